@@ -1,0 +1,53 @@
+# `make demo` upscales a real photograph, `make test` passes the tests. Both set up what they need.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NODE_STAMP := adapters/node/node_modules/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long node lint format schema bench clean
+
+help:  ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## upscale a photograph, and show the lines that go in and come out
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP) node lint  ## everything that must hold
+	$(BIN)/python -m pytest
+
+test-long: $(STAMP)  ## the long forms of the chaos and memory tests
+	$(BIN)/python -m pytest -m long
+
+node: $(NODE_STAMP)  ## what the Node adapter is built with
+$(NODE_STAMP): adapters/node/package.json
+	@if command -v npm >/dev/null; \
+	then npm --prefix adapters/node install --no-audit --no-fund && touch $@; \
+	else echo "npm is not here: the Node adapter is neither built nor tested"; fi
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+schema: $(STAMP)  ## write protocol/schema, and the adapters' types, anew from the messages
+	$(BIN)/python -m upscaled_protocol.schema protocol/schema
+	$(BIN)/python adapters/generate.py
+
+bench: $(STAMP)  ## print every benchmark's ratios
+	$(BIN)/upscaled bench
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) adapters/node/node_modules adapters/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

@@ -1,0 +1,129 @@
+package upscaled
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+)
+
+// The protocol's own limit of a line.
+const lineLimitBytes = 32 << 20
+
+// Message is any message of the daemon.
+type Message struct {
+	// Type is one of status, accepted, progress, result, error and health, or one of a later version.
+	Type string `json:"type"`
+	// JobID is the job that it is about, where it is about one.
+	JobID string `json:"job_id"`
+	// Raw is all of it.
+	Raw json.RawMessage `json:"-"`
+}
+
+// Decode reads the message into one of the protocol's types.
+func (m Message) Decode(into any) error { return json.Unmarshal(m.Raw, into) }
+
+// Channel is the protocol over two byte streams. It knows no process.
+//
+//	host ── Send ──> writer goroutine ──> one JSON line a message ──> daemon
+//	host <─ handle ─ reader goroutine <──────── always reading ────── daemon
+type Channel struct {
+	lines   chan []byte
+	closing chan struct{}
+	ended   chan struct{}
+}
+
+// NewChannel reads from r and writes to w until r ends, and closes w by then. It calls handle with
+// each message, in order.
+func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
+	c := &Channel{
+		// Not buffered: who sends waits for who reads.
+		lines:   make(chan []byte),
+		closing: make(chan struct{}),
+		ended:   make(chan struct{}),
+	}
+	go c.write(w)
+	go func() {
+		defer close(c.ended)
+		readLines(r, lineLimitBytes, func(line []byte) {
+			// Hosts pass over what they do not understand.
+			var message Message
+			if json.Unmarshal(line, &message) == nil && message.Type != "" {
+				message.Raw = append(json.RawMessage(nil), line...)
+				handle(message)
+			}
+		})
+	}()
+	return c
+}
+
+// Send writes one line; it waits while the daemon does not read, unless stop is closed. The error is
+// ErrDaemonGone, ErrClosed or errStopped, and nothing was written then.
+func (c *Channel) Send(stop <-chan struct{}, message any) error {
+	line, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	select {
+	case c.lines <- append(line, '\n'):
+		return nil
+	case <-c.ended:
+		return ErrDaemonGone
+	case <-c.closing:
+		return ErrClosed
+	case <-stop:
+		return errStopped
+	}
+}
+
+var errStopped = errors.New("stopped")
+
+// Close says that nothing more will be sent: the daemon finishes what it has, and ends. It must be
+// called once.
+func (c *Channel) Close() { close(c.closing) }
+
+// Ended is closed when nothing more will come.
+func (c *Channel) Ended() <-chan struct{} { return c.ended }
+
+func (c *Channel) write(w io.WriteCloser) {
+	defer w.Close()
+	for {
+		select {
+		case line := <-c.lines:
+			// A daemon that is gone says so by the end of its stdout; what it did not read is lost.
+			_, _ = w.Write(line)
+		case <-c.closing:
+			return
+		case <-c.ended:
+			return
+		}
+	}
+}
+
+// readLines calls handle with each line that is not blank, until the end. Lines past the limit are
+// dropped as they come in.
+func readLines(r io.Reader, limit int, handle func([]byte)) {
+	reader := bufio.NewReaderSize(r, 64<<10)
+	var begun []byte
+	dropping := false
+	for {
+		part, err := reader.ReadSlice('\n')
+		if len(begun)+len(part) > limit+1 {
+			dropping, begun = true, nil
+		}
+		if !dropping {
+			begun = append(begun, part...)
+		}
+		if err == bufio.ErrBufferFull {
+			continue
+		}
+		if line := bytes.TrimSpace(begun); len(line) > 0 {
+			handle(line)
+		}
+		if err != nil {
+			return
+		}
+		dropping, begun = false, begun[:0]
+	}
+}

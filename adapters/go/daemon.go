@@ -1,0 +1,157 @@
+package upscaled
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// From the end of the process to the end of its streams, or the other way round, before we help.
+	lastGasp = time.Second
+	// From SIGTERM to SIGKILL: a daemon that did not leave at the end of its input has had its time.
+	termGrace = 2 * time.Second
+	// Enough for a traceback.
+	lastWords = 20
+	// Longer lines on stderr are no log of ours.
+	logLimitBytes = 1 << 20
+)
+
+// LogRecord is a line of the daemon's stderr: its fields where it is JSON, else {"text": …}.
+type LogRecord map[string]any
+
+// daemon is one daemon process: its streams, its process group, its end.
+type daemon struct {
+	channel *Channel
+	command *exec.Cmd
+	exited  chan struct{}
+	// gone is closed when it has ended, and all that it said was read. err is set by then.
+	gone chan struct{}
+	err  *DaemonGoneError
+
+	words []string
+}
+
+// startDaemon starts the command. On gone it calls onGone, the last call of all.
+func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), onGone func(*daemon)) (*daemon, *DaemonGoneError) {
+	d := &daemon{command: command, exited: make(chan struct{}), gone: make(chan struct{})}
+	var ours, theirs [3]*os.File
+	var err error
+	for i := range ours {
+		if ours[i], theirs[i], err = os.Pipe(); err != nil {
+			closeAll(ours, theirs)
+			return nil, &DaemonGoneError{Status: -1, Err: err}
+		}
+	}
+	ours[0], theirs[0] = theirs[0], ours[0]
+	command.Stdin, command.Stdout, command.Stderr = theirs[0], theirs[1], theirs[2]
+	// A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := command.Start(); err != nil {
+		closeAll(ours, theirs)
+		return nil, &DaemonGoneError{Status: -1, Err: err}
+	}
+	closeAll(theirs)
+	d.channel = NewChannel(ours[1], ours[0], handle)
+	logEnded := make(chan struct{})
+	go func() {
+		defer close(logEnded)
+		readLines(ours[2], logLimitBytes, func(line []byte) { d.takeLog(line, log) })
+	}()
+	go func() {
+		err = command.Wait()
+		// What it leaves behind holds our pipes open, and would work for nobody.
+		d.kill()
+		close(d.exited)
+	}()
+	go func() {
+		select {
+		case <-d.exited:
+		case <-d.channel.Ended():
+			if !within(lastGasp, d.exited) {
+				d.kill()
+			}
+		}
+		<-d.exited
+		if !within(lastGasp, d.channel.Ended(), logEnded) {
+			// A process that left the group has them.
+			closeAll(ours)
+		}
+		<-d.channel.Ended()
+		<-logEnded
+		closeAll(ours)
+		if err == nil {
+			err = errExited
+		}
+		d.err = &DaemonGoneError{command.ProcessState.ExitCode(), strings.Join(d.words, "\n"), err}
+		onGone(d)
+		close(d.gone)
+	}()
+	return d, nil
+}
+
+type exitedError struct{}
+
+func (exitedError) Error() string { return "it ended by itself" }
+
+var errExited error = exitedError{}
+
+// close ends it: by the end of its input, after the timeout by SIGTERM, at last by SIGKILL.
+func (d *daemon) close(timeout time.Duration) {
+	d.channel.Close()
+	if within(timeout, d.gone) {
+		return
+	}
+	_ = d.command.Process.Signal(syscall.SIGTERM)
+	if !within(termGrace, d.gone) {
+		d.kill()
+	}
+	<-d.gone
+}
+
+// kill ends it now, with every process that it started.
+func (d *daemon) kill() {
+	_ = syscall.Kill(-d.command.Process.Pid, syscall.SIGKILL)
+}
+
+func (d *daemon) takeLog(line []byte, log func(LogRecord)) {
+	d.words = append(d.words, string(line))
+	if len(d.words) > lastWords {
+		d.words = d.words[1:]
+	}
+	if log == nil {
+		return
+	}
+	var record LogRecord
+	if json.Unmarshal(line, &record) != nil || record == nil {
+		record = LogRecord{"text": string(line)}
+	}
+	log(record)
+}
+
+// within tells whether all of them are closed in time.
+func within(timeout time.Duration, all ...<-chan struct{}) bool {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for _, one := range all {
+		select {
+		case <-one:
+		case <-timer.C:
+			return false
+		}
+	}
+	return true
+}
+
+func closeAll(files ...[3]*os.File) {
+	for _, three := range files {
+		for _, file := range three {
+			if file != nil {
+				_ = file.Close()
+			}
+		}
+	}
+}

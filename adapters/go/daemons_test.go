@@ -1,0 +1,95 @@
+package upscaled_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"upscaled"
+)
+
+// Far beyond what anything here takes, on a busy machine too.
+const timeout = 30 * time.Second
+
+// hangs makes progress once, and then none, with a child process of its own.
+var hangs = upscaled.FakeConfig{Steps: upscaled.Ptr(2), AtStep: 1, Hang: true, SpawnSleeper: true}
+
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// startFake starts `upscaled run --methods fake`, found in PATH.
+func startFake(t *testing.T, options ...upscaled.Option) *upscaled.Client {
+	t.Helper()
+	options = append([]upscaled.Option{upscaled.WithArgs("--methods", "fake")}, options...)
+	client, err := upscaled.Start(bounded(t), options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func fake(config upscaled.FakeConfig) upscaled.Job { return upscaled.Job{Config: config} }
+
+func waitUntil(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(timeout); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s did not come about", what)
+		}
+	}
+}
+
+// A process that nobody has waited for yet does nothing any more.
+var stat = regexp.MustCompile(`\) ([A-Z]) (\d+)`)
+
+// parentOf is 0 where the process is no more.
+func parentOf(pid int) int {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	fields := stat.FindSubmatch(text)
+	if err != nil || fields == nil || string(fields[1]) == "Z" {
+		return 0
+	}
+	parent, _ := strconv.Atoi(string(fields[2]))
+	return parent
+}
+
+// familyOf is the process and all that descend from it.
+func familyOf(pid int) []int {
+	entries, _ := os.ReadDir("/proc")
+	family := []int{pid}
+	for i := 0; i < len(family); i++ {
+		for _, entry := range entries {
+			if child, err := strconv.Atoi(entry.Name()); err == nil && parentOf(child) == family[i] {
+				family = append(family, child)
+			}
+		}
+	}
+	return family
+}
+
+func waitGone(t *testing.T, family []int) {
+	t.Helper()
+	waitUntil(t, "the end of the daemon's processes", func() bool {
+		for _, pid := range family {
+			if parentOf(pid) != 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// held is what a leak would make more of.
+func held() (goroutines, files int) {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return runtime.NumGoroutine(), len(entries)
+}

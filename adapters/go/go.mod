@@ -1,0 +1,3 @@
+module upscaled
+
+go 1.19

@@ -1,0 +1,475 @@
+// Code generated from protocol/schema by adapters/generate.py. DO NOT EDIT.
+
+package upscaled
+
+// ProtocolVersion is the version of the protocol that these types describe.
+const ProtocolVersion = 1
+
+// The codes that a job may end with. Each is an error for errors.Is.
+const (
+	// CodeInvalidJSON: the line is not one JSON object in UTF-8.
+	CodeInvalidJSON Code = "invalid_json"
+	// CodeInvalidJob: a field is missing, unknown or out of range; the sentence names it.
+	CodeInvalidJob Code = "invalid_job"
+	// CodeUnknownMethod: the method or message type is not served here.
+	CodeUnknownMethod Code = "unknown_method"
+	// CodeLineTooLong: the line passes the limit (32 MiB by default).
+	CodeLineTooLong Code = "line_too_long"
+	// CodeDuplicateJob: the job_id is in flight; `refused_job_id` names it, the first job goes on.
+	CodeDuplicateJob Code = "duplicate_job"
+	// CodeQueueFull: the queue is at its limit; send the job again later.
+	CodeQueueFull Code = "queue_full"
+	// CodeInputNotFound: there is no input file at that path or URL.
+	CodeInputNotFound Code = "input_not_found"
+	// CodeInputUnreadable: the input is broken, truncated or no image.
+	CodeInputUnreadable Code = "input_unreadable"
+	// CodeInputTooLarge: the input passes a size limit.
+	CodeInputTooLarge Code = "input_too_large"
+	// CodeUnsupportedFormat: the image is of a kind that cannot be read or written here.
+	CodeUnsupportedFormat Code = "unsupported_format"
+	// CodeOutputUnwritable: the output cannot be written.
+	CodeOutputUnwritable Code = "output_unwritable"
+	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL points into a private network.
+	CodePathNotAllowed Code = "path_not_allowed"
+	// CodeModelNotFound: the model is neither known nor a file.
+	CodeModelNotFound Code = "model_not_found"
+	// CodeModelCorrupt: the weights are truncated, altered or of no known architecture.
+	CodeModelCorrupt Code = "model_corrupt"
+	// CodeModelUnsafe: the weights would run code when loaded.
+	CodeModelUnsafe Code = "model_unsafe"
+	// CodeOutOfMemory: memory ran out even at the smallest tile size, or a growing worker was stopped.
+	CodeOutOfMemory Code = "out_of_memory"
+	// CodeCancelled: the host cancelled the job.
+	CodeCancelled Code = "cancelled"
+	// CodeDeadlineExceeded: the job's timeout_s passed.
+	CodeDeadlineExceeded Code = "deadline_exceeded"
+	// CodeStalled: the job made no progress within its budget, and max_attempts allowed one start.
+	CodeStalled Code = "stalled"
+	// CodeWorkerCrashed: the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it.
+	CodeWorkerCrashed Code = "worker_crashed"
+	// CodePoisoned: the job brought its worker down on each of its attempts; `cause` says how.
+	CodePoisoned Code = "poisoned"
+	// CodeUpstreamAuth: the cloud service refused the credentials.
+	CodeUpstreamAuth Code = "upstream_auth"
+	// CodeUpstreamQuota: the cloud service's quota is used up.
+	CodeUpstreamQuota Code = "upstream_quota"
+	// CodeUpstreamFiltered: the cloud service's safety filter refused the picture.
+	CodeUpstreamFiltered Code = "upstream_filtered"
+	// CodeUpstreamUnavailable: the cloud service did not answer rightly.
+	CodeUpstreamUnavailable Code = "upstream_unavailable"
+	// CodeJournalUnwritable: the journal cannot be written (a full disk), so the job was not accepted.
+	CodeJournalUnwritable Code = "journal_unwritable"
+	// CodeShuttingDown: the daemon takes no more jobs; it is going down.
+	CodeShuttingDown Code = "shutting_down"
+	// CodeInternal: a defect in upscaled; the traceback says where.
+	CodeInternal Code = "internal"
+)
+
+// Codes has every code, and whether the same job may succeed later.
+var Codes = map[Code]bool{
+	CodeInvalidJSON:         false,
+	CodeInvalidJob:          false,
+	CodeUnknownMethod:       false,
+	CodeLineTooLong:         false,
+	CodeDuplicateJob:        false,
+	CodeQueueFull:           true,
+	CodeInputNotFound:       false,
+	CodeInputUnreadable:     false,
+	CodeInputTooLarge:       false,
+	CodeUnsupportedFormat:   false,
+	CodeOutputUnwritable:    false,
+	CodePathNotAllowed:      false,
+	CodeModelNotFound:       false,
+	CodeModelCorrupt:        false,
+	CodeModelUnsafe:         false,
+	CodeOutOfMemory:         true,
+	CodeCancelled:           false,
+	CodeDeadlineExceeded:    false,
+	CodeStalled:             true,
+	CodeWorkerCrashed:       true,
+	CodePoisoned:            false,
+	CodeUpstreamAuth:        false,
+	CodeUpstreamQuota:       true,
+	CodeUpstreamFiltered:    false,
+	CodeUpstreamUnavailable: true,
+	CodeJournalUnwritable:   true,
+	CodeShuttingDown:        true,
+	CodeInternal:            false,
+}
+
+// Method is the method that the config is for.
+func (EsrganConfig) Method() string { return "esrgan" }
+
+// Method is the method that the config is for.
+func (FluxConfig) Method() string { return "flux" }
+
+// Method is the method that the config is for.
+func (ImagenConfig) Method() string { return "imagen" }
+
+// Method is the method that the config is for.
+func (FakeConfig) Method() string { return "fake" }
+
+// Cancel: End a job with `cancelled`. May come before, during or after its job.
+type Cancel struct {
+	Type  string `json:"type"`
+	JobID string `json:"job_id"`
+}
+
+// EsrganConfig: ESRGAN and every other single-image network that spandrel knows.
+type EsrganConfig struct {
+	// Input file.
+	ImagePath string `json:"image_path,omitempty"`
+	// Input file's bytes.
+	ImageBase64 string `json:"image_base64,omitempty"`
+	// Input over http or https.
+	ImageURL string `json:"image_url,omitempty"`
+	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	OutputPath string `json:"output_path,omitempty"`
+	// Return the output file's bytes in the result instead of writing a file.
+	OutputBase64 bool `json:"output_base64,omitempty"`
+	// Default: by output_path's suffix, else png.
+	OutputFormat string `json:"output_format,omitempty"`
+	// Lossy formats; 100 makes WebP and AVIF lossless.
+	Quality int `json:"quality,omitempty"`
+	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	TargetDPI int `json:"target_dpi,omitempty"`
+	// Print width.
+	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
+	// Print height.
+	TargetHeightInches float64 `json:"target_height_inches,omitempty"`
+	// Output width in pixels.
+	TargetWidth int `json:"target_width,omitempty"`
+	// Output height in pixels.
+	TargetHeight int `json:"target_height,omitempty"`
+	// What to keep where the print size has another aspect ratio.
+	Crop string `json:"crop,omitempty"`
+	// Input pixels a tile side. Default: by free memory.
+	TileSize int `json:"tile_size,omitempty"`
+	// Default: DEFAULT_UPSCALE_FACTOR or 4.
+	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
+	// A catalogue name or the path of a weights file.
+	Model string `json:"model,omitempty"`
+	// The same under FLUX's name for it; `model` wins.
+	UpscaleModel string `json:"upscale_model,omitempty"`
+	// False forces fp32, whatever `precision` says.
+	UseFP16 *bool `json:"use_fp16,omitempty"`
+	// auto: the fastest faithful one here.
+	Precision string `json:"precision,omitempty"`
+}
+
+// FakeConfig: The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for.
+type FakeConfig struct {
+	Steps *int    `json:"steps,omitempty"`
+	StepS float64 `json:"step_s,omitempty"`
+	// Model load time.
+	LoadS float64 `json:"load_s,omitempty"`
+	// Named in the result; see load_s.
+	Model  string `json:"model,omitempty"`
+	AtStep int    `json:"at_step,omitempty"`
+	// print() it, where stdout used to be.
+	PrintText string `json:"print_text,omitempty"`
+	// The same from C: puts() and write(1).
+	CPrintText string `json:"c_print_text,omitempty"`
+	// The same from a child process.
+	SubprocessText string `json:"subprocess_text,omitempty"`
+	// Raise a RuntimeError with this text.
+	RaiseText string `json:"raise_text,omitempty"`
+	// Fail with this code of the protocol.
+	ErrorCode Code `json:"error_code,omitempty"`
+	// Leave the process at once.
+	ExitCode *int `json:"exit_code,omitempty"`
+	// Kill the process with a signal.
+	Signal int `json:"signal,omitempty"`
+	// Stop making progress, for ever.
+	Hang bool `json:"hang,omitempty"`
+	// The same in native code that holds the GIL.
+	HangNative   bool `json:"hang_native,omitempty"`
+	IgnoreCancel bool `json:"ignore_cancel,omitempty"`
+	// Leave a grandchild process behind.
+	SpawnSleeper bool `json:"spawn_sleeper,omitempty"`
+	// Memory to allocate, kept for good.
+	GrowMB int `json:"grow_mb,omitempty"`
+	// Fail as an engine that ran out of memory.
+	OutOfMemory bool `json:"out_of_memory,omitempty"`
+	// Write `output_text` there.
+	OutputPath string `json:"output_path,omitempty"`
+	OutputText string `json:"output_text,omitempty"`
+	// Misbehave on this attempt alone: 1 shows a recovery.
+	OnlyOnAttempt int `json:"only_on_attempt,omitempty"`
+}
+
+// FluxConfig: FLUX.1-dev: an ESRGAN upscale, then image-to-image in tiles.
+type FluxConfig struct {
+	// Input file.
+	ImagePath string `json:"image_path,omitempty"`
+	// Input file's bytes.
+	ImageBase64 string `json:"image_base64,omitempty"`
+	// Input over http or https.
+	ImageURL string `json:"image_url,omitempty"`
+	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	OutputPath string `json:"output_path,omitempty"`
+	// Return the output file's bytes in the result instead of writing a file.
+	OutputBase64 bool `json:"output_base64,omitempty"`
+	// Default: by output_path's suffix, else png.
+	OutputFormat string `json:"output_format,omitempty"`
+	// Lossy formats; 100 makes WebP and AVIF lossless.
+	Quality int `json:"quality,omitempty"`
+	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	TargetDPI int `json:"target_dpi,omitempty"`
+	// Print width.
+	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
+	// Print height.
+	TargetHeightInches float64 `json:"target_height_inches,omitempty"`
+	// Output width in pixels.
+	TargetWidth int `json:"target_width,omitempty"`
+	// Output height in pixels.
+	TargetHeight int `json:"target_height,omitempty"`
+	// What to keep where the print size has another aspect ratio.
+	Crop string `json:"crop,omitempty"`
+	// Output pixels a tile side.
+	TileSize int `json:"tile_size,omitempty"`
+	// Default: DEFAULT_UPSCALE_FACTOR or 4.
+	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
+	// Catalogue name or GGUF path.
+	Model string `json:"model,omitempty"`
+	// First-stage model.
+	UpscaleModel string `json:"upscale_model,omitempty"`
+	// 0 keeps the first stage as it is.
+	Denoise *float64 `json:"denoise,omitempty"`
+	// Model calls really made for each tile.
+	Steps    int      `json:"steps,omitempty"`
+	Guidance *float64 `json:"guidance,omitempty"`
+	Prompt   string   `json:"prompt,omitempty"`
+	Seed     int      `json:"seed,omitempty"`
+}
+
+// Health: Ask for a `health` message.
+type Health struct {
+	Type string `json:"type"`
+}
+
+// ImagenConfig: Imagen on Vertex AI.
+type ImagenConfig struct {
+	// Input file.
+	ImagePath string `json:"image_path,omitempty"`
+	// Input file's bytes.
+	ImageBase64 string `json:"image_base64,omitempty"`
+	// Input over http or https.
+	ImageURL string `json:"image_url,omitempty"`
+	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	OutputPath string `json:"output_path,omitempty"`
+	// Return the output file's bytes in the result instead of writing a file.
+	OutputBase64 bool `json:"output_base64,omitempty"`
+	// Default: by output_path's suffix, else png.
+	OutputFormat string `json:"output_format,omitempty"`
+	// Lossy formats; 100 makes WebP and AVIF lossless.
+	Quality int `json:"quality,omitempty"`
+	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	TargetDPI int `json:"target_dpi,omitempty"`
+	// Print width.
+	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
+	// Print height.
+	TargetHeightInches float64 `json:"target_height_inches,omitempty"`
+	// Output width in pixels.
+	TargetWidth int `json:"target_width,omitempty"`
+	// Output height in pixels.
+	TargetHeight int `json:"target_height,omitempty"`
+	// What to keep where the print size has another aspect ratio.
+	Crop string `json:"crop,omitempty"`
+	// Input pixels a tile side. Default: by free memory.
+	TileSize      int    `json:"tile_size,omitempty"`
+	UpscaleFactor string `json:"upscale_factor,omitempty"`
+	Model         string `json:"model,omitempty"`
+	// Cut a picture that is too large for one call into several; each is billed.
+	Tile bool `json:"tile,omitempty"`
+	// Default: GCP_PROJECT_ID from the environment.
+	GCPProjectID string `json:"gcp_project_id,omitempty"`
+	// Default: GCP_REGION or us-central1.
+	GCPRegion string `json:"gcp_region,omitempty"`
+}
+
+// Job: One job; its config says the method.
+type Job struct {
+	JobID string `json:"job_id"`
+	// Higher first; equals in order.
+	Priority int `json:"priority,omitempty"`
+	// From acceptance to the terminal event; then deadline_exceeded.
+	TimeoutS float64 `json:"timeout_s,omitempty"`
+	// Starts allowed before a job that takes its worker down is poisoned.
+	MaxAttempts int    `json:"max_attempts,omitempty"`
+	Config      Config `json:"config"`
+}
+
+// Replay: Ask a journalling supervisor to send again the terminal events of these jobs. Without ids: of every finished job it still holds. A job it does not know is passed over.
+type Replay struct {
+	Type   string   `json:"type"`
+	JobIDs []string `json:"job_ids,omitempty"`
+}
+
+// Shutdown: Take no more jobs, finish those accepted, and exit. End of input means the same.
+type Shutdown struct {
+	Type string `json:"type"`
+}
+
+// Trim: Free caches and unload idle models; answered by a `health` message when done.
+type Trim struct {
+	Type string `json:"type"`
+}
+
+// Accepted: The job is taken: exactly one `result` or `error` with its id will follow.
+type Accepted struct {
+	Type  string `json:"type"`
+	JobID string `json:"job_id"`
+	// Jobs that start before this one.
+	Position int `json:"position"`
+}
+
+// Cause: Why a worker went away.
+type Cause struct {
+	Reason   string `json:"reason"`
+	ExitCode *int   `json:"exit_code,omitempty"`
+	// As in SIGKILL.
+	Signal string `json:"signal,omitempty"`
+	// One sentence.
+	Detail string `json:"detail,omitempty"`
+}
+
+// CropInfo: How far the upscaled picture passes the print size, in one direction.
+type CropInfo struct {
+	Direction string `json:"direction"`
+	AmountPx  int    `json:"amount_px"`
+	// amount_px / DPI; null where no DPI is known.
+	AmountInches *float64 `json:"amount_inches,omitempty"`
+}
+
+// ErrorMessage: Terminal for `job_id`; null where the line had no usable id, or the id is another job's.
+type ErrorMessage struct {
+	Type  string `json:"type"`
+	JobID string `json:"job_id"`
+	// One plain sentence.
+	Error     string `json:"error"`
+	Code      Code   `json:"code"`
+	Retryable bool   `json:"retryable"`
+	// The id of a line refused while another job of that id is in flight.
+	RefusedJobID string `json:"refused_job_id,omitempty"`
+	Cause        *Cause `json:"cause,omitempty"`
+	Attempt      int    `json:"attempt,omitempty"`
+	// Internal errors only.
+	Traceback string `json:"traceback,omitempty"`
+}
+
+// HealthReport: The answer to `health` and `trim`.
+type HealthReport struct {
+	Type   string `json:"type"`
+	Status string `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	// Null until a worker has told.
+	GPUAvailable *bool  `json:"gpu_available,omitempty"`
+	GPUName      string `json:"gpu_name,omitempty"`
+	// GB.
+	GPUMemoryFree *float64 `json:"gpu_memory_free,omitempty"`
+	ModelsLoaded  []string `json:"models_loaded,omitempty"`
+	// Jobs accepted that have not started.
+	QueueSize int     `json:"queue_size"`
+	InFlight  int     `json:"in_flight,omitempty"`
+	UptimeS   float64 `json:"uptime_s"`
+	// Progress messages coalesced away.
+	DroppedProgress int            `json:"dropped_progress,omitempty"`
+	Workers         []WorkerHealth `json:"workers,omitempty"`
+}
+
+// LaneInfo: A queue of its own inside the worker: jobs of different lanes never wait for each other.
+type LaneInfo struct {
+	Methods []string `json:"methods"`
+	// Jobs the lane holds at once.
+	Slots int `json:"slots"`
+}
+
+// Progress: Never falling. Coalesced for a slow reader: only the newest of a job is kept.
+type Progress struct {
+	Type  string `json:"type"`
+	JobID string `json:"job_id"`
+	// Percent.
+	Progress float64 `json:"progress"`
+	Stage    string  `json:"stage"`
+	// Steps or tiles done in this stage.
+	Done    *int     `json:"done,omitempty"`
+	Total   *int     `json:"total,omitempty"`
+	ETAS    *float64 `json:"eta_s,omitempty"`
+	Attempt int      `json:"attempt,omitempty"`
+	// Silence allowed after this message before it counts as a stall.
+	BudgetS float64 `json:"budget_s,omitempty"`
+}
+
+// Result: Terminal: the output is whole and in place.
+type Result struct {
+	Type         string    `json:"type"`
+	JobID        string    `json:"job_id"`
+	Status       string    `json:"status,omitempty"`
+	OutputPath   string    `json:"output_path,omitempty"`
+	OutputBase64 string    `json:"output_base64,omitempty"`
+	InputSize    *Size     `json:"input_size,omitempty"`
+	OutputSize   *Size     `json:"output_size,omitempty"`
+	ScaleFactor  *float64  `json:"scale_factor,omitempty"`
+	CropInfo     *CropInfo `json:"crop_info,omitempty"`
+	// Seconds from start to end, queue left out.
+	ProcessingTime float64 `json:"processing_time"`
+	Timings        Timings `json:"timings"`
+	Model          string  `json:"model,omitempty"`
+	Device         string  `json:"device,omitempty"`
+	Precision      string  `json:"precision,omitempty"`
+	// Cloud calls made; may be billed.
+	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
+	Attempt       int      `json:"attempt,omitempty"`
+	Warnings      []string `json:"warnings,omitempty"`
+}
+
+// Size: Pixels.
+type Size struct {
+	Width  int `json:"width"`
+	Height int `json:"height"`
+}
+
+// Status: The daemon's own state. `ready` is the handshake: hosts wait for it or write at once.
+type Status struct {
+	Type     string              `json:"type"`
+	Message  string              `json:"message"`
+	Protocol *int                `json:"protocol,omitempty"`
+	Version  string              `json:"version,omitempty"`
+	Methods  []string            `json:"methods,omitempty"`
+	Models   []string            `json:"models,omitempty"`
+	Device   string              `json:"device,omitempty"`
+	Lanes    map[string]LaneInfo `json:"lanes,omitempty"`
+	PID      *int                `json:"pid,omitempty"`
+	// Which worker, from 0; supervised only.
+	Worker *int   `json:"worker,omitempty"`
+	Cause  *Cause `json:"cause,omitempty"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Timings: Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole.
+type Timings struct {
+	Queue     float64 `json:"queue,omitempty"`
+	Load      float64 `json:"load,omitempty"`
+	Decode    float64 `json:"decode,omitempty"`
+	Inference float64 `json:"inference,omitempty"`
+	Encode    float64 `json:"encode,omitempty"`
+}
+
+// WorkerHealth: A supervisor's row for one worker.
+type WorkerHealth struct {
+	Worker int    `json:"worker"`
+	State  string `json:"state"`
+	PID    *int   `json:"pid,omitempty"`
+	Device string `json:"device,omitempty"`
+	// Ids in flight on this worker.
+	Jobs            []string `json:"jobs,omitempty"`
+	ModelsLoaded    []string `json:"models_loaded,omitempty"`
+	RSSMB           *float64 `json:"rss_mb,omitempty"`
+	BaselineRSSMB   *float64 `json:"baseline_rss_mb,omitempty"`
+	GPUMemoryUsedMB *float64 `json:"gpu_memory_used_mb,omitempty"`
+	JobsDone        int      `json:"jobs_done,omitempty"`
+	Restarts        int      `json:"restarts,omitempty"`
+	LastRestart     *Cause   `json:"last_restart,omitempty"`
+	UptimeS         float64  `json:"uptime_s,omitempty"`
+}

@@ -1,0 +1,186 @@
+/** One daemon process: its streams, its process group, its end. */
+
+import { spawn } from "node:child_process";
+import type { ChildProcessWithoutNullStreams } from "node:child_process";
+import { clearTimeout, setTimeout } from "node:timers";
+import { setTimeout as delay } from "node:timers/promises";
+
+import { Channel } from "./channel.js";
+import { DaemonGoneError } from "./errors.js";
+import { LineSplitter } from "./lines.js";
+import type { WorkerMessage } from "./protocol.js";
+
+/** A line of the daemon's stderr: its fields where it is JSON, else its text. */
+export interface LogRecord {
+  readonly level?: string;
+  readonly event?: string;
+  readonly text?: string;
+  readonly [field: string]: unknown;
+}
+
+export interface DaemonListener {
+  onMessage(message: WorkerMessage): void;
+  onRoom(): void;
+  onLog(record: LogRecord): void;
+  /** It has ended, and all that it said was read. The last call of all. */
+  onGone(error: DaemonGoneError): void;
+}
+
+// From the end of stdout to the end of the process, and the other way round, before we help.
+const LAST_GASP_MS = 1000;
+
+// From SIGTERM to SIGKILL: a daemon that did not leave at the end of its input has had its time.
+const TERM_MS = 2000;
+
+// Longer lines on stderr are no log of ours.
+const LOG_LINE_LIMIT_BYTES = 1024 * 1024;
+
+// Enough for a traceback.
+const LAST_WORDS = 20;
+
+export class Daemon {
+  readonly channel: Channel;
+  readonly #process: ChildProcessWithoutNullStreams;
+  readonly #listener: DaemonListener;
+  readonly #lastWords: string[] = [];
+  #failure: Error | undefined;
+  #hasExited = false;
+  #hasEnded = false;
+  #hasLogEnded = false;
+  #isGone = false;
+  #lastGasp: NodeJS.Timeout | undefined;
+  /** Resolved when it is gone. */
+  readonly gone: Promise<void>;
+  #resolveGone!: () => void;
+
+  constructor(
+    command: readonly string[],
+    options: { cwd?: string; env?: NodeJS.ProcessEnv },
+    listener: DaemonListener,
+  ) {
+    this.#listener = listener;
+    this.gone = new Promise((resolve) => (this.#resolveGone = resolve));
+    const [program = "", ...args] = command;
+    // A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
+    this.#process = spawn(program, args, { ...options, detached: true, stdio: "pipe" });
+    this.channel = new Channel(this.#process.stdout, this.#process.stdin, {
+      onMessage: (message) => listener.onMessage(message),
+      onRoom: () => listener.onRoom(),
+      onEnd: () => {
+        this.#hasEnded = true;
+        this.#checkGone();
+      },
+    });
+    this.#readLog();
+    this.#process.on("exit", () => this.#exit());
+    this.#process.on("error", (error) => {
+      this.#failure = error;
+      if (this.#process.pid === undefined) this.#exit();
+    });
+  }
+
+  /** The process's id; undefined where it could not be started. */
+  get pid(): number | undefined {
+    return this.#process.pid;
+  }
+
+  /** Whether it keeps the host's event loop alive. */
+  keepAlive(keep: boolean): void {
+    const { stdin, stdout, stderr } = this.#process;
+    for (const one of [this.#process, stdin, stdout, stderr] as unknown as NodeJS.Timeout[]) {
+      keep ? one.ref() : one.unref();
+    }
+  }
+
+  /** End it: by the end of its input, after `timeoutMs` by SIGTERM, at last by SIGKILL. */
+  async close(timeoutMs: number): Promise<void> {
+    this.keepAlive(true);
+    this.channel.close();
+    if (await this.#isGoneWithin(timeoutMs)) return;
+    this.#process.kill("SIGTERM");
+    if (await this.#isGoneWithin(TERM_MS)) return;
+    this.kill();
+    await this.gone;
+  }
+
+  /** End it now, with every process that it started. */
+  kill(): void {
+    const { pid } = this.#process;
+    if (pid === undefined) return;
+    try {
+      process.kill(-pid, "SIGKILL");
+    } catch {
+      // Nobody is left.
+    }
+  }
+
+  async #isGoneWithin(timeoutMs: number): Promise<boolean> {
+    const timer = new AbortController();
+    const timeout = delay(timeoutMs, false, { signal: timer.signal }).catch(() => false);
+    const isGone = await Promise.race([this.gone.then(() => true), timeout]);
+    timer.abort();
+    return isGone;
+  }
+
+  #readLog(): void {
+    const lines = new LineSplitter(LOG_LINE_LIMIT_BYTES);
+    const { stderr } = this.#process;
+    stderr.on("error", () => {});
+    stderr.on("data", (chunk: Buffer) => {
+      for (const line of lines.feed(chunk)) {
+        this.#lastWords.push(line);
+        if (this.#lastWords.length > LAST_WORDS) this.#lastWords.shift();
+        this.#listener.onLog(logRecord(line));
+      }
+    });
+    stderr.on("close", () => {
+      this.#hasLogEnded = true;
+      this.#checkGone();
+    });
+  }
+
+  #exit(): void {
+    this.#hasExited = true;
+    // What it leaves behind holds our pipes open, and would work for nobody.
+    this.kill();
+    this.#checkGone();
+  }
+
+  #checkGone(): void {
+    if (this.#isGone) return;
+    if (this.#hasExited && this.#hasEnded && this.#hasLogEnded) {
+      this.#isGone = true;
+      clearTimeout(this.#lastGasp);
+      this.#listener.onGone(this.#error());
+      this.#resolveGone();
+      return;
+    }
+    this.#lastGasp ??= setTimeout(() => {
+      this.kill();
+      // A process that left the group has them.
+      this.#process.stdout.destroy();
+      this.#process.stderr.destroy();
+    }, LAST_GASP_MS);
+  }
+
+  #error(): DaemonGoneError {
+    const { exitCode: status, signalCode: signal } = this.#process;
+    if (this.#failure !== undefined && this.#process.pid === undefined) {
+      const message = `the daemon cannot be started: ${this.#failure.message}`;
+      return new DaemonGoneError(message, {}, { cause: this.#failure });
+    }
+    const how = signal === null ? `with status ${status}` : `by ${signal}`;
+    const words = this.#lastWords.length > 0 ? `; its last words:\n${this.#lastWords.join("\n")}` : "";
+    return new DaemonGoneError(`the daemon ended ${how}${words}`, { status, signal });
+  }
+}
+
+function logRecord(line: string): LogRecord {
+  try {
+    const value: unknown = JSON.parse(line);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as LogRecord;
+  } catch {
+    // Some library's print.
+  }
+  return { text: line };
+}

@@ -1,0 +1,50 @@
+import type { ErrorCode, ErrorMessage } from "./protocol.js";
+import { ERROR_CODES } from "./protocol.js";
+
+/**
+ * Thrown when a job ends without a result. `code` says why, for programs; `message` is for people.
+ * A later daemon may have codes that are not in `ERROR_CODES`: go by `retryable` then.
+ */
+export class JobError extends Error {
+  override readonly name = "JobError";
+  readonly jobId: string;
+  readonly code: ErrorCode | (string & {}) | undefined;
+  /** Whether the same job may succeed later. */
+  readonly retryable: boolean;
+  /** The daemon's message: `cause`, `attempt` and `traceback` are there. */
+  readonly details: Readonly<Partial<ErrorMessage>>;
+
+  constructor(jobId: string, details: Partial<ErrorMessage>, options?: ErrorOptions) {
+    super(details.error ?? "the job failed", options);
+    this.jobId = jobId;
+    this.code = details.code;
+    this.retryable = details.retryable ?? false;
+    this.details = details;
+  }
+
+  /** What the daemon would have said, of a job that never got to it. */
+  static local(jobId: string, code: ErrorCode, error: string, options?: ErrorOptions): JobError {
+    return new JobError(jobId, { code, error, retryable: ERROR_CODES[code].retryable }, options);
+  }
+}
+
+/**
+ * Thrown when the daemon went away with the call open, or cannot be started. The job may have run or
+ * not. `message` has the daemon's last words.
+ */
+export class DaemonGoneError extends Error {
+  override readonly name = "DaemonGoneError";
+  /** The exit status; null where a signal ended it, or where it never ran. */
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+
+  constructor(
+    message: string,
+    how: { status?: number | null; signal?: NodeJS.Signals | null } = {},
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    this.status = how.status ?? null;
+    this.signal = how.signal ?? null;
+  }
+}

@@ -1,0 +1,521 @@
+// Generated from protocol/schema by adapters/generate.py. Do not edit.
+
+export const PROTOCOL_VERSION = 1;
+
+/** Every error code, and whether the same job may succeed later. */
+export const ERROR_CODES = {
+  /** the line is not one JSON object in UTF-8 */
+  invalid_json: { retryable: false },
+  /** a field is missing, unknown or out of range; the sentence names it */
+  invalid_job: { retryable: false },
+  /** the method or message type is not served here */
+  unknown_method: { retryable: false },
+  /** the line passes the limit (32 MiB by default) */
+  line_too_long: { retryable: false },
+  /** the job_id is in flight; `refused_job_id` names it, the first job goes on */
+  duplicate_job: { retryable: false },
+  /** the queue is at its limit; send the job again later */
+  queue_full: { retryable: true },
+  /** there is no input file at that path or URL */
+  input_not_found: { retryable: false },
+  /** the input is broken, truncated or no image */
+  input_unreadable: { retryable: false },
+  /** the input passes a size limit */
+  input_too_large: { retryable: false },
+  /** the image is of a kind that cannot be read or written here */
+  unsupported_format: { retryable: false },
+  /** the output cannot be written */
+  output_unwritable: { retryable: false },
+  /** a path lies outside the allowed roots, or a URL points into a private network */
+  path_not_allowed: { retryable: false },
+  /** the model is neither known nor a file */
+  model_not_found: { retryable: false },
+  /** the weights are truncated, altered or of no known architecture */
+  model_corrupt: { retryable: false },
+  /** the weights would run code when loaded */
+  model_unsafe: { retryable: false },
+  /** memory ran out even at the smallest tile size, or a growing worker was stopped */
+  out_of_memory: { retryable: true },
+  /** the host cancelled the job */
+  cancelled: { retryable: false },
+  /** the job's timeout_s passed */
+  deadline_exceeded: { retryable: false },
+  /** the job made no progress within its budget, and max_attempts allowed one start */
+  stalled: { retryable: true },
+  /** the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it */
+  worker_crashed: { retryable: true },
+  /** the job brought its worker down on each of its attempts; `cause` says how */
+  poisoned: { retryable: false },
+  /** the cloud service refused the credentials */
+  upstream_auth: { retryable: false },
+  /** the cloud service's quota is used up */
+  upstream_quota: { retryable: true },
+  /** the cloud service's safety filter refused the picture */
+  upstream_filtered: { retryable: false },
+  /** the cloud service did not answer rightly */
+  upstream_unavailable: { retryable: true },
+  /** the journal cannot be written (a full disk), so the job was not accepted */
+  journal_unwritable: { retryable: true },
+  /** the daemon takes no more jobs; it is going down */
+  shutting_down: { retryable: true },
+  /** a defect in upscaled; the traceback says where */
+  internal: { retryable: false },
+} as const;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** End a job with `cancelled`. May come before, during or after its job. */
+export interface Cancel {
+  type: "cancel";
+  job_id: string;
+}
+
+export type Crop = "none" | "center" | "top" | "bottom" | "left" | "right" | "top-left" | "top-right" | "bottom-left" | "bottom-right";
+
+/** ESRGAN and every other single-image network that spandrel knows. */
+export interface EsrganConfig {
+  /** Input file. */
+  image_path?: string;
+  /** Input file's bytes. */
+  image_base64?: string;
+  /** Input over http or https. */
+  image_url?: string;
+  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  output_path?: string;
+  /** Return the output file's bytes in the result instead of writing a file. */
+  output_base64?: boolean;
+  /** Default: by output_path's suffix, else png. */
+  output_format?: OutputFormat;
+  /** Lossy formats; 100 makes WebP and AVIF lossless. */
+  quality?: number;
+  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  target_dpi?: number;
+  /** Print width. */
+  target_width_inches?: number;
+  /** Print height. */
+  target_height_inches?: number;
+  /** Output width in pixels. */
+  target_width?: number;
+  /** Output height in pixels. */
+  target_height?: number;
+  /** What to keep where the print size has another aspect ratio. */
+  crop?: Crop;
+  /** Input pixels a tile side. Default: by free memory. */
+  tile_size?: number;
+  /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
+  upscale_factor?: number;
+  /** A catalogue name or the path of a weights file. */
+  model?: string;
+  /** The same under FLUX's name for it; `model` wins. */
+  upscale_model?: string;
+  /** False forces fp32, whatever `precision` says. */
+  use_fp16?: boolean;
+  /** auto: the fastest faithful one here. */
+  precision?: Precision;
+}
+
+/** Upscale with an ESRGAN-family network. */
+export interface EsrganJob {
+  type?: "job";
+  job_id: string;
+  /** Higher first; equals in order. */
+  priority?: number;
+  /** From acceptance to the terminal event; then deadline_exceeded. */
+  timeout_s?: number;
+  /** Starts allowed before a job that takes its worker down is poisoned. */
+  max_attempts?: number;
+  /** Set by a supervisor; hosts leave it out. */
+  attempt?: number;
+  method: "esrgan";
+  config: EsrganConfig;
+}
+
+/** The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for. */
+export interface FakeConfig {
+  steps?: number;
+  step_s?: number;
+  /** Model load time. */
+  load_s?: number;
+  /** Named in the result; see load_s. */
+  model?: string;
+  at_step?: number;
+  /** print() it, where stdout used to be. */
+  print_text?: string;
+  /** The same from C: puts() and write(1). */
+  c_print_text?: string;
+  /** The same from a child process. */
+  subprocess_text?: string;
+  /** Raise a RuntimeError with this text. */
+  raise_text?: string;
+  /** Fail with this code of the protocol. */
+  error_code?: ErrorCode;
+  /** Leave the process at once. */
+  exit_code?: number;
+  /** Kill the process with a signal. */
+  signal?: number;
+  /** Stop making progress, for ever. */
+  hang?: boolean;
+  /** The same in native code that holds the GIL. */
+  hang_native?: boolean;
+  ignore_cancel?: boolean;
+  /** Leave a grandchild process behind. */
+  spawn_sleeper?: boolean;
+  /** Memory to allocate, kept for good. */
+  grow_mb?: number;
+  /** Fail as an engine that ran out of memory. */
+  out_of_memory?: boolean;
+  /** Write `output_text` there. */
+  output_path?: string;
+  output_text?: string;
+  /** Misbehave on this attempt alone: 1 shows a recovery. */
+  only_on_attempt?: number;
+}
+
+/** Exercise a host: see `FakeConfig`. */
+export interface FakeJob {
+  type?: "job";
+  job_id: string;
+  /** Higher first; equals in order. */
+  priority?: number;
+  /** From acceptance to the terminal event; then deadline_exceeded. */
+  timeout_s?: number;
+  /** Starts allowed before a job that takes its worker down is poisoned. */
+  max_attempts?: number;
+  /** Set by a supervisor; hosts leave it out. */
+  attempt?: number;
+  method: "fake";
+  config?: FakeConfig;
+}
+
+/** FLUX.1-dev: an ESRGAN upscale, then image-to-image in tiles. */
+export interface FluxConfig {
+  /** Input file. */
+  image_path?: string;
+  /** Input file's bytes. */
+  image_base64?: string;
+  /** Input over http or https. */
+  image_url?: string;
+  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  output_path?: string;
+  /** Return the output file's bytes in the result instead of writing a file. */
+  output_base64?: boolean;
+  /** Default: by output_path's suffix, else png. */
+  output_format?: OutputFormat;
+  /** Lossy formats; 100 makes WebP and AVIF lossless. */
+  quality?: number;
+  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  target_dpi?: number;
+  /** Print width. */
+  target_width_inches?: number;
+  /** Print height. */
+  target_height_inches?: number;
+  /** Output width in pixels. */
+  target_width?: number;
+  /** Output height in pixels. */
+  target_height?: number;
+  /** What to keep where the print size has another aspect ratio. */
+  crop?: Crop;
+  /** Output pixels a tile side. */
+  tile_size?: number;
+  /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
+  upscale_factor?: number;
+  /** Catalogue name or GGUF path. */
+  model?: string;
+  /** First-stage model. */
+  upscale_model?: string;
+  /** 0 keeps the first stage as it is. */
+  denoise?: number;
+  /** Model calls really made for each tile. */
+  steps?: number;
+  guidance?: number;
+  prompt?: string;
+  seed?: number;
+}
+
+/** Upscale with FLUX.1-dev. */
+export interface FluxJob {
+  type?: "job";
+  job_id: string;
+  /** Higher first; equals in order. */
+  priority?: number;
+  /** From acceptance to the terminal event; then deadline_exceeded. */
+  timeout_s?: number;
+  /** Starts allowed before a job that takes its worker down is poisoned. */
+  max_attempts?: number;
+  /** Set by a supervisor; hosts leave it out. */
+  attempt?: number;
+  method: "flux";
+  config: FluxConfig;
+}
+
+/** Ask for a `health` message. */
+export interface Health {
+  type: "health";
+}
+
+/** Imagen on Vertex AI. */
+export interface ImagenConfig {
+  /** Input file. */
+  image_path?: string;
+  /** Input file's bytes. */
+  image_base64?: string;
+  /** Input over http or https. */
+  image_url?: string;
+  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  output_path?: string;
+  /** Return the output file's bytes in the result instead of writing a file. */
+  output_base64?: boolean;
+  /** Default: by output_path's suffix, else png. */
+  output_format?: OutputFormat;
+  /** Lossy formats; 100 makes WebP and AVIF lossless. */
+  quality?: number;
+  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  target_dpi?: number;
+  /** Print width. */
+  target_width_inches?: number;
+  /** Print height. */
+  target_height_inches?: number;
+  /** Output width in pixels. */
+  target_width?: number;
+  /** Output height in pixels. */
+  target_height?: number;
+  /** What to keep where the print size has another aspect ratio. */
+  crop?: Crop;
+  /** Input pixels a tile side. Default: by free memory. */
+  tile_size?: number;
+  upscale_factor?: ImagenFactor;
+  model?: string;
+  /** Cut a picture that is too large for one call into several; each is billed. */
+  tile?: boolean;
+  /** Default: GCP_PROJECT_ID from the environment. */
+  gcp_project_id?: string;
+  /** Default: GCP_REGION or us-central1. */
+  gcp_region?: string;
+}
+
+export type ImagenFactor = "x2" | "x3" | "x4";
+
+/** Upscale with Imagen on Vertex AI. */
+export interface ImagenJob {
+  type?: "job";
+  job_id: string;
+  /** Higher first; equals in order. */
+  priority?: number;
+  /** From acceptance to the terminal event; then deadline_exceeded. */
+  timeout_s?: number;
+  /** Starts allowed before a job that takes its worker down is poisoned. */
+  max_attempts?: number;
+  /** Set by a supervisor; hosts leave it out. */
+  attempt?: number;
+  method: "imagen";
+  config: ImagenConfig;
+}
+
+/** The only message that may leave out its type. */
+export type Job = EsrganJob | FluxJob | ImagenJob | FakeJob;
+
+export type OutputFormat = "png" | "tiff" | "jpeg" | "webp" | "avif";
+
+export type Precision = "auto" | "fp32" | "fp16" | "bf16";
+
+/** Ask a journalling supervisor to send again the terminal events of these jobs. Without ids: of every finished job it still holds. A job it does not know is passed over. */
+export interface Replay {
+  type: "replay";
+  job_ids?: string[];
+}
+
+/** Take no more jobs, finish those accepted, and exit. End of input means the same. */
+export interface Shutdown {
+  type: "shutdown";
+}
+
+/** Free caches and unload idle models; answered by a `health` message when done. */
+export interface Trim {
+  type: "trim";
+}
+
+/** What a host sends. */
+export type HostMessage =
+  | Job
+  | Cancel
+  | Health
+  | Trim
+  | Replay
+  | Shutdown;
+
+/** The job is taken: exactly one `result` or `error` with its id will follow. */
+export interface Accepted {
+  type: "accepted";
+  job_id: string;
+  /** Jobs that start before this one. */
+  position: number;
+}
+
+/** Why a worker went away. */
+export interface Cause {
+  reason: RestartReason;
+  exit_code?: number;
+  /** As in SIGKILL. */
+  signal?: string;
+  /** One sentence. */
+  detail?: string;
+}
+
+export type CropDirection = "vertical" | "horizontal" | (string & {});
+
+/** How far the upscaled picture passes the print size, in one direction. */
+export interface CropInfo {
+  direction: CropDirection;
+  amount_px: number;
+  /** amount_px / DPI; null where no DPI is known. */
+  amount_inches?: number;
+}
+
+/** Terminal for `job_id`; null where the line had no usable id, or the id is another job's. */
+export interface ErrorMessage {
+  type: "error";
+  job_id: string;
+  /** One plain sentence. */
+  error: string;
+  code: ErrorCode;
+  retryable: boolean;
+  /** The id of a line refused while another job of that id is in flight. */
+  refused_job_id?: string;
+  cause?: Cause;
+  attempt?: number;
+  /** Internal errors only. */
+  traceback?: string;
+}
+
+/** The answer to `health` and `trim`. */
+export interface HealthReport {
+  type: "health";
+  status: HealthStatus;
+  detail?: string;
+  /** Null until a worker has told. */
+  gpu_available?: boolean;
+  gpu_name?: string;
+  /** GB. */
+  gpu_memory_free?: number;
+  models_loaded?: string[];
+  /** Jobs accepted that have not started. */
+  queue_size: number;
+  in_flight?: number;
+  uptime_s: number;
+  /** Progress messages coalesced away. */
+  dropped_progress?: number;
+  workers?: WorkerHealth[];
+}
+
+export type HealthStatus = "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
+
+/** A queue of its own inside the worker: jobs of different lanes never wait for each other. */
+export interface LaneInfo {
+  methods: string[];
+  /** Jobs the lane holds at once. */
+  slots: number;
+}
+
+/** Never falling. Coalesced for a slow reader: only the newest of a job is kept. */
+export interface Progress {
+  type: "progress";
+  job_id: string;
+  /** Percent. */
+  progress: number;
+  stage: string;
+  /** Steps or tiles done in this stage. */
+  done?: number;
+  total?: number;
+  eta_s?: number;
+  attempt?: number;
+  /** Silence allowed after this message before it counts as a stall. */
+  budget_s?: number;
+}
+
+export type RestartReason = "exit" | "signal" | "oom_kill" | "stall" | "deadline" | "cancel" | "memory" | "age" | "job_count" | "reload" | "load_failed" | "protocol_violation" | (string & {});
+
+/** Terminal: the output is whole and in place. */
+export interface Result {
+  type: "result";
+  job_id: string;
+  status?: "completed";
+  output_path?: string;
+  output_base64?: string;
+  input_size?: Size;
+  output_size?: Size;
+  scale_factor?: number;
+  crop_info?: CropInfo;
+  /** Seconds from start to end, queue left out. */
+  processing_time: number;
+  timings: Timings;
+  model?: string;
+  device?: string;
+  precision?: string;
+  /** Cloud calls made; may be billed. */
+  upstream_calls?: number;
+  attempt?: number;
+  warnings?: string[];
+}
+
+/** Pixels. */
+export interface Size {
+  width: number;
+  height: number;
+}
+
+/** The daemon's own state. `ready` is the handshake: hosts wait for it or write at once. */
+export interface Status {
+  type: "status";
+  message: StatusMessage;
+  protocol?: number;
+  version?: string;
+  methods?: string[];
+  models?: string[];
+  device?: string;
+  lanes?: Record<string, LaneInfo>;
+  pid?: number;
+  /** Which worker, from 0; supervised only. */
+  worker?: number;
+  cause?: Cause;
+  detail?: string;
+}
+
+export type StatusMessage = "loading_models" | "ready" | "draining" | "degraded" | "worker_restarted" | "stopped" | (string & {});
+
+/** Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole. */
+export interface Timings {
+  queue?: number;
+  load?: number;
+  decode?: number;
+  inference?: number;
+  encode?: number;
+}
+
+/** A supervisor's row for one worker. */
+export interface WorkerHealth {
+  worker: number;
+  state: WorkerState;
+  pid?: number;
+  device?: string;
+  /** Ids in flight on this worker. */
+  jobs?: string[];
+  models_loaded?: string[];
+  rss_mb?: number;
+  baseline_rss_mb?: number;
+  gpu_memory_used_mb?: number;
+  jobs_done?: number;
+  restarts?: number;
+  last_restart?: Cause;
+  uptime_s?: number;
+}
+
+export type WorkerState = "starting" | "ready" | "busy" | "unresponsive" | "draining" | "backoff" | "stopped" | (string & {});
+
+/** What a worker sends. */
+export type WorkerMessage =
+  | Status
+  | Accepted
+  | Progress
+  | Result
+  | ErrorMessage
+  | HealthReport;

@@ -1,0 +1,227 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { EventEmitter, getEventListeners, once } from "node:events";
+import { createInterface } from "node:readline";
+import { test } from "node:test";
+
+import { DaemonGoneError, ERROR_CODES, JobError, Upscaler } from "../src/index.js";
+import type { ErrorCode, LogRecord, Progress, Result } from "../src/index.js";
+import { familyOf, fakeJob, HANGS, isAlive, openFiles, startFake, TIMEOUT_MS, waitUntil } from "./daemons.js";
+
+const IN_FLIGHT = 64;
+
+/** Runs that many jobs, 64 at a time. */
+async function runMany(jobs: number, run: (number: number) => Promise<unknown>): Promise<void> {
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < jobs) await run(next++);
+  };
+  await Promise.all(Array.from({ length: IN_FLIGHT }, lane));
+}
+
+function isCode(code: ErrorCode): (error: unknown) => boolean {
+  return (error) => error instanceof JobError && error.code === code;
+}
+
+/** Starts host.js; its process, and the daemon's family that it tells of. */
+async function startHost(mood: string): Promise<{ host: ReturnType<typeof spawn>; family: number[] }> {
+  const path = new URL("host.js", import.meta.url).pathname;
+  const host = spawn(process.execPath, [path, mood], { stdio: ["ignore", "pipe", "inherit"] });
+  const [line] = (await once(createInterface({ input: host.stdout }), "line")) as [string];
+  return { host, family: JSON.parse(line) as number[] };
+}
+
+test("a thousand jobs, 64 in flight, each get their own result", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const models = new Set<string | null | undefined>();
+  await runMany(1000, async (number) => {
+    const result = await up.upscale({ ...fakeJob({ model: `m${number % 7}` }), job_id: `job ${number}` });
+    assert.equal(result.job_id, `job ${number}`);
+    assert.equal(result.model, `m${number % 7}`);
+    models.add(result.model);
+  });
+  assert.equal(models.size, 7);
+});
+
+test("progress comes in order, before the result", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const seen: Progress[] = [];
+  await up.upscale(fakeJob({ steps: 5, step_s: 0.01 }), { onProgress: (progress) => seen.push(progress) });
+  assert.ok(seen.length > 0);
+  const percents = seen.map(({ progress }) => progress);
+  assert.deepEqual(percents, percents.toSorted((a, b) => a - b));
+});
+
+test("every error code of the protocol arrives as a JobError", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  for (const code of Object.keys(ERROR_CODES) as ErrorCode[]) {
+    await assert.rejects(up.upscale(fakeJob({ error_code: code })), (error: unknown) => {
+      assert.ok(error instanceof JobError);
+      assert.equal(error.code, code);
+      assert.equal(error.retryable, ERROR_CODES[code].retryable);
+      return true;
+    });
+  }
+});
+
+test("an abort cancels the job, running, waiting or not yet begun", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const reason = new Error("the user left");
+  const running = new AbortController();
+  const call = up.upscale(fakeJob({ ...HANGS, spawn_sleeper: false }), {
+    signal: running.signal,
+    onProgress: () => running.abort(reason),
+  });
+  await assert.rejects(call, (error: unknown) => isCode("cancelled")(error) && (error as Error).cause === reason);
+  await assert.rejects(up.upscale(fakeJob(), { signal: AbortSignal.abort() }), isCode("cancelled"));
+  const result = await up.upscale(fakeJob(), { signal: new AbortController().signal });
+  assert.equal(result.status, "completed");
+});
+
+test("a storm of cancels settles every call once", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  up.setMaxListeners(0);
+  let settled = 0;
+  const calls = Array.from({ length: 300 }, async (_, number) => {
+    const abort = new AbortController();
+    if (number % 3 === 0) setImmediate(() => abort.abort());
+    if (number % 3 === 1) up.on("message", function listen(message) {
+      if (message.type !== "accepted" || message.job_id !== String(number)) return;
+      up.off("message", listen);
+      abort.abort();
+    });
+    try {
+      return await up.upscale({ ...fakeJob({ steps: 2 }), job_id: String(number) }, { signal: abort.signal });
+    } catch (error) {
+      assert.ok(isCode("cancelled")(error), String(error));
+      return undefined;
+    } finally {
+      settled++;
+    }
+  });
+  const results = await Promise.all(calls);
+  assert.equal(settled, 300);
+  for (const number of results.keys()) {
+    if (number % 3 === 2) assert.equal(results[number]?.status, "completed");
+  }
+  assert.equal((await up.health()).in_flight, 0);
+});
+
+test("a killed worker loses no job", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const first = await up.upscale(fakeJob({ signal: 9, only_on_attempt: 1 }));
+  assert.equal(first.attempt, 2);
+  const calls = Array.from({ length: 50 }, () => up.upscale(fakeJob({ steps: 3, step_s: 0.005 })));
+  const report = await up.health();
+  process.kill(report.workers?.[0]?.pid ?? assert.fail("no worker"), "SIGKILL");
+  assert.equal((await Promise.all(calls)).length, 50);
+});
+
+test("a killed daemon settles every open call, and is started again", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  await up.upscale(fakeJob());
+  const family = familyOf(up.pid ?? 0);
+  const calls = Array.from({ length: 20 }, () => up.upscale(fakeJob({ hang: true })));
+  const questions = [up.health(), up.trim()];
+  process.kill(up.pid ?? 0, "SIGKILL");
+  for (const outcome of await Promise.allSettled([...calls, ...questions])) {
+    assert.equal(outcome.status, "rejected");
+    assert.ok(outcome.reason instanceof DaemonGoneError);
+    assert.equal(outcome.reason.signal, "SIGKILL");
+  }
+  assert.equal((await up.upscale(fakeJob())).status, "completed");
+  await waitUntil(() => !family.some(isAlive), "the end of the first daemon's processes");
+});
+
+test("a daemon that never gets ready is given up, with its last words", { timeout: TIMEOUT_MS }, async () => {
+  const restart = { attempts: 3, delayMs: 1 };
+  const command = ["sh", "-c", "echo no such model >&2; exit 3"];
+  await assert.rejects(Upscaler.start({ command, restart }), DaemonGoneError);
+  const up = new Upscaler({ command, restart });
+  let ends = 0;
+  up.on("gone", () => ends++);
+  const call = up.upscale(fakeJob());
+  await assert.rejects(call, DaemonGoneError);
+  await assert.rejects(up.ready(), /status 3.*\n.*no such model/);
+  await assert.rejects(up.upscale(fakeJob()), DaemonGoneError);
+  assert.equal(ends, 3);
+});
+
+test("wrong usage and a missing program are told at once", { timeout: TIMEOUT_MS }, async () => {
+  await assert.rejects(startFake({ args: ["--no-such-option"] }), (error: unknown) => {
+    assert.ok(error instanceof DaemonGoneError);
+    assert.equal(error.status, 2);
+    return true;
+  });
+  await assert.rejects(Upscaler.start({ command: ["/no/such/program"] }), /cannot be started/);
+});
+
+test("a close lets accepted jobs finish and refuses new ones", { timeout: TIMEOUT_MS }, async () => {
+  const up = await startFake();
+  const family = familyOf(up.pid ?? 0);
+  const call = up.upscale(fakeJob({ steps: 5, step_s: 0.02 }));
+  const closed = up.close();
+  await assert.rejects(up.upscale(fakeJob()), isCode("shutting_down"));
+  await assert.rejects(up.health(), DaemonGoneError);
+  assert.equal((await call).status, "completed");
+  await closed;
+  await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
+});
+
+test("a kill ends what a job has started, at once", { timeout: TIMEOUT_MS }, async () => {
+  const up = await startFake();
+  const started = new Promise<number[]>((resolve) => {
+    const onProgress = (): void => resolve(familyOf(up.pid ?? 0));
+    up.upscale(fakeJob(HANGS), { onProgress }).catch(() => {});
+  });
+  const family = await started;
+  await up.kill();
+  await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
+});
+
+test("a host killed with kill -9 leaves no descendant", { timeout: TIMEOUT_MS }, async () => {
+  const { host, family } = await startHost("hang");
+  assert.ok(family.length > 2 && family.every(isAlive));
+  host.kill("SIGKILL");
+  await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
+});
+
+test("an idle daemon does not keep its host alive", { timeout: TIMEOUT_MS }, async () => {
+  const { host, family } = await startHost("idle");
+  const [status] = (await once(host, "exit")) as [number];
+  assert.equal(status, 0);
+  await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
+});
+
+test("ten thousand requests leave no listener and no open file behind", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const { signal } = new AbortController();
+  EventEmitter.setMaxListeners(IN_FLIGHT + 1, signal);
+  const request = (): Promise<Result> => up.upscale(fakeJob({ steps: 0 }), { signal });
+  const count = (): object => ({
+    files: openFiles(),
+    resources: process.getActiveResourcesInfo().length,
+    signal: getEventListeners(signal, "abort").length,
+    client: up.eventNames().length,
+  });
+  await runMany(200, request);
+  const before = count();
+  await runMany(10_000, request);
+  assert.deepEqual(count(), before);
+});
+
+test("events are iterated, and stderr comes as log records", { timeout: TIMEOUT_MS }, async () => {
+  const up = await startFake();
+  const logs: LogRecord[] = [];
+  up.on("log", (record) => logs.push(record));
+  const seen: string[] = [];
+  const iteration = (async () => {
+    for await (const message of up.events()) seen.push(message.type);
+  })();
+  await up.upscale(fakeJob({ print_text: "a library's print" }));
+  await up.close();
+  await iteration;
+  assert.equal(seen.filter((type) => type === "result").length, 1);
+  assert.ok(seen.includes("accepted"));
+  assert.ok(logs.some(({ text }) => text?.includes("a library's print")), JSON.stringify(logs));
+});

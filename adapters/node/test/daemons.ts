@@ -1,0 +1,61 @@
+/** What the tests share: a real daemon with the fake engine, bounded waits, and processes to look at. */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
+
+import { Upscaler } from "../src/index.js";
+import type { FakeConfig, JobRequest, UpscalerOptions } from "../src/index.js";
+
+// Far beyond what anything here takes, on a busy machine too.
+export const TIMEOUT_MS = 20_000;
+
+/** `upscaled run --methods fake`, found in PATH. */
+export function startFake(options: UpscalerOptions = {}): Promise<Upscaler> {
+  return Upscaler.start({ args: ["--methods", "fake"], ...options });
+}
+
+/** Makes progress once, and then none, with a child process of its own. */
+export const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true, spawn_sleeper: true };
+
+export function fakeJob(config: FakeConfig = {}): JobRequest {
+  return { method: "fake", config };
+}
+
+export async function waitUntil(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const end = Date.now() + TIMEOUT_MS;
+  while (!(await condition())) {
+    if (Date.now() > end) throw new Error(`${what} did not come about`);
+    await delay(10);
+  }
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    // A process that nobody has waited for yet does nothing any more.
+    return !/\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return false;
+  }
+}
+
+/** The process and all that descend from it. */
+export function familyOf(pid: number): number[] {
+  const parents = new Map<number, number>();
+  for (const name of readdirSync("/proc").filter((one) => /^\d+$/.test(one))) {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, "utf8");
+      parents.set(Number(name), Number(stat.slice(stat.lastIndexOf(")") + 4).split(" ")[0]));
+    } catch {
+      // It has ended meanwhile.
+    }
+  }
+  const family = [pid];
+  for (const one of family) {
+    family.push(...[...parents].filter(([, parent]) => parent === one).map(([child]) => child));
+  }
+  return family;
+}
+
+export function openFiles(): number {
+  return readdirSync("/proc/self/fd").length;
+}

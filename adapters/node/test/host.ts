@@ -1,0 +1,14 @@
+/** A host that is to be killed, or to end by itself: `host.js hang`, `host.js idle`. */
+
+import { familyOf, fakeJob, HANGS, startFake } from "./daemons.js";
+
+const upscaler = await startFake();
+if (process.argv[2] === "hang") {
+  void upscaler.upscale(fakeJob(HANGS), {
+    onProgress: () => console.log(JSON.stringify(familyOf(upscaler.pid ?? 0))),
+  });
+} else {
+  await upscaler.upscale(fakeJob());
+  await upscaler.health();
+  console.log(JSON.stringify(familyOf(upscaler.pid ?? 0)));
+}

@@ -1,0 +1,82 @@
+"""`upscaled`: one command, whose subcommands are imported only when they are asked for.
+
+Hosts wait for `upscaled run`, so nothing is imported here that it does not need, argparse neither.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from upscaled_cli import exits
+from upscaled_protocol.version import VERSION
+
+
+class Subcommand(NamedTuple):
+    """Where its `main(argv)` is, which returns the exit status, and what it does."""
+
+    module: str
+    summary: str
+
+
+SUBCOMMANDS = {
+    "run": Subcommand("upscaled_supervisor.__main__", "supervised workers on stdio, for hosts"),
+    "worker": Subcommand("upscaled_worker.__main__", "one bare worker on stdio"),
+    "upscale": Subcommand("upscaled_cli.upscale", "upscale pictures from the command line"),
+    "batch": Subcommand("upscaled_cli.batch", "upscale a folder; go on where it was interrupted"),
+    "jobs": Subcommand("upscaled_cli.jobs", "write job lines, for `upscaled run` and pipes"),
+    "models": Subcommand("upscaled_cli.models", "list, pull and verify models"),
+    "schema": Subcommand("upscaled_cli.schema", "print the protocol's JSON Schemas"),
+    "doctor": Subcommand("upscaled_cli.doctor", "say what is missing here, and how to get it"),
+    "bench": Subcommand("upscaled_cli.bench", "measure this machine"),
+    "completion": Subcommand("upscaled_cli.completion", "print a completion script for a shell"),
+}
+
+_EPILOG = """
+Each has its own --help, with examples.
+
+examples:
+  upscaled upscale photo.jpg -o photo-4x.png
+  printf '{"job_id":"1","method":"esrgan","config":{"image_path":"photo.jpg"}}\\n' | upscaled run
+  upscaled doctor
+
+exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. `run` and `worker` have
+more of their own.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else None
+    if name in SUBCOMMANDS:
+        try:
+            status: int = import_module(SUBCOMMANDS[name].module).main(arguments[1:])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `upscaled models list | head`: nobody reads on. Python flushes once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return exits.FAILED
+        return status
+    if name in ("-h", "--help"):
+        print(_help())
+        return exits.OK
+    if name == "--version":
+        print(f"upscaled {VERSION}")
+        return exits.OK
+    if name is not None:
+        print(f"upscaled: there is no subcommand {name}\n", file=sys.stderr)
+    print(_help(), file=sys.stderr)
+    return exits.USAGE
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:10}  {sub.summary}" for name, sub in SUBCOMMANDS.items())
+    return f"usage: upscaled [--help | --version] SUBCOMMAND ...\n\n{rows}\n{_EPILOG}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""`upscaled bench`: ratios of this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from upscaled_cli import exits
+
+BENCHMARKS = {
+    "startup": "from the start of the process to its first job accepted",
+    "dispatch": "round trips and throughput of no-op jobs, beside a raw pipe echo",
+    "clients": "the same round trips from Node and from Go, beside their own pipe echoes",
+    "recovery": "from a crash to ready, beside a cold start",
+    "persistent": "a persistent worker, beside one process a picture",
+    "encoders": "writing and resampling a picture, beside other libraries",
+    "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
+    "esrgan": "file to file, beside the bare forward and a plain tile loop",
+}
+
+_EPILOG = "\n".join(
+    [
+        "benchmarks:",
+        *(f"  {name:11} {summary}" for name, summary in BENCHMARKS.items()),
+        "",
+        "examples:",
+        "  upscaled bench",
+        "  upscaled bench dispatch recovery",
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks named, or all; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="upscaled bench",
+        description="Measure this machine. Each number stands beside its rival's in the same run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", metavar="NAME", help="which (default: all)")
+    names = parser.parse_args(argv).name or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
+    for name in names:
+        import_module(f"upscaled_bench.{name}").main()
+    return exits.OK

@@ -1,0 +1,71 @@
+"""`upscaled jobs IN...`: job lines for pictures, to be piped into `upscaled run`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from upscaled_cli import exits
+from upscaled_cli.config import add_arguments, config_of
+
+_EXAMPLES = """examples:
+  upscaled jobs *.jpg | upscaled run > results.jsonl
+  find photos -name '*.jpg' -print0 | xargs -0 upscaled jobs -o large --factor 2 > jobs.jsonl
+  upscaled jobs a.png | jq -c '.priority = 10' | upscaled run
+
+A job's id is its picture, as it was named here; the protocol allows 128 characters, and of longer
+names the end is taken. Folders are not made.
+
+exit status: 0 written, 2 wrong usage.
+"""
+
+# The protocol's own limit.
+_ID_CHARACTERS = 128
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write a line for each picture; the exit status."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    try:
+        common = config_of(options)
+    except ValueError as error:
+        arguments.error(str(error))
+    seen: set[str] = set()
+    for name in options.inputs:
+        job_id = name[-_ID_CHARACTERS:]
+        if job_id in seen:
+            arguments.error(f"{name} is named twice, or its last {_ID_CHARACTERS} characters are")
+        seen.add(job_id)
+        # The daemon may run in another folder; a link is kept as it is.
+        config = {**common, "image_path": os.path.abspath(name)}  # noqa: PTH100
+        if options.output is not None:
+            suffix = options.format or "png"
+            config["output_path"] = os.path.abspath(  # noqa: PTH100
+                Path(options.output) / f"{Path(name).stem}.{suffix}"
+            )
+        line = {"job_id": job_id, "method": options.method, "config": config}
+        print(json.dumps(line, ensure_ascii=False))
+    return exits.OK
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled jobs",
+        description="Write job lines for pictures.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("inputs", nargs="+", metavar="IN", help="pictures")
+    arguments.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="name the outputs DIR/STEM.FORMAT (default: as `upscaled run` names them)",
+    )
+    add_arguments(arguments)
+    return arguments

@@ -1,0 +1,205 @@
+"""`upscaled upscale IN... -o OUT`, for a person: a daemon, a progress bar, and the sizes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upscaled_cli import exits
+from upscaled_cli.channel import Message
+from upscaled_cli.client import DAEMON, Client, DaemonGoneError
+from upscaled_cli.config import add_arguments, config_of
+
+_EXAMPLES = """examples:
+  upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
+  upscaled upscale photo.jpg -o large.tiff --factor 2
+  upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
+  upscaled upscale photo.jpg --width-inches 18 --height-inches 24 --dpi 300 --crop center
+  upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
+
+exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
+    """Upscale the pictures; the exit status."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    try:
+        configs = _configs(options)
+    except ValueError as error:
+        arguments.error(str(error))
+    command = [*daemon]
+    if _is_folder(options):
+        command += ["--output-dir", os.fspath(options.output)]
+    try:
+        with Client(command, show_log=options.verbose) as client:
+            return _run(client, options, configs)
+    except DaemonGoneError as error:
+        print(f"upscaled upscale: {error}", file=sys.stderr)
+        return exits.FAILED
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+
+
+def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
+    with Report(len(configs), options.json, options.crop is None) as report:
+        try:
+            for name, config in zip(options.inputs, configs, strict=True):
+                report.expect(client.submit(options.method, config), name)
+            for message in client.events():
+                report.take(message)
+        except KeyboardInterrupt:
+            report.interrupted = True
+            # A second Ctrl-C leaves this function, and the daemon is killed.
+            client.cancel()
+            for message in client.events():
+                report.take(message)
+    if report.interrupted:
+        print("interrupted", file=sys.stderr)
+        return exits.INTERRUPTED
+    return exits.FAILED if report.failed else exits.OK
+
+
+class Report:
+    """What a person sees: a bar on a terminal, and a line for each picture."""
+
+    def __init__(self, pictures: int, as_json: bool, hint_crop: bool) -> None:
+        from tqdm import tqdm
+
+        self.failed = 0
+        self.interrupted = False
+        self._as_json = as_json
+        self._hint_crop = hint_crop
+        self._names: dict[str, str] = {}
+        self._progress: dict[str, float] = {}
+        self._bar = tqdm(
+            total=100 * pictures,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}",
+            leave=False,
+            disable=None,  # no bar where stderr is no terminal
+        )
+
+    def expect(self, job_id: str, name: str) -> None:
+        """Call this job by the name of its picture."""
+        self._names[job_id] = name
+
+    def take(self, message: Message) -> None:
+        """Show one message of the daemon."""
+        kind, job_id = message.get("type"), str(message.get("job_id"))
+        if kind == "status" and message.get("message") == "loading_models":
+            self._bar.set_description_str("starting")
+        elif kind == "status" and message.get("message") == "degraded":
+            self._say(f"upscaled: {message.get('detail')}", sys.stderr)
+        elif kind == "progress" and job_id in self._names:
+            self._advance(job_id, message["progress"], message.get("stage", ""))
+        elif kind in ("result", "error") and job_id in self._names:
+            self._advance(job_id, 100.0, "")
+            self._end(self._names[job_id], message)
+        elif kind == "error" and not self.interrupted:
+            self.failed += 1
+            self._say(f"upscaled: {message.get('error')}", sys.stderr)
+
+    def _advance(self, job_id: str, percent: float, stage: str) -> None:
+        self._progress[job_id] = percent
+        self._bar.set_description_str(f"{Path(self._names[job_id]).name} {stage}", refresh=False)
+        self._bar.update(sum(self._progress.values()) - self._bar.n)
+
+    def _end(self, name: str, message: Message) -> None:
+        self.failed += message["type"] == "error"
+        if self._as_json:
+            self._say(json.dumps({"input": name, **message}), sys.stdout)
+        elif message["type"] == "result":
+            for line in (_success(name, message), *self._remarks(message)):
+                self._say(line, sys.stdout)
+        elif not self.interrupted:
+            self._say(f"{name}: {message.get('error')}", sys.stderr)
+
+    def _remarks(self, message: Message) -> list[str]:
+        remarks = [f"  {warning}" for warning in message.get("warnings", [])]
+        crop = message.get("crop_info")
+        if crop and self._hint_crop:
+            inches = f" ({crop['amount_inches']:.2f} in)" if "amount_inches" in crop else ""
+            remarks.append(
+                f"  it passes the target by {crop['amount_px']} px{inches}, "
+                f"{crop['direction']}ly; --crop center cuts that off"
+            )
+        return remarks
+
+    def _say(self, line: str, file: Any) -> None:
+        self._bar.write(line, file=file)
+        file.flush()
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _success(name: str, message: Message) -> str:
+    def size(key: str) -> str:
+        pixels = message.get(key)
+        return f" {pixels['width']}x{pixels['height']}" if pixels else ""
+
+    return (
+        f"{name}{size('input_size')} -> {message.get('output_path')}{size('output_size')} "
+        f"in {message['processing_time']:.1f} s"
+    )
+
+
+def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One config a picture. Raises `ValueError` where the options contradict each other."""
+    common = config_of(options)
+    _refuse_same_output(options)
+    if options.output is not None and not _is_folder(options):
+        common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
+    return [{**common, "image_path": os.path.abspath(path)} for path in options.inputs]  # noqa: PTH100
+
+
+def _is_folder(options: argparse.Namespace) -> bool:
+    output: str | None = options.output
+    if output is None:
+        return False
+    return len(options.inputs) > 1 or output.endswith(os.sep) or Path(output).is_dir()
+
+
+def _refuse_same_output(options: argparse.Namespace) -> None:
+    if _is_folder(options) and Path(options.output).is_file():
+        raise ValueError(f"{options.output} is a file: several pictures need a folder")
+    folder = options.output or os.environ.get("OUTPUT_DIR")
+    seen: dict[Path, str] = {}
+    for name in options.inputs:
+        path = Path(name)
+        # The names that the daemon gives differ only by the input's stem.
+        target = Path(folder or path.parent).absolute() / path.stem
+        if target in seen:
+            raise ValueError(f"{seen[target]} and {name} would have the same output name")
+        seen[target] = name
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled upscale",
+        description="Upscale pictures.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = arguments.add_argument
+    add("inputs", nargs="+", metavar="IN", help="PNG, JPEG, WebP, TIFF or AVIF files")
+    add(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="a file, or a folder (default: OUTPUT_DIR, else beside the input)",
+    )
+    more = add_arguments(arguments)
+    more.add_argument("--json", action="store_true", help="the daemon's answers, one a line")
+    more.add_argument("-v", "--verbose", action="store_true", help="show the daemon's log")
+    return arguments

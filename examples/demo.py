@@ -1,0 +1,72 @@
+"""A host in a page: it pipes JSON lines into `upscaled run` and shows each line, both ways.
+
+python examples/demo.py [PICTURE]
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PICTURE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("astronaut.jpg"))
+OUTPUT = Path("demo-output").absolute()
+
+JOBS = [
+    {
+        "job_id": "four-times",
+        "method": "esrgan",
+        "config": {
+            "image_path": str(PICTURE.absolute()),
+            "output_path": str(OUTPUT / f"{PICTURE.stem}_4x.png"),
+        },
+    },
+    {
+        "job_id": "for-print",
+        "method": "esrgan",
+        "config": {
+            "image_path": str(PICTURE.absolute()),
+            "output_path": str(OUTPUT / f"{PICTURE.stem}_4x5in.jpg"),
+            "target_width_inches": 4,
+            "target_height_inches": 5,
+            "target_dpi": 200,
+            "crop": "center",
+        },
+    },
+]
+
+
+def main() -> int:
+    """Run the jobs; 0 where each has its picture."""
+    OUTPUT.mkdir(exist_ok=True)
+    pictures = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "upscaled_cli", "run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        for job in JOBS:
+            line = json.dumps(job)
+            print(f"host   -> {line}", flush=True)
+            daemon.stdin.write(line + "\n")
+        # The end of the input: finish what was sent, and go.
+        daemon.stdin.close()
+        for line in daemon.stdout:
+            print(f"daemon <- {line}", end="", flush=True)
+            message = json.loads(line)
+            if message["type"] == "result":
+                pictures.append(message)
+    print()
+    for message in pictures:
+        before, after = message["input_size"], message["output_size"]
+        print(
+            f"{PICTURE.name}, {before['width']}x{before['height']}, is now "
+            f"{after['width']}x{after['height']}: {message['output_path']}"
+        )
+    return 0 if len(pictures) == len(JOBS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

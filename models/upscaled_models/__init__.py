@@ -1,0 +1,1 @@
+"""What upscales: engines, the catalogue, image reading and writing."""

@@ -1,0 +1,188 @@
+"""The catalogue of known models, and from a model's name to the file of its weights.
+
+Light: no torch, no network. `upscaled models pull` does the fetching.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# The layout under MODEL_CACHE_DIR, which other programs for the same weights share.
+FOLDERS = ("upscale_models", "unet", "vae", "clip")
+
+# What a stem may end in, in order of preference: a safetensors file cannot hold code.
+WEIGHT_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
+
+# Linux' PATH_MAX; an error must not echo megabytes.
+_LONGEST_PATH = 4096
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of `catalog.toml`, which explains the fields: one file of weights."""
+
+    name: str
+    method: str
+    architecture: str
+    licence: str
+    commercial_use: bool
+    description: str
+    folder: str
+    file: str
+    scale: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    sources: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    alias: str = ""
+    bundled: bool = False
+
+    def path(self, model_dir: Path) -> Path:
+        """Where its file lies, or would lie once pulled."""
+        return (
+            bundled_weights_dir() / self.file
+            if self.bundled
+            else model_dir / self.folder / self.file
+        )
+
+
+class Catalog:
+    """The known models, in the order of the file."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self.models = tuple(models)
+        self._by_name = {model.name: model for model in self.models}
+        self._by_alias = {model.alias: model for model in self.models if model.alias}
+        self._by_file = {model.file: model for model in self.models}
+
+    @classmethod
+    def load(cls) -> Self:
+        """The catalogue that comes with upscaled."""
+        return cls.read(_data_dir() / "catalog.toml")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A catalogue of one's own. Raises `TypeError` on an unknown or missing field."""
+        return cls([_model(entry) for entry in tomllib.loads(path.read_text("utf-8"))["model"]])
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models)
+
+    def find(self, name: str) -> Model | None:
+        """The entry of that name, alias or file name."""
+        return self._by_name.get(name) or self._by_alias.get(name) or self._by_file.get(name)
+
+    def with_requirements(self, model: Model) -> list[Model]:
+        """The entry and every entry it requires, itself first, each once."""
+        found = [model]
+        for entry in found:
+            for name in entry.requires:
+                required = self._by_name[name]
+                if required not in found:
+                    found.append(required)
+        return found
+
+    def locate(
+        self, name_or_path: str, model_dir: Path, allowed_roots: Sequence[Path] = ()
+    ) -> Path:
+        """The weights file that a job's `model` means. It exists, but is not opened.
+
+        In this order: a catalogue name or file name; the name or the stem of a file in a folder of
+        `model_dir`; a path, which has to lie in `allowed_roots` where there are any. Names are the
+        operator's own, so the roots do not apply to what they stand for.
+
+        Raises `JobError`: model_not_found, with what to do about it, or path_not_allowed.
+        """
+        if len(name_or_path) > _LONGEST_PATH or "\0" in name_or_path:
+            raise JobError(ErrorCode.MODEL_NOT_FOUND, "the model is neither a name nor a path")
+        model = self.find(name_or_path)
+        if model is not None and model.path(model_dir).is_file():
+            return model.path(model_dir)
+        path = Path(name_or_path)
+        if path.name == name_or_path:
+            installed = _installed(name_or_path, model_dir)
+            if installed is not None:
+                return installed
+        if model is not None:
+            raise JobError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"the model {model.name} is not installed: run `upscaled models pull {model.name}`",
+            )
+        _check_allowed(path, model_dir, allowed_roots)
+        if _is_file(path):
+            return path
+        raise JobError(ErrorCode.MODEL_NOT_FOUND, self._unknown(name_or_path))
+
+    def _unknown(self, name: str) -> str:
+        if Path(name).name != name:
+            return f"there is no weights file at {name}"
+        close = difflib.get_close_matches(name, self._by_name, n=1)
+        hint = (
+            f"did you mean {close[0]}?" if close else "`upscaled models list` shows what is known"
+        )
+        return f"no model is called {name}: {hint}"
+
+
+def default_model_dir() -> Path:
+    """MODEL_CACHE_DIR, else a folder of the user's cache."""
+    configured = os.environ.get("MODEL_CACHE_DIR")
+    if configured:
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "upscaled"
+
+
+def bundled_weights_dir() -> Path:
+    """Where the weights lie that come with upscaled."""
+    return _data_dir() / "weights"
+
+
+@cache
+def _data_dir() -> Path:
+    # A wheel holds the data inside the package; a checkout keeps it beside the package.
+    inside = Path(__file__).with_name("data")
+    return inside if inside.is_dir() else Path(__file__).parents[1]
+
+
+def _model(entry: dict[str, Any]) -> Model:
+    for name in ("sources", "requires"):
+        entry[name] = tuple(entry.get(name, ()))
+    return Model(**entry)
+
+
+def _installed(name: str, model_dir: Path) -> Path | None:
+    for folder in FOLDERS:
+        for candidate in (name, *(name + suffix for suffix in WEIGHT_SUFFIXES)):
+            path = model_dir / folder / candidate
+            if path.suffix in WEIGHT_SUFFIXES and _is_file(path):
+                return path
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or a folder that may not be searched
+        return False
+
+
+def _check_allowed(path: Path, model_dir: Path, allowed_roots: Sequence[Path]) -> None:
+    # Checked before looking whether the file exists: a host must not learn that either.
+    if not allowed_roots:
+        return
+    resolved = path.resolve()
+    roots = [root.resolve() for root in (*allowed_roots, model_dir, bundled_weights_dir())]
+    if not any(resolved.is_relative_to(root) for root in roots):
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"the model's path {path} lies outside the allowed roots: "
+            "put the file into the model folder and give its name",
+        )

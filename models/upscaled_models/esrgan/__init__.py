@@ -1,0 +1,1 @@
+"""The ESRGAN engine: any single-image network spandrel knows, exact, in bounded memory."""

@@ -1,0 +1,87 @@
+"""The ESRGAN engine as the worker sees it; the work is done in `upscaler.py`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from upscaled_models.catalog import FOLDERS, Catalog
+from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
+from upscaled_models.threads import settle_waiting
+from upscaled_protocol.configs import EsrganConfig
+
+if TYPE_CHECKING:
+    from upscaled_models.esrgan.upscaler import Upscaler
+
+# What `loading.py` reads.
+_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+
+
+class EsrganEngine(Engine[EsrganConfig]):
+    """Upscales pictures with any single-image network that spandrel knows."""
+
+    method = "esrgan"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._upscaler: Upscaler | None = None
+
+    @classmethod
+    def preimport(cls) -> None:
+        """Import torch, spandrel and libvips."""
+        settle_waiting()
+        import_module("upscaled_models.esrgan.upscaler")
+
+    def start(self) -> None:
+        """Find the device, and load those of the models to preload that are for this method.
+
+        Raises `JobError`: the device cannot be used, or a model cannot be loaded.
+        """
+        self.preimport()
+        from upscaled_models.esrgan.upscaler import Upscaler
+
+        self._upscaler = Upscaler(self.settings)
+        catalog = Catalog.load()
+        for name in self.settings.preload:
+            model = catalog.find(name)
+            # A name that nobody knows is refused here, rather than passed over by every engine.
+            if model.method == self.method if model else not name.endswith(".gguf"):
+                self._upscaler.preload(name)
+
+    def run(self, config: EsrganConfig, context: Context) -> Outcome:
+        """Upscale one picture. Raises `JobError`."""
+        if self._upscaler is None:
+            raise RuntimeError("start comes before run")
+        return self._upscaler.run(config, context)
+
+    def models(self) -> list[str]:
+        """Catalogue names, and the stems of other weights files in the model folder."""
+        catalog = Catalog.load()
+        folder = self.settings.model_dir / FOLDERS[0]
+        known = [model for model in catalog if model.method == self.method]
+        names = [model.name for model in known if model.path(self.settings.model_dir).is_file()]
+        if folder.is_dir():
+            files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
+            names += [path.stem for path in files if catalog.find(path.name) is None]
+        return list(dict.fromkeys(names))
+
+    def models_loaded(self) -> list[str]:
+        """Names of the models in memory."""
+        return [] if self._upscaler is None else self._upscaler.models_loaded()
+
+    def device(self) -> Device | None:
+        """Where it computes; None before `start`."""
+        return None if self._upscaler is None else self._upscaler.device()
+
+    def trim(self, *, idle_only: bool = False) -> None:
+        """Unload models that no job uses, and give torch's caches back."""
+        if self._upscaler is None:
+            return
+        if idle_only:
+            self._upscaler.free_idle_memory()
+        else:
+            self._upscaler.free_memory()
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self.trim()

@@ -1,0 +1,146 @@
+"""One picture's way through the network: as many passes as its size needs, and its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscaled_models.dimensions import Plan
+from upscaled_models.engine import Context
+from upscaled_models.esrgan.alpha import AlphaBounds
+from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
+from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.tile import choose_tile
+from upscaled_models.imaging.read import Source
+from upscaled_protocol.messages import Size
+
+# An enlargement that is left to the resampler, where it would take another pass through the
+# network: nobody can tell, and a pass costs many times as much.
+_NEGLIGIBLE = 1.03
+# Rows that are read at once where no network asks for a certain number.
+_READ_ROWS = 64
+# A tile of the largest networks on a slow processor.
+_TILE_BUDGET_S = 300.0
+
+
+class Job:
+    """Takes the source's rows and gives rows of `native` size; the host of its stages.
+
+    memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.
+    full_precision: loads the same network in float32.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        plan: Plan,
+        *,
+        tile_size: int | None,
+        context: Context,
+        memory_bytes: int,
+        free_memory: Callable[[], None],
+        full_precision: Callable[[], Network],
+    ) -> None:
+        self._network = network
+        self._source = source
+        self._context = context
+        self._free_memory = free_memory
+        self._load_full_precision = full_precision
+        self._stages: list[Stage] = []
+        # Source pixels of each stage: what its share of the work goes by.
+        self._work: list[int] = []
+        colours = source.bands - source.has_alpha
+        planes = (colours if network.channels == 1 else 1) + source.has_alpha
+        width, height = source.width, source.height
+        while max(plan.scaled.width / width, plan.scaled.height / height) > _NEGLIGIBLE:
+            tile = choose_tile(
+                network,
+                width=width,
+                height=height,
+                planes=planes,
+                tile_size=tile_size,
+                memory_bytes=memory_bytes,
+            )
+            self._stages.append(Stage(network, width, height, tile, self))
+            self._work.append(width * height)
+            width, height = width * network.scale, height * network.scale
+        self.native = Size(width=width, height=height)
+        self._alpha = AlphaBounds(source.height, width // source.width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in, by now."""
+        return self._network.dtype
+
+    def read(self) -> Iterator[np.ndarray]:
+        """The source's rows, in bands as the first stage takes them."""
+        rows = self._stages[0].tile.rows if self._stages else _READ_ROWS
+        while self._source.rows_left:
+            with self._context.phase("decode"):
+                band = self._source.rows(rows)
+            yield band
+
+    def upscale(self, bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Bands of the source, (h, W, C), to bands of the native picture, in the same format."""
+        if not self._stages:
+            yield from bands
+            return
+        results = self._planes(bands)
+        for stage in self._stages:
+            results = stage.run(planes.float().clamp(0, 1) for planes in results)
+        while True:
+            with self._context.phase("inference"):
+                planes = next(results, None)
+                if planes is None:
+                    return
+                rows = self._rows(planes)
+                # Before the band goes to the encoder, which may keep it for a while.
+                del planes
+            yield rows
+
+    def tile_done(self) -> None:
+        """Tell the worker how far the job is. Raises `JobError` (cancelled)."""
+        done = sum(stage.tiles_done for stage in self._stages)
+        total = done + sum(stage.tiles_left for stage in self._stages)
+        work = sum(
+            pixels * stage.tiles_done / (stage.tiles_done + stage.tiles_left)
+            for stage, pixels in zip(self._stages, self._work, strict=True)
+        )
+        self._context.progress(
+            100 * work / sum(self._work),
+            "upscale",
+            done=done,
+            total=total,
+            budget_s=_TILE_BUDGET_S,
+        )
+
+    def make_room(self) -> None:
+        """Free what can be freed after memory ran out."""
+        self._context.warn("memory ran out: the picture was finished in smaller tiles")
+        self._free_memory()
+
+    def full_precision(self) -> Network:
+        """The network in float32, after half precision failed."""
+        if self._network.dtype != torch.float32:
+            self._context.warn("half precision failed with this model: fp32 was used")
+            self._network = self._load_full_precision()
+        return self._network
+
+    def _planes(self, bands: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        for band in bands:
+            planes = to_planes(band, self._network.channels, self._network.device)
+            if self._source.has_alpha:
+                self._alpha.push(planes[-1:, :1])
+            yield planes
+
+    def _rows(self, planes: Tensor) -> np.ndarray:
+        picture = to_bands(planes, self._source.bands)
+        if self._source.has_alpha:
+            alpha = self._alpha.clamp(picture[:, -1:])
+            picture = torch.cat((picture[:, :-1], alpha), 1)
+        return to_rows(picture, self._source.bits)

@@ -1,0 +1,24 @@
+"""What counts as running out of memory, and nothing else."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+# What torch's CPU allocator says; it has no exception of its own for it.
+_CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR)
+
+
+def free_caches() -> None:
+    """Give memory back that torch and Python hold without using it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

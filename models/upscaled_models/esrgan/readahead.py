@@ -1,0 +1,74 @@
+"""An iterator that is run ahead of its reader, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition, Thread
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+
+# Items ready before they are asked for. One keeps the reader busy; two bridge an uneven pace.
+_AHEAD = 2
+
+
+class _ReadAhead(Generic[ItemT]):
+    def __init__(self, items: Iterator[ItemT]) -> None:
+        self._items = items
+        self._ready: deque[ItemT] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._thread = Thread(target=self._run, name="decoder", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[ItemT]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ready or self._ended)
+                if not self._ready:
+                    if self._failure is not None:
+                        raise self._failure
+                    return
+                item = self._ready.popleft()
+                self._changed.notify_all()
+            yield item
+
+    def close(self) -> None:
+        """Stop the thread, at its next item at the latest."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._ready) < _AHEAD or self._closed)
+                    if self._closed:
+                        return
+                    self._ready.append(item)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
+            self._failure = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+
+@contextmanager
+def read_ahead(items: Iterator[ItemT]) -> Iterator[Iterator[ItemT]]:
+    """Begin to run `items` at once; what it raises comes out where its items do.
+
+    On leaving the context the thread has ended.
+    """
+    running = _ReadAhead(items)
+    try:
+        yield iter(running)
+    finally:
+        running.close()

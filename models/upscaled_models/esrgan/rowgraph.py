@@ -1,0 +1,174 @@
+"""A network run from the top row down, each layer keeping the rows that it will need again.
+
+Tiles with overlap compute the overlap twice, and a deep network needs more overlap than anyone can
+afford. Rows need none: a stream feeds the network's operations band by band, and every operation
+remembers the last rows of its input, as far as it looks back. The result equals the whole frame's
+exactly, whatever the band's height; each pixel is computed once, and memory grows with the width
+alone.
+
+The idea is line buffering, known from image-processing hardware (J. Hegarty et al., "Darkroom",
+SIGGRAPH 2014), here at the grain of bands that fit the processor's caches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor
+from torch.nn import functional
+
+from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.rowops import Compute
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a network, run on a band of rows at a time.
+
+    inputs: indices of the operations before it that it reads, 0 being the source.
+    gain: output rows an input row.
+    halo: input rows needed above and below; beyond the picture they are zero.
+    ratio: output rows a source row. lag: output rows that it is behind the source.
+    radius: source pixels to each side that a pixel of its output depends on.
+    row_bytes: memory of one output row, for each column of the source.
+    """
+
+    compute: Compute
+    inputs: tuple[int, ...]
+    gain: Fraction
+    halo: int
+    ratio: Fraction
+    lag: int
+    radius: Fraction
+    row_bytes: Fraction
+
+
+class RowGraph:
+    """A network's operations in the order they run, the last giving the result.
+
+    radius: source pixels to each side that a pixel of the result depends on.
+    lag: source rows that the result is behind.
+    multiple: a picture's height and its bands' have to be multiples of it.
+    column_bytes: memory that a stream holds between bands, for each column of the source.
+    pixel_bytes: memory that a band takes while it is computed, for each of its pixels.
+    """
+
+    def __init__(self, source: Operation, operations: Sequence[Operation], multiple: int) -> None:
+        self._operations = operations
+        self.radius = math.ceil(operations[-1].radius)
+        self.lag = math.ceil(operations[-1].lag / operations[-1].ratio)
+        self.multiple = multiple
+        numbered = [source, *operations]
+        self.column_bytes = math.ceil(_held_bytes(numbered))
+        self.pixel_bytes = math.ceil(_peak_bytes(numbered))
+
+    def open(self, height: int, band_rows: int) -> GraphStream:
+        """Begin a picture of `height` rows, in bands of `band_rows`, the last of what is left."""
+        return GraphStream(self._operations, height, band_rows)
+
+
+class GraphStream:
+    """One picture on its way through a graph."""
+
+    def __init__(self, operations: Sequence[Operation], height: int, band_rows: int) -> None:
+        self._band_rows = band_rows
+        self._time = 0
+        self._layers = [_Layer(operation, height) for operation in operations]
+        readers: list[list[RowBuffer]] = [[] for _ in range(len(operations) + 1)]
+        for layer in self._layers:
+            for number, buffer in zip(layer.operation.inputs, layer.buffers, strict=True):
+                readers[number].append(buffer)
+        self._source_readers = readers[0]
+        self._result = RowBuffer()
+        readers[-1].append(self._result)
+        for layer, buffers in zip(self._layers, readers[1:], strict=True):
+            layer.readers = buffers
+
+    def feed(self, rows: Tensor) -> Tensor | None:
+        """Take the next band, (B, C, h, W) in float32; give what is ready of the result."""
+        for reader in self._source_readers:
+            reader.push(rows)
+        return self.drain()
+
+    def drain(self) -> Tensor | None:
+        """After the last band: give the next of the rows that are still on their way."""
+        self._time += self._band_rows
+        for layer in self._layers:
+            layer.advance(self._time)
+        start, end = self._result.start, self._result.end
+        if start == end:
+            return None
+        ready = self._result.take(start, end)
+        self._result.drop_before(end)
+        return ready
+
+
+class _Layer:
+    """An operation at work on one picture, with the rows that wait for it.
+
+    readers: what its own rows are handed to.
+    """
+
+    def __init__(self, operation: Operation, height: int) -> None:
+        self.operation = operation
+        self.buffers = [RowBuffer() for _ in operation.inputs]
+        self.readers: list[RowBuffer] = []
+        self._done = 0
+        # In whole numbers, which are many times faster than fractions.
+        self._height = int(height * operation.ratio)
+        self._input_height = int(height * operation.ratio / operation.gain)
+        self._ratio = operation.ratio.as_integer_ratio()
+        self._gain = operation.gain.as_integer_ratio()
+
+    def advance(self, time: int) -> None:
+        """Compute all that can be once `time` rows of the source have come in."""
+        operation = self.operation
+        first = self._done
+        last = time * self._ratio[0] // self._ratio[1] - operation.lag
+        last = min(max(last, 0), self._height)
+        if first == last:
+            return
+        top = first * self._gain[1] // self._gain[0] - operation.halo
+        bottom = last * self._gain[1] // self._gain[0] + operation.halo
+        above, below = max(0, -top), max(0, bottom - self._input_height)
+        inputs = []
+        for buffer in self.buffers:
+            rows = buffer.take(max(top, 0), min(bottom, self._input_height))
+            buffer.drop_before(bottom - 2 * operation.halo)
+            if above or below:
+                rows = functional.pad(rows, (0, 0, above, below))
+            inputs.append(rows)
+        output = operation.compute(inputs)
+        self._done = last
+        for reader in self.readers:
+            reader.push(output)
+
+
+def _held_bytes(operations: Sequence[Operation]) -> Fraction:
+    """What waits in front of the operations once all have begun, a source column."""
+    held = Fraction(0)
+    for operation in operations:
+        for number in operation.inputs:
+            rows = operation.lag / operation.gain - operations[number].lag + operation.halo
+            held += rows * operations[number].row_bytes
+    return held
+
+
+def _peak_bytes(operations: Sequence[Operation]) -> Fraction:
+    """The most that is alive at once while a band goes through, a source pixel."""
+    last_reader = {
+        source: number for number, operation in enumerate(operations) for source in operation.inputs
+    }
+    size = [operation.row_bytes * operation.ratio for operation in operations]
+    alive = peak = size[0]
+    for number, operation in enumerate(operations):
+        # A convolution's input is put together from what was kept and what is new.
+        copies = sum((size[source] for source in operation.inputs if operation.halo), Fraction(0))
+        alive += size[number] if number else 0
+        peak = max(peak, alive + copies)
+        read = set(operation.inputs)
+        alive -= sum(size[source] for source in read if last_reader[source] == number)
+    return peak

@@ -1,0 +1,235 @@
+"""One pass of a picture through a network, band by band: memory does not grow with its height."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from upscaled_models.esrgan.columns import cut_columns
+from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.out_of_memory import is_out_of_memory
+from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.tile import Tile
+from upscaled_models.esrgan.tilestream import fade_in
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
+_LEAST_WIDTH = 32
+_LEAST_ROWS = 8
+# A band of one value, from a source that varies by more than this, is a failure of half precision.
+_CERTAIN_VARIATION = 16 / 255
+
+
+class ImpreciseError(ArithmeticError):
+    """Raised when a result in half precision is not a number, or black where the source is not."""
+
+
+class Host(Protocol):
+    """What a stage needs of the job that it is part of."""
+
+    def tile_done(self) -> None:
+        """Take note of progress. Raises `JobError` (cancelled) where the job was cancelled."""
+
+    def make_room(self) -> None:
+        """Free what memory can be freed: it ran out, and a smaller tile is tried next."""
+
+    def full_precision(self) -> Network:
+        """The same network in float32, from now on."""
+
+
+class Stage:
+    """Takes a picture's rows and gives those of the picture `network.scale` times as large.
+
+    A tile that runs out of memory, or whose half-precision result is unusable, is computed again
+    in smaller tiles or in float32, from source rows that are kept for that.
+    """
+
+    def __init__(self, network: Network, width: int, height: int, tile: Tile, host: Host) -> None:
+        self._network = network
+        self.tile = tile
+        self._host = host
+        self._width, self._height = width, height
+        # What a network asks for beyond the picture is mirrored at its right and lower edges.
+        self._full_width = network.padded(width)
+        self._full_height = network.padded(height)
+        self._rows = RowBuffer()
+        # Rows of the result that were given away.
+        self._given = 0
+        self.tiles_done = 0
+        self._open()
+
+    @property
+    def tiles_left(self) -> int:
+        """Tiles still to be computed."""
+        rows = max(self._full_height + self._network.lag - self._clock, 0)
+        return math.ceil(rows / self.tile.rows) * len(self._columns)
+
+    def run(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Upscale bands of rows, (B, C, h, width) in float32, of any heights.
+
+        Yields bands of the same kind, in float32 or the network's precision, not clamped.
+        Raises `JobError` (out_of_memory), and what the host raises.
+        """
+        for band in self._completed(bands):
+            self._rows.push(band)
+            yield from self._compute()
+
+    def _compute(self) -> Iterator[Tensor]:
+        """Compute all that the rows at hand suffice for."""
+        ended = self._rows.end == self._full_height
+        while self._given < self._height * self._network.scale:
+            waiting = self._rows.end - self._fed
+            if waiting < self.tile.rows and not ended:
+                return
+            count = min(waiting, self.tile.rows)
+            try:
+                ready = self._step(self._rows.take(self._fed, self._fed + count) if count else None)
+                if ready is not None:
+                    self._check(ready)
+            except Exception as error:  # noqa: BLE001 - raised again unless there is a remedy
+                self._recover(error)
+                continue
+            self._fed += count
+            self._clock += self.tile.rows
+            if ready is not None:
+                yield self._give(ready)
+
+    def _step(self, rows: Tensor | None) -> Tensor | None:
+        """Feed one band, or none where all are fed; the part of the result that is ready."""
+        parts = []
+        for column, stream in zip(self._columns, self._streams, strict=True):
+            if rows is None:
+                part = stream.drain()
+            else:
+                part = stream.feed(rows[:, :, :, column.left : column.right])
+            if part is not None:
+                parts.append(part)
+            self.tiles_done += 1
+            self._host.tile_done()
+        if not parts:
+            return None
+        ready = self._joined(parts)
+        skipped = min(self._skip, ready.shape[2])
+        self._skip -= skipped
+        return ready[:, :, skipped:] if skipped < ready.shape[2] else None
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """The columns' results side by side, (B, C, h, W) of the padded width."""
+        if len(parts) == 1:
+            return parts[0]
+        scale = self._network.scale
+        blend = self._blend
+        shape = (*parts[0].shape[:3], self._full_width * scale)
+        joined = parts[0].new_zeros(shape, dtype=torch.float32 if blend else parts[0].dtype)
+        for column, part in zip(self._columns, parts, strict=True):
+            first = max(column.start - blend, column.left)
+            last = min(column.stop + blend, column.right)
+            kept = part[:, :, :, (first - column.left) * scale : (last - column.left) * scale]
+            if blend:
+                kept = kept.float()
+                ramp = fade_in(2 * blend * scale, kept)
+                if column.start > 0:
+                    kept[:, :, :, : len(ramp)] *= ramp
+                if column.stop < self._full_width:
+                    kept[:, :, :, -len(ramp) :] *= ramp.flip(0)
+                joined[:, :, :, first * scale : last * scale] += kept
+            else:
+                joined[:, :, :, first * scale : last * scale] = kept
+        return joined
+
+    def _check(self, ready: Tensor) -> None:
+        if self._network.dtype == torch.float32:
+            return
+        # A sum is finite where all its terms are, and the cheapest way to look at each of them.
+        if not torch.isfinite(ready.sum(dtype=torch.float32)):
+            raise ImpreciseError
+        if ready[0, 0, 0, 0] == ready[-1, -1, -1, -1] and torch.equal(*torch.aminmax(ready)):
+            scale = self._network.scale
+            first, last = self._given // scale, -(-(self._given + ready.shape[2]) // scale)
+            source = self._rows.take(first, last)
+            darkest, brightest = torch.aminmax(source)
+            if brightest - darkest > _CERTAIN_VARIATION:
+                raise ImpreciseError
+
+    def _give(self, ready: Tensor) -> Tensor:
+        scale = self._network.scale
+        wanted = self._height * scale - self._given
+        self._given += ready.shape[2]
+        needed = max(self._given // scale - self._network.reach, 0)
+        self._rows.drop_before(needed - needed % self._network.align)
+        return ready[:, :, :wanted, : self._width * scale]
+
+    def _recover(self, error: Exception) -> None:
+        """Change what made the band fail and go back to it. Raises the error where nothing can."""
+        if isinstance(error, ImpreciseError):
+            self._network = self._host.full_precision()
+        elif is_out_of_memory(error):
+            self.tile = self._smaller_tile()
+            self._host.make_room()
+        else:
+            raise error
+        self._open()
+
+    def _smaller_tile(self) -> Tile:
+        width, rows = self.tile.width, self.tile.rows
+        step = self._network.align
+        # Rows first where they cost nothing, else whichever side is the longer one.
+        if rows // 2 >= _LEAST_ROWS and (self._network.by_rows or rows >= width):
+            return Tile(width, max(rows // 2 // step, 1) * step)
+        if width // 2 >= _LEAST_WIDTH:
+            return Tile(max(width // 2 // step, 1) * step, rows)
+        raise JobError(
+            ErrorCode.OUT_OF_MEMORY,
+            f"memory ran out even at a tile of {width} x {rows} pixels: "
+            "free some on this machine, or choose a smaller model",
+        )
+
+    def _open(self) -> None:
+        """Begin at the first of the rows that are kept, passing over what was given already."""
+        network = self._network
+        start = self._rows.start
+        self._columns = cut_columns(
+            self._full_width, self.tile.width, network.overlap, network.align
+        )
+        # Half of the pixels that two columns share in the result.
+        narrowest = min(column.stop - column.start for column in self._columns)
+        self._blend = 0 if network.exact else min(network.overlap, narrowest) // 2
+        self._streams = [
+            network.open(self._full_height - start, self.tile.rows) for _ in self._columns
+        ]
+        # The row that is fed next, and the same counted on through the draining.
+        self._fed = self._clock = start
+        self._skip = self._given - start * network.scale
+
+    def _completed(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The bands, mirrored at the right and lower edges as far as the network asks for it."""
+        right = self._full_width - self._width
+        below = self._full_height - self._height
+        last_rows = RowBuffer()
+        for band in bands:
+            full = mirrored(band, right, 0)
+            if below:
+                last_rows.push(full)
+                last_rows.drop_before(last_rows.end - below - 1)
+            yield full
+        if below:
+            kept = last_rows.take(last_rows.start, last_rows.end)
+            yield mirrored(kept, 0, below)[:, :, kept.shape[2] :]
+
+
+def mirrored(picture: Tensor, right: int, below: int) -> Tensor:
+    """Add columns and rows that mirror the picture's, and repeat its edge where it is too small.
+
+    What spandrel adds to a picture to meet a network's size requirements.
+    """
+    if not right and not below:
+        return picture
+    height, width = picture.shape[2:]
+    across, down = min(right, width - 1), min(below, height - 1)
+    picture = functional.pad(picture, (0, across, 0, down), "reflect")
+    return functional.pad(picture, (0, right - across, 0, below - down), "replicate")

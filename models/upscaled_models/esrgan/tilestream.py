@@ -1,0 +1,91 @@
+"""A network that only takes whole tiles, run from the top row down in tiles that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from upscaled_models.esrgan.rowbuffer import RowBuffer
+
+
+class TileStream:
+    """One picture on its way through a network, a tile after the other.
+
+    Each tile sees `overlap` rows of its neighbours above and below. Where that is all a pixel
+    depends on (`exact`) the rest is cut off; otherwise the middle half of the overlap is blended
+    from one tile into the next.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        *,
+        scale: int,
+        height: int,
+        band_rows: int,
+        overlap: int,
+        exact: bool,
+    ) -> None:
+        self._forward = forward
+        self._scale = scale
+        self._height = height
+        self._band_rows = band_rows
+        self._overlap = overlap
+        # Half of the rows that two tiles share in the result; a tile takes part in two such zones.
+        self._blend = 0 if exact else min(overlap, band_rows) // 2
+        self._rows = RowBuffer()
+        self._time = 0
+        self._done = 0
+        self._faded: Tensor | None = None
+
+    def feed(self, rows: Tensor) -> Tensor | None:
+        """Take the next band, (B, C, h, W) in float32; give what is ready of the result."""
+        self._rows.push(rows)
+        return self._advance()
+
+    def drain(self) -> Tensor | None:
+        """After the last band: give the next of the rows that are still on their way."""
+        return self._advance()
+
+    def _advance(self) -> Tensor | None:
+        self._time += self._band_rows
+        first = self._done
+        last = min(max(self._time - self._overlap, 0), self._height)
+        if self._height - last <= self._blend:
+            last = self._height
+        if last - first <= self._blend and last < self._height:
+            return None
+        top = max(first - self._overlap, 0)
+        bottom = min(last + self._overlap, self._height)
+        tile = self._forward(self._rows.take(top, bottom))
+        self._rows.drop_before(max(last - self._overlap, 0))
+        self._done = last
+        return self._joined(tile, first - top, last - top, last == self._height)
+
+    def _joined(self, tile: Tensor, first: int, last: int, is_last: bool) -> Tensor:
+        """Rows `first` to `last` of the tile, shifted up by the blended rows."""
+        scale, blend = self._scale, self._blend
+        if not blend:
+            return tile[:, :, first * scale : last * scale]
+        pieces = []
+        start = first * scale
+        if self._faded is not None:
+            ramp = fade_in(2 * blend * scale, tile).reshape(1, 1, -1, 1)
+            rising = tile[:, :, (first - blend) * scale : (first + blend) * scale]
+            pieces.append(self._faded + ramp * rising)
+            start = (first + blend) * scale
+        end = tile.shape[2] if is_last else (last - blend) * scale
+        pieces.append(tile[:, :, start:end])
+        if not is_last:
+            falling = tile[:, :, end : (last + blend) * scale]
+            ramp = fade_in(2 * blend * scale, tile).reshape(1, 1, -1, 1)
+            self._faded = (1 - ramp) * falling
+        return torch.cat([piece.float() for piece in pieces], 2)
+
+
+def fade_in(length: int, like: Tensor) -> Tensor:
+    """Weights from 0 to 1, symmetric, without a corner at either end; float32 on its device."""
+    steps = torch.arange(length, dtype=torch.float32, device=like.device)
+    return 0.5 - 0.5 * torch.cos((steps + 0.5) * (torch.pi / length))

@@ -1,0 +1,321 @@
+"""From a network's module to a graph of row-local operations, where it consists of such.
+
+The module is traced down to ATen, torch's own small set of operations, so that it does not matter
+how an architecture is written. What depends on the weights alone is computed once, here.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from upscaled_models.esrgan.rowgraph import Operation, RowGraph
+from upscaled_models.esrgan.rowops import (
+    Compute,
+    Convolution,
+    enlargement,
+    pixel_wise,
+    shuffle,
+    shuffle_order,
+    shuffle_ordered,
+)
+
+aten = torch.ops.aten
+
+# Operations that compute a pixel from the same pixel of their inputs.
+_PIXEL_WISE = {
+    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.pow, aten.sqrt,
+    aten.rsqrt, aten.reciprocal, aten.maximum, aten.minimum, aten.where, aten.clamp,
+    aten.clamp_min, aten.clamp_max, aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.elu,
+    aten.gelu, aten.silu, aten.mish, aten.sigmoid, aten.tanh, aten.softplus, aten.hardtanh,
+    aten.hardswish, aten.hardsigmoid, aten.native_batch_norm, aten.clone, aten.alias, aten.detach,
+    aten.copy,
+}  # fmt: skip
+# The same across the channels, which have to be given as the dimension.
+_ACROSS_CHANNELS = {
+    aten.cat, aten.mean, aten.sum, aten.split, aten.split_with_sizes, aten.slice,
+    aten.slice_scatter,
+}  # fmt: skip
+_CHANNELS = (1, -3)
+# Layers of networks that look at whole rows or pictures; tracing those would take seconds.
+_GLOBAL_LAYERS = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.AdaptiveAvgPool2d)
+
+# Tracing switches torch's dispatcher for the whole process.
+_tracing = threading.Lock()
+
+
+class NotRowLocalError(Exception):
+    """Raised when a network cannot be run row by row; it has to be run in tiles then."""
+
+
+def trace(model: nn.Module, channels: int, multiple: int, dtype: torch.dtype) -> RowGraph:
+    """Trace a float32 network into a graph whose convolutions compute in `dtype`.
+
+    What never passes a convolution stays in float32: a network that adds its answer to its
+    enlarged input keeps the input's full precision.
+    multiple: what the network asks the sides of its input to be multiples of.
+    Raises `NotRowLocalError`.
+    """
+    if any(isinstance(layer, _GLOBAL_LAYERS) for layer in model.modules()):
+        raise NotRowLocalError("it has a layer that looks at whole rows or at the whole picture")
+    side = multiple * math.ceil(8 / multiple)
+    # Sides in a ratio that no network has, so that height and width are told apart.
+    example = torch.linspace(0, 1, channels * side * side * 6).view(1, channels, 3 * side, -1)
+    example = example.to(next(model.parameters()).device)
+    try:
+        with _tracing, torch.no_grad():
+            module = make_fx(functionalize(model))(example)
+            graph = _Builder(module, example, dtype).build()
+    except NotRowLocalError:
+        raise
+    except Exception as error:  # a network may do anything in its forward
+        raise NotRowLocalError(str(error)) from error
+    if multiple % graph.multiple:
+        raise NotRowLocalError("it reduces the picture by more than it says")
+    return graph
+
+
+class _Builder:
+    def __init__(self, module: fx.GraphModule, example: Tensor, dtype: torch.dtype) -> None:
+        module.graph.eliminate_dead_code()
+        self._module = module
+        self._dtype = dtype
+        self._example = example
+        # What each node gives for the example.
+        self._values: dict[fx.Node, Any] = {}
+        # The nodes that depend on the picture, by the number of their operation; the source's is 0.
+        self._numbers: dict[fx.Node, int] = {}
+        # Nodes with several results, each of which becomes an operation of its own.
+        self._several: set[fx.Node] = set()
+        self._operations = [
+            Operation(
+                operator.itemgetter(0),
+                inputs=(),
+                gain=Fraction(1),
+                halo=0,
+                ratio=Fraction(1),
+                lag=0,
+                radius=Fraction(0),
+                row_bytes=Fraction(example.shape[1] * torch.float32.itemsize),
+            )
+        ]
+        self._convolutions: dict[int, Convolution] = {}
+        # Whether an operation's result is in float32 because it never passed a convolution.
+        self._wide = [True]
+        self._multiple = 1
+
+    def build(self) -> RowGraph:
+        for node in self._module.graph.nodes:
+            if node.op == "placeholder":
+                self._values[node] = self._example
+                self._numbers[node] = 0
+            elif node.op == "get_attr":
+                self._values[node] = getattr(self._module, node.target)
+            elif node.op == "call_function":
+                self._call(node)
+            elif self._numbers.get(node.args[0]) != len(self._operations) - 1:
+                raise NotRowLocalError("its result is not its last operation")
+        return RowGraph(self._operations[0], self._operations[1:], self._multiple)
+
+    def _call(self, node: Any) -> None:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        value = node.target(*args, **kwargs)
+        self._values[node] = value
+        inputs = node.all_input_nodes
+        if not any(source in self._numbers or source in self._several for source in inputs):
+            return
+        if not isinstance(value, Tensor):
+            self._several.add(node)
+            return
+        if node.target is operator.getitem:
+            self._add(node.args[0], value, operator.itemgetter(node.args[1]))
+        else:
+            self._add(node, value, None)
+        self._numbers[node] = len(self._operations) - 1
+
+    def _add(self, node: Any, value: Tensor, pick: Callable[[Any], Tensor] | None) -> None:
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet is aten.convolution:
+            self._add_convolution(node, value)
+        elif self._is_alone_behind_convolution(node) and (slope := self._slope(node)) is not None:
+            self._change_last_convolution(lambda last: last.followed_by_leaky_relu(slope))
+        elif packet is aten.pixel_shuffle:
+            self._add_shuffle(node, value)
+        elif packet is aten.pixel_unshuffle:
+            source, factor = node.args
+            step = factor / self._operations[self._numbers[source]].ratio
+            self._multiple = math.lcm(self._multiple, math.ceil(step))
+            self._add_resize(node, value, Fraction(1, factor), shuffle(-factor))
+        elif packet is aten.upsample_nearest2d:
+            before = self._values[node.args[0]].shape
+            factor, rest = divmod(value.shape[2], before[2])
+            if rest or value.shape[3] != factor * before[3]:
+                raise NotRowLocalError("it enlarges by a fraction")
+            self._add_resize(node, value, Fraction(factor), enlargement(factor))
+        elif packet in _PIXEL_WISE or (packet in _ACROSS_CHANNELS and _is_across(node)):
+            self._add_pixel_wise(node, value, pick)
+        else:
+            raise NotRowLocalError(f"{node.target} is not row-local")
+
+    def _add_convolution(self, node: Any, value: Tensor) -> None:
+        given = _arguments(node)
+        source, weight_node, bias_node = (given[name] for name in ("input", "weight", "bias"))
+        weight = self._values[weight_node]
+        bias = None if bias_node is None else self._values[bias_node]
+        padding, dilation = given["padding"], given["dilation"]
+        reach = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
+        same_size = given["stride"] == [1, 1] and [2 * side for side in padding] == reach
+        if given["transposed"] or not same_size:
+            raise NotRowLocalError("it has a convolution that changes the picture's size")
+        if source not in self._numbers or weight_node in self._numbers:
+            raise NotRowLocalError("its weights depend on the picture")
+        convolution = Convolution(weight, bias, padding[1], dilation, given["groups"])
+        self._convolutions[len(self._operations)] = convolution
+        before = self._operations[self._numbers[source]]
+        self._append(
+            value,
+            convolution.compiled(self._dtype),
+            [self._numbers[source]],
+            halo=padding[0],
+            lag=before.lag + padding[0],
+            radius=before.radius + max(padding) / before.ratio,
+            wide=False,
+        )
+
+    def _is_alone_behind_convolution(self, node: Any) -> bool:
+        """Whether a call reads the last operation, that is a convolution, and nothing else does."""
+        source = node.args[0]
+        last = len(self._operations) - 1
+        return (
+            last in self._convolutions
+            and self._numbers.get(source) == last
+            and len(source.users) == 1
+        )
+
+    def _change_last_convolution(self, change: Callable[[Convolution], Convolution]) -> None:
+        last = len(self._operations) - 1
+        self._convolutions[last] = change(self._convolutions[last])
+        compute = self._convolutions[last].compiled(self._dtype)
+        self._operations[last] = replace(self._operations[last], compute=compute)
+
+    def _slope(self, node: Any) -> float | None:
+        """Below zero, of a call that is a leaky ReLU; None for any other call."""
+        match getattr(node.target, "overloadpacket", None):
+            case aten.relu:
+                return 0.0
+            case aten.leaky_relu:
+                return float(_arguments(node).get("negative_slope", 0.01))
+            case aten._prelu_kernel:
+                slopes = self._values[node.args[1]].unique()
+                return float(slopes) if slopes.numel() == 1 else None
+        return None
+
+    def _add_shuffle(self, node: Any, value: Tensor) -> None:
+        source, factor = node.args
+        compute = shuffle(factor)
+        if self._is_alone_behind_convolution(node):
+            order = shuffle_order(self._values[source].shape[1], factor)
+            self._change_last_convolution(lambda last: last.with_outputs(order))
+            compute = shuffle_ordered(factor)
+        self._add_resize(node, value, Fraction(factor), compute)
+
+    def _add_resize(self, node: Any, value: Tensor, gain: Fraction, compute: Compute) -> None:
+        number = self._numbers[node.args[0]]
+        before = self._operations[number]
+        self._append(
+            value,
+            compute,
+            [number],
+            gain=gain,
+            lag=math.ceil(before.lag * gain),
+            # A pixel of a reduced picture stands for a block of them.
+            radius=before.radius + max(1 / gain - 1, Fraction(0)) / before.ratio,
+            wide=self._wide[number],
+        )
+
+    def _add_pixel_wise(
+        self, node: Any, value: Tensor, pick: Callable[[Any], Tensor] | None
+    ) -> None:
+        sources = [source for source in node.all_input_nodes if source in self._numbers]
+        if not sources or any(source in self._several for source in node.all_input_nodes):
+            raise NotRowLocalError("it takes apart what was taken apart")
+        numbers = [self._numbers[source] for source in sources]
+        if len({self._values[source].shape[2:] for source in sources}) > 1:
+            raise NotRowLocalError("it combines rows of different lengths")
+        wide = any(self._wide[number] for number in numbers)
+
+        def constant(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if value.dim() > 2 and (value.shape[-1] > 1 or value.shape[-2] > 1):
+                raise NotRowLocalError("it has weights for each pixel")
+            narrow = value.is_floating_point() and not wide
+            return value.detach().to(self._dtype) if narrow else value.detach()
+
+        constants = {
+            source: constant(self._values[source])
+            for source in node.all_input_nodes
+            if source not in self._numbers
+        }
+        compute = pixel_wise(node, sources=sources, constants=constants, pick=pick)
+        before = [self._operations[number] for number in numbers]
+        self._append(
+            value,
+            compute,
+            numbers,
+            lag=max(operation.lag for operation in before),
+            radius=max(operation.radius for operation in before),
+            wide=wide,
+        )
+
+    def _append(
+        self,
+        value: Tensor,
+        compute: Compute,
+        inputs: Sequence[int],
+        *,
+        gain: Fraction = Fraction(1),
+        halo: int = 0,
+        lag: int,
+        radius: Fraction,
+        wide: bool,
+    ) -> None:
+        ratio = self._operations[inputs[0]].ratio * gain
+        itemsize = torch.float32.itemsize if wide else self._dtype.itemsize
+        self._operations.append(
+            Operation(
+                compute,
+                tuple(inputs),
+                gain,
+                halo,
+                ratio,
+                lag,
+                radius,
+                row_bytes=value.shape[1] * ratio * itemsize,
+            )
+        )
+        self._wide.append(wide)
+
+
+def _is_across(node: Any) -> bool:
+    """Whether an operation that may work along any dimension works along the channels."""
+    dimensions = _arguments(node).get("dim", 0)
+    if isinstance(dimensions, int):
+        dimensions = [dimensions]
+    return bool(dimensions) and all(dimension in _CHANNELS for dimension in dimensions)
+
+
+def _arguments(node: Any) -> dict[str, Any]:
+    """The arguments that a call was given, by name."""
+    names = [argument.name for argument in node.target._schema.arguments]
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}

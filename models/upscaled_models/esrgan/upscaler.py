@@ -1,0 +1,171 @@
+"""What ESRGAN jobs share, and the way of one from its input file to its output file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from upscaled_models.catalog import Catalog
+from upscaled_models.dimensions import plan_size
+from upscaled_models.engine import Context, Device, Outcome, Settings
+from upscaled_models.esrgan.job import Job
+from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.out_of_memory import free_caches
+from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_models.esrgan.readahead import read_ahead
+from upscaled_models.imaging.output import plan_output
+from upscaled_models.imaging.read import open_source
+from upscaled_models.imaging.write import open_sink
+from upscaled_models.memory import available_bytes, shared_models
+from upscaled_models.threads import computing_threads
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+# A large network from a cold, slow disk, with its trace or the probing of it.
+_LOAD_BUDGET_S = 300.0
+# What tiles may take of the memory that is free: the rest is for the picture's own rows, for
+# the kernels' scratch memory, and on a host for everybody else.
+_HOST_SHARE = 0.5
+_DEVICE_SHARE = 0.8
+
+
+class Upscaler:
+    """The device, the models in memory, the catalogue: all that outlives a job."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._device = _find_device(settings.device)
+        torch.set_num_threads(settings.threads or computing_threads())
+        self._catalog = Catalog.load()
+        self._models = shared_models(settings.model_memory_gb, settings.model_idle_s)
+        # Weights files whose results in half precision were unusable.
+        self._full_precision_only: set[Path] = set()
+
+    def preload(self, name: str) -> None:
+        """Load a model in the precision that most jobs will ask for. Raises `JobError`."""
+        path = self._catalog.locate(name, self.settings.model_dir)
+        dtype, _ = choose_dtype("auto", self._device, bits=8)
+        with self._network(path, dtype):
+            pass
+
+    def run(self, config: EsrganConfig, context: Context) -> Outcome:
+        """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
+        settings = self.settings
+        path = self._catalog.locate(config.model, settings.model_dir, settings.allowed_roots)
+        with contextlib.ExitStack() as held:
+            with context.phase("decode"):
+                source = held.enter_context(open_source(config, settings, context))
+            size = Size(width=source.width, height=source.height)
+            factor = config.upscale_factor or settings.default_factor
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            output = plan_output(config, settings, source, plan, method="esrgan", context=context)
+
+            precision = config.precision if config.use_fp16 else "fp32"
+            dtype, warning = choose_dtype(precision, self._device, bits=source.bits)
+            if warning is not None:
+                context.warn(warning)
+            context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
+            with context.phase("load"):
+                network = held.enter_context(self._network(path, dtype))
+
+            def full_precision() -> Network:
+                self._full_precision_only.add(path)
+                return held.enter_context(self._network(path, torch.float32))
+
+            job = Job(
+                network,
+                source,
+                plan,
+                tile_size=config.tile_size,
+                context=context,
+                memory_bytes=self._memory_for_tiles(),
+                free_memory=self.free_memory,
+                full_precision=full_precision,
+            )
+            sink = held.enter_context(open_sink(output, job.native, source.bands, source.bits))
+            bands = held.enter_context(read_ahead(job.read()))
+            with context.device_turn():
+                for rows in job.upscale(bands):
+                    sink.write(rows)
+            with context.phase("encode"):
+                written = sink.commit()
+        return Outcome(
+            output_path=None if config.output_base64 else written,
+            output_base64=written if config.output_base64 else None,
+            input_size=size,
+            output_size=plan.output,
+            scale_factor=plan.scale,
+            crop_info=plan.crop_info,
+            model=config.model,
+            device=str(self._device),
+            precision=NAMES[job.dtype],
+        )
+
+    def models_loaded(self) -> list[str]:
+        """Names of the models in memory."""
+        return self._models.names()
+
+    def free_memory(self) -> None:
+        """Give back what no job is using."""
+        self._models.unload_unused()
+        free_caches()
+
+    def free_idle_memory(self) -> None:
+        """Let go of the models that were idle for longer than the settings allow."""
+        if self._models.unload_idle():
+            free_caches()
+
+    def device(self) -> Device:
+        """The device, with what is free on it now."""
+        if self._device.type != "cuda":
+            return Device(name=str(self._device))
+        free, total = torch.cuda.mem_get_info(self._device)
+        return Device(
+            name=str(self._device),
+            gpu_name=torch.cuda.get_device_name(self._device),
+            gpu_memory_free_gb=free / 1e9,
+            gpu_memory_used_mb=(total - free) / 1e6,
+        )
+
+    @contextlib.contextmanager
+    def _network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:
+        """Hold a network in memory."""
+        if path in self._full_precision_only:
+            dtype = torch.float32
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise JobError(
+                ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
+            ) from None
+        # A file that was replaced is another model.
+        key = (path, status.st_mtime_ns, status.st_size, dtype)
+
+        def load() -> Network:
+            return Network(load_descriptor(path), self._device, dtype)
+
+        with self._models.use(key, path.stem, status.st_size, load) as network:
+            yield network
+
+    def _memory_for_tiles(self) -> int:
+        if self._device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self._device)[0] * _DEVICE_SHARE)
+        return int(available_bytes() * _HOST_SHARE)
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise JobError(
+            ErrorCode.INTERNAL, f"the device {name} cannot be used here: {error}"
+        ) from error
+    return device

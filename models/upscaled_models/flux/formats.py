@@ -1,0 +1,62 @@
+"""How files store numbers, and how those become floating-point weights.
+
+Plain formats are floating point already. The quantised ones (GGML's) hold a block of values as
+small integers with a scale; every value they can hold is exact in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from torch import Tensor
+
+_PLAIN = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+# Those that diffusers expands with torch, so also on an accelerator.
+_QUANTISED = (
+    *("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0"),
+    *("Q3_K", "Q2_K", "IQ4_NL", "IQ4_XS"),
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """`block_values` numbers take `block_bytes` bytes. dtype is None where it is quantised."""
+
+    name: str
+    block_values: int
+    block_bytes: int
+    dtype: torch.dtype | None = None
+
+
+FORMATS = {name: Format(name, 1, dtype.itemsize, dtype) for name, dtype in _PLAIN.items()} | {
+    name: Format(name, *GGML_QUANT_SIZES[GGMLQuantizationType[name]]) for name in _QUANTISED
+}
+
+
+def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Stored bytes (uint8, in the order of the file) as numbers of `shape`, where the bytes lie.
+
+    Exact in float32; other dtypes are rounded from there once.
+    """
+    if format_.dtype is not None:
+        return stored.view(format_.dtype).view(shape).to(dtype)
+    from upscaled_models.flux.libraries import dequantize_functions
+
+    values = dequantize_functions[GGMLQuantizationType[format_.name]](
+        stored.view(-1, format_.block_bytes),
+        format_.block_values,
+        format_.block_bytes,
+        torch.float32,
+    )
+    expanded: Tensor = values.view(shape).to(dtype)
+    return expanded

@@ -1,0 +1,143 @@
+"""Files of weights: what their headers promise, and their bytes, row by row.
+
+A header is read and checked whole before any weight is. Weights are read into memory of their
+own rather than mapped: a file that is cut short meanwhile is then an error and no SIGBUS, and
+what was read does not stay resident.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upscaled_models.flux.formats import FORMATS, Format
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# A header of the published files has some 30 KB; one that claims more is no header.
+_LONGEST_HEADER = 64 * 1024 * 1024
+_LENGTH_BYTES = 8
+# The most that Linux reads in one call, rounded down to whole pages.
+_LONGEST_READ = 2**30
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: `shape` outermost dimension first, bytes from `offset` on."""
+
+    shape: tuple[int, ...]
+    format: Format
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first dimension."""
+        return math.prod(self.shape[1:]) * self.format.block_bytes // self.format.block_values
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all of it."""
+        return math.prod(self.shape) * self.format.block_bytes // self.format.block_values
+
+
+class WeightsFile:
+    """An open file of weights, of whatever kind, whose header was found to be whole."""
+
+    def __init__(self, path: Path, descriptor: int, entries: Mapping[str, Entry]) -> None:
+        self.path = path
+        self.entries = entries
+        self._descriptor = descriptor
+        size = os.fstat(descriptor).st_size
+        for name, entry in entries.items():
+            end = entry.offset + entry.size_bytes
+            if end > size:
+                raise corrupt(
+                    path, f"it is truncated: the tensor {name} ends at byte {end} of {size}"
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of a tensor as they lie in the file: (stop - start, row bytes) of
+        uint8. Raises `JobError` (model_corrupt) where the file is shorter by now."""
+        entry = self.entries[name]
+        data = np.empty((stop - start, entry.row_bytes), np.uint8)
+        view = memoryview(data.data).cast("B") if data.size else memoryview(b"")
+        offset = entry.offset + start * entry.row_bytes
+        while len(view):
+            count = os.preadv(self._descriptor, [view[:_LONGEST_READ]], offset)
+            if count == 0:
+                raise corrupt(self.path, f"it ended within the tensor {name} while it was read")
+            view, offset = view[count:], offset + count
+        return torch.from_numpy(data)
+
+
+def open_safetensors(path: Path) -> WeightsFile:
+    """Open a .safetensors file. Raises `JobError`: model_not_found, model_corrupt.
+
+    Format: https://github.com/huggingface/safetensors#format
+    """
+    descriptor = open_file(path)
+    try:
+        return WeightsFile(path, descriptor, _safetensors_entries(path, descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_file(path: Path) -> int:
+    """A descriptor of the file. Raises `JobError` (model_not_found)."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise JobError(
+            ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
+        ) from None
+
+
+def corrupt(path: Path, why: str) -> JobError:
+    """The error of a file that cannot be used."""
+    return JobError(
+        ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {why}; fetch the file again"
+    )
+
+
+def _safetensors_entries(path: Path, descriptor: int) -> dict[str, Entry]:
+    length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+    if not 0 < length <= _LONGEST_HEADER:
+        raise corrupt(path, "it has no header of a safetensors file")
+    text = os.pread(descriptor, length, _LENGTH_BYTES)
+    if len(text) < length:
+        raise corrupt(path, "it is truncated within its header")
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return {
+            name: _safetensors_entry(path, name, described, _LENGTH_BYTES + length)
+            for name, described in header.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise corrupt(path, "its header is altered") from None
+
+
+def _safetensors_entry(path: Path, name: str, described: dict[str, Any], base: int) -> Entry:
+    kind = str(described["dtype"])
+    if kind not in FORMATS:
+        raise corrupt(path, f"its tensor {name} is of the kind {kind}, which is not read here")
+    first, last = described["data_offsets"]
+    entry = Entry(tuple(map(int, described["shape"])), FORMATS[kind], base + int(first))
+    if first < 0 or last - first != entry.size_bytes:
+        raise corrupt(path, f"its header gives the tensor {name} {last - first} bytes")
+    return entry

@@ -1,0 +1,160 @@
+"""Bands of a picture through autoencoder and transformer: tile by tile, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from upscaled_models.esrgan.out_of_memory import is_out_of_memory
+from upscaled_models.flux.autoencoder import Autoencoder
+from upscaled_models.flux.sampling import NoiseField, denoise_tiles
+from upscaled_models.flux.text import Embeddings
+from upscaled_models.flux.tiles import cut, join, tile_side
+from upscaled_models.flux.transformer import PATCH, Transformer
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# The smallest tile that is tried when memory runs out; the model makes little sense of less.
+_LEAST_SIDE = 128
+# More than this at once gains nothing: the device is busy with a few.
+_LARGEST_BATCH = 8
+# Memory of a tile's forward for each token and each number of the transformer's width: a block's
+# widest layer gives 7 numbers for one, and its input, its normalised input, queries, keys, values
+# and results are alive beside it; in pieces of which some are copied.
+_LIVE_NUMBERS = 40
+
+
+class Host(Protocol):
+    """What a refiner needs of the job that it is part of."""
+
+    def check_cancelled(self) -> None:
+        """Raise `JobError` (cancelled) where the job was cancelled."""
+
+    def band_progress(self, done: int, total: int) -> None:
+        """Take note that so many of the band's model calls were made; may raise."""
+
+    def make_room(self) -> None:
+        """Free what memory can be freed: it ran out, and less is tried next."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a job asks of the model. levels: noise levels, one more than model calls."""
+
+    embeddings: Embeddings
+    levels: Sequence[float]
+    guidance: float
+    seed: int
+
+
+class Refiner:
+    """Image-to-image for one picture, whose tiles of `side` pixels are all at most that large."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        transformer: Transformer,
+        request: Request,
+        *,
+        tile_size: int,
+        memory_bytes: int,
+        host: Host,
+    ) -> None:
+        self.grid = autoencoder.factor * PATCH
+        self.side = tile_side(tile_size, self.grid)
+        self._autoencoder = autoencoder
+        self._transformer = transformer
+        self._request = request
+        self._noise = NoiseField(request.seed, autoencoder.channels)
+        self._host = host
+        tokens = (self.side // self.grid) ** 2 + request.embeddings.sequence.shape[1]
+        tile_bytes = tokens * transformer.width * transformer.dtype.itemsize * _LIVE_NUMBERS
+        self.batch: int = max(min(memory_bytes // tile_bytes, _LARGEST_BATCH), 1)
+
+    def refine(self, band: Tensor, top: int) -> Tensor:
+        """A band of the picture, (3, h, W), 0 to 1, whose upper edge is at row `top`, to the same
+        band refined. h, W and `top` are multiples of `grid`.
+
+        Where memory runs out, batches become smaller, then tiles, for what is left of the picture.
+        Raises `JobError` (out_of_memory, cancelled).
+        """
+        while True:
+            try:
+                return self._refine(band, top)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._take_smaller_tiles()
+
+    def _refine(self, band: Tensor, top: int) -> Tensor:
+        height, width = band.shape[1:]
+        rows, columns = (cut(length, self.side, self.grid) for length in (height, width))
+        places = [(y, x) for y in rows for x in columns]
+        tiles: list[Tensor] = []
+        while len(tiles) < len(places):
+            left = len(places) - len(tiles)
+            # Batches of nearly one size: a small one at the end takes nearly as long as a full one.
+            batch = -(-left // -(-left // self.batch))
+            try:
+                tiles += self._batch(
+                    band, top, places[len(tiles) : len(tiles) + batch], len(tiles), len(places)
+                )
+            except Exception as error:
+                if batch == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch = batch // 2
+            else:
+                continue
+            # Outside the handler: the error's traceback holds what the batch had computed.
+            self._host.make_room()
+        lines = (
+            join(tiles[index * len(columns) : (index + 1) * len(columns)], columns, 2)
+            for index in range(len(rows))
+        )
+        return join(lines, rows, 1)
+
+    def _batch(
+        self, band: Tensor, top: int, places: Sequence[tuple[int, int]], done: int, total: int
+    ) -> list[Tensor]:
+        """Tiles at these places, (3, h, w) each, on the host."""
+        request, factor = self._request, self._autoencoder.factor
+        steps = len(request.levels) - 1
+        latents, noise = [], []
+        for y, x in places:
+            self._host.check_cancelled()
+            pixels = band[:, y : y + self.side, x : x + self.side]
+            encoded = self._autoencoder.encode(pixels)
+            latents.append(encoded)
+            noise.append(self._noise.region((top + y) // factor, x // factor, *encoded.shape[1:]))
+
+        def each_step(step: int) -> None:
+            self._host.band_progress(done * steps + step * len(places), total * steps)
+
+        refined = denoise_tiles(
+            self._transformer,
+            torch.stack(latents),
+            torch.stack(noise),
+            request.levels,
+            guidance=request.guidance,
+            embeddings=request.embeddings,
+            each_step=each_step,
+        )
+        tiles = []
+        for tile in refined:
+            self._host.check_cancelled()
+            tiles.append(self._autoencoder.decode(tile).cpu())
+        self._host.band_progress((done + len(places)) * steps, total * steps)
+        return tiles
+
+    def _take_smaller_tiles(self) -> None:
+        if self.side <= _LEAST_SIDE:
+            raise JobError(
+                ErrorCode.OUT_OF_MEMORY,
+                f"memory ran out even with tiles of {self.side} pixels: free some, or use a "
+                "device with more",
+            )
+        self.side = tile_side(max(self.side // 2, _LEAST_SIDE), self.grid)
+        self._host.make_room()

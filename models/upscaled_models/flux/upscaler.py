@@ -1,0 +1,251 @@
+"""What FLUX jobs share, and the way of one from its input file to its output file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from upscaled_models.catalog import Catalog
+from upscaled_models.dimensions import plan_size
+from upscaled_models.engine import Context, Device, Outcome, Settings
+from upscaled_models.esrgan.out_of_memory import free_caches
+from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_models.esrgan.upscaler import Upscaler as FirstStageUpscaler
+from upscaled_models.flux.autoencoder import check_autoencoder
+from upscaled_models.flux.embeddings import EmbeddingCache
+from upscaled_models.flux.files import Files, find_files
+from upscaled_models.flux.firststage import Subordinate, first_stage
+from upscaled_models.flux.models import FluxModels, load_models
+from upscaled_models.flux.picture import band_offsets, refine_rows
+from upscaled_models.flux.refiner import Refiner, Request
+from upscaled_models.flux.sampling import noise_levels
+from upscaled_models.flux.text import Embeddings, Tokens, encode, tokenize
+from upscaled_models.flux.transformer import check_transformer
+from upscaled_models.flux.weights import EachTensor
+from upscaled_models.imaging.output import plan_output
+from upscaled_models.imaging.read import Source, open_source
+from upscaled_models.imaging.rows import Picture
+from upscaled_models.imaging.write import open_sink
+from upscaled_models.memory import available_bytes, shared_models
+from upscaled_protocol.configs import FluxConfig
+from upscaled_protocol.messages import Size
+
+# 18 GB from a cold, slow disk; and one step of a batch of large tiles on a processor.
+_LOAD_BUDGET_S = 1800.0
+_STEP_BUDGET_S = 1800.0
+_DEFAULT_TILE = 512
+# Of the memory that is free once all is loaded: for a batch of tiles, and for the first stage's.
+_BATCH_SHARE = 0.5
+_FIRST_STAGE_SHARE = 0.25
+# The T5 encoder's activations, and the one layer of it that is expanded.
+_ENCODING_BYTES = 2 * 1024**3
+
+
+class Upscaler:
+    """The device, the models in memory, the catalogue: all that outlives a job."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._first_stage = FirstStageUpscaler(settings)
+        self._device = torch.device(self.device().name)
+        # FLUX leaves the range of float16; bfloat16 is what it was trained in.
+        self._dtype = (
+            torch.bfloat16
+            if self._device.type == "cuda"
+            else choose_dtype("auto", self._device, bits=8)[0]
+        )
+        self._catalog = Catalog.load()
+        self._models = shared_models(settings.model_memory_gb, settings.model_idle_s)
+
+    def preload(self, name: str) -> None:
+        """Load a transformer and what goes with it. Raises `JobError`."""
+        with self._flux_models(find_files(self._catalog, name, self.settings.model_dir), _silent):
+            pass
+
+    def run(self, config: FluxConfig, context: Context) -> Outcome:
+        """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
+        settings = self.settings
+        roots = settings.allowed_roots
+        files = find_files(self._catalog, config.model, settings.model_dir, roots)
+        upscaler = self._catalog.locate(config.upscale_model, settings.model_dir, roots)
+        tokens = tokenize(config.prompt, files)
+        if tokens.truncated:
+            context.warn(f"the prompt was cut after {tokens.t5.shape[1]} tokens")
+        shift = float(files.config("scheduler")["shift"])
+        levels = noise_levels(config.steps, config.denoise, shift)
+        with ExitStack() as held:
+            with context.phase("decode"):
+                source = held.enter_context(open_source(config, settings, context))
+            size = Size(width=source.width, height=source.height)
+            factor = config.upscale_factor or settings.default_factor
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            output = plan_output(config, settings, source, plan, method="flux", context=context)
+            # The first stage has the right size and is cropped: nothing is left for the sink.
+            output = replace(output, plan=replace(plan, scaled=plan.output, crop_x=0, crop_y=0))
+            sink = held.enter_context(open_sink(output, plan.output, source.bands, source.bits))
+            with context.device_turn(), ExitStack() as used:
+                models = None
+                if levels:
+                    embeddings = self._embeddings(tokens, files, context)
+                    models = used.enter_context(self._flux_models(files, _loading(context)))
+                free_bytes = self._free_bytes()
+                rows = used.enter_context(
+                    first_stage(
+                        upscaler,
+                        source,
+                        plan,
+                        models=self._models,
+                        device=self._device,
+                        memory_bytes=int(free_bytes * _FIRST_STAGE_SHARE),
+                        free_memory=self.free_memory,
+                        # Where there is more to come its percentages are not the job's.
+                        context=context if models is None else Subordinate(context),
+                    )
+                )
+                if models is not None:
+                    request = Request(embeddings, levels, config.guidance, config.seed)
+                    job = _Job(self, context)
+                    refiner = Refiner(
+                        models.autoencoder,
+                        models.transformer,
+                        request,
+                        tile_size=config.tile_size or _DEFAULT_TILE,
+                        memory_bytes=int(free_bytes * _BATCH_SHARE),
+                        host=job,
+                    )
+                    rows = job.refined(rows, refiner, source, plan.output)
+                for block in rows:
+                    sink.write(block)
+            with context.phase("encode"):
+                written = sink.commit()
+        return Outcome(
+            output_path=None if config.output_base64 else written,
+            output_base64=written if config.output_base64 else None,
+            input_size=size,
+            output_size=plan.output,
+            scale_factor=plan.scale,
+            crop_info=plan.crop_info,
+            model=config.model,
+            device=str(self._device),
+            precision=NAMES[self._dtype],
+        )
+
+    def models_loaded(self) -> list[str]:
+        """Names of the models in memory."""
+        return self._models.names()
+
+    def free_memory(self) -> None:
+        """Give back what no job is using."""
+        self._models.unload_unused()
+        free_caches()
+
+    def free_idle_memory(self) -> None:
+        """Let go of the models that were idle for longer than the settings allow."""
+        if self._models.unload_idle():
+            free_caches()
+
+    def device(self) -> Device:
+        """The device, with what is free on it now."""
+        return self._first_stage.device()
+
+    def _embeddings(self, tokens: Tokens, files: Files, context: Context) -> Embeddings:
+        cache = EmbeddingCache(files)
+        embeddings = cache.find(tokens)
+        if embeddings is not None:
+            return embeddings
+        with context.phase("load"):
+            # What is wrong with the other files is better known before minutes are spent.
+            check_transformer(files)
+            check_autoencoder(files)
+            wanted = files.t5.stat().st_size + _ENCODING_BYTES
+            if self._free_bytes() < wanted:
+                self.free_memory()
+            fits = self._free_bytes() >= wanted
+            device = self._device if fits else torch.device("cpu")
+            embeddings = encode(tokens, files, device, _loading(context))
+            free_caches()
+        if not cache.keep(tokens, embeddings):
+            context.warn("the model folder is not writable: the prompt's embeddings are not kept")
+        return embeddings
+
+    @contextmanager
+    def _flux_models(self, files: Files, each: EachTensor) -> Iterator[FluxModels]:
+        stats = [path.stat() for path in (files.transformer, files.autoencoder)]
+        # A file that was replaced is another model.
+        key = (files, *((status.st_mtime_ns, status.st_size) for status in stats))
+        size = sum(status.st_size for status in stats)
+
+        def load() -> FluxModels:
+            # The largest model by far: every other makes room for it that is not in use.
+            self.free_memory()
+            return load_models(files, self._device, self._dtype, self._free_bytes(), each)
+
+        with self._models.use(key, files.transformer.stem, size, load) as models:
+            yield models
+
+    def _free_bytes(self) -> int:
+        if self._device.type != "cuda":
+            return available_bytes()
+        # What torch holds without using it is free for us too.
+        held = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return int(torch.cuda.mem_get_info(self._device)[0]) + held
+
+
+class _Job:
+    """One job's refining: its progress, and the host of its refiner."""
+
+    def __init__(self, upscaler: Upscaler, context: Context) -> None:
+        self._upscaler = upscaler
+        self._context = context
+        self._band = 0
+        self._bands = 1
+
+    def refined(
+        self, rows: Iterator[np.ndarray], refiner: Refiner, source: Source, size: Size
+    ) -> Iterator[np.ndarray]:
+        """The first stage's rows, refined."""
+        picture = Picture(size.width, size.height, source.bands, source.bits)
+        self._bands = len(band_offsets(size.height, refiner.side, refiner.grid))
+
+        def refine(band: torch.Tensor, top: int) -> torch.Tensor:
+            with self._context.phase("inference"):
+                refined = refiner.refine(band, top)
+            self._band += 1
+            return refined
+
+        return refine_rows(rows, picture, side=refiner.side, grid=refiner.grid, refine=refine)
+
+    def check_cancelled(self) -> None:
+        self._context.check_cancelled()
+
+    def band_progress(self, done: int, total: int) -> None:
+        """Model calls of the band in hand; the other bands have as many."""
+        self._context.progress(
+            100 * (self._band + done / total) / self._bands,
+            "refine",
+            done=self._band * total + done,
+            total=self._bands * total,
+            budget_s=_STEP_BUDGET_S,
+        )
+
+    def make_room(self) -> None:
+        self._context.warn("memory ran out: the picture was finished in smaller batches or tiles")
+        self._upscaler.free_memory()
+
+
+def _loading(context: Context) -> EachTensor:
+    """Has each loaded tensor be a sign of life, and a moment to be cancelled in."""
+    context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
+
+    def each(done: int, total: int) -> None:
+        context.progress(0, "load", done=done, total=total)
+
+    return each
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody is told of a preload."""

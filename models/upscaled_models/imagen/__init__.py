@@ -1,0 +1,1 @@
+"""Imagen on Vertex AI: pictures enlarged by Google's service, beside the local engines."""

@@ -1,0 +1,97 @@
+"""Whom the calls are made for: project, region, endpoint and credentials.
+
+Secrets come from the operator's environment alone, never from a job: jobs are kept in journals.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from upscaled_protocol.configs import ImagenConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+
+DEFAULT_REGION = "us-central1"
+TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105 - the name of one
+KEY_FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+# These become parts of the URL that the token is sent to: a region with a slash or a dot in it
+# would name another host. Projects may belong to a domain, as in example.com:shop.
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]*")
+_MODEL = re.compile(r"[\w.@-]+", re.ASCII)
+# RFC 6750, 2.1.
+_TOKEN = re.compile(r"[\w.~+/-]+=*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where calls go and who pays. `base_url` is None for Google's own endpoint."""
+
+    project: str
+    region: str
+    base_url: str | None
+
+
+def find_account(config: ImagenConfig) -> Account:
+    """The config's account, completed from the environment.
+
+    Raises `JobError`: upstream_auth where there is no project, invalid_job where a name is none.
+    """
+    project = config.gcp_project_id or os.environ.get("GCP_PROJECT_ID")
+    if not project:
+        raise JobError(
+            ErrorCode.UPSTREAM_AUTH,
+            "no Google Cloud project is known: set GCP_PROJECT_ID for the daemon, or give "
+            "gcp_project_id",
+        )
+    region = config.gcp_region or os.environ.get("GCP_REGION") or DEFAULT_REGION
+    base_url = os.environ.get("GOOGLE_VERTEX_BASE_URL") or None
+    for name, value, pattern in (
+        ("gcp_project_id", project, _PROJECT),
+        ("gcp_region", region, _REGION),
+        ("model", config.model, _MODEL),
+    ):
+        if not pattern.fullmatch(value):
+            raise JobError(ErrorCode.INVALID_JOB, f"{name} cannot be {value[:64]!r}")
+    if base_url is not None and not re.match(r"https?://[^/]", base_url):
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            "GOOGLE_VERTEX_BASE_URL must begin with https:// (or http:// for a server of tests)",
+        )
+    return Account(project, region, base_url)
+
+
+def load_credentials() -> Any:
+    """The operator's credentials: a token, or what Application Default Credentials find.
+
+    May ask a file, or on Google's own machines their metadata server, and so may take seconds.
+    Raises `JobError` (upstream_auth).
+    """
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+    from google.oauth2.credentials import Credentials
+
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if token:
+        if not _TOKEN.fullmatch(token):
+            raise JobError(
+                ErrorCode.UPSTREAM_AUTH, f"{TOKEN_VARIABLE} holds what cannot be a token"
+            )
+        return Credentials(token=token)  # type: ignore[no-untyped-call]
+    try:
+        credentials, _ = google.auth.default(scopes=[_SCOPE])
+    # What a broken key file raises differs by what is broken; none of it may be repeated.
+    except (GoogleAuthError, ValueError, OSError):
+        path = os.environ.get(KEY_FILE_VARIABLE)
+        raise JobError(
+            ErrorCode.UPSTREAM_AUTH,
+            f"{KEY_FILE_VARIABLE} names {path}, which is no usable credentials file"
+            if path
+            else f"there are no Google credentials: set {KEY_FILE_VARIABLE} to the file of a "
+            f"service account, or {TOKEN_VARIABLE} to a token, or run `gcloud auth "
+            "application-default login`",
+        ) from None
+    return credentials

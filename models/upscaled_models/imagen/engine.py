@@ -1,0 +1,102 @@
+"""The Imagen engine as the worker sees it; the work is done in `job.py` and `service.py`."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from upscaled_models.dimensions import plan_size
+from upscaled_models.engine import Context, Engine, Outcome, Settings
+from upscaled_models.registry import is_installed
+from upscaled_protocol.configs import ImagenConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+if TYPE_CHECKING:
+    from upscaled_models.imagen.service import Service
+
+# Importing the SDK takes half a second, from a cold disk some more.
+_LOAD_BUDGET_S = 120.0
+
+
+class ImagenEngine(Engine[ImagenConfig]):
+    """Upscales pictures with Imagen, as many at once as `Settings.cloud_jobs`."""
+
+    method = "imagen"
+    lane = "remote"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.slots = settings.cloud_jobs
+        self._lock = threading.Lock()
+        self._service: Service | None = None
+
+    @classmethod
+    def preimport(cls) -> None:
+        """Import numpy and libvips, which the other engines need too. The SDK is imported by the
+        first job: no worker starts later on its account."""
+        import upscaled_models.imagen.job  # noqa: F401 - for the jobs to come
+
+    def run(self, config: ImagenConfig, context: Context) -> Outcome:
+        """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
+        from upscaled_models.imagen.account import find_account
+        from upscaled_models.imagen.job import Job
+        from upscaled_models.imaging.output import plan_output
+        from upscaled_models.imaging.read import open_source
+        from upscaled_models.imaging.write import open_sink
+
+        settings = self.settings
+        account = find_account(config)
+        with context.phase("load"):
+            service = self._loaded_service(context)
+        with ExitStack() as held:
+            with context.phase("decode"):
+                source = held.enter_context(open_source(config, settings, context))
+            size = Size(width=source.width, height=source.height)
+            factor = int(config.upscale_factor.removeprefix("x"))
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            output = plan_output(
+                config, settings, source, plan, method=self.method, context=context
+            )
+            job = Job(config, source, plan, account=account, service=service, context=context)
+            sink = held.enter_context(open_sink(output, job.native, source.bands, job.bits))
+            for rows in job.upscale():
+                sink.write(rows)
+            with context.phase("encode"):
+                written = sink.commit()
+        return Outcome(
+            output_path=None if config.output_base64 else written,
+            output_base64=written if config.output_base64 else None,
+            input_size=size,
+            output_size=plan.output,
+            scale_factor=plan.scale,
+            crop_info=plan.crop_info,
+            model=config.model,
+            device="remote",
+            upstream_calls=job.calls_made,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._service is not None:
+            self._service.close()
+
+    def _loaded_service(self, context: Context) -> Service:
+        if not is_installed(self.method):
+            raise JobError(
+                ErrorCode.UNKNOWN_METHOD,
+                "the imagen method needs Google's SDK: pip install 'upscaled[imagen]'",
+            )
+        if self._service is None:
+            context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
+        with self._lock:
+            if self._service is None:
+                from upscaled_models.imagen.service import Service
+
+                self._service = Service(
+                    calls_at_once=self.settings.cloud_jobs,
+                    calls_a_minute=self.settings.cloud_calls_per_minute,
+                    budget_s=self.settings.cloud_budget_s,
+                )
+        return self._service

@@ -1,0 +1,142 @@
+"""What went wrong with a call: which code the host gets, and whether another try may help.
+
+No text of the SDK or of the HTTP library gets out, since it may quote a header; of the service's
+own text one short sentence does, without the token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.genai.errors import APIError
+
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_TOLD_CHARACTERS = 300
+_BEARER = re.compile(r"bearer\s+\S+", re.IGNORECASE)
+# How the service speaks of its filters where it refuses a picture with a 400.
+_FILTERED = re.compile(r"responsible ai|support code|safety", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`error` ends the job, unless `retryable` and there is another try.
+
+    retry_after_s: how long the service asked to be left alone.
+    """
+
+    error: JobError
+    retryable: bool = False
+    retry_after_s: float = 0.0
+
+
+def fault_of(error: Exception, secret: str | None) -> Fault:
+    """What an exception of one call means. `secret` is kept out of every sentence."""
+    if isinstance(error, JobError):
+        return Fault(error)
+    if isinstance(error, APIError):
+        return _of_status(error, secret)
+    if isinstance(error, TimeoutError):
+        return _unavailable("the cloud service did not answer in time", retryable=True)
+    if isinstance(error, GoogleAuthError):
+        return _of_sign_in(error)
+    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
+        # The service did answer, and may bill for it: asking again could pay for the same twice.
+        return _unavailable("the cloud service's answer cannot be understood")
+    return _unavailable(
+        f"the connection to the cloud service failed ({type(error).__name__})", retryable=True
+    )
+
+
+def _of_sign_in(error: GoogleAuthError) -> Fault:
+    if isinstance(error, TransportError) or error.retryable:
+        return _unavailable("Google's sign-in could not be reached", retryable=True)
+    return Fault(
+        JobError(
+            ErrorCode.UPSTREAM_AUTH,
+            "Google refused the credentials before any call: renew them, or give others",
+        )
+    )
+
+
+def _of_status(error: APIError, secret: str | None) -> Fault:
+    status = error.code
+    told = _told(error.message, secret)
+    if status in (401, 403):
+        return Fault(
+            JobError(
+                ErrorCode.UPSTREAM_AUTH,
+                f"the cloud service refused the credentials ({status}): check project, region, "
+                f"roles and token{told}",
+            )
+        )
+    if status == 429:
+        quota = JobError(
+            ErrorCode.UPSTREAM_QUOTA, f"the cloud service's quota is used up (429){told}"
+        )
+        return Fault(quota, retryable=True, retry_after_s=_retry_after_s(error))
+    if status in (408, 499) or status >= 500:
+        return Fault(
+            JobError(
+                ErrorCode.UPSTREAM_UNAVAILABLE,
+                f"the cloud service is not available ({status}){told}",
+            ),
+            retryable=True,
+            retry_after_s=_retry_after_s(error),
+        )
+    if status == 404:
+        code, text = ErrorCode.MODEL_NOT_FOUND, "the cloud service knows no such model there (404)"
+    elif status == 413:
+        code, text = ErrorCode.INPUT_TOO_LARGE, "the picture is too large for the service (413)"
+    elif status == 400 and _FILTERED.search(told):
+        code, text = ErrorCode.UPSTREAM_FILTERED, "the cloud service refused the picture (400)"
+    elif status == 400:
+        code, text = ErrorCode.INVALID_JOB, "the cloud service refused the request (400)"
+    else:
+        code, text = ErrorCode.UPSTREAM_UNAVAILABLE, f"the cloud service answered with {status}"
+    return Fault(JobError(code, text + told))
+
+
+def filtered(reason: str, secret: str | None) -> JobError:
+    """The error of a picture that the service's safety filter held back."""
+    return JobError(
+        ErrorCode.UPSTREAM_FILTERED,
+        f"the cloud service's safety filter refused the picture{_told(reason, secret)}",
+    )
+
+
+def _unavailable(text: str, *, retryable: bool = False) -> Fault:
+    return Fault(JobError(ErrorCode.UPSTREAM_UNAVAILABLE, text), retryable)
+
+
+def _told(text: object, secret: str | None) -> str:
+    """The service's own words as the end of a sentence; empty where it has none."""
+    words = " ".join(str(text or "").split())
+    if secret:
+        words = words.replace(secret, "***")
+    words = _BEARER.sub("***", words)
+    return f": {words[:_TOLD_CHARACTERS]}" if words else ""
+
+
+def _retry_after_s(error: APIError) -> float:
+    """Seconds of the Retry-After header, which may be a date (RFC 9110, 10.2.3); 0 for none."""
+    headers: Any = getattr(error.response, "headers", None)
+    value = headers.get("retry-after") if isinstance(headers, Mapping) else None
+    if value is None:
+        return 0.0
+    try:
+        return max(float(value), 0.0) if value.strip().isdecimal() else _until(value)
+    except ValueError:
+        return 0.0
+
+
+def _until(date: str) -> float:
+    when = parsedate_to_datetime(date)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max((when - datetime.now(UTC)).total_seconds(), 0.0)

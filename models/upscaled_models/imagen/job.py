@@ -1,0 +1,132 @@
+"""One picture's way through the service: cut, sent, received, blended, its alpha put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from upscaled_models.dimensions import Plan
+from upscaled_models.engine import Context
+from upscaled_models.imagen.account import Account
+from upscaled_models.imagen.alpha import enlarged
+from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
+from upscaled_models.imagen.mosaic import join
+from upscaled_models.imagen.picture import Read, encoded, open_answer, to_rgb
+from upscaled_models.imaging.read import Source
+from upscaled_protocol.configs import ImagenConfig
+from upscaled_protocol.messages import Size
+
+if TYPE_CHECKING:
+    from upscaled_models.imagen.service import Service
+
+# Rows that are read at once where nothing is to be called.
+_READ_ROWS = 64
+# Where the target is larger than the service can make it, by more than nobody sees.
+_NOTABLE = 1.03
+
+
+class Job:
+    """Takes the source's rows and gives rows of `native` size, `bits` a channel."""
+
+    def __init__(
+        self,
+        config: ImagenConfig,
+        source: Source,
+        plan: Plan,
+        *,
+        account: Account,
+        service: Service,
+        context: Context,
+    ) -> None:
+        """Raises `JobError` (input_too_large)."""
+        self.calls_made = 0
+        self._config = config
+        self._source = source
+        self._account = account
+        self._service = service
+        self._context = context
+        size = Size(width=source.width, height=source.height)
+        limit = int(config.upscale_factor.removeprefix("x"))
+        factor = choose_factor(size, plan, limit)
+        self.native = Size(width=size.width * factor, height=size.height * factor)
+        # The service knows no more than 8.
+        self.bits = source.bits if factor == 1 else 8
+        if factor > 1 and source.bits > self.bits:
+            context.warn("Imagen works with 8 bits a channel: so does the output")
+        if factor > 1 and plan.scaled.width > self.native.width * _NOTABLE:
+            context.warn(f"the target is larger than x{factor} makes it: the rest was resampled")
+        self._layout = (
+            lay_out(size, factor, tile=config.tile, tile_size=config.tile_size)
+            if factor > 1
+            else Layout(factor, [], [])
+        )
+
+    def upscale(self) -> Iterator[np.ndarray]:
+        """The enlarged rows, from the top down. Raises `JobError`."""
+        if self._layout.factor == 1:
+            while self._source.rows_left:
+                with self._context.phase("decode"):
+                    rows = self._source.rows(_READ_ROWS)
+                self._context.progress(
+                    100 * (1 - self._source.rows_left / self._source.height), "resample"
+                )
+                yield rows
+            return
+        yield from join(self._bands(), self._layout)
+
+    def _bands(self) -> Iterator[list[Read]]:
+        """For each row of tiles, how to read the service's pictures of them."""
+        from upscaled_models.imagen.service import Call, Tally
+
+        tally = Tally(self._context, self._layout.calls)
+        has_alpha = self._source.has_alpha
+        for rows in self._windows():
+            with self._context.phase("decode"):
+                rgb = to_rgb(rows, has_alpha=has_alpha)
+                calls = [
+                    Call(
+                        self._account, self._config.model, f"x{self._layout.factor}", *encoded(one)
+                    )
+                    for one in (rgb[:, span.start : span.stop] for span in self._layout.columns)
+                ]
+            with self._context.phase("inference"):
+                answers = self._service.upscale(calls, tally)
+            self.calls_made = tally.made
+            yield [
+                self._reader(answer, rows, span)
+                for answer, span in zip(answers, self._layout.columns, strict=True)
+            ]
+
+    def _windows(self) -> Iterator[np.ndarray]:
+        """The source's rows, (h, W, C), of each of the layout's spans; neighbours overlap."""
+        held = self._source.rows(0)
+        start = 0
+        for span in self._layout.rows:
+            with self._context.phase("decode"):
+                fresh = self._source.rows(span.stop - start - len(held))
+            held = np.concatenate([held[span.start - start :], fresh])
+            start = span.start
+            yield held
+
+    def _reader(self, answer: bytes, rows: np.ndarray, span: Span) -> Read:
+        """Rows of one tile, with its alpha where the source has it."""
+        factor = self._layout.factor
+        due = Size(width=span.length * factor, height=len(rows) * factor)
+        has_alpha = self._source.has_alpha
+        bands = self._source.bands - has_alpha
+        read = open_answer(answer, due, bands, self._context.warn)
+        if not has_alpha:
+            return read
+        alpha = rows[:, span.start : span.stop, -1]
+        given = 0
+
+        def read_with_alpha(count: int) -> np.ndarray:
+            nonlocal given
+            colours = read(count)
+            joined = np.concatenate([colours, enlarged(alpha, given, count, factor)], axis=2)
+            given += count
+            return joined
+
+        return read_with_alpha

@@ -1,0 +1,97 @@
+"""How a job's picture is divided into calls, within what the service takes and gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from upscaled_models.dimensions import Plan
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+FACTORS = (2, 3, 4)
+# Imagen's own limits (Vertex AI, Imagen upscaling): pixels of an answer, bytes of a question.
+MAX_OUTPUT_PIXELS = 17_000_000
+MAX_INPUT_BYTES = 10_000_000
+# An enlargement that is left to the resampler: nobody can tell, and a call costs money.
+_NEGLIGIBLE = 1.03
+# Pixels that neighbouring tiles share. They are made apart from each other, by a generative model:
+# the blend must hide what they disagree in.
+_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pixels `start` to `stop` of one side."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A picture cut into `rows` times `columns` tiles, overlapping, each enlarged by `factor`."""
+
+    factor: int
+    rows: list[Span]
+    columns: list[Span]
+
+    @property
+    def calls(self) -> int:
+        """How many tiles there are."""
+        return len(self.rows) * len(self.columns)
+
+
+def choose_factor(size: Size, plan: Plan, limit: int) -> int:
+    """The least factor, of at most `limit`, that reaches the plan's size; 1 where it is no larger
+    than the picture, and no call is needed."""
+    wanted = max(plan.scaled.width / size.width, plan.scaled.height / size.height)
+    if wanted <= _NEGLIGIBLE:
+        return 1
+    return next((one for one in FACTORS if one < limit and one * _NEGLIGIBLE >= wanted), limit)
+
+
+def lay_out(size: Size, factor: int, *, tile: bool, tile_size: int | None) -> Layout:
+    """Cut a picture into the fewest tiles that the service takes; `tile_size` makes them smaller.
+
+    Raises `JobError` (input_too_large) where one call cannot do and `tile` forbids more.
+    """
+    limit = MAX_OUTPUT_PIXELS // factor**2
+    if not tile and size.width * size.height > limit:
+        raise _too_large(size, factor)
+    width, height = size.width, size.height
+    if tile:
+        side = min(math.isqrt(limit), tile_size or limit)
+        # What a low picture leaves free in height goes into the width, and the other way round.
+        height = min(height, side)
+        width = min(width, tile_size or limit, limit // height)
+        height = min(size.height, tile_size or limit, limit // width)
+    return Layout(factor, _cut(size.height, height), _cut(size.width, width))
+
+
+def _cut(length: int, longest: int) -> list[Span]:
+    """Spans of one length, at most `longest`, that overlap evenly. No three share a pixel."""
+    overlap = min(_OVERLAP, longest // 4)
+    count = max(1, math.ceil((length - overlap) / (longest - overlap)))
+    each = math.ceil((length + (count - 1) * overlap) / count)
+    starts = [index * (length - each) // max(count - 1, 1) for index in range(count)]
+    return [Span(start, start + each) for start in starts]
+
+
+def _too_large(size: Size, factor: int) -> JobError:
+    pixels = size.width * size.height
+    fitting = [one for one in FACTORS if pixels * one**2 <= MAX_OUTPUT_PIXELS]
+    calls = lay_out(size, factor, tile=True, tile_size=None).calls
+    advice = f"set tile to true for {calls} calls"
+    if fitting:
+        advice += f", or upscale_factor to x{fitting[-1]}, the largest that fits"
+    return JobError(
+        ErrorCode.INPUT_TOO_LARGE,
+        f"{size.width}x{size.height} at x{factor} would have {pixels * factor**2 / 1e6:.1f} "
+        f"megapixels, and one call gives at most {MAX_OUTPUT_PIXELS / 1e6:g}: {advice}",
+    )

@@ -1,0 +1,285 @@
+"""A stand-in for Vertex AI on this machine: strict with requests, and as moody as it is told.
+
+    python -m upscaled_models.imagen.loopback --answers quota,right --delay-s 2
+
+A job may choose its own answer: a `gcp_region` with the name of an answer gets that one.
+
+It enlarges by the resampler's Lanczos kernel: pictures can be compared, nothing is invented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import itertools
+import json
+import re
+import select
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+
+from upscaled_models.imagen.wire import Question, Refusal
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.png import write_png
+from upscaled_models.imaging.resample import resample
+from upscaled_models.imaging.rows import Picture
+
+PROJECT = "loopback-project"
+TOKEN = "loopback-token"  # noqa: S105 - it opens nothing
+MODEL = "imagen-4.0-upscale-preview"
+ANSWERS = {
+    "right": "the picture, enlarged",
+    "late": "nothing, until the client has gone",
+    "quota": "429, with Retry-After where it is set",
+    "unavailable": "503, with Retry-After where it is set",
+    "denied": "403",
+    "filtered": "no picture, and the filter's reason",
+    "empty": "no picture, and no reason",
+    "garbage": "a picture that is none",
+    "no-json": "a page of HTML",
+    "half": "half of the right answer, then the end of the connection",
+    "closed": "the end of the connection",
+}
+_PATH = re.compile(
+    r"/v1/projects/(?P<project>[^/]+)/locations/(?P<region>[a-z0-9-]+)"
+    r"/publishers/google/models/(?P<model>[^/:]+):predict"
+)
+_JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_STATUS_NAMES = {"quota": (429, "RESOURCE_EXHAUSTED"), "unavailable": (503, "UNAVAILABLE")}
+
+
+class Loopback(ThreadingHTTPServer):
+    """Serves on 127.0.0.1, at `port` or any free one. What happened can be read at any time.
+
+    answers: names from `ANSWERS`, one a request, the last one for all that follow.
+    questions: the requests that were in order. refusals: what was wrong with the others.
+    abandoned: requests whose client left before the answer. most_at_once: requests side by side.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        token: str = TOKEN,
+        answers: Sequence[str] = ("right",),
+        delay_s: float = 0.0,
+        retry_after: str | None = None,
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.token = token
+        self.delay_s = delay_s
+        self.retry_after = retry_after
+        self.questions: list[Question] = []
+        self.refusals: list[str] = []
+        self.abandoned = 0
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+        self.answers = answers
+
+    @property
+    def url(self) -> str:
+        """The base URL for clients."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def answers(self) -> Iterator[str]:
+        """The answers to come; assign names to begin anew."""
+        return self._answers
+
+    @answers.setter
+    def answers(self, names: Sequence[str]) -> None:
+        self._answers = itertools.chain(names, itertools.repeat(names[-1]))
+
+    def environment(self) -> dict[str, str]:
+        """What a daemon needs in its environment to talk to this server."""
+        return {
+            "GOOGLE_VERTEX_BASE_URL": self.url,
+            "GCP_PROJECT_ID": PROJECT,
+            "GOOGLE_OAUTH_ACCESS_TOKEN": self.token,
+        }
+
+    def next_answer(self) -> str:
+        """The name of the next answer."""
+        with self._lock:
+            return next(self._answers)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the requests that are answered at once."""
+        with self._lock:
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no error of this server's."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Loopback
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's own name
+        """Nothing: the client's token may be in any line."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/token":
+            self._exchange(body)
+            return
+        with self.server.counting():
+            try:
+                region = self._checked_region()
+                question = Question(body)
+            except Refusal as refusal:
+                self.server.refusals.append(f"{self.path}: {refusal.message}")
+                self._fail(refusal)
+                return
+            self.server.questions.append(question)
+            chosen = region if region in ANSWERS else self.server.next_answer()
+            self._answer(chosen, question)
+
+    def _checked_region(self) -> str:
+        if self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            raise Refusal(401, "UNAUTHENTICATED", "the request has no valid authentication")
+        path = _PATH.fullmatch(self.path)
+        if path is None:
+            raise Refusal(404, "NOT_FOUND", "there is no such page")
+        if path["project"] != PROJECT:
+            raise Refusal(403, "PERMISSION_DENIED", f"project {path['project']} is not yours")
+        if path["model"] != MODEL:
+            raise Refusal(404, "NOT_FOUND", f"there is no model {path['model']}")
+        if self.headers.get_content_type() != "application/json":
+            raise Refusal(400, "INVALID_ARGUMENT", "the body is no JSON")
+        return path["region"]
+
+    def _answer(self, name: str, question: Question) -> None:
+        if self._client_leaves_within(None if name == "late" else self.server.delay_s):
+            self.server.abandoned += 1
+            self.close_connection = True
+            return
+        match name:
+            case "right":
+                self._predict({"mimeType": "image/png", "bytesBase64Encoded": _enlarged(question)})
+            case "filtered":
+                self._predict({"raiFilteredReason": "The picture was filtered. Support code: 42."})
+            case "garbage":
+                picture = base64.b64encode(b"this is no picture").decode()
+                self._predict({"mimeType": "image/png", "bytesBase64Encoded": picture})
+            case "empty":
+                self._send(200, b"{}")
+            case "no-json":
+                self._send(200, b"<html>Sign in to the hotel's network</html>")
+            case "half":
+                self._send(200, b'{"predictions":[{"mimeType":"image/p', missing=100)
+            case "closed":
+                self.close_connection = True
+            case "denied":
+                self._fail(Refusal(403, "PERMISSION_DENIED", "the caller lacks a permission"))
+            case _:
+                self._fail(Refusal(*_STATUS_NAMES[name], "come back later"))
+
+    def _client_leaves_within(self, seconds: float | None) -> bool:
+        """Wait so long, or for ever, for the client to close its end."""
+        return bool(select.select([self.connection], [], [], seconds)[0])
+
+    def _exchange(self, body: bytes) -> None:
+        """A service account's signed claim for a token (RFC 7523)."""
+        form = parse_qs(body.decode("ascii"))
+        claim = form.get("assertion", [""])[0]
+        if form.get("grant_type") != [_JWT_GRANT] or claim.count(".") != 2:
+            self._send(400, b'{"error":"invalid_grant"}')
+            return
+        token = {"access_token": self.server.token, "expires_in": 3600, "token_type": "Bearer"}
+        self._send(200, json.dumps(token).encode())
+
+    def _predict(self, prediction: dict[str, str]) -> None:
+        self._send(200, json.dumps({"predictions": [prediction]}).encode())
+
+    def _fail(self, refusal: Refusal) -> None:
+        error = {"code": refusal.status, "message": refusal.message, "status": refusal.name}
+        self._send(refusal.status, json.dumps({"error": error}).encode())
+
+    def _send(self, status: int, body: bytes, *, missing: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body) + missing))
+        if status in (429, 503) and self.server.retry_after is not None:
+            self.send_header("Retry-After", self.server.retry_after)
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = bool(missing) or self.close_connection
+
+
+def enlarged(rgb: np.ndarray, factor: int) -> np.ndarray:
+    """What the server makes of (h, W, 3) pixels."""
+    height, width, _ = rgb.shape
+    size = (width * factor, height * factor)
+    return np.concatenate(list(resample([rgb], source=(width, height), target=size, bits=8)))
+
+
+def _enlarged(question: Question) -> str:
+    rgb = enlarged(question.rgb, question.factor)
+    file = BytesIO()
+    write_png(iter([rgb]), file, Picture(rgb.shape[1], rgb.shape[0], 3, 8), Metadata())
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted; the first line tells the environment that a daemon needs."""
+    moods = "\n".join(f"  {name:12} {meaning}" for name, meaning in ANSWERS.items())
+    options = argparse.ArgumentParser(
+        prog="python -m upscaled_models.imagen.loopback",
+        description=(__doc__ or "").splitlines()[0],
+        epilog=f"answers:\n{moods}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add("--port", type=int, default=0, help="default: any free one")
+    add("--token", default=TOKEN, help="the only one that is let in (default: %(default)s)")
+    add("--answers", type=_names, default=["right"], help="by comma; the last one stays")
+    add("--delay-s", type=float, default=0.0, help="time for each answer")
+    add("--retry-after", metavar="SECONDS", help="sent with quota and unavailable")
+    chosen = options.parse_args(argv)
+    with Loopback(
+        port=chosen.port,
+        token=chosen.token,
+        answers=chosen.answers,
+        delay_s=chosen.delay_s,
+        retry_after=chosen.retry_after,
+    ) as server:
+        words = " ".join(f"{name}={value}" for name, value in server.environment().items())
+        sys.stdout.write(f"export {words}\n")
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in ANSWERS:
+            raise argparse.ArgumentTypeError(f"no answer {name!r}; known: {', '.join(ANSWERS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

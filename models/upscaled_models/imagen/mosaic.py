@@ -1,0 +1,83 @@
+"""Tiles joined to one picture: a linear blend across what they share, a few rows at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from upscaled_models.imagen.layout import Layout, Span
+from upscaled_models.imagen.picture import Read
+
+# Rows that are blended at once; as floats they should stay small beside the tiles.
+_STRIP_ROWS = 64
+
+
+def join(bands: Iterable[list[Read]], layout: Layout) -> Iterator[np.ndarray]:
+    """The enlarged picture's rows, (h, W, C) of 8 bits, from those of its tiles.
+
+    ``bands`` gives, for each of the layout's rows of tiles, how to read each of them from its top
+    down. Holds the rows that two bands share.
+    """
+    factor = layout.factor
+    shared = [0, *(factor * (a.stop - b.start) for a, b in itertools.pairwise(layout.rows)), 0]
+    above = np.empty((0, 0, 0), np.uint8)
+    for index, (span, tiles) in enumerate(zip(layout.rows, bands, strict=True)):
+        head, height, tail = shared[index], span.length * factor, shared[index + 1]
+        for top, count in _strips(0, head):
+            weights = _weights(top, top + count, head)[:, None, None]
+            strip = _across(tiles, layout, count)
+            yield _rounded(above[top : top + count] * (1 - weights) + strip * weights)
+        for _, count in _strips(head, height - tail):
+            yield _rounded(_across(tiles, layout, count))
+        held = [_rounded(_across(tiles, layout, count)) for _, count in _strips(0, tail)]
+        above = np.concatenate(held) if held else above[:0]
+
+
+def _across(tiles: list[Read], layout: Layout, count: int) -> np.ndarray:
+    """The next rows of a band: bytes of its one tile, or floats where there are several."""
+    if len(tiles) == 1:
+        return tiles[0](count)
+    columns, factor = layout.columns, layout.factor
+    joined: np.ndarray | None = None
+    for index, (column, read) in enumerate(zip(columns, tiles, strict=True)):
+        rows = read(count).astype(np.float32)
+        if index:
+            rows[:, : _shared(columns[index - 1], column, factor)] *= _ramp(
+                columns[index - 1], column, factor
+            )
+        if index + 1 < len(columns):
+            overlap = _shared(column, columns[index + 1], factor)
+            rows[:, rows.shape[1] - overlap :] *= 1 - _ramp(column, columns[index + 1], factor)
+        if joined is None:
+            joined = np.zeros((count, columns[-1].stop * factor, rows.shape[2]), np.float32)
+        joined[:, column.start * factor : column.stop * factor] += rows
+    assert joined is not None
+    return joined
+
+
+def _shared(left: Span, right: Span, factor: int) -> int:
+    return (left.stop - right.start) * factor
+
+
+def _ramp(left: Span, right: Span, factor: int) -> NDArray[np.float32]:
+    """The right tile's weights, (overlap, 1), from almost none to almost all."""
+    count = _shared(left, right, factor)
+    return _weights(0, count, count)[:, None]
+
+
+def _weights(first: int, last: int, count: int) -> NDArray[np.float32]:
+    """Of `count` weights that rise evenly, those from `first` to `last`."""
+    return (np.arange(first, last, dtype=np.float32) + np.float32(0.5)) / np.float32(count)
+
+
+def _strips(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Where each strip begins, and its height."""
+    for top in range(first, last, _STRIP_ROWS):
+        yield top, min(_STRIP_ROWS, last - top)
+
+
+def _rounded(rows: np.ndarray) -> np.ndarray:
+    return rows if rows.dtype == np.uint8 else np.rint(rows).astype(np.uint8)

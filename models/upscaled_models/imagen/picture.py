@@ -1,0 +1,111 @@
+"""Pictures as the service takes and gives them: files of 8-bit RGB, without a profile.
+
+The profile stays here, with alpha and all else: the numbers that come back are in the same colour
+space as those that were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+import pyvips
+
+from upscaled_models.dimensions import ASPECT_TOLERANCE
+from upscaled_models.imagen.layout import MAX_INPUT_BYTES
+from upscaled_models.imaging import formats
+from upscaled_models.imaging.colour import normalised
+from upscaled_models.imaging.jpeg import write_jpeg
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.png import write_png
+from upscaled_models.imaging.read import Source
+from upscaled_models.imaging.rows import Picture, to_eight_bits
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+# Where PNG is too large. Even noise fits at the second: 4.25 megapixels are the most in one call.
+_QUALITIES = (95, 85)
+
+Read = Callable[[int], np.ndarray]
+
+
+def to_rgb(rows: np.ndarray, *, has_alpha: bool) -> np.ndarray:
+    """(h, W, C) of 8 or 16 bits to (h, W, 3) of 8 bits; alpha, which is last, is left out."""
+    colours = rows[:, :, :-1] if has_alpha else rows
+    if colours.dtype == np.uint16:
+        colours = next(to_eight_bits([colours]))
+    return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours
+
+
+def encoded(rgb: np.ndarray) -> tuple[bytes, str]:
+    """A file of (h, W, 3) pixels within the service's limit of bytes, and its MIME type.
+
+    PNG, which loses nothing; JPEG where that is too large.
+    """
+    height, width, bands = rgb.shape
+    picture = Picture(width, height, bands, 8)
+    file = BytesIO()
+    write_png(iter([rgb]), file, picture, Metadata())
+    if file.tell() <= MAX_INPUT_BYTES:
+        return file.getvalue(), "image/png"
+    for quality in _QUALITIES:
+        file = BytesIO()
+        write_jpeg(iter([rgb]), file, picture, Metadata(), quality)
+        if file.tell() <= MAX_INPUT_BYTES:
+            break
+    return file.getvalue(), "image/jpeg"
+
+
+def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None]) -> Read:
+    """Rows of the service's picture, (h, W, bands) of 8 bits with bands 1 or 3, from the top down.
+
+    The picture is read while it is asked for. One of another size, but the right shape, is
+    resampled. Raises `JobError` (upstream_unavailable), also while rows are read.
+    """
+    try:
+        kind = formats.recognise(data[: formats.HEAD_BYTES])
+        image = formats.load(kind, pyvips.Source.new_from_memory(data))
+        shape = image.width / image.height
+        if abs(shape - due.width / due.height) > ASPECT_TOLERANCE * shape:
+            raise _unusable(f"of {image.width}x{image.height}, not {due.width}x{due.height}")
+        if (image.width, image.height) != (due.width, due.height):
+            warn(
+                f"the cloud service gave {image.width}x{image.height} pixels where "
+                f"{due.width}x{due.height} were due: they were resampled"
+            )
+            image = image.resize(due.width / image.width, vscale=due.height / image.height)
+        image, _ = normalised(image, warn)
+        source = Source(image, Metadata(), None, "")
+    except (pyvips.Error, JobError) as error:
+        raise _as_unusable(error) from None
+
+    return _Answer(data, source, bands).rows
+
+
+class _Answer:
+    def __init__(self, data: bytes, source: Source, bands: int) -> None:
+        self._held = data  # libvips reads it in place, and does not keep it
+        self._source = source
+        self._bands = bands
+
+    def rows(self, count: int) -> np.ndarray:
+        try:
+            rows = to_rgb(self._source.rows(count), has_alpha=self._source.has_alpha)
+        except JobError as error:
+            raise _as_unusable(error) from None
+        if self._bands == 1:
+            rows = np.rint(rows.mean(axis=2, keepdims=True)).astype(np.uint8)
+        return rows
+
+
+def _as_unusable(error: Exception) -> JobError:
+    if isinstance(error, JobError) and error.code == ErrorCode.UPSTREAM_UNAVAILABLE:
+        return error
+    return _unusable("that cannot be read")
+
+
+def _unusable(what: str) -> JobError:
+    return JobError(
+        ErrorCode.UPSTREAM_UNAVAILABLE, f"the cloud service answered with a picture {what}"
+    )

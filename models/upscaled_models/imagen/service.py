@@ -1,0 +1,258 @@
+"""Calls to Vertex AI: retried, limited, cancelled, counted.
+
+    lane threads                      one event loop, in a thread of its own
+    Job ── Service.upscale ──────────> a task a call ── google-genai ──> the service
+        <───────── answers, JobError ─ a task that watches for the job's cancel
+
+A cancelled job's tasks are cancelled, which closes their connections: the SDK's synchronous calls
+could not be stopped. The SDK's own retries stay off; they know neither Retry-After nor a cancel,
+and tell nobody how many calls there were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google import genai
+from google.genai import types
+
+from upscaled_models.engine import Context
+from upscaled_models.imagen.account import Account, load_credentials
+from upscaled_models.imagen.faults import Fault, fault_of, filtered
+from upscaled_models.imagen.ratelimit import RateLimit
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# A large picture takes the service some ten seconds.
+_CALL_TIMEOUT_S = 120.0
+_ATTEMPTS = 5
+_BACKOFF_BASE_S = 0.5
+_BACKOFF_LIMIT_S = 30.0
+# How soon a cancel is felt.
+_WATCH_S = 0.05
+# How often a job says that it is still waiting, and the silence it asks for in between. The loop
+# itself says so: should it hang, the silence is real.
+_HEARTBEAT_S = 20.0
+_SILENCE_BUDGET_S = 60.0
+# Between two operations a network's thread needs the interpreter for microseconds, and by default
+# waits up to 5 ms for it while a thread of ours has it: `upscaled bench imagen` shows that.
+_SWITCH_INTERVAL_S = 0.0005
+# Projects whose connections are kept.
+_CLIENTS = 8
+
+
+@dataclass(frozen=True)
+class Call:
+    """One picture for the service: a file of `mime_type`, to be enlarged by "x2", "x3" or "x4"."""
+
+    account: Account
+    model: str
+    factor: str
+    data: bytes
+    mime_type: str
+
+
+class Tally:
+    """A job's calls: how many were made, answered and are wanted, and its progress by them."""
+
+    def __init__(self, context: Context, total: int) -> None:
+        self.made = 0
+        self._context = context
+        self._total = total
+        self._answered = 0
+        self._stage = ""
+
+    def sent(self) -> None:
+        """One more request is on its way; it may be billed from now on."""
+        self.made += 1
+        self._tell("sent")
+
+    def received(self) -> None:
+        """One more picture came back."""
+        self._answered += 1
+        self._tell("received")
+
+    def waiting(self) -> None:
+        """There is nothing new."""
+        self._tell("waiting")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether that is what was told last."""
+        return self._stage == "waiting"
+
+    def check_cancelled(self) -> None:
+        """Raise `JobError` where the job is to end."""
+        self._context.check_cancelled()
+
+    def _tell(self, stage: str) -> None:
+        self._stage = stage
+        self._context.progress(
+            100 * self._answered / self._total,
+            stage,
+            done=self._answered,
+            total=self._total,
+            budget_s=_SILENCE_BUDGET_S,
+        )
+
+
+class Service:
+    """Vertex AI, for all jobs of a worker. Safe to use from any thread."""
+
+    def __init__(self, *, calls_at_once: int, calls_a_minute: int, budget_s: float) -> None:
+        self._budget_s = budget_s
+        self._rate = RateLimit(calls_a_minute)
+        self._room = asyncio.Semaphore(calls_at_once)
+        self._signing_in = asyncio.Lock()
+        self._credentials: Any = None
+        # A client that nobody refers to closes its connections, in mid-call too.
+        self._clients: OrderedDict[Account, genai.Client] = OrderedDict()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="imagen", daemon=True)
+        self._thread.start()
+
+    def upscale(self, calls: Sequence[Call], tally: Tally) -> list[bytes]:
+        """Make the calls, side by side where there is room; the pictures' files, in order.
+
+        Raises `JobError`: upstream_*, and what the job's cancel raises. The other calls are
+        stopped then.
+        """
+        return asyncio.run_coroutine_threadsafe(self._upscale(calls, tally), self._loop).result()
+
+    def close(self) -> None:
+        """Close the connections; no call may be under way."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        while self._clients:
+            client = self._clients.popitem()[1]
+            await client.aio.aclose()
+            client.close()
+
+    async def _upscale(self, calls: Sequence[Call], tally: Tally) -> list[bytes]:
+        tasks = [asyncio.create_task(self._retried(call, tally)) for call in calls]
+        answers: asyncio.Future[list[bytes]] = asyncio.gather(*tasks)
+        watch = asyncio.create_task(self._watch(tally))
+        running: list[asyncio.Future[Any]] = [*tasks, answers, watch]
+        try:
+            await asyncio.wait(running[-2:], return_when=asyncio.FIRST_COMPLETED)
+            if not answers.done():
+                watch.result()  # raises: it ends in no other way
+            return await answers
+        finally:
+            for one in running:
+                one.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _watch(self, tally: Tally) -> None:
+        clock = asyncio.get_running_loop().time
+        told_at = clock()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            tally.check_cancelled()
+            if not tally.is_waiting or clock() - told_at > _HEARTBEAT_S:
+                tally.waiting()
+                told_at = clock()
+
+    async def _retried(self, call: Call, tally: Tally) -> bytes:
+        """One call, and again where that may help. The time budget begins with the first: turns
+        that our own limits make it wait for are not the service's fault."""
+        clock = asyncio.get_running_loop().time
+        client = await self._client(call.account)
+        ends_at = math.inf
+        for attempt in itertools.count(1):
+            async with self._room:
+                await self._rate.turn()
+                ends_at = min(ends_at, clock() + self._budget_s)
+                tally.sent()
+                try:
+                    async with asyncio.timeout(min(_CALL_TIMEOUT_S, ends_at - clock())):
+                        answer = await self._call_once(client, call)
+                except Exception as error:  # noqa: BLE001 - whatever the SDK raises, told by us
+                    fault = fault_of(error, self._secret)
+                else:
+                    tally.received()
+                    return answer
+            if not fault.retryable:
+                raise fault.error
+            pause_s = max(_backoff_s(attempt), fault.retry_after_s)
+            if attempt == _ATTEMPTS or clock() + pause_s >= ends_at:
+                raise _given_up(fault, attempt)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the attempts have no end but those above")
+
+    async def _call_once(self, client: genai.Client, call: Call) -> bytes:
+        response = await client.aio.models.upscale_image(
+            model=call.model,
+            image=types.Image(image_bytes=call.data, mime_type=call.mime_type),
+            upscale_factor=call.factor,
+            config=types.UpscaleImageConfig(
+                output_mime_type="image/png",
+                # Without it a picture that was filtered out is only missing.
+                include_rai_reason=True,
+            ),
+        )
+        for picture in response.generated_images or []:
+            if picture.rai_filtered_reason:
+                raise filtered(picture.rai_filtered_reason, self._secret)
+            if picture.image is not None and picture.image.image_bytes:
+                return picture.image.image_bytes
+        raise JobError(
+            ErrorCode.UPSTREAM_UNAVAILABLE, "the cloud service answered without a picture"
+        )
+
+    async def _client(self, account: Account) -> genai.Client:
+        async with self._signing_in:
+            if self._credentials is None:
+                self._credentials = await asyncio.to_thread(load_credentials)
+            if account not in self._clients:
+                self._clients[account] = await asyncio.to_thread(self._new_client, account)
+                if len(self._clients) > _CLIENTS:
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end(account)
+            return self._clients[account]
+
+    def _new_client(self, account: Account) -> genai.Client:
+        # All three are given, always: with another base URL and one of them left out, the SDK
+        # sends a request without authentication.
+        return genai.Client(
+            vertexai=True,
+            project=account.project,
+            location=account.region,
+            credentials=self._credentials,
+            http_options=types.HttpOptions(
+                base_url=account.base_url,
+                api_version="v1",
+                timeout=int(_CALL_TIMEOUT_S * 1000),
+                # One attempt is none again. Left out, the SDK would retry some failures unseen.
+                retry_options=types.HttpRetryOptions(attempts=1),
+            ),
+        )
+
+    @property
+    def _secret(self) -> str | None:
+        return getattr(self._credentials, "token", None)
+
+
+def _backoff_s(attempt: int) -> float:
+    """Twice as long each time, with jitter, so that jobs that failed together part."""
+    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    return jitter * min(math.ldexp(_BACKOFF_BASE_S, attempt - 1), _BACKOFF_LIMIT_S)
+
+
+def _given_up(fault: Fault, attempts: int) -> JobError:
+    tried = f"tried {attempts} times" if attempts > 1 else "tried once"
+    asked = f"; it asks for a pause of {fault.retry_after_s:.0f} s" if fault.retry_after_s else ""
+    return JobError(fault.error.code, f"{fault.error.message} ({tried}{asked})")

@@ -1,0 +1,180 @@
+"""A picture from a URL, without lending a stranger this machine's place in its network.
+
+Every address that a name resolves to must be public, and the connection goes to the very address
+that was checked, so that a name that changes its mind between the two gains nothing. Each
+redirect is checked in the same way. Proxies of the environment are not used.
+Source: OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from threading import Timer
+from typing import BinaryIO
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from upscaled_models.engine import Context, Settings
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# From the first name look-up to the last byte, redirects included: half a gigabyte at 70 Mbit/s.
+TIME_LIMIT_S = 60.0
+# Without an answer to connecting, or without a byte.
+_SILENCE_S = 10.0
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 256 * 1024
+_REDIRECTS = (301, 302, 303, 307, 308)
+_GONE = (404, 410)
+# IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052).
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> None:
+    """Write what ``url`` gives to ``file``.
+
+    Raises `JobError`: path_not_allowed for another scheme or an address that is not public (unless
+    ``settings.allow_private_urls``), input_too_large past ``settings.max_input_bytes``,
+    input_not_found and input_unreadable where there is nothing, or not all of it, in time.
+    """
+    deadline = time.monotonic() + TIME_LIMIT_S
+    # Twice the limit: looking a name up cannot be cut short.
+    context.progress(0, "fetch", budget_s=2 * TIME_LIMIT_S)
+    try:
+        for _ in range(_MAX_REDIRECTS + 1):
+            parts = _parts(url)
+            with _response(parts, settings, deadline) as response:
+                if response.status not in _REDIRECTS:
+                    _receive(response, file, settings.max_input_bytes, context)
+                    # A stream that was shut at the deadline looks like one that has ended.
+                    if time.monotonic() < deadline:
+                        return
+                    raise TimeoutError
+                url = urljoin(url, response.headers.get("Location", ""))
+    except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= deadline:
+            raise _unreadable(f"image_url took longer than {TIME_LIMIT_S:g} s") from None
+        raise _unreadable(f"image_url cannot be fetched: {error}") from None
+    raise _unreadable(f"image_url redirects more than {_MAX_REDIRECTS} times")
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address belongs to the public internet, also where IPv6 wraps an IPv4 one."""
+    if isinstance(address, IPv6Address):
+        wrapped = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            wrapped = IPv4Address(int(address) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_public(wrapped)
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def too_large(limit_bytes: int) -> JobError:
+    """The error of an input with too many bytes, wherever they come from."""
+    return JobError(
+        ErrorCode.INPUT_TOO_LARGE, f"the input passes the limit of {limit_bytes / 2**20:g} MiB"
+    )
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        valid = parts.hostname and parts.port != 0
+    except ValueError:
+        raise _unreadable("image_url is no valid URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise JobError(ErrorCode.PATH_NOT_ALLOWED, "image_url must begin with http:// or https://")
+    if not valid:
+        raise _unreadable("image_url is no valid URL")
+    return parts
+
+
+def _address(host: str, port: int, settings: Settings) -> str:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise JobError(ErrorCode.INPUT_NOT_FOUND, f"there is no host {host}") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    # All of them: a name that mixes public and private addresses has nothing good in mind.
+    for address in addresses:
+        if not settings.allow_private_urls and not is_public(ip_address(address)):
+            raise JobError(
+                ErrorCode.PATH_NOT_ALLOWED,
+                f"{host} is not on the public internet: allow private URLs to fetch from it",
+            )
+    return addresses[0]
+
+
+@contextmanager
+def _response(
+    parts: SplitResult, settings: Settings, deadline: float
+) -> Iterator[http.client.HTTPResponse]:
+    host = str(parts.hostname)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    address = _address(host, port, settings)
+    connection = http.client.HTTPConnection(host, port)
+    timeout_s = min(_SILENCE_S, _left(deadline))
+    stream = socket.create_connection((address, port), timeout_s)
+    if parts.scheme == "https":
+        stream = ssl.create_default_context().wrap_socket(
+            stream, server_hostname=host, do_handshake_on_connect=False
+        )
+    connection.sock = stream
+    # A server that sends a byte now and then resets every timeout but this one.
+    timer = Timer(_left(deadline), _shut, (stream,))
+    timer.daemon = True
+    timer.start()
+    try:
+        if isinstance(stream, ssl.SSLSocket):
+            stream.do_handshake()
+        target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+        if parts.query:
+            target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?")
+        connection.request(
+            "GET", target, headers={"Accept-Encoding": "identity", "User-Agent": "upscaled"}
+        )
+        with connection.getresponse() as response:
+            yield response
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _receive(
+    response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: int, context: Context
+) -> None:
+    if response.status in _GONE:
+        raise JobError(ErrorCode.INPUT_NOT_FOUND, f"image_url answers {response.status}")
+    if response.status != http.client.OK:
+        raise _unreadable(f"image_url answers {response.status} {response.reason}")
+    announced = response.length
+    if announced is not None and announced > limit_bytes:
+        raise too_large(limit_bytes)
+    received = 0
+    while chunk := response.read(_CHUNK_BYTES):
+        context.check_cancelled()
+        received += len(chunk)
+        if received > limit_bytes:
+            raise too_large(limit_bytes)
+        file.write(chunk)
+    if announced is not None and received < announced:
+        raise _unreadable(f"image_url broke off after {received} of {announced} bytes")
+    file.flush()
+
+
+def _shut(stream: socket.socket) -> None:
+    with suppress(OSError):  # closed in the same moment
+        # Not SSLSocket's own, which takes the TLS state from under the reading thread.
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())
+
+
+def _unreadable(message: str) -> JobError:
+    return JobError(ErrorCode.INPUT_UNREADABLE, message)

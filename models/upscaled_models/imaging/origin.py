@@ -1,0 +1,116 @@
+"""Where a picture's bytes come from: a file, the job itself, or a URL."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyvips
+
+from upscaled_models.engine import Context, Settings
+from upscaled_models.imaging.fetch import fetch, too_large
+from upscaled_models.imaging.paths import check_allowed, given_path
+from upscaled_protocol.configs import ImageConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_LONGEST_STEM = 100
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Open bytes. ``path`` is the input file, or None; ``stem`` is for the output's name."""
+
+    source: pyvips.Source
+    read_at: Callable[[int, int], bytes]
+    path: Path | None
+    stem: str
+
+
+@contextmanager
+def open_origin(config: ImageConfig, settings: Settings, context: Context) -> Iterator[Origin]:
+    """Open the one input that the config names; its size in bytes is checked first.
+
+    Raises `JobError`: input_not_found, input_unreadable, input_too_large, path_not_allowed.
+    """
+    if config.image_path is not None:
+        path = given_path(config.image_path)
+        descriptor = _open(path, settings)
+        try:
+            yield _file_origin(descriptor, path, path.stem)
+        finally:
+            os.close(descriptor)
+    elif config.image_base64 is not None:
+        data = _decoded(config.image_base64, settings.max_input_bytes)
+        yield Origin(
+            pyvips.Source.new_from_memory(data),
+            lambda at, count: data[at : at + count],
+            None,
+            _safe_stem(context.job_id),
+        )
+    else:
+        url = config.image_url or ""
+        stem = Path(unquote(urlsplit(url).path)).stem
+        with tempfile.TemporaryFile() as file:
+            fetch(url, file, settings, context)
+            yield _file_origin(file.fileno(), None, _safe_stem(stem or context.job_id))
+
+
+def _open(path: Path, settings: Settings) -> int:
+    check_allowed(path, settings)
+    try:
+        # Without O_NONBLOCK a named pipe would hold the job until somebody writes to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise JobError(ErrorCode.INPUT_NOT_FOUND, f"there is no file {path}") from None
+    except OSError as error:
+        raise JobError(
+            ErrorCode.INPUT_UNREADABLE, f"{path} cannot be opened: {error.strerror}"
+        ) from None
+    status = os.fstat(descriptor)
+    problem = None
+    if not stat.S_ISREG(status.st_mode):
+        problem = JobError(ErrorCode.INPUT_NOT_FOUND, f"{path} is no ordinary file")
+    elif status.st_size > settings.max_input_bytes:
+        problem = too_large(settings.max_input_bytes)
+    if problem is not None:
+        os.close(descriptor)
+        raise problem
+    return descriptor
+
+
+def _file_origin(descriptor: int, path: Path | None, stem: str) -> Origin:
+    return Origin(
+        pyvips.Source.new_from_descriptor(descriptor),
+        lambda at, count: os.pread(descriptor, count, at),
+        path,
+        stem,
+    )
+
+
+def _decoded(text: str, limit_bytes: int) -> bytes:
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise JobError(ErrorCode.INPUT_UNREADABLE, "the data: URL holds no base64")
+    if len(text) // 4 * 3 > limit_bytes:
+        raise too_large(limit_bytes)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise JobError(
+            ErrorCode.INPUT_UNREADABLE,
+            "image_base64 is no base64: send the standard alphabet, padded, without line breaks",
+        ) from None
+
+
+def _safe_stem(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", text).strip("._")[:_LONGEST_STEM] or "image"

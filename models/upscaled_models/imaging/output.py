@@ -1,0 +1,183 @@
+"""Where a job's picture goes, in which format, and how it gets there whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from upscaled_models.dimensions import Plan
+from upscaled_models.engine import Context, Settings
+from upscaled_models.imaging.jpeg import MAX_EXIF_BYTES, MAX_ICC_BYTES, MAX_XMP_BYTES
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.paths import check_allowed, given_path
+from upscaled_models.imaging.read import Source
+from upscaled_models.pendingfile import unwritable
+from upscaled_protocol.configs import ImageConfig, OutputFormat
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_FORMATS: dict[str, OutputFormat] = {
+    "": "png",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".avif": "avif",
+}
+_SUFFIXES: dict[OutputFormat, str] = {
+    "png": ".png",
+    "tiff": ".tif",
+    "jpeg": ".jpg",
+    "webp": ".webp",
+    "avif": ".avif",
+}
+# What the formats count to, and libjpeg; for AVIF what libavif's readers take by default. AVIF and
+# WebP are encoded whole, at 34 and 16 bytes of memory a pixel: their limits keep that finite.
+_LONGEST_SIDE: dict[OutputFormat, int] = {
+    "png": 2**31 - 1,
+    "tiff": 2**31 - 1,
+    "jpeg": 65_500,
+    "webp": 16_383,
+    "avif": 32_768,
+}
+_AVIF_PIXELS = 16_384 * 16_384
+
+
+@dataclass(frozen=True)
+class Output:
+    """One job's output. ``path`` is None where the host wants the bytes as base64."""
+
+    path: Path | None
+    format: OutputFormat
+    quality: int | None
+    plan: Plan
+    metadata: Metadata
+
+
+def plan_output(
+    config: ImageConfig,
+    settings: Settings,
+    source: Source,
+    plan: Plan,
+    *,
+    method: str,
+    context: Context,
+) -> Output:
+    """Decide path and format before the work, so that what cannot be written fails at once.
+
+    The path is the config's, or {stem}_{method}_{factor}x.{ext} in OUTPUT_DIR, else beside the
+    input. OUTPUT_DIR is made where it is missing, other folders are not: a mistyped one is an
+    error. The format is `output_format`, else the suffix of `output_path`, else PNG. An existing
+    file is replaced, but never the input.
+
+    Raises `JobError`: invalid_job, output_unwritable, path_not_allowed, unsupported_format,
+    input_too_large (the output passes `max_output_megapixels`).
+    """
+    kind = _format(config)
+    _check_size(kind, plan, settings)
+    if source.has_alpha and kind == "jpeg":
+        context.warn("JPEG has no transparency: the picture was laid on white")
+    metadata = source.metadata.resized(
+        plan.output.width, plan.output.height, plan.dpi or source.metadata.dpi
+    )
+    if kind == "jpeg":
+        metadata = _fitting(metadata, context)
+    path = None
+    if not config.output_base64:
+        factor = f"{plan.scale:.2f}".rstrip("0").rstrip(".")
+        name = f"{source.stem}_{method}_{factor}x{_SUFFIXES[kind]}"
+        path = _path(config, settings, source, name)
+        _check_path(path, source)
+    return Output(path, kind, config.quality, plan, metadata)
+
+
+def _format(config: ImageConfig) -> OutputFormat:
+    if config.output_format is not None:
+        return config.output_format
+    suffix = Path(config.output_path or "").suffix.lower()
+    if suffix not in _FORMATS:
+        raise JobError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"{suffix} is not written here: use .png, .tif, .jpg, .webp or .avif, "
+            "or give output_format",
+        )
+    return _FORMATS[suffix]
+
+
+def _check_size(kind: OutputFormat, plan: Plan, settings: Settings) -> None:
+    width, height = plan.output.width, plan.output.height
+    megapixels = plan.scaled.width * plan.scaled.height / 1e6
+    if megapixels > settings.max_output_megapixels:
+        raise JobError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"the output would have {megapixels:.0f} megapixels ({plan.scaled.width}x"
+            f"{plan.scaled.height}); the limit is {settings.max_output_megapixels:g}",
+        )
+    if max(width, height) > _LONGEST_SIDE[kind]:
+        raise JobError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"the output would be {width}x{height}, but {kind} takes at most "
+            f"{_LONGEST_SIDE[kind]} pixels a side: choose png or tiff",
+        )
+    if kind == "avif" and width * height > _AVIF_PIXELS:
+        raise JobError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"the output would have {width * height / 1e6:.0f} megapixels, but most readers of "
+            f"avif take at most {_AVIF_PIXELS / 1e6:.0f}: choose png or tiff",
+        )
+
+
+def _fitting(metadata: Metadata, context: Context) -> Metadata:
+    """What fits into a JPEG's segments of 64 KiB; a profile may take 255 of them."""
+    if metadata.exif is not None and len(metadata.exif) > MAX_EXIF_BYTES:
+        context.warn("the EXIF block is too long for JPEG: it was left out")
+        metadata = replace(metadata, exif=None)
+    if metadata.xmp is not None and len(metadata.xmp) > MAX_XMP_BYTES:
+        context.warn("the XMP packet is too long for JPEG: it was left out")
+        metadata = replace(metadata, xmp=None)
+    if metadata.icc is not None and len(metadata.icc) > MAX_ICC_BYTES:
+        context.warn("the colour profile is too long for JPEG: it was left out")
+        metadata = replace(metadata, icc=None)
+    return metadata
+
+
+def _path(config: ImageConfig, settings: Settings, source: Source, name: str) -> Path:
+    if config.output_path is not None:
+        path = given_path(config.output_path)
+        check_allowed(path.parent, settings)
+        return path
+    if settings.output_dir is not None:
+        folder = settings.output_dir.absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(folder, error) from None
+    elif source.folder is not None:
+        folder = source.folder
+    else:
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            "give output_path, or output_base64: an input that is no file has no folder for the "
+            "output, and OUTPUT_DIR is not set",
+        )
+    return folder / name
+
+
+def _check_path(path: Path, source: Source) -> None:
+    try:
+        if not path.parent.is_dir():
+            raise JobError(
+                ErrorCode.OUTPUT_UNWRITABLE, f"there is no folder {path.parent}: make it first"
+            )
+        if not path.exists():
+            return
+        if not path.is_file():
+            raise JobError(ErrorCode.OUTPUT_UNWRITABLE, f"{path} exists and is no ordinary file")
+        if source.path is not None and path.samefile(source.path):
+            raise JobError(
+                ErrorCode.INVALID_JOB,
+                f"the output {path} is the input itself: give another output_path",
+            )
+    except OSError as error:
+        raise unwritable(path, error) from None

@@ -1,0 +1,168 @@
+"""A picture from a file, as rows of pixels from the top down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyvips
+
+from upscaled_models.engine import Context, Settings
+from upscaled_models.imaging import exif, formats
+from upscaled_models.imaging.alpha import FilledRows
+from upscaled_models.imaging.colour import normalised
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.origin import Origin, open_origin
+from upscaled_protocol.configs import ImageConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_MILLIMETRES_AN_INCH = 25.4
+# libvips' resolution, in pixels a millimetre, of a file that tells none.
+_UNTOLD = 1.0
+# What `target_dpi` may be at the most; a file that tells more is broken.
+_HIGHEST_DPI = 100_000
+_UPRIGHT = 1
+# A picture that must be turned is held once: in memory up to here, else in a temporary file.
+_TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
+
+
+class Source:
+    """A picture that is read once, from the top down.
+
+    width, height: pixels, after the EXIF orientation was applied.
+    bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight).
+    bits: 8 or 16 a channel.
+    metadata: what the output should carry on.
+    path: the input file, or None. folder, stem: for the output's default name.
+    """
+
+    def __init__(
+        self, image: pyvips.Image, metadata: Metadata, path: Path | None, stem: str
+    ) -> None:
+        self.width: int = image.width
+        self.height: int = image.height
+        self.bands: int = image.bands
+        self.bits: int = 16 if image.format == "ushort" else 8
+        self.metadata = metadata
+        self.path = path
+        self.folder = None if path is None else path.parent
+        self.stem = stem
+        self.rows_left = self.height
+        # Not a method of our own: a circle of references would keep the pixels until Python's
+        # collector comes by, which does not know how many there are.
+        decoder = _Decoder(image)
+        self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last band is alpha."""
+        return self.bands in (2, 4)
+
+    def rows(self, count: int) -> np.ndarray:
+        """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
+
+        Fully transparent pixels have the colour of their visible neighbours. From one thread at a
+        time. Raises `JobError` (input_unreadable) where the file turns out to be broken there.
+        """
+        rows = self._read(count)
+        self.rows_left -= len(rows)
+        return rows
+
+
+class _Decoder:
+    """The image's rows as they are."""
+
+    def __init__(self, image: pyvips.Image) -> None:
+        self._image = image
+        self._next = 0
+
+    def rows(self, count: int) -> np.ndarray:
+        count = min(count, self._image.height - self._next)
+        dtype = np.uint16 if self._image.format == "ushort" else np.uint8
+        shape = (count, self._image.width, self._image.bands)
+        if count == 0:
+            return np.empty(shape, dtype)
+        try:
+            # A region belongs to the thread that made it, and callers may change threads.
+            region = pyvips.Region.new(self._image)
+            data = region.fetch(0, self._next, self._image.width, count)
+        except pyvips.Error as error:
+            raise formats.unreadable(error) from None
+        self._next += count
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
+@contextmanager
+def open_source(config: ImageConfig, settings: Settings, context: Context) -> Iterator[Source]:
+    """Open the one input that the config names, having checked its header against every limit.
+
+    Animations are refused; of several pages or pictures in a file the first is read, with a
+    warning. Raises `JobError`: input_not_found, input_unreadable, input_too_large,
+    unsupported_format, path_not_allowed. What is broken deep inside the file shows only while rows
+    are read.
+    """
+    with open_origin(config, settings, context) as origin:
+        kind = formats.recognise(origin.read_at(0, formats.HEAD_BYTES))
+        image = formats.load(kind, origin.source)
+        _check_megapixels(image, settings)
+        if formats.is_animated(kind, origin.read_at, image):
+            raise JobError(
+                ErrorCode.UNSUPPORTED_FORMAT,
+                "the input is animated: send its frames as pictures of their own",
+            )
+        if formats.pages(image) > 1:
+            context.warn(
+                f"the input holds {formats.pages(image)} pictures: only the first was taken"
+            )
+        try:
+            metadata = _metadata(kind, origin, image)
+            image, icc = normalised(_upright(image), context.warn)
+        except pyvips.Error as error:
+            raise formats.unreadable(error) from None
+        yield Source(image, replace(metadata, icc=icc), origin.path, origin.stem)
+
+
+def _check_megapixels(image: pyvips.Image, settings: Settings) -> None:
+    megapixels = image.width * image.height / 1e6
+    if megapixels > settings.max_input_megapixels:
+        raise JobError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"the input has {megapixels:.1f} megapixels ({image.width}x{image.height}); the "
+            f"limit is {settings.max_input_megapixels:g}",
+        )
+
+
+def _metadata(kind: str, origin: Origin, image: pyvips.Image) -> Metadata:
+    block = _blob(image, "exif-data")
+    if kind == "tiff":
+        block = exif.from_tiff(origin.read_at)
+    elif block is not None:
+        block = block.removeprefix(b"Exif\0\0")
+    dpi = None
+    if kind in ("webp", "avif"):  # no place for it but EXIF, which libvips does not ask there
+        dpi = exif.resolution(block) if block else None
+    elif abs(image.xres - _UNTOLD) > 1e-6 and abs(image.xres - image.yres) < 0.01 * image.xres:
+        dpi = image.xres * _MILLIMETRES_AN_INCH
+    if dpi is not None and not 1 <= dpi <= _HIGHEST_DPI:
+        dpi = None
+    return Metadata(exif=block, xmp=_blob(image, "xmp-data"), dpi=dpi)
+
+
+def _blob(image: pyvips.Image, name: str) -> bytes | None:
+    return bytes(image.get(name)) if image.get_typeof(name) else None
+
+
+def _upright(image: pyvips.Image) -> pyvips.Image:
+    if not image.get_typeof("orientation") or image.get("orientation") == _UPRIGHT:
+        return image
+    # Turning needs the pixels in another order than the file has them.
+    size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
+    if size <= _TURNED_IN_MEMORY_BYTES:
+        held = image.copy_memory()
+    else:
+        held = pyvips.Image.new_temp_file("%s.v")
+        image.write(held)
+    return held.autorot()

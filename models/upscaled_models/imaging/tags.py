@@ -1,0 +1,188 @@
+"""TIFF directories, the tagged structure that TIFF files and EXIF blocks share.
+
+Source: TIFF 6.0 (Adobe, 1992), section 2, and the BigTIFF design documented by libtiff.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+BIG_HEADER_BYTES = 16
+# Far past any real value (maker notes stay under 100 kB); a forged count must not fill the memory.
+_LONGEST_VALUE_BYTES = 4 * 1024 * 1024
+_LONGEST_DIRECTORY = 4096
+_ALL = range(65536)
+
+
+class TagType(IntEnum):
+    """How a tag's values are stored."""
+
+    BYTE = 1
+    ASCII = 2
+    SHORT = 3
+    LONG = 4
+    RATIONAL = 5
+    UNDEFINED = 7
+    LONG8 = 16
+
+
+# Bytes of a value, and of the numbers it is made of: a rational is two of four bytes.
+_SIZES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (8, 4), 6: (1, 1), 7: (1, 1), 8: (2, 2),
+          9: (4, 4), 10: (8, 4), 11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8),
+          18: (8, 8)}  # fmt: skip
+
+
+class Tag(NamedTuple):
+    """One entry: its values as little-endian bytes, or the directory that it points to."""
+
+    number: int
+    type: int
+    data: bytes | list[Tag]
+
+
+class Entry(NamedTuple):
+    """One raw entry: ``values`` of ``type`` lie at ``place``; the entry itself lies at ``at``."""
+
+    number: int
+    type: int
+    values: int
+    place: int
+    at: int
+
+
+def short(number: int, *values: int) -> Tag:
+    """A tag of 16-bit numbers."""
+    return Tag(number, TagType.SHORT, struct.pack(f"<{len(values)}H", *values))
+
+
+def long(number: int, *values: int) -> Tag:
+    """A tag of 32-bit numbers."""
+    return Tag(number, TagType.LONG, struct.pack(f"<{len(values)}I", *values))
+
+
+def long8(number: int, values: Sequence[int]) -> Tag:
+    """A tag of 64-bit numbers, for BigTIFF."""
+    return Tag(number, TagType.LONG8, struct.pack(f"<{len(values)}Q", *values))
+
+
+def rational(number: int, value: float) -> Tag:
+    """A tag of one fraction, to the ten-thousandth."""
+    return Tag(number, TagType.RATIONAL, struct.pack("<II", round(value * 10_000), 10_000))
+
+
+def header(directory_at: int, *, big: bool) -> bytes:
+    """What a little-endian file begins with: 8 bytes, or the 16 of BigTIFF."""
+    if big:
+        return b"II" + struct.pack("<HHHQ", 43, 8, 0, directory_at)
+    return b"II" + struct.pack("<HI", 42, directory_at)
+
+
+def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
+    """A directory that lies at byte ``at`` of its file, long values behind it, little-endian."""
+    count, entry, pointer = ("<Q", "<HHQ", "<Q") if big else ("<H", "<HHI", "<I")
+    inline = struct.calcsize(pointer)
+    table = struct.calcsize(count) + len(tags) * (struct.calcsize(entry) + inline) + inline
+    entries = b""
+    beyond = b""
+    for tag in sorted(tags, key=lambda tag: tag.number):
+        kind, place = tag.type, struct.pack(pointer, at + table + len(beyond))
+        if isinstance(tag.data, list):
+            kind, number = TagType.LONG8 if big else TagType.LONG, 1
+            beyond += pack(tag.data, at + table + len(beyond), big=big)
+        else:
+            number = len(tag.data) // _SIZES[kind][0]
+            if len(tag.data) <= inline:
+                place = tag.data.ljust(inline, b"\0")
+            else:
+                beyond += tag.data
+        beyond += bytes(len(beyond) % 2)  # values begin at even bytes
+        entries += struct.pack(entry, tag.number, kind, number) + place
+    return struct.pack(count, len(tags)) + entries + bytes(inline) + beyond
+
+
+class Reader:
+    """Reads directories of either byte order, of TIFF, BigTIFF and EXIF.
+
+    ``read_at`` takes an offset and a count of bytes, and returns fewer at the end.
+    Raises `ValueError` where there is no such header.
+    """
+
+    def __init__(self, read_at: Callable[[int, int], bytes]) -> None:
+        self._read_at = read_at
+        start = read_at(0, BIG_HEADER_BYTES)
+        self.order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
+        if not self.order or len(start) < 8:
+            raise ValueError("no TIFF header")
+        self.big = self._unpack("H", start[2:4]) == 43
+        self._pointer = "Q" if self.big else "I"
+        self.first = self._unpack(self._pointer, start[8:16] if self.big else start[4:8])
+
+    def entries(self, at: int) -> tuple[list[Entry], int]:
+        """The entries of the directory at byte ``at``, and where the next directory lies, or 0.
+
+        Raises `ValueError` where the directory is cut off.
+        """
+        inline = struct.calcsize(self._pointer)
+        counter, entry = ("Q", f"{self.order}HHQ") if self.big else ("H", f"{self.order}HHI")
+        head = struct.calcsize(counter)
+        step = struct.calcsize(entry) + inline
+        length = min(self._unpack(counter, self._read_at(at, head)), _LONGEST_DIRECTORY) * step
+        table = self._read_at(at + head, length + inline)
+        if len(table) < length:
+            raise ValueError("the directory is cut off")
+        found = []
+        for start in range(0, length, step):
+            number, kind, count = struct.unpack_from(entry, table, start)
+            place = at + head + start + step - inline
+            if count * _SIZES.get(kind, (1, 1))[0] > inline:
+                place = self._unpack(self._pointer, table[start + step - inline : start + step])
+            found.append(Entry(number, kind, count, place, at + head + start))
+        rest = table[length:]
+        return found, self._unpack(self._pointer, rest) if len(rest) == inline else 0
+
+    def directory(self, at: int, *, wanted: Container[int], inside: frozenset[int]) -> list[Tag]:
+        """The tags at byte ``at`` whose numbers are ``wanted``; broken ones are left out.
+
+        Tags ``inside`` point to directories, which are read in the same way and whole.
+        """
+        tags = []
+        for entry in self.entries(at)[0]:
+            number, kind, values, place, _ = entry
+            size = values * _SIZES.get(kind, (0, 0))[0]
+            if number not in wanted or not 0 < size <= _LONGEST_VALUE_BYTES:
+                continue
+            data = self._read_at(place, size)
+            if len(data) < size:
+                continue
+            if number not in inside:
+                tags.append(Tag(number, kind, self._little_endian(data, _SIZES[kind][1])))
+                continue
+            with suppress(ValueError):
+                # Each pointer once on the way down: a forged loop ends.
+                nested = self.directory(self.integer(entry), wanted=_ALL, inside=inside - {number})
+                tags.append(Tag(number, TagType.LONG, nested))
+        return tags
+
+    def _little_endian(self, data: bytes, size: int) -> bytes:
+        if self.order == "<" or size == 1:
+            return data
+        return np.frombuffer(data, f">u{size}").astype(f"<u{size}").tobytes()
+
+    def integer(self, entry: Entry) -> int:
+        """The first value of an entry of 8, 16, 32 or 64-bit numbers."""
+        size = _SIZES.get(entry.type, (0, 0))[1]
+        code = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size)
+        if code is None:
+            raise ValueError(f"type {entry.type} has no numbers")
+        return self._unpack(code, self._read_at(entry.place, size))
+
+    def _unpack(self, code: str, data: bytes) -> int:
+        if len(data) < struct.calcsize(code):
+            raise ValueError("the directory is cut off")
+        return int(struct.unpack_from(self.order + code, data)[0])

@@ -1,0 +1,214 @@
+"""Rows of pixels to a file, encoded in a thread of their own while the engine computes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition, Thread
+from typing import BinaryIO
+
+import numpy as np
+
+from upscaled_models.imaging.avif import write_avif
+from upscaled_models.imaging.jpeg import write_jpeg
+from upscaled_models.imaging.output import Output
+from upscaled_models.imaging.png import write_png
+from upscaled_models.imaging.resample import resample
+from upscaled_models.imaging.rows import Picture, cropped, on_white, to_eight_bits
+from upscaled_models.imaging.tiff import write_tiff
+from upscaled_models.imaging.webp import write_webp
+from upscaled_models.pendingfile import PendingFile
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+from upscaled_protocol.messages import Size
+
+# Pixels that may wait for the encoder; past it `write` waits. A few bands of a usual picture.
+_QUEUE_BYTES = 16 * 1024 * 1024
+# What fits into a line of the protocol beside the result's other fields.
+_BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
+# 8-bit formats. The others take 16 bits a channel, AVIF 12 of them.
+_EIGHT_BITS = ("jpeg", "webp")
+_LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
+
+
+class _AbandonedError(Exception):
+    """Raised into the encoder: nobody wants the picture any more."""
+
+
+class Sink:
+    """Takes a picture's rows from the top down; `commit` makes the file."""
+
+    def __init__(
+        self,
+        output: Output,
+        file: BinaryIO,
+        pending: PendingFile | None,
+        *,
+        native: Size,
+        bands: int,
+        bits: int,
+    ) -> None:
+        self._output = output
+        self._file = file
+        self._pending = pending
+        self._native = native
+        self._bands = bands
+        self._bits = bits
+        self._changed = Condition()
+        self._queue: deque[np.ndarray] = deque()
+        self._queued_bytes = 0
+        self._rows_due = native.height
+        self._abandoned = False
+        self._failure: BaseException | None = None
+        self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
+        self._encoder.start()
+
+    def write(self, rows: np.ndarray) -> None:
+        """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
+
+        The array is kept, not copied: do not change it afterwards. Waits while the encoder is
+        behind. Raises what the encoder failed with, `JobError` (output_unwritable) as a rule.
+        """
+        expected = (self._native.width, self._bands, f"uint{self._bits}")
+        if (*rows.shape[1:], rows.dtype.name) != expected or len(rows) > self._rows_due:
+            raise ValueError(
+                f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
+                "were due"
+            )
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._failure
+                    or not self._queue
+                    or self._queued_bytes + rows.nbytes <= _QUEUE_BYTES
+                )
+            )
+            if self._failure is not None:
+                raise self._failure
+            self._queue.append(rows)
+            self._queued_bytes += rows.nbytes
+            self._rows_due -= len(rows)
+            self._changed.notify_all()
+
+    def commit(self) -> str:
+        """Wait for the encoder and give the file its name.
+
+        Returns the path, or the file's bytes as base64 where the job asked for that.
+        Raises what the encoder failed with, and `ValueError` where rows are missing.
+        """
+        if self._rows_due:
+            raise ValueError(f"{self._rows_due} rows are missing")
+        self._encoder.join()
+        if self._failure is not None:
+            raise self._failure
+        if self._pending is not None:
+            self._pending.publish()
+            return str(self._output.path)
+        size = self._file.seek(0, io.SEEK_END)
+        if size > _BASE64_BYTES:
+            raise JobError(
+                ErrorCode.OUTPUT_UNWRITABLE,
+                f"the output has {size / 2**20:.0f} MiB, and base64 is for "
+                f"{_BASE64_BYTES / 2**20:.0f} at most: give output_path",
+            )
+        self._file.seek(0)
+        return base64.b64encode(self._file.read()).decode("ascii")
+
+    def abandon(self) -> None:
+        """Stop the encoder, where it has not finished."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+        self._encoder.join()
+        # Its traceback leads back here: without this, only Python's collector would end the circle.
+        self._failure = None
+
+    def _received(self) -> Iterator[np.ndarray]:
+        rows_due = self._native.height
+        while rows_due:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._abandoned)
+                if self._abandoned:
+                    raise _AbandonedError
+                rows = self._queue.popleft()
+                self._queued_bytes -= rows.nbytes
+                self._changed.notify_all()
+            rows_due -= len(rows)
+            yield rows
+
+    def _encode(self) -> None:
+        try:
+            received = self._received()
+            self._encode_rows(received)
+            for _ in received:
+                pass  # what a crop cuts off below, so that the engine can get rid of it
+            self._file.flush()
+        except _AbandonedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the engine's thread
+            with self._changed:
+                self._failure = _as_job_error(error)
+                self._changed.notify_all()
+
+    def _encode_rows(self, rows: Iterator[np.ndarray]) -> None:
+        plan, kind = self._output.plan, self._output.format
+        bands, bits = self._bands, 8 if kind in _EIGHT_BITS else self._bits
+        if plan.scaled != self._native:
+            rows = resample(
+                rows,
+                source=(self._native.width, self._native.height),
+                target=(plan.scaled.width, plan.scaled.height),
+                bits=bits,
+            )
+        elif bits < self._bits:
+            rows = to_eight_bits(rows)
+        width, height = plan.output.width, plan.output.height
+        if plan.output != plan.scaled:
+            rows = cropped(rows, plan.crop_x, plan.crop_y, width, height)
+        if kind == "jpeg" and bands in (2, 4):
+            rows, bands = on_white(rows), bands - 1
+        picture = Picture(width, height, bands, bits)
+        metadata, quality = self._output.metadata, self._output.quality
+        if kind == "png":
+            write_png(rows, self._file, picture, metadata)
+        elif kind == "tiff":
+            write_tiff(rows, self._file, picture, metadata)
+        else:
+            _LOSSY[kind](rows, self._file, picture, metadata, quality)
+
+
+def _as_job_error(error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        return JobError(
+            ErrorCode.OUTPUT_UNWRITABLE, f"the output cannot be written: {error.strerror}"
+        )
+    return error
+
+
+@contextmanager
+def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[Sink]:
+    """Open a sink for rows of the engine's ``native`` size, which it brings to the plan's sizes.
+
+    bands: 1 to 4 as in `Source`; bits: 8 or 16. Leaving the context without `commit` leaves no
+    file. Raises `JobError` (output_unwritable).
+    """
+    pending: PendingFile | None = None
+    if output.path is None:
+        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    else:
+        pending = PendingFile(output.path)
+        file = pending.file
+    try:
+        sink = Sink(output, file, pending, native=native, bands=bands, bits=bits)
+        try:
+            yield sink
+        finally:
+            sink.abandon()
+    finally:
+        if pending is not None:
+            pending.close()
+        file.close()

@@ -1,0 +1,183 @@
+"""The models in memory: loaded once, shared by jobs, and let go when memory or time says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Condition
+from typing import Protocol, TypeVar
+
+import psutil
+
+
+class Model(Protocol):
+    """What a cache needs to know of a model."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that its weights take."""
+
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+# Of the host's memory, for models that may or may not be used again; pictures need some too.
+_DEFAULT_SHARE = 0.5
+
+
+@dataclass
+class _Entry:
+    name: str
+    model: Model
+    users: int
+    last_used: float
+
+
+class ModelCache:
+    """Models by key, within a budget: the one that was used longest ago goes first.
+
+    A model in use never goes, and a single one may pass the budget: a job that fits the machine
+    is not refused for it. Safe to use from any thread; the same model is loaded by one of them,
+    while the others wait for it.
+
+    budget_bytes: memory for models; None for no limit.
+    idle_s: seconds after its last use that `unload_idle` lets a model go; None for never.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int | None = None,
+        idle_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget_bytes = budget_bytes
+        self._idle_s = idle_s
+        self._clock = clock
+        # In the order of their last use.
+        self._entries: dict[Hashable, _Entry] = {}
+        self._loading: set[Hashable] = set()
+        self._changed = Condition()
+
+    @contextmanager
+    def use(
+        self, key: Hashable, name: str, size_bytes: int, load: Callable[[], ModelT]
+    ) -> Iterator[ModelT]:
+        """Hold the model of that key, loaded by `load` where it isn't there yet.
+
+        name: how `names` calls it. size_bytes: what it will take, to make room for it beforehand.
+        Raises what `load` raises; the next user then tries again.
+        """
+        entry = self._acquire(key, name, size_bytes, load)
+        try:
+            yield entry.model  # type: ignore[misc]  # a key always means the same kind of model
+        finally:
+            with self._changed:
+                entry.users -= 1
+                entry.last_used = self._clock()
+                if key in self._entries:
+                    self._entries[key] = self._entries.pop(key)
+                self._evict(0)
+
+    def names(self) -> list[str]:
+        """The models in memory, the one used last at the end, each name once."""
+        with self._changed:
+            return list(dict.fromkeys(entry.name for entry in self._entries.values()))
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the loaded models' weights take."""
+        with self._changed:
+            return self._total()
+
+    def unload_unused(self) -> int:
+        """Let every model go that no job uses. Returns how many those were."""
+        return self._unload(lambda _: True)
+
+    def unload_idle(self) -> int:
+        """Let the models go that no job has used for `idle_s`. Returns how many those were."""
+        idle_s = self._idle_s
+        if idle_s is None:
+            return 0
+        now = self._clock()
+        return self._unload(lambda entry: now - entry.last_used >= idle_s)
+
+    def _acquire(
+        self, key: Hashable, name: str, size_bytes: int, load: Callable[[], Model]
+    ) -> _Entry:
+        with self._changed:
+            self._changed.wait_for(lambda: key not in self._loading)
+            entry = self._entries.get(key)
+            if entry is not None:
+                entry.users += 1
+                return entry
+            self._loading.add(key)
+            self._evict(size_bytes)
+        try:
+            entry = _Entry(name, load(), 1, self._clock())
+            with self._changed:
+                self._entries[key] = entry
+                self._evict(0)
+            return entry
+        finally:
+            with self._changed:
+                self._loading.discard(key)
+                self._changed.notify_all()
+
+    def _total(self) -> int:
+        return sum(entry.model.size_bytes for entry in self._entries.values())
+
+    def _evict(self, wanted_bytes: int) -> None:
+        if self._budget_bytes is None:
+            return
+        for key, entry in list(self._entries.items()):
+            if self._total() + wanted_bytes <= self._budget_bytes:
+                return
+            if not entry.users:
+                del self._entries[key]
+
+    def _unload(self, ripe: Callable[[_Entry], bool]) -> int:
+        with self._changed:
+            keys = [key for key, entry in self._entries.items() if not entry.users and ripe(entry)]
+            for key in keys:
+                del self._entries[key]
+            return len(keys)
+
+
+@cache
+def shared_models(budget_gb: float | None, idle_s: float | None) -> ModelCache:
+    """The cache of this process for models within these bounds: engines that share a device share
+    it, so that each can have the others' unused models make room. Without a budget: half of the
+    host's memory."""
+    if budget_gb is None:
+        return ModelCache(int(psutil.virtual_memory().total * _DEFAULT_SHARE), idle_s)
+    return ModelCache(int(budget_gb * 1e9), idle_s)
+
+
+def available_bytes() -> int:
+    """Memory of the host that this process may still take, within its control group's limit."""
+    return min([int(psutil.virtual_memory().available), *_group_headroom()])
+
+
+def _group_headroom() -> list[int]:
+    """What the control groups of this process have left (Linux, cgroup version 2)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+        own = next((line[3:] for line in lines if line.startswith("0::")), None)
+    except OSError:
+        return []
+    if own is None:
+        return []
+    headroom = []
+    group = Path("/sys/fs/cgroup") / own.lstrip("/")
+    for folder in (group, *group.parents):
+        try:
+            limit = (folder / "memory.max").read_text("ascii").strip()
+            used = int((folder / "memory.current").read_text("ascii"))
+        except (OSError, ValueError):
+            continue
+        if limit != "max":
+            headroom.append(max(int(limit) - used, 0))
+    return headroom

@@ -1,0 +1,1 @@
+"""Tests of a client in any language. See README.md."""

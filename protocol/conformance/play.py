@@ -1,0 +1,183 @@
+"""A client's driver on one side, a scripted worker on the other, and a plan between them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from conformance.plan import Plan, Row, event_of, outcome_of
+
+# Far beyond what any step takes, on a busy machine too.
+_TIMEOUT_S = 30.0
+
+# What a client is told to grant a daemon that does not want to end, before it kills it.
+_CLOSE_TIMEOUT_S = 1.0
+
+_SHOWN_CHARACTERS = 300
+
+
+class UnmetError(Exception):
+    """Raised when the client does not do what was expected. The text says what."""
+
+
+class Driver:
+    """The client's driver, a process: steps go in, reports come out."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._reports: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, step: Row) -> None:
+        """Have the client do something."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(step).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise UnmetError("the driver ended") from None
+
+    def report(self, deadline: float) -> Row:
+        """The next report. Raises `UnmetError` where none comes in time."""
+        try:
+            report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise UnmetError("nothing came in time") from None
+        if report is None:
+            raise UnmetError("the driver ended")
+        return report
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in stdout:
+                self._reports.put(json.loads(line))
+        self._reports.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_TIMEOUT_S if kind is None else 0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Play:
+    """One plan, and what the client has reported of it so far."""
+
+    def __init__(self, plan: Plan, driver: Driver, folder: Path) -> None:
+        self._plan = plan
+        self._driver = driver
+        self._script = folder / "script.jsonl"
+        self._outcomes: list[Row] = []
+        self._events: list[Row] = []
+
+    def run(self) -> None:
+        """Play it. Raises `UnmetError`."""
+        rows = "".join(json.dumps(row) + "\n" for row in self._plan.worker_rows)
+        self._script.write_text(rows, "utf-8")
+        worker = Path(__file__).with_name("scripted.py")
+        try:
+            command = [sys.executable, "-SE", os.fspath(worker), os.fspath(self._script)]
+            self._driver.send(
+                {"do": "start", "command": command, "close_timeout_s": _CLOSE_TIMEOUT_S}
+            )
+            for step in self._plan.steps:
+                self._wait_for(self._plan.outcomes[: step.outcomes], step.events)
+                self._driver.send(step.do)
+            self._wait_for(self._plan.outcomes, len(self._plan.events))
+            self._compare()
+        except UnmetError as error:
+            raise UnmetError(f"{error}{self._fault()}") from None
+        if fault := self._fault():
+            raise UnmetError(fault)
+        self._check_nothing_is_left()
+
+    def _wait_for(self, outcomes: list[Row], events: int) -> None:
+        deadline = time.monotonic() + _TIMEOUT_S
+        missing = _missing(outcomes, self._outcomes)
+        while missing or len(self._events) < events:
+            try:
+                report = self._driver.report(deadline)
+            except UnmetError as error:
+                awaited = missing[0] if missing else self._plan.events[len(self._events)]
+                so_far = _shortened([*self._outcomes, *self._events[-3:]])
+                raise UnmetError(
+                    f"expected {_shortened(awaited)}, but {error}; so far {so_far}"
+                ) from None
+            if "event" in report:
+                self._events.append(event_of(report["event"]))
+            else:
+                self._outcomes.append(outcome_of(report))
+                if extra := _missing(self._outcomes, self._plan.outcomes):
+                    raise UnmetError(f"not expected: {_shortened(extra)}")
+                missing = _missing(outcomes, self._outcomes)
+
+    def _compare(self) -> None:
+        if self._events != self._plan.events:
+            raise UnmetError(
+                f"expected the events {_shortened(self._plan.events)}, "
+                f"got {_shortened(self._events)}"
+            )
+
+    def _fault(self) -> str:
+        path = self._script.with_suffix(".fault")
+        return f"; the worker says: {_shortened(path.read_text())}" if path.exists() else ""
+
+    def _check_nothing_is_left(self) -> None:
+        path = self._script.with_suffix(".pids")
+        for pid in path.read_text().split() if path.exists() else ():
+            if _is_alive(int(pid)):
+                raise UnmetError(f"process {pid} outlived the client's close")
+
+
+def _missing(wanted: list[Row], got: list[Row]) -> list[Row]:
+    """Those of `wanted` that are not in `got`, as often as they are wanted."""
+    left = [*got]
+    missing = []
+    for row in wanted:
+        if row in left:
+            left.remove(row)
+        else:
+            missing.append(row)
+    return missing
+
+
+def _is_alive(pid: int) -> bool:
+    # A killed process that nobody has waited for yet does nothing any more.
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _shortened(value: Any) -> str:
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} ..."

@@ -1,0 +1,130 @@
+"""A worker that plays a script: `python scripted.py SCRIPT`. Standard library only.
+
+A client under test starts it as its daemon. Each line of SCRIPT is one row of a transcript;
+README.md lists them. It compares what the client writes with the `host` rows. Where that differs,
+or comes where nothing should, it says so in the file SCRIPT.fault and ends with status 70.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+Row = dict[str, Any]
+
+FAULT_STATUS = 70  # EX_SOFTWARE; no daemon uses it
+
+JOB_DEFAULTS: Row = {"config": {}, "priority": 0, "max_attempts": 2}
+JOB_FIELDS = {"job_id", "method", "timeout_s", *JOB_DEFAULTS}
+
+
+class Script:
+    """The rows, and where the play stands."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[Row] = [json.loads(line) for line in path.read_bytes().splitlines()]
+        self._stdin = sys.stdin.buffer
+        self._deaf = False
+
+    def play(self) -> None:
+        """Do each row in turn, then wait for the end of the input."""
+        awaited: list[Row] = []
+        for row in self._rows:
+            # Lines that follow each other directly may come in any order.
+            if row["dir"] != "host" and awaited:
+                self._await(awaited)
+                awaited = []
+            if row["dir"] == "host":
+                awaited.append(canonical(json.loads(text(row))))
+            elif row["dir"] == "worker":
+                self._write(row)
+            elif row["dir"] == "close":
+                self._await_end()
+            else:
+                self._act(row)
+        if awaited:
+            self._await(awaited)
+        self._await_end()
+
+    def _await(self, awaited: list[Row]) -> None:
+        while awaited:
+            line = self._stdin.readline()
+            if not line:
+                self._fault(f"the input ended before {awaited}")
+            message = canonical(json.loads(line))
+            if message not in awaited:
+                self._fault(f"{line!r} came, where {awaited} was to come")
+            awaited.remove(message)
+
+    def _await_end(self) -> None:
+        for line in self._stdin:
+            if canonical(json.loads(line)) != {"type": "shutdown"}:
+                self._fault(f"{line!r} came, where nothing was to come")
+        while self._deaf:
+            signal.pause()
+
+    def _write(self, row: Row) -> None:
+        line = base64.b64decode(row["base64"]) if "base64" in row else text(row).encode()
+        line += row.get("end", "\n").encode()
+        pieces = [line[at : at + 1] for at in range(len(line))] if row.get("slow") else [line]
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(1, view) :]
+
+    def _act(self, row: Row) -> None:
+        match row["dir"]:
+            case "stderr":
+                os.write(2, f"{text(row)}\n".encode())
+            case "exit":
+                sys.exit(row["status"])
+            case "die":
+                os.kill(os.getpid(), row["signal"])
+            case "hush":
+                os.close(1)
+            case "pause":
+                time.sleep(row["s"])
+            case "deaf":
+                self._be_deaf()
+            case unknown:
+                self._fault(f"there is no row {unknown}")
+
+    def _be_deaf(self) -> None:
+        """Outlive all but SIGKILL, with a child that holds our pipes open as well."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen(["/bin/sleep", "600"])
+        self._beside("pids").write_text(f"{os.getpid()} {child.pid}")
+        self._deaf = True
+
+    def _fault(self, sentence: str) -> NoReturn:
+        self._beside("fault").write_text(sentence)
+        sys.exit(FAULT_STATUS)
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_suffix(f".{suffix}")
+
+
+def text(row: Row) -> str:
+    """The row's line, with its `@` blown up to the size that `pad` says."""
+    line: str = row["line"]
+    return line.replace("@", "x" * row["pad"]) if "pad" in row else line
+
+
+def canonical(message: Row) -> Row:
+    """What a host's message says, however it says it."""
+    if message.get("type", "job") != "job":
+        return message
+    said = {name: value for name, value in message.items() if name in JOB_FIELDS}
+    return JOB_DEFAULTS | said
+
+
+if __name__ == "__main__":
+    Script(Path(sys.argv[1])).play()

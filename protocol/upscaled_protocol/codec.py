@@ -1,0 +1,121 @@
+"""Lines to messages and back: one JSON object a line, UTF-8, ended by a newline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from upscaled_protocol.envelope import Envelope, open_envelope, quote
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import encode_line
+from upscaled_protocol.messages import (
+    Cancel,
+    EsrganJob,
+    FakeJob,
+    FluxJob,
+    Health,
+    HostMessages,
+    ImagenJob,
+    Replay,
+    Shutdown,
+    Trim,
+    WorkerMessages,
+)
+
+_JOBS: dict[str, type[EsrganJob | FluxJob | ImagenJob | FakeJob]] = {
+    "esrgan": EsrganJob,
+    "flux": FluxJob,
+    "imagen": ImagenJob,
+    "fake": FakeJob,
+}
+_COMMANDS: dict[str, type[Cancel | Health | Trim | Replay | Shutdown]] = {
+    "cancel": Cancel,
+    "health": Health,
+    "trim": Trim,
+    "replay": Replay,
+    "shutdown": Shutdown,
+}
+
+# No method has as many. Past it each unknown field would cost about 1 KB for its own complaint:
+# gigabytes for a line of 32 MiB.
+_CONFIG_FIELDS_LIMIT = 100
+# Complaints in one sentence, and names in one list of warnings: enough to set a host right.
+_NAMES_LIMIT = 5
+
+
+def decode_host_message(line: bytes) -> HostMessages:
+    """Read and check one host line.
+
+    Raises `JobError` with the line's job_id where it has a usable one: invalid_json, invalid_job
+    (every wrong field named in one sentence) or unknown_method.
+    """
+    return validate(open_envelope(line))
+
+
+def validate(envelope: Envelope) -> HostMessages:
+    """The full message behind an envelope. Raises `JobError` (invalid_job)."""
+    model: type[HostMessages]
+    model = _JOBS[envelope.method] if envelope.type == "job" else _COMMANDS[envelope.type]
+    config = envelope.fields.get("config")
+    if isinstance(config, dict) and len(config) > _CONFIG_FIELDS_LIMIT:
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"config has {len(config)} fields; no method knows more than {_CONFIG_FIELDS_LIMIT}",
+            job_id=envelope.job_id,
+        )
+    try:
+        return model.model_validate(envelope.fields)
+    except ValidationError as error:
+        raise JobError(ErrorCode.INVALID_JOB, _sentence(error), job_id=envelope.job_id) from None
+
+
+def unknown_fields(message: HostMessages) -> list[str]:
+    """Names of the fields that were ignored, quoted and sorted: the first of them where there
+    are many."""
+    return [quote(name) for name in sorted(message.model_extra or {})[:_NAMES_LIMIT]]
+
+
+@cache
+def _worker_messages() -> TypeAdapter[Any]:
+    return TypeAdapter(WorkerMessages)
+
+
+def decode_worker_message(line: bytes) -> WorkerMessages:
+    """Read one line of a worker, strictly: for checking that a line is a message of this very
+    version. A host that must get on with later ones passes over what it does not know instead.
+
+    Raises `pydantic.ValidationError`.
+    """
+    message: WorkerMessages = _worker_messages().validate_json(line, strict=True)
+    return message
+
+
+def encode(message: BaseModel) -> bytes:
+    """One line, newline included. Fields that are None are left out, but `job_id` is kept."""
+    fields = message.model_dump(exclude_none=True)
+    if getattr(message, "job_id", "") is None:
+        fields = {"type": fields.pop("type"), "job_id": None, **fields}
+    return encode_line(fields)
+
+
+def _sentence(error: ValidationError) -> str:
+    return "; ".join(_complaints(error))
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for detail in error.errors(include_url=False, include_input=False)[:_NAMES_LIMIT]:
+        *path, name = ("", *detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            yield f"{'.'.join(map(str, path[1:]))} has no field {quote(name)}"
+            continue
+        where = ".".join(map(str, detail["loc"]))
+        if detail["type"] == "missing":
+            yield f"{where} is missing"
+        elif detail["type"] == "model_type":
+            yield f"{where} must be an object"
+        else:
+            text = detail["msg"].removeprefix("Value error, ")
+            yield f"{where}: {text}" if detail["loc"] else text

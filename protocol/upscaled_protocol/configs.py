@@ -1,0 +1,195 @@
+"""What a job asks for: one config model a method.
+
+Unknown fields are refused by name, so that a misspelt option never passes silently. Field names
+and defaults are those that hosts already send; paths are plain strings, resolved by the worker.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from upscaled_protocol.errors import ErrorCode
+
+DEFAULT_UPSCALE_FACTOR = 4.0
+DEFAULT_DPI = 150
+
+Crop = Literal[
+    "none",
+    "center",
+    "top",
+    "bottom",
+    "left",
+    "right",
+    "top-left",
+    "top-right",
+    "bottom-left",
+    "bottom-right",
+]
+OutputFormat = Literal["png", "tiff", "jpeg", "webp", "avif"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+ImagenFactor = Literal["x2", "x3", "x4"]
+
+Pixels = Annotated[int, Field(ge=1, le=200_000)]
+Inches = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """A config as a host writes it: no coercion between strings and numbers, no unknown field."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ImageConfig(Config):
+    """What every method takes: one input, one output, a size."""
+
+    image_path: str | None = Field(None, min_length=1, description="Input file.")
+    image_base64: str | None = Field(None, min_length=1, description="Input file's bytes.")
+    image_url: str | None = Field(None, min_length=1, description="Input over http or https.")
+    output_path: str | None = Field(
+        None,
+        min_length=1,
+        description="Output file. Default: {OUTPUT_DIR, or the input's folder}/"
+        "{stem}_{method}_{factor}x.{ext}; never the input itself.",
+    )
+    output_base64: bool = Field(
+        False, description="Return the output file's bytes in the result instead of writing a file."
+    )
+    output_format: OutputFormat | None = Field(
+        None, description="Default: by output_path's suffix, else png."
+    )
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Lossy formats; 100 makes WebP and AVIF lossless."
+    )
+    target_dpi: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where "
+        "inches are given, else the input's own.",
+    )
+    target_width_inches: Inches | None = Field(None, description="Print width.")
+    target_height_inches: Inches | None = Field(None, description="Print height.")
+    target_width: Pixels | None = Field(None, description="Output width in pixels.")
+    target_height: Pixels | None = Field(None, description="Output height in pixels.")
+    crop: Crop = Field(
+        "none", description="What to keep where the print size has another aspect ratio."
+    )
+    tile_size: int | None = Field(
+        None, ge=32, le=8192, description="Input pixels a tile side. Default: by free memory."
+    )
+
+    @model_validator(mode="after")
+    def check_one_input(self) -> Self:
+        """Refuse none and refuse two: a job has exactly one picture."""
+        inputs = (self.image_path, self.image_base64, self.image_url)
+        if sum(value is not None for value in inputs) != 1:
+            raise ValueError("give exactly one of image_path, image_base64, image_url")
+        return self
+
+    @model_validator(mode="after")
+    def check_one_target(self) -> Self:
+        """Refuse a target in inches beside one in pixels: they may disagree."""
+        inches = self.target_width_inches is not None or self.target_height_inches is not None
+        pixels = self.target_width is not None or self.target_height is not None
+        if inches and pixels:
+            raise ValueError("give the target size in inches or in pixels, not both")
+        return self
+
+    @model_validator(mode="after")
+    def check_one_output(self) -> Self:
+        """Refuse a path beside base64: the result names one output."""
+        if self.output_base64 and self.output_path is not None:
+            raise ValueError("give output_path or output_base64, not both")
+        return self
+
+
+class EsrganConfig(ImageConfig):
+    """ESRGAN and every other single-image network that spandrel knows."""
+
+    upscale_factor: float | None = Field(
+        None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
+    )
+    model: str = Field(
+        "compact-x4", min_length=1, description="A catalogue name or the path of a weights file."
+    )
+    upscale_model: str | None = Field(
+        None, min_length=1, description="The same under FLUX's name for it; `model` wins."
+    )
+    use_fp16: bool = Field(True, description="False forces fp32, whatever `precision` says.")
+    precision: Precision = Field("auto", description="auto: the fastest faithful one here.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def take_upscale_model(cls, fields: Any) -> Any:
+        """Let `upscale_model` stand in for `model`: hosts may have one form for both methods."""
+        if isinstance(fields, dict) and fields.get("upscale_model") is not None:
+            return {"model": fields["upscale_model"], **fields}
+        return fields
+
+
+class FluxConfig(ImageConfig):
+    """FLUX.1-dev: an ESRGAN upscale, then image-to-image in tiles."""
+
+    upscale_factor: float | None = Field(
+        None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
+    )
+    model: str = Field("flux1-dev-Q8_0", min_length=1, description="Catalogue name or GGUF path.")
+    upscale_model: str = Field("4x-UltraSharp", min_length=1, description="First-stage model.")
+    denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage as it is.")
+    steps: int = Field(20, ge=1, le=200, description="Model calls really made for each tile.")
+    guidance: float = Field(3.5, ge=0, le=100)
+    prompt: str = Field("", max_length=10_000)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    tile_size: int | None = Field(512, ge=128, le=4096, description="Output pixels a tile side.")
+
+
+class ImagenConfig(ImageConfig):
+    """Imagen on Vertex AI."""
+
+    upscale_factor: ImagenFactor = "x4"
+    model: str = Field("imagen-4.0-upscale-preview", min_length=1)
+    tile: bool = Field(
+        False,
+        description="Cut a picture that is too large for one call into several; each is billed.",
+    )
+    gcp_project_id: str | None = Field(
+        None, min_length=1, description="Default: GCP_PROJECT_ID from the environment."
+    )
+    gcp_region: str | None = Field(
+        None, min_length=1, description="Default: GCP_REGION or us-central1."
+    )
+
+
+class FakeConfig(Config):
+    """The fake engine: a worker's every mood, on request, for people who write hosts.
+
+    Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for.
+    """
+
+    steps: int = Field(1, ge=0, le=1_000_000)
+    step_s: float = Field(0.0, ge=0, le=3600, allow_inf_nan=False)
+    load_s: float = Field(0.0, ge=0, le=3600, allow_inf_nan=False, description="Model load time.")
+    model: str = Field("fake", min_length=1, description="Named in the result; see load_s.")
+    at_step: int = Field(0, ge=0)
+    print_text: str | None = Field(None, description="print() it, where stdout used to be.")
+    c_print_text: str | None = Field(None, description="The same from C: puts() and write(1).")
+    subprocess_text: str | None = Field(None, description="The same from a child process.")
+    raise_text: str | None = Field(None, description="Raise a RuntimeError with this text.")
+    error_code: ErrorCode | None = Field(
+        None, strict=False, description="Fail with this code of the protocol."
+    )
+    exit_code: int | None = Field(None, ge=0, le=255, description="Leave the process at once.")
+    signal: int | None = Field(None, ge=1, le=64, description="Kill the process with a signal.")
+    hang: bool = Field(False, description="Stop making progress, for ever.")
+    hang_native: bool = Field(False, description="The same in native code that holds the GIL.")
+    ignore_cancel: bool = False
+    spawn_sleeper: bool = Field(False, description="Leave a grandchild process behind.")
+    grow_mb: int = Field(0, ge=0, le=65536, description="Memory to allocate, kept for good.")
+    out_of_memory: bool = Field(False, description="Fail as an engine that ran out of memory.")
+    output_path: str | None = Field(None, min_length=1, description="Write `output_text` there.")
+    output_text: str = ""
+    only_on_attempt: int | None = Field(
+        None, ge=1, description="Misbehave on this attempt alone: 1 shows a recovery."
+    )

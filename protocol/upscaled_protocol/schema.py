@@ -1,0 +1,186 @@
+"""The protocol as JSON Schema, generated from the models, for hosts in other languages.
+
+`python -m upscaled_protocol.schema` writes `host.json`, `worker.json` and `errors.json` into
+`protocol/schema`, or into the folder that is named; with `--check` it says what is stale instead.
+Client types are generated from these files, so every object and every enumeration in them is a
+named definition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from upscaled_protocol import PROTOCOL_VERSION, configs, messages
+from upscaled_protocol.errors import MEANINGS
+from upscaled_protocol.messages import HostMessages, Job, JsonObject, WorkerMessages
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# The enumerations that have a name in Python keep it.
+_ENUM_NAMES = {
+    get_args(value): name
+    for module in (configs, messages)
+    for name, value in vars(module).items()
+    if get_origin(value) is Literal
+}
+
+
+def documents() -> dict[str, JsonObject]:
+    """Each schema file's content by the file's name."""
+    return {
+        "host.json": _host_schema(),
+        "worker.json": _worker_schema(),
+        "errors.json": {
+            "$id": f"urn:upscaled:protocol:{PROTOCOL_VERSION}:errors",
+            "protocol": PROTOCOL_VERSION,
+            "codes": {
+                code.value: {"retryable": meaning.retryable, "meaning": meaning.raised_when}
+                for code, meaning in MEANINGS.items()
+            },
+        },
+    }
+
+
+def write(directory: Path) -> None:
+    """Write the files, in place of those that are there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in _texts().items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def stale_files(directory: Path) -> list[str]:
+    """Names of the files that are absent or differ from what `write` would write."""
+    return [
+        name
+        for name, text in _texts().items()
+        if not (directory / name).is_file()
+        or (directory / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Exit status 0; 1 where `--check` found a stale file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m upscaled_protocol.schema", description="Write the JSON Schema."
+    )
+    parser.add_argument("directory", nargs="?", type=Path, default=Path("protocol/schema"))
+    parser.add_argument("--check", action="store_true", help="write nothing, name stale files")
+    options = parser.parse_args(argv)
+    if not options.check:
+        write(options.directory)
+        return 0
+    stale = stale_files(options.directory)
+    for name in stale:
+        sys.stderr.write(f"{options.directory / name} is stale; run `make schema`\n")
+    return 1 if stale else 0
+
+
+def _texts() -> dict[str, str]:
+    return {
+        name: json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        for name, document in documents().items()
+    }
+
+
+def _host_schema() -> JsonObject:
+    jobs = _members(Job)
+    commands = [model for model in _members(HostMessages) if model not in jobs]
+    definitions = _definitions([*jobs, *commands])
+    definitions["Job"] = {
+        "title": "Job",
+        "description": "The only message that may leave out its type.",
+        **_union("method", {_constant(job, "method"): job.__name__ for job in jobs}),
+    }
+    names = {"job": "Job", **{_constant(model, "type"): model.__name__ for model in commands}}
+    return _document("host", "HostMessage", "What a host sends.", names, definitions)
+
+
+def _worker_schema() -> JsonObject:
+    models = _members(WorkerMessages)
+    definitions = _definitions(models)
+    for model in models:
+        definition = definitions[model.__name__]
+        definition["required"] = ["type", *definition.get("required", [])]
+    names = {_constant(model, "type"): model.__name__ for model in models}
+    return _document("worker", "WorkerMessage", "What a worker sends.", names, definitions)
+
+
+def _document(
+    name: str, title: str, description: str, types: dict[str, str], definitions: JsonObject
+) -> JsonObject:
+    return {
+        "$schema": _DIALECT,
+        "$id": f"urn:upscaled:protocol:{PROTOCOL_VERSION}:{name}",
+        "title": title,
+        "description": description,
+        **_union("type", types),
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _union(property_name: str, names: dict[str, str]) -> JsonObject:
+    mapping = {value: f"#/$defs/{name}" for value, name in names.items()}
+    return {
+        "oneOf": [{"$ref": reference} for reference in mapping.values()],
+        "discriminator": {"propertyName": property_name, "mapping": mapping},
+    }
+
+
+def _members(union: Any) -> list[type[BaseModel]]:
+    """The models of a union, which may be annotated."""
+    first, *_ = members = get_args(union)
+    return list(members) if isinstance(first, type) else list(get_args(first))
+
+
+def _constant(model: type[BaseModel], field: str) -> str:
+    value: str = get_args(model.model_fields[field].annotation)[0]
+    return value
+
+
+class _Generator(GenerateJsonSchema):
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False  # a type generator would make a type of every titled property
+
+
+def _definitions(models: Iterable[type[BaseModel]]) -> JsonObject:
+    _, schema = models_json_schema(
+        [(model, "validation") for model in models], schema_generator=_Generator
+    )
+    definitions: JsonObject = schema["$defs"]
+    for name, definition in definitions.items():
+        # Messages are open, for a later release may add fields; a config refuses what it does
+        # not know.
+        if not hasattr(configs, name):
+            definition.pop("additionalProperties", None)
+    enums: JsonObject = {}
+    _name_enums(definitions, enums)
+    return definitions | enums
+
+
+def _name_enums(node: Any, enums: JsonObject) -> None:
+    """Put a reference in the place of each enumeration that has a name; lay texts in one line."""
+    if isinstance(node, list):
+        for item in node:
+            _name_enums(item, enums)
+    elif isinstance(node, dict):
+        if isinstance(node.get("description"), str):
+            node["description"] = " ".join(node["description"].split())
+        name = _ENUM_NAMES.get(tuple(node.get("enum", ())))
+        if name is not None:
+            enums[name] = {"title": name, "type": node.pop("type"), "enum": node.pop("enum")}
+            reference = {"$ref": f"#/$defs/{name}"}
+            # Beside a bare reference some generators copy the definition instead of naming it.
+            node.update({"allOf": [reference]} if node else reference)
+        for value in node.values():
+            _name_enums(value, enums)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

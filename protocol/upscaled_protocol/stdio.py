@@ -1,0 +1,91 @@
+"""Claiming stdin and stdout, so that nothing but protocol lines can ever reach the host.
+
+Call `claim_stdio` before any heavy import: libraries print while they load.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import stat
+import sys
+import weakref
+from typing import NamedTuple
+
+# Duplicates go above this, clear of the numbers that programs take for stdio.
+_LOWEST_PRIVATE_FD = 3
+
+
+class Wire(NamedTuple):
+    """The host's two streams, as descriptors that nobody else in this process knows."""
+
+    read_fd: int
+    write_fd: int
+
+
+def claim_stdio() -> Wire:
+    """Take fds 0 and 1 for the protocol alone. Call once.
+
+    Both are duplicated above fd 2, close-on-exec, so that no program started later inherits them
+    (a fork without an exec does). Then fd 0 reads /dev/null, and fd 1 becomes fd 2: what Python,
+    a C library or a subprocess prints lands on stderr, or nowhere where stderr is closed. Raises
+    `OSError` where stdin or stdout is closed.
+    """
+    wire = Wire(
+        fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD),
+        fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD),
+    )
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    if null == 2:  # the lowest free number: stderr was closed, and anything opened would become it
+        os.set_inheritable(2, True)
+    else:
+        os.close(null)
+    os.dup2(2, 1)
+    # A new object, for the old one may have been made for a file of another kind. A line a print,
+    # so that it stands in order beside the log lines; and as lenient as stderr, for no library's
+    # print of a file name may fail a job.
+    sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    return wire
+
+
+class NonBlockingWriter:
+    """Writes what a descriptor takes at once, without setting O_NONBLOCK on it.
+
+    The flag belongs to the open file, which a shell or a host may share; their writes would start
+    to fail. A pipe that polls writable takes at least PIPE_BUF bytes, a socket takes MSG_DONTWAIT.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        mode = os.fstat(fd).st_mode
+        self._socket = _borrow_socket(self, fd) if stat.S_ISSOCK(mode) else None
+        self._regular = stat.S_ISREG(mode)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Bytes taken, 0 where the reader is slow. Raises `OSError` (EPIPE) where it is gone."""
+        try:
+            if self._socket is not None:
+                return self._socket.send(data, socket.MSG_DONTWAIT)
+            if not self._regular:
+                events = self._poll.poll(0)
+                if not events:
+                    return 0
+                if events[0][1] & select.POLLERR and not events[0][1] & select.POLLOUT:
+                    raise BrokenPipeError("the reader is gone")
+                data = data[: select.PIPE_BUF]
+            return os.write(self.fd, data)
+        except BlockingIOError:  # a full socket, or a pipe on which somebody set O_NONBLOCK
+            return 0
+
+
+def _borrow_socket(borrower: object, fd: int) -> socket.socket:
+    """A socket object on `fd` that leaves it open at the borrower's end: closing is the owner's
+    business, and a duplicate would keep the connection alive behind the owner's back."""
+    borrowed = socket.socket(fileno=fd)
+    weakref.finalize(borrower, borrowed.detach)
+    return borrowed

@@ -1,0 +1,1 @@
+"""The supervisor: keeps workers alive and loses no job. Never imports torch or numpy."""

@@ -1,0 +1,37 @@
+"""`upscaled run`: supervised workers on stdio."""
+
+from upscaled_protocol.stdio import claim_stdio
+
+if __name__ == "__main__":
+    # First of all: from here on no import, print or child process can reach the host's wire.
+    _wire = claim_stdio()
+
+import sys
+from collections.abc import Sequence
+
+from upscaled_protocol.log import Logger
+from upscaled_protocol.stdio import Wire
+from upscaled_supervisor.options import EXIT_NO_WORKER, read_options
+
+
+def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
+    """Serve until the host is done; the exit status, as `upscaled run --help` lists them."""
+    options = read_options(argv)
+    wire = wire or claim_stdio()
+    log = Logger(component="supervisor")
+    journal = None
+    if options.journal is not None:
+        from upscaled_supervisor.journal import Journal, JournalError
+
+        try:
+            journal = Journal(options.journal)
+        except JournalError as error:
+            log.log("error", "journal_unusable", detail=str(error))
+            return EXIT_NO_WORKER
+    from upscaled_supervisor.loop import Supervisor
+
+    return Supervisor(wire, options, journal, log).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(wire=_wire))

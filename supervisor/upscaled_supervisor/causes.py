@@ -1,0 +1,73 @@
+"""Why workers go away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+_SENTENCES = {
+    "exit": "the worker left with exit code {exit_code}",
+    "signal": "the worker was ended by {signal}",
+    "oom_kill": "the kernel ended the worker, for memory ran out",
+    "stall": "the worker made no progress",
+    "deadline": "the worker did not stop at the job's deadline",
+    "cancel": "the worker did not stop when the job was cancelled",
+    "memory": "the worker had grown past its memory limit",
+    "age": "the worker had reached its age",
+    "job_count": "the worker had done its number of jobs",
+    "reload": "a rolling restart was asked for",
+    "load_failed": "the worker did not get ready",
+}
+
+
+class Cause(dict[str, Any]):
+    """A wire-ready object: `reason`, and `exit_code`, `signal`, `detail` where known."""
+
+    def __init__(self, reason: str, **fields: Any) -> None:
+        super().__init__(reason=reason)
+        self.update((name, value) for name, value in fields.items() if value is not None)
+
+    def sentence(self) -> str:
+        """For people."""
+        text = _SENTENCES[self["reason"]].format_map(self)
+        return f"{text}: {self['detail']}" if "detail" in self else text
+
+
+def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
+    """Read a wait status. `oom_kills`: kernel OOM kills counted since the worker was started."""
+    if os.WIFSIGNALED(status):
+        signum = os.WTERMSIG(status)
+        # The kernel leaves no note with the process itself; its counter and the signal together
+        # say it.
+        if signum == signal.SIGKILL and oom_kills > 0:
+            return Cause("oom_kill", signal="SIGKILL")
+        return Cause("signal", signal=_signal_name(signum), detail=last_words)
+    return Cause("exit", exit_code=os.waitstatus_to_exitcode(status), detail=last_words)
+
+
+def count_oom_kills(
+    vmstat: Path = Path("/proc/vmstat"), events: Path = Path("/sys/fs/cgroup/memory.events")
+) -> int:
+    """OOM kills so far: of the machine since its start, and of our own memory cgroup."""
+    return _counter(vmstat, "oom_kill") + _counter(events, "oom_kill")
+
+
+def _counter(path: Path, name: str) -> int:
+    try:
+        text = path.read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"

@@ -1,0 +1,127 @@
+"""Accepted jobs on disk, so that they outlive the supervisor.
+
+One SQLite file in WAL mode, one row a job: pending until its terminal event is recorded, and the
+event is kept then, for hosts that missed it. A row is committed before the host hears of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_VERSION = 1
+# Terminal events kept for hosts that ask again; the oldest go first.
+_KEPT_EVENTS = 100_000
+# How many finished jobs pass between two clean-ups.
+_PRUNE_EVERY = 1000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    job_id TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    line BLOB,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    event BLOB
+);
+CREATE INDEX IF NOT EXISTS jobs_by_seq ON jobs (seq);
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot be opened: damaged, locked by another supervisor, or not ours."""
+
+
+class PendingJob(NamedTuple):
+    """A job that was accepted and has no terminal event yet."""
+
+    line: bytes
+    attempts: int
+
+
+class Journal:
+    """Raises `JournalError` where the file cannot serve, with a sentence that says why."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+            # Ours alone: a second supervisor on it would run every job twice. Without fsync at
+            # each commit rows survive any death of processes, though not of the machine's power.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            fault = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if fault != "ok":
+                raise JournalError(f"the journal {path} is damaged: {fault}")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise JournalError(f"the journal {path} has version {version}, not {_VERSION}")
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            (self._seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+        except sqlite3.OperationalError as error:
+            held = "locked" in str(error)
+            reason = "another supervisor holds it" if held else str(error)
+            raise JournalError(f"cannot open the journal {path}: {reason}") from None
+        except sqlite3.DatabaseError as error:
+            raise JournalError(
+                f"the journal {path} is damaged or no journal: {error}; move it away to start anew"
+            ) from None
+        self._until_prune = _PRUNE_EVERY
+
+    def pending(self) -> list[PendingJob]:
+        """Jobs to be finished, in the order of their acceptance."""
+        rows = self._db.execute("SELECT line, attempts FROM jobs WHERE event IS NULL ORDER BY seq")
+        return [PendingJob(bytes(line), attempts) for line, attempts in rows]
+
+    def accept(self, job_id: str, line: bytes) -> None:
+        """Record a job; an earlier finished one of its id is forgotten.
+
+        Raises `JobError` (journal_unwritable), and then the job must not be accepted.
+        """
+        self._seq += 1
+        try:
+            self._db.execute(
+                "INSERT OR REPLACE INTO jobs (job_id, seq, line) VALUES (?, ?, ?)",
+                (job_id, self._seq, line),
+            )
+        except sqlite3.Error as error:
+            raise JobError(
+                ErrorCode.JOURNAL_UNWRITABLE,
+                f"the job was not accepted, for the journal {self._path} cannot be written: "
+                f"{error}",
+                job_id=job_id,
+            ) from None
+
+    def charge(self, job_id: str, attempts: int) -> None:
+        """Record how often the job has taken a worker down. Raises `sqlite3.Error`."""
+        self._db.execute("UPDATE jobs SET attempts = ? WHERE job_id = ?", (attempts, job_id))
+
+    def finish(self, job_id: str, event: bytes) -> None:
+        """Record the terminal event, newline included. Raises `sqlite3.Error`."""
+        self._db.execute("UPDATE jobs SET event = ?, line = NULL WHERE job_id = ?", (event, job_id))
+        self._until_prune -= 1
+        if self._until_prune == 0:
+            self._until_prune = _PRUNE_EVERY
+            self._db.execute(
+                "DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (self._seq - _KEPT_EVENTS,)
+            )
+
+    def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
+        """Terminal events that were recorded: of these jobs, or of all, oldest first."""
+        if job_ids is None:
+            query = "SELECT event FROM jobs WHERE event IS NOT NULL ORDER BY seq"
+            yield from (bytes(event) for (event,) in self._db.execute(query))
+            return
+        for job_id in job_ids:
+            row = self._db.execute("SELECT event FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            if row is not None and row[0] is not None:
+                yield bytes(row[0])
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file."""
+        self._db.close()

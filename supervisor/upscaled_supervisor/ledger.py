@@ -1,0 +1,226 @@
+"""Every accepted job, and the one terminal event of each."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter, OrderedDict
+from typing import Any
+
+import orjson
+
+from upscaled_protocol.envelope import Envelope
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import encode_line
+from upscaled_protocol.log import Logger
+from upscaled_protocol.outbox import Outbox
+from upscaled_supervisor.causes import Cause
+from upscaled_supervisor.journal import Journal
+from upscaled_supervisor.queue import Job, JobQueue
+
+# Ids remembered for cancels that come before or after their job.
+REMEMBERED_IDS = 1024
+# A base64 picture is long: lines that wait are bounded in bytes too.
+MAX_QUEUED_BYTES = 1024 * 1024 * 1024
+# Upper bounds in seconds, from a thumbnail to a FLUX poster.
+DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
+
+
+class Ledger:
+    """Accepts jobs, holds them while they wait or run, and ends each exactly once."""
+
+    def __init__(self, outbox: Outbox, log: Logger, max_jobs: int) -> None:
+        self.queue = JobQueue()
+        self.jobs: dict[str, Job] = {}
+        self.journal: Journal | None = None
+        self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
+        self.durations: dict[str, list[float]] = {}  # by method: a bucket each, the rest, the sum
+        self._outbox = outbox
+        self._log = log
+        self._max_jobs = max_jobs
+        self._queued_bytes = 0
+        self._early_cancels: OrderedDict[str, None] = OrderedDict()
+        self._finished: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def failed(self) -> int:
+        """Jobs that ended in an error."""
+        return sum(n for (_, outcome), n in self.outcomes.items() if outcome != "completed")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next job would be refused."""
+        return len(self.jobs) >= self._max_jobs or self._queued_bytes >= MAX_QUEUED_BYTES
+
+    def accept(self, envelope: Envelope, line: bytes) -> Job | None:
+        """Take a job and tell the host; None where an early cancel ended it at once.
+
+        Raises `JobError` where it must be refused.
+        """
+        job = Job(envelope, line)
+        if job.job_id in self.jobs:
+            raise JobError(
+                ErrorCode.DUPLICATE_JOB,
+                f"job {job.job_id!r} is still in flight; this line was refused",
+                job_id=job.job_id,
+            )
+        if self.is_full:
+            raise JobError(
+                ErrorCode.QUEUE_FULL,
+                f"{len(self.jobs)} jobs are in flight already; send the job again later",
+                job_id=job.job_id,
+            )
+        if self.journal is not None:
+            self.journal.accept(job.job_id, line)
+        self._take(job)
+        if self._early_cancels.pop(job.job_id, "no") is None:
+            self.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+            return None
+        return job
+
+    def restore(self) -> None:
+        """Take up the journal's pending jobs; the host is told of each as accepted."""
+        assert self.journal is not None
+        for pending in self.journal.pending():
+            fields = orjson.loads(pending.line)
+            envelope = Envelope(
+                "job",
+                fields["job_id"],
+                fields,
+                fields["method"],
+                fields.get("priority", 0),
+                fields.get("timeout_s"),
+                fields.get("max_attempts", 2),
+            )
+            job = Job(envelope, pending.line)
+            job.attempts = pending.attempts
+            self._take(job)
+
+    def retry(self, job: Job) -> None:
+        """Put a job that lost its worker back in its place."""
+        job.waiting = False
+        self.queue.push(job)
+
+    def charge(self, job: Job) -> None:
+        """Count a start that took the worker down."""
+        job.attempts += 1
+        if self.journal is not None:
+            self._record(lambda journal: journal.charge(job.job_id, job.attempts))
+
+    def progress(self, job: Job, line: bytes, fields: dict[str, Any]) -> None:
+        """Forward progress; a second attempt begins where the first had come to."""
+        percent = fields["progress"]
+        if percent < job.percent:
+            line = encode_line(fields | {"progress": job.percent})
+        else:
+            job.percent = percent
+            line += b"\n"
+        self._outbox.put_progress(job.job_id, line)
+
+    def finish(self, job: Job, line: bytes, outcome: str) -> None:
+        """Send the terminal event. The job's id is free from here on."""
+        del self.jobs[job.job_id]
+        self.queue.remove(job)
+        self._queued_bytes -= len(job.line)
+        _remember(self._finished, job.job_id)
+        self.outcomes[job.method, outcome] += 1
+        self._count_duration(job)
+        event = line + b"\n"
+        if self.journal is not None:
+            self._record(lambda journal: journal.finish(job.job_id, event))
+        self._outbox.put(event)
+
+    def leave(self, job: Job) -> None:
+        """Let go of a job that the journal keeps for the next start."""
+        del self.jobs[job.job_id]
+        self.queue.remove(job)
+
+    def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
+        """End a job with an error of the supervisor's own."""
+        error = _error(JobError(code, text)) | {"job_id": job.job_id}
+        if job.started_at:
+            error["attempt"] = max(job.attempts, 1)
+        if cause is not None:
+            error["cause"] = cause
+        self.finish(job, orjson.dumps(error), code)
+        self._log.log("warning", "job_failed", job_id=job.job_id, code=code, reason=text)
+
+    def fail_deadline(self, job: Job) -> None:
+        """End a job whose time is up."""
+        self.fail(job, ErrorCode.DEADLINE_EXCEEDED, "the job's timeout_s passed")
+
+    def fail_for_good(self, job: Job, cause: Cause) -> None:
+        """End a job that lost its worker on each of its attempts.
+
+        One such loss, where one start was allowed, proves nothing against the job itself.
+        """
+        why = cause.sentence()
+        if job.attempts > 1:
+            text = f"the job took its worker down {job.attempts} times: {why}"
+            self.fail(job, ErrorCode.POISONED, text, cause)
+        elif cause["reason"] == "stall":
+            self.fail(job, ErrorCode.STALLED, why, cause)
+        elif cause["reason"] == "oom_kill":
+            self.fail(job, ErrorCode.OUT_OF_MEMORY, why, cause)
+        else:
+            self.fail(job, ErrorCode.WORKER_CRASHED, why, cause)
+
+    def refuse(self, error: JobError) -> None:
+        """Answer a bad line. An id in flight is another job's: the error must not end that."""
+        fields = _error(error)
+        if error.job_id in self.jobs:
+            fields |= {"job_id": None, "refused_job_id": error.job_id}
+        else:
+            fields["job_id"] = error.job_id
+        self._outbox.put(encode_line(fields))
+
+    def note_cancel(self, job_id: str) -> None:
+        """A cancel for an id that is not in flight: too late, or its job is yet to come."""
+        if job_id not in self._finished:
+            _remember(self._early_cancels, job_id)
+
+    def replay(self, job_ids: list[str] | None) -> None:
+        """Send recorded terminal events again."""
+        if self.journal is not None:
+            for event in self.journal.events(job_ids):
+                self._outbox.put(event)
+
+    def _take(self, job: Job) -> None:
+        self.jobs[job.job_id] = job
+        self._queued_bytes += len(job.line)
+        self._finished.pop(job.job_id, None)
+        position = self.queue.push(job)
+        accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
+        self._outbox.put(encode_line(accepted))
+
+    def _record(self, write: Any) -> None:
+        try:
+            write(self.journal)
+        except sqlite3.Error as error:
+            # The host is answered all the same; after a restart the job would be done again.
+            self._log.log("error", "journal_unwritable", detail=str(error))
+
+    def _count_duration(self, job: Job) -> None:
+        if not job.started_at:
+            return
+        seconds = time.monotonic() - job.started_at
+        counts = self.durations.setdefault(job.method, [0.0] * (len(DURATION_BUCKETS_S) + 2))
+        bucket = sum(seconds > bound for bound in DURATION_BUCKETS_S)
+        counts[bucket] += 1
+        counts[-1] += seconds
+
+
+def _error(error: JobError) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "error": error.message,
+        "code": error.code,
+        "retryable": error.retryable,
+    }
+
+
+def _remember(ids: OrderedDict[str, None], job_id: str) -> None:
+    ids[job_id] = None
+    ids.move_to_end(job_id)
+    if len(ids) > REMEMBERED_IDS:
+        ids.popitem(last=False)

@@ -1,0 +1,310 @@
+"""The supervisor: one thread, one poll, between the host and its workers.
+
+    host ── HostWire ──> Ledger (every accepted job, its one terminal event)
+                            │ queue
+                         Fleet ── Child, Child, … ── pipes ── workers
+                            └──── Nursery (their parent process)
+
+A host's line is parsed once, for its envelope, and forwarded as it came; so is a worker's result.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import os
+import signal
+import time
+from collections import deque
+from typing import Any
+
+from upscaled_protocol import PROTOCOL_VERSION
+from upscaled_protocol.envelope import open_envelope
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lineage import adopt_orphans
+from upscaled_protocol.lines import encode_line
+from upscaled_protocol.log import Logger
+from upscaled_protocol.stdio import Wire
+from upscaled_supervisor.fleet import Fleet
+from upscaled_supervisor.health import HealthDesk
+from upscaled_supervisor.journal import Journal
+from upscaled_supervisor.ledger import Ledger
+from upscaled_supervisor.options import (
+    EXIT_COMPLETED,
+    EXIT_HOST_GONE,
+    EXIT_NO_WORKER,
+    EXIT_SOME_FAILED,
+    EXIT_USAGE,
+    Options,
+)
+from upscaled_supervisor.poller import Poller
+from upscaled_supervisor.queue import Job
+from upscaled_supervisor.stdio import HostWire
+
+# How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
+_TICK_S = 0.05
+_IDLE_TICK_S = 1.0
+# How often workers are measured for recycling.
+_RECYCLE_CHECK_S = 1.0
+# A host that does not read its last results is given up after so long, once we were told to go.
+_LAST_FLUSH_S = 10.0
+
+
+class HostGoneError(Exception):
+    """Nobody reads our stdout any longer."""
+
+
+class Supervisor:
+    """Runs from the first line of the host to the last terminal event."""
+
+    def __init__(self, wire: Wire, options: Options, journal: Journal | None, log: Logger) -> None:
+        self._options = options
+        self._log = log
+        self._poller = Poller()
+        self._host = HostWire(wire, options.line_limit_bytes)
+        self._ledger = Ledger(self._host.outbox, log, options.max_queue)
+        self._ledger.journal = journal
+        self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
+        self._health = HealthDesk(self._fleet, self._ledger)
+        self._deadlines: list[tuple[float, int, Job]] = []
+        self._reading = False
+        self._held: deque[bytes | None] = deque()
+        self._input_ended = False
+        self._draining = False
+        self._stopping = False
+        self._drain_until: float | None = None
+        self._next_tick = 0.0
+        self._next_recycle_check = 0.0
+
+    def run(self) -> int:
+        """Serve; the exit status."""
+        self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
+        self._flush_host()
+        signals = self._catch_signals()
+        adopt_orphans()
+        if not self._serve_metrics():
+            return EXIT_USAGE
+        self._fleet.start()
+        self._poller.watch_reading(self._host.watch_fd, self._host_is_gone, events=0)
+        self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
+        if self._ledger.journal is not None:
+            self._ledger.restore()
+        # Start-up's objects live as long as we do; no collection need look at them again.
+        gc.freeze()
+        try:
+            while not self._is_done():
+                self._turn()
+            self._send({"type": "status", "message": "stopped"})
+            self._flush_to_the_end()
+        except HostGoneError:
+            self._log.log("warning", "host_gone", in_flight=len(self._ledger.jobs))
+            return EXIT_HOST_GONE
+        finally:
+            self._fleet.kill()
+            if self._ledger.journal is not None:
+                self._ledger.journal.close()
+        return self._exit_status()
+
+    def _serve_metrics(self) -> bool:
+        address = self._options.metrics_address
+        if address is None:
+            return True
+        from upscaled_supervisor.metrics import serve_metrics
+
+        try:
+            serve_metrics(address, self._fleet, self._ledger, self._host.outbox)
+        except (OSError, ValueError) as error:
+            detail = f"cannot serve metrics on {address}: {error}"
+            self._log.log("error", "metrics_unusable", detail=detail)
+            return False
+        return True
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and deal with all of it."""
+        self._watch_host()
+        now = time.monotonic()
+        self._poller.run_once(self._next_tick - now)
+        now = time.monotonic()
+        # A slot that a death has emptied is filled at once, not at the next tick.
+        if now >= self._next_tick or not self._fleet.is_settled:
+            self._tick(now)
+        for _ in range(self._health.answers_due(now)):
+            self._send(
+                self._health.report(
+                    draining=self._draining, dropped_progress=self._host.outbox.dropped_progress
+                )
+            )
+        if self._held:
+            self._take_held()
+        self._fleet.dispatch()
+        self._fleet.flush()  # before the host's lines: the sooner a worker starts, the better
+        self._flush_host()
+
+    def _is_done(self) -> bool:
+        if self._fleet.has_usage_error:
+            return True
+        if not self._draining or self._ledger.jobs:
+            return False
+        if not self._stopping:
+            self._stopping = True
+            self._next_tick = 0.0
+            self._fleet.stop()
+        return self._fleet.is_gone
+
+    def _exit_status(self) -> int:
+        if self._fleet.has_usage_error:
+            return EXIT_USAGE
+        if self._fleet.failure is not None:
+            return EXIT_NO_WORKER
+        return EXIT_SOME_FAILED if self._ledger.failed else EXIT_COMPLETED
+
+    # --- the host ---------------------------------------------------------------------------
+
+    def _watch_host(self) -> None:
+        """Read on, unless the host should first read itself. Draining too: it may cancel."""
+        wanted = not (self._input_ended or self._host.unread or self._held)
+        if wanted and not self._reading:
+            self._poller.watch_reading(self._host.read_fd, self._read_host)
+        elif self._reading and not wanted:
+            self._poller.forget(self._host.read_fd)
+        self._reading = wanted
+
+    def _read_host(self) -> None:
+        lines, self._input_ended = self._host.read()
+        self._held += lines
+        self._take_held()
+
+    def _take_held(self) -> None:
+        """Take the lines that were read. A file's wait here for the queue to have room."""
+        while self._held and not (self._host.is_file and self._ledger.is_full):
+            self._take(self._held.popleft())
+        if self._input_ended and not self._held:
+            self._drain()
+
+    def _take(self, line: bytes | None) -> None:
+        try:
+            if line is None:
+                raise JobError(ErrorCode.LINE_TOO_LONG, "the line passes the limit and was dropped")
+            envelope = open_envelope(line)
+            if envelope.type == "job":
+                if self._draining:
+                    raise JobError(
+                        ErrorCode.SHUTTING_DOWN,
+                        "no more jobs are taken; the daemon is going down",
+                        job_id=envelope.job_id,
+                    )
+                job = self._ledger.accept(envelope, line)
+                if job is not None and job.deadline is not None:
+                    heapq.heappush(self._deadlines, (job.deadline, job.order, job))
+                return
+        except JobError as error:
+            self._ledger.refuse(error)
+            return
+        match envelope.type:
+            case "cancel":
+                self._cancel(envelope.job_id or "")
+            case "health":
+                self._health.ask()
+            case "trim":
+                self._health.ask(trim=True)
+            case "replay":
+                self._replay(envelope.fields.get("job_ids"))
+            case "shutdown":
+                self._drain()
+
+    def _cancel(self, job_id: str) -> None:
+        job = self._ledger.jobs.get(job_id)
+        if job is None:
+            self._ledger.note_cancel(job_id)
+        elif not self._fleet.end_job(job, "cancel"):
+            self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+
+    def _replay(self, job_ids: Any) -> None:
+        is_list = isinstance(job_ids, list) and all(isinstance(one, str) for one in job_ids)
+        if job_ids is None or is_list:
+            self._ledger.replay(job_ids)
+        else:
+            text = "job_ids must be a list of job ids, or left out"
+            self._ledger.refuse(JobError(ErrorCode.INVALID_JOB, text))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        fields = {name: value for name, value in message.items() if value is not None}
+        self._host.outbox.put(encode_line(fields))
+
+    def _flush_host(self) -> None:
+        outbox = self._host.outbox
+        if outbox.waiting_bytes:
+            try:
+                outbox.flush()
+            except OSError:
+                raise HostGoneError from None
+        self._poller.watch_writing(outbox, lambda: None)  # `_turn` flushes every time
+
+    def _flush_to_the_end(self) -> None:
+        """Write the last lines; a host may take its time, unless we were told to go."""
+        end = time.monotonic() + _LAST_FLUSH_S if self._drain_until is not None else None
+        self._flush_host()
+        while self._host.outbox.waiting_bytes and (end is None or time.monotonic() < end):
+            self._poller.run_once(_IDLE_TICK_S)
+            self._flush_host()
+
+    def _host_is_gone(self) -> None:
+        raise HostGoneError
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _drain(self, grace_s: float | None = None) -> None:
+        """Take no more jobs and finish those accepted, for `grace_s` at most."""
+        if grace_s is not None and self._drain_until is None:
+            self._drain_until = time.monotonic() + grace_s
+        if not self._draining:
+            self._draining = True
+            self._send({"type": "status", "message": "draining"})
+
+    def _end_now(self) -> None:
+        """Answer what is left. A journal keeps it instead, to be finished after a restart."""
+        self._drain(0.0)
+        for job in list(self._ledger.jobs.values()):
+            if self._ledger.journal is None:
+                text = "the daemon went down before the job was done"
+                self._ledger.fail(job, ErrorCode.SHUTTING_DOWN, text)
+            else:
+                self._ledger.leave(job)
+        self._fleet.kill()
+
+    def _catch_signals(self) -> int:
+        read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(signum, lambda *_: None)
+        return read_fd
+
+    def _handle_signals(self, fd: int) -> None:
+        for signum in os.read(fd, 4096):
+            if signum == signal.SIGHUP:
+                self._fleet.reload()
+            elif signum == signal.SIGCHLD:
+                if self._fleet.nursery is not None:
+                    self._fleet.nursery.reap()
+            elif self._drain_until is not None:
+                self._end_now()  # told twice
+            else:
+                self._drain(self._options.grace_s)
+        self._next_tick = 0.0
+
+    # --- the clock --------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> None:
+        if self._drain_until is not None and now > self._drain_until and self._ledger.jobs:
+            self._end_now()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            job = heapq.heappop(self._deadlines)[2]
+            in_flight = self._ledger.jobs.get(job.job_id) is job
+            if in_flight and not self._fleet.end_job(job, "deadline"):
+                self._ledger.fail_deadline(job)
+        self._fleet.tick(now)
+        if now >= self._next_recycle_check and self._options.recycles:
+            self._next_recycle_check = now + _RECYCLE_CHECK_S
+            self._fleet.recycle_due(now)
+        is_busy = self._ledger.jobs or self._health.is_waiting or not self._fleet.is_settled
+        self._next_tick = now + (_TICK_S if is_busy else _IDLE_TICK_S)

@@ -1,0 +1,99 @@
+"""The supervisor's side of the nursery: the process that is the parent of all workers.
+
+`upscaled_worker.nursery` is the other side; both speak JSON lines over one socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+import orjson
+
+from upscaled_protocol.lineage import kill_group
+from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, encode_line
+
+# Killing what is below it takes milliseconds; while it still imports, the wait is in vain.
+_CLOSE_TIMEOUT_S = 1.0
+
+
+class Nursery:
+    """One nursery process. `fd` is to be polled for reading; `read` then gives its messages."""
+
+    def __init__(self, worker_argv: list[str], *, template: bool) -> None:
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        self._lines = LineSplitter()
+        theirs.set_inheritable(True)
+        argv = [
+            *(sys.executable, "-m", "upscaled_worker.nursery"),
+            *("--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())),
+            *([] if template else ["--no-template"]),
+            *worker_argv,
+        ]
+        # In a session of its own: what a terminal or a host sends to our process group must not
+        # reach the workers while we drain. numpy's thread pool starts at its import, and a fork
+        # needs a single thread. posix_spawn, for importing subprocess costs our start 10 ms.
+        self.pid = os.posix_spawn(
+            sys.executable,
+            argv,
+            os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, 2, 1),
+            ],
+            setsid=True,
+        )
+        theirs.close()
+        self.fd = self._control.fileno()
+        self._exit_code: int | None = None
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """What it has told since; None where it is gone."""
+        try:
+            data = self._control.recv(READ_SIZE_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        return [orjson.loads(line) for line in self._lines.feed(data) if line is not None]
+
+    def spawn(self, number: int, argv: list[str], env: dict[str, str], stdio: list[int]) -> None:
+        """Ask for a worker on these three descriptors. Raises `OSError` where it is gone.
+
+        Its pid comes by `read`, as `{"spawn": number, "pid": pid}`.
+        """
+        request = encode_line({"spawn": number, "argv": argv, "env": env})
+        socket.send_fds(self._control, [request], stdio)
+
+    def close(self) -> None:
+        """Let it go: it kills what is left below it, and ends."""
+        self._control.close()
+
+    def wait(self) -> int:
+        """After `close`: until it has ended, killing it where it does not; its exit code, a
+        negative signal number where it was killed."""
+        end = time.monotonic() + _CLOSE_TIMEOUT_S
+        while self._exit_code is None:
+            self.reap()
+            if time.monotonic() > end:
+                kill_group(self.pid)
+            time.sleep(0.002)
+        return self._exit_code
+
+    def reap(self) -> None:
+        """Collect what has died below us: the nursery, or orphans that were handed up to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.pid:
+                self._exit_code = os.waitstatus_to_exitcode(status)

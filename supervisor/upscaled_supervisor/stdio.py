@@ -1,0 +1,38 @@
+"""The host's end of the wire: lines in, lines out, and when the host is gone."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.outbox import Outbox
+from upscaled_protocol.stdio import NonBlockingWriter, Wire
+
+# A host that does not read its results gets no more of its lines read: memory stays bounded.
+UNREAD_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class HostWire:
+    """Both directions of the host's stdio, driven by the supervisor's loop."""
+
+    def __init__(self, wire: Wire, line_limit_bytes: int) -> None:
+        self.read_fd = wire.read_fd
+        # Watched for the reader's end alone; the outbox polls the other for writing.
+        self.watch_fd = os.dup(wire.write_fd)
+        self.outbox = Outbox(NonBlockingWriter(wire.write_fd))
+        # A file waits as long as it takes: its lines need never be refused for a full queue.
+        self.is_file = stat.S_ISREG(os.fstat(wire.read_fd).st_mode)
+        self._lines = LineSplitter(line_limit_bytes)
+
+    def read(self) -> tuple[list[bytes | None], bool]:
+        """The lines that came in (None: one over the limit), and whether the input has ended."""
+        chunk = os.read(self.read_fd, READ_SIZE_BYTES)
+        if chunk:
+            return list(self._lines.feed(chunk)), False
+        return list(self._lines.end()), True
+
+    @property
+    def unread(self) -> bool:
+        """Whether the host is so far behind with reading that it should not be read either."""
+        return self.outbox.waiting_bytes > UNREAD_LIMIT_BYTES

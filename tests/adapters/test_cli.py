@@ -1,0 +1,88 @@
+"""The `upscaled` command itself: help, versions, exit statuses, light imports, schema."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upscaled_cli import exits
+from upscaled_cli.__main__ import SUBCOMMANDS, main
+from upscaled_protocol.schema import documents
+from upscaled_protocol.version import VERSION
+
+TIMEOUT_S = 60
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "upscaled_cli", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == exits.OK
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in SUBCOMMANDS)
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_each_subcommand_explains_itself_with_examples(name: str) -> None:
+    done = run(name, "--help")
+    shown = done.stdout + done.stderr
+    assert done.returncode == exits.OK
+    assert f"upscaled {name}" in shown
+    assert "examples:" in shown
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"upscaled {VERSION}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["upsacle"]])
+def test_without_a_known_subcommand_the_usage_goes_to_stderr(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == exits.USAGE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "usage: upscaled" in captured.err
+
+
+def test_finding_the_subcommand_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from upscaled_cli.__main__ import main; main(['--version']);"
+        "print(*{'argparse', 'pydantic', 'torch', 'numpy', 'orjson'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.stdout.splitlines()[1:] == [""], done.stderr
+
+
+def test_a_reader_that_goes_away_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "upscaled_cli", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(TIMEOUT_S) == exits.FAILED
+
+
+@pytest.mark.parametrize("name", ["host", "worker", "errors"])
+def test_schema_prints_what_is_generated(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", name]) == exits.OK
+    assert json.loads(capsys.readouterr().out) == documents()[f"{name}.json"]
+
+
+def test_schema_without_a_name_prints_all_and_writes_files_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schema"]) == exits.OK
+    assert set(json.loads(capsys.readouterr().out)) == {"host", "worker", "errors"}
+    assert main(["schema", "--output", str(tmp_path)]) == exits.OK
+    for name, document in documents().items():
+        assert json.loads((tmp_path / name).read_text("utf-8")) == document

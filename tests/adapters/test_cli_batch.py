@@ -1,0 +1,219 @@
+"""`upscaled batch`, `jobs`, `completion`, and the pipes that the shell's README shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from upscaled_cli import exits
+from upscaled_cli.batch import main as batch
+from upscaled_cli.jobs import main as jobs
+
+ROOT = Path(__file__).parents[2]
+ENV = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+# Copies inputs to outputs, and fails where the picture says so; notes what it was sent.
+DAEMON = """
+import json, shutil, sys
+with open(sys.argv[1], "a") as sent:
+    for line in sys.stdin:
+        sent.write(line)
+        job = json.loads(line)
+        ended = {"type": "result", "job_id": job["job_id"], "status": "completed"}
+        if "broken" in job["config"]["image_path"]:
+            ended = {"type": "error", "job_id": job["job_id"], "error": "it is broken"}
+        elif "deadly" in job["config"]["image_path"]:
+            sys.exit(3)
+        else:
+            shutil.copyfile(job["config"]["image_path"], job["config"]["output_path"])
+        print(json.dumps(ended), flush=True)
+"""
+
+
+class Folder:
+    """A folder of pictures, and the daemon that upscales it."""
+
+    def __init__(self, path: Path) -> None:
+        self._daemon = path / "daemon.py"
+        self._daemon.write_text(DAEMON)
+        self._sent = path / "sent.jsonl"
+        self.photos = path / "photos"
+        self.large = path / "large"
+
+    def add(self, *names: str) -> None:
+        for name in names:
+            (self.photos / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.photos / name).write_text(name)
+
+    def batch(self, *options: str) -> int:
+        """The exit status."""
+        daemon = [sys.executable, str(self._daemon), str(self._sent)]
+        return batch([str(self.photos), "-o", str(self.large), *options], daemon)
+
+    def sent(self) -> list[str]:
+        """Names of the pictures sent since the last call."""
+        if not self._sent.exists():
+            return []
+        lines = self._sent.read_text().splitlines()
+        self._sent.unlink()
+        paths = [Path(json.loads(line)["config"]["image_path"]) for line in lines]
+        return [str(path.relative_to(self.photos)) for path in paths]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_batch_keeps_the_folders_and_goes_on_where_it_was(folder: Folder, capsys: Any) -> None:
+    folder.add("a.jpg", "holiday/b.PNG", "notes.txt")
+    assert folder.batch() == exits.OK
+    assert folder.sent() == ["a.jpg", "holiday/b.PNG"]
+    assert (folder.large / "holiday" / "b.png").read_text() == "holiday/b.PNG"
+    assert capsys.readouterr().out == "2 upscaled, 0 done before, 0 failed\n"
+    folder.add("c.webp")
+    assert folder.batch() == exits.OK
+    assert folder.sent() == ["c.webp"]
+    assert capsys.readouterr().out == "1 upscaled, 2 done before, 0 failed\n"
+    assert folder.batch() == exits.OK
+    assert folder.sent() == []
+
+
+def test_a_picture_that_has_changed_is_done_again_and_force_does_all(folder: Folder) -> None:
+    folder.add("a.jpg", "b.jpg")
+    folder.batch()
+    folder.sent()
+    done = (folder.large / "a.png").stat().st_mtime
+    os.utime(folder.photos / "a.jpg", (done + 10, done + 10))
+    folder.batch()
+    assert folder.sent() == ["a.jpg"]
+    folder.batch("--force")
+    assert folder.sent() == ["a.jpg", "b.jpg"]
+
+
+def test_a_failed_picture_is_named_and_tried_again_next_time(folder: Folder, capsys: Any) -> None:
+    folder.add("a.jpg", "broken.jpg")
+    assert folder.batch() == exits.FAILED
+    output = capsys.readouterr()
+    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
+    assert output.err == "broken.jpg: it is broken\n"
+    folder.sent()
+    assert folder.batch() == exits.FAILED
+    assert folder.sent() == ["broken.jpg"]
+
+
+def test_a_batch_whose_daemon_dies_says_what_is_left(folder: Folder, capsys: Any) -> None:
+    folder.add("a.jpg", "deadly.jpg", "e.jpg")
+    assert folder.batch() == exits.FAILED
+    output = capsys.readouterr()
+    assert "1 upscaled, 0 done before, 0 failed, 2 left: run it again to go on" in output.out
+    assert "the daemon ended with status 3" in output.err
+
+
+def test_more_pictures_than_a_daemon_is_given_at_once_are_all_done(folder: Folder) -> None:
+    folder.add(*(f"{number}.png" for number in range(200)))
+    assert folder.batch() == exits.OK
+    assert len(folder.sent()) == 200
+
+
+def test_the_output_folder_may_lie_in_the_input_folder(folder: Folder) -> None:
+    folder.add("a.jpg")
+    folder.large = folder.photos / "large"
+    folder.batch()
+    folder.sent()
+    folder.batch("--force")
+    assert folder.sent() == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [(("a.jpg", "a.png"), "would have the same output"), ((), "is no folder")],
+)
+def test_wrong_batches_are_refused(
+    folder: Folder, names: tuple[str, ...], sentence: str, capsys: Any
+) -> None:
+    folder.add(*names)
+    with pytest.raises(SystemExit) as refused:
+        folder.batch()
+    assert refused.value.code == exits.USAGE
+    assert sentence in capsys.readouterr().err
+
+
+def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
+    assert jobs(["photos/a.jpg", "é.png", "-o", "large", "--config", "denoise=0.3"]) == exits.OK
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "job_id": "photos/a.jpg",
+        "method": "esrgan",
+        "config": {
+            "denoise": 0.3,
+            "image_path": str(Path.cwd() / "photos" / "a.jpg"),
+            "output_path": str(Path.cwd() / "large" / "a.png"),
+        },
+    }
+    assert second["job_id"] == "é.png"
+    long_name = f"{'x' * 200}.png"
+    assert jobs([long_name]) == exits.OK
+    assert len(json.loads(capsys.readouterr().out)["job_id"]) == 128
+    with pytest.raises(SystemExit):
+        jobs(["a.png", "a.png"])
+
+
+def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "upscaled_cli", "completion"]
+    for shell in ("bash", "zsh", "tcsh"):
+        script = subprocess.run([*command, shell], capture_output=True, timeout=60, check=True)
+        (tmp_path / shell).write_bytes(script.stdout)
+    ask = """
+        source ./bash
+        complete_it() {
+          COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+          _shtab_upscaled; echo "${COMPREPLY[*]}"
+        }
+        complete_it upscaled ba
+        complete_it upscaled batch --fo
+        complete_it upscaled run --metr
+        complete_it upscaled models pu
+    """
+    done = subprocess.run(
+        ["bash", "-c", ask], cwd=tmp_path, capture_output=True, timeout=60, check=True, text=True
+    )
+    assert done.stdout.splitlines() == ["batch", "--force --format", "--metrics-address", "pull"]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
+    readme = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.new("RGB", (16, 12), (number, 90, 90)).save(tmp_path / "photos" / f"{number} x.jpg")
+    (tmp_path / "photos" / "broken.jpg").write_text("no picture")
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    said = [
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=tmp_path,
+            env=ENV,
+            capture_output=True,
+            timeout=110,
+            text=True,
+            check=False,
+        )
+        for block in blocks
+    ]
+    assert [done.returncode for done in said] == [0, 0], [done.stderr for done in said]
+    assert "some failed: 1\n" in said[0].stdout
+    assert "photos/broken.jpg: " in said[0].stdout
+    assert re.search(r"^photos/0 x\.jpg\t32\t24\t0\.\d+$", said[0].stdout, re.MULTILINE)
+    assert "photos/1 x.jpg is done\n" in said[1].stdout
+    assert (tmp_path / "large" / "1 x.png").is_file()

@@ -1,0 +1,491 @@
+"""`upscaled models` against a real HTTP server on loopback that cuts, lies and refuses."""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import hashlib
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from upscaled_cli import exits
+from upscaled_cli.models import main
+from upscaled_models.catalog import Catalog, Model
+
+DATA = random.Random(7).randbytes(300_000)
+TIMEOUT_S = 30
+
+
+@dataclass
+class Served:
+    """A file on the server, and its moods: each request takes the first of its lists."""
+
+    data: bytes = DATA
+    etag: str | None = '"one"'
+    statuses: list[int] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)  # bytes to send before the connection drops
+    ranges: bool = True
+    wrong_range: bool = False  # answers a Range with the last ten bytes
+    gate: threading.Event | None = None  # half of the body waits for it
+    half_sent: threading.Event = field(default_factory=threading.Event)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` and remembers the headers of each request."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, Served] = {}
+        self.requests: list[tuple[str, dict[str, str]]] = []
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{name}"
+
+    def serve(self, name: str, **moods: Any) -> Served:
+        self.files[name] = Served(**moods)
+        return self.files[name]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A puller that goes away is part of the tests."""
+
+    def ranges_asked(self) -> list[str | None]:
+        return [headers.get("range") for _, headers in self.requests]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.requests.append((self.path, headers))
+        served = self.server.files.get(self.path.lstrip("/"))
+        if served is None or served.statuses:
+            self.send_error(served.statuses.pop(0) if served else 404)
+            return
+        start = self.start_of_range(served, headers)
+        if start and served.wrong_range:
+            start = len(served.data) - 10
+        body = served.data[start:]
+        if start and not body:
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if served.etag:
+            self.send_header("ETag", served.etag)
+        if start:
+            last, size = len(served.data) - 1, len(served.data)
+            self.send_header("Content-Range", f"bytes {start}-{last}/{size}")
+        self.end_headers()
+        if served.cuts:
+            body = body[: served.cuts.pop(0)]
+        half = len(body) // 2
+        self.wfile.write(body[:half])
+        served.half_sent.set()
+        if served.gate is not None:
+            served.gate.wait(TIMEOUT_S)
+        self.wfile.write(body[half:])
+
+    def start_of_range(self, served: Served, headers: dict[str, str]) -> int:
+        asked = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        unchanged = headers.get("if-range") in (None, served.etag)
+        return int(asked[1]) if asked and served.ranges and unchanged else 0
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Keep the test output clean."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(TIMEOUT_S)
+
+
+def model(*sources: str, **changes: Any) -> Model:
+    fields: dict[str, Any] = {
+        "name": "mine",
+        "method": "esrgan",
+        "architecture": "ESRGAN",
+        "licence": "CC-BY-NC-SA-4.0",
+        "commercial_use": False,
+        "description": "For tests.",
+        "folder": "upscale_models",
+        "file": "mine.pth",
+        "scale": 4,
+        "size_bytes": len(DATA),
+        "sha256": hashlib.sha256(DATA).hexdigest(),
+        "sources": sources,
+    }
+    return Model(**(fields | changes))
+
+
+def pull(folder: Path, *models: Model) -> int:
+    arguments = ["pull", models[0].name, "--model-dir", str(folder)]
+    return main(arguments, Catalog(models), pauses_s=(0, 0, 0))
+
+
+def target_in(folder: Path) -> Path:
+    return folder / "upscale_models" / "mine.pth"
+
+
+def part_in(folder: Path) -> Path:
+    return folder / "upscale_models" / "mine.pth.part"
+
+
+def leave_part(folder: Path, data: bytes) -> None:
+    part_in(folder).parent.mkdir(parents=True)
+    part_in(folder).write_bytes(data)
+
+
+def test_a_pulled_file_is_whole_and_its_licence_is_said(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.serve("a")
+    assert pull(tmp_path, model(server.url("a"))) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert not part_in(tmp_path).exists()
+    said = capsys.readouterr().out
+    assert "CC-BY-NC-SA-4.0: NON-COMMERCIAL USE ONLY" in said
+    assert "checksum is right" in said
+
+
+def test_a_pulled_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.serve("a")
+    entry = model(server.url("a"))
+    assert (pull(tmp_path, entry), pull(tmp_path, entry)) == (exits.OK, exits.OK)
+    assert len(server.requests) == 1
+
+
+def test_what_a_model_requires_is_pulled_with_it(server: Server, tmp_path: Path) -> None:
+    server.serve("a")
+    entry = model(server.url("a"), requires=("other",))
+    other = model(server.url("a"), name="other", folder="vae", file="other.sft")
+    assert pull(tmp_path, entry, other) == exits.OK
+    assert (tmp_path / "vae" / "other.sft").read_bytes() == DATA
+
+
+def test_a_cut_connection_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.serve("a", cuts=[100_000, 50_000])
+    assert pull(tmp_path, model(server.url("a"))) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert server.ranges_asked() == [None, "bytes=100000-", "bytes=150000-"]
+    assert server.requests[1][1]["if-range"] == '"one"'
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    data=st.binary(min_size=1, max_size=5000),
+    cuts=st.lists(st.integers(0, 2000), max_size=3),
+    part=st.binary(max_size=6000),
+)
+def test_whatever_was_there_and_wherever_it_is_cut_the_right_bytes_arrive(
+    server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: bytes,
+    cuts: list[int],
+    part: bytes,
+) -> None:
+    folder = tmp_path_factory.mktemp("models")
+    leave_part(folder, part)
+    server.serve("a", data=data, cuts=cuts)
+    entry = model(server.url("a"), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    assert pull(folder, entry) == exits.OK
+    assert target_in(folder).read_bytes() == data
+
+
+def test_an_earlier_run_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+    server.serve("a")
+    leave_part(tmp_path, DATA[:123_456])
+    assert pull(tmp_path, model(server.url("a"))) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert server.ranges_asked() == ["bytes=123456-"]
+
+
+def test_an_earlier_run_of_other_bytes_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    server.serve("a")
+    leave_part(tmp_path, b"x" * 1000)
+    assert pull(tmp_path, model(server.url("a"))) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert server.ranges_asked() == ["bytes=1000-", None]
+
+
+def test_without_a_checksum_an_earlier_run_is_not_trusted(server: Server, tmp_path: Path) -> None:
+    server.serve("a")
+    leave_part(tmp_path, b"x" * 1000)
+    assert pull(tmp_path, model(server.url("a"), sha256=None, size_bytes=None)) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert server.ranges_asked() == [None]
+
+
+@pytest.mark.parametrize("checksum", [hashlib.sha256(DATA).hexdigest(), None])
+def test_a_file_that_changes_during_a_cut_is_fetched_anew(
+    server: Server, tmp_path: Path, checksum: str | None
+) -> None:
+    served = server.serve("a", data=b"old" * 100_000, etag='"old"', cuts=[70_000])
+    served.gate = threading.Event()
+    puller = threading.Thread(target=pull, args=(tmp_path, model(server.url("a"), sha256=checksum)))
+    puller.start()
+    assert served.half_sent.wait(TIMEOUT_S)
+    server.serve("a")
+    served.gate.set()
+    puller.join(TIMEOUT_S)
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert server.requests[1][1]["if-range"] == '"old"'
+
+
+@pytest.mark.parametrize(
+    "moods",
+    [
+        {"ranges": False, "cuts": [1000]},
+        {"wrong_range": True, "cuts": [1000]},
+        {"cuts": [1000] * 6},
+        {"cuts": [1000], "etag": None},
+        {"cuts": [1000], "etag": 'W/"weak"'},
+        {"statuses": [503, 429]},
+    ],
+    ids=["ignores ranges", "wrong range", "cuts often", "no etag", "weak etag", "busy"],
+)
+@pytest.mark.parametrize("published", [True, False], ids=["checked", "unchecked"])
+def test_a_difficult_server_is_coped_with(
+    server: Server, tmp_path: Path, moods: dict[str, Any], published: bool
+) -> None:
+    server.serve("a", **copy.deepcopy(moods))
+    facts = {} if published else {"sha256": None, "size_bytes": None}
+    assert pull(tmp_path, model(server.url("a"), **facts)) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+    assert all(not headers.get("if-range", "").startswith("W/") for _, headers in server.requests)
+
+
+@pytest.mark.parametrize(
+    "moods",
+    [
+        {"data": b"x" * len(DATA)},
+        {"data": DATA + b"x"},
+        {"data": DATA[:-1]},
+        {"statuses": [404]},
+        {"statuses": [403]},
+        {"statuses": [500] * 9},
+        {"cuts": [0] * 9},
+    ],
+    ids=["other bytes", "too long", "too short", "missing", "forbidden", "broken", "cut"],
+)
+def test_the_next_source_is_tried_and_without_one_nothing_is_left(
+    server: Server, tmp_path: Path, moods: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = copy.deepcopy(moods)
+    server.serve("good")
+    server.serve("bad", **moods)
+    assert pull(tmp_path / "one", model(server.url("bad"), server.url("good"))) == exits.OK
+    assert target_in(tmp_path / "one").read_bytes() == DATA
+
+    server.serve("bad", **again)
+    only_bad = model(server.url("bad"), server.url("worse"))
+    assert pull(tmp_path / "two", only_bad) == exits.FAILED
+    assert list((tmp_path / "two" / "upscale_models").iterdir()) == []
+    assert server.url("worse") in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server() as closed:
+        url = closed.url("a")
+    assert pull(tmp_path, model(url)) == exits.FAILED
+    assert f"{url}: no connection" in capsys.readouterr().err
+
+
+def test_a_failure_does_not_keep_the_other_files_from_coming(
+    server: Server, tmp_path: Path
+) -> None:
+    server.serve("a")
+    entry = model(server.url("missing"), requires=("other",))
+    other = model(server.url("a"), name="other", file="other.pth")
+    assert pull(tmp_path, entry, other) == exits.FAILED
+    assert (tmp_path / "upscale_models" / "other.pth").read_bytes() == DATA
+
+
+def test_until_it_is_whole_it_has_another_name_and_a_second_run_keeps_off(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = server.serve("a", gate=threading.Event())
+    entry = model(server.url("a"))
+    statuses: list[int] = []
+    first = threading.Thread(target=lambda: statuses.append(pull(tmp_path, entry)))
+    first.start()
+    assert served.half_sent.wait(TIMEOUT_S)
+    assert not target_in(tmp_path).exists()
+    assert pull(tmp_path, entry) == exits.FAILED
+    assert "another run is fetching" in capsys.readouterr().err
+    assert served.gate is not None
+    served.gate.set()
+    first.join(TIMEOUT_S)
+    assert statuses == [exits.OK]
+    assert target_in(tmp_path).read_bytes() == DATA
+
+
+def test_a_run_that_waited_for_the_lock_never_writes_into_the_finished_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.serve("a")
+    leave_part(tmp_path, b"of the other run")
+    real_flock = fcntl.flock
+    finished = tmp_path / "finished"
+
+    def other_run_finishes_first(*arguments: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", real_flock)
+        part_in(tmp_path).rename(finished)
+        real_flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", other_run_finishes_first)
+    assert pull(tmp_path, model(server.url("a"))) == exits.OK
+    assert finished.read_bytes() == b"of the other run"
+    assert target_in(tmp_path).read_bytes() == DATA
+
+
+def test_a_full_disk_is_told_before_it_is_full(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.serve("a")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert pull(tmp_path, model(server.url("a"))) == exits.FAILED
+    assert "make room" in capsys.readouterr().err
+    assert not target_in(tmp_path).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.serve("a")
+    (tmp_path / "upscale_models").write_text("a file, where a folder should be")
+    assert pull(tmp_path, model(server.url("a"))) == exits.FAILED
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_an_interrupted_pull_goes_on_in_the_next(server: Server, tmp_path: Path) -> None:
+    served = server.serve("a", gate=threading.Event())
+    entry = model(server.url("a"))
+    catalog = tmp_path / "catalog.toml"
+    # JSON's strings, numbers, booleans and lists are TOML's too.
+    fields = "\n".join(f"{name} = {json.dumps(value)}" for name, value in vars(entry).items())
+    catalog.write_text(f"[[model]]\n{fields}\n")
+    code = (
+        "import pathlib, sys; from upscaled_cli.models import main;"
+        "from upscaled_models.catalog import Catalog;"
+        "sys.exit(main(sys.argv[2:], Catalog.read(pathlib.Path(sys.argv[1]))))"
+    )
+    puller = subprocess.Popen(
+        [sys.executable, "-c", code, catalog, "pull", "mine", "--model-dir", tmp_path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert served.half_sent.wait(TIMEOUT_S)
+    puller.send_signal(signal.SIGINT)
+    _, said = puller.communicate(timeout=TIMEOUT_S)
+    assert served.gate is not None
+    served.gate.set()
+    assert puller.returncode == exits.INTERRUPTED
+    assert "run the same again" in said
+    assert "Traceback" not in said
+    assert not target_in(tmp_path).exists()
+
+    served.gate = None
+    assert pull(tmp_path, entry) == exits.OK
+    assert target_in(tmp_path).read_bytes() == DATA
+
+
+def test_an_unknown_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["pull", "nothing", "--model-dir", str(tmp_path)])
+    assert left.value.code == exits.USAGE
+    assert "no model is called nothing" in capsys.readouterr().err
+
+
+def listed(folder: Path, *models: Model, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["list", "--json", "--model-dir", str(folder)], Catalog(models)) == exits.OK
+    return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_the_list_says_what_is_installed(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = model(server.url("a"))
+    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "no"
+    leave_part(tmp_path, b"half")
+    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "partial"
+    target_in(tmp_path).write_bytes(DATA[:-1])
+    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "damaged"
+    target_in(tmp_path).write_bytes(DATA)
+    (tmp_path / "upscale_models" / "own.safetensors").write_bytes(b"own")
+    rows = listed(tmp_path, entry, capsys=capsys)
+    assert rows["mine"]["installed"] == "yes"
+    assert rows["mine"]["commercial_use"] is False
+    assert rows["own"]["installed"] == "own"
+
+
+def test_the_list_for_people_names_every_model_of_the_catalogue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "--model-dir", str(tmp_path)]) == exits.OK
+    said = capsys.readouterr().out
+    for entry in Catalog.load():
+        assert re.search(
+            rf"^{re.escape(entry.name)} .*{re.escape(entry.licence)}", said, re.MULTILINE
+        )
+    assert "CC-BY-NC-SA-4.0 (non-commercial)" in said
+
+
+def verified(folder: Path, *names: str, entry: Model, capsys: Any) -> tuple[int, list[Any]]:
+    arguments = ["verify", *names, "--json", "--model-dir", str(folder)]
+    status = main(arguments, Catalog([entry]))
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_verify_tells_right_wrong_unpublished_and_missing_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = model("http://127.0.0.1/")
+    assert verified(tmp_path, entry=entry, capsys=capsys) == (exits.OK, [])
+    status, rows = verified(tmp_path, "mine", entry=entry, capsys=capsys)
+    assert (status, rows[0]["outcome"]) == (exits.FAILED, "missing")
+
+    target_in(tmp_path).parent.mkdir()
+    target_in(tmp_path).write_bytes(DATA)
+    status, rows = verified(tmp_path, entry=entry, capsys=capsys)
+    assert (status, rows[0]["outcome"]) == (exits.OK, "ok")
+    unpublished = model("http://127.0.0.1/", sha256=None)
+    status, rows = verified(tmp_path, entry=unpublished, capsys=capsys)
+    assert (status, rows[0]["outcome"]) == (exits.OK, "unpublished")
+    assert rows[0]["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+    target_in(tmp_path).write_bytes(DATA[:-1] + b"x")
+    status, rows = verified(tmp_path, entry=entry, capsys=capsys)
+    assert (status, rows[0]["outcome"]) == (exits.FAILED, "wrong")

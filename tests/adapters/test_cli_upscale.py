@@ -1,0 +1,285 @@
+"""`upscaled upscale` with a stand-in daemon that behaves as its jobs ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upscaled_cli import exits
+from upscaled_cli.client import Client, DaemonGoneError
+from upscaled_cli.upscale import main
+
+TIMEOUT_S = 20
+
+# Answers as upscaled does; `config` may ask it to fail, to die, to wait for a cancel, to print.
+DAEMON = """
+import json, os, signal, sys
+stubborn = False
+folder = sys.argv[sys.argv.index("--output-dir") + 1] if "--output-dir" in sys.argv else None
+def say(**message):
+    print(json.dumps(message), flush=True)
+say(type="status", message="loading_models")
+say(type="status", message="ready", protocol=1, a_field_of_tomorrow=True)
+say(type="a_message_of_tomorrow")
+for line in sys.stdin:
+    job = json.loads(line)
+    if job.get("type") == "cancel":
+        sys.stderr.write(f"cancelled {job['job_id']}\\n")
+        sys.stderr.flush()
+        if stubborn:
+            continue
+        say(type="error", job_id=job["job_id"], error="cancelled", code="cancelled")
+        continue
+    job_id, config = job["job_id"], job["config"]
+    say(type="accepted", job_id=job_id, position=0)
+    say(type="progress", job_id=job_id, progress=50, stage="inference")
+    if "noise" in config:
+        print("this is no JSON", flush=True)
+        print("[1, 2]", flush=True)
+    if "wait" in config:
+        stubborn = "stubborn" in config
+        sys.stderr.write("waiting\\n")
+        sys.stderr.flush()
+        continue
+    if "die" in config:
+        sys.stderr.write("the last words\\n")
+        sys.stderr.flush()
+        os._exit(7)
+    if "fail" in config:
+        say(type="error", job_id=job_id, error="it failed", code="internal")
+        continue
+    say(type="result", job_id=job_id, status="completed", processing_time=1.23, config=config,
+        input_size={"width": 640, "height": 448}, output_size={"width": 2560, "height": 1792},
+        output_path=config.get("output_path", f"{folder}/out.png"), **config.get("more", {}))
+if stubborn:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> list[str]:
+    script = tmp_path / "daemon.py"
+    script.write_text(DAEMON)
+    return [sys.executable, "-u", str(script)]
+
+
+def run(daemon: Sequence[str], *arguments: str | Path) -> int:
+    return main([str(argument) for argument in arguments], daemon)
+
+
+def sent(daemon: Sequence[str], *arguments: str, capsys: Any) -> list[dict[str, Any]]:
+    """The configs that the daemon got."""
+    assert run(daemon, "--json", *arguments) == exits.OK
+    return [json.loads(line)["config"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_each_picture_gets_a_line_with_its_sizes_and_time(
+    daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", "b.jpg", "-o", tmp_path / "out") == exits.OK
+    out = capsys.readouterr().out.splitlines()
+    assert out == [
+        f"{name} 640x448 -> {tmp_path}/out/out.png 2560x1792 in 1.2 s"
+        for name in ("a.jpg", "b.jpg")
+    ]
+
+
+def test_a_failure_is_told_and_does_not_stop_the_others(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", "--config", "fail=true") == exits.FAILED
+    captured = capsys.readouterr()
+    assert captured.err == "a.jpg: it failed\n"
+    assert captured.out == ""
+
+
+def test_the_options_become_the_config_that_the_protocol_knows(
+    daemon: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = (
+        "a.jpg -o b.tiff --factor 2.5 --model mine --dpi 300 --width-inches 8 --height-inches 10.5 "
+        "--crop top-left --format tiff --quality 90 --tile-size 256 --config denoise=0.3 "
+        "--config prompt=oil"
+    )
+    assert sent(daemon, *options.split(), capsys=capsys) == [
+        {
+            "image_path": str(tmp_path / "a.jpg"),
+            "output_path": str(tmp_path / "b.tiff"),
+            "upscale_factor": 2.5,
+            "model": "mine",
+            "target_dpi": 300,
+            "target_width_inches": 8.0,
+            "target_height_inches": 10.5,
+            "crop": "top-left",
+            "output_format": "tiff",
+            "quality": 90,
+            "tile_size": 256,
+            "denoise": 0.3,
+            "prompt": "oil",
+        }
+    ]
+    configs = sent(daemon, "a.jpg", "--width", "800", "--height", "600", capsys=capsys)
+    assert (configs[0]["target_width"], configs[0]["target_height"]) == (800, 600)
+
+
+def test_what_is_not_asked_for_is_left_to_the_daemon(daemon: list[str], capsys: Any) -> None:
+    assert sent(daemon, "/in/a.jpg", capsys=capsys) == [{"image_path": "/in/a.jpg"}]
+
+
+def test_a_factor_for_imagen_is_written_its_way(daemon: list[str], capsys: Any) -> None:
+    configs = sent(daemon, "a.jpg", "--method", "imagen", "--factor", "2", capsys=capsys)
+    assert configs[0]["upscale_factor"] == "x2"
+
+
+def test_several_pictures_and_existing_folders_make_the_output_a_folder(
+    daemon: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    for arguments in (
+        ["a.jpg", "b.jpg", "-o", str(tmp_path / "new")],
+        ["a.jpg", "-o", str(tmp_path)],
+    ):
+        assert all(
+            "output_path" not in config for config in sent(daemon, *arguments, capsys=capsys)
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["one/a.jpg", "two/a.jpg", "-o", "out"],
+        ["a.jpg", "a.png"],
+        ["a.jpg", "--config", "denoise"],
+        ["a.jpg", "--factor", "much"],
+        ["a.jpg", "--method", "magic"],
+        [],
+    ],
+)
+def test_wrong_usage_starts_nothing(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments, ["/this/daemon/does/not/exist"])
+    assert left.value.code == exits.USAGE
+
+
+def test_several_pictures_into_one_file_is_wrong_usage(tmp_path: Path) -> None:
+    file = tmp_path / "out.png"
+    file.write_bytes(b"")
+    with pytest.raises(SystemExit) as left:
+        main(["a.jpg", "b.jpg", "-o", str(file)], [])
+    assert left.value.code == exits.USAGE
+
+
+def test_a_crop_that_nobody_asked_for_is_pointed_out(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {
+        "crop_info": {"direction": "vertical", "amount_px": 150, "amount_inches": 0.5},
+        "warnings": ["a warning of the engine"],
+    }
+    run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={json.dumps(more)}")
+    out = capsys.readouterr().out
+    assert "passes the target by 150 px (0.50 in)" in out
+    assert "a warning of the engine" in out
+    run(daemon, "a.jpg", "-o", "b.png", "--crop", "top", "--config", f"more={json.dumps(more)}")
+    assert "passes the target" not in capsys.readouterr().out
+
+
+def test_a_daemon_that_dies_is_told_with_its_last_words(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", "--config", "die=1") == exits.FAILED
+    error = capsys.readouterr().err
+    assert "ended with status 7" in error
+    assert "the last words" in error
+
+
+def test_what_is_no_message_is_passed_over(daemon: list[str]) -> None:
+    assert run(daemon, "a.jpg", "--config", "noise=1") == exits.OK
+
+
+RUN = (
+    "import json, sys; from upscaled_cli.upscale import main;"
+    "sys.exit(main(sys.argv[2:], json.loads(sys.argv[1])))"
+)
+
+
+def start(daemon: list[str], *arguments: str, **streams: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", RUN, json.dumps(daemon), "a.jpg", *arguments]
+    return subprocess.Popen(command, text=True, start_new_session=True, **streams)
+
+
+def press_ctrl_c(cli: subprocess.Popen[str]) -> None:
+    """As a terminal does: every process of the foreground group gets the signal."""
+    os.killpg(cli.pid, signal.SIGINT)
+
+
+def test_ctrl_c_cancels_the_jobs_and_waits_for_their_end(daemon: list[str]) -> None:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start(daemon, "-v", "--config", "wait=1", **streams) as cli:
+        assert cli.stderr is not None
+        assert cli.stderr.readline() == "waiting\n"
+        press_ctrl_c(cli)
+        out, error = cli.communicate(timeout=TIMEOUT_S)
+    assert cli.returncode == exits.INTERRUPTED
+    assert error == "cancelled 1\ninterrupted\n"
+    assert out == ""
+
+
+def test_a_second_ctrl_c_kills_a_daemon_that_does_not_obey(daemon: list[str]) -> None:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start(daemon, "-v", "--config", "wait=1", "--config", "stubborn=1", **streams) as cli:
+        assert cli.stderr is not None
+        assert cli.stderr.readline() == "waiting\n"
+        press_ctrl_c(cli)
+        assert cli.stderr.readline() == "cancelled 1\n"
+        press_ctrl_c(cli)
+        # The daemon holds stderr too: its end shows that nobody is left.
+        _, error = cli.communicate(timeout=TIMEOUT_S)
+    assert cli.returncode == exits.INTERRUPTED
+    assert "Traceback" not in error
+
+
+def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(daemon: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    with start(daemon, stdout=subprocess.PIPE, stderr=theirs) as cli:
+        os.close(theirs)
+        out, _ = cli.communicate(timeout=TIMEOUT_S)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "%|" in shown
+    assert "a.jpg 640x448" in out
+
+    with start(daemon, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as cli:
+        _, error = cli.communicate(timeout=TIMEOUT_S)
+    assert error == ""
+
+
+def test_the_client_answers_each_job_and_ends_its_daemon(daemon: list[str]) -> None:
+    with Client(daemon) as client:
+        ids = [client.submit("esrgan", {"image_path": "a"}) for _ in range(1000)]
+        ended = [m["job_id"] for m in client.events() if m["type"] == "result"]
+    assert ended == ids
+    assert client.returncode == 0
+
+
+def test_the_client_tells_of_a_daemon_that_cannot_start() -> None:
+    def ask(client: Client) -> None:
+        client.submit("esrgan", {})
+        list(client.events())
+
+    with (
+        Client([sys.executable, "-c", "raise SystemExit('no room')"]) as client,
+        pytest.raises(DaemonGoneError, match="no room"),
+    ):
+        ask(client)

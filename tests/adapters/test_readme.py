@@ -1,0 +1,106 @@
+"""The README's first screen, run word for word."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+ENV = os.environ | {
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    "GOPROXY": "off",
+    "GOFLAGS": "-mod=mod",
+    "GOTOOLCHAIN": "local",
+}
+Message = dict[str, Any]
+# What differs from machine to machine and from run to run.
+VOLATILE = {"version", "methods", "device", "progress", "done", "total", "eta_s", "stage"}
+
+
+def block(language: str) -> str:
+    """The first block of code in that language."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found.group(1)
+
+
+def run(command: list[str], folder: Path) -> str:
+    """What a command that must succeed prints."""
+    done = subprocess.run(
+        command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def is_shown(message: Message, expected: Message) -> bool:
+    """Whether a message is the one of the README, as far as runs can be alike."""
+    if not set(expected) <= set(message):
+        return False
+    return all(
+        str(message[name]).endswith(str(expected[name]).removeprefix("…"))
+        for name in set(expected) - VOLATILE
+    )
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height."""
+    with Image.open(path) as image:
+        return image.size
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the snippets run, with their in.png."""
+    Image.new("RGB", (24, 16), "teal").save(tmp_path / "in.png")
+    return tmp_path
+
+
+def test_the_shell_session_says_what_the_readme_shows(tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+    shutil.copy(ROOT / "examples" / "astronaut.jpg", tmp_path / "examples")
+    prompt, *shown = block("console").splitlines()
+    said = run(["bash", "-c", prompt.removeprefix("$ ")], tmp_path)
+    messages = [json.loads(line) for line in said.splitlines()]
+    for line in shown:
+        expected = json.loads(re.sub(r",…\}$", "}", line))
+        assert any(is_shown(message, expected) for message in messages), line
+    assert (tmp_path / "examples" / "astronaut_esrgan_4x.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
+    package = ROOT / "adapters" / "node"
+    if not (package / "node_modules").is_dir():
+        pytest.skip("adapters/node has no node_modules: run `make node`")
+    run(["npm", "run", "build", "--prefix", str(package)], folder)
+    (folder / "node_modules").mkdir()
+    (folder / "node_modules" / "upscaled").symlink_to(package)
+    (folder / "host.mjs").write_text(block("js"))
+    said = run(["node", "host.mjs"], folder)
+    assert "%" in said
+    assert "{ width: 96, height: 64 }" in said
+    assert size_of(folder / "out.png") == (96, 64)
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
+def test_the_go_lines_upscale_a_picture(folder: Path) -> None:
+    (folder / "main.go").write_text(block("go"))
+    (folder / "go.mod").write_text(
+        "module host\n\ngo 1.19\n\nrequire upscaled v0.1.0\n\n"
+        f"replace upscaled => {ROOT / 'adapters' / 'go'}\n"
+    )
+    said = run(["go", "run", "."], folder)
+    assert "%" in said
+    assert "<nil>" in said
+    assert size_of(folder / "out.png") == (96, 64)

@@ -1,0 +1,238 @@
+"""The ESRGAN engine from file to file, beside what the same network could do at best.
+
+Rivals in one run, on one file, each at its best of several rounds in turn:
+- the bare forward of the network in half precision, on tiles of the best shape, without overlap;
+- a plain tile loop in full precision, as Real-ESRGAN runs it: the whole picture decoded, tiles of
+  192 pixels with a margin of 10, encoded at the end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+import pyvips
+import torch
+from torch import Tensor, nn
+
+from upscaled_bench.one_job import Surroundings
+from upscaled_bench.photograph import write_photograph
+from upscaled_bench.pipes import seconds
+from upscaled_bench.table import print_table
+from upscaled_models.catalog import bundled_weights_dir
+from upscaled_models.engine import Settings
+from upscaled_models.esrgan.engine import EsrganEngine
+from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.png import write_png
+from upscaled_models.imaging.rows import Picture
+from upscaled_protocol.configs import EsrganConfig
+
+_WIDTH, _HEIGHT = 640, 448
+_ROUNDS = 7
+# Shapes that the bare forward is tried with, rows x columns.
+_SHAPES = ((448, 640), (112, 640), (64, 640), (32, 640), (64, 448), (192, 192), (128, 128))
+_LOOP_TILE, _LOOP_MARGIN = 192, 10
+_QUEUED_JOBS = 6
+_MATRIX_SIDE = 2048
+
+
+class Rival(NamedTuple):
+    """What is measured, and how many pictures a call makes."""
+
+    name: str
+    run: Callable[[], object]
+    pictures: float = 1.0
+
+
+def main() -> None:
+    """Throughput for the bundled network and for a larger one; the reference job; faithfulness."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundled = bundled_weights_dir() / "compact-x4.safetensors"
+        larger = _save_larger(folder / "larger.pth")
+        source = write_photograph(folder / "in.png", _WIDTH, _HEIGHT)
+        engine = EsrganEngine(Settings(model_dir=folder))
+        engine.start()
+        for title, weights in (
+            ("compact-x4", bundled),
+            ("64 features, 16 convolutions", larger),
+        ):
+            _compare(engine, title, weights, source)
+        _print_faithfulness(engine, bundled, source)
+        _print_memory(folder, bundled)
+
+
+def _save_larger(path: Path) -> Path:
+    """A Compact network of the size of realesr-animevideov3, with random weights."""
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(0)
+    network = Compact(num_feat=64, num_conv=16, upscale=4)
+    torch.save({"params": network.state_dict()}, path)
+    return path
+
+
+def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> None:
+    device_report = engine.device()
+    assert device_report is not None
+    device = torch.device(device_report.name)
+    half, _ = choose_dtype("auto", device, bits=8)
+    module = load_descriptor(weights).model.to(device)
+    fast = load_descriptor(weights).model.to(device, half, memory_format=torch.channels_last)
+    flop = 2 * _WIDTH * _HEIGHT * sum(p.numel() for p in module.parameters() if p.dim() == 4)
+    output = source.with_name("out.png")
+
+    def job(path: Path = output, turn: Lock | None = None) -> None:
+        config = EsrganConfig(image_path=str(source), output_path=str(path), model=str(weights))
+        engine.run(config, Surroundings(turn))
+
+    def queue() -> None:
+        turn = Lock()
+        with ThreadPoolExecutor(2) as lane:
+            paths = [source.with_name(f"out{index}.png") for index in range(_QUEUED_JOBS)]
+            list(lane.map(lambda path: job(path, turn), paths))
+
+    tiles = [_tile(shape, half, device) for shape in _SHAPES]
+    rivals = [
+        Rival(
+            f"bare forward, {rows}x{columns}",
+            lambda tile=tile: _forward(fast, tile),  # type: ignore[misc]
+            rows * columns / (_WIDTH * _HEIGHT),
+        )
+        for (rows, columns), tile in zip(_SHAPES, tiles, strict=True)
+    ]
+    rivals += [
+        Rival("file to file", job),
+        Rival("file to file, queued", queue, _QUEUED_JOBS),
+        Rival("plain tile loop", lambda: _plain_loop(module, source, output)),
+    ]
+    matrix = torch.rand(_MATRIX_SIDE, _MATRIX_SIDE, device=device).to(half)
+    ceiling = Rival("matrix product", lambda: _wait(matrix @ matrix), 2 * _MATRIX_SIDE**3 / flop)
+    best = _best_rates([ceiling, *rivals])
+    bare = max((rival for rival in rivals if rival.name.startswith("bare")), key=best.get)  # type: ignore[arg-type]
+    shown = [ceiling, bare, *rivals[-3:]]
+    print_table(
+        f"{title}, {_WIDTH}x{_HEIGHT} to {4 * _WIDTH}x{4 * _HEIGHT}, {NAMES[half]} on {device}",
+        ["", "s a picture", "of the bare forward", "of the plain loop", "GFLOP/s"],
+        [
+            [
+                rival.name,
+                f"{1 / best[rival]:.3f}",
+                f"{best[rival] / best[bare]:.2f}",
+                f"{best[rival] / best[rivals[-1]]:.1f}x",
+                f"{best[rival] * flop / 1e9:.0f}",
+            ]
+            for rival in shown
+        ],
+    )
+
+
+def _best_rates(rivals: list[Rival]) -> dict[Rival, float]:
+    """Pictures a second of each, at its best of some rounds in which all take turns."""
+    for rival in rivals:
+        rival.run()
+    best = dict.fromkeys(rivals, 0.0)
+    for _ in range(_ROUNDS):
+        for rival in rivals:
+            best[rival] = max(best[rival], rival.pictures / seconds(rival.run))
+    return best
+
+
+def _tile(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.rand(1, *shape, 3, device=device).to(dtype).permute(0, 3, 1, 2)
+
+
+def _forward(module: nn.Module, tile: Tensor) -> None:
+    with torch.inference_mode():
+        _wait(module(tile))
+
+
+def _wait(result: Tensor) -> None:
+    if result.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _plain_loop(module: nn.Module, source: Path, output: Path) -> None:
+    device = next(module.parameters()).device
+    pixels = pyvips.Image.new_from_file(str(source)).numpy()
+    picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float().to(device) / 255
+    height, width = picture.shape[2:]
+    result = picture.new_zeros(1, 3, 4 * height, 4 * width)
+    with torch.inference_mode():
+        for top in range(0, height, _LOOP_TILE):
+            for left in range(0, width, _LOOP_TILE):
+                bottom, right = min(top + _LOOP_TILE, height), min(left + _LOOP_TILE, width)
+                above, before = max(top - _LOOP_MARGIN, 0), max(left - _LOOP_MARGIN, 0)
+                tile = module(
+                    picture[:, :, above : bottom + _LOOP_MARGIN, before : right + _LOOP_MARGIN]
+                )
+                y, x = 4 * (top - above), 4 * (left - before)
+                high, wide = 4 * (bottom - top), 4 * (right - left)
+                result[:, :, 4 * top : 4 * bottom, 4 * left : 4 * right] = tile[
+                    :, :, y : y + high, x : x + wide
+                ]
+    rows = result[0].clamp(0, 1).permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
+    # Our own encoder, the fastest here: the loop is what is compared.
+    with output.open("wb") as file:
+        write_png(iter([rows]), file, Picture(4 * width, 4 * height, 3, 8), Metadata())
+
+
+def _print_faithfulness(engine: EsrganEngine, weights: Path, source: Path) -> None:
+    def result(**fields: object) -> np.ndarray:
+        output = source.with_name("out.png")
+        config = EsrganConfig.model_validate(
+            {"image_path": str(source), "output_path": str(output), "model": str(weights)} | fields
+        )
+        engine.run(config, Surroundings())
+        pixels: np.ndarray = pyvips.Image.new_from_file(str(output)).numpy()
+        return pixels
+
+    usual, full = result(), result(precision="fp32")
+    print_table(
+        "compact-x4: results beside each other",
+        ["", "PSNR", "pixels that differ"],
+        [
+            ["tiles of 64 pixels, to the usual bands", *_difference(result(tile_size=64), usual)],
+            ["the same in fp32", *_difference(result(tile_size=64, precision="fp32"), full)],
+            ["half precision, to fp32", *_difference(usual, full)],
+        ],
+    )
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> tuple[str, str]:
+    error = (first.astype(np.float64) - second) ** 2
+    if not error.any():
+        return "equal", "0"
+    return f"{10 * np.log10(255**2 / error.mean()):.1f} dB", f"{(error > 0).mean():.2%}"
+
+
+def _print_memory(folder: Path, weights: Path) -> None:
+    jobs = []
+    for width, height in ((1600, 1200), (2000, 500), (2000, 12_500)):
+        source = write_photograph(folder / f"{width}x{height}.png", width, height)
+        command = ["upscaled_bench.one_job", str(weights), str(source), str(folder / "large.png")]
+        told = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, check=True)
+        jobs.append((width, height, orjson.loads(told.stdout)))
+    print_table(
+        "compact-x4: time and peak memory, a process each",
+        ["", "seconds", "output megapixels a second", "peak memory"],
+        [
+            [
+                f"{width}x{height} to {4 * width}x{4 * height}",
+                f"{job['seconds']:.1f}",
+                f"{16e-6 * width * height / job['seconds']:.1f}",
+                f"{job['peak_bytes'] / 2**20:.0f} MiB",
+            ]
+            for width, height, job in jobs
+        ],
+    )

@@ -1,0 +1,236 @@
+"""Thousands of jobs while something keeps going wrong: none lost, none answered twice.
+
+Every job writes a file of its own, so that the outputs can be held against an undisturbed run's.
+The disturbances follow fixed seeds; what the machine's timing makes of them differs each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from upscaled_protocol.lineage import child_pids
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, StartDaemon
+
+# Who is killed at random may be killed often: here that is nobody's fault.
+ATTEMPTS = 100
+
+
+class Disturber:
+    """Does something to a random worker again and again, until it is stopped."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        seed: int,
+        disturb: Callable[[int], None],
+        pause_s: tuple[float, float],
+    ) -> None:
+        self._daemon_pid = daemon.pid
+        self._random = random.Random(seed)
+        self._disturb = disturb
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self.count = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Disturber:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._random.uniform(*self._pause_s)):
+            workers = [
+                pid for nursery in child_pids(self._daemon_pid) for pid in child_pids(nursery)
+            ]
+            if workers:
+                with contextlib.suppress(ProcessLookupError):
+                    self._disturb(self._random.choice(workers))
+                    self.count += 1
+
+
+def jobs(folder: Path, number: int, **config: object) -> list[dict[str, Any]]:
+    return [
+        {
+            "job_id": str(n),
+            "method": "fake",
+            "max_attempts": ATTEMPTS,
+            "config": {
+                "steps": 2,
+                "step_s": 0.002,
+                "output_path": str(folder / f"{n}.txt"),
+                "output_text": f"the output of job {n}",
+                **config,
+            },
+        }
+        for n in range(number)
+    ]
+
+
+def assert_all_done_once(terminals: list[dict[str, Any]], folder: Path, number: int) -> None:
+    answers = Counter(line["job_id"] for line in terminals)
+    assert set(answers) == {str(n) for n in range(number)}, "a job was lost"
+    assert set(answers.values()) == {1}, "a job was answered twice"
+    assert {line["type"] for line in terminals} == {"result"}
+    outputs = {path.name: path.read_text() for path in folder.iterdir()}
+    # As an undisturbed run leaves them, and nothing beside them: no half file either.
+    assert outputs == {f"{n}.txt": f"the output of job {n}" for n in range(number)}
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def freeze(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def sizes(short: int, long: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "number", [short, pytest.param(long, marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
+    )
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    return folder
+
+
+def run_disturbed(
+    daemon: Daemon,
+    outputs: Path,
+    number: int,
+    disturb: Callable[[int], None],
+    pause_s: tuple[float, float] = (0.05, 0.2),
+) -> int:
+    """All the jobs, disturbed until the last has ended; how often they were disturbed."""
+    daemon.wait_status("ready")
+    with Disturber(daemon, 1, disturb, pause_s) as disturber:
+        daemon.send(*jobs(outputs, number))
+        for n in range(number):
+            daemon.wait_terminal(str(n))
+    assert daemon.finish() == 0
+    assert_all_done_once(daemon.terminals(), outputs, number)
+    return disturber.count
+
+
+@sizes(2000, 10_000)
+def test_no_job_is_lost_while_workers_are_killed(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    daemon = start_supervisor("--workers", "2")
+    assert run_disturbed(daemon, outputs, number, kill) >= 5
+
+
+@sizes(1000, 4000)
+def test_no_job_is_lost_where_each_start_is_a_fresh_one(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    daemon = start_supervisor("--workers", "2", "--no-template")
+    # A fresh interpreter takes a third of a second: killed sooner it would never do a job.
+    assert run_disturbed(daemon, outputs, number, kill, (0.6, 1.2)) >= 2
+
+
+@sizes(150, 2000)
+def test_no_job_is_lost_while_workers_are_stopped(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    daemon = start_supervisor("--workers", "2", "--stall-timeout-s", "0.3")
+    assert run_disturbed(daemon, outputs, number, freeze) >= 5
+
+
+@sizes(1000, 10_000)
+def test_no_job_is_lost_while_workers_are_recycled(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    daemon = start_supervisor("--workers", "2")
+    count = run_disturbed(daemon, outputs, number, lambda _: os.kill(daemon.pid, signal.SIGHUP))
+    assert count >= 5
+    assert all(line["attempt"] == 1 for line in daemon.terminals())
+
+
+@sizes(150, 2000)
+def test_no_job_is_lost_to_a_leaking_engine(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    daemon = start_supervisor("--workers", "2", "--memory-limit-mb", "200")
+    daemon.send(*jobs(outputs, number, grow_mb=5, step_s=0.02))
+    assert daemon.finish() == 0
+    assert_all_done_once(daemon.terminals(), outputs, number)
+    recycled = [line for line in daemon.lines if line.get("message") == "worker_restarted"]
+    assert {line["cause"]["reason"] for line in recycled} == {"memory"}
+    assert all(line["attempt"] == 1 for line in daemon.terminals())
+
+
+@sizes(400, 4000)
+def test_no_job_is_lost_while_the_supervisor_itself_is_killed(
+    start_supervisor: StartDaemon, outputs: Path, number: int, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "jobs.db")
+    chance = random.Random(1)
+    open_jobs = {job["job_id"]: job for job in jobs(outputs, number)}
+    accepted: set[str] = set()
+    terminals: list[dict[str, Any]] = []
+    kills = 0
+    while open_jobs:
+        daemon = start_supervisor("--workers", "2", "--journal", journal)
+        # As a host does after a crash: ask for what it may have missed, send what was not taken.
+        daemon.send({"type": "replay", "job_ids": [one for one in open_jobs if one in accepted]})
+        daemon.send(*(job for one, job in open_jobs.items() if one not in accepted))
+        last_life = kills >= 6
+        if last_life:
+            daemon.finish()
+        else:
+            threading.Event().wait(chance.uniform(0.3, 0.8))
+            kills += 1
+        daemon.kill()
+        accepted |= {line["job_id"] for line in daemon.lines if line["type"] == "accepted"}
+        # A line refused because its job was pending already is no answer to that job.
+        ends = [line for line in daemon.terminals() if line["job_id"] is not None]
+        terminals += ends
+        for line in ends:
+            open_jobs.pop(line["job_id"], None)
+        accepted |= {
+            line["refused_job_id"] for line in daemon.terminals() if "refused_job_id" in line
+        }
+        if last_life:
+            break
+    assert_all_done_once(terminals, outputs, number)
+    assert kills >= 3
+
+
+def test_a_poison_job_harms_no_other_result(start_supervisor: StartDaemon, outputs: Path) -> None:
+    daemon = start_supervisor("--workers", "2")
+    messages = jobs(outputs, 100)
+    poison = [
+        {"job_id": f"poison-{n}", "method": "fake", "config": config}
+        for n, config in enumerate(({"exit_code": 9}, {"signal": 9}, {"signal": 11}))
+    ]
+    for place, job in zip((10, 50, 90), poison, strict=True):
+        messages.insert(place, job)
+    daemon.send(*messages)
+    assert daemon.finish() == 1
+    bad = [line for line in daemon.terminals() if line["job_id"].startswith("poison")]
+    good = [line for line in daemon.terminals() if line not in bad]
+    assert [line["code"] for line in bad] == ["poisoned"] * 3
+    assert_all_done_once(good, outputs, 100)
+    # Two deaths each: no third attempt, and nobody else's death.
+    restarts = daemon.stderr.count(b'"event":"worker_gone"')
+    assert restarts == 6, daemon.stderr.decode()

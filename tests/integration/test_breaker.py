@@ -1,0 +1,86 @@
+"""A bad job, a bad setting and a bad machine are three different things."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+
+from upscaled_protocol.lineage import child_pids
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, StartDaemon
+
+
+def kill_workers(daemon: Daemon, stop: threading.Event) -> None:
+    """Let no worker live long enough to do anything."""
+    while not stop.wait(0.005):
+        for nursery in child_pids(daemon.pid):
+            for pid in child_pids(nursery):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_a_bad_setting_stops_the_restarts_and_answers_with_the_reason(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor(env={"DEFAULT_DPI": "many"})
+    daemon.job("early")
+    error = daemon.wait_terminal("early")
+    assert error["code"] == "worker_crashed"
+    assert "many" in error["error"]
+    assert "many" in daemon.wait_status("degraded")["detail"]
+    daemon.job("later")
+    assert "many" in daemon.wait_terminal("later")["error"]
+    assert daemon.ask_health()["status"] == "failed"
+    assert daemon.finish() == 3
+    assert daemon.stderr.count(b'"event":"worker_gone"') == 3
+
+
+def test_a_bad_machine_is_answered_for_and_recovers_by_itself(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    stop = threading.Event()
+    killer = threading.Thread(target=kill_workers, args=(daemon, stop))
+    killer.start()
+    try:
+        daemon.wait_status("degraded")
+        # Jobs are taken, health is answered, nothing is lost meanwhile.
+        daemon.job("a")
+        daemon.wait_accepted("a")
+        report = daemon.ask_health()
+        assert report["status"] == "degraded"
+        assert report["workers"][0]["state"] in ("backoff", "starting")
+        assert report["workers"][0]["last_restart"]["signal"] == "SIGKILL"
+    finally:
+        stop.set()
+        killer.join()
+    assert daemon.wait_terminal("a")["type"] == "result"
+    assert daemon.ask_health()["status"] == "ok"
+    assert daemon.finish() == 0
+
+
+def test_a_host_that_never_reads_is_not_read_either(start_supervisor: StartDaemon) -> None:
+    """Each bad line costs an answer: unread, a hundred megabytes of them must not pile up."""
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    daemon.stop_reading()
+    lines = 600_000
+    sender = threading.Thread(target=daemon.send, args=(b"not json\n" * lines,))
+    sender.start()
+    process = psutil.Process(daemon.pid)
+    before = -1.0
+    # Until it reads no more: its CPU time stands still.
+    while (now := sum(process.cpu_times()[:2])) > before:
+        before = now
+        threading.Event().wait(0.5)
+    assert sender.is_alive()
+    assert process.memory_info().rss < 150e6
+    daemon.resume_reading()
+    sender.join()
+    daemon.finish()
+    assert sum(line.get("code") == "invalid_json" for line in daemon.lines) == lines

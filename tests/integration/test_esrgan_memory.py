@@ -1,0 +1,56 @@
+"""Memory does not grow with a picture's height, measured in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+
+from tiny_networks import compact, save
+from upscaled_models.catalog import bundled_weights_dir
+
+MIB = 2**20
+
+
+def peak_bytes(folder: Path, model: Path, width: int, height: int, timeout_s: float = 100) -> int:
+    """The most memory resident in a process that makes one picture four times as large."""
+    source, output = folder / f"in{height}.png", folder / f"out{height}.png"
+    noise = np.random.default_rng(0).integers(0, 255, (100, width, 3), np.uint8)
+    tile = pyvips.Image.new_from_array(noise)
+    tile.replicate(1, -(-height // 100)).crop(0, 0, width, height).write_to_file(str(source))
+    command = [sys.executable, "-m", "upscaled_bench.one_job", *map(str, (model, source, output))]
+    done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    written = pyvips.Image.new_from_file(str(output))
+    assert (written.width, written.height) == (4 * width, 4 * height)
+    output.unlink()
+    return int(json.loads(done.stdout)["peak_bytes"])
+
+
+def test_a_picture_25_times_as_high_takes_no_more_memory(tmp_path: Path) -> None:
+    model = save(compact(features=4, convolutions=1), tmp_path / "tiny.safetensors")
+    low = peak_bytes(tmp_path, model, 800, 200)
+    high = peak_bytes(tmp_path, model, 800, 5000)
+    # The output alone has 176 MiB more.
+    assert high < low + 40 * MIB
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_picture_of_400_megapixels_takes_a_quarter_more_at_most(tmp_path: Path) -> None:
+    model = bundled_weights_dir() / "compact-x4.safetensors"
+    low = peak_bytes(tmp_path, model, 2000, 500)
+    high = peak_bytes(tmp_path, model, 2000, 12_500, timeout_s=900)
+    assert high <= 1.25 * low
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_gigapixel_takes_less_than_two_gigabytes(tmp_path: Path) -> None:
+    model = bundled_weights_dir() / "compact-x4.safetensors"
+    assert peak_bytes(tmp_path, model, 7906, 7906, timeout_s=3000) < 2 * 2**30

@@ -1,0 +1,151 @@
+"""FLUX jobs over the protocol, in real processes, on files in miniature."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import pyvips
+
+pytest.importorskip("diffusers", reason="needs the flux extra")
+# isort: split
+from flux_replicas import install_upscaler, write_replica
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, Line, StartDaemon
+
+# Enough steps that a job is still at them when something happens to it.
+_MANY_STEPS = 200
+
+# An audit hook that lets no socket be made, and says who wanted one.
+_NO_SOCKETS = """
+import sys
+def refuse(event, args):
+    if event.startswith("socket."):
+        caller = sys._getframe(2).f_code.co_name
+        sys.stderr.write(f"refused {event} of {caller}\\n")
+        raise PermissionError(event)
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    replica = write_replica(tmp_path_factory.mktemp("flux") / "models")
+    install_upscaler(replica.folder)
+    return replica.folder
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    image = pyvips.Image.new_from_array(generator.integers(0, 256, (40, 48, 3), np.uint8))
+    path = tmp_path / "in.png"
+    image.copy(interpretation="srgb").write_to_file(str(path))
+    return path
+
+
+def send(daemon: Daemon, job_id: str, picture: Path, **config: Any) -> Path:
+    output = picture.with_name(f"{job_id}.png")
+    given = {"upscale_model": "compact-x4", "steps": 2, "tile_size": 128} | config
+    daemon.job(job_id, "flux", image_path=str(picture), output_path=str(output), **given)
+    return output
+
+
+def wait_refining(daemon: Daemon, job_id: str, attempt: int = 1) -> None:
+    """Until the job is at its model calls."""
+
+    def at_it(line: Line) -> bool:
+        return (line.get("job_id"), line.get("stage"), line.get("attempt")) == (
+            job_id,
+            "refine",
+            attempt,
+        ) and line["done"] >= 1
+
+    daemon.wait_for(at_it, f"steps of job {job_id}")
+
+
+def options(models: Path, *methods: str) -> list[str]:
+    return ["--methods", ",".join(methods), "--model-dir", str(models), "--threads", "1"]
+
+
+def maps_tokenizers(pid: int) -> bool:
+    return "tokenizers" in Path(f"/proc/{pid}/maps").read_text("utf-8")
+
+
+def test_a_job_opens_no_socket_and_brings_the_libraries_with_it(
+    start_worker: StartDaemon, models: Path, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_NO_SOCKETS)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    worker = start_worker(*options(models, "esrgan", "flux"), env={"PYTHONPATH": paths})
+    ready = worker.wait_status("ready")
+    assert ready["methods"] == ["esrgan", "flux"]
+    assert "flux1-dev-Q8_0" in ready["models"]
+    assert not maps_tokenizers(worker.pid)
+    first = send(worker, "a", picture, prompt="a cat")
+    result = worker.wait_terminal("a")
+    assert result["type"] == "result", result
+    assert result["output_size"] == {"width": 192, "height": 160}
+    assert first.is_file()
+    assert {"load", "decode", "inference", "encode"} <= set(result["timings"])
+    assert maps_tokenizers(worker.pid)
+    percents = [line["progress"] for line in worker.lines if line["type"] == "progress"]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    worker.finish()
+    refused = {line for line in worker.stderr.splitlines() if line.startswith(b"refused")}
+    # urllib3, which diffusers imports, tries out at once whether there is IPv6 here.
+    assert refused <= {b"refused socket.__new__ of _has_ipv6"}
+
+
+def test_bad_files_have_their_codes_and_the_worker_goes_on(
+    start_worker: StartDaemon, models: Path, picture: Path
+) -> None:
+    whole = (models / "unet" / "flux1-dev-Q8_0.gguf").read_bytes()
+    cut = models / "unet" / "cut.gguf"
+    cut.write_bytes(whole[:-500])
+    junk = models / "unet" / "junk.gguf"
+    junk.write_bytes(b"not a model")
+    worker = start_worker(*options(models, "flux"))
+    for job_id, model, code, sentence in (
+        ("a", "cut", "model_corrupt", "truncated"),
+        ("b", "junk", "model_corrupt", "no GGUF file"),
+        ("c", "absent", "model_not_found", "no model is called absent"),
+    ):
+        send(worker, job_id, picture, model=model)
+        error = worker.wait_terminal(job_id)
+        assert (error["type"], error["code"]) == ("error", code)
+        assert sentence in error["error"]
+    send(worker, "d", picture)
+    assert worker.wait_terminal("d")["type"] == "result"
+
+
+def test_a_cancel_takes_a_step_and_a_crash_costs_no_job(
+    start_supervisor: StartDaemon, models: Path, picture: Path
+) -> None:
+    daemon = start_supervisor(*options(models, "flux"))
+    daemon.wait_status("ready")
+    expected = send(daemon, "whole", picture)
+    assert daemon.wait_terminal("whole")["type"] == "result"
+
+    cancelled = send(daemon, "cancelled", picture, steps=_MANY_STEPS)
+    wait_refining(daemon, "cancelled")
+    daemon.send({"type": "cancel", "job_id": "cancelled"})
+    assert daemon.wait_terminal("cancelled")["code"] == "cancelled"
+    assert not cancelled.exists()
+
+    again = send(daemon, "again", picture)
+    assert daemon.wait_terminal("again")["type"] == "result"
+    assert again.read_bytes() == expected.read_bytes()
+
+    send(daemon, "crashed", picture, steps=_MANY_STEPS)
+    wait_refining(daemon, "crashed")
+    os.kill(int(daemon.ask_health()["workers"][0]["pid"]), signal.SIGKILL)
+    wait_refining(daemon, "crashed", attempt=2)
+    result = daemon.wait_terminal("crashed")
+    assert (result["type"], result["attempt"]) == ("result", 2)

@@ -1,0 +1,56 @@
+"""Prometheus metrics of a supervisor, over real HTTP."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from tests.conftest import StartDaemon
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon) -> None:
+    port = free_port()
+    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+    daemon.job("good", steps=2)
+    daemon.job("bad", raise_text="boom")
+    daemon.job("deadly", exit_code=3, only_on_attempt=1)
+    for name in ("good", "bad", "deadly"):
+        daemon.wait_terminal(name)
+    metrics = scrape(port)
+    assert metrics["upscaled_jobs_total", (("method", "fake"), ("outcome", "completed"))] == 2
+    assert metrics["upscaled_jobs_total", (("method", "fake"), ("outcome", "internal"))] == 1
+    assert metrics["upscaled_worker_restarts_total", (("reason", "exit"),)] == 1
+    assert metrics["upscaled_job_duration_seconds_count", (("method", "fake"),)] == 3
+    assert metrics["upscaled_worker_up", (("worker", "0"),)] == 1
+    assert metrics["upscaled_worker_resident_memory_bytes", (("worker", "0"),)] > 1e6
+    assert metrics["upscaled_queue_size", ()] == 0
+
+
+def test_an_address_that_is_taken_is_told_and_nothing_starts(start_supervisor: StartDaemon) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+        assert daemon.wait() == 2
+    assert b"cannot serve metrics" in daemon.stderr

@@ -1,0 +1,442 @@
+"""A supervisor and real workers, driven over its pipes as a host would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, StartDaemon
+
+TEMPLATE = pytest.mark.parametrize("template", ["--template", "--no-template"])
+
+
+def worker_pid(daemon: Daemon, slot: int = 0) -> int:
+    """The worker's pid, once it is ready."""
+    report = daemon.wait_health(lambda one: one["workers"][slot]["state"] in ("ready", "busy"))
+    return int(report["workers"][slot]["pid"])
+
+
+@TEMPLATE
+def test_jobs_pass_through_both_ways(start_supervisor: StartDaemon, template: str) -> None:
+    daemon = start_supervisor(template)
+    daemon.job("a", steps=3, step_s=0.03)
+    result = daemon.wait_terminal("a")
+    assert result["status"] == "completed"
+    assert daemon.finish() == 0
+    kinds = [line["type"] for line in daemon.lines if line.get("job_id") == "a"]
+    assert kinds[0] == "accepted"
+    assert "progress" in kinds
+    assert kinds.count("result") == 1
+    messages = [line["message"] for line in daemon.lines if line["type"] == "status"]
+    assert messages == ["loading_models", "ready", "draining", "stopped"]
+
+
+def test_jobs_are_accepted_before_the_worker_is_ready(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    order = [line.get("message") or line["type"] for line in daemon.lines]
+    assert order.index("accepted") < order.index("ready")
+
+
+def test_the_exit_status_tells_of_failed_jobs(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("good")
+    daemon.job("bad", raise_text="boom")
+    assert daemon.finish() == 1
+
+
+@TEMPLATE
+def test_a_killed_worker_loses_no_job(start_supervisor: StartDaemon, template: str) -> None:
+    daemon = start_supervisor(template)
+    daemon.job("running", steps=10, step_s=0.05)
+    for number in range(3):
+        daemon.job(f"waiting-{number}")
+    daemon.wait_progress("running")
+    os.kill(worker_pid(daemon), signal.SIGKILL)
+    assert daemon.wait_terminal("running")["attempt"] == 2
+    restarted = daemon.wait_status("worker_restarted")
+    assert restarted["cause"] == {"reason": "signal", "signal": "SIGKILL"}
+    assert daemon.finish() == 0
+    assert len(daemon.terminals()) == 4
+    # A job that had not started is not charged with the death.
+    assert daemon.wait_terminal("waiting-2")["attempt"] == 1
+
+
+def test_progress_does_not_fall_when_a_job_starts_again(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", steps=10, step_s=0.03, at_step=7, signal=9, only_on_attempt=1)
+    daemon.wait_terminal("a")
+    percents = [line["progress"] for line in daemon.lines if line["type"] == "progress"]
+    assert percents == sorted(percents)
+    assert max(percents) == 100
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"),
+    [
+        ({"exit_code": 3}, {"reason": "exit", "exit_code": 3}),
+        ({"signal": 9}, {"reason": "signal", "signal": "SIGKILL"}),
+        ({"signal": 11}, {"reason": "signal", "signal": "SIGSEGV"}),
+        ({"signal": 6}, {"reason": "signal", "signal": "SIGABRT"}),
+    ],
+)
+def test_a_poison_job_ends_after_two_attempts_and_harms_no_other(
+    start_supervisor: StartDaemon, config: dict[str, Any], cause: dict[str, Any]
+) -> None:
+    daemon = start_supervisor()
+    daemon.job("before", steps=3, step_s=0.01)
+    daemon.job("poison", **config)
+    for number in range(5):
+        daemon.job(str(number), steps=2, step_s=0.01)
+    error = daemon.wait_terminal("poison")
+    assert error["code"] == "poisoned"
+    assert error["retryable"] is False
+    assert error["attempt"] == 2
+    assert error["cause"].items() >= cause.items()
+    assert daemon.finish() == 1
+    others = [line for line in daemon.terminals() if line["job_id"] != "poison"]
+    assert len(others) == 6
+    assert {line["type"] for line in others} == {"result"}
+
+
+def test_a_job_allowed_one_start_is_not_called_poison(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    job = {"job_id": "a", "method": "fake", "max_attempts": 1, "config": {"exit_code": 3}}
+    daemon.send(job)
+    error = daemon.wait_terminal("a")
+    assert error["code"] == "worker_crashed"
+    assert error["retryable"] is True
+
+
+def test_a_method_that_no_worker_serves_is_refused(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", method="flux", image_path="a.png")
+    error = daemon.wait_terminal("a")
+    assert error["code"] == "unknown_method"
+    assert "served: fake" in error["error"]
+
+
+def test_an_invalid_config_is_refused_by_name(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", stepz=3)
+    error = daemon.wait_terminal("a")
+    assert error["code"] == "invalid_job"
+    assert "stepz" in error["error"]
+
+
+def test_a_duplicate_is_refused_without_ending_the_first(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", steps=10, step_s=0.02)
+    daemon.job("a")
+    refusal = daemon.wait_for(lambda line: line.get("code") == "duplicate_job")
+    assert (refusal["job_id"], refusal["refused_job_id"]) == (None, "a")
+    assert daemon.wait_terminal("a")["type"] == "result"
+
+
+def test_a_full_queue_refuses(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--max-queue", "2")
+    for name in "abc":
+        daemon.job(name, steps=5, step_s=0.05)
+    assert daemon.wait_terminal("c")["code"] == "queue_full"
+    assert daemon.wait_terminal("a")["type"] == "result"
+
+
+def test_a_file_as_input_waits_for_the_queue_instead(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(
+        "".join(f'{{"job_id":"{n}","method":"fake","config":{{}}}}\n' for n in range(50))
+    )
+    with jobs.open() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake", "--max-queue", "3"],
+            stdin=stdin,
+            check=False,
+            capture_output=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b'"type":"result"') == 50
+
+
+def test_higher_priority_is_dispatched_first(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    for name in ("x", "y"):
+        daemon.job(name, steps=10, step_s=0.03)
+    daemon.wait_progress("x")
+    for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
+        daemon.send({"job_id": name, "method": "fake", "priority": priority, "config": {}})
+    daemon.finish()
+    order = [line["job_id"] for line in daemon.terminals() if line["job_id"] not in "xy"]
+    assert order[-1] == "low"  # the other two ran side by side
+
+
+def test_cancel_before_during_and_after(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.send({"type": "cancel", "job_id": "early"})
+    daemon.job("early", hang=True)
+    assert daemon.wait_terminal("early")["code"] == "cancelled"
+    daemon.job("running", hang=True)
+    daemon.job("slot", steps=100_000, step_s=0.01)
+    daemon.job("queued")
+    daemon.wait_health(lambda one: "running" in one["workers"][0]["jobs"])
+    for name in ("queued", "running", "slot"):
+        daemon.send({"type": "cancel", "job_id": name})
+        assert daemon.wait_terminal(name)["code"] == "cancelled"
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    daemon.send({"type": "cancel", "job_id": "a"})
+    daemon.job("a")
+    daemon.finish()
+    assert [line["type"] for line in daemon.terminals()][-2:] == ["result", "result"]
+    assert len(daemon.terminals()) == 6
+
+
+def test_a_job_that_ignores_its_cancel_is_ended_with_its_worker(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--cancel-grace-s", "0.3")
+    daemon.job("stubborn", hang=True, steps=100_000, ignore_cancel=True)
+    daemon.wait_health(lambda one: one["workers"][0]["jobs"] == ["stubborn"])
+    daemon.job("neighbour", steps=3)
+    daemon.wait_for(lambda line: line.get("stage") == "waiting", "a neighbour that waits")
+    daemon.wait_health(lambda one: len(one["workers"][0]["jobs"]) == 2)
+    daemon.send({"type": "cancel", "job_id": "stubborn"})
+    assert daemon.wait_terminal("stubborn")["code"] == "cancelled"
+    # It was not the neighbour's doing: no attempt is charged.
+    assert daemon.wait_terminal("neighbour")["attempt"] == 1
+    assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "cancel"
+
+
+@pytest.mark.parametrize("config", [{"hang": True}, {"hang_native": True}])
+def test_a_deadline_ends_a_running_job(
+    start_supervisor: StartDaemon, config: dict[str, Any]
+) -> None:
+    daemon = start_supervisor("--cancel-grace-s", "0.5")
+    daemon.send({"job_id": "a", "method": "fake", "timeout_s": 1.0, "config": config})
+    daemon.job("b")
+    assert daemon.wait_terminal("a")["code"] == "deadline_exceeded"
+    assert daemon.wait_terminal("b")["type"] == "result"
+
+
+def test_a_deadline_ends_a_job_that_still_waits(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    for name in ("x", "y"):
+        daemon.job(name, steps=100_000, step_s=0.01)
+    daemon.send({"job_id": "late", "method": "fake", "timeout_s": 0.2, "config": {}})
+    assert daemon.wait_terminal("late")["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    "config", [{"hang": True}, {"hang_native": True}, {"signal": int(signal.SIGSTOP)}]
+)
+def test_a_stalled_worker_is_replaced(
+    start_supervisor: StartDaemon, config: dict[str, Any]
+) -> None:
+    daemon = start_supervisor("--stall-timeout-s", "0.5")
+    daemon.job("stuck", only_on_attempt=1, **config)
+    daemon.job("next")
+    assert daemon.wait_terminal("stuck")["attempt"] == 2
+    assert daemon.wait_terminal("next")["type"] == "result"
+    assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "stall"
+
+
+def test_a_stall_leaves_the_stacks_of_python_on_stderr(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--stall-timeout-s", "0.3")
+    daemon.job("stuck", hang=True)
+    error = daemon.wait_terminal("stuck")
+    assert error["code"] == "poisoned"
+    assert error["cause"]["reason"] == "stall"
+    daemon.wait_stderr(b"Fatal Python error: Aborted")
+    daemon.wait_stderr(b"_pause")
+
+
+def test_an_engine_may_ask_for_a_longer_silence(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--stall-timeout-s", "0.3")
+    daemon.job("a", load_s=1.0)
+    assert daemon.wait_terminal("a")["attempt"] == 1
+
+
+def test_a_job_that_waits_for_the_device_does_not_stall(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--stall-timeout-s", "0.4")
+    daemon.job("long", steps=40, step_s=0.05)
+    daemon.job("behind")
+    assert daemon.wait_terminal("behind")["attempt"] == 1
+    assert daemon.wait_terminal("long")["attempt"] == 1
+
+
+def test_health_does_not_call_a_stopped_worker_ready(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    pid = worker_pid(daemon)
+    os.kill(pid, signal.SIGSTOP)
+    assert daemon.ask_health()["workers"][0]["state"] == "unresponsive"
+    os.kill(pid, signal.SIGCONT)
+    daemon.wait_health(lambda one: one["workers"][0]["state"] == "ready")
+
+
+def test_health_has_a_row_for_each_worker(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--workers", "2")
+    report = daemon.wait_health(
+        lambda one: [row["state"] for row in one["workers"]] == ["ready"] * 2
+    )
+    assert report["status"] == "ok"
+    assert len({row["pid"] for row in report["workers"]}) == 2
+    assert all(row["rss_mb"] > 1 for row in report["workers"])
+
+
+def test_jobs_go_to_the_worker_that_has_their_model(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--workers", "2")
+    daemon.wait_health(lambda one: [row["state"] for row in one["workers"]] == ["ready"] * 2)
+    for number in range(8):
+        daemon.job(str(number), model="one" if number % 2 else "two")
+        daemon.wait_terminal(str(number))
+    rows = daemon.ask_health()["workers"]
+    assert sorted(row["models_loaded"] for row in rows) == [["one"], ["two"]]
+    daemon.job("slow", model="one", steps=1000, step_s=0.05)
+    daemon.job("other", model="one")
+    assert daemon.wait_terminal("other")["type"] == "result"  # the idle one takes it
+
+
+def test_a_job_count_limit_replaces_the_worker_and_loses_nothing(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--max-jobs", "5")
+    first = worker_pid(daemon)
+    for number in range(40):
+        daemon.job(str(number), steps=4, step_s=0.02)
+    restarted = daemon.wait_status("worker_restarted")
+    assert restarted["cause"] == {"reason": "job_count"}
+    assert restarted["pid"] != first
+    assert daemon.finish() == 0
+    assert len(daemon.terminals()) == 40
+    assert all(line["attempt"] == 1 for line in daemon.terminals())
+
+
+def test_a_leaking_worker_is_replaced_before_it_harms(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--memory-limit-mb", "150")
+    for number in range(30):
+        daemon.job(str(number), grow_mb=10, steps=2, step_s=0.05)
+    restarted = daemon.wait_status("worker_restarted")
+    assert restarted["cause"] == {"reason": "memory"}
+    assert daemon.finish() == 0
+    assert all(line["attempt"] == 1 for line in daemon.terminals())
+
+
+def test_a_baseline_above_the_limit_is_told_once_and_recycles_nothing(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--memory-limit-mb", "20")
+    pid = worker_pid(daemon)
+    for number in range(10):
+        daemon.job(str(number), steps=4, step_s=0.1)
+    daemon.wait_terminal("9")
+    assert worker_pid(daemon) == pid
+    assert daemon.stderr.count(b"memory_baseline_above_limit") == 1
+
+
+def test_hangup_replaces_the_workers_one_by_one(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--workers", "2")
+    before = {worker_pid(daemon, 0), worker_pid(daemon, 1)}
+    for number in range(30):
+        daemon.job(str(number), steps=4, step_s=0.02)
+    os.kill(daemon.pid, signal.SIGHUP)
+    report = daemon.wait_health(
+        lambda one: (
+            not before & {row["pid"] for row in one["workers"]}
+            and all(row["state"] in ("ready", "busy") for row in one["workers"])
+        )
+    )
+    assert all(row["last_restart"] == {"reason": "reload"} for row in report["workers"])
+    assert daemon.finish() == 0
+    assert all(line["attempt"] == 1 for line in daemon.terminals())
+    assert len(daemon.terminals()) == 30
+
+
+def test_terminate_finishes_the_jobs_within_the_grace(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--grace-s", "30")
+    for number in range(4):
+        daemon.job(str(number), steps=5, step_s=0.02)
+    daemon.wait_progress("0")
+    os.kill(daemon.pid, signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert [line["type"] for line in daemon.terminals()] == ["result"] * 4
+
+
+def test_terminate_answers_what_the_grace_was_too_short_for(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--grace-s", "0.3")
+    daemon.job("endless", hang=True)
+    daemon.job("second", hang=True)
+    daemon.job("queued")
+    daemon.wait_status("ready")
+    os.kill(daemon.pid, signal.SIGTERM)
+    assert daemon.wait() == 1
+    codes = {line["job_id"]: line["code"] for line in daemon.terminals()}
+    assert codes == dict.fromkeys(("endless", "second", "queued"), "shutting_down")
+
+
+def test_a_second_signal_ends_it_now(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--grace-s", "1000")
+    daemon.job("endless", hang=True)
+    daemon.wait_status("ready")
+    os.kill(daemon.pid, signal.SIGTERM)
+    daemon.wait_status("draining")
+    os.kill(daemon.pid, signal.SIGTERM)
+    assert daemon.wait() == 1
+    assert daemon.wait_terminal("endless")["code"] == "shutting_down"
+
+
+def test_end_of_input_without_a_job_ends_it(start_supervisor: StartDaemon) -> None:
+    assert start_supervisor().finish() == 0
+
+
+def test_a_host_that_stops_reading_gets_every_result_later(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    daemon.stop_reading()
+    for number in range(3000):
+        daemon.job(str(number), steps=3)
+    daemon.resume_reading()
+    assert daemon.finish() == 0
+    ends = [line["job_id"] for line in daemon.terminals()]
+    assert sorted(ends, key=int) == [str(number) for number in range(3000)]
+
+
+def test_wrong_worker_options_are_told_at_once(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--no-such-option")
+    assert daemon.wait() == 2
+    assert b"--no-such-option" in daemon.stderr
+
+
+def test_the_supervisor_imports_neither_torch_nor_numpy_nor_pydantic(
+    start_daemon: StartDaemon,
+) -> None:
+    code = (
+        "import sys, upscaled_supervisor.__main__, upscaled_supervisor.loop\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'asyncio', 'psutil'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
+def test_an_engine_that_cannot_start_answers_its_jobs_with_the_reason(
+    start_daemon: StartDaemon, module: str
+) -> None:
+    daemon = start_daemon(module, "--methods", "esrgan,fake", "--preload", "no-such-model")
+    assert "no-such-model" in daemon.wait_status("degraded")["detail"]
+    assert daemon.wait_status("ready")["methods"] == ["fake"]
+    daemon.job("a", method="esrgan", image_path="a.png")
+    error = daemon.wait_terminal("a")
+    assert error["code"] == "model_not_found"
+    assert "no-such-model" in error["error"]
+    daemon.job("b")
+    assert daemon.wait_terminal("b")["type"] == "result"

@@ -1,0 +1,84 @@
+"""Networks of known architectures, with random weights and small enough to run in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from upscaled_models.esrgan.architectures import MAIN_REGISTRY
+from upscaled_models.esrgan.network import Network
+
+CPU = torch.device("cpu")
+
+
+def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0) -> nn.Module:
+    """SRVGGNetCompact, the architecture of the bundled models."""
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(seed)
+    model: nn.Module = Compact(num_feat=features, num_conv=convolutions, upscale=scale).eval()
+    return model
+
+
+def rrdb(features: int = 8, blocks: int = 1, seed: int = 0) -> nn.Module:
+    """RRDBNet, the architecture of ESRGAN, x4."""
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    torch.manual_seed(seed)
+    model: nn.Module = ESRGAN(num_filters=features, num_blocks=blocks, scale=4).eval()
+    return model
+
+
+def network(model: nn.Module, dtype: torch.dtype = torch.float32) -> Network:
+    """What the engine makes of a module's weights."""
+    descriptor = MAIN_REGISTRY.load({name: value.clone() for name, value in weights(model).items()})
+    descriptor.eval()
+    for parameter in descriptor.model.parameters():
+        parameter.requires_grad_(False)
+    return Network(descriptor, CPU, dtype)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The module's weights by name."""
+    return {name: value.contiguous() for name, value in model.state_dict().items()}
+
+
+def save(model: nn.Module, path: Path) -> Path:
+    """A weights file as models are published: .pth files hold theirs under `params`."""
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(weights(model), path)
+    else:
+        torch.save({"params": weights(model)}, path)
+    return path
+
+
+def random_picture(height: int, width: int, *, channels: int = 3, seed: int = 0) -> Tensor:
+    """(1, channels, height, width), 0 to 1, channels last in memory as pixels from a file are."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, height, width, channels, generator=generator).permute(0, 3, 1, 2)
+
+
+def smooth_picture(height: int, width: int) -> Tensor:
+    """A picture like a photograph: slow changes of colour, and an edge."""
+    rows = torch.linspace(0, 3, height).view(1, height, 1, 1)
+    columns = torch.linspace(0, 5, width).view(1, 1, width, 1)
+    phases = torch.tensor([0.0, 1.0, 2.0]).view(1, 1, 1, 3)
+    waves = 0.5 + 0.3 * torch.sin(rows * columns + columns + phases)
+    return (waves + 0.15 * (columns > rows)).permute(0, 3, 1, 2)
+
+
+def in_bands(picture: Tensor, rows: int) -> Iterator[Tensor]:
+    """The picture from the top down, `rows` at a time."""
+    for top in range(0, picture.shape[2], rows):
+        yield picture[:, :, top : top + rows]
+
+
+def psnr(first: Tensor | np.ndarray, second: Tensor | np.ndarray, top: float = 1.0) -> float:
+    """Peak signal to noise ratio in dB; `top` is white."""
+    error = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    return float(10 * np.log10(top**2 / max(float(np.mean(error**2)), 1e-20)))

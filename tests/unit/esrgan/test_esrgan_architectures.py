@@ -1,0 +1,150 @@
+"""Architectures, small and with random weights: each is as exact as README.md says."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import upscaled_models.esrgan
+from tiny_networks import compact, in_bands, network, psnr, rrdb, smooth_picture, weights
+from upscaled_models.esrgan.architectures import MAIN_REGISTRY
+from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.tile import Tile
+
+README = Path(upscaled_models.esrgan.__file__).with_name("README.md")
+
+# Unequal, and multiples of nothing; large enough for tiles that do not see each other.
+HEIGHT, WIDTH = 150, 171
+
+
+def build(architecture: str, name: str | None = None, **sizes: Any) -> Callable[[], nn.Module]:
+    def construct() -> nn.Module:
+        module = importlib.import_module(f"spandrel.architectures.{architecture}")
+        torch.manual_seed(0)
+        model: nn.Module = getattr(module, name or architecture)(**sizes)
+        return model.eval()
+
+    return construct
+
+
+def windowed(architecture: str, **sizes: Any) -> Callable[[], nn.Module]:
+    """A transformer of one layer, whose windows are 8 pixels wide."""
+    layer: dict[str, Any] = {
+        "embed_dim": 12,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 8,
+        "img_size": 32,
+        "upscale": 4,
+        "upsampler": "pixelshuffle",
+    }
+    return build(architecture, **layer | sizes)
+
+
+BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "Compact": compact,
+    "ESRGAN": rrdb,
+    "ESRGAN+": build("ESRGAN", num_filters=8, num_blocks=1, scale=4, plus=True),
+    "ESRGAN on unshuffled pixels": build(
+        "ESRGAN", in_nc=12, num_filters=8, num_blocks=1, shuffle_factor=2
+    ),
+    "SPAN": build("SPAN", num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=4),
+    "MoSR": build("MoSR", n_block=2, dim=8),
+    "SwiftSRGAN": build("SwiftSRGAN", num_channels=8, num_blocks=2),
+    "PLKSR": build("PLKSR", dim=8, n_blocks=2, kernel_size=9),
+    "RealPLKSR": build("PLKSR", "RealPLKSR", dim=16, n_blocks=2, kernel_size=9),
+    "SAFMN": build("SAFMN", dim=8, n_blocks=2),
+    "SwinIR": windowed("SwinIR", upsampler="pixelshuffledirect"),
+    "Swin2SR": windowed("Swin2SR"),
+    "HAT": windowed("HAT", squeeze_factor=4),
+    "DRCT": windowed("DRCT", gc=4),
+    "ATD": windowed("ATD", category_size=16, num_tokens=8),
+    "DAT": build(
+        "DAT", embed_dim=16, depth=[2], num_heads=[2], split_size=[8, 16], upscale=4, img_size=64
+    ),
+    "RGT": build("RGT", embed_dim=12, depth=[2, 2], num_heads=[2, 2], upscale=4, img_size=32),
+    "OmniSR": build("OmniSR", num_feat=16, res_num=1),
+    "RCAN": build("RCAN", n_resgroups=1, n_resblocks=2, n_feats=8, reduction=4),
+    "MoESR": build("MoESR", n_blocks=1, n_block=1, dim=8, upsample_dim=8),
+    "SeemoRe": build("SeemoRe", num_experts=3, num_layers=1, embedding_dim=8),
+    "CRAFT": build("CRAFT", embed_dim=12, depths=[2], num_heads=[2]),
+    "DCTLSA": build("DCTLSA", nf=10),
+    "DITN": build("DITN", dim=12, ITL_blocks=1, SAL_blocks=1, UFONE_blocks=1),
+    "FDAT": build("FDAT", embed_dim=12, num_groups=1, depth_per_group=1, num_heads=2),
+    "RealCUGAN": build("RealCUGAN", "UpCunet2x"),
+}
+# Beside windows it looks at the whole picture: what random weights make of that is no measure.
+LOOKS_EVERYWHERE = {"RealPLKSR", "OmniSR", "ATD", "DCTLSA", "CRAFT"}
+
+
+def table() -> dict[str, tuple[str, str]]:
+    """How README.md says that each architecture runs, and how tiles compare with the whole."""
+    rows = re.findall(
+        r"^\| ([\w+ ]+?) +\| (rows|tiles) +\| (exact|blended) +\|", README.read_text(), re.MULTILINE
+    )
+    return {name: (runs, tiles) for name, runs, tiles in rows}
+
+
+def test_the_table_names_every_architecture_that_is_run_here() -> None:
+    assert set(table()) == set(BUILDERS)
+
+
+@pytest.mark.filterwarnings("ignore")  # the architectures' own
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_an_architecture_runs_as_the_table_says(name: str) -> None:
+    model = BUILDERS[name]()
+    small = network(model)
+    assert ("rows" if small.by_rows else "tiles", "exact" if small.exact else "blended") == table()[
+        name
+    ]
+    picture = smooth_picture(HEIGHT, WIDTH)
+    stage = Stage(small, WIDTH, HEIGHT, Tile(96, 96), Host())
+    tiled = torch.cat(list(stage.run(in_bands(picture, 50))), 2).clamp(0, 1)
+    with torch.inference_mode():
+        whole = MAIN_REGISTRY.load(weights(model)).eval()(picture)
+    assert tiled.shape == whole.shape == (1, 3, HEIGHT * small.scale, WIDTH * small.scale)
+    if small.exact:
+        # What is left is rounding: kernels of the whole frame are not those of its tiles.
+        assert (tiled - whole).abs().max() <= 2e-5 * max(1.0, float(whole.abs().max()))
+    else:
+        assert psnr(tiled, whole) >= (40 if name in LOOKS_EVERYWHERE else 60)
+
+
+class Host:
+    def tile_done(self) -> None: ...
+
+    def make_room(self) -> None:
+        raise AssertionError("memory is enough")
+
+    def full_precision(self) -> Any:
+        raise AssertionError("this is full precision")
+
+
+def test_the_newer_layout_of_esrgan_is_the_same_network() -> None:
+    """Real-ESRGAN's names for the layers, in place of ESRGAN's own."""
+    model = rrdb(blocks=2)
+    newer = {}
+    for old, value in weights(model).items():
+        name = old
+        for pattern, replacement in (
+            (r"model\.1\.sub\.(\d)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+            (r"model\.1\.sub\.2\.", "conv_body."),
+            (r"model\.0\.", "conv_first."),
+            (r"model\.3\.", "conv_up1."),
+            (r"model\.6\.", "conv_up2."),
+            (r"model\.8\.", "conv_hr."),
+            (r"model\.10\.", "conv_last."),
+        ):
+            name = re.sub(f"^{pattern}", replacement, name)
+        newer[name] = value
+    assert not any(name.startswith("model.") for name in newer)
+    picture = smooth_picture(20, 30)
+    with torch.inference_mode():
+        assert torch.equal(MAIN_REGISTRY.load(newer).eval().model(picture), model(picture))

@@ -1,0 +1,124 @@
+"""Pixels to planes and back, alpha's bounds, and rows that are read ahead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tiny_networks import CPU
+from upscaled_models.esrgan.alpha import AlphaBounds
+from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
+from upscaled_models.esrgan.readahead import read_ahead
+
+TIMEOUT_S = 30
+
+
+@given(
+    pixels=st.tuples(
+        st.sampled_from([np.uint8, np.uint16]),
+        st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)),
+    ).flatmap(lambda kind: arrays.arrays(*kind)),
+    channels=st.sampled_from([1, 3]),
+)
+def test_what_no_network_changes_comes_back_as_it_was(pixels: np.ndarray, channels: int) -> None:
+    bits = 8 * pixels.itemsize
+    planes = to_planes(pixels, channels, CPU)
+    assert planes.shape[1:] == (channels, *pixels.shape[:2])
+    assert 0 <= planes.min() <= planes.max() <= 1
+    rows = to_rows(to_bands(planes, pixels.shape[2]), bits)
+    assert rows.dtype == pixels.dtype
+    assert np.array_equal(rows, pixels)
+
+
+@pytest.mark.parametrize(("bits", "step"), [(8, 1 / 255), (16, 1 / 65535)])
+def test_values_are_rounded_and_held_within_range(bits: int, step: float) -> None:
+    values = torch.tensor([-1.0, -0.4 * step, 0.4 * step, 0.6 * step, 1 - 0.4 * step, 1.0, 7.0])
+    rows = to_rows(values.view(1, 1, 1, -1), bits).flatten().tolist()
+    top = 2**bits - 1
+    assert rows == [0, 0, 0, 1, top, top, top]
+
+
+def test_gray_is_the_mean_of_what_the_network_made_of_it() -> None:
+    planes = torch.tensor([0.2, 0.4, 0.9]).view(1, 3, 1, 1)
+    assert to_bands(planes, 1).item() == pytest.approx(0.5)
+
+
+def bounded(source: torch.Tensor, enlarged: torch.Tensor, factor: int, rows: int) -> torch.Tensor:
+    """Enlarged alpha, clamped in bands of `rows`; source and result (h, W)."""
+    bounds = AlphaBounds(len(source), factor)
+    bounds.push(source[None, None, :2])
+    bounds.push(source[None, None, 2:])
+    bands = [bounds.clamp(band[None, None]) for band in torch.split(enlarged, rows)]
+    return torch.cat(bands, 2)[0, 0]
+
+
+@given(
+    side=st.integers(3, 8),
+    factor=st.sampled_from([2, 3, 4]),
+    rows=st.integers(1, 40),
+    seed=st.integers(0, 100),
+)
+def test_alpha_stays_between_its_neighbours(side: int, factor: int, rows: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.rand(side, side, generator=generator)
+    wild = torch.rand(side * factor, side * factor, generator=generator) * 4 - 2
+    result = bounded(source, wild, factor, rows)
+    for row in range(side * factor):
+        for column in range(side * factor):
+            y, x = row // factor, column // factor
+            around = source[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            expected = wild[row, column].clamp(around.min(), around.max())
+            assert result[row, column] == expected
+
+
+def test_flat_alpha_stays_flat_whatever_the_network_says() -> None:
+    source = torch.ones(6, 6)
+    assert (bounded(source, torch.full((24, 24), 0.98), 4, 7) == 1).all()
+
+
+def test_items_come_in_order_and_ahead_of_their_reader() -> None:
+    made: list[int] = []
+    enough = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(5):
+            made.append(number)
+            if number == 2:
+                enough.set()
+            yield number
+
+    with read_ahead(items()) as ahead:
+        # Two are ready, and a third waits to be put there.
+        assert enough.wait(TIMEOUT_S)
+        assert len(made) == 3
+        assert list(ahead) == [0, 1, 2, 3, 4]
+
+
+def test_a_failure_comes_out_where_its_item_would() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("the disk is gone")
+
+    with read_ahead(items()) as ahead:
+        assert next(ahead) == 1
+        with pytest.raises(OSError, match="disk"):
+            next(ahead)
+
+
+def test_nobody_waits_for_items_that_nobody_wants() -> None:
+    def items() -> Iterator[int]:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    with read_ahead(items()) as ahead:
+        assert next(ahead) == 0
+    assert threading.active_count() == 1

@@ -1,0 +1,228 @@
+"""Row by row, a network gives to the last bit what it gives for the whole frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tiny_networks import compact, in_bands, random_picture, rrdb
+from upscaled_models.esrgan.rowgraph import RowGraph
+from upscaled_models.esrgan.tracing import NotRowLocalError, trace
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@torch.inference_mode()
+def stream(graph: RowGraph, picture: Tensor, scale: int, band_rows: int) -> Tensor:
+    height = picture.shape[2]
+    running = graph.open(height, band_rows)
+    parts = [running.feed(band) for band in in_bands(picture, band_rows)]
+    while sum(part.shape[2] for part in parts if part is not None) < height * scale:
+        parts.append(running.drain())
+    return torch.cat([part for part in parts if part is not None], 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    features=st.sampled_from([3, 4, 8, 16, 24, 48, 64]),
+    convolutions=st.integers(1, 4),
+    scale=st.sampled_from([1, 2, 3, 4]),
+    height=st.integers(1, 70),
+    width=st.integers(1, 150),
+    band_rows=st.lists(st.integers(1, 80), min_size=1, max_size=3),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 1000),
+)
+def test_a_compact_network_gives_the_same_bits_in_bands_of_any_height(
+    features: int,
+    convolutions: int,
+    scale: int,
+    height: int,
+    width: int,
+    band_rows: list[int],
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    graph = trace(compact(features, convolutions, scale, seed), 3, 1, dtype)
+    picture = random_picture(height, width, seed=seed)
+    whole = stream(graph, picture, scale, height)
+    for rows in band_rows:
+        assert torch.equal(stream(graph, picture, scale, rows), whole)
+
+
+def unshuffling_rrdb() -> nn.Module:
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    model: nn.Module = ESRGAN(in_nc=12, num_filters=8, num_blocks=1, shuffle_factor=2)
+    return model
+
+
+def rrdb_plus() -> nn.Module:
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    model: nn.Module = ESRGAN(num_filters=8, num_blocks=1, plus=True)
+    return model
+
+
+def span() -> nn.Module:
+    from spandrel.architectures.SPAN import SPAN
+
+    model: nn.Module = SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2)
+    return model
+
+
+def mosr() -> nn.Module:
+    from spandrel.architectures.MoSR import MoSR
+
+    model: nn.Module = MoSR(n_block=2, dim=8, upscale=3)
+    return model
+
+
+def swift_srgan() -> nn.Module:
+    from spandrel.architectures.SwiftSRGAN import SwiftSRGAN
+
+    model: nn.Module = SwiftSRGAN(num_channels=8, num_blocks=2)
+    return model
+
+
+class Deep(NamedTuple):
+    """A network, its scale, and what the sides of its input have to be multiples of."""
+
+    build: Callable[[], nn.Module]
+    scale: int
+    multiple: int = 1
+
+    def trace(self, dtype: torch.dtype) -> tuple[nn.Module, RowGraph]:
+        torch.manual_seed(0)
+        model = self.build().eval()
+        return model, trace(model, 3, self.multiple, dtype)
+
+
+DEEP = [
+    Deep(rrdb, 4),
+    Deep(rrdb_plus, 4),
+    Deep(unshuffling_rrdb, 2, 4),
+    Deep(span, 2),
+    Deep(mosr, 3),
+    Deep(swift_srgan, 4),
+]
+each_deep_network = pytest.mark.parametrize("deep", DEEP, ids=lambda deep: deep.build.__name__)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@each_deep_network
+def test_a_deep_network_gives_the_same_bits_in_bands_of_any_height(
+    deep: Deep, dtype: torch.dtype
+) -> None:
+    _, graph = deep.trace(dtype)
+    picture = random_picture(52, 36)
+    whole = stream(graph, picture, deep.scale, 52)
+    for rows in (4, 12, 40):
+        assert torch.equal(stream(graph, picture, deep.scale, rows), whole)
+
+
+@each_deep_network
+def test_the_graph_computes_what_the_module_computes(deep: Deep) -> None:
+    model, graph = deep.trace(torch.float32)
+    # Not the size that it was traced with: nothing of that may be left in the graph.
+    picture = random_picture(44, 60)
+    with torch.inference_mode():
+        expected = model(picture)
+    error = (stream(graph, picture, deep.scale, 8) - expected).abs().max()
+    assert error <= 1e-5 * expected.abs().max()
+
+
+@each_deep_network
+def test_nothing_beyond_the_radius_matters(deep: Deep) -> None:
+    model, graph = deep.trace(torch.float32)
+    radius = graph.radius
+    far = 4 * (1 + radius // 4)
+    picture = random_picture(8, 2 * far)
+    other = picture.clone()
+    other[..., far + radius :] = 0.5
+    with torch.inference_mode():
+        changed = (model(picture) != model(other)).flatten(0, 2).any(0)
+    assert not changed[: far * deep.scale].any()
+
+
+def test_memory_between_bands_does_not_grow_with_the_height() -> None:
+    graph = trace(rrdb(), 3, 1, torch.float32)
+    picture = random_picture(400, 20)
+    running = graph.open(400, 8)
+    held = []
+    with torch.inference_mode():
+        for band in in_bands(picture, 8):
+            running.feed(band)
+            held.append(held_bytes(running))
+    assert held[20] == held[-2] <= 20 * graph.column_bytes
+
+
+def held_bytes(running: object) -> int:
+    """Bytes of all tensors that the stream's buffers hold."""
+    buffers = [buffer for layer in running._layers for buffer in layer.buffers]  # type: ignore[attr-defined]
+    return sum(piece.nbytes for buffer in buffers for piece in buffer._pieces)
+
+
+class Broken(nn.Module):
+    """A network with one layer that a row graph cannot have."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first = nn.Conv2d(3, 4, 3, 1, 1)
+        self.last = nn.Conv2d(4, 3, 3, 1, 1)
+        self.strided = nn.Conv2d(4, 4, 3, 2, 1)
+        self.norm = nn.InstanceNorm2d(4) if kind == "norm" else None
+
+    def forward(self, picture: Tensor) -> Tensor:
+        x = self.first(picture)
+        match self.kind:
+            case "mean of the picture":
+                x = x * x.mean((2, 3), keepdim=True)
+            case "mean of a row":
+                x = x - x.mean(3, keepdim=True)
+            case "stride":
+                x = nn.functional.interpolate(self.strided(x), scale_factor=2)
+            case "mirrored border":
+                x = nn.functional.pad(x, (1, 1, 1, 1), "reflect")[:, :, 1:-1, 1:-1]
+            case "flipped":
+                x = x.flip(2)
+            case "row by row position":
+                x = x + torch.linspace(0, 1, x.shape[2]).view(1, 1, -1, 1)
+            case "bilinear":
+                x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+            case "data":
+                x = x if x.sum() > 0 else -x
+            case "norm":
+                assert self.norm is not None
+                x = self.norm(x)
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mean of the picture",
+        "mean of a row",
+        "stride",
+        "mirrored border",
+        "flipped",
+        "row by row position",
+        "bilinear",
+        "data",
+        "norm",
+    ],
+)
+def test_a_network_that_is_not_row_local_is_refused(kind: str) -> None:
+    with pytest.raises(NotRowLocalError):
+        trace(Broken(kind).eval(), 3, 1, torch.float32)
+
+
+def test_the_same_network_without_that_layer_is_taken() -> None:
+    assert trace(Broken("nothing").eval(), 3, 1, torch.float32).radius == 2

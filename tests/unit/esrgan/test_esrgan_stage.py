@@ -1,0 +1,338 @@
+"""A picture in tiles is the picture in one piece, also after a tile had to be done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tiny_networks import compact, in_bands, network, psnr, random_picture, rrdb, smooth_picture
+from upscaled_models.esrgan.network import Network, Stream
+from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.tile import Tile
+from upscaled_protocol.errors import ErrorCode, JobError
+
+
+class RecordingHost:
+    """The job that a stage is part of."""
+
+    def __init__(self, spare: Network | None = None) -> None:
+        self.tiles_done = 0
+        self.rooms_made = 0
+        self._spare = spare
+
+    def tile_done(self) -> None:
+        self.tiles_done += 1
+
+    def make_room(self) -> None:
+        self.rooms_made += 1
+
+    def full_precision(self) -> Network:
+        assert self._spare is not None
+        return self._spare
+
+
+def upscaled(
+    network: Network,
+    picture: Tensor,
+    tile: Tile | None = None,
+    host: RecordingHost | None = None,
+    band_rows: int = 13,
+) -> Tensor:
+    """The whole result; without a tile, computed in one piece."""
+    height, width = picture.shape[2:]
+    whole = Tile(
+        -(-width // network.align) * network.align, -(-height // network.align) * network.align
+    )
+    stage = Stage(network, width, height, tile or whole, host or RecordingHost())
+    result = torch.cat(list(stage.run(in_bands(picture, band_rows))), 2)
+    assert result.shape == (
+        len(picture),
+        network.channels,
+        height * network.scale,
+        width * network.scale,
+    )
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    features=st.sampled_from([4, 8, 24, 64]),
+    convolutions=st.integers(1, 5),
+    scale=st.sampled_from([1, 2, 4]),
+    height=st.integers(1, 60),
+    width=st.integers(1, 130),
+    tile=st.builds(Tile, st.integers(1, 140), st.integers(1, 70)),
+    band_rows=st.integers(1, 70),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 1000),
+)
+def test_a_compact_network_gives_the_same_bits_at_any_tile_size(
+    features: int,
+    convolutions: int,
+    scale: int,
+    height: int,
+    width: int,
+    tile: Tile,
+    band_rows: int,
+    dtype: torch.dtype,
+    seed: int,
+) -> None:
+    small = network(compact(features, convolutions, max(scale, 2), seed), dtype)
+    picture = random_picture(height, width, seed=seed)
+    assert torch.equal(
+        upscaled(small, picture, tile, band_rows=band_rows), upscaled(small, picture)
+    )
+
+
+def test_the_whole_frame_is_what_the_module_itself_computes() -> None:
+    model = compact(16, 3)
+    picture = random_picture(150, 201)
+    with torch.inference_mode():
+        expected = model(picture)
+    assert torch.equal(upscaled(network(model), picture, Tile(64, 40)), expected)
+
+
+def test_a_batch_gives_what_its_pictures_give() -> None:
+    small = network(compact())
+    pictures = torch.cat([random_picture(40, 50, seed=seed) for seed in range(2)])
+    together = upscaled(small, pictures, Tile(32, 8))
+    for index in range(2):
+        alone = upscaled(small, pictures[index : index + 1], Tile(32, 8))
+        assert torch.equal(together[index : index + 1], alone)
+
+
+def test_a_network_past_the_largest_overlap_is_blended_with_little_error() -> None:
+    # Seven blocks look 105 pixels far, and tiles get 64 of them.
+    deep = network(rrdb(features=6, blocks=7))
+    assert deep.by_rows
+    assert not deep.exact
+    picture = smooth_picture(60, 300)
+    error = psnr(upscaled(deep, picture, Tile(96, 16)), upscaled(deep, picture))
+    assert 60 <= error < 190
+
+
+def test_rows_alone_need_no_blending() -> None:
+    deep = network(rrdb(features=6, blocks=7))
+    picture = smooth_picture(150, 40)
+    assert torch.equal(upscaled(deep, picture, Tile(40, 4)), upscaled(deep, picture))
+
+
+class OutOfMemory:
+    """Makes streams of a network fail where a band has more pixels than there is memory for."""
+
+    def __init__(self, limit: int, error: Callable[[], Exception], failures: int = 1000) -> None:
+        self.limit = limit
+        self.error = error
+        self.failures = failures
+        self.pixels = 0
+
+    def install(self, network: Network) -> None:
+        opened = network.open
+
+        def open_limited(height: int, band_rows: int) -> Stream:
+            stream = opened(height, band_rows)
+            feed = stream.feed
+
+            def limited_feed(rows: Tensor) -> Tensor | None:
+                if rows.shape[2] * rows.shape[3] > self.limit and self.failures:
+                    self.failures -= 1
+                    raise self.error()
+                self.pixels += rows.shape[2] * rows.shape[3]
+                return feed(rows)
+
+            stream.feed = limited_feed  # type: ignore[method-assign]
+            return stream
+
+        network.open = open_limited  # type: ignore[method-assign]
+
+
+def cpu_allocation_failure() -> Exception:
+    """What torch really raises."""
+    try:
+        torch.empty(2**55, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("there are 32 PB of memory")
+
+
+OUT_OF_MEMORY: list[Callable[[], Exception]] = [
+    MemoryError,
+    lambda: torch.OutOfMemoryError("CUDA out of memory."),
+    cpu_allocation_failure,
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu"])
+@pytest.mark.parametrize("tile", [Tile(120, 32), Tile(40, 32)], ids=["whole width", "columns"])
+def test_a_tile_that_runs_out_of_memory_is_done_again_in_smaller_ones(
+    tile: Tile, error: Callable[[], Exception]
+) -> None:
+    small = network(compact())
+    picture = random_picture(200, 120)
+    expected = upscaled(small, picture)
+    host = RecordingHost()
+    memory = OutOfMemory(1000, error)
+    memory.install(small)
+    assert torch.equal(upscaled(small, picture, tile, host), expected)
+    assert host.rooms_made == 2 if tile.width > 100 else host.rooms_made == 1
+
+
+def test_it_goes_on_from_the_tile_that_failed() -> None:
+    small = network(compact())
+    picture = random_picture(400, 60)
+    expected = upscaled(small, picture)
+    host = RecordingHost()
+    # Memory gets short when half of the picture is done.
+    memory = OutOfMemory(10**9, MemoryError)
+    memory.install(small)
+    stage = Stage(small, 60, 400, Tile(60, 32), host)
+    results = []
+    for result in stage.run(in_bands(picture, 32)):
+        results.append(result)
+        if sum(part.shape[2] for part in results) >= 800:
+            memory.limit = 60 * 10
+    assert torch.equal(torch.cat(results, 2), expected)
+    assert memory.pixels < 1.2 * 400 * 60
+
+
+def test_below_the_least_tile_it_gives_up() -> None:
+    small = network(compact())
+    memory = OutOfMemory(0, MemoryError)
+    memory.install(small)
+    with pytest.raises(JobError, match="32 x 8") as caught:
+        upscaled(small, random_picture(90, 128), Tile(128, 64))
+    assert caught.value.code is ErrorCode.OUT_OF_MEMORY
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied; is there memory left?"),
+        ValueError("out of memory"),
+        JobError(ErrorCode.CANCELLED, "out of memory"),
+    ],
+    ids=["runtime", "value", "cancelled"],
+)
+def test_other_errors_are_never_taken_for_a_lack_of_memory(error: Exception) -> None:
+    small = network(compact())
+    host = RecordingHost()
+    memory = OutOfMemory(10, lambda: error)
+    memory.install(small)
+    with pytest.raises(type(error)) as caught:
+        upscaled(small, random_picture(90, 100), Tile(64, 16), host)
+    assert caught.value is error
+    assert host.rooms_made == 0
+    assert memory.failures == 999
+
+
+def spoiled(small: Network, spoil: Callable[[Tensor], Tensor], after: int) -> Network:
+    """The network with results that are wrong after some bands."""
+    opened = small.open
+    bands = 0
+
+    def open_spoiled(height: int, band_rows: int) -> Stream:
+        stream = opened(height, band_rows)
+        feed, drain = stream.feed, stream.drain
+
+        def spoiled_feed(rows: Tensor) -> Tensor | None:
+            nonlocal bands
+            bands += 1
+            result = feed(rows)
+            return result if bands <= after or result is None else spoil(result)
+
+        def spoiled_drain() -> Tensor | None:
+            result = drain()
+            return result if result is None else spoil(result)
+
+        stream.feed, stream.drain = spoiled_feed, spoiled_drain  # type: ignore[method-assign]
+        return stream
+
+    small.open = open_spoiled  # type: ignore[method-assign]
+    return small
+
+
+def one_nan(result: Tensor) -> Tensor:
+    result = result.clone()
+    result[0, 1, -1, -1] = torch.nan
+    return result
+
+
+FAILURES = [one_nan, torch.zeros_like, lambda result: result * torch.inf]
+
+
+@pytest.mark.parametrize("spoil", FAILURES, ids=["one nan", "black", "infinite"])
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_failure_of_half_precision_is_done_again_in_full(
+    spoil: Callable[[Tensor], Tensor], after: int
+) -> None:
+    model = compact()
+    half = spoiled(network(model, torch.bfloat16), spoil, after)
+    full = network(model)
+    picture = smooth_picture(100, 60)
+    result = upscaled(half, picture, Tile(60, 16), RecordingHost(full))
+    expected = upscaled(full, picture)
+    # What was given before the failure stays.
+    kept = 4 * after * 16
+    assert torch.equal(result[:, :, kept:], expected[:, :, kept:])
+    assert psnr(result, expected) > 40
+
+
+def test_a_flat_picture_is_no_failure_of_half_precision() -> None:
+    half = network(compact(), torch.bfloat16)
+    flat = spoiled(half, torch.zeros_like, 0)
+    assert not upscaled(flat, torch.zeros(1, 3, 50, 40), Tile(40, 16)).any()
+
+
+def test_full_precision_has_nothing_to_fall_back_to() -> None:
+    model = compact()
+    with torch.no_grad():
+        model.body[0].bias[0] = torch.nan  # type: ignore[index,union-attr]
+    result = upscaled(network(model), random_picture(20, 20), Tile(20, 8))
+    assert result.isnan().any()
+
+
+def windowed() -> nn.Module:
+    """Shifted windows of 8 pixels: exact only where tiles begin at multiples of 8."""
+    from spandrel.architectures.SwinIR import SwinIR
+
+    torch.manual_seed(0)
+    model: nn.Module = SwinIR(
+        embed_dim=12,
+        depths=[2],
+        num_heads=[2],
+        window_size=8,
+        upscale=2,
+        upsampler="pixelshuffledirect",
+        img_size=32,
+    )
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+def test_windows_are_met_at_their_edges() -> None:
+    model = windowed().eval()
+    swin = network(model)
+    assert not swin.by_rows
+    assert swin.align == 8
+    assert swin.exact
+    picture = random_picture(90, 107)
+    with torch.inference_mode():
+        expected = model(picture).clamp(0, 1)
+    for tile in (Tile(32, 32), Tile(64, 24)):
+        assert (upscaled(swin, picture, tile) - expected).abs().max() < 1e-4
+
+
+def test_tiles_left_counts_down_to_nothing() -> None:
+    small = network(compact())
+    stage = Stage(small, 100, 90, Tile(40, 16), RecordingHost())
+    total = stage.tiles_left
+    bands = in_bands(random_picture(90, 100), 16)
+    seen = [stage.tiles_done + stage.tiles_left for _ in stage.run(bands)]
+    assert stage.tiles_left <= 3
+    assert all(abs(count - total) <= 3 for count in seen)

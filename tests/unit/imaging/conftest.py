@@ -1,0 +1,64 @@
+"""What the imaging tests share: a job's surroundings, and an engine that only repeats pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recording import RecordingContext
+from upscaled_models.dimensions import plan_size
+from upscaled_models.engine import Settings
+from upscaled_models.imaging.output import plan_output
+from upscaled_models.imaging.read import Source, open_source
+from upscaled_models.imaging.write import open_sink
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.messages import Size
+
+
+@pytest.fixture
+def context() -> RecordingContext:
+    return RecordingContext()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(model_dir=tmp_path)
+
+
+Opener = Callable[..., AbstractContextManager[Source]]
+Upscale = Callable[..., str]
+
+
+@pytest.fixture
+def opened(settings: Settings, context: RecordingContext) -> Opener:
+    """Opens a source by the fields of a config."""
+
+    def open_it(**fields: Any) -> AbstractContextManager[Source]:
+        fields = {key: str(value) for key, value in fields.items()}
+        return open_source(EsrganConfig(**fields), settings, context)
+
+    return open_it
+
+
+@pytest.fixture
+def upscale(settings: Settings, context: RecordingContext) -> Upscale:
+    """Runs a job whose engine repeats each pixel ``times`` across and down."""
+
+    def run(times: int = 2, rows_at_once: int = 7, **fields: Any) -> str:
+        config = EsrganConfig(**fields)
+        with open_source(config, settings, context) as source:
+            size = Size(width=source.width, height=source.height)
+            plan = plan_size(config, size, factor=times, default_dpi=150)
+            output = plan_output(config, settings, source, plan, method="esrgan", context=context)
+            native = Size(width=source.width * times, height=source.height * times)
+            with open_sink(output, native, source.bands, source.bits) as sink:
+                while source.rows_left:
+                    rows = source.rows(rows_at_once)
+                    sink.write(rows.repeat(times, axis=0).repeat(times, axis=1))
+                return sink.commit()
+
+    return run

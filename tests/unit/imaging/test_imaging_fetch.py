@@ -1,0 +1,382 @@
+"""Pictures from URLs: what is fetched, and what a stranger may not make us fetch."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upscaled_models.engine import Context, Settings
+from upscaled_models.imaging import fetch as fetching
+from upscaled_models.imaging.fetch import fetch, is_public
+from upscaled_models.imaging.read import open_source
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG")
+    return file.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A server of pictures, some of them wrong."""
+
+    seen: list[tuple[str, str]]
+
+    def do_GET(self) -> None:
+        type(self).seen.append((self.path, self.headers["Host"]))
+        name, _, argument = self.path.lstrip("/").partition("?")
+        getattr(self, f"send_{name.partition('.')[0]}")(argument)
+
+    def send_picture(self, _: str) -> None:
+        data = png()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def send_chunked(self, _: str) -> None:
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for part in (png()[:99], png()[99:]):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def send_endless(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(bytes(65536))
+
+    def send_huge(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(10**12))
+        self.end_headers()
+
+    def send_short(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "5000")
+        self.end_headers()
+        self.wfile.write(png()[:100])
+
+    def send_slow(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"x")
+        self.wfile.flush()
+        self.rfile.read(1)  # until the client goes away
+
+    def send_trickle(self, _: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        pace = threading.Event()
+        while not pace.wait(0.02):
+            self.wfile.write(b"x")
+
+    def send_status(self, status: str) -> None:
+        self.send_error(int(status))
+
+    def send_redirect(self, location: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", location)
+        self.end_headers()
+
+    def send_again(self, _: str) -> None:
+        self.send_redirect("/again")
+
+    def log_message(self, *_: object) -> None: ...
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:
+            self.close_connection = True  # the client had enough
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    Handler.seen = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def base(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture
+def private(settings: Settings) -> Settings:
+    return replace(settings, allow_private_urls=True)
+
+
+@pytest.fixture
+def only_first_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.1 plays the public internet, the rest of 127/8 the private network."""
+    monkeypatch.setattr(fetching, "is_public", lambda address: str(address) == "127.0.0.1")
+
+
+def error_of(url: str, settings: Settings, context: Context) -> JobError:
+    with pytest.raises(JobError) as caught:
+        fetch(url, io.BytesIO(), settings, context)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "path", ["/picture.png", "/picture.png?a=b%20c&d", "/chunked", "/redirect?/picture"]
+)
+def test_a_picture_is_fetched(base: str, private: Settings, context: Context, path: str) -> None:
+    config = EsrganConfig(image_url=base + path)
+    with open_source(config, private, context) as source:
+        assert np.array_equal(source.rows(100), PIXELS)
+        assert source.path is None
+
+
+def test_the_name_in_the_url_names_the_output(
+    base: str, private: Settings, context: Context
+) -> None:
+    for path, stem in (("/picture.of%20a%2Fcat.png", "cat"), ("/picture", "picture")):
+        with open_source(EsrganConfig(image_url=base + path), private, context) as source:
+            assert source.stem == stem
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/status?404", ErrorCode.INPUT_NOT_FOUND),
+        ("/status?403", ErrorCode.INPUT_UNREADABLE),
+        ("/status?500", ErrorCode.INPUT_UNREADABLE),
+        ("/huge", ErrorCode.INPUT_TOO_LARGE),
+        ("/endless", ErrorCode.INPUT_TOO_LARGE),
+        ("/short", ErrorCode.INPUT_UNREADABLE),
+        ("/redirect?file:///etc/passwd", ErrorCode.PATH_NOT_ALLOWED),
+        ("/redirect?http://", ErrorCode.INPUT_UNREADABLE),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fetched_is_one_plain_error(
+    base: str, private: Settings, context: Context, path: str, code: ErrorCode
+) -> None:
+    small = replace(private, max_input_bytes=1_000_000)
+    assert error_of(base + path, small, context).code is code
+
+
+def test_an_endless_redirect_ends(base: str, private: Settings, context: Context) -> None:
+    error = error_of(base + "/again", private, context)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert len(Handler.seen) == 6
+
+
+@pytest.mark.parametrize("path", ["/slow", "/trickle"])
+def test_a_server_that_takes_too_long_is_given_up(
+    base: str, private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(fetching, "TIME_LIMIT_S", 0.3)
+    error = error_of(base + path, private, context)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert "longer than 0.3 s" in error.message
+
+
+def test_a_cancelled_job_stops_fetching(base: str, private: Settings) -> None:
+    class Cancelled:
+        job_id, attempt = "1", 1
+
+        def progress(self, *_: object, **__: object) -> None: ...
+
+        def check_cancelled(self) -> None:
+            raise JobError(ErrorCode.CANCELLED, "the host cancelled the job")
+
+    context: Any = Cancelled()
+    assert error_of(base + "/endless", private, context).code is ErrorCode.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://example.org/a.png", "file:///etc/passwd", "//example.org/a.png", "gopher://127.0.0.1/"],
+)
+def test_other_schemes_are_refused(url: str, private: Settings, context: Context) -> None:
+    assert error_of(url, private, context).code is ErrorCode.PATH_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:b/", "http://a:99999/"])
+def test_what_is_no_url_is_refused(url: str, private: Settings, context: Context) -> None:
+    assert error_of(url, private, context).code is ErrorCode.INPUT_UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "0.0.0.0", "127.1", "2130706433", "0x7f000001", "0177.0.0.1",
+     "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "10.0.0.1", "169.254.169.254"],
+)  # fmt: skip
+def test_private_addresses_are_never_connected_to(
+    server: ThreadingHTTPServer, settings: Settings, context: Context, host: str
+) -> None:
+    error = error_of(f"http://{host}:{server.server_port}/picture", settings, context)
+    assert error.code in (ErrorCode.PATH_NOT_ALLOWED, ErrorCode.INPUT_NOT_FOUND)
+    assert Handler.seen == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("239.1.1.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::", False),
+        ("::1", False),
+        ("fe80::1", False),
+        ("fc00::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::a00:1", False),
+        ("64:ff9b::5db8:d822", True),
+        ("2002:7f00:1::", False),
+        ("2001:0:a00:1::", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(ip_address(address)) is public
+
+
+@pytest.mark.usefixtures("only_first_loopback")
+def test_a_redirect_into_the_private_network_is_refused(
+    base: str, settings: Settings, context: Context
+) -> None:
+    inside = base.replace("127.0.0.1", "127.0.0.2") + "/picture"
+    error = error_of(f"{base}/redirect?{inside}", settings, context)
+    assert error.code is ErrorCode.PATH_NOT_ALLOWED
+    assert [path for path, _ in Handler.seen] == [f"/redirect?{inside}"]
+
+
+@pytest.mark.usefixtures("only_first_loopback")
+def test_the_connection_goes_to_the_address_that_was_checked(
+    server: ThreadingHTTPServer,
+    settings: Settings,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter(["127.0.0.1"])  # a second look-up would find nothing more
+    real = socket.getaddrinfo
+
+    def look_up(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+        if host == "rebinding.example":
+            host = next(answers)
+        return real(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    file = io.BytesIO()
+    fetch(f"http://rebinding.example:{server.server_port}/picture", file, settings, context)
+    assert file.getvalue() == png()
+    assert Handler.seen == [("/picture", f"rebinding.example:{server.server_port}")]
+
+
+@pytest.mark.usefixtures("only_first_loopback")
+def test_one_private_address_among_public_ones_is_enough(
+    server: ThreadingHTTPServer,
+    settings: Settings,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = [(2, 1, 6, "", (address, 80)) for address in ("127.0.0.1", "127.0.0.2")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
+    url = f"http://mixed.example:{server.server_port}/picture"
+    assert error_of(url, settings, context).code is ErrorCode.PATH_NOT_ALLOWED
+    assert Handler.seen == []
+
+
+def test_proxies_of_the_environment_are_not_used(
+    base: str, private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    file = io.BytesIO()
+    fetch(base + "/picture", file, private, context)
+    assert file.getvalue() == png()
+
+
+def certificate(folder: Path) -> Path:
+    path = folder / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", path, "-out",
+         folder / "public.pem"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + (folder / "public.pem").read_bytes())
+    return path
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_https_is_verified(
+    tmp_path: Path,
+    private: Settings,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    server: ThreadingHTTPServer,
+) -> None:
+    path = certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(path)
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    url = f"https://localhost:{server.server_port}/picture"
+    assert error_of(url, private, context).code is ErrorCode.INPUT_UNREADABLE
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+    file = io.BytesIO()
+    fetch(url, file, private, context)
+    assert file.getvalue() == png()
+    other_name = url.replace("localhost", "127.0.0.1")
+    assert error_of(other_name, private, context).code is ErrorCode.INPUT_UNREADABLE
+
+
+def test_a_server_that_is_gone_is_one_plain_error(private: Settings, context: Context) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    error = error_of(f"http://127.0.0.1:{port}/", private, context)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+
+
+def test_an_unknown_host_is_not_found(
+    private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    error = error_of("http://nowhere.example/a.png", private, context)
+    assert error.code is ErrorCode.INPUT_NOT_FOUND

@@ -1,0 +1,197 @@
+"""Where an output goes and in which format, decided before any work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upscaled_models.dimensions import plan_size
+from upscaled_models.engine import Settings
+from upscaled_models.imaging.output import Output, plan_output
+from upscaled_models.imaging.read import open_source
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+Planner = Callable[..., Output]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "holiday.photo.jpg"
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path, dpi=(240, 240))
+    return path
+
+
+@pytest.fixture
+def planned(settings: Settings, context: Any, picture: Path) -> Planner:
+    def plan(factor: float = 4, changes: dict[str, Any] | None = None, **fields: Any) -> Output:
+        changed = replace(settings, **(changes or {}))
+        if "image_base64" not in fields:
+            fields = {"image_path": str(picture)} | fields
+        config = EsrganConfig(**fields)
+        with open_source(config, settings, context) as source:
+            size = Size(width=source.width, height=source.height)
+            sizes = plan_size(config, size, factor=factor, default_dpi=150)
+            return plan_output(config, changed, source, sizes, method="esrgan", context=context)
+
+    return plan
+
+
+def refused(planned: Planner, **fields: Any) -> JobError:
+    with pytest.raises(JobError) as caught:
+        planned(**fields)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "holiday.photo_esrgan_4x.png"),
+        ({"factor": 2.5}, "holiday.photo_esrgan_2.5x.png"),
+        ({"target_width": 100}, "holiday.photo_esrgan_2.5x.png"),
+        ({"target_width": 137}, "holiday.photo_esrgan_3.42x.png"),
+        ({"output_format": "jpeg"}, "holiday.photo_esrgan_4x.jpg"),
+        ({"output_format": "tiff"}, "holiday.photo_esrgan_4x.tif"),
+    ],
+)
+def test_the_default_name_tells_method_and_factor(
+    planned: Planner, picture: Path, fields: dict[str, Any], name: str
+) -> None:
+    assert planned(**fields).path == picture.parent / name
+
+
+def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet"
+    output = planned(changes={"output_dir": folder})
+    assert output.path == folder / "holiday.photo_esrgan_4x.png"
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.png", "png"),
+        ("a.TIF", "tiff"),
+        ("a.tiff", "tiff"),
+        ("a.jpg", "jpeg"),
+        ("a.JPEG", "jpeg"),
+        ("a.webp", "webp"),
+        ("a.avif", "avif"),
+        ("a", "png"),
+    ],
+)
+def test_the_suffix_decides_the_format(
+    planned: Planner, tmp_path: Path, name: str, kind: str
+) -> None:
+    output = planned(output_path=str(tmp_path / name))
+    assert (output.path, output.format) == (tmp_path / name, kind)
+
+
+def test_output_format_wins_over_the_suffix(planned: Planner, tmp_path: Path) -> None:
+    assert planned(output_path=str(tmp_path / "a.png"), output_format="webp").format == "webp"
+    assert planned(output_path=str(tmp_path / "a.bmp"), output_format="png").format == "png"
+
+
+def test_an_unknown_suffix_is_refused(planned: Planner, tmp_path: Path) -> None:
+    error = refused(planned, output_path=str(tmp_path / "a.bmp"))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert ".bmp" in error.message
+
+
+def test_the_input_is_never_the_output(planned: Planner, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "symbolic.jpg").symlink_to(picture)
+    (tmp_path / "hard.jpg").hardlink_to(picture)
+    for name in (picture.name, f"./{picture.name}", "symbolic.jpg", "hard.jpg"):
+        error = refused(planned, output_path=str(tmp_path / name))
+        assert error.code is ErrorCode.INVALID_JOB
+        assert "input itself" in error.message
+
+
+def test_a_missing_folder_is_named(planned: Planner, tmp_path: Path) -> None:
+    error = refused(planned, output_path=str(tmp_path / "typo" / "a.png"))
+    assert error.code is ErrorCode.OUTPUT_UNWRITABLE
+    assert "typo" in error.message
+
+
+def test_what_is_no_file_is_not_replaced(planned: Planner, tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "pipe.png"):
+        error = refused(planned, output_path=str(tmp_path / name))
+        assert error.code is ErrorCode.OUTPUT_UNWRITABLE
+
+
+def test_a_name_that_no_file_can_have_is_one_plain_error(planned: Planner, tmp_path: Path) -> None:
+    error = refused(planned, output_path=str(tmp_path / ("a" * 300 + ".png")))
+    assert error.code is ErrorCode.OUTPUT_UNWRITABLE
+    assert refused(planned, output_path="a\0b.png").code is ErrorCode.INVALID_JOB
+
+
+def test_an_input_without_a_folder_needs_an_output(planned: Planner, picture: Path) -> None:
+    import base64
+
+    text = base64.b64encode(picture.read_bytes()).decode()
+    assert refused(planned, image_base64=text).code is ErrorCode.INVALID_JOB
+    assert planned(image_base64=text, output_base64=True).path is None
+    output = planned(image_base64=text, changes={"output_dir": picture.parent})
+    assert output.path == picture.parent / "job-1_esrgan_4x.png"
+
+
+def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "leads-out").symlink_to(outside)
+    changes = {"allowed_roots": (root,)}
+    (root / "circle").symlink_to(root / "circle")
+    assert planned(changes=changes, output_path=str(root / "a.png")).path == root / "a.png"
+    # The operator's own folder needs no root.
+    assert planned(changes=changes | {"output_dir": outside}).path is not None
+    for path in ("leads-out/a.png", "circle/a.png", "../outside/a.png", "../nowhere/a.png"):
+        error = refused(planned, changes=changes, output_path=str(root / path))
+        assert error.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(("kind", "side"), [("webp", 16_384), ("jpeg", 65_501), ("avif", 32_769)])
+def test_what_a_format_cannot_hold_is_refused_before_the_work(
+    planned: Planner, tmp_path: Path, kind: str, side: int
+) -> None:
+    strip = tmp_path / "strip.png"
+    Image.fromarray(np.zeros((1, side // 16 + 1), np.uint8)).save(strip)
+    error = refused(
+        planned, image_path=str(strip), target_width=side, target_height=16, output_format=kind
+    )
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "png or tiff" in error.message
+
+
+def test_the_output_has_a_limit_too(planned: Planner) -> None:
+    error = refused(planned, factor=16, changes={"max_output_megapixels": 0.3})
+    assert error.code is ErrorCode.INPUT_TOO_LARGE
+    assert "640x480" in error.message
+
+
+def test_the_inputs_own_resolution_is_kept_unless_another_is_asked_for(planned: Planner) -> None:
+    assert planned().metadata.dpi == pytest.approx(240)
+    assert planned(target_dpi=300).metadata.dpi == 300
+    assert planned(target_width_inches=1.0).metadata.dpi == 150
+
+
+def test_metadata_too_long_for_jpeg_is_left_out_with_a_warning(
+    planned: Planner, tmp_path: Path, context: Any
+) -> None:
+    path = tmp_path / "wordy.webp"
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + b" " * 70_000 + b"</x:xmpmeta>"
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(path, xmp=xmp)
+    assert planned(image_path=str(path), output_format="jpeg").metadata.xmp is None
+    assert context.warnings == ["the XMP packet is too long for JPEG: it was left out"]
+    assert planned(image_path=str(path), output_format="png").metadata.xmp == xmp

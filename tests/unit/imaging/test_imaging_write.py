@@ -1,0 +1,401 @@
+"""What the sink makes of rows: exact pixels, whole files or none, bounded queues."""
+
+from __future__ import annotations
+
+import base64
+import gc
+import io
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from upscaled_models.dimensions import Plan
+from upscaled_models.imaging import tiff, write
+from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.output import Output
+from upscaled_models.imaging.rows import Picture
+from upscaled_models.imaging.write import Sink, open_sink
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+RNG = np.random.default_rng(11)
+Upscale = Callable[..., str]
+
+
+def output_at(
+    path: Path | None, kind: Any, width: int, height: int, quality: int | None = None
+) -> Output:
+    size = Size(width=width, height=height)
+    return Output(path, kind, quality, Plan(1.0, size, size), Metadata())
+
+
+def write_file(path: Path, kind: Any, pixels: np.ndarray, *, quality: int | None = None) -> None:
+    height, width, bands = pixels.shape
+    output = output_at(path, kind, width, height, quality)
+    size = Size(width=width, height=height)
+    with open_sink(output, size, bands, pixels.itemsize * 8) as sink:
+        sink.write(pixels)
+        sink.commit()
+
+
+def write_rows(sink: Sink, count: int) -> None:
+    for _ in range(count):
+        sink.write(np.zeros((1, 100, 3), np.uint8))
+
+
+def pixels_in(path: Path) -> np.ndarray:
+    image = pyvips.Image.new_from_file(str(path), fail_on="warning")
+    return np.ndarray(
+        buffer=image.write_to_memory(),
+        dtype=np.uint16 if image.format == "ushort" else np.uint8,
+        shape=(image.height, image.width, image.bands),
+    )
+
+
+@hypothesis_settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    kind=st.sampled_from(["png", "tiff"]),
+    width=st.integers(1, 70),
+    height=st.integers(1, 70),
+    bands=st.integers(1, 4),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    cuts=st.lists(st.integers(1, 70), max_size=5),
+    noise=st.booleans(),
+)
+def test_png_and_tiff_hold_exactly_the_rows_written(
+    tmp_path: Path,
+    kind: str,
+    width: int,
+    height: int,
+    bands: int,
+    dtype: type,
+    cuts: list[int],
+    noise: bool,
+) -> None:
+    top = int(np.iinfo(dtype).max) if noise else 3
+    pixels = RNG.integers(0, top, (height, width, bands), dtype=dtype, endpoint=True)
+    path = tmp_path / f"out.{kind}"
+    size = Size(width=width, height=height)
+    output = output_at(path, kind, width, height)
+    with open_sink(output, size, bands, pixels.itemsize * 8) as sink:
+        for part in np.split(pixels, sorted({cut for cut in cuts if cut < height})):
+            sink.write(part)
+        sink.commit()
+    assert np.array_equal(pixels_in(path), pixels)
+
+
+def test_tall_tiffs_have_many_strips_and_read_back(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 65536, (700, 300, 3), dtype=np.uint16)
+    write_file(tmp_path / "out.tif", "tiff", pixels)
+    assert np.array_equal(pixels_in(tmp_path / "out.tif"), pixels)
+
+
+def test_a_tiff_past_four_gigabytes_is_a_big_tiff(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = RNG.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    write_file(tmp_path / "small.tif", "tiff", pixels)
+    monkeypatch.setattr(tiff, "_LAST_SMALL_OFFSET", 200_000)
+    write_file(tmp_path / "big.tif", "tiff", pixels)
+    assert (tmp_path / "small.tif").read_bytes()[:4] == b"II\x2a\0"
+    assert (tmp_path / "big.tif").read_bytes()[:4] == b"II\x2b\0"
+    assert np.array_equal(pixels_in(tmp_path / "big.tif"), pixels)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["webp", "avif"])
+def test_quality_100_is_lossless(tmp_path: Path, kind: str, bands: int) -> None:
+    pixels = RNG.integers(0, 256, (33, 47, bands), dtype=np.uint8)
+    write_file(tmp_path / "out", kind, pixels, quality=100)
+    colours = pixels[:, :, : 1 if bands < 3 else 3]
+    expected = np.broadcast_to(colours, (33, 47, 3))
+    found = pixels_in(tmp_path / "out")
+    assert np.array_equal(found[:, :, :3], expected)
+    if bands in (2, 4):
+        assert np.array_equal(found[:, :, 3], pixels[:, :, -1])
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
+def test_lossy_formats_follow_quality(tmp_path: Path, kind: str) -> None:
+    # Gray noise and slow colour: WebP halves the resolution of colour alone.
+    noise = RNG.integers(0, 40, (120, 160, 1), dtype=np.uint8)
+    ramp = np.linspace(0, 200, 160, dtype=np.uint8)[None, :, None]
+    pixels = np.concatenate([noise + ramp, noise + 50, noise + 90], axis=2)
+    sizes, errors = [], []
+    for quality in (30, 95):
+        path = tmp_path / f"q{quality}"
+        write_file(path, kind, pixels, quality=quality)
+        sizes.append(path.stat().st_size)
+        errors.append(np.abs(pixels_in(path).astype(int) - pixels).mean())
+    assert sizes[0] < sizes[1]
+    assert errors[1] < errors[0]
+    assert errors[1] < 2.5
+
+
+def test_jpeg_keeps_full_chroma_resolution(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, ::2] = (255, 0, 0)
+    pixels[:, 1::2] = (0, 0, 255)
+    write_file(tmp_path / "out.jpg", "jpeg", pixels)
+    assert np.abs(pixels_in(tmp_path / "out.jpg").astype(int) - pixels).max() < 40
+
+
+def test_eight_bit_formats_round_sixteen_bits(tmp_path: Path) -> None:
+    deep = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    write_file(tmp_path / "out", "webp", np.broadcast_to(deep, (256, 256, 3)).copy(), quality=100)
+    expected = np.rint(deep.astype(np.float64) / 257).astype(np.uint8)
+    assert np.array_equal(pixels_in(tmp_path / "out"), np.broadcast_to(expected, (256, 256, 3)))
+
+
+def test_avif_keeps_more_than_eight_bits(tmp_path: Path) -> None:
+    ramp = np.linspace(20_000, 22_000, 256).astype(np.uint16)
+    deep = np.broadcast_to(ramp[None, :, None], (64, 256, 3)).copy()
+    write_file(tmp_path / "out", "avif", deep, quality=95)
+    found = pixels_in(tmp_path / "out")
+    assert found.dtype == np.uint16
+    assert np.abs(found.astype(int) - deep).mean() < 65536 / 256 / 4
+
+
+def test_jpeg_lays_transparency_on_white(tmp_path: Path, upscale: Upscale, context: Any) -> None:
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:, :8] = (10, 200, 30, 255)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    path = upscale(image_path=str(tmp_path / "in.png"), output_format="jpeg")
+    found = pixels_in(Path(path))
+    assert found.shape == (32, 32, 3)
+    assert np.abs(found[:, :12].astype(int) - (10, 200, 30)).max() < 12
+    assert found[:, 20:].min() > 245
+    assert "white" in context.warnings[0]
+
+
+@pytest.mark.parametrize("anchor", ["top-left", "center", "bottom-right"])
+def test_the_crop_is_done_where_it_is_asked_for(
+    tmp_path: Path, upscale: Upscale, anchor: str
+) -> None:
+    pixels = RNG.integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    path = upscale(
+        image_path=str(tmp_path / "in.png"), target_width=40, target_height=40, crop=anchor
+    )
+    top = {"top-left": 0, "center": 10, "bottom-right": 20}[anchor]
+    whole = pixels.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(pixels_in(Path(path)), whole[top : top + 40])
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp"])
+def test_rows_below_a_crop_are_taken_and_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setattr(write, "_QUEUE_BYTES", 1000)
+    scaled, kept = Size(width=100, height=300), Size(width=100, height=20)
+    output = Output(tmp_path / "out", kind, None, Plan(1.0, scaled, kept), Metadata())
+    with open_sink(output, scaled, 3, 8) as sink:
+        write_rows(sink, 300)
+        sink.commit()
+    assert pixels_in(tmp_path / "out").shape == (20, 100, 3)
+
+
+def test_an_output_of_another_size_than_the_engine_made_is_resampled(
+    tmp_path: Path, upscale: Upscale
+) -> None:
+    Image.fromarray(np.full((30, 20, 3), 77, np.uint8)).save(tmp_path / "in.png")
+    path = upscale(times=4, image_path=str(tmp_path / "in.png"), target_width=51)
+    found = pixels_in(Path(path))
+    assert found.shape == (77, 51, 3)
+    assert (found == 77).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
+def test_an_abandoned_job_leaves_no_file(tmp_path: Path, kind: str) -> None:
+    output = output_at(tmp_path / "out", kind, 500, 400)
+    with open_sink(output, Size(width=500, height=400), 3, 8) as sink:
+        sink.write(np.zeros((100, 500, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_appears_before_commit_and_the_old_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    with open_sink(output_at(path, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
+        sink.write(pixels)
+        assert path.read_bytes() == b"old"
+        assert sink.commit() == str(path)
+    assert np.array_equal(pixels_in(path), pixels)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_systems_without_nameless_files_are_served_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.O_TMPFILE")
+    path = tmp_path / "out.png"
+    size = Size(width=30, height=40)
+    with open_sink(output_at(path, "png", 30, 40), size, 3, 8):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+    write_file(path, "png", np.zeros((40, 30, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_files_mode_follows_the_umask(tmp_path: Path) -> None:
+    write_file(tmp_path / "out.png", "png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
+def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str) -> None:
+    pixels = RNG.integers(0, 256, (600, 700, 3), dtype=np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(JobError) as caught:
+            write_file(tmp_path / "out", kind, pixels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.code is ErrorCode.OUTPUT_UNWRITABLE
+    assert "File too large" in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
+def test_what_goes_wrong_on_the_way_to_the_encoder_fails_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    def fail(rows: Iterator[np.ndarray], **_: object) -> Iterator[np.ndarray]:
+        yield next(rows)[:10]
+        raise MemoryError("while resampling")
+
+    monkeypatch.setattr(write, "resample", fail)
+    native, scaled = Size(width=100, height=100), Size(width=100, height=90)
+    output = Output(tmp_path / "out", kind, None, Plan(1.0, scaled, scaled), Metadata())
+    with open_sink(output, native, 3, 8) as sink:
+        sink.write(np.zeros((100, 100, 3), np.uint8))
+        with pytest.raises(MemoryError, match="while resampling"):
+            sink.commit()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_encoder_ends_a_waiting_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(rows: Iterator[np.ndarray], *_: object) -> None:
+        next(rows)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "write_png", fail)
+    monkeypatch.setattr(write, "_QUEUE_BYTES", 1000)
+    with pytest.raises(JobError, match="No space left"):
+        write_file(tmp_path / "out", "png", np.zeros((100, 100, 3), np.uint8))
+    output = output_at(tmp_path / "out", "png", 100, 100)
+    with open_sink(output, Size(width=100, height=100), 3, 8) as sink:
+        sink.write(np.zeros((1, 100, 3), np.uint8))
+        with pytest.raises(JobError, match="No space left"):
+            write_rows(sink, 99)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_never_gets_far_ahead_of_its_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+    ahead: list[int] = []
+    done = threading.Event()
+
+    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+        ahead.extend(written - taken for taken, _ in enumerate(rows, 1))
+        done.set()
+
+    monkeypatch.setattr(write, "write_png", encode)
+    monkeypatch.setattr(write, "_QUEUE_BYTES", 900)
+    output = output_at(tmp_path / "out", "png", 100, 500)
+    with open_sink(output, Size(width=100, height=500), 3, 8) as sink:
+        for _ in range(500):
+            write_rows(sink, 1)
+            written += 1
+        assert done.wait(30)
+    assert max(ahead) <= 3
+
+
+def test_rows_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
+    output = output_at(tmp_path / "out", "png", 10, 10)
+    with open_sink(output, Size(width=10, height=10), 3, 8) as sink:
+        for wrong in (
+            np.zeros((1, 9, 3), np.uint8),
+            np.zeros((1, 10, 4), np.uint8),
+            np.zeros((1, 10, 3), np.uint16),
+            np.zeros((11, 10, 3), np.uint8),
+        ):
+            with pytest.raises(ValueError, match="were due"):
+                sink.write(wrong)
+        with pytest.raises(ValueError, match="missing"):
+            sink.commit()
+
+
+def test_base64_holds_the_whole_file(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    with open_sink(output_at(None, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
+        sink.write(pixels)
+        text = sink.commit()
+    with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+        assert np.array_equal(np.asarray(picture), pixels)
+
+
+def test_base64_that_no_line_could_carry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "_BASE64_BYTES", 1000)
+    pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    with open_sink(output_at(None, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
+        sink.write(pixels)
+        with pytest.raises(JobError, match="output_path") as caught:
+            sink.commit()
+    assert caught.value.code is ErrorCode.OUTPUT_UNWRITABLE
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
+def test_a_finished_job_lets_go_of_its_pixels_at_once(
+    tmp_path: Path, upscale: Upscale, suffix: str
+) -> None:
+    # Python's collector does not know what libvips holds, and may come by hundreds of jobs later.
+    def images() -> int:
+        kinds = (pyvips.Image, pyvips.Source, Sink)
+        # By type alone: some libraries' objects warn where anybody asks them for their class.
+        return sum(issubclass(type(one), kinds) for one in gc.get_objects())
+
+    picture = Image.fromarray(RNG.integers(0, 256, (40, 30, 4), dtype=np.uint8))
+    picture.save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-2000])
+    gc.collect()
+    gc.disable()
+    try:
+        before = images()
+        for name in ("whole.png", "broken.png"):
+            fields = {"image_path": str(tmp_path / name), "target_width": 50}
+            with suppress(JobError):
+                upscale(**fields, output_path=str(tmp_path / f"out.{suffix}"))
+        assert images() == before
+    finally:
+        gc.enable()
+
+
+def test_a_picture_knows_its_row() -> None:
+    picture = Picture(7, 3, 4, 16)
+    assert (picture.row_bytes, picture.has_alpha) == (56, True)
+    assert not replace(picture, bands=3).has_alpha

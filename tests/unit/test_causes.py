@@ -1,0 +1,69 @@
+"""How a worker's end is read."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
+
+
+def wait_status(code: str) -> int:
+    """The raw wait status of a real process that ran this."""
+    import os
+
+    process = subprocess.Popen([sys.executable, "-c", code])
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = 0  # reaped here
+    return status
+
+
+def test_an_exit_code_is_told() -> None:
+    cause = cause_of_exit(wait_status("raise SystemExit(7)"), 0, "last words")
+    assert cause == {"reason": "exit", "exit_code": 7, "detail": "last words"}
+    assert cause.sentence() == "the worker left with exit code 7: last words"
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
+def test_a_signal_is_told_by_its_name(name: str) -> None:
+    number = int(signal.Signals[name])
+    cause = cause_of_exit(wait_status(f"import os; os.kill(os.getpid(), {number})"), 0, None)
+    assert cause == {"reason": "signal", "signal": name}
+
+
+def test_a_kill_is_the_kernels_where_its_counter_rose() -> None:
+    killed = wait_status("import os; os.kill(os.getpid(), 9)")
+    assert cause_of_exit(killed, 1, None) == {"reason": "oom_kill", "signal": "SIGKILL"}
+    crashed = wait_status("import os; os.kill(os.getpid(), 11)")
+    assert cause_of_exit(crashed, 1, None)["reason"] == "signal"
+
+
+def test_oom_kills_are_counted_over_the_machine_and_the_cgroup(tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text("nr_free_pages 12\noom_kill 3\n")
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\noom 9\noom_kill 2\n")
+    assert count_oom_kills(vmstat, events) == 5
+    assert count_oom_kills(tmp_path / "none", tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "stall",
+        "deadline",
+        "cancel",
+        "memory",
+        "age",
+        "job_count",
+        "reload",
+        "load_failed",
+        "oom_kill",
+    ],
+)
+def test_every_cause_has_a_sentence(reason: str) -> None:
+    assert Cause(reason).sentence().startswith(("the ", "a "))

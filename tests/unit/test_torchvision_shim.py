@@ -1,0 +1,52 @@
+"""spandrel can be imported beside a torch that torchvision was not built for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+TIMEOUT_S = 60
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        check=True,
+        timeout=TIMEOUT_S,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+DECLARE = "from upscaled_models.torchvision_shim import declare_missing_operators as declare\n"
+
+
+def test_torchvision_can_be_imported() -> None:
+    code = DECLARE + "declare(); declare()\nimport torchvision; print(torchvision.__version__)"
+    assert run_python(code)
+
+
+def test_operators_that_another_library_declared_are_left_alone() -> None:
+    code = (
+        "import torch\n"
+        "library = torch.library.Library('torchvision', 'DEF')\n"
+        "library.define('nms(Tensor boxes) -> Tensor')\n"
+    )
+    assert run_python(code + DECLARE + "declare(); print(torch.ops.torchvision.nms.default)")
+
+
+def test_operators_that_load_are_left_alone() -> None:
+    code = (
+        "import torch\n"
+        "from upscaled_models import torchvision_shim as shim\n"
+        "shim._operators_load = lambda: True\n"
+        "shim.declare_missing_operators()\n"
+        "print(hasattr(torch.ops.torchvision, 'nms'))"
+    )
+    assert run_python(code) == "False"
+
+
+def test_the_engine_imports_with_the_torchvision_that_is_here() -> None:
+    code = "import upscaled_models.esrgan.upscaler; print('imported')"
+    assert run_python(code) == "imported"

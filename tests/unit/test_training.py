@@ -1,0 +1,166 @@
+"""The recipe of the bundled models: its pictures, its reductions and its command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
+
+from training.bank import Bank
+from training.degrade import KERNELS, reduce_pictures
+from training.network import Compact, load_network, quick_prelu, save_network
+from training.pictures import RECIPE, make_picture
+from training.train import main
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
+LIMIT_BYTES = 3_000_000
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_index_another() -> None:
+    first = make_picture(7, 0, 96)
+    assert first.shape == (96, 96, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, make_picture(7, 0, 96))
+    assert not np.array_equal(first, make_picture(7, 1, 96))
+    assert not np.array_equal(first, make_picture(8, 0, 96))
+
+
+def test_pictures_are_neither_flat_nor_black_nor_white() -> None:
+    for index in range(6):
+        picture = make_picture(3, index, 96)
+        assert picture.std() > 2.0
+        assert 5.0 < picture.mean() < 250.0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_reduction_keeps_a_flat_picture_flat_and_8_bit(kernel: str) -> None:
+    flat = torch.full((1, 3, 24, 36), 100 / 255)
+    small = reduce_pictures(flat, 4, kernel)
+    assert small.shape == (1, 3, 6, 9)
+    torch.testing.assert_close(small, torch.full_like(small, 100 / 255))
+    noisy = reduce_pictures(torch.rand(1, 3, 24, 36), 4, kernel) * 255
+    torch.testing.assert_close(noisy, noisy.round())
+
+
+def test_the_bicubic_reduction_is_pillows() -> None:
+    from PIL import Image
+
+    picture = make_picture(5, 0, 96)
+    expected = np.array(Image.fromarray(picture).resize((24, 24), Image.Resampling.BICUBIC))
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    small = (reduce_pictures(tensor, 4, "bicubic")[0] * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(small - expected).max() <= 1.0
+
+
+def test_a_pair_is_a_picture_and_its_reduction(tmp_path: Path) -> None:
+    pictures = np.stack([make_picture(1, index, 64) for index in range(2)])
+    bank = Bank(pictures)
+    small, truth = bank.pairs(np.random.default_rng(0), 2, 3, 16)
+    again, _ = bank.pairs(np.random.default_rng(0), 2, 3, 16)
+    assert small.shape == (3, 3, 16, 16)
+    assert truth.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(small, again, rtol=0, atol=0)
+    means = torch.nn.functional.avg_pool2d(truth, 2)
+    assert (small - means).abs().mean() < 0.05
+
+
+def test_a_network_survives_its_file(tmp_path: Path) -> None:
+    network = Compact(3, 4, 2)
+    save_network(network, tmp_path / "tiny.safetensors")
+    loaded = load_network(tmp_path / "tiny.safetensors")
+    assert loaded.scale == 3
+    pixels = torch.rand(1, 3, 5, 7)
+    torch.testing.assert_close(loaded(pixels), network(pixels), rtol=0, atol=0)
+    assert loaded(pixels).shape == (1, 3, 15, 21)
+
+
+def test_the_quick_activation_is_prelu_and_so_is_its_gradient() -> None:
+    pixels = torch.linspace(-1.0, 1.0, 120, dtype=torch.float64).reshape(2, 3, 4, 5)
+    slope = torch.tensor([0.1, 0.25, -0.3], dtype=torch.float64)
+    expected = torch.prelu(pixels, slope)
+    torch.testing.assert_close(quick_prelu(pixels, slope), expected, rtol=0, atol=0)
+    assert torch.autograd.gradcheck(quick_prelu, (pixels.requires_grad_(), slope.requires_grad_()))
+
+
+def _command(folder: Path, out: str, steps: int, *more: str) -> list[str]:
+    words = f"--scale 2 --steps {steps} --features 4 --depth 1 --batch 2 --crop 8 --pictures 1"
+    words += " --side 64 --threads 1"
+    return [*words.split(), "--cache", str(folder), "--out", str(folder / out), *more]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A cache folder whose bank is there already: making one starts processes, which is slow."""
+    np.save(tmp_path / f"pictures-{RECIPE}-1-1x64.npy", make_picture(1, 0, 64)[None])
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)  # the command sets them for its whole process
+
+
+def test_the_command_writes_weights_that_the_worker_can_name(folder: Path) -> None:
+    main(_command(folder, "tiny.safetensors", 3))
+    weights = load_file(folder / "tiny.safetensors")
+    assert set(weights) == {
+        "body.0.weight",
+        "body.0.bias",
+        "body.1.weight",
+        "body.2.weight",
+        "body.2.bias",
+        "body.3.weight",
+        "body.4.weight",
+        "body.4.bias",
+    }
+    assert weights["body.0.weight"].shape == (4, 3, 3, 3)
+    assert weights["body.4.bias"].shape == (12,)
+    assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(_command(folder, "whole.safetensors", 6))
+
+    from training import train
+
+    advance, calls = train.Run.advance, 0
+
+    def interrupted(run: train.Run, bank: Bank) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return advance(run, bank)
+
+    monkeypatch.setattr(train.Run, "advance", interrupted)
+    every_step = ("--checkpoint-s", "0")
+    with pytest.raises(KeyboardInterrupt):
+        main(_command(folder, "halved.safetensors", 6, *every_step))
+    assert not (folder / "halved.safetensors").exists()
+    main(_command(folder, "halved.safetensors", 6, "--resume", *every_step))
+    assert calls == 4 + 3
+
+    whole = load_file(folder / "whole.safetensors")
+    halved = load_file(folder / "halved.safetensors")
+    for name, value in whole.items():
+        torch.testing.assert_close(halved[name], value, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(folder: Path) -> None:
+    main(_command(folder, "tiny.safetensors", 2))
+    with pytest.raises(ValueError, match="other settings"):
+        main(_command(folder, "tiny.safetensors", 3, "--resume"))
+
+
+@pytest.mark.parametrize(("name", "scale"), [("compact-x4", 4), ("compact-x2", 2)])
+def test_the_bundled_weights_are_small_and_of_their_scale(name: str, scale: int) -> None:
+    path = WEIGHTS / f"{name}.safetensors"
+    assert path.stat().st_size < LIMIT_BYTES
+    network = load_network(path)
+    assert network.scale == scale
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())

@@ -1,0 +1,1 @@
+"""The worker process: stdio, lanes, one writer."""

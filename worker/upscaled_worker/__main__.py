@@ -1,0 +1,158 @@
+"""`python -m upscaled_worker`, the same as `upscaled worker`: one bare worker on stdio."""
+
+from upscaled_protocol.lineage import die_with_parent
+from upscaled_protocol.stdio import Wire, claim_stdio
+
+if __name__ == "__main__":
+    # First of all: from here on no import, print or child process can reach the host's wire.
+    _wire = claim_stdio()
+
+import argparse
+import faulthandler
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from upscaled_models.catalog import default_model_dir
+from upscaled_models.registry import DEFAULT_METHODS, engine_class, known_methods
+from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+
+DEFAULT_MAX_QUEUE = 10_000
+
+_EXAMPLES = """examples:
+  printf '{"job_id":"1","method":"esrgan","config":{"image_path":"a.jpg"}}\\n' | upscaled worker
+  upscaled worker --methods fake            # a host's test partner: starts at once, no weights
+  upscaled worker --allow-root /data --preload compact-x4
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of a worker; `upscaled run` passes them on."""
+    env = os.environ
+    options = argparse.ArgumentParser(
+        prog="upscaled worker",
+        description="One bare worker: JSON job lines on stdin, protocol lines on stdout.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = options.add_argument
+    add(
+        "--methods",
+        type=_methods,
+        default=env.get("UPSCALED_METHODS") or ",".join(DEFAULT_METHODS),
+        help="methods to serve, by comma; `fake` only where named (default: %(default)s)",
+    )
+    add(
+        "--model-dir",
+        type=Path,
+        default=default_model_dir(),
+        help="where weights lie (default: MODEL_CACHE_DIR or %(default)s)",
+    )
+    add(
+        "--output-dir",
+        type=Path,
+        default=env.get("OUTPUT_DIR") or None,
+        help="for outputs without a path (default: OUTPUT_DIR, else the input's folder)",
+    )
+    add(
+        "--allow-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="confine every path of a job to DIR; may be repeated",
+    )
+    add("--allow-private-urls", action="store_true", help="let image_url reach private networks")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads of the network (default: one a core)")
+    add("--preload", action="append", default=[], metavar="MODEL", help="load before ready")
+    add("--model-memory-gb", type=float, help="memory for loaded models; the oldest go first")
+    add("--model-idle-s", type=float, help="unload a model that nobody used for so long")
+    add("--max-input-megapixels", type=float, default=250.0, help="default: %(default)s")
+    add("--max-output-megapixels", type=float, default=4000.0, help="default: %(default)s")
+    add(
+        "--cloud-jobs",
+        type=_count,
+        default=env.get("MAX_CONCURRENT_JOBS") or "10",
+        help="imagen jobs, and calls, at once (default: MAX_CONCURRENT_JOBS or 10)",
+    )
+    add("--cloud-calls-per-minute", type=_count, default=50, help="default: %(default)s")
+    add(
+        "--cloud-budget-s",
+        type=float,
+        default=300.0,
+        help="time for one call with its retries (default: %(default)g)",
+    )
+    add("--max-queue", type=int, default=DEFAULT_MAX_QUEUE, help="jobs held (default: %(default)s)")
+    add("--line-limit-bytes", type=int, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB")
+    add("--supervised", action="store_true", help=argparse.SUPPRESS)
+    add("--parent-pid", type=int, help=argparse.SUPPRESS)
+    return options
+
+
+def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check. Raises `SystemExit` (2) with usage on stderr."""
+    return parser().parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
+    """Serve until the host is done. The exit status: 0 drained, 2 usage, 4 the host is gone."""
+    options = read_options(argv)
+    if options.parent_pid is not None:
+        die_with_parent(options.parent_pid)
+    # A stalled worker is sent SIGABRT before SIGKILL: the stacks of its threads go to stderr.
+    faulthandler.enable()
+    wire = wire or claim_stdio()
+    from upscaled_models.engine import Settings
+    from upscaled_worker.loop import Worker
+
+    env = os.environ
+    settings = Settings(
+        model_dir=options.model_dir,
+        output_dir=options.output_dir,
+        allowed_roots=tuple(root.resolve() for root in options.allow_root),
+        allow_private_urls=options.allow_private_urls,
+        device=options.device,
+        threads=options.threads,
+        default_factor=float(env.get("DEFAULT_UPSCALE_FACTOR") or DEFAULT_UPSCALE_FACTOR),
+        default_dpi=int(env.get("DEFAULT_DPI") or DEFAULT_DPI),
+        max_input_megapixels=options.max_input_megapixels,
+        max_output_megapixels=options.max_output_megapixels,
+        model_memory_gb=options.model_memory_gb,
+        model_idle_s=options.model_idle_s,
+        preload=tuple(options.preload),
+        cloud_jobs=options.cloud_jobs,
+        cloud_calls_per_minute=options.cloud_calls_per_minute,
+        cloud_budget_s=options.cloud_budget_s,
+    )
+    engines = {method: engine_class(method)(settings) for method in options.methods}
+    Worker(
+        wire,
+        engines,
+        max_queue=options.max_queue,
+        line_limit_bytes=options.line_limit_bytes,
+        supervised=options.supervised,
+    ).serve()
+    return 0
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    methods = tuple(text.split(","))
+    for method in methods:
+        if method not in known_methods():
+            known = ", ".join(known_methods())
+            raise argparse.ArgumentTypeError(f"no method {method!r}; known: {known}")
+    return methods
+
+
+if __name__ == "__main__":
+    sys.exit(main(wire=_wire))

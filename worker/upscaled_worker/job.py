@@ -1,0 +1,143 @@
+"""One accepted job inside the worker, from acceptance to its terminal message."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from upscaled_models.engine import Outcome, Phase
+from upscaled_protocol.codec import unknown_fields
+from upscaled_protocol.envelope import RUNNING_STAGE, WAITING_STAGE
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Job, Progress, Result, Timings
+from upscaled_worker.turns import Turns
+
+# Progress more often than this tells a person nothing and costs the device time.
+_PROGRESS_INTERVAL_S = 0.02
+
+
+class RunningJob:
+    """The `Context` that an engine sees, and the clock and cancel switch behind it."""
+
+    def __init__(self, job: Job, turns: Turns, send: Callable[[Progress], None]) -> None:
+        self.job = job
+        self.job_id = job.job_id
+        self.attempt = job.attempt
+        self._turns = turns
+        self._send = send
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self._accepted_at = time.perf_counter()
+        self._started_at = self._accepted_at
+        self._seconds: dict[str, float] = {}
+        self._warnings = [f"unknown field {name} was ignored" for name in unknown_fields(job)]
+        self._percent = 0.0
+        self._stage = ""
+        self._sent_at = 0.0
+
+    def start(self) -> None:
+        """The lane takes it up. Raises `JobError` where it was cancelled, or ran out of time,
+        while it waited."""
+        self._started_at = time.perf_counter()
+        self.check_cancelled()
+
+    def cancel(self) -> None:
+        """Ask the engine to stop at its next check, or the lane not to start."""
+        self._is_cancelled = True
+        self._turns.wake()
+
+    def check_cancelled(self) -> None:
+        if self._is_cancelled:
+            raise JobError(ErrorCode.CANCELLED, "the job was cancelled")
+        timeout_s = self.job.timeout_s
+        if timeout_s is not None and time.perf_counter() - self._accepted_at > timeout_s:
+            raise JobError(
+                ErrorCode.DEADLINE_EXCEEDED, f"the job took longer than its {timeout_s:g} s"
+            )
+
+    def progress(
+        self,
+        percent: float,
+        stage: str,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        budget_s: float | None = None,
+    ) -> None:
+        self.check_cancelled()
+        now = time.perf_counter()
+        with self._lock:
+            self._percent = max(self._percent, min(percent, 100.0))
+            repeats = stage == self._stage and now - self._sent_at < _PROGRESS_INTERVAL_S
+            if repeats and percent < 100 and budget_s is None:
+                return
+            self._stage = stage
+            self._sent_at = now
+            message = Progress(
+                job_id=self.job_id,
+                progress=round(self._percent, 2),
+                stage=stage,
+                done=done,
+                total=total,
+                eta_s=self._eta_s(now),
+                attempt=self.attempt,
+                budget_s=budget_s,
+            )
+        self._send(message)
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                spent = time.perf_counter() - start
+                self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
+
+    @contextmanager
+    def device_turn(self) -> Iterator[None]:
+        if self._turns.taken:
+            # Off the stall clock until the turn comes; see `WAITING_STAGE`.
+            self.progress(self._percent, WAITING_STAGE)
+        with self._turns.turn(self.check_cancelled):
+            if self._stage == WAITING_STAGE:
+                self.progress(self._percent, RUNNING_STAGE)
+            yield
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            if text not in self._warnings:
+                self._warnings.append(text)
+
+    def result(self, outcome: Outcome) -> Result:
+        """The terminal message of a job that worked."""
+        return Result(
+            job_id=self.job_id,
+            output_path=outcome.output_path,
+            output_base64=outcome.output_base64,
+            input_size=outcome.input_size,
+            output_size=outcome.output_size,
+            scale_factor=outcome.scale_factor,
+            crop_info=outcome.crop_info,
+            processing_time=round(time.perf_counter() - self._started_at, 6),
+            timings=Timings(
+                queue=round(self._started_at - self._accepted_at, 6),
+                **{phase: round(seconds, 6) for phase, seconds in self._seconds.items()},
+            ),
+            model=outcome.model,
+            device=outcome.device,
+            precision=outcome.precision,
+            upstream_calls=outcome.upstream_calls,
+            attempt=self.attempt,
+            warnings=self._warnings + outcome.warnings,
+        )
+
+    def _eta_s(self, now: float) -> float | None:
+        """From the pace so far; none before there is one."""
+        if self._percent < 1:
+            return None
+        elapsed = now - self._started_at
+        return round(elapsed * (100 - self._percent) / self._percent, 2)

@@ -1,0 +1,93 @@
+"""Lanes: queues of jobs that never wait for each other."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from upscaled_worker.job import RunningJob
+from upscaled_worker.turns import Turns
+
+
+class Lane:
+    """One queue and the threads that empty it, highest priority first, equals in order.
+
+    `slots` jobs run at once; what they do on the device is serialised by `turns`.
+    """
+
+    def __init__(self, name: str, slots: int, execute: Callable[[RunningJob], None]) -> None:
+        self.name = name
+        self.slots = slots
+        self.turns = Turns()
+        self._execute = execute
+        self._changed = threading.Condition()
+        self._order = itertools.count()
+        self._waiting: list[tuple[int, int, RunningJob]] = []
+        self._counts: Counter[int] = Counter()  # waiting jobs by priority
+        self._busy = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{slot}", daemon=True)
+            for slot in range(slots)
+        ]
+
+    def start(self) -> None:
+        """Begin to work; jobs submitted before wait until then."""
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: RunningJob) -> int:
+        """Queue a job; how many start before it."""
+        with self._changed:
+            priority = job.job.priority
+            ahead = sum(count for other, count in self._counts.items() if other >= priority)
+            heapq.heappush(self._waiting, (-priority, next(self._order), job))
+            self._counts[priority] += 1
+            self._changed.notify()
+            return self._busy + ahead
+
+    def withdraw(self, job: RunningJob) -> bool:
+        """Take a job back that has not started; False where it has."""
+        with self._changed:
+            remaining = [entry for entry in self._waiting if entry[2] is not job]
+            withdrawn = len(remaining) < len(self._waiting)
+            if withdrawn:
+                heapq.heapify(remaining)
+                self._waiting = remaining
+                self._counts[job.job.priority] -= 1
+            return withdrawn
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not started."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Have the threads end once the queue is empty."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until everything is done; `close` first."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                job = heapq.heappop(self._waiting)[2]
+                self._counts[job.job.priority] -= 1
+                self._busy += 1
+            try:
+                self._execute(job)
+            finally:
+                with self._changed:
+                    self._busy -= 1

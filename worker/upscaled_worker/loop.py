@@ -1,0 +1,384 @@
+"""The worker: reads the host's lines, hands jobs to lanes, answers exactly once each.
+
+                    main thread                     lane threads
+    host ── stdin ─> Worker.serve ── submit ──────> Lane ── Engine.run
+    host <─ stdout ─ Stdout (one writer) <───────── accepted, progress, result | error
+
+The main thread never computes, so cancel, health and the end of the host are noticed while a job
+runs. Engines start in a thread of their own: jobs are taken meanwhile, and wait.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from typing import Any
+
+from upscaled_models.engine import Device, Engine
+from upscaled_protocol import PROTOCOL_VERSION
+from upscaled_protocol.codec import decode_host_message
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.log import Logger
+from upscaled_protocol.messages import (
+    Accepted,
+    BaseJob,
+    Cancel,
+    Error,
+    Health,
+    HealthReport,
+    Job,
+    LaneInfo,
+    Replay,
+    Shutdown,
+    Status,
+    Trim,
+)
+from upscaled_protocol.stdio import Wire
+from upscaled_protocol.version import VERSION
+from upscaled_worker.job import RunningJob
+from upscaled_worker.lanes import Lane
+from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
+
+# Ids remembered for cancels that come before or after their job.
+_REMEMBERED_IDS = 1024
+# A host that does not read its results gets no more of its lines read: memory stays bounded.
+_UNREAD_LIMIT_BYTES = 16 * 1024 * 1024
+# How often models past their idle time are looked for.
+_IDLE_CHECK_MS = 5000
+# How soon a host that had stopped reading is read again, once it goes on.
+_UNREAD_CHECK_MS = 50
+# A traceback is for a person to read; its end says most.
+_TRACEBACK_LIMIT = 8000
+
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class Worker:
+    """One process's worth of engines behind one wire."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        engines: dict[str, Engine[Any]],
+        *,
+        max_queue: int,
+        line_limit_bytes: int,
+        supervised: bool = False,
+    ) -> None:
+        self._wire = wire
+        self._engines = engines
+        self._max_queue = max_queue
+        self._supervised = supervised
+        self._lines = LineSplitter(line_limit_bytes)
+        self._stdout = Stdout(wire.write_fd)
+        self._log = Logger(component="worker")
+        self._started_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._jobs: dict[str, RunningJob] = {}
+        self._early_cancels: OrderedDict[str, None] = OrderedDict()
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        self._broken: dict[str, JobError] = {}
+        self._state = "loading"
+        self._reading = False
+        self._input_ended = False
+        self._starter = threading.Thread(target=self._start_engines, name="starter", daemon=True)
+        self._wake_read, self._wake_write = os.pipe()
+        self._lanes: dict[str, Lane] = {}
+        for engine in engines.values():
+            if engine.lane not in self._lanes:
+                self._lanes[engine.lane] = Lane(engine.lane, engine.slots, self._execute)
+
+    def serve(self) -> None:
+        """Take lines until the host ends its input or says shutdown, and every job is done."""
+        self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
+        self._starter.start()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._handle_signal)
+        poll = select.poll()
+        poll.register(self._wire.write_fd, 0)
+        poll.register(self._wake_read, select.POLLIN)
+        while not self._turn(poll):
+            pass
+        for engine in self._engines.values():
+            engine.close()
+        self._stdout.send(Status(message="stopped"))
+        self._stdout.drain()
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def _turn(self, poll: select.poll) -> bool:
+        """Wait for something and deal with it; True once all is done.
+
+        Ends the process where the host dies.
+        """
+        unread = self._stdout.waiting_bytes > _UNREAD_LIMIT_BYTES
+        if self._reading == unread and not self._input_ended:
+            self._reading = not unread
+            poll.register(self._wire.read_fd, select.POLLIN if self._reading else 0)
+        events = dict(poll.poll(_UNREAD_CHECK_MS if unread else _IDLE_CHECK_MS))
+        if events.get(self._wire.write_fd, 0) & _GONE:
+            self._leave_dead_host()
+        if not events and not unread:
+            self._trim_idle()
+        if self._wire.read_fd in events and not unread:
+            chunk = os.read(self._wire.read_fd, READ_SIZE_BYTES)
+            for line in self._lines.feed(chunk) if chunk else self._lines.end():
+                self._take(line)
+            if not chunk:
+                self._input_ended = True
+                poll.unregister(self._wire.read_fd)
+                self._drain()
+        return self._wake_read in events
+
+    def _drain(self) -> None:
+        """Take no more jobs; the loop ends when those accepted have ended."""
+        if self._state != "draining":
+            self._state = "draining"
+            self._stdout.send(Status(message="draining"))
+            threading.Thread(target=self._wait_for_lanes, name="drain", daemon=True).start()
+
+    def _handle_signal(self, signum: int, _frame: object) -> None:
+        """Told to go: drain. Told twice: go now."""
+        if self._state == "draining":
+            os._exit(128 + signum)
+        self._drain()
+
+    def _wait_for_lanes(self) -> None:
+        self._starter.join()
+        for lane in self._lanes.values():
+            lane.close()
+        for lane in self._lanes.values():
+            lane.join()
+        os.write(self._wake_write, b"\n")
+
+    def _leave_dead_host(self) -> None:
+        self._log.log("warning", "host_gone")
+        os._exit(EXIT_HOST_GONE)
+
+    def _take(self, line: bytes | None) -> None:
+        try:
+            if line is None:
+                raise JobError(ErrorCode.LINE_TOO_LONG, "the line passes the limit and was dropped")
+            message = decode_host_message(line)
+            if isinstance(message, BaseJob):
+                self._handle_job(message)
+        except JobError as error:
+            self._refuse(error)
+            return
+        match message:
+            case Cancel():
+                self._handle_cancel(message.job_id)
+            case Health():
+                self._stdout.send(self._health())
+            case Trim():
+                threading.Thread(target=self._handle_trim, name="trim", daemon=True).start()
+            case Shutdown():
+                self._drain()
+            case Replay():
+                pass  # a bare worker keeps no journal, so it has nothing to send again
+
+    # --- jobs -------------------------------------------------------------------------------
+
+    def _handle_job(self, job: Job) -> None:
+        engine = self._engines.get(job.method)
+        if engine is None:
+            raise JobError(
+                ErrorCode.UNKNOWN_METHOD,
+                f"method {job.method!r} is not served here; served: {', '.join(self._engines)}. "
+                "`upscaled doctor` says what is missing",
+                job_id=job.job_id,
+            )
+        if self._state == "draining":
+            raise JobError(
+                ErrorCode.SHUTTING_DOWN,
+                "no more jobs are taken; the worker is going down",
+                job_id=job.job_id,
+            )
+        lane = self._lanes[engine.lane]
+        with self._lock:
+            if job.job_id in self._jobs:
+                raise JobError(
+                    ErrorCode.DUPLICATE_JOB,
+                    f"job {job.job_id!r} is still in flight; this line was refused",
+                    job_id=job.job_id,
+                )
+            if len(self._jobs) >= self._max_queue:
+                raise JobError(
+                    ErrorCode.QUEUE_FULL,
+                    f"{self._max_queue} jobs are in flight already; send the job again later",
+                    job_id=job.job_id,
+                )
+            running = RunningJob(job, lane.turns, self._stdout.send)
+            self._jobs[job.job_id] = running
+            self._finished.pop(job.job_id, None)
+            cancelled = self._early_cancels.pop(job.job_id, "no") is None
+            if cancelled:
+                running.cancel()  # before its lane can start it, let alone finish it
+            # Under the lock, so that nothing of the job can overtake its acceptance.
+            position = lane.submit(running)
+            # A supervisor accepted the job long ago, and told the host.
+            if not self._supervised:
+                self._stdout.send(Accepted(job_id=job.job_id, position=position))
+        if cancelled:
+            self._handle_cancel(job.job_id)
+
+    def _handle_cancel(self, job_id: str) -> None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                if job_id not in self._finished:
+                    _remember(self._early_cancels, job_id)
+                return
+        job.cancel()
+        if self._lanes[self._engines[job.job.method].lane].withdraw(job):
+            self._execute(job)  # which ends it: it does not start when cancelled
+
+    def _execute(self, job: RunningJob) -> None:
+        """Run one job to its terminal message, in a thread of its lane."""
+        message: Any
+        try:
+            broken = self._broken.get(job.job.method)
+            if broken is not None:
+                raise broken
+            job.start()
+            message = job.result(self._engines[job.job.method].run(job.job.config, job))
+        except JobError as error:
+            message = _failure(error.code, error.message, job)
+        except MemoryError:
+            message = _failure(ErrorCode.OUT_OF_MEMORY, "memory ran out", job)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: a job ends no worker
+            message = _failure(
+                ErrorCode.INTERNAL,
+                f"unexpected {type(error).__name__}: {error}",
+                job,
+                traceback=traceback.format_exc()[-_TRACEBACK_LIMIT:],
+            )
+        with self._lock:
+            del self._jobs[job.job_id]
+            _remember(self._finished, job.job_id)
+            self._stdout.send(message)
+
+    def _refuse(self, error: JobError) -> None:
+        """Answer a bad line. An id in flight is another job's: the error must not end that."""
+        with self._lock:
+            taken = error.job_id in self._jobs
+            self._stdout.send(
+                Error(
+                    job_id=None if taken else error.job_id,
+                    refused_job_id=error.job_id if taken else None,
+                    error=error.message,
+                    code=error.code,
+                    retryable=error.retryable,
+                )
+            )
+
+    # --- engines ----------------------------------------------------------------------------
+
+    def _start_engines(self) -> None:
+        for method, engine in self._engines.items():
+            try:
+                engine.preimport()
+                engine.start()
+            except JobError as error:
+                self._break(method, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others must start
+                self._log.log("error", "engine_broken", traceback=traceback.format_exc())
+                text = f"the {method} engine cannot start: {type(error).__name__}: {error}"
+                self._break(method, JobError(ErrorCode.INTERNAL, text))
+        if self._state == "loading":
+            self._state = "ok" if not self._broken else "degraded"
+        device = self._device()
+        working = [method for method in self._engines if method not in self._broken]
+        faults = "; ".join(error.message for error in self._broken.values()) or None
+        if faults:
+            self._stdout.send(Status(message="degraded", detail=faults))
+        # Ready also where no engine works: a host that waits for this word must get its answers.
+        self._stdout.send(
+            Status(
+                message="ready",
+                detail=faults,
+                protocol=PROTOCOL_VERSION,
+                version=VERSION,
+                methods=working,
+                models=[name for method in working for name in self._engines[method].models()],
+                device=device.name if device else None,
+                lanes=self._lane_info(),
+                pid=os.getpid(),
+            )
+        )
+        # What the imports left lives for good; no collection need walk through it again.
+        gc.freeze()
+        for lane in self._lanes.values():
+            lane.start()
+
+    def _break(self, method: str, error: JobError) -> None:
+        self._broken[method] = error
+        self._log.log("error", "engine_broken", method=method, detail=error.message)
+
+    def _lane_info(self) -> dict[str, LaneInfo]:
+        """Broken engines' methods too: their jobs are answered with what is wrong."""
+        return {
+            name: LaneInfo(
+                methods=[one for one, engine in self._engines.items() if engine.lane == name],
+                slots=lane.slots,
+            )
+            for name, lane in self._lanes.items()
+        }
+
+    def _device(self) -> Device | None:
+        devices = [engine.device() for engine in self._engines.values()]
+        return next((device for device in devices if device is not None), None)
+
+    def _handle_trim(self) -> None:
+        for engine in self._engines.values():
+            engine.trim()
+        self._stdout.send(self._health())
+
+    def _trim_idle(self) -> None:
+        for engine in self._engines.values():
+            engine.trim(idle_only=True)
+
+    def _health(self) -> HealthReport:
+        loading = self._state == "loading"
+        device = None if loading else self._device()
+        waiting = sum(lane.waiting for lane in self._lanes.values())
+        return HealthReport(
+            status=self._state,
+            detail="; ".join(error.message for error in self._broken.values()) or None,
+            gpu_available=None if loading else bool(device and device.gpu_name),
+            gpu_name=device.gpu_name if device else None,
+            gpu_memory_free=device.gpu_memory_free_gb if device else None,
+            models_loaded=[
+                name for engine in self._engines.values() for name in engine.models_loaded()
+            ],
+            queue_size=waiting,
+            in_flight=len(self._jobs),
+            uptime_s=round(time.monotonic() - self._started_at, 3),
+            dropped_progress=self._stdout.dropped_progress,
+        )
+
+
+def _failure(code: ErrorCode, text: str, job: RunningJob, *, traceback: str | None = None) -> Error:
+    error = JobError(code, text)
+    return Error(
+        job_id=job.job_id,
+        error=text,
+        code=code,
+        retryable=error.retryable,
+        attempt=job.attempt,
+        traceback=traceback,
+    )
+
+
+def _remember(ids: OrderedDict[str, None], job_id: str) -> None:
+    ids[job_id] = None
+    ids.move_to_end(job_id)
+    if len(ids) > _REMEMBERED_IDS:
+        ids.popitem(last=False)

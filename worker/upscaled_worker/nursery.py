@@ -1,0 +1,212 @@
+"""The nursery: the parent of a supervisor's workers.
+
+    supervisor ── control socket ──> nursery ── fork ──> worker 0, worker 1, …
+         └────────────── a pair of pipes to each worker ─────────┘
+
+It has every heavy library imported, no thread and no device context, so a forked worker is ready
+in the time of a model load rather than of an import. With `--no-template` it imports nothing and
+executes a fresh interpreter for each worker.
+
+It is also what ends them. Its control socket closes when the supervisor dies, however it dies;
+then it kills everything below itself, grandchildren too, which as a subreaper it adopts. Should
+it be killed itself, the kernel kills its workers, and the supervisor what those leave behind.
+
+The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
+worker's three stdio descriptors. Out: `{"template": true|false}` when it is set up, `{"spawn": N,
+"pid": P}`, `{"exited": P, "status": S}` (as `os.waitpid` gives it), `{"fatal": "..."}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import orjson
+
+from upscaled_protocol.lineage import adopt_orphans, child_pids, die_with_parent, kill_descendants
+from upscaled_protocol.lines import LineSplitter
+from upscaled_protocol.stdio import claim_stdio
+
+_MAX_MESSAGE_BYTES = 64 * 1024
+_STDIO_FDS = 3
+
+
+class Nursery:
+    """Spawns what the supervisor asks for and tells it of every death."""
+
+    def __init__(self, control: socket.socket, worker_argv: list[str], *, template: bool) -> None:
+        self._control = control
+        self._worker_argv = worker_argv
+        self._template = template
+        self._lines = LineSplitter()
+        self._pid = os.getpid()
+        self._workers: set[int] = set()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def set_up(self) -> None:
+        """Import what workers need, unless they are to be fresh interpreters."""
+        from upscaled_worker.__main__ import read_options
+
+        options = read_options(self._worker_argv)
+        if self._template:
+            _preimport(options.methods)
+            # A thread of a library would not live on in a fork, and its locks might stay taken.
+            self._template = _is_single_threaded()
+
+    def serve(self) -> None:
+        """Answer the supervisor until it is gone, then leave nothing behind."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # From here on the control socket tells of the supervisor's end; a signal would only cut
+        # the cleaning up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        try:
+            self._tell(template=self._template)
+            while True:
+                ready = dict(poll.poll())
+                if self._wake_read in ready:
+                    os.read(self._wake_read, 4096)
+                    self._reap()
+                if self._control.fileno() in ready and not self._receive():
+                    break
+        except OSError:
+            pass  # the supervisor went while it was being told something
+        finally:
+            kill_descendants()
+
+    def _receive(self) -> bool:
+        """Handle what the supervisor sent; False where it is gone."""
+        data, fds, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, _STDIO_FDS)
+        for line in self._lines.feed(data):
+            if line is not None:
+                request = orjson.loads(line)
+                pid = self._spawn(request, fds)
+                self._workers.add(pid)
+                self._tell(spawn=request["spawn"], pid=pid)
+        for fd in fds:
+            os.close(fd)
+        return bool(data)
+
+    def _spawn(self, request: dict[str, Any], fds: list[int]) -> int:
+        argv = [*self._worker_argv, *request["argv"], "--parent-pid", str(self._pid)]
+        if not self._template:
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "upscaled_worker", *argv],
+                stdin=fds[0],
+                stdout=fds[1],
+                stderr=fds[2],
+                env=os.environ | request["env"],
+                start_new_session=True,
+                close_fds=False,  # as in a fork; what is ours alone is close-on-exec anyhow
+            )
+            process.returncode = 0  # reaped below, with all the others
+            return process.pid
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(argv, request["env"], fds)
+        return pid
+
+    def _become_worker(self, argv: list[str], env: dict[str, str], fds: list[int]) -> NoReturn:
+        """In the forked child: leave the nursery's things behind and run a worker."""
+        status = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for name in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(name, signal.SIG_DFL)
+            for number, fd in enumerate(fds):
+                os.dup2(fd, number)
+            for fd in (*fds, self._wake_read, self._wake_write):
+                os.close(fd)
+            self._control.close()
+            os.environ.update(env)
+            from upscaled_worker.__main__ import main
+
+            status = main(argv, wire=claim_stdio())
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 1
+        except BaseException:  # noqa: BLE001 - nothing may return into the nursery's own loop
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._workers:
+                self._workers.remove(pid)
+                self._tell(exited=pid, status=status)
+            self._kill_strays()
+
+    def _kill_strays(self) -> None:
+        """A dead worker's children were handed to us: they are nobody's now."""
+        for pid in child_pids(self._pid):
+            if pid not in self._workers:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _tell(self, **message: Any) -> None:
+        self._control.sendall(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _preimport(methods: tuple[str, ...]) -> None:
+    import upscaled_worker.loop  # noqa: F401 - for the workers forked later
+    from upscaled_models.registry import engine_class
+
+    for method in methods:
+        try:
+            engine_class(method).preimport()
+        except Exception as error:  # noqa: BLE001 - the worker will say so, as that engine's fault
+            sys.stderr.write(f"upscaled: cannot pre-import the {method} engine: {error}\n")
+    # What lives now lives for good; kept out of collections, its pages stay shared after a fork.
+    gc.collect()
+    gc.freeze()
+
+
+def _is_single_threaded() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
+    except OSError:
+        return threading.active_count() == 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve one supervisor. Arguments: the control socket's descriptor, then the worker's own."""
+    options = argparse.ArgumentParser(prog="python -m upscaled_worker.nursery")
+    options.add_argument("--control-fd", type=int, required=True)
+    options.add_argument("--parent-pid", type=int, required=True)
+    options.add_argument("--no-template", action="store_true")
+    known, worker_argv = options.parse_known_args(argv)
+    # While the imports run nothing reads the control socket: the kernel's signal ends us then.
+    die_with_parent(known.parent_pid, signal.SIGTERM)
+    adopt_orphans()
+    control = socket.socket(fileno=known.control_fd)
+    control.set_inheritable(False)
+    nursery = Nursery(control, worker_argv, template=not known.no_template)
+    nursery.set_up()
+    nursery.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
