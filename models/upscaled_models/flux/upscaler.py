@@ -122,13 +122,9 @@ class Upscaler:
                     sink.write(block)
             with context.phase("encode"):
                 written = sink.commit()
-        return Outcome(
-            output_path=None if config.output_base64 else written,
-            output_base64=written if config.output_base64 else None,
-            input_size=size,
-            output_size=plan.output,
-            scale_factor=plan.scale,
-            crop_info=plan.crop_info,
+        return output.outcome(
+            written,
+            size,
             model=config.model,
             device=str(self._device),
             precision=NAMES[self._dtype],

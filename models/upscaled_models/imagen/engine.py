@@ -65,16 +65,8 @@ class ImagenEngine(Engine[ImagenConfig]):
                 sink.write(rows)
             with context.phase("encode"):
                 written = sink.commit()
-        return Outcome(
-            output_path=None if config.output_base64 else written,
-            output_base64=written if config.output_base64 else None,
-            input_size=size,
-            output_size=plan.output,
-            scale_factor=plan.scale,
-            crop_info=plan.crop_info,
-            model=config.model,
-            device="remote",
-            upstream_calls=job.calls_made,
+        return output.outcome(
+            written, size, model=config.model, device="remote", upstream_calls=job.calls_made
         )
 
     def close(self) -> None:

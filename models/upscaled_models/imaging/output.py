@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upscaled_models.dimensions import Plan
-from upscaled_models.engine import Context, Settings
+from upscaled_models.engine import Context, Outcome, Settings
 from upscaled_models.imaging.jpeg import MAX_EXIF_BYTES, MAX_ICC_BYTES, MAX_XMP_BYTES
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
@@ -14,6 +14,7 @@ from upscaled_models.imaging.read import Source
 from upscaled_models.pendingfile import unwritable
 from upscaled_protocol.configs import ImageConfig, OutputFormat
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
 
 _FORMATS: dict[str, OutputFormat] = {
     "": "png",
@@ -53,6 +54,30 @@ class Output:
     quality: int | None
     plan: Plan
     metadata: Metadata
+
+    def outcome(
+        self,
+        written: str,
+        input_size: Size,
+        *,
+        model: str,
+        device: str,
+        precision: str | None = None,
+        upstream_calls: int | None = None,
+    ) -> Outcome:
+        """What the finished job tells. ``written`` is what its sink's `commit` returned."""
+        return Outcome(
+            output_path=None if self.path is None else written,
+            output_base64=written if self.path is None else None,
+            input_size=input_size,
+            output_size=self.plan.output,
+            scale_factor=self.plan.scale,
+            crop_info=self.plan.crop_info,
+            model=model,
+            device=device,
+            precision=precision,
+            upstream_calls=upstream_calls,
+        )
 
 
 def plan_output(

@@ -146,6 +146,20 @@ def test_an_input_without_a_folder_needs_an_output(planned: Planner, picture: Pa
     assert output.path == picture.parent / "job-1_esrgan_4x.png"
 
 
+def test_the_outcome_tells_where_the_picture_went_and_its_sizes(
+    planned: Planner, tmp_path: Path
+) -> None:
+    size = Size(width=40, height=30)
+    path = str(tmp_path / "a.png")
+    output = planned(output_path=path, target_width_inches=0.5, target_height_inches=0.5)
+    told = output.outcome(path, size, model="m", device="cpu")
+    assert (told.output_path, told.output_base64) == (path, None)
+    assert (told.input_size, told.output_size) == (size, Size(width=100, height=75))
+    assert (told.scale_factor, told.crop_info) == (2.5, output.plan.crop_info)
+    encoded = planned(output_base64=True).outcome("iVBO", size, model="m", device="cpu")
+    assert (encoded.output_path, encoded.output_base64) == (None, "iVBO")
+
+
 def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
