@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from upscaled_models.catalog import Catalog
-from upscaled_models.dimensions import plan_size
+from upscaled_models.dimensions import Plan, plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.job import Job
 from upscaled_models.esrgan.loading import load_descriptor
@@ -17,12 +18,13 @@ from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import free_caches
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.readahead import read_ahead
+from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import open_source
+from upscaled_models.imaging.read import Source, open_source
 from upscaled_models.imaging.write import open_sink
 from upscaled_models.memory import available_bytes, shared_models
 from upscaled_models.threads import computing_threads
-from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
@@ -65,27 +67,15 @@ class Upscaler:
             plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
             output = plan_output(config, settings, source, plan, method="esrgan", context=context)
 
-            precision = config.precision if config.use_fp16 else "fp32"
-            dtype, warning = choose_dtype(precision, self._device, bits=source.bits)
-            if warning is not None:
-                context.warn(warning)
-            context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
-            with context.phase("load"):
-                network = held.enter_context(self._network(path, dtype))
-
-            def full_precision() -> Network:
-                self._full_precision_only.add(path)
-                return held.enter_context(self._network(path, torch.float32))
-
-            job = Job(
-                network,
-                source,
-                plan,
-                tile_size=config.tile_size,
-                context=context,
-                memory_bytes=self._memory_for_tiles(),
-                free_memory=self.free_memory,
-                full_precision=full_precision,
+            job = held.enter_context(
+                self._job(
+                    path,
+                    source,
+                    plan,
+                    context,
+                    precision=config.precision if config.use_fp16 else "fp32",
+                    tile_size=config.tile_size,
+                )
             )
             sink = held.enter_context(open_sink(output, job.native, source.bands, source.bits))
             bands = held.enter_context(read_ahead(job.read()))
@@ -97,6 +87,24 @@ class Upscaler:
         return output.outcome(
             written, size, model=config.model, device=str(self._device), precision=NAMES[job.dtype]
         )
+
+    @contextlib.contextmanager
+    def enlarged(
+        self, path: Path, source: Source, plan: Plan, context: Context, *, memory_bytes: int
+    ) -> Iterator[Iterator[np.ndarray]]:
+        """The rows of the plan's output, in the source's bands and bits: for an engine that goes
+        on from there.
+
+        path: the network's weights. memory_bytes: what a tile may take. Raises `JobError`, also
+        while the rows are read; the network is held in memory until the context is left.
+        """
+        with (
+            self._job(path, source, plan, context, memory_bytes=memory_bytes) as job,
+            read_ahead(job.read()) as bands,
+        ):
+            bits = source.bits
+            rows = job.upscale(bands)
+            yield fitted(rows, plan, native=job.native, native_bits=bits, bits=bits)
 
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""
@@ -123,6 +131,45 @@ class Upscaler:
             gpu_memory_free_gb=free / 1e9,
             gpu_memory_used_mb=(total - free) / 1e6,
         )
+
+    @contextlib.contextmanager
+    def _job(
+        self,
+        path: Path,
+        source: Source,
+        plan: Plan,
+        context: Context,
+        *,
+        precision: Precision = "auto",
+        tile_size: int | None = None,
+        memory_bytes: int | None = None,
+    ) -> Iterator[Job]:
+        """A picture's way through the network at that path, which is held meanwhile.
+
+        memory_bytes: what a tile may take; None for its share of what is free beside the network.
+        """
+        dtype, warning = choose_dtype(precision, self._device, bits=source.bits)
+        if warning is not None:
+            context.warn(warning)
+        with contextlib.ExitStack() as held:
+            context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
+            with context.phase("load"):
+                network = held.enter_context(self._network(path, dtype))
+
+            def full_precision() -> Network:
+                self._full_precision_only.add(path)
+                return held.enter_context(self._network(path, torch.float32))
+
+            yield Job(
+                network,
+                source,
+                plan,
+                tile_size=tile_size,
+                context=context,
+                memory_bytes=self._memory_for_tiles() if memory_bytes is None else memory_bytes,
+                free_memory=self.free_memory,
+                full_precision=full_precision,
+            )
 
     @contextlib.contextmanager
     def _network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:

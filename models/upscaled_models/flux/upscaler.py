@@ -18,7 +18,7 @@ from upscaled_models.esrgan.upscaler import Upscaler as FirstStageUpscaler
 from upscaled_models.flux.autoencoder import check_autoencoder
 from upscaled_models.flux.embeddings import EmbeddingCache
 from upscaled_models.flux.files import Files, find_files
-from upscaled_models.flux.firststage import Subordinate, first_stage
+from upscaled_models.flux.firststage import Subordinate
 from upscaled_models.flux.models import FluxModels, load_models
 from upscaled_models.flux.picture import band_offsets, refine_rows
 from upscaled_models.flux.refiner import Refiner, Request
@@ -94,16 +94,13 @@ class Upscaler:
                     models = used.enter_context(self._flux_models(files, _loading(context)))
                 free_bytes = self._free_bytes()
                 rows = used.enter_context(
-                    first_stage(
+                    self._first_stage.enlarged(
                         upscaler,
                         source,
                         plan,
-                        models=self._models,
-                        device=self._device,
-                        memory_bytes=int(free_bytes * _FIRST_STAGE_SHARE),
-                        free_memory=self.free_memory,
                         # Where there is more to come its percentages are not the job's.
-                        context=context if models is None else Subordinate(context),
+                        context if models is None else Subordinate(context),
+                        memory_bytes=int(free_bytes * _FIRST_STAGE_SHARE),
                     )
                 )
                 if models is not None:

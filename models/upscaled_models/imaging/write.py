@@ -14,11 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 from upscaled_models.imaging.avif import write_avif
+from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.jpeg import write_jpeg
 from upscaled_models.imaging.output import Output
 from upscaled_models.imaging.png import write_png
-from upscaled_models.imaging.resample import resample
-from upscaled_models.imaging.rows import Picture, cropped, on_white, to_eight_bits
+from upscaled_models.imaging.rows import Picture, on_white
 from upscaled_models.imaging.tiff import write_tiff
 from upscaled_models.imaging.webp import write_webp
 from upscaled_models.pendingfile import PendingFile
@@ -157,21 +157,10 @@ class Sink:
     def _encode_rows(self, rows: Iterator[np.ndarray]) -> None:
         plan, kind = self._output.plan, self._output.format
         bands, bits = self._bands, 8 if kind in _EIGHT_BITS else self._bits
-        if plan.scaled != self._native:
-            rows = resample(
-                rows,
-                source=(self._native.width, self._native.height),
-                target=(plan.scaled.width, plan.scaled.height),
-                bits=bits,
-            )
-        elif bits < self._bits:
-            rows = to_eight_bits(rows)
-        width, height = plan.output.width, plan.output.height
-        if plan.output != plan.scaled:
-            rows = cropped(rows, plan.crop_x, plan.crop_y, width, height)
+        rows = fitted(rows, plan, native=self._native, native_bits=self._bits, bits=bits)
         if kind == "jpeg" and bands in (2, 4):
             rows, bands = on_white(rows), bands - 1
-        picture = Picture(width, height, bands, bits)
+        picture = Picture(plan.output.width, plan.output.height, bands, bits)
         metadata, quality = self._output.metadata, self._output.quality
         if kind == "png":
             write_png(rows, self._file, picture, metadata)

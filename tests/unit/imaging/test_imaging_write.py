@@ -280,11 +280,11 @@ def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str) -> None:
 def test_what_goes_wrong_on_the_way_to_the_encoder_fails_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    def fail(rows: Iterator[np.ndarray], **_: object) -> Iterator[np.ndarray]:
+    def fail(rows: Iterator[np.ndarray], *_: object, **__: object) -> Iterator[np.ndarray]:
         yield next(rows)[:10]
         raise MemoryError("while resampling")
 
-    monkeypatch.setattr(write, "resample", fail)
+    monkeypatch.setattr(write, "fitted", fail)
     native, scaled = Size(width=100, height=100), Size(width=100, height=90)
     output = Output(tmp_path / "out", kind, None, Plan(1.0, scaled, scaled), Metadata())
     with open_sink(output, native, 3, 8) as sink:
