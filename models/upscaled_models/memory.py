@@ -39,9 +39,9 @@ class _Entry:
 class ModelCache:
     """Models by key, within a budget: the one that was used longest ago goes first.
 
-    A model in use never goes, and a single one may pass the budget: a job that fits the machine
-    is not refused for it. Safe to use from any thread; the same model is loaded by one of them,
-    while the others wait for it.
+    A model in use never goes, and the one used last may pass the budget: a job that fits the
+    machine is not refused for it, and the next of its kind need not load it anew. Safe to use from
+    any thread; the same model is loaded by one of them, while the others wait for it.
 
     budget_bytes: memory for models; None for no limit.
     idle_s: seconds after its last use that `unload_idle` lets a model go; None for never.
@@ -79,7 +79,7 @@ class ModelCache:
                 entry.last_used = self._clock()
                 if key in self._entries:
                     self._entries[key] = self._entries.pop(key)
-                self._evict(0)
+                self._evict(0, kept=key)
 
     def names(self) -> list[str]:
         """The models in memory, the one used last at the end, each name once."""
@@ -119,7 +119,7 @@ class ModelCache:
             entry = _Entry(name, load(), 1, self._clock())
             with self._changed:
                 self._entries[key] = entry
-                self._evict(0)
+                self._evict(0, kept=key)
             return entry
         finally:
             with self._changed:
@@ -129,13 +129,13 @@ class ModelCache:
     def _total(self) -> int:
         return sum(entry.model.size_bytes for entry in self._entries.values())
 
-    def _evict(self, wanted_bytes: int) -> None:
+    def _evict(self, wanted_bytes: int, kept: Hashable = None) -> None:
         if self._budget_bytes is None:
             return
         for key, entry in list(self._entries.items()):
             if self._total() + wanted_bytes <= self._budget_bytes:
                 return
-            if not entry.users:
+            if not entry.users and key != kept:
                 del self._entries[key]
 
     def _unload(self, ripe: Callable[[_Entry], bool]) -> int:
@@ -147,13 +147,17 @@ class ModelCache:
 
 
 @cache
-def shared_models(budget_gb: float | None, idle_s: float | None) -> ModelCache:
+def shared_models(
+    budget_gb: float | None, idle_s: float | None, device_bytes: int | None = None
+) -> ModelCache:
     """The cache of this process for models within these bounds: engines that share a device share
-    it, so that each can have the others' unused models make room. Without a budget: half of the
-    host's memory."""
-    if budget_gb is None:
-        return ModelCache(int(psutil.virtual_memory().total * _DEFAULT_SHARE), idle_s)
-    return ModelCache(int(budget_gb * 1e9), idle_s)
+    it, so that each can have the others' unused models make room. Without a budget: all of the
+    accelerator's memory, `device_bytes`, or half of the host's where there is none."""
+    if budget_gb is not None:
+        return ModelCache(int(budget_gb * 1e9), idle_s)
+    if device_bytes is not None:
+        return ModelCache(device_bytes, idle_s)
+    return ModelCache(int(psutil.virtual_memory().total * _DEFAULT_SHARE), idle_s)
 
 
 def available_bytes() -> int:

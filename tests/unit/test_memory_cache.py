@@ -188,3 +188,18 @@ def test_a_cache_without_a_budget_leaves_half_of_the_memory() -> None:
     use(cache, "b", third)
     assert cache.names() == ["b"]
     cache.unload_unused()
+
+
+def test_a_model_past_the_budget_stays_for_the_next_job_of_its_kind() -> None:
+    cache = ModelCache(budget_bytes=5)
+    assert use(cache, "a") is use(cache, "a")
+    use(cache, "b")
+    assert cache.names() == ["b"]
+
+
+def test_an_accelerator_s_models_may_take_its_memory_and_not_the_host_s() -> None:
+    cache = shared_models(None, 12.0, device_bytes=20)
+    assert cache is shared_models(None, 12.0, device_bytes=20)
+    for name in ("a", "b", "c"):
+        use(cache, name)
+    assert cache.names() == ["b", "c"]

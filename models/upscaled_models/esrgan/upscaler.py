@@ -44,7 +44,9 @@ class Upscaler:
         self._device = _find_device(settings.device)
         torch.set_num_threads(settings.threads or computing_threads())
         self._catalog = Catalog.load()
-        self._models = shared_models(settings.model_memory_gb, settings.model_idle_s)
+        self._models = shared_models(
+            settings.model_memory_gb, settings.model_idle_s, device_bytes(self._device)
+        )
         # Weights files whose results in half precision were unusable.
         self._full_precision_only: set[Path] = set()
 
@@ -195,6 +197,13 @@ class Upscaler:
         if self._device.type == "cuda":
             return int(torch.cuda.mem_get_info(self._device)[0] * _DEVICE_SHARE)
         return int(available_bytes() * _HOST_SHARE)
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Memory of an accelerator; None for the host."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _find_device(name: str) -> torch.device:

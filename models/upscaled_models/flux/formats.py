@@ -28,6 +28,11 @@ _QUANTISED = (
 )
 
 
+# Blocks that are expanded at once: few enough for a processor's caches, where that is two to three
+# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls.
+_AT_ONCE = {"cpu": 1 << 13}
+
+
 @dataclass(frozen=True)
 class Format:
     """`block_values` numbers take `block_bytes` bytes. dtype is None where it is quantised."""
@@ -50,13 +55,27 @@ def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch
     """
     if format_.dtype is not None:
         return stored.view(format_.dtype).view(shape).to(dtype)
+    blocks = stored.view(-1, format_.block_bytes)
+    values = torch.empty(len(blocks), format_.block_values, dtype=dtype, device=stored.device)
+    step = _AT_ONCE.get(stored.device.type, max(len(blocks), 1))
+    for start in range(0, len(blocks), step):
+        part = slice(start, start + step)
+        _expand_blocks(blocks[part], format_, values[part])
+    return values.view(shape)
+
+
+def _expand_blocks(blocks: Tensor, format_: Format, values: Tensor) -> None:
+    if format_.name == "Q8_0":
+        # The usual file's, so written out (a float16 scale and 32 signed bytes, GGML's block_q8_0):
+        # one product, rounded by a GPU as it is computed, where the general way carries every
+        # number through memory in float32 three times.
+        scales = blocks[:, :2].view(torch.float16).to(torch.float32)
+        torch.mul(blocks[:, 2:].view(torch.int8), scales, out=values)
+        return
     from upscaled_models.flux.libraries import dequantize_functions
 
-    values = dequantize_functions[GGMLQuantizationType[format_.name]](
-        stored.view(-1, format_.block_bytes),
-        format_.block_values,
-        format_.block_bytes,
-        torch.float32,
+    values.copy_(
+        dequantize_functions[GGMLQuantizationType[format_.name]](
+            blocks, format_.block_values, format_.block_bytes, torch.float32
+        )
     )
-    expanded: Tensor = values.view(shape).to(dtype)
-    return expanded

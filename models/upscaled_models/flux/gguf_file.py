@@ -21,6 +21,8 @@ _VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
 # Some tools name the tensors as they are inside a whole checkpoint.
 _PREFIX = "model.diffusion_model."
+# All that is wanted of what a file says about itself.
+_ARCHITECTURE, _ALIGNMENT = _FIELDS = ("general.architecture", "general.alignment")
 # Bytes that are read at once.
 _CHUNK = 1 << 20
 # A header of the published files has some 60 KB; what claims more is taken apart no further.
@@ -48,7 +50,7 @@ def open_gguf(path: Path, architecture: str) -> WeightsFile:
     descriptor = open_file(path)
     try:
         header = _Header(path, descriptor)
-        found = header.fields.get("general.architecture")
+        found = header.fields.get(_ARCHITECTURE)
         if found != architecture:
             raise corrupt(path, f"its architecture is {found!r}, and {architecture!r} is needed")
         return WeightsFile(path, descriptor, header.entries)
@@ -75,10 +77,11 @@ class _Header:
         tensors, fields = self._scalar("<Q"), self._scalar("<Q")
         self.fields: dict[str, Any] = {}
         for _ in range(fields):
-            name = self._string()
-            self.fields[name] = self._value(self._scalar("<I"))
+            name, value = self._string(), self._value(self._scalar("<I"))
+            if name in _FIELDS:
+                self.fields[name] = value
         described = [self._tensor() for _ in range(tensors)]
-        alignment = self.fields.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = self.fields.get(_ALIGNMENT, GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise corrupt(path, f"its alignment is {alignment!r}")
         base = -(-self._position // alignment) * alignment
@@ -116,12 +119,18 @@ class _Header:
             return self._string()
         if kind == GGUFValueType.ARRAY:
             inner, count = self._scalar("<I"), self._scalar("<Q")
-            if inner == GGUFValueType.ARRAY:
-                raise corrupt(self._path, "its header has arrays of arrays")
-            return [self._value(inner) for _ in range(count)]
+            if inner == GGUFValueType.STRING:
+                for _ in range(count):
+                    self._string()
+            else:
+                self._take(count * struct.calcsize(self._layout(inner)))
+            return None  # nothing that is wanted is an array
+        return self._scalar(self._layout(kind))
+
+    def _layout(self, kind: int) -> str:
         if kind not in _SCALARS:
             raise corrupt(self._path, f"its header has a value of the unknown kind {kind}")
-        return self._scalar(_SCALARS[GGUFValueType(kind)])
+        return _SCALARS[GGUFValueType(kind)]
 
     def _string(self) -> str:
         return self._take(self._scalar("<Q")).decode("utf-8", "replace")

@@ -22,9 +22,13 @@ from torch import Tensor
 from upscaled_models.flux.formats import FORMATS, Format
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# A header of the published files has some 30 KB; one that claims more is no header.
-_LONGEST_HEADER = 64 * 1024 * 1024
+# A header of the published files has some 30 KB; one that claims more is no header, and is not
+# taken apart: what its JSON can grow to in memory is a multiple of it.
+_LONGEST_HEADER = 4 * 1024 * 1024
 _LENGTH_BYTES = 8
+_MOST_DIMENSIONS = 8
+# Of what is said about a file, whose names may be as long as its header.
+_LONGEST_REASON = 300
 # The most that Linux reads in one call, rounded down to whole pages.
 _LONGEST_READ = 2**30
 
@@ -108,9 +112,10 @@ def open_file(path: Path) -> int:
 
 
 def corrupt(path: Path, why: str) -> JobError:
-    """The error of a file that cannot be used."""
+    """The error of a file that cannot be used, in one line whatever the names in it hold."""
+    reason = "".join(letter if letter.isprintable() else "?" for letter in why[:_LONGEST_REASON])
     return JobError(
-        ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {why}; fetch the file again"
+        ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {reason}; fetch the file again"
     )
 
 
@@ -121,23 +126,31 @@ def _safetensors_entries(path: Path, descriptor: int) -> dict[str, Entry]:
     text = os.pread(descriptor, length, _LENGTH_BYTES)
     if len(text) < length:
         raise corrupt(path, "it is truncated within its header")
+    size = os.fstat(descriptor).st_size
     try:
         header = json.loads(text)
         header.pop("__metadata__", None)
         return {
-            name: _safetensors_entry(path, name, described, _LENGTH_BYTES + length)
+            name: _safetensors_entry(path, name, described, _LENGTH_BYTES + length, size)
             for name, described in header.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise corrupt(path, "its header is altered") from None
 
 
-def _safetensors_entry(path: Path, name: str, described: dict[str, Any], base: int) -> Entry:
-    kind = str(described["dtype"])
+def _safetensors_entry(
+    path: Path, name: str, described: dict[str, Any], base: int, size: int
+) -> Entry:
+    kind, shape = described["dtype"], described["shape"]
+    first, last = described["data_offsets"]
     if kind not in FORMATS:
         raise corrupt(path, f"its tensor {name} is of the kind {kind}, which is not read here")
-    first, last = described["data_offsets"]
-    entry = Entry(tuple(map(int, described["shape"])), FORMATS[kind], base + int(first))
-    if first < 0 or last - first != entry.size_bytes:
+    # Before anything is computed with them: JSON's numbers may have thousands of digits.
+    if not all(type(number) is int and 0 <= number <= size for number in (*shape, first, last)):
+        if last > size:
+            raise corrupt(path, f"it is truncated: the tensor {name} ends after byte {size}")
+        raise ValueError(name)
+    entry = Entry(tuple(shape), FORMATS[kind], base + first)
+    if len(shape) > _MOST_DIMENSIONS or last - first != entry.size_bytes:
         raise corrupt(path, f"its header gives the tensor {name} {last - first} bytes")
     return entry

@@ -16,9 +16,9 @@ from upscaled_models.flux.transformer import (
 )
 from upscaled_models.flux.weights import EachTensor
 
-# Of the device's free memory, what is left for a batch of tiles, for the autoencoder's forward
-# (1.3 GB for a tile of 512 pixels) and for the first stage.
-_RESERVED_BYTES = 3 * 1024**3
+# Of the device's free memory, what is left for whichever runs: a batch of tiles, the autoencoder
+# (1.3 GB for a tile of 512 pixels) or the first stage. A card of 16 GB then holds the weights.
+_RESERVED_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ class Refiner:
         steps = len(request.levels) - 1
         latents, noise = [], []
         for y, x in places:
-            self._host.check_cancelled()
+            # A sign of life too: what came before was the first stage's.
+            self._host.band_progress(done * steps, total * steps)
             pixels = band[:, y : y + self.side, x : x + self.side]
             encoded = self._autoencoder.encode(pixels)
             latents.append(encoded)

@@ -32,9 +32,7 @@ class Transformer:
     def __init__(self, module: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.dtype = dtype
-        self.size_bytes: int = sum(
-            value.nbytes for value in (*module.parameters(), *module.buffers())
-        )
+        self.size_bytes: int = sum(value.nbytes for value in module.parameters())
         self.width: int = module.inner_dim
         self._module = module
         self._conditioning = _ExactConditioning(module.time_text_embed)

@@ -15,6 +15,7 @@ from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.out_of_memory import free_caches
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.upscaler import Upscaler as FirstStageUpscaler
+from upscaled_models.esrgan.upscaler import device_bytes
 from upscaled_models.flux.autoencoder import check_autoencoder
 from upscaled_models.flux.embeddings import EmbeddingCache
 from upscaled_models.flux.files import Files, find_files
@@ -34,9 +35,11 @@ from upscaled_models.memory import available_bytes, shared_models
 from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.messages import Size
 
-# 18 GB from a cold, slow disk; and one step of a batch of large tiles on a processor.
+# 18 GB from a cold, slow disk.
 _LOAD_BUDGET_S = 1800.0
-_STEP_BUDGET_S = 1800.0
+# One step of a batch of large tiles, or the encoding of its tiles.
+_HOST_STEP_BUDGET_S = 1800.0
+_DEVICE_STEP_BUDGET_S = 600.0
 _DEFAULT_TILE = 512
 # Of the memory that is free once all is loaded: for a batch of tiles, and for the first stage's.
 _BATCH_SHARE = 0.5
@@ -59,7 +62,9 @@ class Upscaler:
             else choose_dtype("auto", self._device, bits=8)[0]
         )
         self._catalog = Catalog.load()
-        self._models = shared_models(settings.model_memory_gb, settings.model_idle_s)
+        self._models = shared_models(
+            settings.model_memory_gb, settings.model_idle_s, device_bytes(self._device)
+        )
 
     def preload(self, name: str) -> None:
         """Load a transformer and what goes with it. Raises `JobError`."""
@@ -105,7 +110,9 @@ class Upscaler:
                 )
                 if models is not None:
                     request = Request(embeddings, levels, config.guidance, config.seed)
-                    job = _Job(self, context)
+                    on_host = self._device.type == "cpu"
+                    step_budget_s = _HOST_STEP_BUDGET_S if on_host else _DEVICE_STEP_BUDGET_S
+                    job = _Job(self, context, step_budget_s)
                     refiner = Refiner(
                         models.autoencoder,
                         models.transformer,
@@ -191,9 +198,10 @@ class Upscaler:
 class _Job:
     """One job's refining: its progress, and the host of its refiner."""
 
-    def __init__(self, upscaler: Upscaler, context: Context) -> None:
+    def __init__(self, upscaler: Upscaler, context: Context, step_budget_s: float) -> None:
         self._upscaler = upscaler
         self._context = context
+        self._step_budget_s = step_budget_s
         self._band = 0
         self._bands = 1
 
@@ -222,7 +230,7 @@ class _Job:
             "refine",
             done=self._band * total + done,
             total=self._bands * total,
-            budget_s=_STEP_BUDGET_S,
+            budget_s=self._step_budget_s,
         )
 
     def make_room(self) -> None:

@@ -27,10 +27,10 @@ class StoredLinear(nn.Module):
         self, stored: Tensor, format_: Format, shape: tuple[int, int], bias: Tensor | None
     ) -> None:
         super().__init__()
-        self.stored: Tensor
-        self.bias: Tensor | None
-        self.register_buffer("stored", stored)
-        self.register_buffer("bias", bias)
+        # Parameters, though bytes: of a module's buffers group offloading takes none back to the
+        # host, so that with streams they would pile up on the device.
+        self.stored = nn.Parameter(stored, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.format = format_
         self.shape = shape
         # transformers asks linear layers for the precision of their weights.
@@ -110,16 +110,10 @@ def load_weights(
             linear = StoredLinear(stored, entry.format, shape, bias)  # type: ignore[arg-type]
             module.set_submodule(owner, linear)
         else:
-            _set(module.get_submodule(owner), kind, expand(stored, entry.format, shape, dtype))
+            value = expand(stored, entry.format, shape, dtype)
+            setattr(module.get_submodule(owner), kind, nn.Parameter(value, requires_grad=False))
         each(done, len(pieces))
     module.eval().requires_grad_(False)
-
-
-def _set(owner: nn.Module, kind: str, value: Tensor) -> None:
-    if isinstance(owner, StoredLinear):
-        setattr(owner, kind, value)
-    else:
-        setattr(owner, kind, nn.Parameter(value, requires_grad=False))
 
 
 def _needed(
