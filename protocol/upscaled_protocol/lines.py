@@ -45,9 +45,20 @@ class LineSplitter:
     def feed(self, chunk: bytes) -> list[bytes | None]:
         """The lines that `chunk` completes, without their ends."""
         *ends, rest = chunk.split(b"\n")
-        lines = [self._finish(end) for end in ends]
-        self._begin(rest)
-        return [line for line in lines if line is None or line.strip()]
+        lines: list[bytes | None] = []
+        for end in ends:
+            line: bytes | None = end  # the usual case: a whole line in one read, not copied
+            if self._begun or self._discarding:
+                line = self._finish(end)
+            elif len(end) > self._limit_bytes:
+                line = None
+            if line is None:
+                lines.append(None)
+            elif line and not line.isspace():
+                lines.append(line.removesuffix(b"\r"))
+        if rest:
+            self._begin(rest)
+        return lines
 
     def end(self) -> list[bytes | None]:
         """The last line, where the stream ended without a newline."""
@@ -61,11 +72,8 @@ class LineSplitter:
             self._begun += part
 
     def _finish(self, part: bytes) -> bytes | None:
-        if self._begun or self._discarding:
-            self._begin(part)
-            line = None if self._discarding else bytes(self._begun)
-            self._begun.clear()
-            self._discarding = False
-        else:  # the usual case: a whole line in one read, which need not be copied
-            line = part if len(part) <= self._limit_bytes else None
-        return line if line is None else line.removesuffix(b"\r")
+        self._begin(part)
+        line = None if self._discarding else bytes(self._begun)
+        self._begun.clear()
+        self._discarding = False
+        return line

@@ -43,23 +43,27 @@ class Outbox:
         self._batch = memoryview(b"")
         self.waiting_bytes = 0
         self.dropped_progress = 0
+        # Whether nothing that waits is urgent: one write then may take it along with what follows.
+        self.can_wait = True
 
     @property
     def fd(self) -> int:
         """The descriptor to poll for writing while `waiting_bytes` is not 0."""
         return self._writer.fd
 
-    def put(self, line: bytes) -> None:
-        """Add one line, newline included."""
+    def put(self, line: bytes, *, can_wait: bool = False) -> None:
+        """Add one line, newline included. One that `can_wait` is not urgent to the reader."""
         last = self._waiting[-1] if self._waiting else None
         if isinstance(last, bytearray) and len(last) < _BATCH_BYTES:
             last += line
         else:
             self._waiting.append(bytearray(line))
         self.waiting_bytes += len(line)
+        self.can_wait = self.can_wait and can_wait
 
     def put_progress(self, job_id: str, line: bytes) -> None:
         """Add a progress line, or put it in the place of the one that still waits."""
+        self.can_wait = False
         waiting = self._progress.get(job_id)
         if waiting is None:
             waiting = self._progress[job_id] = _Progress(line, job_id)
@@ -80,9 +84,11 @@ class Outbox:
                 self._batch = memoryview(self._next_batch())
             taken = self._writer.write(self._batch)
             if not taken:
+                self.can_wait = False  # it has waited, and the reader may take more at any time
                 return False
             self._batch = self._batch[taken:]
             self.waiting_bytes -= taken
+        self.can_wait = True
         return True
 
     def clear(self) -> None:

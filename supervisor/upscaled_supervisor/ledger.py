@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from bisect import bisect_left
 from collections import Counter, OrderedDict
 from typing import Any
 
@@ -191,7 +192,7 @@ class Ledger:
         self._finished.pop(job.job_id, None)
         position = self.queue.push(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
-        self._outbox.put(encode_line(accepted))
+        self._outbox.put(encode_line(accepted), can_wait=True)
 
     def _record(self, write: Any) -> None:
         try:
@@ -205,8 +206,7 @@ class Ledger:
             return
         seconds = time.monotonic() - job.started_at
         counts = self.durations.setdefault(job.method, [0.0] * (len(DURATION_BUCKETS_S) + 2))
-        bucket = sum(seconds > bound for bound in DURATION_BUCKETS_S)
-        counts[bucket] += 1
+        counts[bisect_left(DURATION_BUCKETS_S, seconds)] += 1
         counts[-1] += seconds
 
 

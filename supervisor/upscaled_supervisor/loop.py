@@ -44,6 +44,8 @@ from upscaled_supervisor.stdio import HostWire
 # How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
+# How long an `accepted` waits for its job's first news, to reach the host in one write with it.
+_COMPANY_S = 0.001
 # How often workers are measured for recycling.
 _RECYCLE_CHECK_S = 1.0
 # A host that does not read its last results is given up after so long, once we were told to go.
@@ -122,8 +124,10 @@ class Supervisor:
     def _turn(self) -> None:
         """Wait for something to happen, and deal with all of it."""
         self._watch_host()
-        now = time.monotonic()
-        self._poller.run_once(self._next_tick - now)
+        outbox = self._host.outbox
+        held_back = outbox.waiting_bytes and outbox.can_wait
+        timeout_s = self._next_tick - time.monotonic()
+        self._poller.run_once(min(timeout_s, _COMPANY_S) if held_back else timeout_s)
         now = time.monotonic()
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
@@ -138,7 +142,8 @@ class Supervisor:
             self._take_held()
         self._fleet.dispatch()
         self._fleet.flush()  # before the host's lines: the sooner a worker starts, the better
-        self._flush_host()
+        if held_back or not outbox.can_wait:
+            self._flush_host()
 
     def _is_done(self) -> bool:
         if self._fleet.has_usage_error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from statistics import median, quantiles
 
-from upscaled_bench.pipes import ECHO, RUN, WORKER, Pipe, child
+from upscaled_bench.pipes import BY_HAND, ECHO, RELAY, RUN, WORKER, Pipe, child
 from upscaled_bench.table import print_table
 
 _ROUNDS = 10
@@ -19,7 +19,7 @@ def _job(number: int) -> bytes:
 
 
 def _is_end(line: bytes) -> bool:
-    return b'"type":"result"' in line
+    return b'"result"' in line
 
 
 def _trips(pipe: Pipe, first: int, *, echo: bool) -> list[float]:
@@ -49,23 +49,30 @@ def _throughput(pipe: Pipe, first: int, *, echo: bool) -> float:
 
 
 def main() -> None:
-    """Measure in turns, so that the machine's mood is the same for all three."""
+    """Measure in turns, so that the machine's mood is the same for all."""
     fake = ["--methods", "fake"]
-    with child(["-c", ECHO]) as echo, child([*WORKER, *fake]) as bare, child([*RUN, *fake]) as run:
-        subjects = {"raw pipe echo": echo, "bare worker": bare, "supervised": run}
+    with (
+        child(["-c", ECHO]) as echo,
+        child(["-c", RELAY]) as relay,
+        child(["-c", BY_HAND]) as by_hand,
+        child([*WORKER, *fake]) as bare,
+        child([*RUN, *fake]) as run,
+    ):
+        echoes = {"raw pipe echo": echo, "echo behind a relay": relay}
+        jobs = {"three lines by hand": by_hand, "bare worker": bare, "supervised": run}
+        subjects = echoes | jobs
         bare.wait_ready()
         run.wait_ready()
         trips: dict[str, list[float]] = {name: [] for name in subjects}
         rates: dict[str, list[float]] = {name: [] for name in subjects}
         for number in range(_ROUNDS):
             for name, pipe in subjects.items():
-                is_echo = pipe is echo
-                times = _trips(pipe, number * _TRIPS, echo=is_echo)
+                times = _trips(pipe, number * _TRIPS, echo=name in echoes)
                 if number:  # the first round warms up
                     trips[name] += times
         for number in range(3):
             for name, pipe in subjects.items():
-                rate = _throughput(pipe, 100_000 * (number + 1), echo=pipe is echo)
+                rate = _throughput(pipe, 100_000 * (number + 1), echo=name in echoes)
                 rates[name].append(rate)
     base = trips["raw pipe echo"]
     base_rate = max(rates["raw pipe echo"])
