@@ -146,7 +146,14 @@ class Refiner:
         tiles = []
         for tile in refined:
             self._host.check_cancelled()
-            tiles.append(self._autoencoder.decode(tile).cpu())
+            pixels = self._autoencoder.decode(tile).cpu()
+            if not pixels.isfinite().all():
+                raise JobError(
+                    ErrorCode.MODEL_CORRUPT,
+                    "the model computes numbers that are no picture: its weights are damaged; "
+                    "`upscaled models verify` finds which file is",
+                )
+            tiles.append(pixels)
         self._host.band_progress((done + len(places)) * steps, total * steps)
         return tiles
 

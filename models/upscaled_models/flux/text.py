@@ -105,14 +105,16 @@ def encode(tokens: Tokens, files: Files, device: torch.device, each: EachTensor)
 def _encode(prompt: str, path: Path, vocabulary: int) -> list[int]:
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        size = tokenizer.get_vocab_size()
+        ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
     except Exception as error:  # noqa: BLE001 - the library raises nothing more special
         raise corrupt(path, f"it is no tokenizer ({error})") from None
-    size = tokenizer.get_vocab_size()
     if not vocabulary - _VOCABULARY_STEP < size <= vocabulary:
         raise corrupt(path, f"it has {size} tokens, and the encoder has {vocabulary}")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
+    if max(ids, default=0) >= vocabulary:
+        raise corrupt(path, f"its token {max(ids)} is past the encoder's {vocabulary}")
     return ids
 
 

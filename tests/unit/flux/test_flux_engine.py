@@ -19,6 +19,7 @@ from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.flux import upscaler as upscaling
 from upscaled_models.flux.engine import FluxEngine
+from upscaled_models.flux.gguf_file import open_gguf
 from upscaled_models.flux.libraries import CLIPTextModel, T5EncoderModel
 from upscaled_models.flux.models import load_models
 from upscaled_protocol.configs import EsrganConfig, FluxConfig
@@ -245,6 +246,21 @@ def test_what_is_missing_or_broken_has_its_code(
     assert code() == ErrorCode.MODEL_CORRUPT
     path.unlink()
     assert code() == ErrorCode.MODEL_NOT_FOUND
+
+
+def test_weights_that_are_no_numbers_make_no_picture(
+    engine: FluxEngine, copy: Path, picture: Path
+) -> None:
+    path = copy / "unet" / "flux1-dev-Q8_0.gguf"
+    data = bytearray(path.read_bytes())
+    with open_gguf(path, "flux") as file:
+        weight = file.entries["double_blocks.0.img_attn.qkv.weight"]
+    data[weight.offset : weight.offset + 2] = b"\xff\xff"  # a block's scale: not a number
+    path.write_bytes(data)
+    with pytest.raises(JobError, match="no picture: its weights are damaged") as failed:
+        run(engine, picture)
+    assert failed.value.code == ErrorCode.MODEL_CORRUPT
+    assert not picture.with_name("out.png").exists()
 
 
 def test_only_one_job_has_the_device(engine: FluxEngine, picture: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
@@ -269,3 +270,38 @@ def test_the_batch_follows_the_memory(models: Models) -> None:
     assert batch(1) == 1
     assert batch(10**12) == 8
     assert 1 < batch(2 * 10**6) < 8
+
+
+class Shuffling:
+    """An autoencoder that changes nothing: it only moves pixels into channels, and back."""
+
+    factor, channels = 8, 192
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return functional.pixel_unshuffle(pixels, self.factor)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return functional.pixel_shuffle(latents, self.factor)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        torch.full((3, 128, 320), 1 / 3),
+        torch.linspace(0, 1, 3 * 128 * 320).view(3, 128, 320),
+        PICTURE,
+    ],
+    ids=["constant", "gradient", "noise"],
+)
+def test_without_denoise_tiles_join_to_the_very_picture(
+    models: Models, picture: torch.Tensor
+) -> None:
+    one = Refiner(
+        Shuffling(),  # type: ignore[arg-type]
+        models[1],
+        Request(EMBEDDINGS, [0.0], 3.5, seed=1),
+        tile_size=128,
+        memory_bytes=10**9,
+        host=Job(),
+    )
+    assert torch.equal(one.refine(picture, 0), picture)
