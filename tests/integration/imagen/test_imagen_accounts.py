@@ -1,0 +1,129 @@
+"""Who pays, who signs, and what no log may hold."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imagen_host import (
+    CANARY,
+    NOBODY,
+    SUPERVISOR,
+    Host,
+    photo,
+    save,
+)
+from upscaled_models.imagen.loopback import Loopback
+
+if TYPE_CHECKING:
+    from tests.conftest import StartDaemon
+
+
+def test_what_is_missing_is_named_at_the_job_and_nothing_is_sent(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    env = NOBODY | {"GOOGLE_VERTEX_BASE_URL": server.url, "HOME": str(tmp_path)}
+    daemon = start_daemon("upscaled_supervisor", "--methods", "imagen,fake", env=env)
+    ready = daemon.wait_status("ready")
+    assert ready["methods"] == ["imagen", "fake"]
+    host = Host(daemon, "missing")
+    path = save(tmp_path / "in.png", photo())
+    for config, code, text in (
+        ({}, "upstream_auth", "GCP_PROJECT_ID"),
+        ({"gcp_project_id": "loopback-project"}, "upstream_auth", "GOOGLE_OAUTH_ACCESS_TOKEN"),
+        ({"gcp_project_id": "p/../q"}, "invalid_job", "gcp_project_id"),
+        ({"gcp_project_id": "p", "gcp_region": "evil.example/"}, "invalid_job", "gcp_region"),
+        ({"gcp_project_id": "p", "model": "m:predict?x="}, "invalid_job", "model"),
+    ):
+        error = host.run(path, **config)
+        assert (error["code"], error["retryable"]) == (code, False)
+        assert text in error["error"]
+    daemon.job("local")
+    assert daemon.wait_terminal("local")["type"] == "result"
+    assert (server.questions, server.refusals) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("GOOGLE_OAUTH_ACCESS_TOKEN", f"{CANARY}\nX-Other: 1", "GOOGLE_OAUTH_ACCESS_TOKEN"),
+        ("GOOGLE_OAUTH_ACCESS_TOKEN", CANARY, "(401)"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "key.json", "names key.json"),
+        ("GOOGLE_VERTEX_BASE_URL", f"ftp://{CANARY}", "GOOGLE_VERTEX_BASE_URL"),
+    ],
+)
+def test_a_wrong_setting_is_named_without_its_secret(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path, name: str, value: str, text: str
+) -> None:
+    (tmp_path / "key.json").write_text(json.dumps({"type": "service_account", "x": CANARY}))
+    env = NOBODY | {"GOOGLE_VERTEX_BASE_URL": server.url, "GCP_PROJECT_ID": "loopback-project"}
+    daemon = start_daemon(*SUPERVISOR, env=env | {name: value})
+    error = Host(daemon, "wrong").run(save(tmp_path / "in.png", photo()))
+    wanted = "invalid_job" if name == "GOOGLE_VERTEX_BASE_URL" else "upstream_auth"
+    assert error["code"] == wanted
+    assert text in error["error"]
+    daemon.finish()
+    assert server.questions == []
+    for said in (*daemon.raw, daemon.stderr):
+        assert CANARY.encode() not in said
+
+
+def test_a_service_account_signs_in_with_its_file(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    account = {
+        "type": "service_account",
+        "client_email": "painter@loopback-project.example",
+        "token_uri": f"{server.url}/token",
+        "private_key": pem.decode(),
+    }
+    (tmp_path / "key.json").write_text(json.dumps(account))
+    env = NOBODY | server.environment() | {"GOOGLE_OAUTH_ACCESS_TOKEN": ""}
+    env["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "key.json")
+    host = Host(start_daemon(*SUPERVISOR, env=env), "account")
+    assert host.run(save(tmp_path / "in.png", photo()))["type"] == "result"
+
+
+def test_a_service_that_cannot_be_reached_is_unavailable(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        env = NOBODY | server.environment() | {"GOOGLE_VERTEX_BASE_URL": url}
+        daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "2", env=env)
+        error = Host(daemon, "refused").run(save(tmp_path / "in.png", photo()))
+    assert (error["code"], error["retryable"]) == ("upstream_unavailable", True)
+
+
+def test_the_server_by_hand_tells_the_environment_that_a_daemon_needs(
+    start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "upscaled_models.imagen.loopback", "--answers", "quota,right"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        words = process.stdout.readline().removeprefix("export ").split()
+        env = NOBODY | dict(word.split("=", 1) for word in words)
+        host = Host(start_daemon(*SUPERVISOR, env=env), "hand")
+        result = host.run(save(tmp_path / "in.png", photo()))
+        process.kill()
+    assert result["upstream_calls"] == 2
