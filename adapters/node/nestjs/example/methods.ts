@@ -1,0 +1,6 @@
+/** The methods of the API, and the queue of each: a slow one keeps none of the others waiting. */
+export const METHODS = ["flux", "esrgan", "imagen"] as const;
+
+export type Method = (typeof METHODS)[number];
+
+export const queueOf = (method: Method): string => `upscale-${method}`;

@@ -1,0 +1,39 @@
+import { mkdirSync } from "node:fs";
+import { resolve } from "node:path";
+
+/** Where things are; DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR, MODEL_CACHE_DIR and GCP_* the daemon reads itself. */
+export abstract class Settings {
+  abstract readonly uploadDir: string;
+  abstract readonly outputDir: string;
+  abstract readonly redis: { readonly host: string; readonly port: number };
+  /** Jobs of a method at once; of FLUX always one. */
+  abstract readonly maxConcurrentJobs: number;
+  /** What starts the daemon; `upscaled run` in PATH where it is absent. */
+  abstract readonly command?: readonly string[];
+  abstract readonly daemonArgs: readonly string[];
+  abstract readonly port: number;
+}
+
+/** The settings that the environment names. Makes the folders. */
+export function settingsFrom(env: NodeJS.ProcessEnv): Settings {
+  const folder = (name: string): string => {
+    const path = resolve(name);
+    mkdirSync(path, { recursive: true });
+    return path;
+  };
+  return {
+    uploadDir: folder(env["UPLOAD_DIR"] ?? "uploads"),
+    outputDir: folder(env["OUTPUT_DIR"] ?? "outputs"),
+    redis: { host: env["REDIS_HOST"] ?? "127.0.0.1", port: numberFrom(env, "REDIS_PORT", 6379) },
+    maxConcurrentJobs: numberFrom(env, "MAX_CONCURRENT_JOBS", 4),
+    ...(env["PYTHON_PATH"] && { command: [env["PYTHON_PATH"], "-m", "upscaled_cli", "run"] }),
+    daemonArgs: [],
+    port: numberFrom(env, "PORT", 3000),
+  };
+}
+
+function numberFrom(env: NodeJS.ProcessEnv, name: string, otherwise: number): number {
+  const value = Number(env[name] || otherwise);
+  if (!Number.isInteger(value) || value < 1) throw new Error(`${name} is not a whole number above 0: ${env[name]}`);
+  return value;
+}

@@ -1,0 +1,126 @@
+/**
+ * A BullMQ processor whose jobs run on the application's daemon.
+ *
+ *     @Processor("esrgan")
+ *     class EsrganProcessor extends UpscaleProcessor {}
+ *
+ *     await queue.add("poster", { method: "esrgan", config: { … } }, { attempts: 3, backoff: … });
+ */
+
+import { OnWorkerEvent, WorkerHost } from "@nestjs/bullmq";
+import { Inject, Logger } from "@nestjs/common";
+import type { BeforeApplicationShutdown, OnApplicationShutdown } from "@nestjs/common";
+import { UnrecoverableError, WaitingError } from "bullmq";
+import type { Job } from "bullmq";
+import { JobError } from "upscaled";
+import type { JobRequest, Result } from "upscaled";
+
+import { UpscaledService } from "../upscaled.service.js";
+import { failedReason } from "./failure.js";
+import { ProgressReporter } from "./progress.reporter.js";
+
+// The protocol's limit of an id.
+const LONGEST_ID = 128;
+
+interface Attempt {
+  readonly abort: AbortController;
+  readonly outcome: Promise<Result>;
+}
+
+export abstract class UpscaleProcessor
+  extends WorkerHost
+  implements BeforeApplicationShutdown, OnApplicationShutdown
+{
+  readonly #logger = new Logger(this.constructor.name);
+  // The attempts that run here, by BullMQ's job id.
+  readonly #attempts = new Map<string, Attempt>();
+  #closed: Promise<void> | undefined;
+
+  constructor(@Inject(UpscaledService) protected readonly upscaled: UpscaledService) {
+    super();
+  }
+
+  /** What the daemon is asked for: the job's data, unless overridden. */
+  protected request(job: Job): JobRequest {
+    return job.data as JobRequest;
+  }
+
+  /**
+   * Run one attempt. It ends with the result; with `UnrecoverableError` where no retry would help; with an
+   * error that BullMQ retries; or back in the queue, uncharged, where this process can run no jobs any more.
+   *
+   * BullMQ gives a signal only to functions that declare three parameters: an override has to, too.
+   */
+  override async process(job: Job, token?: string, signal?: AbortSignal): Promise<Result> {
+    const id = job.id ?? "";
+    // A job comes to a process that still has it when its lock ran out, as while the event loop was blocked.
+    this.#abort(id, "the job was delivered again");
+    const abort = new AbortController();
+    const signals = signal === undefined ? [abort.signal] : [abort.signal, signal];
+    const attempt: Attempt = { abort, outcome: this.#run(job, token, AbortSignal.any(signals)) };
+    this.#attempts.set(id, attempt);
+    await attempt.outcome.catch(() => {});
+    // An earlier attempt ends with the newest: BullMQ, which goes by the job's id, would stop renewing
+    // the newest one's lock. What it ends with nobody takes, for its own lock is gone.
+    const newest = this.#attempts.get(id) ?? attempt;
+    if (newest === attempt) this.#attempts.delete(id);
+    return newest.outcome;
+  }
+
+  /** The locks ran out, so other processes have these jobs, or will. Do not compute them twice. */
+  @OnWorkerEvent("lockRenewalFailed")
+  onLockRenewalFailed(ids: string[]): void {
+    for (const id of ids) this.#abort(id, "the job's lock ran out");
+  }
+
+  @OnWorkerEvent("error")
+  onError(error: Error): void {
+    this.#logger.warn(error.message);
+  }
+
+  /** Take no more jobs. */
+  beforeApplicationShutdown(): void {
+    this.#closed = this.worker.close();
+  }
+
+  /** BullMQ waits for running jobs as long as they take; so the daemon, which does not, is closed first. */
+  async onApplicationShutdown(): Promise<void> {
+    await this.upscaled.onApplicationShutdown();
+    await this.#closed;
+  }
+
+  #abort(id: string, reason: string): void {
+    this.#attempts.get(id)?.abort.abort(new Error(reason));
+  }
+
+  async #run(job: Job, token: string | undefined, signal: AbortSignal): Promise<Result> {
+    const progress = new ProgressReporter(job);
+    try {
+      const request = { ...this.request(job), job_id: attemptId(job) };
+      return await this.upscaled.upscale(request, { signal, onProgress: (news) => progress.report(news) });
+    } catch (error) {
+      throw await this.#verdict(error, job, token);
+    } finally {
+      await progress.end();
+    }
+  }
+
+  /** What to tell BullMQ of an attempt that failed. */
+  async #verdict(error: unknown, job: Job, token: string | undefined): Promise<Error> {
+    if (error instanceof JobError && !error.retryable) return new UnrecoverableError(failedReason(error));
+    if (this.upscaled.isOpen) return new Error(failedReason(error), { cause: error });
+    // First pause, or we would be the ones to take it; without a daemon we would fail the whole queue in no time.
+    await this.worker.pause(true);
+    await job.moveToWait(token);
+    this.#logger.warn(`no daemon runs here any more; job ${job.id} is left to other processes`);
+    return new WaitingError();
+  }
+}
+
+/**
+ * Unique per delivery, for `attemptsStarted` counts the deliveries after a stall too: a daemon that still has
+ * an earlier attempt does not take the new one for a duplicate.
+ */
+function attemptId({ queueName, id, attemptsStarted }: Job): string {
+  return `${queueName}/${id}/${attemptsStarted}`.slice(-LONGEST_ID);
+}

@@ -1,0 +1,42 @@
+/** The daemon's health in the manner of `@nestjs/terminus`. */
+
+import { Inject, Injectable } from "@nestjs/common";
+import { HealthIndicatorService } from "@nestjs/terminus";
+import type { HealthIndicatorResult } from "@nestjs/terminus";
+import { firstValueFrom, from, timeout } from "rxjs";
+import type { HealthReport } from "upscaled";
+
+import { UpscaledService } from "./upscaled.service.js";
+
+// A daemon answers at once, also while it works or loads; probes give up after some seconds themselves.
+const TIMEOUT_MS = 2000;
+
+// It takes jobs, if not all of them at once. `detail` and `workers` say more.
+const SERVING = new Set(["ok", "loading", "degraded"]);
+
+@Injectable()
+export class UpscaledHealthIndicator {
+  // Probes of a daemon that does not answer share one question.
+  #asked: Promise<HealthReport> | undefined;
+
+  constructor(
+    @Inject(UpscaledService) private readonly upscaled: UpscaledService,
+    @Inject(HealthIndicatorService) private readonly indicators: HealthIndicatorService,
+  ) {}
+
+  /** Up while the daemon takes jobs, with the fields of its report (its `status` as `state`); else down. */
+  async isHealthy<Key extends string>(
+    key: Key,
+    { timeoutMs = TIMEOUT_MS }: { timeoutMs?: number } = {},
+  ): Promise<HealthIndicatorResult<Key>> {
+    const indicator = this.indicators.check(key);
+    try {
+      this.#asked ??= this.upscaled.health().finally(() => (this.#asked = undefined));
+      const report = await firstValueFrom(from(this.#asked).pipe(timeout(timeoutMs)));
+      const { type: _, status: state, ...fields } = report;
+      return SERVING.has(state) ? indicator.up({ state, ...fields }) : indicator.down({ state, ...fields });
+    } catch (error) {
+      return indicator.down(error instanceof Error ? error.message : String(error));
+    }
+  }
+}

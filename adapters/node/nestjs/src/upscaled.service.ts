@@ -1,0 +1,72 @@
+import { Inject, Injectable, Logger } from "@nestjs/common";
+import type { OnApplicationShutdown, OnModuleInit } from "@nestjs/common";
+import { DaemonGoneError, Upscaler } from "upscaled";
+import type { CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
+
+import { MODULE_OPTIONS_TOKEN } from "./upscaled.module-definition.js";
+import type { UpscaledModuleOptions } from "./upscaled.module-definition.js";
+
+/** The application's daemon. It lives until `onApplicationShutdown`, and is started again where it dies. */
+@Injectable()
+export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
+  readonly #logger = new Logger(UpscaledService.name);
+  readonly #options: UpscaledModuleOptions;
+  #client: Upscaler | undefined;
+  #isOpen = true;
+
+  constructor(@Inject(MODULE_OPTIONS_TOKEN) options: UpscaledModuleOptions) {
+    this.#options = options;
+  }
+
+  async onModuleInit(): Promise<void> {
+    if (this.#options.eager) await this.client.ready();
+  }
+
+  /** Lets the accepted jobs finish for `closeTimeoutMs`; then no process of the daemon is left. */
+  async onApplicationShutdown(): Promise<void> {
+    this.#isOpen = false;
+    await this.#client?.close();
+  }
+
+  /** False once the application shuts down, or the daemon cannot be kept alive: no job will run here any more. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** The client, for what is not here. The first use starts the daemon. Throws `DaemonGoneError` after the shutdown. */
+  get client(): Upscaler {
+    if (this.#client !== undefined) return this.#client;
+    if (!this.#isOpen) throw new DaemonGoneError("the application shuts down");
+    this.#client = new Upscaler(this.#options);
+    this.#client.on("log", (record) => this.#log(record));
+    this.#client.on("gone", (error) => this.#logger.error(error.message));
+    this.#client.on("end", () => (this.#isOpen = false));
+    return this.#client;
+  }
+
+  /** Run one job. Rejects with `JobError`, or with `DaemonGoneError` where the daemon went away. */
+  async upscale(request: JobRequest, options?: CallOptions): Promise<Result> {
+    return this.client.upscale(request, options);
+  }
+
+  /** How the daemon is. Rejects with `DaemonGoneError`. */
+  async health(): Promise<HealthReport> {
+    return this.client.health();
+  }
+
+  /** What the daemon logs goes where the application's log goes. */
+  #log({ text, ...record }: LogRecord): void {
+    const line = text ?? JSON.stringify(record);
+    switch (record.level) {
+      case "debug":
+        return this.#logger.debug(line);
+      case "warning":
+        return this.#logger.warn(line);
+      case "error":
+      case "critical":
+        return this.#logger.error(line);
+      default:
+        return this.#logger.log(line);
+    }
+  }
+}

@@ -1,0 +1,209 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+
+import type { FakeConfig } from "upscaled";
+import { failureOf } from "upscaled-nestjs/bullmq";
+import type { JobProgress } from "upscaled-nestjs/bullmq";
+
+import { familyOf, isAlive, TIMEOUT_MS, waitUntil } from "./processes.js";
+import { startRedis } from "./redis.js";
+import type { Redis } from "./redis.js";
+import { startWorkerApp, TestQueue } from "./workers.js";
+import type { WorkerApp } from "./workers.js";
+
+// Enough steps that whatever is done to a job at its first progress is done in its middle.
+const LONG: FakeConfig = { steps: 30, step_s: 0.05 };
+const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true };
+const RETRIES = { attempts: 3, backoff: { type: "fixed", delay: 10 } };
+
+let redis: Redis;
+let folder: string;
+
+before(async () => {
+  redis = await startRedis();
+  folder = await mkdtemp(join(tmpdir(), "upscaled-nestjs-"));
+});
+
+after(async () => {
+  await redis.stop();
+  await rm(folder, { recursive: true });
+});
+
+interface Host extends AsyncDisposable {
+  readonly process: ChildProcess;
+  /** Its daemon's processes. */
+  readonly family: number[];
+  readonly log: string[];
+}
+
+/** Starts host.js, which works on the queue. */
+async function startHost({ port, name }: TestQueue): Promise<Host> {
+  const path = new URL("host.js", import.meta.url).pathname;
+  const host = spawn(process.execPath, [path, String(port), name], { stdio: ["ignore", "pipe", "inherit"] });
+  const log: string[] = [];
+  const daemon = await new Promise<number>((resolve) => {
+    createInterface({ input: host.stdout }).on("line", (line) => {
+      log.push(line);
+      if (line.startsWith("daemon ")) resolve(Number(line.slice(7)));
+    });
+  });
+  const family = familyOf(daemon);
+  const end = async (): Promise<void> => {
+    host.kill("SIGKILL");
+    await waitUntil(() => !family.some(isAlive), "the end of the killed process's daemon");
+  };
+  return { process: host, family, log, [Symbol.asyncDispose]: end };
+}
+
+/** Resolves with the daemon's id of the first job that it ends with `cancelled`. */
+function cancelledJob({ upscaled }: WorkerApp): Promise<string | null> {
+  return new Promise((resolve) => {
+    upscaled.client.on("message", (message) => {
+      if (message.type === "error" && message.code === "cancelled") resolve(message.job_id);
+    });
+  });
+}
+
+test("a job ends with its result, after progress that never falls", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue);
+  const seen: JobProgress[] = [];
+  queue.events.on("progress", ({ data }) => seen.push(data as JobProgress));
+  const result = await queue.result(await queue.add(LONG));
+  assert.equal(result.status, "completed");
+  const percents = seen.map(({ progress }) => progress);
+  assert.ok(percents.length > 1);
+  assert.deepEqual(percents, percents.toSorted((a, b) => a - b));
+  assert.equal(typeof seen[0]?.stage, "string");
+});
+
+test("an error that no retry mends ends the job at its first attempt", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue);
+  const job = await queue.add({ error_code: "input_unreadable" }, RETRIES);
+  await assert.rejects(queue.result(job), /^Error: input_unreadable: /);
+  const failed = await queue.reload(job);
+  assert.equal(failed.attemptsMade, 1);
+  assert.equal(failureOf(failed)?.code, "input_unreadable");
+  assert.equal(failureOf(failed)?.retryable, false);
+});
+
+test("a retryable error is retried as often as the job says", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue);
+  const job = await queue.add({ error_code: "upstream_quota" }, RETRIES);
+  await assert.rejects(queue.result(job), /upstream_quota/);
+  const failed = await queue.reload(job);
+  assert.equal(failed.attemptsMade, 3);
+  assert.equal(failureOf(failed)?.retryable, true);
+});
+
+test("a killed worker costs the job no attempt of BullMQ's", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue);
+  const job = await queue.add({ signal: 9, only_on_attempt: 1 });
+  const result = await queue.result(job);
+  assert.equal(result.attempt, 2);
+  assert.equal((await queue.reload(job)).attemptsMade, 1);
+});
+
+test("a job whose daemon is killed is retried on the next daemon", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue);
+  const job = await queue.addRunning(LONG, RETRIES);
+  process.kill(worker.upscaled.client.pid ?? 0, "SIGKILL");
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal((await queue.reload(job)).attemptsMade, 2);
+});
+
+test("a cancelled job is cancelled in the daemon, and not retried", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue);
+  const job = await queue.addRunning(HANGS, RETRIES);
+  assert.ok(worker.processor.worker.cancelJob(job.id ?? "", "the user left"));
+  await assert.rejects(queue.result(job), /cancelled/);
+  assert.equal((await queue.reload(job)).attemptsMade, 1);
+});
+
+test("a process killed in mid-job: another finishes the job, once", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  const output = await mkdtemp(join(folder, "killed-"));
+  await using host = await startHost(queue);
+  assert.ok(host.family.length > 1);
+  const job = await queue.addRunning({ ...LONG, output_path: join(output, "picture"), output_text: "whole" });
+  host.process.kill("SIGKILL");
+  await waitUntil(() => !host.family.some(isAlive), "the end of the killed process's daemon");
+  assert.deepEqual(await readdir(output), []);
+
+  await using _ = await startWorkerApp(queue);
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal(await queue.count("stalled", job), 1);
+  assert.equal(await queue.count("completed", job), 1);
+  assert.deepEqual(await readdir(output), ["picture"]);
+  assert.equal(await readFile(join(output, "picture"), "utf8"), "whole");
+});
+
+test("a process frozen past its lock cannot end the job a second time", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using host = await startHost(queue);
+  const job = await queue.addRunning(LONG);
+  host.process.kill("SIGSTOP");
+  await using _ = await startWorkerApp(queue);
+  assert.equal((await queue.result(job)).status, "completed");
+  host.process.kill("SIGCONT");
+  await waitUntil(() => host.log.some((line) => line.includes("lock for job")), "the frozen process's finding out");
+  assert.equal(await queue.count("completed", job), 1);
+  assert.equal(await queue.count("failed", job), 0);
+  assert.equal(await (await queue.reload(job)).getState(), "completed");
+});
+
+test("a job that comes back to the process that has it runs on once", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue, { lockDuration: 30_000 });
+  const cancelled = cancelledJob(worker);
+  const job = await queue.addRunning(LONG);
+  await queue.breakLock(job);
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal(await cancelled, `${queue.name}/${job.id}/1`);
+  assert.equal(await queue.count("completed", job), 1);
+  assert.equal((await queue.reload(job)).attemptsStarted, 2);
+});
+
+test("a job whose lock ran out is computed no further", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue, { stalledInterval: 60_000 });
+  const cancelled = cancelledJob(worker);
+  const job = await queue.addRunning(HANGS);
+  await queue.breakLock(job);
+  assert.equal(await cancelled, `${queue.name}/${job.id}/1`);
+  assert.equal(await queue.count("failed", job), 0);
+});
+
+test("a shutdown gives back what it cannot finish, uncharged", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue, {}, { closeTimeoutMs: 50 });
+  const job = await queue.addRunning(HANGS);
+  const family = familyOf(worker.upscaled.client.pid ?? 0);
+  await worker.app.close();
+  await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
+  const left = await queue.reload(job);
+  assert.equal(await left.getState(), "waiting");
+  assert.equal(left.attemptsMade, 0);
+});
+
+test("a process whose daemon cannot be started leaves the jobs to others", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  const broken = { command: ["sh", "-c", "exit 3"], args: [], restart: false } as const;
+  await using first = await startWorkerApp(queue, {}, broken);
+  const job = await queue.add({});
+  await waitUntil(() => first.processor.worker.isPaused(), "the pause of the broken process's worker");
+  await using _ = await startWorkerApp(queue);
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal((await queue.reload(job)).attemptsMade, 1);
+});

@@ -1,0 +1,53 @@
+/** A Redis of the tests' own. */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+export interface Redis {
+  readonly port: number;
+  /** Have it answer nobody, and again. */
+  freeze(): void;
+  thaw(): void;
+  stop(): Promise<void>;
+}
+
+/** Starts redis-server on a free port of 127.0.0.1. It ends with this process at the latest. */
+export async function startRedis(): Promise<Redis> {
+  const port = await freePort();
+  const folder = await mkdtemp(join(tmpdir(), "upscaled-redis-"));
+  // The shell outlives us by as much as it takes to see the end of its input.
+  const script = 'redis-server --bind 127.0.0.1 --port "$0" --dir "$1" --save "" & echo pid $!; cat; kill -CONT $!; kill $!; wait';
+  const shell = spawn("sh", ["-c", script, String(port), folder], { stdio: ["pipe", "pipe", "inherit"] });
+  let pid = 0;
+  for await (const line of createInterface({ input: shell.stdout })) {
+    if (line.startsWith("pid ")) pid = Number(line.slice(4));
+    if (line.includes("Ready to accept connections")) break;
+  }
+  shell.stdout.resume();
+  if (pid === 0) throw new Error("redis-server did not start");
+  return {
+    port,
+    freeze: () => void process.kill(pid, "SIGSTOP"),
+    thaw: () => void process.kill(pid, "SIGCONT"),
+    stop: async () => {
+      shell.stdin.end();
+      await once(shell, "exit");
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
