@@ -28,10 +28,8 @@ from upscaled_supervisor.nursery import Nursery
 from upscaled_supervisor.options import EXIT_USAGE, Options
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
+from upscaled_supervisor.recycling import Recycler
 from upscaled_supervisor.slots import Slot
-
-# A replacement that could not start is not tried again for so long.
-_RECYCLE_PAUSE_S = 60.0
 
 
 class Fleet:
@@ -51,7 +49,6 @@ class Fleet:
         self._log = log
         self._tell_host = tell_host
         self._next_number = 0
-        self._reloading: list[Child] = []
         self._was_ready = False
         self._is_degraded = False
         self._closing = False
@@ -63,6 +60,9 @@ class Fleet:
         ]
         self.children: dict[int, Child] = {}  # by number: also the recycled and the replacements
         self._dispatcher = Dispatcher(self.children, ledger, options)
+        self._recycler = Recycler(
+            self.slots, self.children, self.memory, options, log, replace=self._replace
+        )
         self.restarts: Counter[str] = Counter()  # by reason
         self.failure: str | None = None  # why no worker can be had, where that is so
         self.has_usage_error = False
@@ -95,7 +95,7 @@ class Fleet:
     def reload(self) -> None:
         """Replace every worker, one after the other; try again where we had given up."""
         if self.failure is None:
-            self._reloading = [slot.child for slot in self.slots if slot.child is not None]
+            self._recycler.reload()
             return
         self.failure = None
         for slot in self.slots:
@@ -330,9 +330,7 @@ class Fleet:
             self._give_back(child, job, cause)
         child.jobs.clear()
         if child.replaces is not None:
-            # The old one goes on; a failed replacement costs nobody anything.
-            slot.no_recycling_until = time.monotonic() + _RECYCLE_PAUSE_S
-            self._reloading = [one for one in self._reloading if one is not child.replaces]
+            self._recycler.give_up(child.replaces)
             self._log.log("warning", "replacement_failed", worker=slot.number, **cause)
             return
         if slot.child is child:
@@ -389,28 +387,12 @@ class Fleet:
         for slot in self.slots:
             if slot.child is None and self.failure is None and now >= slot.respawn_at:
                 self._spawn(slot)
-        self._continue_reload()
+        self._recycler.continue_reload()
 
     def recycle_due(self, now: float) -> None:
         """Replace workers that are too old, have done their jobs, or have grown too large."""
-        for slot in self.slots:
-            child = slot.child
-            if child is None or child.state != "ready" or self._closing:
-                continue
-            child.ask_health()  # for the models that a successor is to have loaded
-            action = self.memory.judge(child)
-            if action == "trim":
-                child.send(b'{"type":"trim"}')
-                self._log.log("info", "worker_trimmed", worker=slot.number)
-            cause = None
-            if action == "recycle":
-                cause = Cause("memory")
-            elif self._options.max_jobs and child.jobs_done >= self._options.max_jobs:
-                cause = Cause("job_count")
-            elif self._options.max_age_s and now - child.spawned_at > self._options.max_age_s:
-                cause = Cause("age")
-            if cause is not None:
-                self._recycle(slot, child, cause, now)
+        if not self._closing:
+            self._recycler.recycle_due(now)
 
     def _check_child(self, child: Child, now: float) -> None:
         starting_s = now - child.spawned_at
@@ -434,28 +416,14 @@ class Fleet:
             if overdue:
                 child.end(Cause(overdue[0].ending or ""), overdue[0], abort=True)
 
-    def _continue_reload(self) -> None:
-        if not self._reloading or any(child.replaces for child in self.children.values()):
-            return
-        child = self._reloading[0]
-        slot = self.slots[child.slot]
-        if child.state == "dead" or slot.child is not child:
-            self._reloading.pop(0)
-        elif child.state == "ready":
-            self._recycle(slot, child, Cause("reload"), time.monotonic())
-
     def _note_restart(self, slot: Slot, cause: Cause) -> None:
         slot.restarts += 1
         slot.last_restart = cause
         self.restarts[cause["reason"]] += 1
 
-    def _recycle(self, slot: Slot, child: Child, cause: Cause, now: float) -> None:
+    def _replace(self, slot: Slot, child: Child, cause: Cause) -> None:
         """Make before break: the old worker goes on until the new one is ready."""
-        replaced = any(other.replaces is child for other in self.children.values())
-        if replaced or (now < slot.no_recycling_until and cause["reason"] != "reload"):
-            return
         self._note_restart(slot, cause)
-        self._log.log("info", "worker_recycled", worker=slot.number, **cause)
         if self.memory.has_room_for_two(child):
             self._spawn(slot, replaces=child)
         else:
