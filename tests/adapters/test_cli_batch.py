@@ -190,14 +190,16 @@ def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["batch", "--force --format", "--metrics-address", "pull"]
 
 
+SHELL_README = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")
+
+
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
-    readme = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (16, 12), (number, 90, 90)).save(tmp_path / "photos" / f"{number} x.jpg")
     (tmp_path / "photos" / "broken.jpg").write_text("no picture")
-    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:sh|bash)\n(.*?)^```$", SHELL_README, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2
     said = [
         subprocess.run(
@@ -217,3 +219,20 @@ def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
     assert re.search(r"^photos/0 x\.jpg\t32\t24\t0\.\d+$", said[0].stdout, re.MULTILINE)
     assert "photos/1 x.jpg is done\n" in said[1].stdout
     assert (tmp_path / "large" / "1 x.png").is_file()
+
+
+def test_the_readmes_python_lines_upscale_a_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (24, 16), "teal").save(tmp_path / "in.png")
+    found = re.search(r"^```python\n(.*?)^```$", SHELL_README, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    said = subprocess.run(
+        [sys.executable, "-c", found.group(1)],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=110,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "{'width': 96, 'height': 64}\n"
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (96, 64)

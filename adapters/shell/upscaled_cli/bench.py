@@ -17,6 +17,7 @@ BENCHMARKS = {
     "encoders": "writing and resampling a picture, beside other libraries",
     "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
+    "flux": "model calls beside their floor, loading, and where a job's time goes, on replicas",
 }
 
 _EPILOG = "\n".join(
