@@ -1,0 +1,120 @@
+"""The Python client against a real daemon with the fake engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from upscaled_cli.client import DAEMON, Client, DaemonGoneError
+from upscaled_protocol.errors import ErrorCode
+
+TIMEOUT_S = 60.0
+FAKE = (*DAEMON, "--methods", "fake")
+IN_FLIGHT = 64
+
+# Starts a job that never ends, and says when it runs.
+HOST = f"""
+from upscaled_cli.client import Client
+with Client({FAKE!r}) as client:
+    client.submit("fake", {{"steps": 2, "at_step": 1, "hang": True}})
+    for message in client.events():
+        if message["type"] == "progress":
+            print("running", flush=True)
+"""
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    with Client(FAKE) as client:
+        yield client
+
+
+def descendants(pid: int | None = None) -> list[psutil.Process]:
+    """Every process below one of ours."""
+    return list(psutil.Process(pid).children(recursive=True))
+
+
+def run_many(client: Client, count: int) -> list[dict[str, Any]]:
+    """No-op jobs, 64 in flight; their ends."""
+    ends = []
+    sent = 0
+    while len(ends) < count:
+        while sent < count and len(client.pending) < IN_FLIGHT:
+            client.submit("fake", {"steps": 0})
+            sent += 1
+        message = client.receive()
+        if message["type"] in ("result", "error"):
+            ends.append(message)
+    return ends
+
+
+def run(client: Client, **config: Any) -> dict[str, Any]:
+    """One job's end."""
+    job_id = client.submit("fake", config)
+    return [message for message in client.events() if message.get("job_id") == job_id][-1]
+
+
+def test_a_thousand_jobs_64_in_flight_each_get_their_own_result(client: Client) -> None:
+    ends = run_many(client, 1000)
+    assert {end["type"] for end in ends} == {"result"}
+    assert {end["job_id"] for end in ends} == {str(number + 1) for number in range(1000)}
+
+
+def test_ten_thousand_requests_leave_no_open_file_behind(client: Client) -> None:
+    run_many(client, IN_FLIGHT)
+    before = psutil.Process().num_fds()
+    assert len(run_many(client, 10_000)) == 10_000
+    assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("code", sorted(ErrorCode))
+def test_every_error_code_arrives(client: Client, code: str) -> None:
+    end = run(client, steps=1, error_code=code)
+    assert (end["type"], ErrorCode(end["code"])) == ("error", ErrorCode(code))
+
+
+def test_a_storm_of_cancels_ends_every_job_once(client: Client) -> None:
+    for _ in range(200):
+        client.submit("fake", {"steps": 1000, "step_s": 0.05})
+        client.submit("fake", {"steps": 0})
+    client.cancel()
+    client.cancel()
+    ends = [one["job_id"] for one in client.events() if one["type"] in ("result", "error")]
+    assert sorted(ends, key=int) == [str(number + 1) for number in range(400)]
+    assert run(client, steps=1)["type"] == "result"
+
+
+def test_a_killed_worker_loses_no_job(client: Client) -> None:
+    end = run(client, steps=1, signal=signal.SIGKILL, only_on_attempt=1)
+    assert (end["type"], end["attempt"]) == ("result", 2)
+
+
+def test_a_killed_daemon_is_told_and_leaves_no_descendant(client: Client) -> None:
+    client.submit("fake", {"steps": 2, "at_step": 1, "hang": True})
+    for message in client.events():
+        if message["type"] == "progress":
+            break
+    family = descendants()
+    daemon = psutil.Process().children()[0]
+    assert len(family) > 2
+    daemon.kill()
+    with pytest.raises(DaemonGoneError):
+        list(client.events())
+    assert psutil.wait_procs(family, TIMEOUT_S)[1] == []
+
+
+def test_a_host_killed_with_kill_9_leaves_no_descendant() -> None:
+    with subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == b"running\n"
+        family = descendants(host.pid)
+        assert len(family) > 2
+        os.kill(host.pid, signal.SIGKILL)
+        assert psutil.wait_procs(family, TIMEOUT_S)[1] == []
