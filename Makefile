@@ -4,7 +4,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-NODE_STAMP := adapters/node/node_modules/.installed
+NODE_PACKAGES := adapters/node adapters/node/nestjs
+NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long node lint format schema bench clean
@@ -27,11 +28,11 @@ test: $(STAMP) node lint  ## everything that must hold
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
 
-node: $(NODE_STAMP)  ## what the Node adapter is built with
-$(NODE_STAMP): adapters/node/package.json
+node: $(NODE_STAMPS)  ## what the Node packages are built with
+$(NODE_STAMPS): %/node_modules/.installed: %/package.json
 	@if command -v npm >/dev/null; \
-	then npm --prefix adapters/node install --no-audit --no-fund && touch $@; \
-	else echo "npm is not here: the Node adapter is neither built nor tested"; fi
+	then npm --prefix $* install --no-audit --no-fund && touch $@; \
+	else echo "npm is not here: $* is neither built nor tested"; fi
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
@@ -50,4 +51,4 @@ bench: $(STAMP)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) adapters/node/node_modules adapters/node/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(NODE_PACKAGES:%=%/node_modules) $(NODE_PACKAGES:%=%/dist) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nodejs import NODE, require_node
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 ENV = os.environ | {
@@ -78,14 +80,11 @@ def test_the_shell_session_says_what_the_readme_shows(tmp_path: Path) -> None:
     assert (tmp_path / "examples" / "astronaut_esrgan_4x.png").is_file()
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
-    package = ROOT / "adapters" / "node"
-    if not (package / "node_modules").is_dir():
-        pytest.skip("adapters/node has no node_modules: run `make node`")
-    run(["npm", "run", "build", "--prefix", str(package)], folder)
+    require_node()
+    run(["npm", "run", "build", "--prefix", str(NODE)], folder)
     (folder / "node_modules").mkdir()
-    (folder / "node_modules" / "upscaled").symlink_to(package)
+    (folder / "node_modules" / "upscaled").symlink_to(NODE)
     (folder / "host.mjs").write_text(block("js"))
     said = run(["node", "host.mjs"], folder)
     assert "%" in said

@@ -1,0 +1,55 @@
+"""What the tests of the Node packages share: whether Node is there, and commands that must work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NODE = ROOT / "adapters" / "node"
+NESTJS = NODE / "nestjs"
+
+# As in `engines` of the packages.
+OLDEST = 20
+
+# Far beyond what anything takes; the tests inside have bounds of their own.
+TIMEOUT_S = 240.0
+
+
+def require_node(package: Path = NODE) -> None:
+    """Skip, with the reason, where the package cannot be built."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("Node is not installed")
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    if int(version.stdout.removeprefix("v").split(".")[0]) < OLDEST:
+        pytest.skip(f"Node is {version.stdout.strip()}; the adapter needs {OLDEST}")
+    if not (package / "node_modules").is_dir():
+        pytest.skip(f"{package.relative_to(ROOT)} has no node_modules: run `make node`")
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    """Run a command that must succeed, with our own `upscaled` in PATH."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        # The runner's children too: one that hangs would do so for ever.
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        pytest.fail(f"{command[0]} did not end: {said[-8000:]}")
+    assert process.returncode == 0, said[-8000:]
