@@ -21,11 +21,13 @@ pytest.importorskip("diffusers", reason="needs the flux extra")
 import torch
 
 from recording import RecordingContext
+from upscaled_bench.one_job import peak_bytes
 from upscaled_models.catalog import Catalog, bundled_weights_dir
 from upscaled_models.engine import Settings
 from upscaled_models.flux.autoencoder import check_autoencoder
 from upscaled_models.flux.engine import FluxEngine
 from upscaled_models.flux.files import find_files
+from upscaled_models.flux.text import tokenize
 from upscaled_models.flux.transformer import check_transformer
 from upscaled_protocol.configs import FluxConfig
 
@@ -75,6 +77,11 @@ def test_the_files_are_what_the_configs_say(folder: Path) -> None:
     files = find_files(Catalog.load(), "flux", folder)
     assert check_transformer(files) > 0
     check_autoencoder(files)
+    # The text encoders are checked as they are loaded, by the first job below.
+    prompt = tokenize("", files)
+    assert (prompt.clip.shape[1], prompt.t5.shape[1]) == (77, 256)
+    if files.clip_tokenizer.is_file() and files.t5_tokenizer.is_file():
+        assert tokenize("a photograph", files).t5[0, :4].tolist() != prompt.t5[0, :4].tolist()
 
 
 def test_a_photograph_is_refined_and_measured(engine: FluxEngine, folder: Path) -> None:
@@ -107,7 +114,8 @@ def test_a_photograph_is_refined_and_measured(engine: FluxEngine, folder: Path) 
             calls = context.tiles[-1][1]
             spent = context.steps[-1] - context.steps[0]
             print(f"  {calls} model calls, {20 * spent / calls:.2f} s a tile of 20 steps")
-        print(f"  host memory {psutil.Process().memory_info().rss / 1e9:.1f} GB")
+        resident = psutil.Process().memory_info().rss
+        print(f"  host memory {resident / 1e9:.1f} GB, at most {peak_bytes() / 1e9:.1f} GB")
         if torch.cuda.is_available():
             print(f"  device memory, at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
         print(f"  warnings: {context.warnings}")

@@ -13,7 +13,7 @@ import pyvips
 
 pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
-from flux_replicas import install_upscaler, write_replica
+from upscaled_bench.flux_replicas import install_upscaler, write_replica
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon, Line, StartDaemon

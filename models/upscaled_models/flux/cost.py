@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,10 +43,25 @@ def tile_cost(side: int) -> Cost:
     """The cost of a tile of `side` pixels with the shipped configs."""
     nowhere = Path("nowhere")
     files = Files(nowhere, *[nowhere] * 6)
+    fields = files.config("transformer")
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel(**files.config("transformer"))
         autoencoder = AutoencoderKL(**files.config("vae"))
-        tokens, text = (side // _GRID) ** 2, T5_LENGTHS[0]
+        transformer = FluxTransformer2DModel(**fields)
+        pixels = torch.zeros(1, 3, side, side)
+        latents = torch.zeros(1, autoencoder.config.latent_channels, side // 8, side // 8)
+    return Cost(
+        call_operations(fields, side),
+        _count(lambda: autoencoder.encode(pixels).latent_dist.mean),
+        _count(lambda: autoencoder.decode(latents).sample),
+        sum(value.numel() for value in transformer.parameters()),
+    )
+
+
+def call_operations(fields: Mapping[str, Any], side: int) -> int:
+    """Operations of one model call for one tile, of a transformer with that config."""
+    tokens, text = (side // _GRID) ** 2, T5_LENGTHS[0]
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(**fields)
         config = transformer.config
         given = {
             "hidden_states": torch.zeros(1, tokens, config.in_channels),
@@ -56,14 +72,7 @@ def tile_cost(side: int) -> Cost:
             "img_ids": torch.zeros(tokens, 3),
             "txt_ids": torch.zeros(text, 3),
         }
-        pixels = torch.zeros(1, 3, side, side)
-        latents = torch.zeros(1, config.in_channels // 4, side // 8, side // 8)
-        return Cost(
-            _count(lambda: transformer(**given, return_dict=False)[0]),
-            _count(lambda: autoencoder.encode(pixels).latent_dist.mean),
-            _count(lambda: autoencoder.decode(latents).sample),
-            sum(value.numel() for value in transformer.parameters()),
-        )
+        return _count(lambda: transformer(**given, return_dict=False)[0])
 
 
 def count_tiles(width: int, height: int, side: int) -> int:

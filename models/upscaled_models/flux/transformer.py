@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from upscaled_models.flux.files import Files, bad_config
 from upscaled_models.flux.gguf_file import open_gguf
+from upscaled_models.flux.header import WeightsFile
 from upscaled_models.flux.libraries import FluxTransformer2DModel
 from upscaled_models.flux.names import transformer_origin
 from upscaled_models.flux.text import Embeddings
@@ -108,18 +109,33 @@ def load_transformer(
 ) -> Transformer:
     """Load the transformer. Raises `JobError` (model_corrupt), and what `each` raises."""
     module = _build(files)
-    home = torch.device("cpu") if placement == "offloaded" else device
     with open_gguf(files.transformer, _ARCHITECTURE) as file:
         check_weights(module, file, transformer_origin)
-        load_weights(
-            module,
-            file,
-            transformer_origin,
-            device=home,
-            dtype=dtype,
-            keep_stored=placement != "expanded",
-            each=each,
+        return fill_transformer(
+            module, file, device=device, dtype=dtype, placement=placement, each=each
         )
+
+
+def fill_transformer(
+    module: Any,
+    file: WeightsFile,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    placement: Placement,
+    each: EachTensor,
+) -> Transformer:
+    """Give a module without weights those of a file that fits it. Raises what `each` raises."""
+    home = torch.device("cpu") if placement == "offloaded" else device
+    load_weights(
+        module,
+        file,
+        transformer_origin,
+        device=home,
+        dtype=dtype,
+        keep_stored=placement != "expanded",
+        each=each,
+    )
     transformer = Transformer(module, device, dtype)
     if placement == "offloaded":
         # With a stream of its own the next block travels while this one computes.

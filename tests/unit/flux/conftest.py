@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from flux_replicas import Replica
+    from upscaled_bench.flux_replicas import Replica
     from upscaled_models.flux.files import Files
 
 
@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def replica(tmp_path_factory: pytest.TempPathFactory) -> Replica:
-    from flux_replicas import install_upscaler, write_replica
+    from upscaled_bench.flux_replicas import install_upscaler, write_replica
 
     replica = write_replica(tmp_path_factory.mktemp("flux") / "models")
     install_upscaler(replica.folder)
@@ -37,7 +37,7 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Replica:
 @pytest.fixture
 def files(replica: Replica) -> Files:
     """The files of a job, as the engine finds them."""
-    from flux_replicas import job_files
+    from upscaled_bench.flux_replicas import job_files
 
     return job_files(replica.folder)
 

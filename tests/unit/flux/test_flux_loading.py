@@ -17,7 +17,7 @@ import gguf
 import safetensors.torch
 from gguf import GGMLQuantizationType as Quantisation
 
-from flux_replicas import (
+from upscaled_bench.flux_replicas import (
     Replica,
     job_files,
     write_replica,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
-from flux_replicas import Replica
+from upscaled_bench.flux_replicas import Replica
 from upscaled_models.flux.autoencoder import Autoencoder, load_autoencoder
 from upscaled_models.flux.files import Files
 from upscaled_models.flux.refiner import Refiner, Request
@@ -76,7 +76,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def models(replica: Replica) -> tuple[Autoencoder, Transformer]:
-    from flux_replicas import job_files
+    from upscaled_bench.flux_replicas import job_files
 
     files: Files = job_files(replica.folder)
     return (

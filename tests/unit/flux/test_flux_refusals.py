@@ -19,7 +19,7 @@ pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
 import safetensors.torch
 
-from flux_replicas import Replica, job_files, write_replica, write_transformer
+from upscaled_bench.flux_replicas import Replica, job_files, write_replica, write_transformer
 from upscaled_models.catalog import Catalog
 from upscaled_models.flux.autoencoder import check_autoencoder
 from upscaled_models.flux.files import find_files
