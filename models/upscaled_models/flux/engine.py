@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
+from upscaled_models.memory import keep_freed_memory
 from upscaled_models.registry import is_installed
 from upscaled_models.threads import settle_waiting
 from upscaled_protocol.configs import FluxConfig
@@ -38,6 +39,7 @@ class FluxEngine(Engine[FluxConfig]):
         """Prepare torch's threads, and import nothing: diffusers takes seconds and memory that
         most workers never need."""
         settle_waiting()
+        keep_freed_memory()
 
     def start(self) -> None:
         """Load the preloaded. Raises `JobError` where the extra is not installed, or a model
