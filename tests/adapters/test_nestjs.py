@@ -23,7 +23,7 @@ def built() -> Path:
     return NESTJS / "dist" / "test"
 
 
-@pytest.mark.parametrize("part", ["module", "processor", "example"])
+@pytest.mark.parametrize("part", ["module", "processor", "example", "readme"])
 def test_the_nestjs_package_holds_against_a_real_redis_and_a_real_daemon(
     built: Path, part: str
 ) -> None:

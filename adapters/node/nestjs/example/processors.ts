@@ -36,6 +36,9 @@ export class EsrganProcessor extends ConcurrentProcessor {}
 @Processor(queueOf("imagen"))
 export class ImagenProcessor extends ConcurrentProcessor {}
 
+// From the first event that the queue remembers: so the jobs are caught up on that ended while nobody listened.
+const ALL = { lastEventId: "0" };
+
 /**
  * Removes the uploads of jobs that ended for good. A retry needs its upload, and so does a job that comes
  * back after its process died between the result and BullMQ's knowing of it: only the queue tells when.
@@ -62,11 +65,11 @@ abstract class UploadRemover extends QueueEventsHost {
   }
 }
 
-@QueueEventsListener(queueOf("flux"))
+@QueueEventsListener(queueOf("flux"), ALL)
 export class FluxUploadRemover extends UploadRemover {}
 
-@QueueEventsListener(queueOf("esrgan"))
+@QueueEventsListener(queueOf("esrgan"), ALL)
 export class EsrganUploadRemover extends UploadRemover {}
 
-@QueueEventsListener(queueOf("imagen"))
+@QueueEventsListener(queueOf("imagen"), ALL)
 export class ImagenUploadRemover extends UploadRemover {}

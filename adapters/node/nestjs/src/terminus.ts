@@ -11,7 +11,7 @@ import { UpscaledService } from "./upscaled.service.js";
 // A daemon answers at once, also while it works or loads; probes give up after some seconds themselves.
 const TIMEOUT_MS = 2000;
 
-// It takes jobs, if not all of them at once. `detail` and `workers` say more.
+// It takes jobs, if not all of them or at once; `detail` says why.
 const SERVING = new Set(["ok", "loading", "degraded"]);
 
 @Injectable()
@@ -24,7 +24,10 @@ export class UpscaledHealthIndicator {
     @Inject(HealthIndicatorService) private readonly indicators: HealthIndicatorService,
   ) {}
 
-  /** Up while the daemon takes jobs, with the fields of its report (its `status` as `state`); else down. */
+  /**
+   * Up while the daemon takes jobs, else down; with its report, whose `status` is called `state` here. The
+   * rows of its workers are left out: they name jobs, and a health page is often public.
+   */
   async isHealthy<Key extends string>(
     key: Key,
     { timeoutMs = TIMEOUT_MS }: { timeoutMs?: number } = {},
@@ -33,7 +36,7 @@ export class UpscaledHealthIndicator {
     try {
       this.#asked ??= this.upscaled.health().finally(() => (this.#asked = undefined));
       const report = await firstValueFrom(from(this.#asked).pipe(timeout(timeoutMs)));
-      const { type: _, status: state, ...fields } = report;
+      const { type: _type, workers: _workers, status: state, ...fields } = report;
       return SERVING.has(state) ? indicator.up({ state, ...fields }) : indicator.down({ state, ...fields });
     } catch (error) {
       return indicator.down(error instanceof Error ? error.message : String(error));

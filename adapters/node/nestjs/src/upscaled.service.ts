@@ -22,8 +22,12 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     if (this.#options.eager) await this.client.ready();
   }
 
+  onApplicationShutdown(): Promise<void> {
+    return this.close();
+  }
+
   /** Lets the accepted jobs finish for `closeTimeoutMs`; then no process of the daemon is left. */
-  async onApplicationShutdown(): Promise<void> {
+  async close(): Promise<void> {
     this.#isOpen = false;
     await this.#client?.close();
   }

@@ -148,6 +148,16 @@ test("a failed job tells its code, and no path of the machine", { timeout: TIMEO
   await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the uploads' removal");
 });
 
+test("an upload that outlived its job is removed at the next start", { timeout: TIMEOUT_MS }, async () => {
+  const { job_id } = await finish(await post("esrgan", { model: "compact-x2", upscale_factor: "2" }));
+  await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the upload's removal");
+  await writeFile(join(settings.uploadDir, job_id), "");
+  const next = await createApp(settings, { logger: false });
+  await next.init();
+  await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the late removal");
+  await next.close();
+});
+
 test("results are the pictures of jobs, and nothing else", { timeout: TIMEOUT_MS }, async () => {
   await writeFile(join(settings.outputDir, "secret.png"), "");
   await mkdir(join(settings.outputDir, "00000000-0000-0000-0000-000000000000.png"));

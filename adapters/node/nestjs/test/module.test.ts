@@ -73,6 +73,7 @@ test("health is up with the daemon's report, and down when it is gone", { timeou
   const { upscaled: up } = await health.isHealthy("upscaled");
   assert.equal(up["status"], "up");
   assert.equal(up["queue_size"], 0);
+  assert.ok(!("workers" in up));
   await app.close();
   const { upscaled: down } = await health.isHealthy("upscaled");
   assert.equal(down["status"], "down");

@@ -176,6 +176,17 @@ test("a job that comes back to the process that has it runs on once", { timeout:
   assert.equal((await queue.reload(job)).attemptsStarted, 2);
 });
 
+test("a job that stalls more often than it may ends as a crash", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue, { lockDuration: 30_000, stalledInterval: 100, maxStalledCount: 0 });
+  const job = await queue.addRunning(LONG, RETRIES);
+  await queue.breakLock(job);
+  await assert.rejects(queue.result(job), /stalled/);
+  const failure = failureOf(await queue.reload(job));
+  assert.equal(failure?.code, "worker_crashed");
+  assert.equal(failure?.retryable, true);
+});
+
 test("a job whose lock ran out is computed no further", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using worker = await startWorkerApp(queue, { stalledInterval: 60_000 });

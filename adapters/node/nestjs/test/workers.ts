@@ -24,8 +24,9 @@ export interface WorkerApp extends AsyncDisposable {
   readonly processor: UpscaleProcessor;
 }
 
-// A lock that is lost shows within a second or so.
-const WORKER: Partial<WorkerOptions> = { lockDuration: 1000, stalledInterval: 250, concurrency: 2 };
+// A lock that is lost shows within a second or so, and a job that came back is found as soon: BullMQ may have
+// woken the frozen process for it.
+const WORKER: Partial<WorkerOptions> = { lockDuration: 1000, stalledInterval: 250, drainDelay: 1, concurrency: 2 };
 
 /** An application that works on the queue until it is closed. */
 export async function startWorkerApp(

@@ -5,7 +5,7 @@
 
 import type { Job } from "bullmq";
 import { ERROR_CODES, JobError } from "upscaled";
-import type { ErrorCode } from "upscaled";
+import type { DaemonGoneError, ErrorCode } from "upscaled";
 
 export interface JobFailure {
   readonly code: ErrorCode | (string & {});
@@ -15,19 +15,20 @@ export interface JobFailure {
   readonly retryable: boolean;
 }
 
+// BullMQ's own words for a job whose processes died, or hung, too often.
+const STALLED_TOO_OFTEN = /^job stalled/;
+
 /** The sentence for `failedReason`. A daemon that went away is a crash of the job's worker, seen from here. */
-export function failedReason(error: unknown): string {
+export function failedReason(error: JobError | DaemonGoneError): string {
   const code = error instanceof JobError ? (error.code ?? "internal") : "worker_crashed";
-  return `${code}: ${error instanceof Error ? error.message : String(error)}`;
+  return `${code}: ${error.message}`;
 }
 
-/** Why a job failed for good; undefined where it did not. */
+/** Why a job failed for good; undefined where it did not. What is not the daemon's is `internal`. */
 export function failureOf({ failedReason: reason }: Pick<Job, "failedReason">): JobFailure | undefined {
   if (!reason) return undefined;
-  const [, code, error] = /^([a-z_]+): (.*)$/s.exec(reason) ?? [];
-  // BullMQ's own words: the processes that had the job died too often.
-  if (code === undefined || error === undefined) return { ...crash, error: reason };
-  return { code, error, retryable: code in ERROR_CODES && ERROR_CODES[code as ErrorCode].retryable };
+  const [, told, sentence] = /^([a-z_]+): (.*)$/s.exec(reason) ?? [];
+  const code = told ?? (STALLED_TOO_OFTEN.test(reason) ? "worker_crashed" : "internal");
+  const retryable = code in ERROR_CODES && ERROR_CODES[code as ErrorCode].retryable;
+  return { code, error: sentence ?? reason, retryable };
 }
-
-const crash = { code: "worker_crashed", retryable: ERROR_CODES.worker_crashed.retryable } as const;

@@ -12,7 +12,7 @@ import { Inject, Logger } from "@nestjs/common";
 import type { BeforeApplicationShutdown, OnApplicationShutdown } from "@nestjs/common";
 import { UnrecoverableError, WaitingError } from "bullmq";
 import type { Job } from "bullmq";
-import { JobError } from "upscaled";
+import { DaemonGoneError, JobError } from "upscaled";
 import type { JobRequest, Result } from "upscaled";
 
 import { UpscaledService } from "../upscaled.service.js";
@@ -85,7 +85,7 @@ export abstract class UpscaleProcessor
 
   /** BullMQ waits for running jobs as long as they take; so the daemon, which does not, is closed first. */
   async onApplicationShutdown(): Promise<void> {
-    await this.upscaled.onApplicationShutdown();
+    await this.upscaled.close();
     await this.#closed;
   }
 
@@ -107,6 +107,8 @@ export abstract class UpscaleProcessor
 
   /** What to tell BullMQ of an attempt that failed. */
   async #verdict(error: unknown, job: Job, token: string | undefined): Promise<Error> {
+    // From an override of ours, and for BullMQ.
+    if (!(error instanceof JobError || error instanceof DaemonGoneError)) return error as Error;
     if (error instanceof JobError && !error.retryable) return new UnrecoverableError(failedReason(error));
     if (this.upscaled.isOpen) return new Error(failedReason(error), { cause: error });
     // First pause, or we would be the ones to take it; without a daemon we would fail the whole queue in no time.
