@@ -21,10 +21,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _LEAST_SIDE = 128
 # More than this at once gains nothing: the device is busy with a few.
 _LARGEST_BATCH = 8
-# Memory of a tile's forward for each token and each number of the transformer's width: a block's
-# widest layer gives 7 numbers for one, and its input, its normalised input, queries, keys, values
-# and results are alive beside it; in pieces of which some are copied.
-_LIVE_NUMBERS = 40
+# Memory of a tile's forward for each token and each number of the transformer's width: 17 at its
+# peak by torch's accounting of the real width, and some for what an allocator loses.
+_LIVE_NUMBERS = 24
 
 
 class Host(Protocol):

@@ -269,7 +269,7 @@ def test_the_batch_follows_the_memory(models: Models) -> None:
 
     assert batch(1) == 1
     assert batch(10**12) == 8
-    assert 1 < batch(2 * 10**6) < 8
+    assert 1 < batch(10**6) < 8
 
 
 class Shuffling:
