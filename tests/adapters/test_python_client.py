@@ -38,7 +38,8 @@ def client() -> Iterator[Client]:
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:
     """Every process below one of ours."""
-    return list(psutil.Process(pid).children(recursive=True))
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return found
 
 
 def run_many(client: Client, count: int) -> list[dict[str, Any]]:
