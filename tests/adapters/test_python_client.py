@@ -44,7 +44,7 @@ def descendants(pid: int | None = None) -> list[psutil.Process]:
 
 def run_many(client: Client, count: int) -> list[dict[str, Any]]:
     """No-op jobs, 64 in flight; their ends."""
-    ends = []
+    ends: list[dict[str, Any]] = []
     sent = 0
     while len(ends) < count:
         while sent < count and len(client.pending) < IN_FLIGHT:
