@@ -8,8 +8,9 @@ import psutil
 
 # OpenMP's threads spin while they wait, by default for milliseconds. Beside an encoder or another
 # worker that wants the same core each wait then costs a time slice, and a picture takes ten times
-# as long; with this count, a few microseconds, they sleep soon and lose nothing when alone.
-_SPIN_COUNT = "1000"
+# as long. With this count, a few hundred microseconds, they sleep before that; with a tenth of it
+# they sleep within a network, between two of its layers, which doubles the time of a small one.
+_SPIN_COUNT = "10000"
 
 
 def settle_waiting() -> None:

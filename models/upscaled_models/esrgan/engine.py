@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import FOLDERS, Catalog
 from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
+from upscaled_models.memory import keep_freed_memory
 from upscaled_models.threads import settle_waiting
 from upscaled_protocol.configs import EsrganConfig
 
@@ -30,6 +31,7 @@ class EsrganEngine(Engine[EsrganConfig]):
     def preimport(cls) -> None:
         """Import torch, spandrel and libvips."""
         settle_waiting()
+        keep_freed_memory()
         import_module("upscaled_models.esrgan.upscaler")
 
     def start(self) -> None:

@@ -14,7 +14,7 @@ from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.stage import Stage
-from upscaled_models.esrgan.tile import choose_tile
+from upscaled_models.esrgan.tile import choose_tile, rows_fit
 from upscaled_models.imaging.read import Source
 from upscaled_protocol.messages import Size
 
@@ -58,6 +58,10 @@ class Job:
         planes = (colours if network.channels == 1 else 1) + source.has_alpha
         width, height = source.width, source.height
         while max(plan.scaled.width / width, plan.scaled.height / height) > _NEGLIGIBLE:
+            if network.by_rows and not rows_fit(
+                network, width=width, planes=planes, memory_bytes=memory_bytes
+            ):
+                network = network.in_tiles()
             tile = choose_tile(
                 network,
                 width=width,

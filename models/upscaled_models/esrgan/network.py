@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -42,7 +43,6 @@ class Network:
     lag: rows that a stream's result is behind its source.
     align: what the edges of tiles inside a picture have to be multiples of; divides `overlap`.
     tiling: what the architecture says about tiles.
-    square: whether it only takes squares.
     size_bytes: memory of the weights.
     column_bytes, pixel_bytes: memory of a stream for each column of its source between bands, and
     for each pixel of a band, overlap included, while that is computed.
@@ -55,17 +55,18 @@ class Network:
         self.scale: int = descriptor.scale
         self.channels: int = descriptor.input_channels
         self.tiling: ModelTiling = descriptor.tiling
-        self.square: bool = sizes.square
         self.size_bytes = self.dtype.itemsize * sum(
             weight.numel() for weight in descriptor.model.parameters()
         )
         self._minimum: int = sizes.minimum
         self._multiple: int = sizes.multiple_of
         self._graph: RowGraph | None = None
+        self.by_rows = True
         descriptor.model.to(device)
         try:
             self._graph = trace(descriptor.model, self.channels, self._multiple, self.dtype)
         except NotRowLocalError:
+            self.by_rows = False
             self._descriptor = descriptor
             self._probe()
         else:
@@ -74,10 +75,13 @@ class Network:
             self.column_bytes = self._graph.column_bytes
             self.pixel_bytes = self._graph.pixel_bytes
 
-    @property
-    def by_rows(self) -> bool:
-        """Whether it runs row by row, so that bands of any height cost the same."""
-        return self._graph is not None
+    def in_tiles(self) -> Network:
+        """The same network, which runs row by row, in whole tiles: these hold nothing between
+        bands, but compute their overlap twice, and are blended where it is not all they see."""
+        tiled = copy(self)
+        tiled.by_rows = False
+        tiled.lag, tiled.reach = tiled.overlap, 2 * tiled.overlap
+        return tiled
 
     def padded(self, side: int) -> int:
         """The side of the picture that the network has to be given for one of `side` pixels."""
@@ -85,7 +89,7 @@ class Network:
 
     def open(self, height: int, band_rows: int) -> Stream:
         """Begin a column of `height` rows, in bands of `band_rows`, the last of what is left."""
-        if self._graph is not None:
+        if self._graph is not None and self.by_rows:
             return self._graph.open(height, band_rows)
         return TileStream(
             self._forward,
@@ -121,6 +125,8 @@ class Network:
         self.pixel_bytes = math.ceil(footprint.peak_bytes / side**2)
 
     def _forward(self, tile: Tensor) -> Tensor:
+        if self._graph is not None:
+            return self._graph.whole(tile)
         tile = tile.to(self.dtype, memory_format=torch.channels_last)
         # One at a time: not every architecture takes a batch.
         parts = [self._descriptor(tile[index : index + 1]) for index in range(len(tile))]

@@ -6,6 +6,8 @@ import gc
 
 import torch
 
+from upscaled_models.memory import return_freed_memory
+
 # What torch's CPU allocator says; it has no exception of its own for it.
 _CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough")
 
@@ -22,3 +24,4 @@ def free_caches() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return_freed_memory()

@@ -69,6 +69,13 @@ class RowGraph:
         """Begin a picture of `height` rows, in bands of `band_rows`, the last of what is left."""
         return GraphStream(self._operations, height, band_rows)
 
+    def whole(self, picture: Tensor) -> Tensor:
+        """The result for a whole picture, (B, C, h, W) in float32, at once."""
+        height = picture.shape[2]
+        result = self.open(height, height + self.lag).feed(picture)
+        assert result is not None  # a band that long passes through all operations
+        return result
+
 
 class GraphStream:
     """One picture on its way through a graph."""

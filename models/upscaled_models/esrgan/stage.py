@@ -21,6 +21,8 @@ from upscaled_protocol.errors import ErrorCode, JobError
 # The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
 _LEAST_WIDTH = 32
 _LEAST_ROWS = 8
+# Where memory ran out for a picture by rows it goes on in tiles of this side.
+_TILED_SIDE = 128
 # A band of one value, from a source that varies by more than this, is a failure of half precision.
 _CERTAIN_VARIATION = 16 / 255
 
@@ -99,6 +101,7 @@ class Stage:
             if ready is not None:
                 yield self._give(ready)
 
+    @torch.inference_mode()
     def _step(self, rows: Tensor | None) -> Tensor | None:
         """Feed one band, or none where all are fed; the part of the result that is ready."""
         parts = []
@@ -167,27 +170,36 @@ class Stage:
     def _recover(self, error: Exception) -> None:
         """Change what made the band fail and go back to it. Raises the error where nothing can."""
         if isinstance(error, ImpreciseError):
-            self._network = self._host.full_precision()
+            full = self._host.full_precision()
+            self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
         elif is_out_of_memory(error):
-            self.tile = self._smaller_tile()
+            self._shrink()
             self._host.make_room()
         else:
             raise error
         self._open()
 
-    def _smaller_tile(self) -> Tile:
-        width, rows = self.tile.width, self.tile.rows
-        step = self._network.align
+    def _shrink(self) -> None:
+        """Take less memory: halve the tile, or hold nothing between bands."""
+        network, width, rows = self._network, self.tile.width, self.tile.rows
+        step = network.align
+        shorter, narrower = rows // 2 >= _LEAST_ROWS, width // 2 >= _LEAST_WIDTH
         # Rows first where they cost nothing, else whichever side is the longer one.
-        if rows // 2 >= _LEAST_ROWS and (self._network.by_rows or rows >= width):
-            return Tile(width, max(rows // 2 // step, 1) * step)
-        if width // 2 >= _LEAST_WIDTH:
-            return Tile(max(width // 2 // step, 1) * step, rows)
-        raise JobError(
-            ErrorCode.OUT_OF_MEMORY,
-            f"memory ran out even at a tile of {width} x {rows} pixels: "
-            "free some on this machine, or choose a smaller model",
-        )
+        if shorter and (network.by_rows or rows >= width or not narrower):
+            self.tile = Tile(width, max(rows // 2 // step, 1) * step)
+        elif network.by_rows:
+            # Narrower columns would leave what is held between bands as it is.
+            self._network = network.in_tiles()
+            side = max(_TILED_SIDE // step, 1) * step
+            self.tile = Tile(min(width, side), side)
+        elif narrower:
+            self.tile = Tile(max(width // 2 // step, 1) * step, rows)
+        else:
+            raise JobError(
+                ErrorCode.OUT_OF_MEMORY,
+                f"memory ran out even at a tile of {width} x {rows} pixels: "
+                "free some on this machine, or choose a smaller model",
+            )
 
     def _open(self) -> None:
         """Begin at the first of the rows that are kept, passing over what was given already."""

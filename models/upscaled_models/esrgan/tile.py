@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 
-# Pixels of a band: on a processor the layers' results then stay in its caches; an accelerator
-# needs enough of them to be busy while the next operation is launched.
-_BAND_PIXELS = {"cpu": 10_000, "cuda": 500_000}
+# Pixels of a band. On a processor: enough that threads seldom meet, so few that the layers' results
+# stay in its caches. An accelerator has to be busy while the next operation is launched.
+_BAND_PIXELS = {"cpu": 40_000, "cuda": 500_000}
 # Side of a tile where a network does not run by rows: the overlap costs less in a larger one, but
 # on a processor it takes long, and a job can only be cancelled between two. Doubled for networks
 # that are better not tiled.
@@ -27,6 +27,14 @@ class Tile:
     rows: int
 
 
+def rows_fit(network: Network, *, width: int, planes: int, memory_bytes: int) -> bool:
+    """Whether there is memory for a picture by rows: for what waits between two bands, which no
+    way of cutting makes less, and for the least band."""
+    columns = _whole(width, network)
+    least = _up(_LEAST_ROWS, network)
+    return planes * columns * (network.column_bytes + least * network.pixel_bytes) <= memory_bytes
+
+
 def choose_tile(
     network: Network,
     *,
@@ -38,37 +46,52 @@ def choose_tile(
 ) -> Tile:
     """The tile for a picture of `width` x `height` with a batch of `planes`.
 
-    tile_size: the longest side to use; None leaves the choice to speed and memory.
+    Its sides are multiples of the network's `align`, and no longer than the picture as the network
+    takes it.
+
+    tile_size: the longest side of a tile, where that is not below `align`. By rows, what is
+    computed at once has as many pixels as such a tile, and is as wide as the picture: cutting it
+    would only cost. None leaves the choice to speed and memory.
     memory_bytes: what may be used. The least tile is chosen where even that does not fit.
     """
-    pixels = max(memory_bytes // (planes * network.pixel_bytes), 1)
-    whole_width, whole_height = _whole(width, network), _whole(height, network)
+    whole = Tile(_whole(width, network), _whole(height, network))
     if network.by_rows:
-        columns = memory_bytes // (2 * planes * max(network.column_bytes, 1))
-        side = min(max(columns, _LEAST_SIDE), tile_size or whole_width)
-        tile_width = min(whole_width, _aligned(side, network))
-        rows = min(_preferred(_BAND_PIXELS, network), pixels // 2) // tile_width
-        rows = min(max(rows, _LEAST_ROWS), tile_size or whole_height)
-        return Tile(tile_width, _aligned(rows, network))
-    if tile_size is None and network.tiling is ModelTiling.INTERNAL:
-        return Tile(whole_width, whole_height)
-    side = _preferred(_TILE_SIDE, network)
-    if network.tiling is not ModelTiling.SUPPORTED:
-        side *= 2
-    fitting = max(math.isqrt(pixels) - 2 * network.overlap, _LEAST_SIDE)
-    side = _aligned(min(tile_size or side, fitting), network)
-    if network.square:
-        return Tile(side, side)
-    return Tile(min(side, whole_width), min(side, whole_height))
+        return _band(network, whole, planes, tile_size, memory_bytes)
+    if tile_size is None:
+        if network.tiling is ModelTiling.INTERNAL:
+            return whole
+        tile_size = _preferred(_TILE_SIDE, network)
+        if network.tiling is not ModelTiling.SUPPORTED:
+            tile_size *= 2
+    pixels = memory_bytes // (planes * network.pixel_bytes)
+    side = _down(math.isqrt(pixels) - 2 * network.overlap, network)
+    side = min(max(side, _up(_LEAST_SIDE, network)), _down(tile_size, network))
+    return Tile(min(side, whole.width), min(side, whole.rows))
+
+
+def _band(
+    network: Network, whole: Tile, planes: int, tile_size: int | None, memory_bytes: int
+) -> Tile:
+    free = max(memory_bytes - planes * network.column_bytes * whole.width, 0)
+    pixels, least = _preferred(_BAND_PIXELS, network), _LEAST_ROWS
+    if tile_size is not None:
+        pixels, least = tile_size**2, 1
+    pixels = min(pixels, free // (planes * network.pixel_bytes))
+    rows = max(_down(pixels // whole.width, network), _up(least, network))
+    return Tile(whole.width, min(rows, whole.rows))
 
 
 def _preferred(choices: dict[str, int], network: Network) -> int:
     return choices.get(network.device.type, choices["cuda"])
 
 
-def _aligned(side: int, network: Network) -> int:
+def _down(side: int, network: Network) -> int:
     return max(side // network.align, 1) * network.align
 
 
+def _up(side: int, network: Network) -> int:
+    return math.ceil(side / network.align) * network.align
+
+
 def _whole(side: int, network: Network) -> int:
-    return math.ceil(network.padded(side) / network.align) * network.align
+    return _up(network.padded(side), network)

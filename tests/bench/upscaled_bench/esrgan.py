@@ -6,7 +6,15 @@ Rivals in one run, on one file, each at its best of several rounds in turn:
   192 pixels with a margin of 10, encoded at the end.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from upscaled_models.memory import keep_freed_memory
+from upscaled_models.threads import settle_waiting
+
+# As in a worker, for all rivals alike; torch reads it when it is imported.
+settle_waiting()
+keep_freed_memory()
 
 import subprocess
 import sys
@@ -78,6 +86,9 @@ def _save_larger(path: Path) -> Path:
 
     torch.manual_seed(0)
     network = Compact(num_feat=64, num_conv=16, upscale=4)
+    for layer in network.modules():
+        if isinstance(layer, nn.PReLU):  # as in a trained one, where no two slopes are equal
+            nn.init.uniform_(layer.weight, 0, 0.5)
     torch.save({"params": network.state_dict()}, path)
     return path
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tiny_networks import CPU, compact, network, random_picture, rrdb
+from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.columns import cut_columns
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
-from upscaled_models.esrgan.tile import Tile, choose_tile
+from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit
 
 
 @given(
@@ -67,53 +69,157 @@ def by_tiles() -> Network:
 
 
 def test_by_rows_a_band_spans_the_picture(by_rows: Network) -> None:
-    assert tile_for(by_rows, 640, 448) == Tile(640, 15)
+    assert tile_for(by_rows, 640, 448) == Tile(640, 62)
     assert tile_for(by_rows, 30_000, 448) == Tile(30_000, 4)
-    assert tile_for(by_rows, 10, 4000) == Tile(10, 1000)
+    assert tile_for(by_rows, 10, 5000) == Tile(10, 4000)
     assert tile_for(by_rows, 10, 40) == Tile(10, 40)
 
 
 def test_a_tile_size_is_an_upper_bound(by_rows: Network, by_tiles: Network) -> None:
-    assert tile_for(by_rows, 640, 448, tile_size=100) == Tile(100, 100)
-    assert tile_for(by_rows, 640, 448, tile_size=2000) == Tile(640, 15)
+    # By rows, of the pixels in a tile.
+    assert tile_for(by_rows, 640, 448, tile_size=100) == Tile(640, 15)
+    assert tile_for(by_rows, 640, 448, tile_size=2000) == Tile(640, 448)
+    assert tile_for(by_rows, 640, 448, tile_size=20) == Tile(640, 1)
     # Of the windows' size, which is 8.
     assert tile_for(by_tiles, 640, 448, tile_size=100) == Tile(96, 96)
+    assert tile_for(by_tiles, 640, 448, tile_size=20) == Tile(16, 16)
 
 
 def test_by_tiles_a_small_picture_is_one_tile(by_tiles: Network) -> None:
     assert tile_for(by_tiles, 50, 101) == Tile(56, 104)
 
 
-def test_a_picture_too_wide_for_memory_is_cut_into_columns(deep: Network) -> None:
-    for gigabytes in (0.01, 0.1, 1.0):
-        memory = int(gigabytes * 2**30)
-        tile = tile_for(deep, 100_000, 1000, memory_bytes=memory)
-        assert tile.width * deep.column_bytes <= memory
-    assert tile.width < 100_000
-
-
-def test_a_batch_gets_smaller_tiles(by_tiles: Network) -> None:
-    memory = 400 * 400 * by_tiles.pixel_bytes
-    one = tile_for(by_tiles, 3000, 3000, memory_bytes=memory)
-    four = tile_for(by_tiles, 3000, 3000, memory_bytes=memory, planes=4)
-    assert four.width < one.width <= 400 - 2 * by_tiles.overlap
-
-
-def test_the_least_tile_is_chosen_where_nothing_fits(deep: Network, by_tiles: Network) -> None:
-    assert tile_for(deep, 1000, 1000, memory_bytes=1) == Tile(32, 4)
-    assert tile_for(by_tiles, 1000, 1000, memory_bytes=1) == Tile(32, 32)
-
-
 def test_a_network_that_tiles_by_itself_gets_the_whole_picture(by_tiles: Network) -> None:
-    from upscaled_models.esrgan.architectures import ModelTiling
-
     usual, by_tiles.tiling = by_tiles.tiling, ModelTiling.INTERNAL
     whole = tile_for(by_tiles, 1000, 2000)
+    given = tile_for(by_tiles, 1000, 2000, tile_size=64)
     by_tiles.tiling = ModelTiling.DISCOURAGED
     larger = tile_for(by_tiles, 1000, 2000)
     by_tiles.tiling = usual
     assert whole == Tile(1000, 2000)
+    assert given == Tile(64, 64)
     assert larger.width == 2 * tile_for(by_tiles, 1000, 2000).width
+
+
+@dataclass
+class Described:
+    """What the choice of a tile asks of a network."""
+
+    by_rows: bool
+    align: int
+    overlap_units: int
+    pixel_bytes: int
+    column_bytes: int
+    minimum: int
+    tiling: ModelTiling
+    device: torch.device
+
+    @property
+    def overlap(self) -> int:
+        return self.overlap_units * self.align
+
+    def padded(self, side: int) -> int:
+        return -(-max(side, self.minimum) // self.align) * self.align
+
+    def whole(self, side: int) -> int:
+        return self.padded(side)
+
+    def taken_bytes(self, tile: Tile, width: int, height: int) -> int:
+        """For one picture of a batch: what waits between bands, and the widest tile of one."""
+        columns = cut_columns(self.padded(width), tile.width, self.overlap, self.align)
+        widest = max(column.right - column.left for column in columns)
+        if self.by_rows:
+            held = sum(column.right - column.left for column in columns) * self.column_bytes
+            return held + widest * tile.rows * self.pixel_bytes
+        rows = min(tile.rows + 2 * self.overlap, self.padded(height))
+        return widest * rows * self.pixel_bytes
+
+
+described = st.builds(
+    Described,
+    by_rows=st.booleans(),
+    align=st.sampled_from([1, 2, 8, 12]),
+    overlap_units=st.integers(0, 32),
+    pixel_bytes=st.integers(1, 10_000),
+    column_bytes=st.integers(0, 500_000),
+    minimum=st.integers(1, 80),
+    tiling=st.sampled_from([ModelTiling.SUPPORTED, ModelTiling.DISCOURAGED]),
+    device=st.sampled_from([torch.device("cpu"), torch.device("cuda")]),
+)
+lengths = st.integers(1, 20_000)
+wishes = st.none() | st.integers(1, 3000)
+memories = st.integers(0, 2**36)
+
+
+@settings(max_examples=400)
+@given(described, lengths, lengths, st.integers(1, 4), wishes, memories)
+def test_a_tile_fits_wherever_the_least_one_does(
+    small: Any, width: int, height: int, planes: int, tile_size: int | None, memory: int
+) -> None:
+    given = {"planes": planes, "tile_size": tile_size}
+    least = tile_for(small, width, height, memory_bytes=0, **given)
+    chosen = tile_for(small, width, height, memory_bytes=memory, **given)
+    if planes * small.taken_bytes(least, width, height) <= memory:
+        assert planes * small.taken_bytes(chosen, width, height) <= memory
+    else:
+        assert chosen == least
+
+
+@settings(max_examples=400)
+@given(described, lengths, lengths, st.integers(1, 4), wishes, memories)
+def test_a_tiles_sides_keep_to_their_bounds(
+    small: Any, width: int, height: int, planes: int, tile_size: int | None, memory: int
+) -> None:
+    tile = tile_for(small, width, height, planes=planes, tile_size=tile_size, memory_bytes=memory)
+    sides = ((tile.width, small.whole(width)), (tile.rows, small.whole(height)))
+    for side, whole in sides:
+        assert side % small.align == 0
+        assert side <= whole
+        if not small.by_rows:
+            assert side <= max(tile_size or 1024, small.align)
+            assert side >= min(32, whole, (tile_size or 32) - small.align + 1)
+    if small.by_rows:
+        assert tile.width == small.whole(width)
+        if tile_size is None:
+            assert tile.rows >= min(4, small.whole(height))
+        else:
+            assert tile.rows * tile.width <= max(tile_size**2, tile.width * small.align)
+
+
+@settings(max_examples=400)
+@given(described, lengths, lengths, st.integers(1, 4), wishes, memories, memories)
+def test_more_memory_never_makes_a_smaller_tile(
+    small: Any,
+    width: int,
+    height: int,
+    planes: int,
+    tile_size: int | None,
+    memory: int,
+    more: int,
+) -> None:
+    given = {"planes": planes, "tile_size": tile_size}
+    before = tile_for(small, width, height, memory_bytes=memory, **given)
+    after = tile_for(small, width, height, memory_bytes=memory + more, **given)
+    assert after.width >= before.width
+    assert after.rows >= before.rows
+    larger_batch = tile_for(
+        small, width, height, memory_bytes=memory, planes=planes + 1, tile_size=tile_size
+    )
+    assert larger_batch.rows <= before.rows
+
+
+@given(described, lengths, lengths, st.integers(1, 4), memories)
+def test_rows_are_held_only_where_they_fit_with_a_band(
+    small: Any, width: int, height: int, planes: int, memory: int
+) -> None:
+    small.by_rows = True
+    least = tile_for(small, width, height, planes=planes, memory_bytes=0)
+    held = rows_fit(small, width=width, planes=planes, memory_bytes=memory)
+    needed = planes * small.taken_bytes(least, width, height)
+    if held:
+        assert needed <= memory
+    elif small.padded(height) >= 4:
+        assert memory < needed
 
 
 def test_memory_of_a_band_is_counted_as_it_is(by_rows: Network, deep: Network) -> None:
