@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -203,3 +206,34 @@ def test_an_accelerator_s_models_may_take_its_memory_and_not_the_host_s() -> Non
     for name in ("a", "b", "c"):
         use(cache, name)
     assert cache.names() == ["b", "c"]
+
+
+_KEEPS_AND_RETURNS = """
+import psutil
+from upscaled_models.memory import keep_freed_memory, return_freed_memory
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+keep_freed_memory()
+blocks = [b"1" * 20_000_000 for _ in range(5)]
+full = resident()
+del blocks
+kept = resident()
+return_freed_memory()
+print(full - kept, kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_freed_memory_is_kept_until_it_is_wanted_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _KEEPS_AND_RETURNS],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    given_back_at_once, given_back_later = map(int, done.stdout.split())
+    assert given_back_at_once < 10_000_000
+    assert given_back_later > 80_000_000

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, current_thread
 
 import pytest
 
-from upscaled_models.threads import computing_threads, settle_waiting
+from upscaled_models.threads import ComputingThread, computing_threads, settle_waiting
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -31,3 +34,32 @@ def test_what_the_operator_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY")
     settle_waiting()
     assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+
+
+def test_all_that_computes_does_so_in_one_thread() -> None:
+    thread = ComputingThread()
+    with ThreadPoolExecutor(4) as others:
+        names = list(others.map(lambda _: thread.run(lambda: current_thread().name), range(8)))
+    assert set(names) == {"compute"}
+    # What computes may ask for more.
+    assert thread.run(lambda: thread.run(lambda: current_thread().name)) == "compute"
+
+
+def test_what_a_computation_raises_is_raised_where_it_was_asked_for() -> None:
+    thread = ComputingThread()
+    with pytest.raises(ZeroDivisionError):
+        thread.run(lambda: 1 / 0)
+    assert thread.run(lambda: 1) == 1
+
+
+def test_a_computation_that_is_done_is_not_held() -> None:
+    class Picture:
+        pass
+
+    thread = ComputingThread()
+    picture = Picture()
+    gone = Event()
+    weakref.finalize(picture, gone.set)
+    thread.run(lambda picture=picture: None)  # type: ignore[misc]
+    del picture
+    assert gone.wait(10)

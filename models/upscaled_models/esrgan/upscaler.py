@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from upscaled_models.imaging.output import plan_output
 from upscaled_models.imaging.read import Source, open_source
 from upscaled_models.imaging.write import open_sink
 from upscaled_models.memory import available_bytes, shared_models
-from upscaled_models.threads import computing_threads
+from upscaled_models.threads import computing_thread, computing_threads
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
+
+ResultT = TypeVar("ResultT")
 
 # A large network from a cold, slow disk, with its trace or the probing of it.
 _LOAD_BUDGET_S = 300.0
@@ -81,9 +84,13 @@ class Upscaler:
             )
             sink = held.enter_context(open_sink(output, job.native, source.bands, source.bits))
             bands = held.enter_context(read_ahead(job.read()))
-            with context.device_turn():
+
+            def compute() -> None:
                 for rows in job.upscale(bands):
                     sink.write(rows)
+
+            with context.device_turn():
+                self._compute(compute)
             with context.phase("encode"):
                 written = sink.commit()
         return output.outcome(
@@ -188,10 +195,14 @@ class Upscaler:
         key = (path, status.st_mtime_ns, status.st_size, dtype)
 
         def load() -> Network:
-            return Network(load_descriptor(path), self._device, dtype)
+            return self._compute(lambda: Network(load_descriptor(path), self._device, dtype))
 
         with self._models.use(key, path.stem, status.st_size, load) as network:
             yield network
+
+    def _compute(self, task: Callable[[], ResultT]) -> ResultT:
+        # An accelerator can be given a model while it computes with another.
+        return computing_thread().run(task) if self._device.type == "cpu" else task()
 
     def _memory_for_tiles(self) -> int:
         if self._device.type == "cuda":
