@@ -143,6 +143,13 @@ class FluxConfig(ImageConfig):
     prompt: str = Field("", max_length=10_000)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     tile_size: int | None = Field(512, ge=128, le=4096, description="Output pixels a tile side.")
+    block_cache: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="End a model call after its first block where that changed by no more than "
+        "this share since the last full call: faster and less exact; 0 never does.",
+    )
 
 
 class ImagenConfig(ImageConfig):

@@ -29,7 +29,8 @@ _QUANTISED = (
 
 
 # Blocks that are expanded at once: few enough for a processor's caches, where that is two to three
-# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls.
+# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls; so
+# too in compiled code, which is one loop whatever the size, and would become thousands of them.
 _AT_ONCE = {"cpu": 1 << 13}
 
 
@@ -57,7 +58,9 @@ def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch
         return stored.view(format_.dtype).view(shape).to(dtype)
     blocks = stored.view(-1, format_.block_bytes)
     values = torch.empty(len(blocks), format_.block_values, dtype=dtype, device=stored.device)
-    step = _AT_ONCE.get(stored.device.type, max(len(blocks), 1))
+    step = max(len(blocks), 1)
+    if not torch.compiler.is_compiling():
+        step = _AT_ONCE.get(stored.device.type, step)
     for start in range(0, len(blocks), step):
         part = slice(start, start + step)
         _expand_blocks(blocks[part], format_, values[part])

@@ -35,12 +35,19 @@ class FluxModels:
 
 
 def load_models(
-    files: Files, device: torch.device, dtype: torch.dtype, free_bytes: int, each: EachTensor
+    files: Files,
+    device: torch.device,
+    dtype: torch.dtype,
+    free_bytes: int,
+    each: EachTensor,
+    *,
+    compiled: bool = False,
 ) -> FluxModels:
     """Load both, the transformer in the fastest way that `free_bytes` allow.
 
     The autoencoder computes in float32: that costs little beside the transformer, and its results
-    are finer than 8 bits. Raises `JobError` (model_corrupt), and what `each` raises.
+    are finer than 8 bits. compiled: the transformer's blocks are. Raises `JobError`
+    (model_corrupt), and what `each` raises.
     """
     weights = check_transformer(files)
     autoencoder = load_autoencoder(files, device, torch.float32, each)
@@ -51,4 +58,5 @@ def load_models(
         free_bytes - autoencoder.size_bytes - _RESERVED_BYTES,
         device,
     )
-    return FluxModels(load_transformer(files, device, dtype, placement, each), autoencoder)
+    transformer = load_transformer(files, device, dtype, placement, each, compiled=compiled)
+    return FluxModels(transformer, autoencoder)

@@ -97,6 +97,11 @@ class Upscaler:
                 if levels:
                     embeddings = self._embeddings(tokens, files, context)
                     models = used.enter_context(self._flux_models(files, _loading(context)))
+                    if models.transformer.not_compiled is not None:
+                        context.warn(
+                            "the blocks could not be compiled, and ran as they are without "
+                            f"--flux-compile: {models.transformer.not_compiled}"
+                        )
                 free_bytes = self._free_bytes()
                 rows = used.enter_context(
                     self._first_stage.enlarged(
@@ -109,7 +114,9 @@ class Upscaler:
                     )
                 )
                 if models is not None:
-                    request = Request(embeddings, levels, config.guidance, config.seed)
+                    request = Request(
+                        embeddings, levels, config.guidance, config.seed, config.block_cache
+                    )
                     on_host = self._device.type == "cpu"
                     step_budget_s = _HOST_STEP_BUDGET_S if on_host else _DEVICE_STEP_BUDGET_S
                     job = _Job(self, context, step_budget_s)
@@ -124,6 +131,11 @@ class Upscaler:
                     rows = job.refined(rows, refiner, source, plan.output)
                 for block in rows:
                     sink.write(block)
+                if models is not None and config.block_cache:
+                    context.warn(
+                        f"block_cache: {refiner.calls - refiner.full_calls} of {refiner.calls} "
+                        "model calls were cut short after the first block"
+                    )
             with context.phase("encode"):
                 written = sink.commit()
         return output.outcome(
@@ -182,7 +194,14 @@ class Upscaler:
         def load() -> FluxModels:
             # The largest model by far: every other makes room for it that is not in use.
             self.free_memory()
-            return load_models(files, self._device, self._dtype, self._free_bytes(), each)
+            return load_models(
+                files,
+                self._device,
+                self._dtype,
+                self._free_bytes(),
+                each,
+                compiled=self.settings.flux_compile,
+            )
 
         with self._models.use(key, files.transformer.stem, size, load) as models:
             yield models
