@@ -10,12 +10,13 @@ Rivals in one run, on one file, each at its best of several rounds in turn:
 from __future__ import annotations
 
 from upscaled_models.memory import keep_freed_memory
-from upscaled_models.threads import settle_waiting
+from upscaled_models.threads import computing_thread, settle_waiting
 
 # As in a worker, for all rivals alike; torch reads it when it is imported.
 settle_waiting()
 keep_freed_memory()
 
+import copy
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 import pyvips
+import skimage.data
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +39,13 @@ from upscaled_bench.pipes import seconds
 from upscaled_bench.table import print_table
 from upscaled_models.catalog import bundled_weights_dir
 from upscaled_models.engine import Settings
+from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.tile import Tile
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.png import write_png
 from upscaled_models.imaging.rows import Picture
@@ -52,6 +58,7 @@ _SHAPES = ((448, 640), (112, 640), (64, 640), (32, 640), (64, 448), (192, 192), 
 _LOOP_TILE, _LOOP_MARGIN = 192, 10
 _QUEUED_JOBS = 6
 _MATRIX_SIDE = 2048
+_BATCH = 8
 
 
 class Rival(NamedTuple):
@@ -77,6 +84,7 @@ def main() -> None:
         ):
             _compare(engine, title, weights, source)
         _print_faithfulness(engine, bundled, source)
+        _print_batches(engine, bundled, folder)
         _print_memory(folder, bundled)
 
 
@@ -98,8 +106,11 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> N
     assert device_report is not None
     device = torch.device(device_report.name)
     half, _ = choose_dtype("auto", device, bits=8)
-    module = load_descriptor(weights).model.to(device)
-    fast = load_descriptor(weights).model.to(device, half, memory_format=torch.channels_last)
+    # Where the engine computes, so that OpenMP has one team of threads and not two in each other's
+    # way.
+    compute = computing_thread().run
+    module = compute(lambda: load_descriptor(weights).model.to(device))
+    fast = compute(lambda: copy.deepcopy(module).to(half, memory_format=torch.channels_last))
     flop = 2 * _WIDTH * _HEIGHT * sum(p.numel() for p in module.parameters() if p.dim() == 4)
     output = source.with_name("out.png")
 
@@ -113,11 +124,11 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> N
             paths = [source.with_name(f"out{index}.png") for index in range(_QUEUED_JOBS)]
             list(lane.map(lambda path: job(path, turn), paths))
 
-    tiles = [_tile(shape, half, device) for shape in _SHAPES]
+    tiles = [compute(lambda shape=shape: _tile(shape, half, device)) for shape in _SHAPES]  # type: ignore[misc]
     rivals = [
         Rival(
             f"bare forward, {rows}x{columns}",
-            lambda tile=tile: _forward(fast, tile),  # type: ignore[misc]
+            lambda tile=tile: compute(lambda: _forward(fast, tile)),  # type: ignore[misc]
             rows * columns / (_WIDTH * _HEIGHT),
         )
         for (rows, columns), tile in zip(_SHAPES, tiles, strict=True)
@@ -125,10 +136,14 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> N
     rivals += [
         Rival("file to file", job),
         Rival("file to file, queued", queue, _QUEUED_JOBS),
-        Rival("plain tile loop", lambda: _plain_loop(module, source, output)),
+        Rival("plain tile loop", lambda: compute(lambda: _plain_loop(module, source, output))),
     ]
-    matrix = torch.rand(_MATRIX_SIDE, _MATRIX_SIDE, device=device).to(half)
-    ceiling = Rival("matrix product", lambda: _wait(matrix @ matrix), 2 * _MATRIX_SIDE**3 / flop)
+    matrix = compute(lambda: torch.rand(_MATRIX_SIDE, _MATRIX_SIDE, device=device).to(half))
+    ceiling = Rival(
+        "matrix product",
+        lambda: compute(lambda: _wait(matrix @ matrix)),
+        2 * _MATRIX_SIDE**3 / flop,
+    )
     best = _best_rates([ceiling, *rivals])
     bare = max((rival for rival in rivals if rival.name.startswith("bare")), key=best.get)  # type: ignore[arg-type]
     shown = [ceiling, bare, *rivals[-3:]]
@@ -210,14 +225,45 @@ def _print_faithfulness(engine: EsrganEngine, weights: Path, source: Path) -> No
 
     usual, full = result(), result(precision="fp32")
     print_table(
-        "compact-x4: results beside each other",
+        "results beside each other: compact-x4, and RRDB of 6 blocks with random weights",
         ["", "PSNR", "pixels that differ"],
         [
             ["tiles of 64 pixels, to the usual bands", *_difference(result(tile_size=64), usual)],
             ["the same in fp32", *_difference(result(tile_size=64, precision="fp32"), full)],
             ["half precision, to fp32", *_difference(usual, full)],
+            ["RRDB, overlapping tiles to rows", *computing_thread().run(_blended_to_exact)],
         ],
     )
+
+
+@torch.inference_mode()
+def _blended_to_exact() -> tuple[str, str]:
+    """Tiles that see 64 of the 94 pixels that a network looks far, to the whole frame."""
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    torch.manual_seed(0)
+    weights = ESRGAN(num_blocks=6).state_dict()
+    network = Network(MAIN_REGISTRY.load(weights), torch.device("cpu"), torch.float32)
+    rows = torch.from_numpy(skimage.data.coffee()[100:196, 100:356].copy())  # type: ignore[no-untyped-call]
+    source = rows.permute(2, 0, 1).unsqueeze(0).float() / 255
+
+    def pixels(network: Network, tile: Tile) -> np.ndarray:
+        stage = Stage(network, source.shape[3], source.shape[2], tile, _Watched())
+        result = torch.cat(list(stage.run([source])), 2)
+        return (result.clamp(0, 1) * 255).round().numpy()
+
+    return _difference(pixels(network.in_tiles(), Tile(96, 96)), pixels(network, Tile(256, 64)))
+
+
+class _Watched:
+    """The host of a stage that fails in nothing."""
+
+    def tile_done(self) -> None: ...
+
+    def make_room(self) -> None: ...
+
+    def full_precision(self) -> Network:
+        raise NotImplementedError
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> tuple[str, str]:
@@ -225,6 +271,38 @@ def _difference(first: np.ndarray, second: np.ndarray) -> tuple[str, str]:
     if not error.any():
         return "equal", "0"
     return f"{10 * np.log10(255**2 / error.mean()):.1f} dB", f"{(error > 0).mean():.2%}"
+
+
+def _print_batches(engine: EsrganEngine, weights: Path, folder: Path) -> None:
+    """What small pictures of one size would gain if the network took several at once."""
+    device = torch.device("cpu")
+    half, _ = choose_dtype("auto", device, bits=8)
+    compute = computing_thread().run
+    network = compute(lambda: Network(load_descriptor(weights), device, half))
+    table = []
+    for side in (64, 128, 256):
+        source = write_photograph(folder / "small.png", side, side)
+        config = EsrganConfig(
+            image_path=str(source), output_path=str(folder / "o.png"), model=str(weights)
+        )
+
+        def forward(count: int, side: int = side) -> None:
+            picture = torch.rand(count, side, side, 3).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                network.open(side, side + network.lag).feed(picture)
+
+        rivals = [
+            Rival("job", lambda config=config: engine.run(config, Surroundings())),  # type: ignore[misc]
+            Rival("alone", lambda forward=forward: compute(lambda: forward(1))),  # type: ignore[misc]
+            Rival("batch", lambda forward=forward: compute(lambda: forward(_BATCH)), _BATCH),  # type: ignore[misc]
+        ]
+        rates = _best_rates(rivals)
+        table.append([f"{side}x{side}", *(f"{1e3 / rates[rival]:.1f} ms" for rival in rivals)])
+    print_table(
+        "compact-x4: small pictures",
+        ["", "file to file", "of that the network", f"the network, {_BATCH} pictures in a batch"],
+        table,
+    )
 
 
 def _print_memory(folder: Path, weights: Path) -> None:
