@@ -78,7 +78,12 @@ class RandomFile(WeightsFile):
 
 
 def random_transformer(
-    config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, placement: Placement
+    config: Mapping[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    placement: Placement,
+    *,
+    compiled: bool = False,
 ) -> Transformer:
     """One on a device, by the code that loads the real files."""
     return fill_transformer(
@@ -88,6 +93,7 @@ def random_transformer(
         dtype=dtype,
         placement=placement,
         each=lambda *_: None,
+        compiled=compiled,
     )
 
 
