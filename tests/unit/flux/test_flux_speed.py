@@ -205,6 +205,8 @@ def test_no_job_waits_for_a_compiler(
 
 
 @pytest.mark.long
+# torch's own, where its compiler is imported.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("placement", ["expanded", "stored"])
 def test_compiled_blocks_predict_the_same(files: Files, placement: Placement) -> None:
     torch.compiler.reset()
