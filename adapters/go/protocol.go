@@ -143,7 +143,7 @@ type EsrganConfig struct {
 	TargetHeight int `json:"target_height,omitempty"`
 	// What to keep where the print size has another aspect ratio.
 	Crop string `json:"crop,omitempty"`
-	// Input pixels a tile side. Default: by free memory.
+	// Input pixels a tile side, or a band of as many. Default: by free memory.
 	TileSize int `json:"tile_size,omitempty"`
 	// Default: DEFAULT_UPSCALE_FACTOR or 4.
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
@@ -278,7 +278,7 @@ type ImagenConfig struct {
 	TargetHeight int `json:"target_height,omitempty"`
 	// What to keep where the print size has another aspect ratio.
 	Crop string `json:"crop,omitempty"`
-	// Input pixels a tile side. Default: by free memory.
+	// Input pixels a tile side, or a band of as many. Default: by free memory.
 	TileSize      int    `json:"tile_size,omitempty"`
 	UpscaleFactor string `json:"upscale_factor,omitempty"`
 	Model         string `json:"model,omitempty"`

@@ -77,7 +77,10 @@ class ImageConfig(Config):
         "none", description="What to keep where the print size has another aspect ratio."
     )
     tile_size: int | None = Field(
-        None, ge=32, le=8192, description="Input pixels a tile side. Default: by free memory."
+        None,
+        ge=32,
+        le=8192,
+        description="Input pixels a tile side, or a band of as many. Default: by free memory.",
     )
 
     @model_validator(mode="after")

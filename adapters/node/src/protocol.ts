@@ -100,7 +100,7 @@ export interface EsrganConfig {
   target_height?: number;
   /** What to keep where the print size has another aspect ratio. */
   crop?: Crop;
-  /** Input pixels a tile side. Default: by free memory. */
+  /** Input pixels a tile side, or a band of as many. Default: by free memory. */
   tile_size?: number;
   /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
   upscale_factor?: number;
@@ -283,7 +283,7 @@ export interface ImagenConfig {
   target_height?: number;
   /** What to keep where the print size has another aspect ratio. */
   crop?: Crop;
-  /** Input pixels a tile side. Default: by free memory. */
+  /** Input pixels a tile side, or a band of as many. Default: by free memory. */
   tile_size?: number;
   upscale_factor?: ImagenFactor;
   model?: string;

@@ -6,9 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import FOLDERS, Catalog
-from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
-from upscaled_models.memory import keep_freed_memory
-from upscaled_models.threads import settle_waiting
+from upscaled_models.engine import Context, Outcome
+from upscaled_models.local import LocalEngine
 from upscaled_protocol.configs import EsrganConfig
 
 if TYPE_CHECKING:
@@ -18,20 +17,17 @@ if TYPE_CHECKING:
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 
-class EsrganEngine(Engine[EsrganConfig]):
+class EsrganEngine(LocalEngine[EsrganConfig]):
     """Upscales pictures with any single-image network that spandrel knows."""
 
     method = "esrgan"
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._upscaler: Upscaler | None = None
+    _upscaler: Upscaler | None
 
     @classmethod
     def preimport(cls) -> None:
         """Import torch, spandrel and libvips."""
-        settle_waiting()
-        keep_freed_memory()
+        super().preimport()
         import_module("upscaled_models.esrgan.upscaler")
 
     def start(self) -> None:
@@ -66,24 +62,3 @@ class EsrganEngine(Engine[EsrganConfig]):
             files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
             names += [path.stem for path in files if catalog.find(path.name) is None]
         return list(dict.fromkeys(names))
-
-    def models_loaded(self) -> list[str]:
-        """Names of the models in memory."""
-        return [] if self._upscaler is None else self._upscaler.models_loaded()
-
-    def device(self) -> Device | None:
-        """Where it computes; None before `start`."""
-        return None if self._upscaler is None else self._upscaler.device()
-
-    def trim(self, *, idle_only: bool = False) -> None:
-        """Unload models that no job uses, and give torch's caches back."""
-        if self._upscaler is None:
-            return
-        if idle_only:
-            self._upscaler.free_idle_memory()
-        else:
-            self._upscaler.free_memory()
-
-    def close(self) -> None:
-        """Let go of the models."""
-        self.trim()

@@ -6,10 +6,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import Catalog
-from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
-from upscaled_models.memory import keep_freed_memory
+from upscaled_models.engine import Context, Outcome, Settings
+from upscaled_models.local import LocalEngine
 from upscaled_models.registry import is_installed
-from upscaled_models.threads import settle_waiting
 from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -20,26 +19,21 @@ if TYPE_CHECKING:
 _IMPORT_BUDGET_S = 300.0
 
 
-class FluxEngine(Engine[FluxConfig]):
+class FluxEngine(LocalEngine[FluxConfig]):
     """Upscales pictures with FLUX.1-dev over an ESRGAN model.
 
-    Nothing of it is loaded or imported before its first job, unless it is to be preloaded.
+    Nothing of it is loaded or imported before its first job, unless it is to be preloaded:
+    diffusers takes seconds, and memory that most workers never need.
     """
 
     method = "flux"
 
+    _upscaler: Upscaler | None
+
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._upscaler: Upscaler | None = None
         # Two jobs of a lane may come first at once.
         self._making = threading.Lock()
-
-    @classmethod
-    def preimport(cls) -> None:
-        """Prepare torch's threads, and import nothing: diffusers takes seconds and memory that
-        most workers never need."""
-        settle_waiting()
-        keep_freed_memory()
 
     def start(self) -> None:
         """Load the preloaded. Raises `JobError` where the extra is not installed, or a model
@@ -70,27 +64,6 @@ class FluxEngine(Engine[FluxConfig]):
             model = catalog.find(path.name)
             found.append(path.stem if model is None else model.name)
         return found
-
-    def models_loaded(self) -> list[str]:
-        """Names of the models in memory."""
-        return [] if self._upscaler is None else self._upscaler.models_loaded()
-
-    def device(self) -> Device | None:
-        """Where it computes; None before the first job."""
-        return None if self._upscaler is None else self._upscaler.device()
-
-    def trim(self, *, idle_only: bool = False) -> None:
-        """Unload models that no job uses, and give torch's caches back."""
-        if self._upscaler is None:
-            return
-        if idle_only:
-            self._upscaler.free_idle_memory()
-        else:
-            self._upscaler.free_memory()
-
-    def close(self) -> None:
-        """Let go of the models."""
-        self.trim()
 
     def _get(self) -> Upscaler:
         if self._upscaler is None:
