@@ -81,8 +81,9 @@ class Tally:
         self._tell("received")
 
     def waiting(self) -> None:
-        """There is nothing new."""
-        self._tell("waiting")
+        """There is nothing new; once all is there, nothing is waited for."""
+        if self._answered < self._total:
+            self._tell("waiting")
 
     @property
     def is_waiting(self) -> bool:
