@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from threading import Timer
+from threading import Event, Thread
 from typing import BinaryIO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -26,6 +26,8 @@ from upscaled_protocol.errors import ErrorCode, JobError
 TIME_LIMIT_S = 60.0
 # Without an answer to connecting, or without a byte.
 _SILENCE_S = 10.0
+# Between two looks at the deadline and at whether the job was cancelled.
+_LOOK_S = 0.1
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -47,15 +49,17 @@ def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> Non
     try:
         for _ in range(_MAX_REDIRECTS + 1):
             parts = _parts(url)
-            with _response(parts, settings, deadline) as response:
+            with _response(parts, settings, context, deadline) as response:
                 if response.status not in _REDIRECTS:
-                    _receive(response, file, settings.max_input_bytes, context)
-                    # A stream that was shut at the deadline looks like one that has ended.
+                    _receive(response, file, settings.max_input_bytes)
+                    # A stream that was shut looks like one that has ended.
+                    context.check_cancelled()
                     if time.monotonic() < deadline:
                         return
                     raise TimeoutError
                 url = urljoin(url, response.headers.get("Location", ""))
     except (OSError, http.client.HTTPException) as error:
+        context.check_cancelled()
         if time.monotonic() >= deadline:
             raise _unreadable(f"image_url took longer than {TIME_LIMIT_S:g} s") from None
         raise _unreadable(f"image_url cannot be fetched: {error}") from None
@@ -93,7 +97,7 @@ def _parts(url: str) -> SplitResult:
     return parts
 
 
-def _address(host: str, port: int, settings: Settings) -> str:
+def _addresses(host: str, port: int, settings: Settings) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -106,47 +110,87 @@ def _address(host: str, port: int, settings: Settings) -> str:
                 ErrorCode.PATH_NOT_ALLOWED,
                 f"{host} is not on the public internet: allow private URLs to fetch from it",
             )
-    return addresses[0]
+    return addresses
 
 
 @contextmanager
 def _response(
-    parts: SplitResult, settings: Settings, deadline: float
+    parts: SplitResult, settings: Settings, context: Context, deadline: float
 ) -> Iterator[http.client.HTTPResponse]:
     host = str(parts.hostname)
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    address = _address(host, port, settings)
     connection = http.client.HTTPConnection(host, port)
-    timeout_s = min(_SILENCE_S, _left(deadline))
-    stream = socket.create_connection((address, port), timeout_s)
-    if parts.scheme == "https":
-        stream = ssl.create_default_context().wrap_socket(
-            stream, server_hostname=host, do_handshake_on_connect=False
-        )
-    connection.sock = stream
-    # A server that sends a byte now and then resets every timeout but this one.
-    timer = Timer(_left(deadline), _shut, (stream,))
-    timer.daemon = True
-    timer.start()
-    try:
-        if isinstance(stream, ssl.SSLSocket):
-            stream.do_handshake()
+    stream = _connect(_addresses(host, port, settings), port, context, deadline)
+    with stream, _watched(stream, context, deadline):
+        connection.sock = stream
+        if parts.scheme == "https":
+            tls = ssl.create_default_context()
+            connection.sock = tls.wrap_socket(stream, server_hostname=host)
         target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
         if parts.query:
             target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?")
-        connection.request(
-            "GET", target, headers={"Accept-Encoding": "identity", "User-Agent": "upscaled"}
-        )
-        with connection.getresponse() as response:
-            yield response
-    finally:
-        timer.cancel()
-        connection.close()
+        try:
+            connection.request(
+                "GET", target, headers={"Accept-Encoding": "identity", "User-Agent": "upscaled"}
+            )
+            with connection.getresponse() as response:
+                yield response
+        finally:
+            connection.close()
 
 
-def _receive(
-    response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: int, context: Context
-) -> None:
+def _connect(addresses: list[str], port: int, context: Context, deadline: float) -> socket.socket:
+    failure = OSError("the name has no address")
+    for address in addresses:
+        stream = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        stream.settimeout(min(_SILENCE_S, max(0.001, deadline - time.monotonic())))
+        try:
+            with _watched(stream, context, deadline):
+                stream.connect((address, port))
+        except OSError as error:
+            stream.close()
+            context.check_cancelled()
+            failure = error
+        else:
+            return stream
+    raise failure
+
+
+@contextmanager
+def _watched(stream: socket.socket, context: Context, deadline: float) -> Iterator[None]:
+    """Shut the stream at the deadline, or when the job is cancelled, whoever waits for it then.
+
+    A server that sends a byte now and then resets every timeout of the stream's own.
+    """
+    over = Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            if time.monotonic() >= deadline or _is_cancelled(context):
+                with suppress(OSError):  # not connected yet, or not any more
+                    copy.shutdown(socket.SHUT_RDWR)
+                return
+
+    # The stream itself may have become TLS's, whose state belongs to the reading thread.
+    with stream.dup() as copy:
+        watcher = Thread(target=watch, name="fetch watcher", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _is_cancelled(context: Context) -> bool:
+    try:
+        context.check_cancelled()
+    except JobError:
+        return True
+    return False
+
+
+def _receive(response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: int) -> None:
     if response.status in _GONE:
         raise JobError(ErrorCode.INPUT_NOT_FOUND, f"image_url answers {response.status}")
     if response.status != http.client.OK:
@@ -156,7 +200,6 @@ def _receive(
         raise too_large(limit_bytes)
     received = 0
     while chunk := response.read(_CHUNK_BYTES):
-        context.check_cancelled()
         received += len(chunk)
         if received > limit_bytes:
             raise too_large(limit_bytes)
@@ -164,16 +207,6 @@ def _receive(
     if announced is not None and received < announced:
         raise _unreadable(f"image_url broke off after {received} of {announced} bytes")
     file.flush()
-
-
-def _shut(stream: socket.socket) -> None:
-    with suppress(OSError):  # closed in the same moment
-        # Not SSLSocket's own, which takes the TLS state from under the reading thread.
-        socket.socket.shutdown(stream, socket.SHUT_RDWR)
-
-
-def _left(deadline: float) -> float:
-    return max(0.001, deadline - time.monotonic())
 
 
 def _unreadable(message: str) -> JobError:

@@ -8,8 +8,8 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recording import RecordingContext
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import fetch as fetching
 from upscaled_models.imaging.fetch import fetch, is_public
@@ -90,6 +91,16 @@ class Handler(BaseHTTPRequestHandler):
     def send_trickle(self, _: str) -> None:
         self.send_response(200)
         self.end_headers()
+        pace = threading.Event()
+        while not pace.wait(0.02):
+            self.wfile.write(b"x")
+
+    def send_silent(self, _: str) -> None:
+        self.rfile.read(1)
+
+    def send_headers(self, _: str) -> None:
+        self.send_response(200)
+        self.flush_headers()
         pace = threading.Event()
         while not pace.wait(0.02):
             self.wfile.write(b"x")
@@ -202,17 +213,54 @@ def test_a_server_that_takes_too_long_is_given_up(
     assert "longer than 0.3 s" in error.message
 
 
-def test_a_cancelled_job_stops_fetching(base: str, private: Settings) -> None:
-    class Cancelled:
-        job_id, attempt = "1", 1
+class CancelledAt(RecordingContext):
+    """A job that is cancelled once something is so."""
 
-        def progress(self, *_: object, **__: object) -> None: ...
+    def __init__(self, condition: Callable[[], object]) -> None:
+        super().__init__()
+        self._condition = condition
 
-        def check_cancelled(self) -> None:
+    def check_cancelled(self) -> None:
+        if self._condition():
             raise JobError(ErrorCode.CANCELLED, "the host cancelled the job")
 
-    context: Any = Cancelled()
-    assert error_of(base + "/endless", private, context).code is ErrorCode.CANCELLED
+
+@pytest.mark.parametrize("path", ["/endless", "/slow", "/trickle", "/silent", "/headers"])
+def test_a_cancelled_job_stops_fetching_whatever_it_waits_for(
+    base: str, private: Settings, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(fetching, "_SILENCE_S", 20)
+    monkeypatch.setattr(fetching, "TIME_LIMIT_S", 20)
+    context = CancelledAt(lambda: Handler.seen)
+    assert error_of(base + path, private, context).code is ErrorCode.CANCELLED
+
+
+def test_a_cancelled_job_stops_connecting(
+    private: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "_SILENCE_S", 20)
+    monkeypatch.setattr(fetching, "TIME_LIMIT_S", 20)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as held:
+        address = listener.getsockname()
+        for _ in range(4):  # nobody accepts: the queue is full, and the next one has to wait
+            stream = held.enter_context(socket.socket())
+            stream.setblocking(False)
+            stream.connect_ex(address)
+        url = f"http://127.0.0.1:{address[1]}/"
+        assert error_of(url, private, CancelledAt(lambda: True)).code is ErrorCode.CANCELLED
+
+
+def test_a_host_is_reached_at_any_of_its_addresses(
+    server: ThreadingHTTPServer,
+    private: Settings,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries = [(2, 1, 6, "", (address, 80)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
+    file = io.BytesIO()
+    fetch(f"http://two.example:{server.server_port}/picture", file, private, context)
+    assert file.getvalue() == png()
 
 
 @pytest.mark.parametrize(
