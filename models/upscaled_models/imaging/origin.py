@@ -18,7 +18,7 @@ import pyvips
 
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging.fetch import fetch, too_large
-from upscaled_models.imaging.paths import check_allowed, given_path
+from upscaled_models.imaging.paths import check_allowed, check_opened, given_path
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -65,7 +65,7 @@ def open_origin(config: ImageConfig, settings: Settings, context: Context) -> It
 
 
 def _open(path: Path, settings: Settings) -> int:
-    check_allowed(path, settings)
+    check_allowed(path, settings.allowed_roots)
     try:
         # Without O_NONBLOCK a named pipe would hold the job until somebody writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -75,15 +75,16 @@ def _open(path: Path, settings: Settings) -> int:
         raise JobError(
             ErrorCode.INPUT_UNREADABLE, f"{path} cannot be opened: {error.strerror}"
         ) from None
-    status = os.fstat(descriptor)
-    problem = None
-    if not stat.S_ISREG(status.st_mode):
-        problem = JobError(ErrorCode.INPUT_NOT_FOUND, f"{path} is no ordinary file")
-    elif status.st_size > settings.max_input_bytes:
-        problem = too_large(settings.max_input_bytes)
-    if problem is not None:
+    try:
+        check_opened(descriptor, path, settings.allowed_roots)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise JobError(ErrorCode.INPUT_NOT_FOUND, f"{path} is no ordinary file")
+        if status.st_size > settings.max_input_bytes:
+            raise too_large(settings.max_input_bytes)
+    except JobError:
         os.close(descriptor)
-        raise problem
+        raise
     return descriptor
 
 

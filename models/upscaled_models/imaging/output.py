@@ -47,13 +47,18 @@ _AVIF_PIXELS = 16_384 * 16_384
 
 @dataclass(frozen=True)
 class Output:
-    """One job's output. ``path`` is None where the host wants the bytes as base64."""
+    """One job's output.
+
+    path: None where the host wants the bytes as base64. roots: what its folder has to lie in,
+    where there are any.
+    """
 
     path: Path | None
     format: OutputFormat
     quality: int | None
     plan: Plan
     metadata: Metadata
+    roots: tuple[Path, ...] = ()
 
     def outcome(
         self,
@@ -109,12 +114,17 @@ def plan_output(
     if kind == "jpeg":
         metadata = _fitting(metadata, context)
     path = None
+    roots: tuple[Path, ...] = ()
     if not config.output_base64:
         factor = f"{plan.scale:.2f}".rstrip("0").rstrip(".")
         name = f"{source.stem}_{method}_{factor}x{_SUFFIXES[kind]}"
         path = _path(config, settings, source, name)
+        # OUTPUT_DIR is the operator's own.
+        if config.output_path is not None or settings.output_dir is None:
+            roots = settings.allowed_roots
+            check_allowed(path.parent, roots)
         _check_path(path, source)
-    return Output(path, kind, config.quality, plan, metadata)
+    return Output(path, kind, config.quality, plan, metadata, roots)
 
 
 def _format(config: ImageConfig) -> OutputFormat:
@@ -169,9 +179,12 @@ def _fitting(metadata: Metadata, context: Context) -> Metadata:
 
 def _path(config: ImageConfig, settings: Settings, source: Source, name: str) -> Path:
     if config.output_path is not None:
-        path = given_path(config.output_path)
-        check_allowed(path.parent, settings)
-        return path
+        if config.output_path.endswith("/"):
+            raise JobError(
+                ErrorCode.OUTPUT_UNWRITABLE,
+                f"{config.output_path} is a folder: give the output a name in it",
+            )
+        return given_path(config.output_path)
     if settings.output_dir is not None:
         folder = settings.output_dir.absolute()
         try:

@@ -17,6 +17,7 @@ from upscaled_models.imaging.avif import write_avif
 from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.jpeg import write_jpeg
 from upscaled_models.imaging.output import Output
+from upscaled_models.imaging.paths import check_opened
 from upscaled_models.imaging.png import write_png
 from upscaled_models.imaging.rows import Picture, on_white
 from upscaled_models.imaging.tiff import write_tiff
@@ -183,7 +184,7 @@ def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[S
     """Open a sink for rows of the engine's ``native`` size, which it brings to the plan's sizes.
 
     bands: 1 to 4 as in `Source`; bits: 8 or 16. Leaving the context without `commit` leaves no
-    file. Raises `JobError` (output_unwritable).
+    file. Raises `JobError` (output_unwritable, path_not_allowed).
     """
     pending: PendingFile | None = None
     if output.path is None:
@@ -192,6 +193,8 @@ def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[S
         pending = PendingFile(output.path)
         file = pending.file
     try:
+        if pending is not None:
+            check_opened(pending.folder, pending.path, output.roots)
         sink = Sink(output, file, pending, native=native, bands=bands, bits=bits)
         try:
             yield sink

@@ -175,6 +175,23 @@ def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
         assert error.code is ErrorCode.PATH_NOT_ALLOWED
 
 
+def test_roots_confine_outputs_beside_an_input_that_a_link_outside_leads_to(
+    planned: Planner, picture: Path, tmp_path: Path
+) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    link = outside / "link.jpg"
+    link.symlink_to(picture.rename(root / "holiday.jpg"))
+    error = refused(planned, changes={"allowed_roots": (root,)}, image_path=str(link))
+    assert error.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_a_path_that_ends_in_a_slash_is_a_folder(planned: Planner, tmp_path: Path) -> None:
+    error = refused(planned, output_path=f"{tmp_path}/new/")
+    assert error.code is ErrorCode.OUTPUT_UNWRITABLE
+
+
 @pytest.mark.parametrize(("kind", "side"), [("webp", 16_384), ("jpeg", 65_501), ("avif", 32_769)])
 def test_what_a_format_cannot_hold_is_refused_before_the_work(
     planned: Planner, tmp_path: Path, kind: str, side: int

@@ -366,3 +366,25 @@ def test_roots_hold_whatever_links_lead_out(
         with pytest.raises(JobError) as caught, open_source(config, confined, context):
             pass
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
+    tmp_path: Path, settings: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    secret, mine = save(tmp_path / "secret.png", RGB), save(root / "mine.png", RGB)
+    real = os.open
+
+    def swap_and_open(path: Any, *args: Any, **kwargs: Any) -> int:
+        if path == mine:
+            mine.unlink()
+            mine.symlink_to(secret)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", swap_and_open)
+    confined = replace(settings, allowed_roots=(root,))
+    config = EsrganConfig(image_path=str(mine))
+    with pytest.raises(JobError) as caught, open_source(config, confined, context):
+        pass
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED

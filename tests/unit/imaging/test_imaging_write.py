@@ -240,6 +240,37 @@ def test_no_file_appears_before_commit_and_the_old_one_stays(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_folder_that_becomes_a_link_takes_no_output_out_of_the_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
+    if not nameless:
+        monkeypatch.delattr("os.O_TMPFILE")
+    root, folder, outside = tmp_path / "root", tmp_path / "root/folder", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    outside.mkdir()
+    output = replace(output_at(folder / "out.png", "png", 10, 10), roots=(root,))
+
+    def swap() -> None:
+        folder.rename(root / "moved")
+        folder.symlink_to(outside)
+
+    # While the picture is computed: it goes to the folder that was checked.
+    with open_sink(output, Size(width=10, height=10), 3, 8) as sink:
+        sink.write(np.zeros((10, 10, 3), np.uint8))
+        swap()
+        sink.commit()
+    assert [path.name for path in (root / "moved").iterdir()] == ["out.png"]
+    # Before it is opened: it goes nowhere.
+    with (
+        pytest.raises(JobError) as caught,
+        open_sink(output, Size(width=10, height=10), 3, 8),
+    ):
+        pass
+    assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+    assert list(outside.iterdir()) == []
+
+
 def test_file_systems_without_nameless_files_are_served_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
