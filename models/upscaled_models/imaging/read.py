@@ -16,6 +16,7 @@ from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.colour import normalised
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
+from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -106,6 +107,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
     """
     with open_origin(config, settings, context) as origin:
         kind = formats.recognise(origin.read_at(0, formats.HEAD_BYTES))
+        if kind == "tiff":
+            check_tiff(origin.read_at)
         image = formats.load(kind, origin.source)
         _check_megapixels(image, settings)
         if formats.is_animated(kind, origin.read_at, image):

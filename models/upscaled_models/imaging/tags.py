@@ -174,6 +174,11 @@ class Reader:
             return data
         return np.frombuffer(data, f">u{size}").astype(f"<u{size}").tobytes()
 
+    def is_whole(self, entry: Entry) -> bool:
+        """Whether the file has every byte of an entry's values."""
+        size = entry.values * _SIZES.get(entry.type, (0, 0))[0]
+        return size > 0 and len(self._read_at(entry.place + size - 1, 1)) == 1
+
     def integer(self, entry: Entry) -> int:
         """The first value of an entry of 8, 16, 32 or 64-bit numbers."""
         size = _SIZES.get(entry.type, (0, 0))[1]

@@ -1,0 +1,113 @@
+"""TIFF files that would not come out as they are: refused by name, never upscaled all the same."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image
+
+from upscaled_protocol.errors import ErrorCode, JobError
+
+Opener = Callable[..., Any]
+RGB = np.random.default_rng(5).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+KIND, BITS, COMPRESSION, COLOURS, PALETTE, PROFILE = 254, 258, 259, 262, 320, 34675
+
+
+def tiff(path: Path, mode: str = "RGB", **options: Any) -> Path:
+    Image.fromarray(RGB).convert(mode).save(path, "TIFF", **options)
+    return path
+
+
+def entry_of(data: bytes | bytearray, number: int) -> int:
+    """Where the first directory's entry of that number lies, in a little-endian file."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    places = range(at + 2, at + 2 + 12 * count, 12)
+    return next(place for place in places if struct.unpack_from("<H", data, place) == (number,))
+
+
+def change(path: Path, number: int, value: int) -> Path:
+    """Say another thing about the same pixels."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<HII", data, entry_of(data, number) + 2, 3, 1, value)
+    path.write_bytes(data)
+    return path
+
+
+def error_of(opened: Opener, path: Path) -> JobError:
+    with pytest.raises(JobError) as caught, opened(image_path=path) as source:
+        source.rows(1000)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize("mode", ["LAB", "YCbCr"])
+def test_colours_that_are_not_read_are_named(tmp_path: Path, opened: Opener, mode: str) -> None:
+    error = error_of(opened, tiff(tmp_path / "in.tif", mode))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert mode.casefold() in error.message.casefold()
+
+
+def test_ycbcr_in_jpeg_is_read(tmp_path: Path, opened: Opener) -> None:
+    path = tmp_path / "in.tif"
+    smooth = np.full((40, 30, 3), (200, 90, 30), np.uint8)
+    pyvips.Image.new_from_array(smooth).tiffsave(str(path), compression="jpeg", Q=75)
+    data = path.read_bytes()
+    assert struct.unpack_from("<H", data, entry_of(data, COLOURS) + 8) == (6,)
+    with opened(image_path=path) as source:
+        assert np.abs(source.rows(40).astype(int) - smooth).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "told"),
+    [
+        (COMPRESSION, 34925, "LZMA"),
+        (COMPRESSION, 50000, "Zstandard"),
+        (COMPRESSION, 12345, "12345"),
+        (BITS, 12, "12 bits"),
+        (COLOURS, 32803, "camera raw"),
+        (COLOURS, 4, "mask"),
+    ],
+)
+def test_what_this_libtiff_does_not_decode_is_named(
+    tmp_path: Path, opened: Opener, number: int, value: int, told: str
+) -> None:
+    error = error_of(opened, change(tiff(tmp_path / "in.tif", "L"), number, value))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert told in error.message
+
+
+def test_a_camera_raw_files_preview_is_not_taken_for_its_picture(
+    tmp_path: Path, opened: Opener
+) -> None:
+    path = tiff(tmp_path / "in.dng", tiffinfo={KIND: 1})
+    error = error_of(opened, path)
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "preview" in error.message
+
+
+@pytest.mark.parametrize("number", [PALETTE, PROFILE])
+def test_a_palette_or_profile_that_is_cut_off_is_missed(
+    tmp_path: Path, opened: Opener, number: int
+) -> None:
+    path = tmp_path / "in.tif"
+    if number == PALETTE:
+        Image.fromarray(RGB).quantize(64).save(path)
+    else:
+        tiff(path, icc_profile=bytes(pyvips.Image.profile_load("p3")))
+    data = path.read_bytes()
+    (place,) = struct.unpack_from("<I", data, entry_of(data, number) + 8)
+    # As from writers that put the pixels first: all of them are there, and the values are not.
+    moved = bytearray(data)
+    struct.pack_into("<I", moved, entry_of(data, number) + 8, len(data) - 20)
+    assert place < len(data) - 20
+    path.write_bytes(moved)
+    error = error_of(opened, path)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert "cut off" in error.message
