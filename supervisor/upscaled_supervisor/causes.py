@@ -19,6 +19,7 @@ _SENTENCES = {
     "job_count": "the worker had done its number of jobs",
     "reload": "a rolling restart was asked for",
     "load_failed": "the worker did not get ready",
+    "protocol_violation": "the worker did not keep to the protocol",
 }
 
 

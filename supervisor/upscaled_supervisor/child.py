@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Literal
 
 from upscaled_protocol.lineage import kill_group
@@ -20,6 +21,8 @@ State = Literal["starting", "ready", "draining", "stopping", "dead"]
 
 # After SIGABRT: time for the stacks of all threads to be written.
 ABORT_GRACE_S = 2.0
+# A worker's reader answers at once, whatever its engines do; a stopped process never does.
+ANSWER_TIMEOUT_S = 1.0
 # An idle worker has nothing to finish when it is told to leave.
 LEAVE_TIMEOUT_S = 10.0
 # Lines of a worker's stderr kept, to say what it said last.
@@ -35,7 +38,7 @@ class Child:
         number: int,
         slot: int,
         placement: Placement,
-        pipes: tuple[int, int, int],
+        pipes: list[int],
     ) -> None:
         stdin_fd, stdout_fd, stderr_fd = pipes
         self.number = number  # unique over the supervisor's life
@@ -51,11 +54,15 @@ class Child:
         self.jobs_done = 0
         self.reserved_for: Job | None = None  # gets it alone, once it has nothing else
         self.oom_kills_before = count_oom_kills()
+        # The worker that it is to take over from, why, and the models it loads for that.
         self.replaces: Child | None = None
-        # Set when the supervisor itself ends it: not the jobs' fault but that of `culprit`.
+        self.replaces_for: Cause | None = None
+        self.inherited: list[str] = []
+        # Set when the supervisor itself ends it: not the jobs' fault but that of the `culprits`.
         self.end_cause: Cause | None = None
-        self.culprit: Job | None = None
+        self.culprits: Collection[Job] = ()
         self.kill_at: float | None = None
+        self.was_killed = False
         self.health: dict[str, Any] | None = None
         self.health_asked_at: float | None = None
         self.last_words: deque[bytes] = deque(maxlen=_LAST_WORDS)
@@ -116,21 +123,53 @@ class Child:
         """As it last reported."""
         return list(self.health["models_loaded"]) if self.health else []
 
-    def end(self, cause: Cause, culprit: Job | None = None, *, abort: bool = False) -> None:
+    def end(self, cause: Cause, culprits: Collection[Job] = (), *, abort: bool = False) -> None:
         """Kill it and everything in its group; with `abort`, for its stacks first."""
         if self.end_cause is None:
             self.end_cause = cause
-            self.culprit = culprit
+            self.culprits = culprits
         if abort and self.kill_at is None:
             self._signal(signal.SIGABRT)
         else:
-            self._signal(signal.SIGKILL)
+            self.kill()
         # Again then, until it is dead: it may have had no pid yet.
+        self.expect_death()
+
+    def end_for_violation(self, detail: str) -> None:
+        """Kill it, for it does not keep to the protocol: each of its jobs may be the reason."""
+        cause = Cause("protocol_violation", detail=detail)
+        self.end(cause, list(self.jobs.values()))
+
+    def expect_death(self) -> None:
+        """Have it killed, or killed again, where it is not dead in a moment."""
         self.kill_at = time.monotonic() + ABORT_GRACE_S
 
     def kill(self) -> None:
         """SIGKILL it and everything in its group."""
+        self.was_killed = True
         self._signal(signal.SIGKILL)
+
+    @property
+    def is_dead_unreported(self) -> bool:
+        """Whether its process is gone, or never came to be, though its parent says nothing."""
+        if self.pid is None:
+            return True
+        import psutil  # here, for it costs a start 20 ms
+
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    @property
+    def is_unresponsive(self) -> bool:
+        """Whether it owes an answer for too long, though its process lives."""
+        asked_at = self.health_asked_at
+        return (
+            self.state == "ready"
+            and asked_at is not None
+            and time.monotonic() - asked_at > ANSWER_TIMEOUT_S
+        )
 
     def _signal(self, signum: int) -> None:
         if self.pid is None or kill_group(self.pid, signum):
@@ -149,16 +188,52 @@ class Child:
 
     def stalled_job(self, now: float) -> Job | None:
         """A job that has been silent past its budget."""
-        for job in self.jobs.values():
-            if not job.waiting and now > job.heard_at + job.budget_s:
-                return job
+        for lane in self.lanes.values():
+            jobs = [job for job in self.jobs.values() if job.method in lane["methods"]]
+            # Where all of a lane's jobs wait, for whom do they?
+            for job in [job for job in jobs if not job.waiting] or jobs:
+                if now > job.heard_at + job.budget_s:
+                    return job
         return None
+
+    def take_back(self, job: Job) -> None:
+        """Forget a job. Those that waited for it have a turn to come: their clocks start anew."""
+        del self.jobs[job.job_id]
+        now = time.monotonic()
+        for other in self.jobs.values():
+            if other.waiting:
+                other.heard_at = now
+
+    def forgive(self, seconds: float) -> None:
+        """Count its time of silence less: for so long nobody listened."""
+        self.spawned_at += seconds
+        if self.kill_at is not None:
+            self.kill_at += seconds
+        if self.health_asked_at is not None:
+            self.health_asked_at += seconds
+        for job in self.jobs.values():
+            job.heard_at += seconds
+            job.ends_at += seconds
 
     def close(self) -> None:
         """Give the descriptors back."""
         self.state = "dead"
         for fd in (self.outbox.fd, self.stdout_fd, self.stderr_fd):
             os.close(fd)
+
+
+def open_pipes() -> tuple[list[int], list[int]]:
+    """A worker's stdin, stdout and stderr, and our ends of them. Raises `OSError`: too many."""
+    fds: list[int] = []
+    try:
+        for _ in range(3):
+            fds += os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    stdin, to_child, from_child, stdout, log, stderr = fds
+    return [stdin, stdout, stderr], [to_child, from_child, log]
 
 
 class _PipeWriter:

@@ -91,6 +91,8 @@ class Dispatcher:
         served = {
             method for child in ready for lane in child.lanes.values() for method in lane["methods"]
         }
+        if served.issuperset(self._ledger.queue.methods):
+            return
         for job in [job for job in self._ledger.queue if job.method not in served]:
             text = (
                 f"method {job.method!r} is not served here; served: {', '.join(sorted(served))}. "

@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import orjson
 
 from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lineage import kill_descendants, kill_group
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
-from upscaled_supervisor.child import Child
+from upscaled_supervisor.child import Child, open_pipes
 from upscaled_supervisor.devices import Placement
 from upscaled_supervisor.dispatch import Dispatcher
 from upscaled_supervisor.ledger import Ledger
@@ -30,6 +28,10 @@ from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.recycling import Recycler
 from upscaled_supervisor.slots import Slot
+from upscaled_supervisor.workerline import read_message
+
+# So much of a line that is no message is told.
+_QUOTED_BYTES = 80
 
 
 class Fleet:
@@ -83,7 +85,9 @@ class Fleet:
         if not self._was_ready:
             return "loading"
         serving = all(slot.is_serving for slot in self.slots)
-        broken = any(child.ready.get("detail") for child in self.children.values())
+        broken = any(
+            child.ready.get("detail") or child.is_unresponsive for child in self.children.values()
+        )
         return "ok" if serving and not broken else "degraded"
 
     @property
@@ -94,12 +98,11 @@ class Fleet:
 
     def reload(self) -> None:
         """Replace every worker, one after the other; try again where we had given up."""
-        if self.failure is None:
-            self._recycler.reload()
-            return
+        self._recycler.reload()
         self.failure = None
         for slot in self.slots:
-            slot.start_over()
+            if slot.is_hopeless:
+                slot.start_over()
 
     def stop(self) -> None:
         """Have the workers leave; call it once no job is left."""
@@ -131,7 +134,7 @@ class Fleet:
 
     def dispatch(self) -> None:
         """Hand out waiting jobs; where no worker can be had, answer them with the reason."""
-        if self.failure is None:
+        if self.failure is None or self.has_usage_error:
             self._dispatcher.dispatch()
             return
         for job in list(self._ledger.queue):
@@ -146,8 +149,16 @@ class Fleet:
         """Write what waits for the workers."""
         for child in self.children.values():
             if child.outbox.waiting_bytes:
-                child.flush()
-                self._poller.watch_writing(child.outbox, child.flush)
+                self._flush_child(child)
+
+    def _flush_child(self, child: Child) -> None:
+        child.flush()
+        self._poller.watch_writing(child.outbox, lambda: self._flush_child(child))
+
+    def forgive(self, seconds: float) -> None:
+        """Hold nobody's silence against him: for so long we did not run ourselves."""
+        for child in self.children.values():
+            child.forgive(seconds)
 
     # --- what workers say -------------------------------------------------------------------
 
@@ -157,6 +168,10 @@ class Fleet:
             self._handle_line(child, line)
         if ended:
             self._poller.forget(child.stdout_fd)
+            if child.state == "ready":
+                child.state = "draining"  # dead, most likely: it is to get no more jobs
+            if child.kill_at is None:
+                child.expect_death()
 
     def _read_stderr(self, child: Child) -> None:
         lines, ended = child.read_stderr()
@@ -166,11 +181,11 @@ class Fleet:
             self._poller.forget(child.stderr_fd)
 
     def _handle_line(self, child: Child, line: bytes) -> None:
-        try:
-            fields = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            # Only a line that death cut short: the wire belongs to the worker's one writer.
-            self._log.log("warning", "worker_line_unreadable", worker=child.slot)
+        fields = read_message(line)
+        if fields is None:
+            # It may have been the end of a job: nothing that this worker does can be relied on.
+            self._log.log("error", "worker_line_unreadable", worker=child.slot)
+            child.end_for_violation(f"it wrote {line[:_QUOTED_BYTES]!r}")
             return
         kind = fields["type"]
         if kind == "status":
@@ -189,20 +204,35 @@ class Fleet:
             self._handle_terminal(child, job, fields, line)
 
     def _handle_terminal(self, child: Child, job: Job, fields: dict[str, Any], line: bytes) -> None:
-        del child.jobs[job.job_id]
+        child.take_back(job)
+        outcome = fields.get("code", "completed")
+        if outcome == ErrorCode.SHUTTING_DOWN:  # it came when the worker was leaving already
+            self._ledger.retry(job)
+            self._settle(child)
+            return
         child.jobs_done += 1
         self.slots[child.slot].failures = 0
-        if job.ending == "deadline" and fields.get("code") == ErrorCode.CANCELLED:
+        if job.ending == "deadline" and outcome == ErrorCode.CANCELLED:
             self._ledger.fail_deadline(job)
         else:
-            self._ledger.finish(job, line, fields.get("code", "completed"))
-        self.memory.note_job(child, job.model)
+            self._ledger.finish(job, line, outcome)
+        if outcome == "completed":
+            self.memory.note_job(child, job.model)
+        else:
+            child.models.discard(job.model)  # there may be no such model
         self._settle(child)
 
     def _handle_status(self, child: Child, fields: dict[str, Any]) -> None:
-        if fields["message"] != "ready":
+        if fields["message"] == "draining" and fields.get("detail"):
+            self._let_leave(child, fields["detail"])
+        if fields["message"] != "ready" or child.end_cause is not None:
             return
         slot = self.slots[child.slot]
+        old = child.replaces
+        if old is not None and not set(old.ready["methods"]) <= set(fields["methods"]):
+            # Something has changed for the worse meanwhile. What works goes on.
+            child.end(Cause("load_failed", detail=fields.get("detail")))
+            return
         slot.load_failures = 0
         slot.child = child
         child.state = "ready"
@@ -210,10 +240,13 @@ class Fleet:
         child.lanes = fields["lanes"]
         self.memory.note_ready(child)
         self._log.log("info", "worker_ready", worker=child.slot, worker_pid=child.pid)
-        if child.replaces is not None:
-            replaced, child.replaces = child.replaces, None
-            replaced.state = "draining"
-            self._settle(replaced)
+        if child.replaces_for is not None:
+            self._note_restart(slot, child.replaces_for)
+            child.replaces_for = None
+        if old is not None:
+            child.replaces = None
+            old.state = "draining"
+            self._settle(old)
         if not self._was_ready or self._is_degraded:
             self._was_ready, self._is_degraded = True, False
             if fields.get("detail"):
@@ -223,6 +256,17 @@ class Fleet:
         if slot.last_restart is not None:
             status = {"type": "status", "message": "worker_restarted", "worker": child.slot}
             self._tell_host(status | {"pid": child.pid, "cause": slot.last_restart})
+
+    def _let_leave(self, child: Child, signal_name: str) -> None:
+        """Somebody has sent a worker a signal: it finishes what it has, and takes no more."""
+        cause = Cause("signal", signal=signal_name)
+        if child.state == "starting":
+            child.end(cause)
+        elif child.state == "ready":
+            child.state = "draining"
+            if self._successor(child) is None:
+                self._replace(self.slots[child.slot], child, cause)
+            self._settle(child)
 
     def _settle(self, child: Child) -> None:
         """After a child lost a job: what waited for it to have none."""
@@ -243,31 +287,45 @@ class Fleet:
         self.nursery = Nursery(self._options.worker_argv, template=self._options.template)
         self._poller.watch_reading(self.nursery.fd, self._read_nursery)
 
-    def _spawn(self, slot: Slot, replaces: Child | None = None) -> None:
+    def _spawn(self, slot: Slot) -> None:
+        """Fill a slot, or try again later where the machine does not let us."""
+        try:
+            slot.child = self._bear(slot)
+        except OSError as error:
+            self._lose(slot, Cause("load_failed", detail=str(error)))
+
+    def _spawn_successor(self, slot: Slot, old: Child, cause: Cause, preload: list[str]) -> None:
+        """Start a worker that takes over from another, once it has these models loaded."""
+        try:
+            child = self._bear(slot, preload)
+        except OSError as error:
+            self._give_up_replacing(slot, old, Cause("load_failed", detail=str(error)))
+            return
+        child.replaces, child.replaces_for, child.inherited = old, cause, preload
+
+    def _bear(self, slot: Slot, preload: Sequence[str] = ()) -> Child:
+        """Ask for a process. Raises `OSError` where the machine has no room for it."""
         if self.nursery is None:
             self._start_nursery()
         assert self.nursery is not None
-        (stdin, to_child), (from_child, stdout), (log, stderr) = (
-            os.pipe2(os.O_CLOEXEC) for _ in range(3)
-        )
-        pipes = (to_child, from_child, log)
-        child = Child(self._next_number, slot.number, slot.placement, pipes)
+        theirs, ours = open_pipes()
+        child = Child(self._next_number, slot.number, slot.placement, ours)
         self._next_number += 1
-        child.replaces = replaces
         self.children[child.number] = child
-        if replaces is None:
-            slot.child = child
         self._poller.watch_reading(child.stdout_fd, lambda: self._read_stdout(child))
         self._poller.watch_reading(child.stderr_fd, lambda: self._read_stderr(child))
-        preload = replaces.models_loaded if replaces else []
         argv = ["--supervised", *slot.placement.argv, *(f"--preload={name}" for name in preload)]
         try:
-            self.nursery.spawn(child.number, argv, slot.placement.env, [stdin, stdout, stderr])
+            self.nursery.spawn(child.number, argv, slot.placement.env, theirs)
+        except BlockingIOError:  # it has been asked for so many already
+            self._forget(child)
+            raise
         except OSError:
             pass  # the nursery is gone, which its own end of the socket tells in a moment
         finally:
-            for fd in (stdin, stdout, stderr):
+            for fd in theirs:
                 os.close(fd)
+        return child
 
     def _read_nursery(self) -> None:
         assert self.nursery is not None
@@ -277,8 +335,10 @@ class Fleet:
         for message in messages:
             if "spawn" in message and message["spawn"] in self.children:
                 child = self.children[message["spawn"]]
-                child.pid = message["pid"]
-                if child.end_cause is not None:
+                child.pid = message.get("pid")
+                if child.pid is None:
+                    self._bury(child, Cause("load_failed", detail=message["failed"]))
+                elif child.end_cause is not None:
                     child.kill()
             elif "exited" in message:
                 self._bury_pid(message["exited"], message["status"])
@@ -312,34 +372,48 @@ class Fleet:
             if child.pid == pid:
                 oom_kills = count_oom_kills() - child.oom_kills_before
                 self._read_stderr(child)
-                last_words = None if child.state == "ready" else child.last_line()
+                last_words = None if child.ready else child.last_line()
                 self._bury(child, child.end_cause or cause_of_exit(status, oom_kills, last_words))
 
     def _bury(self, child: Child, cause: Cause) -> None:
         """A worker is dead: give its jobs back, and its slot a successor."""
         if child.pid is not None:
             kill_group(child.pid)  # what is left of it
-        self._read_stdout(child)
-        died_loading = child.state == "starting"
-        is_expected = child.state == "stopping" and not child.jobs
-        self._forget(child)
-        slot = self.slots[child.slot]
-        if child.reserved_for is not None:
+        if child.reserved_for is not None:  # before its last words can have it handed over
             self._ledger.retry(child.reserved_for)
+            child.reserved_for = None
+        self._read_stdout(child)
+        is_expected = child.state == "stopping" and not child.jobs
+        died_loading = child.state == "starting"
+        slot = self.slots[child.slot]
+        self._forget(child)
         for job in child.jobs.values():
             self._give_back(child, job, cause)
         child.jobs.clear()
         if child.replaces is not None:
-            self._recycler.give_up(child.replaces)
-            self._log.log("warning", "replacement_failed", worker=slot.number, **cause)
+            assert child.replaces_for is not None
+            if child.inherited and not self._closing:  # perhaps it was one of those models
+                self._spawn_successor(slot, child.replaces, child.replaces_for, preload=[])
+            else:
+                self._give_up_replacing(slot, child.replaces, cause)
             return
         if slot.child is child:
-            slot.child = None
+            slot.child = self._successor(child)
+            if slot.child is not None:
+                slot.child.replaces = None
+                if not is_expected:
+                    slot.child.replaces_for = None
         if is_expected or self._closing:
             return
-        self._note_restart(slot, cause)
-        self._log.log("warning", "worker_gone", worker=slot.number, worker_pid=child.pid, **cause)
-        self._plan_restart(slot, child, cause, died_loading=died_loading)
+        self._lose(slot, cause, child, died_loading=died_loading)
+
+    def _successor(self, child: Child) -> Child | None:
+        """Who is being started to take over from it."""
+        return next((one for one in self.children.values() if one.replaces is child), None)
+
+    def _give_up_replacing(self, slot: Slot, old: Child, cause: Cause) -> None:
+        self._recycler.give_up(old)
+        self._log.log("warning", "replacement_failed", worker=slot.number, **cause)
 
     def _forget(self, child: Child) -> None:
         for fd in (child.stdout_fd, child.stderr_fd, child.outbox.fd):
@@ -354,7 +428,7 @@ class Fleet:
             self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
         elif job.ending == "deadline":
             self._ledger.fail_deadline(job)
-        elif child.end_cause is not None and child.culprit is not job:
+        elif child.end_cause is not None and job not in child.culprits:
             self._ledger.retry(job)  # we ended the worker, and not for this job's sake
         else:
             self._ledger.charge(job)
@@ -363,11 +437,19 @@ class Fleet:
             else:
                 self._ledger.fail_for_good(job, cause)
 
-    def _plan_restart(self, slot: Slot, child: Child, cause: Cause, *, died_loading: bool) -> None:
-        slot.plan_restart(child, cause, died_loading=died_loading)
+    def _lose(
+        self, slot: Slot, cause: Cause, child: Child | None = None, *, died_loading: bool = False
+    ) -> None:
+        """A slot lost its worker, or could not get one: tell, and plan when to try again."""
+        self._note_restart(slot, cause)
+        pid = child.pid if child else None
+        self._log.log("warning", "worker_gone", worker=slot.number, worker_pid=pid, **cause)
+        has_worked = child is not None and child.jobs_done > 0
+        slot.plan_restart(cause, died_loading=died_loading, has_worked=has_worked)
         if slot.is_hopeless:
-            self.failure = cause.sentence()
-            text = f"given up: {self.failure}"
+            text = f"given up: {cause.sentence()}"
+            if all(one.is_hopeless for one in self.slots):
+                self.failure = cause.sentence()
         elif slot.is_failing and not self._is_degraded:
             self._is_degraded = True
             text = f"workers keep dying, and are tried again ever more slowly: {cause.sentence()}"
@@ -385,7 +467,7 @@ class Fleet:
         if self._closing:
             return
         for slot in self.slots:
-            if slot.child is None and self.failure is None and now >= slot.respawn_at:
+            if slot.child is None and not slot.is_hopeless and now >= slot.respawn_at:
                 self._spawn(slot)
         self._recycler.continue_reload()
 
@@ -397,7 +479,12 @@ class Fleet:
     def _check_child(self, child: Child, now: float) -> None:
         starting_s = now - child.spawned_at
         if child.kill_at is not None and now >= child.kill_at:
-            child.end(child.end_cause or Cause("reload"))
+            if child.was_killed and child.is_dead_unreported:
+                self._end_nursery()
+            elif child.end_cause is None and child.state != "stopping":
+                child.end_for_violation("its output has ended")
+            else:
+                child.end(child.end_cause or Cause("reload"))
         elif child.end_cause is not None:
             return
         elif child.state == "starting" and starting_s > self._options.start_timeout_s:
@@ -407,14 +494,20 @@ class Fleet:
         elif (job := child.stalled_job(now)) is not None:
             child.end(
                 Cause("stall", detail=f"no sign of life for {now - job.heard_at:.1f} s"),
-                job,
+                [job],
                 abort=True,
             )
             self._log.log("warning", "worker_stalled", worker=child.slot, job_id=job.job_id)
         else:
             overdue = [job for job in child.jobs.values() if job.ending and now > job.ends_at]
             if overdue:
-                child.end(Cause(overdue[0].ending or ""), overdue[0], abort=True)
+                child.end(Cause(overdue[0].ending or ""), overdue[:1], abort=True)
+
+    def _end_nursery(self) -> None:
+        """It does not tell of the dead, so it is as good as dead itself."""
+        if self.nursery is not None:
+            self._log.log("error", "nursery_stuck")
+            kill_group(self.nursery.pid)
 
     def _note_restart(self, slot: Slot, cause: Cause) -> None:
         slot.restarts += 1
@@ -423,10 +516,10 @@ class Fleet:
 
     def _replace(self, slot: Slot, child: Child, cause: Cause) -> None:
         """Make before break: the old worker goes on until the new one is ready."""
-        self._note_restart(slot, cause)
         if self.memory.has_room_for_two(child):
-            self._spawn(slot, replaces=child)
+            self._spawn_successor(slot, child, cause, child.models_loaded)
         else:
             # Two do not fit: the old one finishes its jobs and goes, then the new one comes.
+            self._note_restart(slot, cause)
             child.state = "draining"
             self._settle(child)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from upscaled_supervisor.child import Child
+from upscaled_supervisor.child import ANSWER_TIMEOUT_S, Child
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import rss_mb
 from upscaled_supervisor.slots import Slot
-
-# A worker's reader answers at once, whatever its engines do; a stopped process never does.
-ANSWER_TIMEOUT_S = 1.0
 
 
 class HealthDesk:
@@ -73,7 +70,7 @@ class HealthDesk:
         child = slot.child
         row: dict[str, Any] = {
             "worker": slot.number,
-            "state": "stopped" if self._fleet.failure else "backoff",
+            "state": "stopped" if self._fleet.failure or slot.is_hopeless else "backoff",
             "restarts": slot.restarts,
             "last_restart": slot.last_restart,
         }
@@ -95,8 +92,7 @@ class HealthDesk:
 
 
 def _state(child: Child) -> str:
-    asked_at = child.health_asked_at
-    if child.state == "ready" and asked_at and time.monotonic() - asked_at > ANSWER_TIMEOUT_S:
+    if child.is_unresponsive:
         return "unresponsive"
     if child.state == "ready" and child.jobs:
         return "busy"

@@ -6,6 +6,7 @@ event is kept then, for hosts that missed it. A row is committed before the host
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ class JournalError(Exception):
 class PendingJob(NamedTuple):
     """A job that was accepted and has no terminal event yet."""
 
+    job_id: str
     line: bytes
     attempts: int
 
@@ -47,8 +49,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # Events that a full disk kept out of the file: written as soon as it takes them.
+        self._unrecorded: dict[str, bytes] = {}
         try:
-            self._db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+            # Absolute, for SQLite has a special meaning for some names (`:memory:`).
+            self._db = sqlite3.connect(path.absolute(), timeout=1.0, isolation_level=None)
             # Ours alone: a second supervisor on it would run every job twice. Without fsync at
             # each commit rows survive any death of processes, though not of the machine's power.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -63,6 +68,7 @@ class Journal:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
             (self._seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+            self._file = _identity(path)
         except sqlite3.OperationalError as error:
             held = "locked" in str(error)
             reason = "another supervisor holds it" if held else str(error)
@@ -75,8 +81,10 @@ class Journal:
 
     def pending(self) -> list[PendingJob]:
         """Jobs to be finished, in the order of their acceptance."""
-        rows = self._db.execute("SELECT line, attempts FROM jobs WHERE event IS NULL ORDER BY seq")
-        return [PendingJob(bytes(line), attempts) for line, attempts in rows]
+        rows = self._db.execute(
+            "SELECT job_id, line, attempts FROM jobs WHERE event IS NULL ORDER BY seq"
+        )
+        return [PendingJob(job_id, bytes(line), attempts) for job_id, line, attempts in rows]
 
     def accept(self, job_id: str, line: bytes) -> None:
         """Record a job; an earlier finished one of its id is forgotten.
@@ -85,11 +93,14 @@ class Journal:
         """
         self._seq += 1
         try:
+            if _identity(self._path) != self._file:
+                raise OSError("it was removed or replaced while in use")
+            self.catch_up()
             self._db.execute(
                 "INSERT OR REPLACE INTO jobs (job_id, seq, line) VALUES (?, ?, ?)",
                 (job_id, self._seq, line),
             )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise JobError(
                 ErrorCode.JOURNAL_UNWRITABLE,
                 f"the job was not accepted, for the journal {self._path} cannot be written: "
@@ -102,8 +113,12 @@ class Journal:
         self._db.execute("UPDATE jobs SET attempts = ? WHERE job_id = ?", (attempts, job_id))
 
     def finish(self, job_id: str, event: bytes) -> None:
-        """Record the terminal event, newline included. Raises `sqlite3.Error`."""
-        self._db.execute("UPDATE jobs SET event = ?, line = NULL WHERE job_id = ?", (event, job_id))
+        """Record the terminal event, newline included.
+
+        Raises `sqlite3.Error`, and then `catch_up` is to be called until it does not.
+        """
+        self._unrecorded[job_id] = event
+        self.catch_up()
         self._until_prune -= 1
         if self._until_prune == 0:
             self._until_prune = _PRUNE_EVERY
@@ -111,17 +126,35 @@ class Journal:
                 "DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (self._seq - _KEPT_EVENTS,)
             )
 
+    def catch_up(self) -> None:
+        """Record the events that could not be recorded yet. Raises `sqlite3.Error`."""
+        for job_id, event in list(self._unrecorded.items()):
+            self._db.execute(
+                "UPDATE jobs SET event = ?, line = NULL WHERE job_id = ?", (event, job_id)
+            )
+            del self._unrecorded[job_id]
+
     def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
-        """Terminal events that were recorded: of these jobs, or of all, oldest first."""
-        if job_ids is None:
-            query = "SELECT event FROM jobs WHERE event IS NOT NULL ORDER BY seq"
-            yield from (bytes(event) for (event,) in self._db.execute(query))
-            return
-        for job_id in job_ids:
+        """Terminal events that are there when their turn comes: of these jobs, or of all, oldest
+        first. Read one by one, for together they may be large. Raises `sqlite3.Error`."""
+        for job_id in self._finished_ids() if job_ids is None else job_ids:
             row = self._db.execute("SELECT event FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            if row is not None and row[0] is not None:
-                yield bytes(row[0])
+            event = self._unrecorded.get(job_id) or (row and row[0])
+            if event is not None:
+                yield bytes(event)
+
+    def _finished_ids(self) -> list[str]:
+        rows = self._db.execute("SELECT job_id FROM jobs WHERE event IS NOT NULL ORDER BY seq")
+        return [job_id for (job_id,) in rows] + list(self._unrecorded)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
+        with contextlib.suppress(sqlite3.Error):  # the disk is still full, as was told
+            self.catch_up()
         self._db.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file this is, whatever its name. Raises `OSError` where there is none."""
+    status = path.stat()
+    return status.st_dev, status.st_ino

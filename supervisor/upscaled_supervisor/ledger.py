@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from upscaled_protocol.envelope import Envelope
+from upscaled_protocol.envelope import Envelope, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
 from upscaled_protocol.log import Logger
 from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.causes import Cause
+from upscaled_supervisor.deadlines import Deadlines
 from upscaled_supervisor.journal import Journal
 from upscaled_supervisor.queue import Job, JobQueue
 
@@ -23,6 +26,8 @@ from upscaled_supervisor.queue import Job, JobQueue
 REMEMBERED_IDS = 1024
 # A base64 picture is long: lines that wait are bounded in bytes too.
 MAX_QUEUED_BYTES = 1024 * 1024 * 1024
+# Recorded events are sent again in portions, between which everything else goes on.
+_REPLAY_BYTES = 256 * 1024
 # Upper bounds in seconds, from a thumbnail to a FLUX poster.
 DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
@@ -32,6 +37,7 @@ class Ledger:
 
     def __init__(self, outbox: Outbox, log: Logger, max_jobs: int) -> None:
         self.queue = JobQueue()
+        self.deadlines = Deadlines()
         self.jobs: dict[str, Job] = {}
         self.journal: Journal | None = None
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
@@ -42,6 +48,7 @@ class Ledger:
         self._queued_bytes = 0
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
+        self._replays: deque[Iterator[bytes]] = deque()
 
     @property
     def failed(self) -> int:
@@ -53,8 +60,8 @@ class Ledger:
         """Whether the next job would be refused."""
         return len(self.jobs) >= self._max_jobs or self._queued_bytes >= MAX_QUEUED_BYTES
 
-    def accept(self, envelope: Envelope, line: bytes) -> Job | None:
-        """Take a job and tell the host; None where an early cancel ended it at once.
+    def accept(self, envelope: Envelope, line: bytes) -> None:
+        """Take a job and tell the host; an early cancel ends it at once.
 
         Raises `JobError` where it must be refused.
         """
@@ -76,26 +83,21 @@ class Ledger:
         self._take(job)
         if self._early_cancels.pop(job.job_id, "no") is None:
             self.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
-            return None
-        return job
 
     def restore(self) -> None:
         """Take up the journal's pending jobs; the host is told of each as accepted."""
         assert self.journal is not None
         for pending in self.journal.pending():
-            fields = orjson.loads(pending.line)
-            envelope = Envelope(
-                "job",
-                fields["job_id"],
-                fields,
-                fields["method"],
-                fields.get("priority", 0),
-                fields.get("timeout_s"),
-                fields.get("max_attempts", 2),
-            )
-            job = Job(envelope, pending.line)
+            try:
+                job = Job(open_envelope(pending.line), pending.line)
+            except JobError as error:  # damaged on disk, or accepted by another release
+                error.job_id = pending.job_id
+                self._record_event(pending.job_id, self.refuse(error))
+                continue
             job.attempts = pending.attempts
             self._take(job)
+            if job.attempts >= job.max_attempts:  # we were killed before we could say so
+                self.fail_for_good(job, None)
 
     def retry(self, job: Job) -> None:
         """Put a job that lost its worker back in its place."""
@@ -120,21 +122,20 @@ class Ledger:
 
     def finish(self, job: Job, line: bytes, outcome: str) -> None:
         """Send the terminal event. The job's id is free from here on."""
-        del self.jobs[job.job_id]
-        self.queue.remove(job)
-        self._queued_bytes -= len(job.line)
+        self.leave(job)
         _remember(self._finished, job.job_id)
         self.outcomes[job.method, outcome] += 1
         self._count_duration(job)
         event = line + b"\n"
-        if self.journal is not None:
-            self._record(lambda journal: journal.finish(job.job_id, event))
+        self._record_event(job.job_id, event)
         self._outbox.put(event)
 
     def leave(self, job: Job) -> None:
-        """Let go of a job that the journal keeps for the next start."""
+        """Let go of a job: it has ended, or the journal keeps it for the next start."""
         del self.jobs[job.job_id]
         self.queue.remove(job)
+        self.deadlines.remove(job)
+        self._queued_bytes -= len(job.line)
 
     def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
         """End a job with an error of the supervisor's own."""
@@ -150,30 +151,34 @@ class Ledger:
         """End a job whose time is up."""
         self.fail(job, ErrorCode.DEADLINE_EXCEEDED, "the job's timeout_s passed")
 
-    def fail_for_good(self, job: Job, cause: Cause) -> None:
-        """End a job that lost its worker on each of its attempts.
+    def fail_for_good(self, job: Job, cause: Cause | None) -> None:
+        """End a job that lost its worker on each of its attempts, the last time for this cause.
 
         One such loss, where one start was allowed, proves nothing against the job itself.
         """
-        why = cause.sentence()
+        why = cause.sentence() if cause else "its supervisor ended too, so that no more is known"
+        reason = cause["reason"] if cause else None
         if job.attempts > 1:
             text = f"the job took its worker down {job.attempts} times: {why}"
             self.fail(job, ErrorCode.POISONED, text, cause)
-        elif cause["reason"] == "stall":
+        elif reason == "stall":
             self.fail(job, ErrorCode.STALLED, why, cause)
-        elif cause["reason"] == "oom_kill":
+        elif reason == "oom_kill":
             self.fail(job, ErrorCode.OUT_OF_MEMORY, why, cause)
         else:
             self.fail(job, ErrorCode.WORKER_CRASHED, why, cause)
 
-    def refuse(self, error: JobError) -> None:
-        """Answer a bad line. An id in flight is another job's: the error must not end that."""
+    def refuse(self, error: JobError) -> bytes:
+        """Answer a bad line; the answer. An id in flight is another job's: the error must not
+        end that."""
         fields = _error(error)
         if error.job_id in self.jobs:
             fields |= {"job_id": None, "refused_job_id": error.job_id}
         else:
             fields["job_id"] = error.job_id
-        self._outbox.put(encode_line(fields))
+        line = encode_line(fields)
+        self._outbox.put(line)
+        return line
 
     def note_cancel(self, job_id: str) -> None:
         """A cancel for an id that is not in flight: too late, or its job is yet to come."""
@@ -181,24 +186,58 @@ class Ledger:
             _remember(self._early_cancels, job_id)
 
     def replay(self, job_ids: list[str] | None) -> None:
-        """Send recorded terminal events again."""
+        """Have recorded terminal events sent again, as fast as `send_replays` is called."""
         if self.journal is not None:
-            for event in self.journal.events(job_ids):
+            self._replays.append(self.journal.events(job_ids))
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether recorded events wait to be sent again."""
+        return bool(self._replays)
+
+    def send_replays(self) -> None:
+        """Send as much again as the host is likely to take at once."""
+        while self._replays and self._outbox.waiting_bytes < _REPLAY_BYTES:
+            try:
+                event = next(self._replays[0], None)
+            except sqlite3.Error as error:
+                event = None
+                text = f"the journal cannot be read: {error}"
+                self.refuse(JobError(ErrorCode.INTERNAL, text))
+            if event is None:
+                self._replays.popleft()
+            else:
                 self._outbox.put(event)
+
+    def stop_replays(self) -> None:
+        """Nobody has the time to read them any longer."""
+        self._replays.clear()
+
+    def catch_up(self) -> None:
+        """Have the journal record what a full disk kept from it."""
+        if self.journal is not None:
+            with contextlib.suppress(sqlite3.Error):  # told when it first failed
+                self.journal.catch_up()
 
     def _take(self, job: Job) -> None:
         self.jobs[job.job_id] = job
         self._queued_bytes += len(job.line)
         self._finished.pop(job.job_id, None)
         position = self.queue.push(job)
+        self.deadlines.add(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
         self._outbox.put(encode_line(accepted), can_wait=True)
+
+    def _record_event(self, job_id: str, event: bytes) -> None:
+        if self.journal is not None:
+            self._record(lambda journal: journal.finish(job_id, event))
 
     def _record(self, write: Any) -> None:
         try:
             write(self.journal)
         except sqlite3.Error as error:
-            # The host is answered all the same; after a restart the job would be done again.
+            # The host is answered all the same. Should we be killed before the disk has room
+            # again, the job would be done again after a restart.
             self._log.log("error", "journal_unwritable", detail=str(error))
 
     def _count_duration(self, job: Job) -> None:

@@ -11,7 +11,6 @@ A host's line is parsed once, for its envelope, and forwarded as it came; so is 
 from __future__ import annotations
 
 import gc
-import heapq
 import os
 import signal
 import time
@@ -38,7 +37,6 @@ from upscaled_supervisor.options import (
     Options,
 )
 from upscaled_supervisor.poller import Poller
-from upscaled_supervisor.queue import Job
 from upscaled_supervisor.stdio import HostWire
 
 # How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
@@ -46,14 +44,18 @@ _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
 # How long an `accepted` waits for its job's first news, to reach the host in one write with it.
 _COMPANY_S = 0.001
-# How often workers are measured for recycling.
-_RECYCLE_CHECK_S = 1.0
-# A host that does not read its last results is given up after so long, once we were told to go.
+# How often workers are measured for recycling, and a full disk is tried again.
+_CHECK_S = 1.0
+# A turn that takes so much longer than it should was no turn: somebody had stopped us.
+_FROZEN_S = 1.0
+# A host that does not read its last results is given up after so long, once we were told to go;
+# and once we were told to go now.
 _LAST_FLUSH_S = 10.0
+_LAST_FLUSH_NOW_S = 1.0
 
 
 class HostGoneError(Exception):
-    """Nobody reads our stdout any longer."""
+    """Nobody reads our stdout any longer, or it cannot be written."""
 
 
 class Supervisor:
@@ -68,24 +70,44 @@ class Supervisor:
         self._ledger.journal = journal
         self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
         self._health = HealthDesk(self._fleet, self._ledger)
-        self._deadlines: list[tuple[float, int, Job]] = []
         self._reading = False
         self._held: deque[bytes | None] = deque()
         self._input_ended = False
         self._draining = False
         self._stopping = False
+        self._left_jobs = False
         self._drain_until: float | None = None
+        self._last_flush_s = _LAST_FLUSH_S
         self._next_tick = 0.0
-        self._next_recycle_check = 0.0
+        self._next_check = 0.0
 
     def run(self) -> int:
         """Serve; the exit status."""
+        try:
+            if not self._start():
+                return EXIT_USAGE
+            while not self._is_done():
+                self._turn()
+            self._send({"type": "status", "message": "stopped"})
+            self._flush_to_the_end()
+        except HostGoneError as error:
+            why = str(error) or None
+            self._log.log("warning", "host_gone", in_flight=len(self._ledger.jobs), detail=why)
+            return EXIT_HOST_GONE
+        finally:
+            self._fleet.kill()
+            if self._ledger.journal is not None:
+                self._ledger.journal.close()
+        return self._exit_status()
+
+    def _start(self) -> bool:
+        """Set everything going; False where the options do not allow that."""
         self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
         self._flush_host()
         signals = self._catch_signals()
         adopt_orphans()
         if not self._serve_metrics():
-            return EXIT_USAGE
+            return False
         self._fleet.start()
         self._poller.watch_reading(self._host.watch_fd, self._host_is_gone, events=0)
         self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
@@ -93,19 +115,7 @@ class Supervisor:
             self._ledger.restore()
         # Start-up's objects live as long as we do; no collection need look at them again.
         gc.freeze()
-        try:
-            while not self._is_done():
-                self._turn()
-            self._send({"type": "status", "message": "stopped"})
-            self._flush_to_the_end()
-        except HostGoneError:
-            self._log.log("warning", "host_gone", in_flight=len(self._ledger.jobs))
-            return EXIT_HOST_GONE
-        finally:
-            self._fleet.kill()
-            if self._ledger.journal is not None:
-                self._ledger.journal.close()
-        return self._exit_status()
+        return True
 
     def _serve_metrics(self) -> bool:
         address = self._options.metrics_address
@@ -115,7 +125,7 @@ class Supervisor:
 
         try:
             serve_metrics(address, self._fleet, self._ledger, self._host.outbox)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             detail = f"cannot serve metrics on {address}: {error}"
             self._log.log("error", "metrics_unusable", detail=detail)
             return False
@@ -126,9 +136,16 @@ class Supervisor:
         self._watch_host()
         outbox = self._host.outbox
         held_back = outbox.waiting_bytes and outbox.can_wait
-        timeout_s = self._next_tick - time.monotonic()
-        self._poller.run_once(min(timeout_s, _COMPANY_S) if held_back else timeout_s)
+        start = time.monotonic()
+        timeout_s = self._next_tick - start
+        if held_back:
+            timeout_s = min(timeout_s, _COMPANY_S)
+        if self._ledger.is_replaying and not self._host.unread:
+            timeout_s = 0.0
+        self._poller.run_once(timeout_s)
         now = time.monotonic()
+        if now - start - max(timeout_s, 0.0) > _FROZEN_S:
+            self._fleet.forgive(now - start)
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
             self._tick(now)
@@ -140,15 +157,19 @@ class Supervisor:
             )
         if self._held:
             self._take_held()
-        self._fleet.dispatch()
+        if not self._host.unread:
+            self._fleet.dispatch()
+            self._ledger.send_replays()
         self._fleet.flush()  # before the host's lines: the sooner a worker starts, the better
         if held_back or not outbox.can_wait:
             self._flush_host()
 
     def _is_done(self) -> bool:
         if self._fleet.has_usage_error:
+            text = f"no worker can be started: {self._fleet.failure}"
+            self._let_go(ErrorCode.WORKER_CRASHED, text)
             return True
-        if not self._draining or self._ledger.jobs:
+        if not self._draining or self._ledger.jobs or self._ledger.is_replaying:
             return False
         if not self._stopping:
             self._stopping = True
@@ -161,7 +182,8 @@ class Supervisor:
             return EXIT_USAGE
         if self._fleet.failure is not None:
             return EXIT_NO_WORKER
-        return EXIT_SOME_FAILED if self._ledger.failed else EXIT_COMPLETED
+        failed = self._ledger.failed or self._left_jobs
+        return EXIT_SOME_FAILED if failed else EXIT_COMPLETED
 
     # --- the host ---------------------------------------------------------------------------
 
@@ -198,9 +220,7 @@ class Supervisor:
                         "no more jobs are taken; the daemon is going down",
                         job_id=envelope.job_id,
                     )
-                job = self._ledger.accept(envelope, line)
-                if job is not None and job.deadline is not None:
-                    heapq.heappush(self._deadlines, (job.deadline, job.order, job))
+                self._ledger.accept(envelope, line)
                 return
         except JobError as error:
             self._ledger.refuse(error)
@@ -241,16 +261,21 @@ class Supervisor:
         if outbox.waiting_bytes:
             try:
                 outbox.flush()
-            except OSError:
-                raise HostGoneError from None
+            except OSError as error:
+                raise HostGoneError(f"stdout cannot be written: {error}") from None
         self._poller.watch_writing(outbox, lambda: None)  # `_turn` flushes every time
 
     def _flush_to_the_end(self) -> None:
-        """Write the last lines; a host may take its time, unless we were told to go."""
-        end = time.monotonic() + _LAST_FLUSH_S if self._drain_until is not None else None
+        """Write the last lines; a host may take its time, unless we are told to go."""
+        told_at = None
         self._flush_host()
-        while self._host.outbox.waiting_bytes and (end is None or time.monotonic() < end):
-            self._poller.run_once(_IDLE_TICK_S)
+        while self._host.outbox.waiting_bytes:
+            now = time.monotonic()
+            if told_at is None and self._drain_until is not None:
+                told_at = now
+            if told_at is not None and now > told_at + self._last_flush_s:
+                break
+            self._poller.run_once(_TICK_S if self._drain_until is not None else _IDLE_TICK_S)
             self._flush_host()
 
     def _host_is_gone(self) -> None:
@@ -267,15 +292,20 @@ class Supervisor:
             self._send({"type": "status", "message": "draining"})
 
     def _end_now(self) -> None:
-        """Answer what is left. A journal keeps it instead, to be finished after a restart."""
+        """The time is up: answer what is left, and end the workers."""
         self._drain(0.0)
+        self._let_go(ErrorCode.SHUTTING_DOWN, "the daemon went down before the job was done")
+        self._ledger.stop_replays()
+        self._fleet.kill()
+
+    def _let_go(self, code: ErrorCode, text: str) -> None:
+        """Answer what is left. A journal keeps it instead, to be finished after a restart."""
         for job in list(self._ledger.jobs.values()):
             if self._ledger.journal is None:
-                text = "the daemon went down before the job was done"
-                self._ledger.fail(job, ErrorCode.SHUTTING_DOWN, text)
+                self._ledger.fail(job, code, text)
             else:
                 self._ledger.leave(job)
-        self._fleet.kill()
+                self._left_jobs = True
 
     def _catch_signals(self) -> int:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -292,6 +322,7 @@ class Supervisor:
                 if self._fleet.nursery is not None:
                     self._fleet.nursery.reap()
             elif self._drain_until is not None:
+                self._last_flush_s = _LAST_FLUSH_NOW_S
                 self._end_now()  # told twice
             else:
                 self._drain(self._options.grace_s)
@@ -300,16 +331,17 @@ class Supervisor:
     # --- the clock --------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        if self._drain_until is not None and now > self._drain_until and self._ledger.jobs:
+        is_busy = self._ledger.jobs or self._ledger.is_replaying
+        if self._drain_until is not None and now > self._drain_until and is_busy:
             self._end_now()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            job = heapq.heappop(self._deadlines)[2]
-            in_flight = self._ledger.jobs.get(job.job_id) is job
-            if in_flight and not self._fleet.end_job(job, "deadline"):
+        for job in self._ledger.deadlines.pop_passed(now):
+            if not self._fleet.end_job(job, "deadline"):
                 self._ledger.fail_deadline(job)
         self._fleet.tick(now)
-        if now >= self._next_recycle_check and self._options.recycles:
-            self._next_recycle_check = now + _RECYCLE_CHECK_S
-            self._fleet.recycle_due(now)
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_S
+            self._ledger.catch_up()
+            if self._options.recycles:
+                self._fleet.recycle_due(now)
         is_busy = self._ledger.jobs or self._health.is_waiting or not self._fleet.is_settled
         self._next_tick = now + (_TICK_S if is_busy else _IDLE_TICK_S)

@@ -6,10 +6,11 @@ need are loaded. psutil gives resident memory, NVML (where it is installed) a GP
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.child import Child
+from upscaled_supervisor.nvml import Nvml
 
 _MIB = 1024 * 1024
 # Caches are asked back before the worker itself is.
@@ -18,32 +19,58 @@ _SOFT_SHARE = 0.8
 _GROWTH_OVER_BASELINE = 1.5
 
 Action = Literal["trim", "recycle"]
+Kind = Literal["resident", "gpu"]
+
+
+class Level:
+    """One kind of memory of one worker, in MiB."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self.baseline = 0.0
+        self._trimmed_at = 0.0
+
+    @property
+    def is_above_from_the_start(self) -> bool:
+        """Whether the models alone pass the limit."""
+        return self.baseline > self._limit
+
+    def judge(self, used: float) -> Action | None:
+        """What to do about it. `trim` is said once for each tenth that it grows."""
+        limit = self._limit
+        if self.is_above_from_the_start:
+            limit = self.baseline * _GROWTH_OVER_BASELINE
+        if used > limit:
+            return "recycle"
+        if used > limit * _SOFT_SHARE and used > self._trimmed_at * 1.1:
+            self._trimmed_at = used
+            return "trim"
+        return None
 
 
 class Footprint:
-    """What is known of one worker's memory, in MiB."""
+    """What is known of one worker's memory, by the kinds that have a limit."""
 
-    def __init__(self) -> None:
-        self.baseline = 0.0
+    def __init__(self, limits: dict[Kind, float]) -> None:
+        self.levels = {kind: Level(limit) for kind, limit in limits.items()}
         self.models: set[str] = set()
-        self.trimmed_at = 0.0
 
 
 class MemoryWatch:
     """Measures workers, and says which to trim and which to replace."""
 
     def __init__(self, limit_mb: float | None, gpu_limit_mb: float | None, log: Logger) -> None:
-        self._limit_mb = limit_mb
-        self._gpu_limit_mb = gpu_limit_mb
+        limits: dict[Kind, float | None] = {"resident": limit_mb, "gpu": gpu_limit_mb}
+        self._limits = {kind: limit for kind, limit in limits.items() if limit is not None}
         self._log = log
         self._footprints: dict[int, Footprint] = {}
-        self._was_told = False
-        self._nvml: Any = None
+        self._told: set[Kind] = set()
+        self._nvml = Nvml(log, is_needed=gpu_limit_mb is not None)
 
     def note_ready(self, child: Child) -> None:
         """A worker is ready: what it takes now, and with what it preloaded, is its baseline."""
-        if self._limit_mb is not None:
-            self._footprints[child.number] = Footprint()
+        if self._limits:
+            self._footprints[child.number] = Footprint(self._limits)
             self._measure_baseline(child)
 
     def note_job(self, child: Child, model: str) -> None:
@@ -54,82 +81,66 @@ class MemoryWatch:
             self._measure_baseline(child)
 
     def _measure_baseline(self, child: Child) -> None:
-        baseline = rss_mb(child.pid) or 0.0
-        self._footprints[child.number].baseline = baseline
-        if self._limit_mb is not None and baseline > self._limit_mb and not self._was_told:
-            self._was_told = True
-            self._log.log(
-                "warning",
-                "memory_baseline_above_limit",
-                worker=child.slot,
-                baseline_mb=round(baseline),
-                limit_mb=self._limit_mb,
-                detail="with its models loaded a worker takes more than the limit from the start; "
-                f"it is replaced when it has grown by {_GROWTH_OVER_BASELINE - 1:.0%} of that",
-            )
+        for kind, level in self._footprints[child.number].levels.items():
+            level.baseline = self._used_mb(child, kind) or 0.0
+            if level.is_above_from_the_start and kind not in self._told:
+                self._told.add(kind)
+                self._log.log(
+                    "warning",
+                    "memory_baseline_above_limit",
+                    worker=child.slot,
+                    memory=kind,
+                    baseline_mb=round(level.baseline),
+                    limit_mb=self._limits[kind],
+                    detail="with its models loaded a worker takes more than the limit from the "
+                    f"start; it is replaced when it has grown by {_GROWTH_OVER_BASELINE - 1:.0%} "
+                    "of that",
+                )
 
     def baseline_mb(self, child: Child) -> float | None:
         """Resident memory with its models loaded; None where it is not measured."""
         footprint = self._footprints.get(child.number)
-        return footprint.baseline if footprint else None
+        level = footprint.levels.get("resident") if footprint else None
+        return level.baseline if level else None
 
     def judge(self, child: Child) -> Action | None:
-        """What to do about a worker now. `trim` is said once for each tenth that it grows."""
-        if self._gpu_limit_mb is not None:
-            used = self.gpu_mb(child)
-            if used is not None and used > self._gpu_limit_mb:
-                return "recycle"
+        """What to do about a worker now."""
         footprint = self._footprints.get(child.number)
-        rss = rss_mb(child.pid)
-        if self._limit_mb is None or footprint is None or rss is None:
+        if footprint is None:
             return None
         if any(job.model not in footprint.models for job in child.jobs.values()):
             return None  # a model is being loaded, which is no leak
-        limit = self._limit_mb
-        if footprint.baseline > limit:
-            limit = footprint.baseline * _GROWTH_OVER_BASELINE
-        if rss > limit:
+        actions = [
+            level.judge(used)
+            for kind, level in footprint.levels.items()
+            if (used := self._used_mb(child, kind)) is not None
+        ]
+        if "recycle" in actions:
             return "recycle"
-        if rss > limit * _SOFT_SHARE and rss > footprint.trimmed_at * 1.1:
-            footprint.trimmed_at = rss
-            return "trim"
-        return None
+        return "trim" if "trim" in actions else None
 
     def has_room_for_two(self, child: Child) -> bool:
         """Whether a replacement fits beside it, in main memory and on its GPU."""
         import psutil
 
-        rss = (rss_mb(child.pid) or 0.0) if child.pid else 0.0
-        if psutil.virtual_memory().available / _MIB < rss:
+        if psutil.virtual_memory().available / _MIB < (rss_mb(child.pid) or 0.0):
             return False
-        device = self._gpu(child)
-        used = self.gpu_mb(child)
-        if device is None or not used:
-            return True
-        return bool(self._nvml.nvmlDeviceGetMemoryInfo(device).free / _MIB > used)
+        gpu = child.placement.gpu
+        free = self._nvml.free_mb(gpu) if gpu is not None else None
+        return free is None or free >= (self.gpu_mb(child) or 0.0)
 
     def gpu_mb(self, child: Child) -> float | None:
         """What it takes of its GPU; None without NVML."""
-        device = self._gpu(child)
-        if device is None:
+        if child.placement.gpu is None or child.pid is None:
             return None
-        for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(device):
-            if process.pid == child.pid and process.usedGpuMemory is not None:
-                return float(process.usedGpuMemory) / _MIB
-        return 0.0
+        return self._nvml.used_mb(child.placement.gpu, child.pid)
 
     def forget(self, child: Child) -> None:
         """It is gone."""
         self._footprints.pop(child.number, None)
 
-    def _gpu(self, child: Child) -> Any:
-        if child.placement.gpu_index is None:
-            return None
-        if self._nvml is None:
-            self._nvml = _load_nvml(self._log)
-        if self._nvml is False:
-            return None
-        return self._nvml.nvmlDeviceGetHandleByIndex(child.placement.gpu_index)
+    def _used_mb(self, child: Child, kind: Kind) -> float | None:
+        return rss_mb(child.pid) if kind == "resident" else self.gpu_mb(child)
 
 
 def rss_mb(pid: int | None) -> float | None:
@@ -142,14 +153,3 @@ def rss_mb(pid: int | None) -> float | None:
         return float(psutil.Process(pid).memory_info().rss) / _MIB
     except psutil.Error:
         return None
-
-
-def _load_nvml(log: Logger) -> Any:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception as error:  # noqa: BLE001 - no package, no driver, no GPU: all the same here
-        log.log("info", "nvml_unavailable", detail=str(error))
-        return False
-    return pynvml

@@ -94,8 +94,9 @@ class _Books(Collector):
             "upscaled_worker_resident_memory_bytes", "Resident memory.", labels=["worker"]
         )
         for slot in self._fleet.slots:
-            up.add_metric([str(slot.number)], float(slot.is_serving))
             child = slot.child
+            answers = child is not None and not child.is_unresponsive
+            up.add_metric([str(slot.number)], float(slot.is_serving and answers))
             resident = rss_mb(child.pid) if child is not None else None
             if resident is not None:
                 memory.add_metric([str(slot.number)], resident * _MIB)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+from upscaled_supervisor.devices import read_devices
 
 EXIT_COMPLETED = 0
 EXIT_SOME_FAILED = 1
@@ -72,7 +73,6 @@ def read_options(argv: Sequence[str] | None) -> Options:
     """Parse. Raises `SystemExit` (2) with usage on stderr."""
     options, worker_argv = parser().parse_known_args(argv, Options())
     options.worker_argv = worker_argv
-    options.device = options.device.split(",") if isinstance(options.device, str) else []
     options.workers = options.workers or max(len(options.device), 1)
     return options
 
@@ -89,7 +89,12 @@ def parser() -> argparse.ArgumentParser:
     )
     fleet = arguments.add_argument_group("fleet")
     fleet.add_argument("--workers", type=_count, help="how many (default: one a device, else 1)")
-    fleet.add_argument("--device", help="devices by comma, as in cuda:0,cuda:1 or cpu")
+    fleet.add_argument(
+        "--device",
+        type=read_devices,
+        default=[],
+        help="devices by comma, as in cuda:0,cuda:1 or cpu",
+    )
     fleet.add_argument(
         "--template",
         action=argparse.BooleanOptionalAction,
@@ -108,13 +113,13 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs.add_argument(
         "--stall-timeout-s",
-        type=_seconds,
+        type=_above_zero,
         default=DEFAULT_STALL_TIMEOUT_S,
         help="silence of a running job before its worker is replaced (default: %(default)g)",
     )
     jobs.add_argument(
         "--cancel-grace-s",
-        type=_seconds,
+        type=_above_zero,
         default=DEFAULT_CANCEL_GRACE_S,
         help="time to obey a cancel or a deadline before the worker is killed "
         "(default: %(default)g)",
@@ -125,30 +130,30 @@ def parser() -> argparse.ArgumentParser:
     life = arguments.add_argument_group("workers' lives")
     life.add_argument(
         "--start-timeout-s",
-        type=_seconds,
+        type=_above_zero,
         default=DEFAULT_START_TIMEOUT_S,
         help="time to get ready (default: %(default)g)",
     )
     life.add_argument(
         "--grace-s",
-        type=_seconds,
+        type=_above_zero,
         default=DEFAULT_GRACE_S,
         help="time to finish jobs after SIGTERM (default: %(default)g)",
     )
     life.add_argument(
         "--memory-limit-mb",
-        type=float,
+        type=_above_zero,
         help="resident memory of a worker before it is replaced; trimmed at four fifths",
     )
     life.add_argument(
-        "--gpu-memory-limit-mb", type=float, help="the same on its GPU, where NVML is"
+        "--gpu-memory-limit-mb", type=_above_zero, help="the same on its GPU, where NVML is"
     )
     life.add_argument("--max-jobs", type=_count, help="jobs of a worker before it is replaced")
-    life.add_argument("--max-age-s", type=_seconds, help="age of a worker before it is replaced")
+    life.add_argument("--max-age-s", type=_above_zero, help="age of a worker before it is replaced")
     arguments.add_argument(
         "--metrics-address",
         metavar="HOST:PORT",
-        default=os.environ.get("UPSCALED_METRICS_ADDRESS"),
+        default=os.environ.get("UPSCALED_METRICS_ADDRESS") or None,
         help="serve Prometheus metrics over HTTP",
     )
     return arguments
@@ -161,7 +166,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _seconds(text: str) -> float:
+def _above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError("must be above 0")

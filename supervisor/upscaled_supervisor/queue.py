@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import time
-from collections import Counter
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-
-import orjson
 
 from upscaled_protocol.envelope import Envelope
 
@@ -45,7 +42,7 @@ class Job:
         config = envelope.fields.get("config")
         model = config.get("model") if isinstance(config, dict) else None
         self.job_id = envelope.job_id
-        self.line = line if envelope.attempt == 1 else _with_attempt(envelope.fields, 1)
+        self.line = line if envelope.attempt == 1 else _with_attempt(line, 1)
         self.method = envelope.method
         self.model = f"{envelope.method}:{model}"  # for affinity: equal text, equal model
         self.priority = envelope.priority
@@ -69,57 +66,56 @@ class Job:
         """The job as its worker is to see it."""
         if self.attempts == 0:
             return self.line
-        return _with_attempt(orjson.loads(self.line), self.attempts + 1)
+        return _with_attempt(self.line, self.attempts + 1)
 
 
 class JobQueue:
-    """Highest priority first, equals in order; a queue for each method, bounded by the owner."""
+    """Highest priority first, equals in order; bounded by the owner.
+
+    A sorted list for each method: a job that leaves from the middle is gone at once, with its
+    line, and a place in the list is the answer to how many go before.
+    """
 
     def __init__(self) -> None:
         self._order = itertools.count(1)
-        self._heaps: dict[str, list[tuple[int, int, Job]]] = {}
-        self._jobs: dict[str, Job] = {}
-        self._counts: Counter[int] = Counter()
+        self._waiting: dict[str, list[tuple[int, int, Job]]] = {}
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return sum(map(len, self._waiting.values()))
 
     def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs.values())
+        return (entry[2] for waiting in self._waiting.values() for entry in waiting)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that some job waits for."""
+        return [method for method, waiting in self._waiting.items() if waiting]
 
     def push(self, job: Job) -> int:
         """Add a job, or put a retried one back in its old place; how many go before it."""
         if not job.order:
             job.order = next(self._order)
-        ahead = sum(count for other, count in self._counts.items() if other >= job.priority)
-        heap = self._heaps.setdefault(job.method, [])
-        heapq.heappush(heap, (-job.priority, job.order, job))
-        self._jobs[job.job_id] = job
-        self._counts[job.priority] += 1
+        place = (-job.priority, job.order)
+        ahead = sum(bisect_left(waiting, place) for waiting in self._waiting.values())
+        insort(self._waiting.setdefault(job.method, []), (*place, job))
         return ahead
 
     def peek(self, methods: Iterable[str]) -> Job | None:
         """The next job of any of these methods."""
-        best: tuple[int, int, Job] | None = None
-        for method in methods:
-            heap = self._heaps.get(method, [])
-            while heap and self._jobs.get(heap[0][2].job_id) is not heap[0][2]:
-                heapq.heappop(heap)  # removed from the middle earlier
-            if heap and (best is None or heap[0] < best):
-                best = heap[0]
-        return best[2] if best else None
+        heads = [self._waiting[method][0] for method in methods if self._waiting.get(method)]
+        return min(heads)[2] if heads else None
 
     def remove(self, job: Job) -> bool:
         """Take a job out; False where it does not wait here."""
-        if self._jobs.get(job.job_id) is not job:
+        waiting = self._waiting.get(job.method, [])
+        index = bisect_left(waiting, (-job.priority, job.order))
+        if index == len(waiting) or waiting[index][2] is not job:
             return False
-        del self._jobs[job.job_id]
-        self._counts[job.priority] -= 1
-        heap = self._heaps[job.method]
-        if heap[0][2] is job:
-            heapq.heappop(heap)
+        del waiting[index]
         return True
 
 
-def _with_attempt(fields: dict[str, object], attempt: int) -> bytes:
-    return orjson.dumps(fields | {"attempt": attempt})
+def _with_attempt(line: bytes, attempt: int) -> bytes:
+    """The line with a last field added: of a name that occurs twice the last one counts, and so
+    the line need not be encoded anew (nor could each: orjson reads deeper than it writes)."""
+    return b'%b,"attempt":%d}' % (line.rstrip()[:-1], attempt)

@@ -48,14 +48,14 @@ class Slot:
         """Whether its worker takes jobs."""
         return self.child is not None and self.child.state == "ready"
 
-    def plan_restart(self, child: Child, cause: Cause, *, died_loading: bool) -> None:
+    def plan_restart(self, cause: Cause, *, died_loading: bool, has_worked: bool) -> None:
         """After a death that nobody meant: when to fill the slot again.
 
         The first time at once, for most deaths are one job's, or an accident.
         """
         if died_loading and cause["reason"] == "exit":
             self.load_failures += 1
-        self.failures = 0 if child.jobs_done else self.failures + 1
+        self.failures = 0 if has_worked else self.failures + 1
         delay_s = _BACKOFF_BASE_S * 2 ** (self.failures - 2) if self.failures > 1 else 0.0
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that a fleet does not restart in step
         self.respawn_at = time.monotonic() + min(delay_s, _BACKOFF_LIMIT_S) * jitter

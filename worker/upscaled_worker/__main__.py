@@ -138,7 +138,8 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         wire,
         engines,
         max_queue=options.max_queue,
-        line_limit_bytes=options.line_limit_bytes,
+        # A supervisor has judged the host's lines by its own limit, and may have added to them.
+        line_limit_bytes=sys.maxsize if options.supervised else options.line_limit_bytes,
         supervised=options.supervised,
     ).serve()
     return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Callable
 
 from upscaled_worker.job import RunningJob
@@ -25,8 +24,7 @@ class Lane:
         self._execute = execute
         self._changed = threading.Condition()
         self._order = itertools.count()
-        self._waiting: list[tuple[int, int, RunningJob]] = []
-        self._counts: Counter[int] = Counter()  # waiting jobs by priority
+        self._waiting: list[tuple[int, int, RunningJob]] = []  # sorted
         self._busy = 0
         self._closed = False
         self._threads = [
@@ -42,10 +40,9 @@ class Lane:
     def submit(self, job: RunningJob) -> int:
         """Queue a job; how many start before it."""
         with self._changed:
-            priority = job.job.priority
-            ahead = sum(count for other, count in self._counts.items() if other >= priority)
-            heapq.heappush(self._waiting, (-priority, next(self._order), job))
-            self._counts[priority] += 1
+            entry = (-job.job.priority, next(self._order), job)
+            ahead = bisect_left(self._waiting, entry)
+            self._waiting.insert(ahead, entry)
             self._changed.notify()
             return self._busy + ahead
 
@@ -54,10 +51,7 @@ class Lane:
         with self._changed:
             remaining = [entry for entry in self._waiting if entry[2] is not job]
             withdrawn = len(remaining) < len(self._waiting)
-            if withdrawn:
-                heapq.heapify(remaining)
-                self._waiting = remaining
-                self._counts[job.job.priority] -= 1
+            self._waiting = remaining
             return withdrawn
 
     @property
@@ -83,8 +77,7 @@ class Lane:
                     if self._closed:
                         return
                     self._changed.wait()
-                job = heapq.heappop(self._waiting)[2]
-                self._counts[job.job.priority] -= 1
+                job = self._waiting.pop(0)[2]
                 self._busy += 1
             try:
                 self._execute(job)

@@ -137,18 +137,18 @@ class Worker:
                 self._drain()
         return self._wake_read in events
 
-    def _drain(self) -> None:
+    def _drain(self, detail: str | None = None) -> None:
         """Take no more jobs; the loop ends when those accepted have ended."""
         if self._state != "draining":
             self._state = "draining"
-            self._stdout.send(Status(message="draining"))
+            self._stdout.send(Status(message="draining", detail=detail))
             threading.Thread(target=self._wait_for_lanes, name="drain", daemon=True).start()
 
     def _handle_signal(self, signum: int, _frame: object) -> None:
         """Told to go: drain. Told twice: go now."""
         if self._state == "draining":
             os._exit(128 + signum)
-        self._drain()
+        self._drain(signal.Signals(signum).name)
 
     def _wait_for_lanes(self) -> None:
         self._starter.join()

@@ -13,13 +13,15 @@ it be killed itself, the kernel kills its workers, and the supervisor what those
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
 worker's three stdio descriptors. Out: `{"template": true|false}` when it is set up, `{"spawn": N,
-"pid": P}`, `{"exited": P, "status": S}` (as `os.waitpid` gives it), `{"fatal": "..."}`.
+"pid": P}` or `{"spawn": N, "failed": "why"}`, and `{"exited": P, "status": S}` (as `os.waitpid`
+gives it).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -93,14 +95,20 @@ class Nursery:
         for line in self._lines.feed(data):
             if line is not None:
                 request = orjson.loads(line)
-                pid = self._spawn(request, fds)
-                self._workers.add(pid)
-                self._tell(spawn=request["spawn"], pid=pid)
+                try:
+                    pid = self._spawn(request, fds)
+                except OSError as error:  # the machine has no room; the others live on
+                    self._tell(spawn=request["spawn"], failed=str(error))
+                else:
+                    self._workers.add(pid)
+                    self._tell(spawn=request["spawn"], pid=pid)
         for fd in fds:
             os.close(fd)
         return bool(data)
 
     def _spawn(self, request: dict[str, Any], fds: list[int]) -> int:
+        if len(fds) < _STDIO_FDS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         argv = [*self._worker_argv, *request["argv"], "--parent-pid", str(self._pid)]
         if not self._template:
             process = subprocess.Popen(

@@ -1,0 +1,224 @@
+"""Hosts that do what no host should: the daemon answers, and neither ends, spins nor grows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.integration.test_metrics import free_port, scrape
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, StartDaemon
+
+# orjson reads as deep as 1024 levels, and writes less.
+DEEP = b"[" * 1000 + b"]" * 1000
+# What a leak of one line a job adds up to is three times this.
+GROWTH_BYTES = 100e6
+PADDING = "x" * 1_000_000
+
+
+def wait_until_idle(daemon: Daemon) -> None:
+    """Until its CPU time stands nearly still."""
+    process = psutil.Process(daemon.pid)
+    before = -1.0
+    for _ in range(60):
+        now = sum(process.cpu_times()[:2])
+        if now - before < 0.1:
+            return
+        before = now
+        threading.Event().wait(0.5)
+    pytest.fail("the supervisor never comes to rest")
+
+
+@pytest.mark.parametrize(
+    "attempts", [b'"attempt":7,"config":{}', b'"config":{"exit_code":1,"only_on_attempt":1}']
+)
+def test_a_line_nested_as_deep_as_can_be_read_is_run(
+    start_supervisor: StartDaemon, attempts: bytes
+) -> None:
+    daemon = start_supervisor()
+    daemon.send(b'{"job_id":"a","method":"fake",%b,"x":%b} \n' % (attempts, DEEP))
+    assert daemon.wait_terminal("a")["type"] == "result"
+    daemon.job("b")
+    assert daemon.wait_terminal("b")["type"] == "result"
+
+
+def test_a_supervisor_overrides_the_attempt_that_a_host_names(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor()
+    daemon.send({"job_id": "a", "method": "fake", "attempt": 7, "config": {}})
+    assert daemon.wait_terminal("a")["attempt"] == 1
+
+
+def test_a_line_that_the_supervisor_takes_is_none_too_long_for_its_worker(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--line-limit-bytes", "50000000", "--stall-timeout-s", "20")
+    daemon.send({"job_id": "a", "method": "fake", "config": {}, "padding": "x" * 40_000_000})
+    assert daemon.wait_terminal("a")["type"] == "result"
+
+
+def test_a_long_line_does_not_keep_the_supervisor_busy(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    job = {"job_id": "a", "method": "fake", "config": {"steps": 2, "at_step": 1, "hang": True}}
+    daemon.send(job | {"padding": PADDING})
+    daemon.wait_progress("a")
+    wait_until_idle(daemon)
+
+
+@pytest.mark.parametrize("case", ["a far deadline", "cancelled in the queue", "models of no use"])
+def test_nothing_of_a_job_is_kept_once_it_has_ended(
+    start_supervisor: StartDaemon, case: str
+) -> None:
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    if case == "cancelled in the queue":
+        for name in ("x", "y", "first in the queue"):
+            daemon.job(name, hang=True)
+    process = psutil.Process(daemon.pid)
+    before = process.memory_info().rss
+    for number in range(300):
+        job: dict[str, Any] = {"job_id": str(number), "method": "fake", "config": {}}
+        if case == "a far deadline":
+            daemon.send(job | {"timeout_s": 3600, "padding": PADDING})
+        elif case == "cancelled in the queue":
+            cancel = {"type": "cancel", "job_id": str(number)}
+            daemon.send(job | {"priority": -1, "padding": PADDING}, cancel)
+        else:
+            config = {"model": f"{number}{PADDING}", "error_code": "model_not_found"}
+            daemon.send(job | {"config": config})
+        daemon.wait_terminal(str(number))
+    assert process.memory_info().rss < before + GROWTH_BYTES
+
+
+def test_the_position_counts_what_goes_before(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    for name in ("x", "y"):
+        daemon.job(name, hang=True)
+    daemon.wait_health(lambda one: len(one["workers"][0]["jobs"]) == 2)
+    priorities = [0, 5, 0, 5, -3, 2]
+    for number, priority in enumerate(priorities):
+        daemon.send({"job_id": str(number), "method": "fake", "priority": priority, "config": {}})
+    daemon.send({"type": "cancel", "job_id": "1"})
+    daemon.send({"job_id": "6", "method": "fake", "config": {}})
+    positions = [daemon.wait_accepted(str(number))["position"] for number in range(7)]
+    assert positions == [0, 0, 2, 1, 4, 2, 4]
+
+
+def test_a_host_that_does_not_read_has_no_more_results_made_for_it(
+    start_supervisor: StartDaemon,
+) -> None:
+    port = free_port()
+    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+    daemon.wait_status("ready")
+    daemon.stop_reading()
+    jobs = 9000
+    for number in range(jobs):
+        daemon.job(str(number), raise_text="x" * 2000)
+    wait_until_idle(daemon)
+    assert scrape(port)["upscaled_queue_size", ()] > 0
+    daemon.resume_reading()
+    daemon.finish()
+    assert len({line["job_id"] for line in daemon.terminals()}) == len(daemon.terminals()) == jobs
+
+
+def test_a_second_signal_ends_it_where_nobody_reads_the_last_results(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    daemon.stop_reading()
+    for number in range(3000):
+        daemon.job(str(number))
+    daemon.close_stdin()
+    wait_until_idle(daemon)
+    for _ in range(2):
+        os.kill(daemon.pid, signal.SIGTERM)
+        wait_until_idle(daemon)
+    assert daemon.process.wait(60) == 0
+
+
+def test_stdout_closed_from_the_start_is_a_host_that_is_gone() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    daemon = subprocess.run(
+        [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert daemon.returncode == 4
+    assert b"Traceback" not in daemon.stderr
+
+
+def test_a_socket_that_breaks_is_a_host_that_is_gone() -> None:
+    """Closed with lines unread, it gives the daemon an error to read instead of an end."""
+    ours, theirs = socket.socketpair()
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    theirs.close()
+    ours.settimeout(60)
+    assert ours.recv(1)
+    ours.close()
+    _, stderr = daemon.communicate(timeout=60)
+    assert daemon.returncode == 4
+    assert b"Traceback" not in stderr
+
+
+def test_a_full_disk_under_stdout_is_told_by_its_name() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        daemon = subprocess.run(
+            [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert daemon.returncode == 4
+    assert b"No space left on device" in daemon.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--device", "cuda:x"),
+        ("--device", "cuda:-1"),
+        ("--device", "cpu,,cpu"),
+        ("--device", ""),
+        ("--device", "cuda:1"),
+        ("--workers", "0"),
+        ("--memory-limit-mb", "-5"),
+        ("--gpu-memory-limit-mb", "nan"),
+        ("--metrics-address", "127.0.0.1:99999"),
+        ("--metrics-address", "127.0.0.1"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    start_supervisor: StartDaemon, options: tuple[str, str]
+) -> None:
+    daemon = start_supervisor(*options, env={"CUDA_VISIBLE_DEVICES": "0"})
+    assert daemon.wait() == 2
+    assert b"Traceback" not in daemon.stderr
+
+
+def test_an_empty_environment_variable_is_none(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor(env={"UPSCALED_METRICS_ADDRESS": ""})
+    daemon.wait_status("ready")
+    assert daemon.finish() == 0
