@@ -71,17 +71,18 @@ def revised(
     return bytes(block)
 
 
-def resolution(exif: bytes) -> float | None:
-    """Dots an inch that the block tells; None where it tells none."""
+def resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float] | None:
+    """Dots an inch across and down that a block or a TIFF file tells; None where it tells none."""
     try:
-        reader = _reader(exif)
+        reader = Reader(read_at)
         tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}
         unit = reader.integer(tags[_RESOLUTION_UNIT]) if _RESOLUTION_UNIT in tags else _INCH
-        place = tags[_X_RESOLUTION].place
-        dots, of = struct.unpack_from(f"{reader.order}II", exif, place)
-        return float(dots / of / _INCHES_A_UNIT[unit]) or None
-    except (ValueError, KeyError, struct.error, ZeroDivisionError):
+        inches = _INCHES_A_UNIT[unit]
+        across = reader.fraction(tags[_X_RESOLUTION]) / inches
+        down = reader.fraction(tags.get(_Y_RESOLUTION, tags[_X_RESOLUTION])) / inches
+    except (ValueError, KeyError, ZeroDivisionError):
         return None
+    return (across, down) if across and down else None
 
 
 def descriptive_tags(exif: bytes) -> list[Tag]:

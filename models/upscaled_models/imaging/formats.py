@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pyvips
 
+from upscaled_models.imaging.chunks import ReadAt, png_chunks
 from upscaled_models.imaging.libvips import reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -38,8 +38,6 @@ _OTHERS = {
     "PNM": rb"P[1-7]\s",
 }
 _ANIMATED_WEBP = 0x02
-# Before the pixels; real files have a dozen.
-_MOST_CHUNKS = 1000
 
 
 def recognise(head: bytes) -> str:
@@ -62,27 +60,16 @@ def recognise(head: bytes) -> str:
     raise JobError(ErrorCode.INPUT_UNREADABLE, "the input is no picture of a known kind")
 
 
-def is_animated(kind: str, read_at: Callable[[int, int], bytes], image: pyvips.Image) -> bool:
+def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
     """Whether the file is a film of frames rather than one picture."""
     if kind == "png":
-        return _has_animation_control(read_at)
+        return any(chunk.kind == b"acTL" for chunk in png_chunks(read_at))
     if kind == "webp":
         head = read_at(0, 21)
         return head[12:16] == b"VP8X" and bool(head[20] & _ANIMATED_WEBP)
     if kind == "avif":
         return read_at(8, 4) == b"avis"
     return kind == "gif" and pages(image) > 1
-
-
-def _has_animation_control(read_at: Callable[[int, int], bytes]) -> bool:
-    """Whether a PNG's chunk of that name comes before its pixels, where it must."""
-    at = 8
-    for _ in range(_MOST_CHUNKS):
-        head = read_at(at, 8)
-        if len(head) < 8 or head[4:] in (b"acTL", b"IDAT"):
-            return head[4:] == b"acTL"
-        at += 12 + int.from_bytes(head[:4])
-    return False
 
 
 def pages(image: pyvips.Image) -> int:

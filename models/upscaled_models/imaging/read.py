@@ -16,15 +16,11 @@ from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.colour import normalised
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
+from upscaled_models.imaging.resolution import dots_an_inch
 from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
-_MILLIMETRES_AN_INCH = 25.4
-# libvips' resolution, in pixels a millimetre, of a file that tells none.
-_UNTOLD = 1.0
-# What `target_dpi` may be at the most; a file that tells more is broken.
-_HIGHEST_DPI = 100_000
 _UPRIGHT = 1
 # A picture that must be turned is held once: in memory up to here, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
@@ -121,7 +117,7 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
                 f"the input holds {formats.pages(image)} pictures: only the first was taken"
             )
         try:
-            metadata = _metadata(kind, origin, image)
+            metadata = _metadata(kind, origin, image, context)
             image, icc = normalised(_upright(image), context.warn)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
@@ -138,19 +134,13 @@ def _check_megapixels(image: pyvips.Image, settings: Settings) -> None:
         )
 
 
-def _metadata(kind: str, origin: Origin, image: pyvips.Image) -> Metadata:
+def _metadata(kind: str, origin: Origin, image: pyvips.Image, context: Context) -> Metadata:
     block = _blob(image, "exif-data")
     if kind == "tiff":
         block = exif.from_tiff(origin.read_at)
     elif block is not None:
         block = block.removeprefix(b"Exif\0\0")
-    dpi = None
-    if kind in ("webp", "avif"):  # no place for it but EXIF, which libvips does not ask there
-        dpi = exif.resolution(block) if block else None
-    elif abs(image.xres - _UNTOLD) > 1e-6 and abs(image.xres - image.yres) < 0.01 * image.xres:
-        dpi = image.xres * _MILLIMETRES_AN_INCH
-    if dpi is not None and not 1 <= dpi <= _HIGHEST_DPI:
-        dpi = None
+    dpi = dots_an_inch(kind, origin.read_at, block, context.warn)
     return Metadata(exif=block, xmp=_blob(image, "xmp-data"), dpi=dpi)
 
 

@@ -187,6 +187,11 @@ class Reader:
             raise ValueError(f"type {entry.type} has no numbers")
         return self._unpack(code, self._read_at(entry.place, size))
 
+    def fraction(self, entry: Entry) -> float:
+        """The first value of an entry of fractions. Raises `ZeroDivisionError`, too."""
+        data = self._read_at(entry.place, 8)
+        return self._unpack("I", data) / self._unpack("I", data[4:])
+
     def _unpack(self, code: str, data: bytes) -> int:
         if len(data) < struct.calcsize(code):
             raise ValueError("the directory is cut off")

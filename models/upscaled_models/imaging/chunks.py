@@ -1,0 +1,81 @@
+"""The pieces that files are made of: PNG's chunks, JPEG's segments, the boxes of AVIF.
+
+For what libvips does not tell. A walk ends where the file does, or makes no sense.
+Source: PNG specification, third edition; ITU-T T.81, annex B; ISO/IEC 14496-12, 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+ReadAt = Callable[[int, int], bytes]
+
+# Real files have a dozen or two.
+_MOST = 1000
+_START_OF_SCAN = 0xDA
+_WHOLE_FILE = 2**62
+
+
+class Chunk(NamedTuple):
+    """One piece: its name, and where what it holds begins and ends."""
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def png_chunks(read_at: ReadAt) -> Iterator[Chunk]:
+    """The chunks before the pixels, and the first with pixels."""
+    at = 8
+    for _ in range(_MOST):
+        head = read_at(at, 8)
+        if len(head) < 8:
+            return
+        chunk = Chunk(head[4:], at + 8, at + 8 + int.from_bytes(head[:4]))
+        yield chunk
+        if chunk.kind == b"IDAT":
+            return
+        at = chunk.end + 4
+
+
+def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
+    """The segments before the pixels; the second byte of the marker is the name."""
+    at = 2
+    for _ in range(_MOST):
+        head = read_at(at, 4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] == _START_OF_SCAN:
+            return
+        end = at + 2 + int.from_bytes(head[2:])
+        yield Chunk(head[1:2], at + 4, end)
+        at = end
+
+
+def boxes(read_at: ReadAt, start: int = 0, end: int = _WHOLE_FILE) -> Iterator[Chunk]:
+    """The boxes that lie between two places of a file."""
+    for _ in range(_MOST):
+        head = read_at(start, 16)
+        if len(head) < 8 or start >= end:
+            return
+        length, skipped = int.from_bytes(head[:4]), 8
+        if length == 1:
+            length, skipped = int.from_bytes(head[8:16]), 16
+        elif length == 0:
+            length = end - start
+        if length < skipped:
+            return
+        yield Chunk(head[4:8], start + skipped, start + length)
+        start += length
+
+
+def boxes_at(read_at: ReadAt, *path: bytes) -> Iterator[Chunk]:
+    """The boxes inside those of the given names, one inside the other."""
+    found = boxes(read_at)
+    for name in path:
+        # These two begin with a version and flags.
+        skipped = 4 if name in (b"meta", b"iref") else 0
+        inside = next((box for box in found if box.kind == name), None)
+        if inside is None:
+            return
+        found = boxes(read_at, inside.start + skipped, inside.end)
+    yield from found

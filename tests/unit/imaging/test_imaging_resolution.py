@@ -1,0 +1,79 @@
+"""The dots an inch that a file tells: in any unit, and none where it tells none."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, TiffImagePlugin
+
+Opener = Callable[..., Any]
+PICTURE = Image.new("RGB", (30, 20), (90, 120, 30))
+
+
+def told(opened: Opener, path: Path) -> float | None:
+    with opened(image_path=path) as source:
+        dpi: float | None = source.metadata.dpi
+        return dpi
+
+
+def with_density(path: Path, unit: int, across: int, down: int) -> Path:
+    """A JPEG whose JFIF header says so."""
+    PICTURE.save(path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">BHH", data, data.index(b"JFIF\0") + 7, unit, across, down)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "dots", "dpi"), [(0, 1, None), (0, 300, None), (1, 300, 300), (2, 100, 254)]
+)
+def test_a_jpeg_tells_dots_an_inch_or_a_centimetre_or_nothing(
+    tmp_path: Path, opened: Opener, unit: int, dots: int, dpi: float | None
+) -> None:
+    assert told(opened, with_density(tmp_path / "in.jpg", unit, dots, dots)) == dpi
+
+
+@pytest.mark.parametrize(
+    ("unit", "dpi"), [(None, 100), (1, None), (2, 100), (3, 254)], ids=["", "none", "inch", "cm"]
+)
+def test_a_tiff_tells_dots_an_inch_or_a_centimetre_or_nothing(
+    tmp_path: Path, opened: Opener, unit: int | None, dpi: float | None
+) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[282] = tags[283] = 100
+    if unit is not None:
+        tags[296] = unit
+    PICTURE.save(tmp_path / "in.tif", tiffinfo=tags)
+    assert told(opened, tmp_path / "in.tif") == (dpi and pytest.approx(dpi))
+
+
+# 25.4 is the number that libvips has for files that tell none.
+@pytest.mark.parametrize("dpi", [25.4, 72, 299.9994])
+def test_a_png_tells_dots_a_metre(tmp_path: Path, opened: Opener, dpi: float) -> None:
+    PICTURE.save(tmp_path / "in.png", dpi=(dpi, dpi))
+    assert told(opened, tmp_path / "in.png") == pytest.approx(dpi, abs=0.02)
+    PICTURE.save(tmp_path / "bare.png")
+    assert told(opened, tmp_path / "bare.png") is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "avif"])
+def test_exif_tells_it_too(tmp_path: Path, opened: Opener, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[282] = exif[283] = 240
+    exif[296] = 2
+    PICTURE.save(tmp_path / f"in.{suffix}", exif=exif)
+    assert told(opened, tmp_path / f"in.{suffix}") == 240
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_pixels_that_are_not_square_are_told_of(
+    tmp_path: Path, opened: Opener, context: Any, suffix: str
+) -> None:
+    PICTURE.save(tmp_path / f"fax.{suffix}", dpi=(204, 98))
+    assert told(opened, tmp_path / f"fax.{suffix}") is None
+    assert ["not square" in warning for warning in context.warnings] == [True]
