@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import pyvips
 
+from upscaled_models.imaging.icc import space, usable
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _CMYK = "cmyk"
-# Where in an ICC profile its colour space is named (ICC.1:2022, 7.2).
-_SPACE = slice(16, 20)
 _SPACE_OF_BANDS = {1: b"GRAY", 2: b"GRAY", 3: b"RGB ", 4: b"RGB "}
+_ICC = "icc-profile-data"
+PROFILE_LEFT_OUT = (
+    "the input's colour profile is broken or for another colour model: it was left out"
+)
 
 
 def normalised(
@@ -28,8 +31,10 @@ def normalised(
             f"the input has {image.format} pixels: convert it to 8 or 16 bits a channel",
         )
     if image.interpretation == _CMYK:
-        if not image.get_typeof("icc-profile-data"):
+        if _profile(image, b"CMYK", warn) is None:
             warn("the CMYK input has no colour profile: a general one was used")
+            image = image.copy()
+            image.remove(_ICC)
         image = _to_srgb(image)
     allowed = {"b-w": (1, 2), "grey16": (1, 2), "srgb": (3, 4), "rgb16": (3, 4)}
     if image.bands not in allowed.get(image.interpretation, ()):
@@ -38,21 +43,24 @@ def normalised(
             f"the input has {image.bands} channels of {image.interpretation}: convert it to "
             "gray or RGB, with or without alpha",
         )
-    icc = _profile(image)
-    if icc is not None and icc[_SPACE] != _SPACE_OF_BANDS[image.bands]:
-        warn("the input's colour profile is for another colour model: it was left out")
-        icc = None
-    return image, icc
+    return image, _profile(image, _SPACE_OF_BANDS[image.bands], warn)
+
+
+def straight(image: pyvips.Image) -> pyvips.Image:
+    """The image whose colours were multiplied by their alpha, divided by it again."""
+    top = 65535 if image.format == "ushort" else 255
+    divided = image.unpremultiply(max_alpha=top).rint().cast(image.format)
+    return divided.copy(interpretation=image.interpretation)
 
 
 def as_rgb(image: pyvips.Image, icc: bytes | None) -> tuple[pyvips.Image, bytes | None]:
     """For formats that store gray as RGB: a gray profile would not fit there."""
-    if icc is None or icc[_SPACE] != b"GRAY":
+    if icc is None or space(icc) != b"GRAY":
         return image, icc
     image = image.copy()
-    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+    image.set_type(pyvips.GValue.blob_type, _ICC, icc)
     image = _to_srgb(image)
-    return image, _profile(image)
+    return image, bytes(image.get(_ICC))
 
 
 def _to_srgb(image: pyvips.Image) -> pyvips.Image:
@@ -66,7 +74,12 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
     )
 
 
-def _profile(image: pyvips.Image) -> bytes | None:
-    if not image.get_typeof("icc-profile-data"):
+def _profile(image: pyvips.Image, wanted: bytes, warn: Callable[[str], None]) -> bytes | None:
+    """The embedded profile, where it can be used for pixels of the colour space."""
+    if not image.get_typeof(_ICC):
         return None
-    return bytes(image.get("icc-profile-data"))
+    profile = usable(bytes(image.get(_ICC)))
+    if profile is None or space(profile) != wanted:
+        warn(PROFILE_LEFT_OUT)
+        return None
+    return profile

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyvips
 
-from upscaled_models.imaging.chunks import ReadAt, png_chunks
+from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
 from upscaled_models.imaging.libvips import reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -70,6 +70,13 @@ def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
     if kind == "avif":
         return read_at(8, 4) == b"avis"
     return kind == "gif" and pages(image) > 1
+
+
+def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
+    """Whether the colours were multiplied by their alpha; libvips does so with TIFF itself."""
+    return kind == "avif" and any(
+        box.kind == b"prem" for box in boxes_at(read_at, b"meta", b"iref")
+    )
 
 
 def pages(image: pyvips.Image) -> int:

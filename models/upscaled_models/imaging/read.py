@@ -13,11 +13,12 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
-from upscaled_models.imaging.colour import normalised
+from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
 from upscaled_models.imaging.resolution import dots_an_inch
 from upscaled_models.imaging.tiffkind import check_tiff
+from upscaled_models.imaging.told import told_profile
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -118,9 +119,13 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             )
         try:
             metadata = _metadata(kind, origin, image, context)
+            if formats.is_premultiplied(kind, origin.read_at):
+                image = straight(image)
             image, icc = normalised(_upright(image), context.warn)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
+        if icc is None:
+            icc = told_profile(kind, origin.read_at, is_gray=image.bands < 3, warn=context.warn)
         yield Source(image, replace(metadata, icc=icc), origin.path, origin.stem)
 
 

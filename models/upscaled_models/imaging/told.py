@@ -1,0 +1,111 @@
+"""Colours that a file tells in numbers instead of by a profile, as the profile they amount to.
+
+AVIF has code points for them (nclx), PNG the same (cICP), or a gamma and chromaticities (gAMA,
+cHRM). libvips knows neither; without them a picture of wide gamut would come out pale.
+Source: ITU-T H.273 (code points); PNG specification, third edition, 4.3 and 11.3.2 (precedence).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
+from upscaled_models.imaging.colour import PROFILE_LEFT_OUT
+from upscaled_models.imaging.icc import (
+    SRGB_CURVE,
+    SRGB_PRIMARIES,
+    Curve,
+    Primaries,
+    gray_profile,
+    rgb_profile,
+)
+
+_BT2020 = Primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), (0.3127, 0.3290))
+_P3 = Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.3127, 0.3290))
+_PRIMARIES = {1: SRGB_PRIMARIES, 9: _BT2020, 12: _P3}
+# The curves of video (BT.709 and its like) are shown as sRGB's nearly everywhere.
+_CURVES: dict[int, Curve] = dict.fromkeys((1, 6, 13, 14, 15), SRGB_CURVE)
+_CURVES |= {4: (2.2,), 5: (2.8,), 8: (1.0,)}
+_HDR = {16: "PQ", 18: "HLG"}
+# A gamma that differs less from 2.2 is meant for sRGB; libpng has the same bound.
+_GAMMA_TOLERANCE = 0.05
+_CHROMATICITY_TOLERANCE = 0.002
+
+
+def told_profile(
+    kind: str, read_at: ReadAt, *, is_gray: bool, warn: Callable[[str], None]
+) -> bytes | None:
+    """The profile of what the file tells about its colours; None where that is sRGB or nothing."""
+    told = _READERS[kind](read_at, warn) if kind in _READERS else None
+    if told is None:
+        return None
+    primaries, curve = told
+    if is_gray:
+        return None if curve == SRGB_CURVE else gray_profile(_name(curve), curve)
+    if (primaries, curve) == (SRGB_PRIMARIES, SRGB_CURVE):
+        return None
+    name = {_BT2020: "BT.2020", _P3: "Display P3", SRGB_PRIMARIES: "BT.709"}.get(primaries, "RGB")
+    return rgb_profile(f"{name}, {_name(curve)}", primaries, curve)
+
+
+def _of_avif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
+    for box in boxes_at(read_at, b"meta", b"iprp", b"ipco"):
+        data = read_at(box.start, 8)
+        if box.kind == b"colr" and data[:4] == b"nclx" and len(data) == 8:
+            primaries, curve = struct.unpack(">HH", data[4:])
+            return _by_code_points(primaries, curve, warn)
+    return None
+
+
+def _of_png(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
+    found = {chunk.kind: read_at(chunk.start, 32) for chunk in png_chunks(read_at)}
+    if b"iCCP" in found:  # libpng left it out, without a word
+        warn(PROFILE_LEFT_OUT)
+    if len(found.get(b"cICP", b"")) >= 4:
+        return _by_code_points(found[b"cICP"][0], found[b"cICP"][1], warn)
+    if b"sRGB" in found or b"gAMA" not in found:
+        return None
+    (gamma,) = struct.unpack_from(">I", found[b"gAMA"].ljust(4, b"\0"))
+    if not 1_000 <= gamma <= 1_000_000:
+        return None
+    exponent = 100_000 / gamma
+    curve = SRGB_CURVE if abs(exponent - 2.2) < 2.2 * _GAMMA_TOLERANCE else (exponent,)
+    primaries = SRGB_PRIMARIES
+    if len(found.get(b"cHRM", b"")) >= 32:
+        primaries = _chromaticities(found[b"cHRM"])
+    return primaries, curve
+
+
+def _chromaticities(data: bytes) -> Primaries:
+    values = [value / 100_000 for value in struct.unpack(">8I", data)]
+    white, red, green, blue = zip(values[::2], values[1::2], strict=True)
+    told = Primaries(red, green, blue, white)
+    area = abs(
+        (red[0] - blue[0]) * (green[1] - blue[1]) - (green[0] - blue[0]) * (red[1] - blue[1])
+    )
+    same = all(
+        abs(mine - its) < _CHROMATICITY_TOLERANCE
+        for point, known in zip(told, SRGB_PRIMARIES, strict=True)
+        for mine, its in zip(point, known, strict=True)
+    )
+    # Broken numbers, as of three primaries on a line, are no colours.
+    return SRGB_PRIMARIES if same or area < 0.01 or min(values[1::2]) <= 0 else told
+
+
+def _by_code_points(
+    primaries: int, curve: int, warn: Callable[[str], None]
+) -> tuple[Primaries, Curve] | None:
+    if curve in _HDR:
+        warn(f"the input is HDR ({_HDR[curve]}), which nothing here can keep: it will look flat")
+        return None
+    if primaries not in _PRIMARIES or curve not in _CURVES:
+        return None
+    return _PRIMARIES[primaries], _CURVES[curve]
+
+
+def _name(curve: Curve) -> str:
+    return "sRGB" if curve == SRGB_CURVE else f"gamma {curve[0]:.3g}"
+
+
+_READERS = {"avif": _of_avif, "png": _of_png}

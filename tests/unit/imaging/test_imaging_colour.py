@@ -1,0 +1,229 @@
+"""What the colours of a file mean: profiles that are broken, and numbers instead of profiles."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from upscaled_models.imaging.icc import SRGB_CURVE, SRGB_PRIMARIES, rgb_profile, usable
+from upscaled_models.imaging.told import told_profile
+
+Opener = Callable[..., Any]
+Upscale = Callable[..., str]
+RGB = np.random.default_rng(17).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+PROFILES = {name: bytes(pyvips.Image.profile_load(name)) for name in ("srgb", "p3", "cmyk")}
+GRAYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def cut(profile: bytes) -> bytes:
+    return profile[:-100]
+
+
+def no_profile(profile: bytes) -> bytes:
+    return profile[:36] + b"none" + profile[40:]
+
+
+def tag_outside(profile: bytes) -> bytes:
+    return profile[:136] + struct.pack(">I", len(profile)) + profile[140:]
+
+
+BROKEN = [cut, no_profile, tag_outside, lambda profile: profile[:130], lambda profile: b"abc"]
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp", "png"])
+def test_a_broken_profile_is_left_out_and_told_of(
+    tmp_path: Path, opened: Opener, context: Any, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"in.{suffix}"
+    Image.fromarray(RGB).save(path, icc_profile=damage(PROFILES["p3"]))
+    with opened(image_path=path) as source:
+        assert source.metadata.icc is None
+    assert ["profile is broken" in warning for warning in context.warnings] == [True]
+
+
+def test_what_follows_a_profile_goes(tmp_path: Path, opened: Opener) -> None:
+    path = tmp_path / "in.tif"
+    Image.fromarray(RGB).save(path, icc_profile=PROFILES["p3"] + b"and more")
+    with opened(image_path=path) as source:
+        assert source.metadata.icc == PROFILES["p3"]
+
+
+@pytest.mark.parametrize("profile", [cut(PROFILES["cmyk"]), PROFILES["p3"], b"abc"])
+def test_cmyk_with_a_profile_of_no_use_is_told_of(
+    tmp_path: Path, opened: Opener, context: Any, profile: bytes
+) -> None:
+    ink = Image.fromarray(RGB).convert("CMYK")
+    ink.save(tmp_path / "bare.tif")
+    ink.save(tmp_path / "wrong.tif", icc_profile=profile)
+    with opened(image_path=tmp_path / "bare.tif") as source:
+        expected = source.rows(20)
+    (general,) = context.warnings
+    with opened(image_path=tmp_path / "wrong.tif") as source:
+        assert np.array_equal(source.rows(20), expected)
+    assert context.warnings[1:] == [context.warnings[1], general]
+    assert "profile is broken" in context.warnings[1]
+
+
+@given(noise=st.binary(max_size=200), at=st.integers(0, 200), length=st.integers(0, 700))
+def test_no_profile_breaks_the_check(noise: bytes, at: int, length: int) -> None:
+    profile = PROFILES["p3"][:length]
+    found = usable(profile[:at] + noise + profile[at + len(noise) :])
+    assert found is None or found.startswith(profile[:at][: len(found)])
+
+
+def shown(rgb: np.ndarray, profile: bytes, wanted: bytes) -> np.ndarray:
+    """The numbers for the same colours in another profile, as another engine has them."""
+    mine, its = (ImageCms.ImageCmsProfile(io.BytesIO(one)) for one in (profile, wanted))
+    mode = "RGB" if rgb.ndim == 3 else "L"
+    converted = ImageCms.profileToProfile(Image.fromarray(rgb, mode), mine, its, outputMode="RGB")
+    assert converted is not None
+    return np.asarray(converted).astype(int)
+
+
+def with_chunks(path: Path, picture: np.ndarray, **chunks: bytes) -> Path:
+    """A PNG with these chunks before its pixels."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    data = file.getvalue()
+    at = data.index(b"IDAT") - 4
+    added = b"".join(
+        struct.pack(">I", len(body)) + kind.encode() + body
+        + struct.pack(">I", zlib.crc32(kind.encode() + body))
+        for kind, body in chunks.items()
+    )  # fmt: skip
+    path.write_bytes(data[:at] + added + data[at:])
+    return path
+
+
+def chromaticities(*values: float) -> bytes:
+    return struct.pack(">8I", *(round(value * 100_000) for value in values))
+
+
+P3_CHROMATICITIES = chromaticities(0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+SRGB_CHROMATICITIES = chromaticities(0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+GAMMA = struct.pack(">I", 45_455)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [{"cICP": bytes([12, 13, 0, 1])}, {"gAMA": GAMMA, "cHRM": P3_CHROMATICITIES}],
+    ids=["cICP", "cHRM"],
+)
+def test_a_pngs_numbers_become_the_profile_they_amount_to(
+    tmp_path: Path, opened: Opener, context: Any, chunks: dict[str, bytes]
+) -> None:
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        icc = source.metadata.icc
+    assert icc is not None
+    assert np.abs(shown(RGB, icc, PROFILES["p3"]) - RGB).max() <= 4
+    assert np.abs(shown(RGB, icc, PROFILES["srgb"]) - RGB).max() > 30
+    assert context.warnings == []
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {"sRGB": b"\0", "gAMA": struct.pack(">I", 100_000)},
+        {"gAMA": GAMMA, "cHRM": SRGB_CHROMATICITIES},
+        {"gAMA": GAMMA},
+        {"cHRM": SRGB_CHROMATICITIES},
+        {"cICP": bytes([1, 13, 0, 1])},
+        {"cICP": bytes([2, 2, 0, 1])},
+        {"gAMA": bytes(4)},
+        {"gAMA": GAMMA, "cHRM": bytes(32)},
+    ],
+)
+def test_a_png_that_is_srgb_or_tells_nothing_gets_no_profile(
+    tmp_path: Path, opened: Opener, context: Any, chunks: dict[str, bytes]
+) -> None:
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        assert source.metadata.icc is None
+    assert context.warnings == []
+
+
+def test_linear_gray_is_told_in_gray_and_shown_alike_as_rgb(
+    tmp_path: Path, opened: Opener, upscale: Upscale
+) -> None:
+    path = with_chunks(tmp_path / "in.png", GRAYS, gAMA=struct.pack(">I", 100_000))
+    with opened(image_path=path) as source:
+        icc = source.metadata.icc
+    assert icc is not None
+    found = shown(GRAYS, icc, PROFILES["srgb"])[:, :, 0]
+    light = GRAYS / 255
+    coded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    # Where the curve is steepest, colour engines of 8 bits are coarse.
+    assert np.abs(found - coded)[light > 0.1].max() <= 2
+    output = upscale(1, image_path=str(path), output_path=str(tmp_path / "out.webp"), quality=100)
+    with Image.open(output) as written:
+        assert np.abs(np.asarray(written)[:, :, 0] - coded)[light > 0.1].max() <= 2
+
+
+def avif(path: Path, picture: Image.Image, before: bytes, after: bytes, **options: Any) -> Path:
+    """An AVIF in which some bytes say another thing."""
+    picture.save(path, quality=100, subsampling="4:4:4", **options)
+    data = path.read_bytes()
+    assert data.count(before) == 1
+    path.write_bytes(data.replace(before, after))
+    return path
+
+
+def test_an_avifs_code_points_become_the_profile_they_amount_to(
+    tmp_path: Path, opened: Opener, context: Any
+) -> None:
+    srgb = struct.pack(">4sHH", b"nclx", 1, 13)
+    still = Image.fromarray(RGB)
+    p3 = avif(tmp_path / "p3.avif", still, srgb, struct.pack(">4sHH", b"nclx", 12, 13))
+    with opened(image_path=p3) as source:
+        assert source.metadata.icc is not None
+        assert np.abs(shown(RGB, source.metadata.icc, PROFILES["p3"]) - RGB).max() <= 4
+    with opened(image_path=avif(tmp_path / "srgb.avif", still, srgb, srgb)) as source:
+        assert source.metadata.icc is None
+    assert context.warnings == []
+    hdr = avif(tmp_path / "hdr.avif", still, srgb, struct.pack(">4sHH", b"nclx", 9, 16))
+    with opened(image_path=hdr) as source:
+        assert source.metadata.icc is None
+    assert ["HDR (PQ)" in warning for warning in context.warnings] == [True]
+
+
+def test_colours_multiplied_by_their_alpha_are_divided_again(
+    tmp_path: Path, opened: Opener
+) -> None:
+    alpha = np.full((20, 30, 1), 128, np.uint8)
+    multiplied = np.dstack([np.full((20, 30, 3), (100, 50, 20), np.uint8), alpha])
+    exif = Image.Exif()
+    exif[271] = "maker"
+    # "Item 3, EXIF, describes item 1" becomes "item 1 is multiplied by item 2, its alpha".
+    describes, multiplied_by = (b"cdsc\0\3\0\1\0\1", b"prem\0\1\0\1\0\2")
+    picture = Image.fromarray(multiplied)
+    path = avif(tmp_path / "in.avif", picture, describes, multiplied_by, exif=exif)
+    with opened(image_path=path) as source:
+        found = source.rows(20)
+    assert np.abs(found[:, :, :3].astype(int) - (199, 100, 40)).max() <= 6
+    assert np.abs(found[:, :, 3].astype(int) - 128).max() <= 2
+
+
+@given(noise=st.binary(max_size=120), kind=st.sampled_from(["png", "avif"]))
+def test_numbers_that_make_no_sense_never_raise(noise: bytes, kind: str) -> None:
+    names = [b"gAMA", b"cHRM", b"cICP", b"meta", b"iprp", b"ipco", b"colr"]
+    for name in names:
+        data = struct.pack(">I4s", 8 + len(noise), name) + noise
+        told_profile(kind, lambda at, n, d=bytes(8) + data: d[at : at + n],  # type: ignore[misc]
+                     is_gray=False, warn=lambda _: None)  # fmt: skip
+
+
+def test_a_made_profile_is_srgbs_where_its_numbers_are() -> None:
+    profile = rgb_profile("sRGB", SRGB_PRIMARIES, SRGB_CURVE)
+    assert usable(profile) == profile
+    assert np.abs(shown(RGB, profile, PROFILES["srgb"]) - RGB).max() <= 1
