@@ -57,14 +57,14 @@ class Journal:
             # Ours alone: a second supervisor on it would run every job twice. Without fsync at
             # each commit rows survive any death of processes, though not of the machine's power.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise JournalError(f"the journal {path} has version {version}, not {_VERSION}")
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             fault = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if fault != "ok":
                 raise JournalError(f"the journal {path} is damaged: {fault}")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise JournalError(f"the journal {path} has version {version}, not {_VERSION}")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
             (self._seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
@@ -94,7 +94,7 @@ class Journal:
         self._seq += 1
         try:
             if _identity(self._path) != self._file:
-                raise OSError("it was removed or replaced while in use")
+                raise OSError("it was removed or replaced in use")
             self.catch_up()
             self._db.execute(
                 "INSERT OR REPLACE INTO jobs (job_id, seq, line) VALUES (?, ?, ?)",
@@ -154,7 +154,10 @@ class Journal:
         self._db.close()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Which file this is, whatever its name. Raises `OSError` where there is none."""
-    status = path.stat()
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is, whatever its name; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
     return status.st_dev, status.st_ino

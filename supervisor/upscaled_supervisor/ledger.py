@@ -195,9 +195,14 @@ class Ledger:
         """Whether recorded events wait to be sent again."""
         return bool(self._replays)
 
+    @property
+    def can_replay(self) -> bool:
+        """Whether one of them can be sent now, for the host has read what came before."""
+        return self.is_replaying and self._outbox.waiting_bytes < _REPLAY_BYTES
+
     def send_replays(self) -> None:
         """Send as much again as the host is likely to take at once."""
-        while self._replays and self._outbox.waiting_bytes < _REPLAY_BYTES:
+        while self.can_replay:
             try:
                 event = next(self._replays[0], None)
             except sqlite3.Error as error:

@@ -140,7 +140,7 @@ class Supervisor:
         timeout_s = self._next_tick - start
         if held_back:
             timeout_s = min(timeout_s, _COMPANY_S)
-        if self._ledger.is_replaying and not self._host.unread:
+        if self._ledger.can_replay:
             timeout_s = 0.0
         self._poller.run_once(timeout_s)
         now = time.monotonic()
@@ -157,9 +157,9 @@ class Supervisor:
             )
         if self._held:
             self._take_held()
+        self._ledger.send_replays()
         if not self._host.unread:
             self._fleet.dispatch()
-            self._ledger.send_replays()
         self._fleet.flush()  # before the host's lines: the sooner a worker starts, the better
         if held_back or not outbox.can_wait:
             self._flush_host()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-
 from tests.integration.test_metrics import free_port, scrape
 
 if TYPE_CHECKING:
@@ -168,8 +167,8 @@ def test_a_socket_that_breaks_is_a_host_that_is_gone() -> None:
     ours, theirs = socket.socketpair()
     daemon = subprocess.Popen(
         [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
-        stdin=theirs,
-        stdout=theirs,
+        stdin=theirs.fileno(),
+        stdout=theirs.fileno(),
         stderr=subprocess.PIPE,
     )
     theirs.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import StartDaemon
+    from tests.conftest import Daemon, StartDaemon
 
 
 def test_accepted_jobs_are_finished_after_a_kill_of_the_supervisor(
@@ -151,3 +155,190 @@ def test_a_full_disk_refuses_jobs_clearly_and_ends_the_accepted_ones(
     daemon.finish()
     assert len(daemon.terminals()) == 61
     assert any(line["type"] == "result" for line in daemon.terminals())
+
+
+def leave_pending(start_supervisor: StartDaemon, journal: Path, **job: object) -> None:
+    """Have a job in the journal that was accepted and never ended."""
+    daemon = start_supervisor("--journal", str(journal))
+    daemon.send({"job_id": "a", "method": "fake", "config": {"hang": True}, **job})
+    daemon.wait_accepted("a")
+    daemon.kill()
+
+
+def change(journal: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(journal)) as database:
+        database.execute(statement)
+        database.commit()
+
+
+def test_a_disk_that_has_room_again_makes_the_journal_whole(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "jobs.db")
+    first = start_supervisor("--journal", journal)
+    first.job("a", steps=20, step_s=0.02)
+    first.wait_progress("a")
+    limit_file_size(first, 100)
+    sent = first.wait_terminal("a")
+    first.wait_stderr(b"journal_unwritable")
+    first.send({"type": "replay", "job_ids": ["a"]})
+    first.wait_for(lambda line: line is not sent and line == sent, "the end again")
+    limit_file_size(first, resource.RLIM_INFINITY)
+    first.job("b")
+    first.wait_terminal("b")
+    first.kill()
+    second = start_supervisor("--journal", journal)
+    second.send({"type": "replay"})
+    assert second.finish() == 0
+    # Neither done a second time nor forgotten.
+    assert [line["job_id"] for line in second.lines if "job_id" in line] == ["a", "b"]
+
+
+def test_a_full_disk_is_tried_again_without_a_new_job(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    daemon = start_supervisor("--journal", str(journal))
+    daemon.job("a", steps=20, step_s=0.02)
+    daemon.wait_progress("a")
+    limit_file_size(daemon, 100)
+    daemon.wait_terminal("a")
+    daemon.wait_stderr(b"journal_unwritable")
+    limit_file_size(daemon, resource.RLIM_INFINITY)
+    wal = tmp_path / "jobs.db-wal"
+    size = wal.stat().st_size
+    end = time.monotonic() + 60
+    while wal.stat().st_size == size:
+        assert time.monotonic() < end, "the event is never written"
+        threading.Event().wait(0.05)
+
+
+def limit_file_size(daemon: Daemon, size: int) -> None:
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_journal_taken_away_in_use_takes_no_more_jobs(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    daemon = start_supervisor("--journal", str(journal))
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    for file in tmp_path.glob("jobs.db*"):
+        file.unlink()
+    daemon.job("b")
+    error = daemon.wait_terminal("b")
+    assert error["code"] == "journal_unwritable"
+    assert "removed" in error["error"]
+
+
+def test_a_journal_is_a_file_whatever_its_name(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_supervisor("--journal", ":memory:")
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    assert daemon.finish() == 0
+    assert (tmp_path / ":memory:").is_file()
+
+
+def test_a_journal_of_another_version_is_left_alone(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    change(journal, "PRAGMA user_version = 9")
+    content = journal.read_bytes()
+    daemon = start_supervisor("--journal", str(journal))
+    assert daemon.wait() == 3
+    assert b"has version 9, not 1" in daemon.stderr
+    assert journal.read_bytes() == content
+
+
+def test_a_deadline_holds_over_a_restart(start_supervisor: StartDaemon, tmp_path: Path) -> None:
+    journal = tmp_path / "jobs.db"
+    leave_pending(start_supervisor, journal, timeout_s=1.0, config={"hang_native": True})
+    second = start_supervisor("--journal", str(journal), "--cancel-grace-s", "0.5")
+    assert second.wait_terminal("a")["code"] == "deadline_exceeded"
+
+
+def test_a_host_cannot_name_the_attempt_over_a_restart_either(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    hangs_once = {"steps": 2, "at_step": 1, "step_s": 0.5}
+    leave_pending(start_supervisor, journal, attempt=7, config=hangs_once)
+    second = start_supervisor("--journal", str(journal))
+    assert second.wait_terminal("a")["attempt"] == 1
+
+
+def test_a_job_that_is_damaged_in_the_journal_is_answered_and_harms_no_other(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    leave_pending(start_supervisor, journal)
+    change(journal, "UPDATE jobs SET line = x'00ff'")
+    second = start_supervisor("--journal", str(journal))
+    assert second.wait_terminal("a")["code"] == "invalid_json"
+    second.job("b")
+    assert second.wait_terminal("b")["type"] == "result"
+    second.finish()
+    third = start_supervisor("--journal", str(journal))
+    assert third.finish() == 0
+    assert third.terminals() == []
+
+
+def test_a_job_whose_attempts_are_used_up_is_not_started_once_more(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    """Its supervisor was killed between the last charge and the answer."""
+    journal = tmp_path / "jobs.db"
+    leave_pending(start_supervisor, journal)
+    change(journal, "UPDATE jobs SET attempts = 2")
+    second = start_supervisor("--journal", str(journal))
+    assert second.wait_terminal("a")["code"] == "poisoned"
+
+
+def test_jobs_left_to_the_journal_are_no_success(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_supervisor("--journal", str(tmp_path / "jobs.db"), "--grace-s", "0.2")
+    daemon.job("a", hang=True)
+    daemon.wait_accepted("a")
+    os.kill(daemon.pid, signal.SIGTERM)
+    assert daemon.wait() == 1
+
+
+def test_a_misspelt_option_burns_no_journalled_job(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    leave_pending(start_supervisor, journal)
+    second = start_supervisor("--journal", str(journal), "--no-such-option")
+    assert second.wait() == 2
+    assert second.terminals() == []
+    third = start_supervisor("--journal", str(journal))
+    third.wait_accepted("a")
+
+
+def test_a_large_replay_waits_for_a_host_that_does_not_read(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    daemon = start_supervisor("--journal", str(journal))
+    text = "x" * 1_000_000
+    for number in range(40):
+        daemon.job(str(number), raise_text=text)
+        daemon.wait_terminal(str(number))
+    process = psutil.Process(daemon.pid)
+    before = process.memory_info().rss
+    daemon.stop_reading()
+    daemon.send(*[{"type": "replay"}] * 10)
+    daemon.close_stdin()
+    cpu_s = -1.0
+    while (now := sum(process.cpu_times()[:2])) > cpu_s:
+        cpu_s = now
+        threading.Event().wait(0.5)
+    assert process.memory_info().rss < before + 150e6  # of 400 MB
+    daemon.resume_reading()
+    assert daemon.wait() == 1
+    assert len(daemon.terminals()) == 11 * 40

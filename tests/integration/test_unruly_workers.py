@@ -1,0 +1,319 @@
+"""Workers, and the nursery above them, that do what they never should: no job pays for it twice."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from upscaled_protocol.lineage import child_pids
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemon, Line, StartDaemon
+
+REPOSITORY = Path(__file__).parents[2]
+WEIGHTS = REPOSITORY / "models" / "weights"
+
+
+def nursery_pid(daemon: Daemon) -> int:
+    (pid,) = child_pids(daemon.pid)
+    return pid
+
+
+def worker_pid(daemon: Daemon, slot: int = 0) -> int:
+    report = daemon.wait_health(lambda one: one["workers"][slot]["state"] in ("ready", "busy"))
+    return int(report["workers"][slot]["pid"])
+
+
+def is_held(daemon: Daemon, job_id: str) -> Line:
+    """Once the worker has the job, which may be before it says anything of it."""
+    return daemon.wait_health(lambda one: job_id in one["workers"][0]["jobs"])
+
+
+def wait_until_replaced(daemon: Daemon, pid: int) -> None:
+    daemon.wait_health(lambda one: one["workers"][0].get("pid") != pid)
+
+
+def write_as_worker(pid: int, line: bytes) -> None:
+    """Put a line on a worker's wire: the one pipe above stderr that it writes to."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        flags = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0]
+        if (
+            int(fd.name) > 2
+            and str(fd.readlink()).startswith("pipe")
+            and int(flags, 8) & os.O_WRONLY
+        ):
+            fd.write_bytes(line)
+            return
+    pytest.fail("the worker has no wire")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"Segmentation fault\n",
+        b"\0\xff\n",
+        b"[1]\n",
+        b"{}\n",
+        b'{"type":"riddle"}\n',
+        b'{"type":"status"}\n',
+        b'{"type":"status","message":"ready"}\n',
+        b'{"type":"progress","job_id":"a"}\n',
+        b'{"type":"result"}\n',
+    ],
+)
+def test_a_worker_that_writes_garbage_is_replaced(
+    start_supervisor: StartDaemon, garbage: bytes
+) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", hang=True, only_on_attempt=1)
+    is_held(daemon, "a")
+    write_as_worker(worker_pid(daemon), garbage)
+    assert daemon.wait_terminal("a")["attempt"] == 2
+    assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "protocol_violation"
+
+
+def test_a_job_whose_worker_always_writes_garbage_is_poison(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", hang=True)
+    for _ in range(2):
+        is_held(daemon, "a")
+        pid = worker_pid(daemon)
+        write_as_worker(pid, b"garbage\n")
+        wait_until_replaced(daemon, pid)
+    error = daemon.wait_terminal("a")
+    assert error["code"] == "poisoned"
+    assert error["cause"]["reason"] == "protocol_violation"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"result","job_id":"nobody\'s","status":"completed"}\n',
+        b'{"type":"result","job_id":"done","status":"completed"}\n',
+        b'{"type":"error","job_id":null,"error":"?","code":"internal","retryable":false}\n',
+    ],
+)
+def test_an_end_of_a_job_that_a_worker_does_not_have_is_passed_over(
+    start_supervisor: StartDaemon, line: bytes
+) -> None:
+    daemon = start_supervisor()
+    daemon.job("done")
+    daemon.wait_terminal("done")
+    daemon.job("a", steps=10, step_s=0.02)
+    is_held(daemon, "a")
+    write_as_worker(worker_pid(daemon), line)
+    daemon.wait_stderr(b"worker_line_unexpected")
+    assert daemon.wait_terminal("a")["attempt"] == 1
+    assert len(daemon.terminals()) == 2
+
+
+def test_a_worker_told_to_leave_by_somebody_else_costs_no_job(
+    start_supervisor: StartDaemon,
+) -> None:
+    """As systemd does, which sends SIGTERM to every process of a service."""
+    daemon = start_supervisor()
+    daemon.job("long", steps=30, step_s=0.02)
+    daemon.wait_progress("long")
+    os.kill(worker_pid(daemon), signal.SIGTERM)
+    for number in range(20):
+        daemon.job(str(number))
+    for name in ("long", *map(str, range(20))):
+        end = daemon.wait_terminal(name)
+        assert (end["type"], end.get("attempt")) == ("result", 1)
+    cause = daemon.wait_status("worker_restarted")["cause"]
+    assert cause == {"reason": "signal", "signal": "SIGTERM"}
+    assert daemon.ask_health()["workers"][0]["restarts"] == 1
+
+
+def test_a_worker_that_dies_before_its_successor_is_ready_has_one_successor(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--no-template")
+    old = worker_pid(daemon)
+    os.kill(daemon.pid, signal.SIGHUP)
+    end = 60_000
+    while len(child_pids(nursery_pid(daemon))) < 2 and (end := end - 1):
+        pass
+    os.kill(old, signal.SIGKILL)
+    daemon.wait_status("worker_restarted")
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    assert child_pids(nursery_pid(daemon)) == [worker_pid(daemon)]
+    assert daemon.ask_health()["workers"][0]["restarts"] == 1
+
+
+def test_a_job_kept_for_a_worker_that_dies_is_not_charged_with_that(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_supervisor()
+    daemon.job("deadly", exit_code=3, only_on_attempt=1, steps=2, step_s=0.3, at_step=1)
+    daemon.job("beside")
+    is_held(daemon, "deadly")
+    output = tmp_path / "output.txt"
+    first = {"steps": 2, "step_s": 0.3, "output_path": str(output)}
+    daemon.send({"job_id": "first", "method": "fake", "priority": 5, "config": first})
+    # On the new worker "first" runs, and "deadly" is kept back until it can have it alone.
+    daemon.wait_progress("first")
+    pid = worker_pid(daemon)
+    os.kill(daemon.pid, signal.SIGSTOP)
+    nursery = nursery_pid(daemon)
+    process = psutil.Process(pid)
+    before = -1.0
+    while not output.exists() or (now := sum(process.cpu_times()[:2])) > before:
+        before = now if output.exists() else -1.0
+        threading.Event().wait(0.2)
+    os.kill(pid, signal.SIGKILL)
+    while pid in child_pids(nursery):
+        threading.Event().wait(0.01)
+    # The end of "first" and that of its worker are there to be read at once.
+    os.kill(daemon.pid, signal.SIGCONT)
+    assert daemon.wait_terminal("first")["type"] == "result"
+    assert daemon.wait_terminal("deadly")["attempt"] == 2
+
+
+def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartDaemon) -> None:
+    """Stopped between the end of one job and the start of the next, a worker says no more."""
+    daemon = start_supervisor("--stall-timeout-s", "1")
+    daemon.job("a", hang=True, only_on_attempt=1)
+    is_held(daemon, "a")
+    line = b'{"type":"progress","job_id":"a","progress":0.0,"stage":"waiting"}\n'
+    write_as_worker(worker_pid(daemon), line)
+    assert daemon.wait_terminal("a")["attempt"] == 2
+    assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "stall"
+
+
+def test_time_in_which_everything_stood_still_is_no_stall(start_supervisor: StartDaemon) -> None:
+    """As where a container is paused, or a machine is suspended."""
+    daemon = start_supervisor("--stall-timeout-s", "1.5")
+    daemon.job("a", steps=40, step_s=0.02)
+    daemon.wait_progress("a")
+    pid = worker_pid(daemon)
+    for one in (daemon.pid, pid):
+        os.kill(one, signal.SIGSTOP)
+    threading.Event().wait(3.0)
+    os.kill(daemon.pid, signal.SIGCONT)
+    daemon.ask_health()  # it is awake, and the worker is not yet
+    os.kill(pid, signal.SIGCONT)
+    assert daemon.wait_terminal("a")["attempt"] == 1
+
+
+def test_health_is_not_ok_while_a_worker_does_not_answer(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    pid = worker_pid(daemon)
+    os.kill(pid, signal.SIGSTOP)
+    assert daemon.ask_health()["status"] == "degraded"
+    os.kill(pid, signal.SIGCONT)
+    daemon.wait_health(lambda one: one["status"] == "ok")
+
+
+@pytest.mark.parametrize("moment", ["a death", "the end"])
+def test_a_nursery_that_is_stopped_is_replaced(start_supervisor: StartDaemon, moment: str) -> None:
+    daemon = start_supervisor()
+    daemon.job("a", hang=True, only_on_attempt=1)
+    is_held(daemon, "a")
+    os.kill(nursery_pid(daemon), signal.SIGSTOP)
+    if moment == "a death":
+        os.kill(worker_pid(daemon), signal.SIGKILL)
+        assert daemon.wait_terminal("a")["type"] == "result"
+    else:
+        daemon.send({"type": "cancel", "job_id": "a"})
+        daemon.wait_terminal("a")
+    daemon.close_stdin()
+    daemon.wait()
+    assert daemon.lines[-1]["message"] == "stopped"
+
+
+def limit_files(pid: int, number: int) -> None:
+    hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (number, hard))
+
+
+@pytest.mark.parametrize("who", ["nursery", "supervisor"])
+def test_a_machine_without_room_for_a_worker_is_tried_again_and_harms_no_other(
+    start_supervisor: StartDaemon, who: str
+) -> None:
+    daemon = start_supervisor("--workers", "2")
+    victim, other = worker_pid(daemon, 0), worker_pid(daemon, 1)
+    pid = daemon.pid if who == "supervisor" else nursery_pid(daemon)
+    fds = [int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    limit_files(pid, max(fds) - 2 if who == "supervisor" else len(fds))
+    os.kill(victim, signal.SIGKILL)
+    report = daemon.wait_health(
+        lambda one: (one["workers"][0]["last_restart"] or {}).get("reason") == "load_failed"
+    )
+    assert "Too many open files" in report["workers"][0]["last_restart"]["detail"]
+    daemon.job("a")
+    assert daemon.wait_terminal("a")["type"] == "result"
+    limit_files(pid, 1024)
+    assert worker_pid(daemon, 0) != victim
+    assert worker_pid(daemon, 1) == other
+
+
+def test_a_device_whose_worker_cannot_start_leaves_the_others_to_work(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'upscaled_worker' in sys.orig_argv and os.environ['CUDA_VISIBLE_DEVICES'] == '1':\n"
+        "    os._exit(3)\n"
+    )
+    options = ("--no-template", "--device", "cuda:0,cuda:1")
+    daemon = start_supervisor(*options, env={"PYTHONPATH": str(tmp_path)})
+    report = daemon.wait_health(lambda one: one["workers"][1]["state"] == "stopped")
+    assert report["workers"][1]["last_restart"]["exit_code"] == 3
+    assert report["status"] in ("degraded", "loading")
+    for number in range(10):
+        daemon.job(str(number))
+        assert daemon.wait_terminal(str(number))["type"] == "result"
+    # Mended, and told so: it is tried again.
+    (tmp_path / "sitecustomize.py").unlink()
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.wait_health(lambda one: one["status"] == "ok")
+    assert daemon.finish() == 0
+
+
+def picture_job(number: int, folder: Path, **config: object) -> Line:
+    image = str(REPOSITORY / "examples" / "astronaut.jpg")
+    output = str(folder / f"{number}.png")
+    config |= {"image_path": image, "output_path": output, "target_width": 600}
+    return {"job_id": str(number), "method": "esrgan", "config": config}
+
+
+def test_a_successor_that_can_do_less_does_not_take_over(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copy(WEIGHTS / "compact-x2.safetensors", tmp_path / "own.safetensors"))
+    daemon = start_supervisor("--methods", "esrgan,fake", "--preload", str(weights))
+    pid = worker_pid(daemon)
+    weights.unlink()
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.wait_stderr(b"replacement_failed")
+    assert worker_pid(daemon) == pid
+    daemon.send(picture_job(1, tmp_path, model="compact-x2"))
+    assert daemon.wait_terminal("1")["type"] == "result"
+    assert daemon.ask_health()["workers"][0]["restarts"] == 0
+
+
+def test_a_successor_does_without_a_model_that_is_gone(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    weights = Path(shutil.copy(WEIGHTS / "compact-x2.safetensors", tmp_path / "own.safetensors"))
+    daemon = start_supervisor("--methods", "esrgan")
+    daemon.send(picture_job(1, tmp_path, model=str(weights)))
+    assert daemon.wait_terminal("1")["type"] == "result"
+    pid = worker_pid(daemon)
+    assert daemon.ask_health()["models_loaded"]
+    weights.unlink()
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.wait_status("worker_restarted")
+    assert worker_pid(daemon) != pid
+    daemon.send(picture_job(2, tmp_path, model="compact-x2"))
+    assert daemon.wait_terminal("2")["type"] == "result"
