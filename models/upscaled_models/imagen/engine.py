@@ -61,8 +61,7 @@ class ImagenEngine(Engine[ImagenConfig]):
             )
             job = Job(config, source, plan, account=account, service=service, context=context)
             sink = held.enter_context(open_sink(output, job.native, source.bands, job.bits))
-            for rows in job.upscale():
-                sink.write(rows)
+            job.upscale(sink)
             with context.phase("encode"):
                 written = sink.commit()
         return output.outcome(

@@ -15,6 +15,7 @@ from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
 from upscaled_models.imagen.mosaic import join
 from upscaled_models.imagen.picture import Read, encoded, open_answer, to_rgb
 from upscaled_models.imaging.read import Source
+from upscaled_models.imaging.write import Sink
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.messages import Size
 
@@ -28,7 +29,7 @@ _NOTABLE = 1.03
 
 
 class Job:
-    """Takes the source's rows and gives rows of `native` size, `bits` a channel."""
+    """Takes the source's rows and writes rows of `native` size, `bits` a channel."""
 
     def __init__(
         self,
@@ -63,21 +64,33 @@ class Job:
             else Layout(factor, [], [])
         )
 
-    def upscale(self) -> Iterator[np.ndarray]:
-        """The enlarged rows, from the top down. Raises `JobError`."""
+    def upscale(self, sink: Sink) -> None:
+        """Write the enlarged picture. Raises `JobError`, also what the sink raises."""
         if self._layout.factor == 1:
-            while self._source.rows_left:
-                with self._context.phase("decode"):
-                    rows = self._source.rows(_READ_ROWS)
-                self._context.progress(
-                    100 * (1 - self._source.rows_left / self._source.height), "resample"
-                )
-                yield rows
+            self._resample(sink)
             return
-        yield from join(self._bands(), self._layout)
+        bands = self._answered()
+        if self._layout.calls == 1 and not self._source.has_alpha:
+            rows, [answer] = next(bands)
+            with self._context.phase("encode"):
+                if sink.write_png(answer):
+                    return
+            bands = iter([(rows, [answer])])
+        for joined in join((self._readers(*band) for band in bands), self._layout):
+            sink.write(joined)
 
-    def _bands(self) -> Iterator[list[Read]]:
-        """For each row of tiles, how to read the service's pictures of them."""
+    def _resample(self, sink: Sink) -> None:
+        """Leave it all to the sink."""
+        while self._source.rows_left:
+            with self._context.phase("decode"):
+                rows = self._source.rows(_READ_ROWS)
+            self._context.progress(
+                100 * (1 - self._source.rows_left / self._source.height), "resample"
+            )
+            sink.write(rows)
+
+    def _answered(self) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+        """For each row of tiles its source rows, and the service's pictures of the tiles."""
         from upscaled_models.imagen.service import Call, Tally
 
         tally = Tally(self._context, self._layout.calls)
@@ -94,10 +107,13 @@ class Job:
             with self._context.phase("inference"):
                 answers = self._service.upscale(calls, tally)
             self.calls_made = tally.made
-            yield [
-                self._reader(answer, rows, span)
-                for answer, span in zip(answers, self._layout.columns, strict=True)
-            ]
+            yield rows, answers
+
+    def _readers(self, rows: np.ndarray, answers: list[bytes]) -> list[Read]:
+        return [
+            self._reader(answer, rows, span)
+            for answer, span in zip(answers, self._layout.columns, strict=True)
+        ]
 
     def _windows(self) -> Iterator[np.ndarray]:
         """The source's rows, (h, W, C), of each of the layout's spans; neighbours overlap."""
