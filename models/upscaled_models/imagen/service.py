@@ -17,6 +17,7 @@ import math
 import random
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account, load_credentials
 from upscaled_models.imagen.faults import Fault, fault_of, filtered
 from upscaled_models.imagen.ratelimit import RateLimit
+from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # A large picture takes the service some ten seconds.
@@ -38,6 +40,8 @@ _BACKOFF_BASE_S = 0.5
 _BACKOFF_LIMIT_S = 30.0
 # How soon a cancel is felt.
 _WATCH_S = 0.05
+# What takes no longer is no wait worth telling: each message wakes the host, and what is between.
+_PATIENCE_S = 1.0
 # How often a job says that it is still waiting, and the silence it asks for in between. The loop
 # itself says so: should it hang, the silence is real.
 _HEARTBEAT_S = 20.0
@@ -61,34 +65,42 @@ class Call:
 
 
 class Tally:
-    """A job's calls: how many were made, answered and are wanted, and its progress by them."""
+    """A job's calls: how many were made, are under way and answered, and its progress by them."""
 
     def __init__(self, context: Context, total: int) -> None:
         self.made = 0
         self._context = context
         self._total = total
+        self._under_way = 0
         self._answered = 0
         self._stage = ""
+        self._told_at = time.monotonic()
 
     def sent(self) -> None:
         """One more request is on its way; it may be billed from now on."""
         self.made += 1
+        self._under_way += 1
         self._tell("sent")
+
+    def failed(self) -> None:
+        """One call came to nothing; there may be another."""
+        self._under_way -= 1
 
     def received(self) -> None:
         """One more picture came back."""
+        self._under_way -= 1
         self._answered += 1
         self._tell("received")
 
-    def waiting(self) -> None:
-        """There is nothing new; once all is there, nothing is waited for."""
-        if self._answered < self._total:
-            self._tell("waiting")
+    def nothing_new(self) -> None:
+        """Told now and again, and soon where the job has come to wait.
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether that is what was told last."""
-        return self._stage == "waiting"
+        What waits is off the supervisor's stall clock; what is with the service stays on it.
+        """
+        stage = "sent" if self._under_way else WAITING_STAGE
+        bearable_s = _HEARTBEAT_S if stage == self._stage else _PATIENCE_S
+        if time.monotonic() - self._told_at > bearable_s:
+            self._tell(stage)
 
     def check_cancelled(self) -> None:
         """Raise `JobError` where the job is to end."""
@@ -96,6 +108,7 @@ class Tally:
 
     def _tell(self, stage: str) -> None:
         self._stage = stage
+        self._told_at = time.monotonic()
         self._context.progress(
             100 * self._answered / self._total,
             stage,
@@ -159,13 +172,11 @@ class Service:
 
     async def _watch(self, tally: Tally) -> None:
         clock = asyncio.get_running_loop().time
-        told_at = clock()
         while True:
-            await asyncio.sleep(_WATCH_S)
+            # All jobs' watches look at the same moments, so that the thread wakes once for all.
+            await asyncio.sleep(_WATCH_S - clock() % _WATCH_S)
             tally.check_cancelled()
-            if not tally.is_waiting or clock() - told_at > _HEARTBEAT_S:
-                tally.waiting()
-                told_at = clock()
+            tally.nothing_new()
 
     async def _retried(self, call: Call, tally: Tally) -> bytes:
         """One call, and again where that may help. The time budget begins with the first: turns
@@ -182,6 +193,7 @@ class Service:
                     async with asyncio.timeout(min(_CALL_TIMEOUT_S, ends_at - clock())):
                         answer = await self._call_once(client, call)
                 except Exception as error:  # noqa: BLE001 - whatever the SDK raises, told by us
+                    tally.failed()
                     fault = fault_of(error, self._secret)
                 else:
                     tally.received()

@@ -66,6 +66,23 @@ def test_alpha_profile_exif_and_dpi_survive_a_service_that_sees_rgb(
     assert server.questions[0].rgb.shape == (60, 80, 3)
 
 
+def test_profile_exif_and_dpi_survive_where_the_services_file_is_taken_over(
+    host: Host, tmp_path: Path
+) -> None:
+    picture = pyvips.Image.new_from_array(photo()).copy(xres=300 / 25.4, yres=300 / 25.4)
+    profile = bytes(pyvips.Operation.call("profile_load", "p3"))
+    picture.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    picture.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Artist", "A. Painter")
+    picture.write_to_file(str(tmp_path / "in.png"))
+    result = host.run(tmp_path / "in.png", upscale_factor="x2")
+    assert result["type"] == "result", result
+    output = pyvips.Image.new_from_file(result["output_path"])
+    assert np.array_equal(output.numpy(), enlarged(photo(), 2))
+    assert bytes(output.get("icc-profile-data")) == profile
+    assert "A. Painter" in output.get("exif-ifd0-Artist")
+    assert output.xres * 25.4 == pytest.approx(300, rel=0.001)
+
+
 def test_sixteen_bits_become_eight_and_the_host_is_told(host: Host, tmp_path: Path) -> None:
     deep = photo().astype(np.uint16) * 257
     image = pyvips.Image.new_from_array(deep).copy(interpretation="rgb16")

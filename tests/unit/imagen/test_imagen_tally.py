@@ -1,0 +1,85 @@
+"""What a job with calls under way tells, and how often."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from recording import RecordingContext
+from upscaled_models.registry import is_installed
+
+pytestmark = pytest.mark.skipif(
+    not is_installed("imagen"), reason="needs pip install 'upscaled[imagen]'"
+)
+
+
+class StageContext(RecordingContext):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: list[str] = []
+
+    def progress(
+        self,
+        percent: float,
+        stage: str,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        budget_s: float | None = None,
+    ) -> None:
+        assert budget_s is not None
+        self.stages.append(stage)
+
+
+class Clock:
+    """Seconds that pass where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_a_call_under_way_stays_on_the_stall_clock_and_gives_signs_of_life(clock: Clock) -> None:
+    from upscaled_models.imagen.service import Tally
+
+    context = StageContext()
+    tally = Tally(context, 1)
+    tally.sent()
+    for _ in range(100):
+        clock.now += 1
+        tally.nothing_new()
+    # "waiting" would take it off the clock: a hang would never be noticed.
+    assert set(context.stages) == {"sent"}
+    assert 3 <= len(context.stages) <= 6
+
+
+def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: Clock) -> None:
+    from upscaled_models.imagen.service import Tally
+
+    context = StageContext()
+    tally = Tally(context, 1)
+    clock.now += 0.3
+    tally.nothing_new()
+    assert context.stages == []
+    clock.now += 3
+    tally.nothing_new()
+    tally.nothing_new()
+    assert context.stages == ["waiting"]
+    tally.sent()
+    tally.failed()
+    clock.now += 3
+    tally.nothing_new()
+    tally.sent()
+    tally.received()
+    assert context.stages == ["waiting", "sent", "waiting", "sent", "received"]
+    assert tally.made == 2
