@@ -50,7 +50,7 @@ class Output:
     """One job's output.
 
     path: None where the host wants the bytes as base64. roots: what its folder has to lie in,
-    where there are any.
+    where there are any. context: the job, which may be cancelled; None where there is none.
     """
 
     path: Path | None
@@ -59,6 +59,7 @@ class Output:
     plan: Plan
     metadata: Metadata
     roots: tuple[Path, ...] = ()
+    context: Context | None = None
 
     def outcome(
         self,
@@ -124,7 +125,7 @@ def plan_output(
             roots = settings.allowed_roots
             check_allowed(path.parent, roots)
         _check_path(path, source)
-    return Output(path, kind, config.quality, plan, metadata, roots)
+    return Output(path, kind, config.quality, plan, metadata, roots, context)
 
 
 def _format(config: ImageConfig) -> OutputFormat:

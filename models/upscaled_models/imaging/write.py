@@ -7,7 +7,7 @@ import io
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Condition, Thread
 from typing import BinaryIO
 
@@ -18,9 +18,8 @@ from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.jpeg import write_jpeg
 from upscaled_models.imaging.output import Output
 from upscaled_models.imaging.paths import check_opened
-from upscaled_models.imaging.png import write_png, write_stored_png
+from upscaled_models.imaging.png import write_png
 from upscaled_models.imaging.rows import Picture, on_white
-from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiff import write_tiff
 from upscaled_models.imaging.webp import write_webp
 from upscaled_models.pendingfile import PendingFile
@@ -32,9 +31,22 @@ from upscaled_protocol.messages import Size
 _QUEUE_BYTES = 16 * 1024 * 1024
 # What fits into a line of the protocol beside the result's other fields.
 _BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
+# Between two looks at whether the job was cancelled.
+_LOOK_S = 0.1
+# An encoder that takes rows ends at once when it is told; one that has them all does not listen.
+_ENDING_S = 1.0
+# Silence to allow while a whole picture is encoded: a quarter of a gigapixel of AVIF takes minutes.
+_ENCODE_BUDGET_S = 1800.0
+# Formats whose encoders hold the whole picture.
+_WHOLE = ("webp", "avif")
 # 8-bit formats. The others take 16 bits a channel, AVIF 12 of them.
 _EIGHT_BITS = ("jpeg", "webp")
 _LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
+
+
+# Encoders of cancelled jobs that could not be told. Those of later jobs wait for them, so that
+# their memory is not taken twice.
+_left_behind: list[Thread] = []
 
 
 class _AbandonedError(Exception):
@@ -66,13 +78,15 @@ class Sink:
         self._rows_due = native.height
         self._abandoned = False
         self._failure: BaseException | None = None
-        self._encoder: Thread | None = None
+        self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
+        self._encoder.start()
 
     def write(self, rows: np.ndarray) -> None:
         """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
 
         The array is kept, not copied: do not change it afterwards. Waits while the encoder is
-        behind. Raises what the encoder failed with, `JobError` (output_unwritable) as a rule.
+        behind. Raises what the encoder failed with, `JobError` (output_unwritable) as a rule,
+        and `JobError` (cancelled).
         """
         expected = (self._native.width, self._bands, f"uint{self._bits}")
         if (*rows.shape[1:], rows.dtype.name) != expected or len(rows) > self._rows_due:
@@ -80,17 +94,16 @@ class Sink:
                 f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
                 "were due"
             )
-        if self._encoder is None:
-            self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
-            self._encoder.start()
         with self._changed:
-            self._changed.wait_for(
+            while not self._changed.wait_for(
                 lambda: (
                     self._failure
                     or not self._queue
                     or self._queued_bytes + rows.nbytes <= _QUEUE_BYTES
-                )
-            )
+                ),
+                _LOOK_S,
+            ):
+                self._check_cancelled()
             if self._failure is not None:
                 raise self._failure
             self._queue.append(rows)
@@ -98,35 +111,16 @@ class Sink:
             self._rows_due -= len(rows)
             self._changed.notify_all()
 
-    def write_png(self, data: bytes) -> bool:
-        """Take the whole picture from a PNG file, where the output is a PNG of just its pixels:
-        they are neither decoded nor encoded. False where they have to be, or the file is broken:
-        nothing was taken then. Raises `JobError` (output_unwritable).
-        """
-        plan = self._output.plan
-        if self._output.format != "png" or not self._native == plan.scaled == plan.output:
-            return False
-        picture = Picture(self._native.width, self._native.height, self._bands, self._bits)
-        stored = stored_rows(data, picture)
-        if stored is None:
-            return False
-        try:
-            write_stored_png(stored, self._file, picture, self._output.metadata)
-            self._file.flush()
-        except OSError as error:
-            raise _as_job_error(error) from None
-        self._rows_due = 0
-        return True
-
     def commit(self) -> str:
         """Wait for the encoder and give the file its name.
 
         Returns the path, or the file's bytes as base64 where the job asked for that.
-        Raises what the encoder failed with, and `ValueError` where rows are missing.
+        Raises what the encoder failed with, `JobError` (cancelled), and `ValueError` where rows are
+        missing.
         """
         if self._rows_due:
             raise ValueError(f"{self._rows_due} rows are missing")
-        self._join()
+        self._wait_for_encoder()
         if self._failure is not None:
             raise self._failure
         if self._pending is not None:
@@ -147,13 +141,22 @@ class Sink:
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
-        self._join()
+        self._encoder.join(_ENDING_S)
+        if self._encoder.is_alive():
+            _left_behind.append(self._encoder)
         # Its traceback leads back here: without this, only Python's collector would end the circle.
         self._failure = None
 
-    def _join(self) -> None:
-        if self._encoder is not None:
-            self._encoder.join()
+    def _wait_for_encoder(self) -> None:
+        if self._output.context is not None:
+            self._output.context.progress(100, "encode", budget_s=_ENCODE_BUDGET_S)
+        while self._encoder.is_alive():
+            self._encoder.join(_LOOK_S)
+            self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        if self._output.context is not None:
+            self._output.context.check_cancelled()
 
     def _received(self) -> Iterator[np.ndarray]:
         rows_due = self._native.height
@@ -170,6 +173,8 @@ class Sink:
 
     def _encode(self) -> None:
         try:
+            if self._output.format in _WHOLE:
+                _wait_for_those_left_behind()
             received = self._received()
             self._encode_rows(received)
             for _ in received:
@@ -179,7 +184,8 @@ class Sink:
             pass
         except BaseException as error:  # noqa: BLE001 - handed to the engine's thread
             with self._changed:
-                self._failure = _as_job_error(error)
+                # Of an abandoned one nobody asks, and its traceback leads back here.
+                self._failure = None if self._abandoned else _as_job_error(error)
                 self._changed.notify_all()
 
     def _encode_rows(self, rows: Iterator[np.ndarray]) -> None:
@@ -196,6 +202,13 @@ class Sink:
             write_tiff(rows, self._file, picture, metadata)
         else:
             _LOSSY[kind](rows, self._file, picture, metadata, quality)
+
+
+def _wait_for_those_left_behind() -> None:
+    for encoder in list(_left_behind):
+        encoder.join()
+        with suppress(ValueError):  # another job's encoder was quicker
+            _left_behind.remove(encoder)
 
 
 def _as_job_error(error: BaseException) -> BaseException:

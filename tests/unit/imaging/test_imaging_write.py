@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from recording import RecordingContext
 from upscaled_models.dimensions import Plan
 from upscaled_models.imaging import tiff, write
 from upscaled_models.imaging.metadata import Metadata
@@ -342,6 +343,96 @@ def test_a_failing_encoder_ends_a_waiting_writer(
         with pytest.raises(JobError, match="No space left"):
             write_rows(sink, 99)
     assert list(tmp_path.iterdir()) == []
+
+
+class CancelledOnce(RecordingContext):
+    """A job that is cancelled when something has happened."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self._event = event
+
+    def check_cancelled(self) -> None:
+        if self._event.is_set():
+            raise JobError(ErrorCode.CANCELLED, "the host cancelled the job")
+
+
+@pytest.fixture
+def deaf_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, ...]]:
+    """An encoder that works on for long with all the rows: events of its start, and for its end."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def encode(rows: Iterator[np.ndarray], file: BinaryIO, *_: object) -> None:
+        data = b"".join(block.tobytes() for block in rows)
+        started.set()
+        may_end.wait()
+        file.write(data)
+
+    monkeypatch.setitem(write._LOSSY, "avif", encode)
+    yield started, may_end
+    may_end.set()
+
+
+def test_a_cancelled_job_does_not_wait_for_an_encoder_that_has_every_row(
+    tmp_path: Path, deaf_encoder: tuple[threading.Event, ...]
+) -> None:
+    started, may_end = deaf_encoder
+    size = Size(width=10, height=10)
+
+    def encode(context: RecordingContext) -> None:
+        output = replace(output_at(tmp_path / "out.avif", "avif", 10, 10), context=context)
+        with open_sink(output, size, 3, 8) as sink:
+            sink.write(np.zeros((10, 10, 3), np.uint8))
+            sink.commit()
+
+    with pytest.raises(JobError) as caught:
+        encode(CancelledOnce(started))
+    assert caught.value.code is ErrorCode.CANCELLED
+    assert list(tmp_path.iterdir()) == []
+    # The next one waits for the one that was left behind, and can be cancelled meanwhile.
+    started.clear()
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(JobError):
+        encode(CancelledOnce(cancelled))
+    assert not started.is_set()
+    may_end.set()
+    encode(RecordingContext())
+    assert started.is_set()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.avif"]
+
+
+def test_a_cancelled_job_does_not_wait_for_an_encoder_that_is_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, over = threading.Event(), threading.Event()
+
+    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+        started.set()
+        over.wait()
+        next(rows)
+
+    monkeypatch.setattr(write, "write_png", encode)
+    monkeypatch.setattr(write, "_QUEUE_BYTES", 1000)
+    output = replace(output_at(tmp_path / "out", "png", 100, 100), context=CancelledOnce(started))
+    try:
+        with (
+            pytest.raises(JobError) as caught,
+            open_sink(output, Size(width=100, height=100), 3, 8) as sink,
+        ):
+            write_rows(sink, 100)
+    finally:
+        over.set()
+    assert caught.value.code is ErrorCode.CANCELLED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_host_is_told_that_the_picture_is_being_encoded(
+    tmp_path: Path, upscale: Upscale, context: RecordingContext
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "in.png")
+    upscale(image_path=str(tmp_path / "in.png"))
+    assert context.percents[-1] == 100
 
 
 def test_an_engine_never_gets_far_ahead_of_its_encoder(
