@@ -18,8 +18,9 @@ from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.jpeg import write_jpeg
 from upscaled_models.imaging.output import Output
 from upscaled_models.imaging.paths import check_opened
-from upscaled_models.imaging.png import write_png
+from upscaled_models.imaging.png import write_png, write_stored_png
 from upscaled_models.imaging.rows import Picture, on_white
+from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiff import write_tiff
 from upscaled_models.imaging.webp import write_webp
 from upscaled_models.pendingfile import PendingFile
@@ -78,8 +79,7 @@ class Sink:
         self._rows_due = native.height
         self._abandoned = False
         self._failure: BaseException | None = None
-        self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
-        self._encoder.start()
+        self._encoder: Thread | None = None
 
     def write(self, rows: np.ndarray) -> None:
         """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
@@ -94,6 +94,9 @@ class Sink:
                 f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
                 "were due"
             )
+        if self._encoder is None:
+            self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
+            self._encoder.start()
         with self._changed:
             while not self._changed.wait_for(
                 lambda: (
@@ -110,6 +113,26 @@ class Sink:
             self._queued_bytes += rows.nbytes
             self._rows_due -= len(rows)
             self._changed.notify_all()
+
+    def write_png(self, data: bytes) -> bool:
+        """Take the whole picture from a PNG file, where the output is a PNG of just its pixels:
+        they are neither decoded nor encoded. False where they have to be, or the file is broken:
+        nothing was taken then. Raises `JobError` (output_unwritable).
+        """
+        plan = self._output.plan
+        if self._output.format != "png" or not self._native == plan.scaled == plan.output:
+            return False
+        picture = Picture(self._native.width, self._native.height, self._bands, self._bits)
+        stored = stored_rows(data, picture)
+        if stored is None:
+            return False
+        try:
+            write_stored_png(stored, self._file, picture, self._output.metadata)
+            self._file.flush()
+        except OSError as error:
+            raise _as_job_error(error) from None
+        self._rows_due = 0
+        return True
 
     def commit(self) -> str:
         """Wait for the encoder and give the file its name.
@@ -141,16 +164,17 @@ class Sink:
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
-        self._encoder.join(_ENDING_S)
-        if self._encoder.is_alive():
-            _left_behind.append(self._encoder)
+        if self._encoder is not None:
+            self._encoder.join(_ENDING_S)
+            if self._encoder.is_alive():
+                _left_behind.append(self._encoder)
         # Its traceback leads back here: without this, only Python's collector would end the circle.
         self._failure = None
 
     def _wait_for_encoder(self) -> None:
         if self._output.context is not None:
             self._output.context.progress(100, "encode", budget_s=_ENCODE_BUDGET_S)
-        while self._encoder.is_alive():
+        while self._encoder is not None and self._encoder.is_alive():
             self._encoder.join(_LOOK_S)
             self._check_cancelled()
 
