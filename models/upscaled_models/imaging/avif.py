@@ -7,8 +7,10 @@ from typing import BinaryIO
 
 import numpy as np
 import pyvips
+from pyvips.enums import ForeignKeep
 
 from upscaled_models.imaging.colour import as_rgb
+from upscaled_models.imaging.exif import resolution
 from upscaled_models.imaging.libvips import image_of
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.rows import Picture
@@ -19,6 +21,10 @@ _LOSSLESS = 100
 _EFFORT = 3
 # The most that AV1 stores a channel.
 _DEEP_BITS = 12
+# What EXIF has where the resolution is not known (Exif 2.32, 4.6.4).
+_UNTOLD_DPI = 72
+_MILLIMETRES = 25.4
+_KEPT = ForeignKeep.ICC | ForeignKeep.XMP
 
 
 def write_avif(
@@ -36,7 +42,9 @@ def write_avif(
     exif = metadata.exif_with_dpi()
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)
-        image = image.copy()
+        # libvips writes a resolution into every block, from here.
+        across, down = (exif and resolution(exif)) or (_UNTOLD_DPI, _UNTOLD_DPI)
+        image = image.copy(xres=across / _MILLIMETRES, yres=down / _MILLIMETRES)
         blobs = {
             "icc-profile-data": icc,
             "exif-data": exif and b"Exif\0\0" + exif,
@@ -52,5 +60,7 @@ def write_avif(
             effort=_EFFORT,
             bitdepth=_DEEP_BITS if picture.bits > 8 else 8,
             subsample_mode="off",
+            # Without a block it would make one, to tell a resolution that nobody knows.
+            keep=_KEPT | (ForeignKeep.EXIF if exif else ForeignKeep.NONE),
         )
     file.write(data)

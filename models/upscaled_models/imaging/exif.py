@@ -71,8 +71,13 @@ def revised(
     return bytes(block)
 
 
-def resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float] | None:
-    """Dots an inch across and down that a block or a TIFF file tells; None where it tells none."""
+def resolution(exif: bytes) -> tuple[float, float] | None:
+    """Dots an inch across and down that the block tells; None where it tells none."""
+    return tiff_resolution(lambda at, count: exif[at : at + count])
+
+
+def tiff_resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float] | None:
+    """The same for a TIFF file."""
     try:
         reader = Reader(read_at)
         tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}

@@ -73,8 +73,10 @@ def _segments(metadata: Metadata) -> bytes:
         struct.pack(">BHH", 1, dots, dots) if 0 < dots < 65536 else struct.pack(">BHH", 0, 1, 1)
     )
     segments = _segment(0xE0, b"JFIF\0\1\2" + density + bytes(2))
-    if metadata.exif is not None:
-        segments += _segment(0xE1, _EXIF_NAME + metadata.exif)
+    # JFIF counts whole dots, and not many.
+    exif = metadata.exif if dots == metadata.dpi and dots < 65536 else metadata.exif_with_dpi()
+    if exif is not None:
+        segments += _segment(0xE1, _EXIF_NAME + exif)
     if metadata.xmp is not None:
         segments += _segment(0xE1, _XMP_NAME + metadata.xmp)
     icc = metadata.icc or b""

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 
 from upscaled_models.imaging.chunks import ReadAt, jpeg_segments, png_chunks
-from upscaled_models.imaging.exif import resolution
+from upscaled_models.imaging.exif import resolution, tiff_resolution
 
 _METRES_AN_INCH = 0.0254
 _JFIF, _JFIF_BYTES = b"JFIF\0", 12
@@ -21,7 +21,7 @@ def dots_an_inch(
     kind: str, read_at: ReadAt, exif: bytes | None, warn: Callable[[str], None]
 ) -> float | None:
     """What EXIF tells, else the file's own format; None where it is nothing that can be meant."""
-    told = resolution(lambda at, count: exif[at : at + count]) if exif else None
+    told = resolution(exif) if exif else None
     if told is None and kind in _READERS:
         told = _READERS[kind](read_at)
     if told is None or not all(1 <= dots <= _HIGHEST_DPI for dots in told):
@@ -52,4 +52,4 @@ def _of_jpeg(read_at: ReadAt) -> tuple[float, float] | None:
     return None
 
 
-_READERS = {"png": _of_png, "jpeg": _of_jpeg, "tiff": resolution}
+_READERS = {"png": _of_png, "jpeg": _of_jpeg, "tiff": tiff_resolution}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 Opener = Callable[..., Any]
+Upscale = Callable[..., str]
 PICTURE = Image.new("RGB", (30, 20), (90, 120, 30))
 
 
@@ -77,3 +78,36 @@ def test_pixels_that_are_not_square_are_told_of(
     PICTURE.save(tmp_path / f"fax.{suffix}", dpi=(204, 98))
     assert told(opened, tmp_path / f"fax.{suffix}") is None
     assert ["not square" in warning for warning in context.warnings] == [True]
+
+
+@pytest.mark.parametrize("dpi", [72.5, 300, 99_999])
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
+def test_any_resolution_survives_into_any_format(
+    tmp_path: Path, opened: Opener, upscale: Upscale, suffix: str, dpi: float
+) -> None:
+    PICTURE.save(tmp_path / "in.tif", dpi=(dpi, dpi))
+    path = upscale(image_path=str(tmp_path / "in.tif"), output_path=str(tmp_path / f"out.{suffix}"))
+    assert told(opened, Path(path)) == pytest.approx(dpi, abs=0.02)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
+def test_none_is_made_up(tmp_path: Path, opened: Opener, upscale: Upscale, suffix: str) -> None:
+    PICTURE.save(tmp_path / "in.png")
+    output = Path(
+        upscale(image_path=str(tmp_path / "in.png"), output_path=str(tmp_path / f"out.{suffix}"))
+    )
+    assert told(opened, output) is None
+    with Image.open(output) as written:
+        assert suffix == "tif" or not written.getexif()
+        assert written.info.get("dpi", (1, 1)) == (1, 1)
+
+
+def test_exif_that_tells_none_tells_what_exif_has_for_that(
+    tmp_path: Path, upscale: Upscale
+) -> None:
+    exif = Image.Exif()
+    exif[271] = "maker"
+    PICTURE.save(tmp_path / "in.png", exif=exif)
+    path = upscale(image_path=str(tmp_path / "in.png"), output_path=str(tmp_path / "out.avif"))
+    with Image.open(path) as written:
+        assert (written.getexif()[271], written.getexif()[282]) == ("maker", 72)
