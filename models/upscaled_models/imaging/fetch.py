@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from threading import Event, Thread
 from typing import BinaryIO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -34,6 +34,15 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
 # IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
+# All that IANA has given out of IPv6; beyond lie site-local addresses and others.
+_GIVEN_OUT = IPv6Network("2000::/3")
+# Not public, and not in the tables of each Python: protocol assignments (a cloud answers with its
+# machines' credentials at 192.0.0.192), 6to4's relays, and documentation.
+_SPECIAL = (
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("192.88.99.0/24"),
+    IPv6Network("3fff::/20"),
+)
 
 
 def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> None:
@@ -74,6 +83,10 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
             wrapped = IPv4Address(int(address) & 0xFFFFFFFF)
         if wrapped is not None:
             return is_public(wrapped)
+        if address not in _GIVEN_OUT:
+            return False
+    if any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

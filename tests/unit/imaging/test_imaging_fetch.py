@@ -316,6 +316,15 @@ def test_private_addresses_are_never_connected_to(
         ("64:ff9b::5db8:d822", True),
         ("2002:7f00:1::", False),
         ("2001:0:a00:1::", False),
+        ("192.0.0.192", False),
+        ("192.88.99.1", False),
+        ("fec0::1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("3fff::1", False),
+        ("5f00::1", False),
+        ("100::1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
