@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,6 +163,18 @@ def _upright(image: pyvips.Image) -> pyvips.Image:
     if size <= _TURNED_IN_MEMORY_BYTES:
         held = image.copy_memory()
     else:
+        _check_room(size)
         held = pyvips.Image.new_temp_file("%s.v")
         image.write(held)
     return held.autorot()
+
+
+def _check_room(size: int) -> None:
+    # libvips' temporary files go there, too.
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < size:
+        raise JobError(
+            ErrorCode.OUTPUT_UNWRITABLE,
+            f"to turn the input upright takes {size / 2**20:.0f} MiB, and {folder} has not as much "
+            "free: make room there, or set TMPDIR",
+        )

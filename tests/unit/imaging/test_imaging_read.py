@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from upscaled_models.engine import Context, Settings
+from upscaled_models.imaging import read
 from upscaled_models.imaging.read import Source, open_source
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -388,3 +391,18 @@ def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
     with pytest.raises(JobError) as caught, open_source(config, confined, context):
         pass
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
+
+
+def test_a_picture_that_there_is_no_room_to_turn_is_not_called_broken(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(tmp_path / "in.jpg", RGB, exif=exif)
+    monkeypatch.setattr(read, "_TURNED_IN_MEMORY_BYTES", 0)
+    with opened(image_path=path) as source:
+        assert (source.width, source.height) == (37, 53)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    error = error_of(opened, image_path=path)
+    assert error.code is ErrorCode.OUTPUT_UNWRITABLE
+    assert "TMPDIR" in error.message
