@@ -94,6 +94,7 @@ class Sink:
                 f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
                 "were due"
             )
+        self._check_cancelled()  # for jobs without a network, which ask nowhere else
         if self._encoder is None:
             self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
             self._encoder.start()

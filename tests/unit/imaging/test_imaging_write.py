@@ -427,6 +427,17 @@ def test_a_cancelled_job_does_not_wait_for_an_encoder_that_is_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cancelled_job_ends_at_its_next_rows(tmp_path: Path) -> None:
+    cancelled = threading.Event()
+    output = replace(output_at(tmp_path / "out", "png", 100, 9), context=CancelledOnce(cancelled))
+    with open_sink(output, Size(width=100, height=9), 3, 8) as sink:
+        write_rows(sink, 3)
+        cancelled.set()
+        with pytest.raises(JobError) as caught:
+            write_rows(sink, 1)
+    assert caught.value.code is ErrorCode.CANCELLED
+
+
 def test_the_host_is_told_that_the_picture_is_being_encoded(
     tmp_path: Path, upscale: Upscale, context: RecordingContext
 ) -> None:
