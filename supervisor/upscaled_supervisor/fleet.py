@@ -206,7 +206,7 @@ class Fleet:
     def _handle_terminal(self, child: Child, job: Job, fields: dict[str, Any], line: bytes) -> None:
         child.take_back(job)
         outcome = fields.get("code", "completed")
-        if outcome == ErrorCode.SHUTTING_DOWN:  # it came when the worker was leaving already
+        if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":  # it came too late
             self._ledger.retry(job)
             self._settle(child)
             return

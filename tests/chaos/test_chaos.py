@@ -166,6 +166,37 @@ def test_no_job_is_lost_while_workers_are_recycled(
     assert all(line["attempt"] == 1 for line in daemon.terminals())
 
 
+@sizes(1000, 10_000)
+def test_no_job_is_lost_while_everything_goes_wrong_at_once(
+    start_supervisor: StartDaemon, outputs: Path, number: int
+) -> None:
+    """Deaths, hangs, leave-takings, rolling restarts and the nursery's own death, in any order."""
+    daemon = start_supervisor("--workers", "2", "--stall-timeout-s", "0.5")
+    chance = random.Random(2)
+
+    def disturb(worker: int) -> None:
+        signum = chance.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGSTOP", "SIGSEGV", "SIGHUP"])
+        if signum == "SIGHUP":
+            os.kill(daemon.pid, signal.SIGHUP)
+        elif chance.random() < 0.2:
+            kill(child_pids(daemon.pid)[0])
+        else:
+            os.kill(worker, signal.Signals[signum])
+
+    daemon.wait_status("ready")
+    with Disturber(daemon, 1, disturb, (0.02, 0.2)) as disturber:
+        daemon.send(*jobs(outputs, number, step_s=0.004))
+        for n in range(number):
+            daemon.wait_terminal(str(n))
+    assert disturber.count >= 5
+    # Calm again, it has as many workers as it should, and each of them is whole.
+    report = daemon.wait_health(lambda one: one["status"] == "ok")
+    (nursery,) = child_pids(daemon.pid)
+    assert sorted(child_pids(nursery)) == sorted(row["pid"] for row in report["workers"])
+    assert daemon.finish() == 0
+    assert_all_done_once(daemon.terminals(), outputs, number)
+
+
 @sizes(150, 2000)
 def test_no_job_is_lost_to_a_leaking_engine(
     start_supervisor: StartDaemon, outputs: Path, number: int

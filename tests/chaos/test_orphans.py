@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 
 # The promise is 2 s; a busy machine may be slow to run what is to die.
@@ -227,6 +228,28 @@ def test_a_bare_worker_dies_with_its_host(start_tree: StartTree) -> None:
     tree = start_tree("-m", "upscaled_worker", "--methods", "fake")
     bring_to(tree, "loading")
     os.kill(tree.host.pid, signal.SIGKILL)
+    tree.assert_gone()
+
+
+def test_as_the_first_process_of_a_container_it_leaves_no_zombie(start_tree: StartTree) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("a process namespace can only be made by root, on Linux")
+    arguments = ", ".join(map(repr, [*unshare, sys.executable, *FAKE]))
+    tree = start_tree("-c", f"import os; os.execvp('unshare', [{arguments}])")
+    tree.send({"job_id": "a", "method": "fake", "config": {"spawn_sleeper": True}})
+    tree.wait_line(lambda line: line["type"] == "result")
+    (first,) = psutil.Process(tree.daemon_pid).children()
+    (nursery,) = first.children()
+    nursery.kill()
+    tree.wait_status("worker_restarted")
+    # What the nursery left came to the first process, for there is no other; it reaped all.
+    statuses = {child.pid: child.status() for child in first.children(recursive=True)}
+    assert psutil.STATUS_ZOMBIE not in statuses.values(), statuses
+    assert len(statuses) == 2, statuses  # a nursery, a worker, and no sleeper
+    tree.send({"type": "shutdown"})
+    tree.wait_status("stopped")
+    tree.close_stdin()
     tree.assert_gone()
 
 

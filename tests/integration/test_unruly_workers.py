@@ -176,7 +176,8 @@ def test_a_job_kept_for_a_worker_that_dies_is_not_charged_with_that(
     # The end of "first" and that of its worker are there to be read at once.
     os.kill(daemon.pid, signal.SIGCONT)
     assert daemon.wait_terminal("first")["type"] == "result"
-    assert daemon.wait_terminal("deadly")["attempt"] == 2
+    end = daemon.wait_terminal("deadly")
+    assert (end["type"], end["attempt"]) == ("result", 2)
 
 
 def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartDaemon) -> None:

@@ -133,7 +133,8 @@ def test_higher_priority_starts_first(start_worker: StartDaemon) -> None:
     for name in ("x", "y"):  # both slots are taken
         worker.job(name, steps=10, step_s=0.03)
     for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
-        worker.send({"job_id": name, "method": "fake", "priority": priority, "config": {}})
+        config = {"steps": 3, "step_s": 0.03}  # so that no two ends come at the same time
+        worker.send({"job_id": name, "method": "fake", "priority": priority, "config": config})
     for name in ("low", "normal", "high"):
         worker.wait_terminal(name)
     order = [line["job_id"] for line in worker.terminals() if line["job_id"] not in "xy"]
