@@ -49,4 +49,5 @@ def _revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> byte
         # As an attribute, name="1", or as an element, <name>1<.
         pattern = rb"(\b" + name.encode() + rb"(?:\s*=\s*[\"']|>))[\d/]+(?=[\"'<])"
         xmp = re.sub(pattern, rb"\g<1>" + value.encode(), xmp)
-    return xmp
+    # As in EXIF: it shows the picture before whatever was done to it.
+    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)

@@ -25,6 +25,8 @@ from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _UPRIGHT = 1
+# The name that XMP has for the second picture in an Ultra HDR JPEG.
+_GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/"
 # A picture that must be turned is held once: in memory up to here, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
 
@@ -147,8 +149,11 @@ def _metadata(kind: str, origin: Origin, image: pyvips.Image, context: Context) 
         block = exif.from_tiff(origin.read_at)
     elif block is not None:
         block = block.removeprefix(b"Exif\0\0")
+    xmp = _blob(image, "xmp-data")
+    if xmp is not None and _GAIN_MAP in xmp:
+        context.warn("the input has an HDR gain map, which nothing here can keep: it was left out")
     dpi = dots_an_inch(kind, origin.read_at, block, context.warn)
-    return Metadata(exif=block, xmp=_blob(image, "xmp-data"), dpi=dpi)
+    return Metadata(exif=block, xmp=xmp, dpi=dpi)
 
 
 def _blob(image: pyvips.Image, name: str) -> bytes | None:

@@ -181,3 +181,12 @@ def test_xmp_follows_the_new_picture() -> None:
         b"<exif:PixelXDimension>1200</exif:PixelXDimension><tiff:Orientation>1</tiff:Orientation>"
         b"<dc:title>tiff:Orientation</dc:title></rdf:Description>"
     )
+
+
+def test_xmps_thumbnails_go() -> None:
+    around = (b"<rdf:Description><dc:title>x</dc:title>", b"</rdf:Description>")
+    thumbnails = (
+        b"<xmp:Thumbnails><rdf:Alt>\n<xmpGImg:image>/9j/</xmpGImg:image></rdf:Alt></xmp:Thumbnails>"
+    )
+    revised_xmp = Metadata(xmp=thumbnails.join(around)).resized(10, 10, None).xmp
+    assert revised_xmp == b"".join(around)

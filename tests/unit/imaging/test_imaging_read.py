@@ -406,3 +406,11 @@ def test_a_picture_that_there_is_no_room_to_turn_is_not_called_broken(
     error = error_of(opened, image_path=path)
     assert error.code is ErrorCode.OUTPUT_UNWRITABLE
     assert "TMPDIR" in error.message
+
+
+def test_a_gain_map_is_told_of(tmp_path: Path, opened: Opener, context: Any) -> None:
+    packet = b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"/>'
+    path = save(tmp_path / "ultra.jpg", RGB, xmp=packet)
+    with opened(image_path=path) as source:
+        assert source.metadata.xmp == packet
+    assert ["gain map" in warning for warning in context.warnings] == [True]
