@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Condition, Thread
 from typing import BinaryIO
 
@@ -23,7 +22,7 @@ from upscaled_models.imaging.rows import Picture, on_white
 from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiff import write_tiff
 from upscaled_models.imaging.webp import write_webp
-from upscaled_models.pendingfile import PendingFile
+from upscaled_models.pendingfile import PendingFile, temporary_file
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.messages import Size
@@ -173,9 +172,11 @@ class Sink:
         self._failure = None
 
     def _wait_for_encoder(self) -> None:
+        if self._encoder is None:
+            return
         if self._output.context is not None:
             self._output.context.progress(100, "encode", budget_s=_ENCODE_BUDGET_S)
-        while self._encoder is not None and self._encoder.is_alive():
+        while self._encoder.is_alive():
             self._encoder.join(_LOOK_S)
             self._check_cancelled()
 
@@ -251,21 +252,15 @@ def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[S
     bands: 1 to 4 as in `Source`; bits: 8 or 16. Leaving the context without `commit` leaves no
     file. Raises `JobError` (output_unwritable, path_not_allowed).
     """
-    pending: PendingFile | None = None
-    if output.path is None:
-        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
-    else:
-        pending = PendingFile(output.path)
-        file = pending.file
-    try:
-        if pending is not None:
+    with ExitStack() as held:
+        pending: PendingFile | None = None
+        if output.path is None:
+            file = held.enter_context(temporary_file())
+        else:
+            pending = PendingFile(output.path)
+            held.callback(pending.close)
             check_opened(pending.folder, pending.path, output.roots)
+            file = pending.file
         sink = Sink(output, file, pending, native=native, bands=bands, bits=bits)
-        try:
-            yield sink
-        finally:
-            sink.abandon()
-    finally:
-        if pending is not None:
-            pending.close()
-        file.close()
+        held.callback(sink.abandon)
+        yield sink
