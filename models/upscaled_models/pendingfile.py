@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,6 +82,19 @@ class PendingFile:
         if self.folder >= 0:
             os.close(self.folder)
             self.folder = -1
+
+
+@contextmanager
+def temporary_file() -> Iterator[BinaryIO]:
+    """A file that nobody else sees. Leaving it raises nothing of its own: what could not be
+    written has been told already, and is tried once more when a file is closed.
+    """
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def unwritable(path: Path, error: OSError) -> JobError:

@@ -216,10 +216,19 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: in
         received += len(chunk)
         if received > limit_bytes:
             raise too_large(limit_bytes)
-        file.write(chunk)
+        _keep(chunk, file)
     if announced is not None and received < announced:
         raise _unreadable(f"image_url broke off after {received} of {announced} bytes")
-    file.flush()
+
+
+def _keep(data: bytes, file: BinaryIO) -> None:
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:  # told apart from what the network does
+        raise JobError(
+            ErrorCode.OUTPUT_UNWRITABLE, f"what image_url gives cannot be kept: {error.strerror}"
+        ) from None
 
 
 def _unreadable(message: str) -> JobError:

@@ -7,7 +7,6 @@ import binascii
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging.fetch import fetch, too_large
 from upscaled_models.imaging.paths import check_allowed, check_opened, given_path
+from upscaled_models.pendingfile import temporary_file
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -59,7 +59,7 @@ def open_origin(config: ImageConfig, settings: Settings, context: Context) -> It
     else:
         url = config.image_url or ""
         stem = Path(unquote(urlsplit(url).path)).stem
-        with tempfile.TemporaryFile() as file:
+        with temporary_file() as file:
             fetch(url, file, settings, context)
             yield _file_origin(file.fileno(), None, _safe_stem(stem or context.job_id))
 

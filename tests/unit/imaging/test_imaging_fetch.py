@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import resource
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -375,6 +377,23 @@ def test_one_private_address_among_public_ones_is_enough(
     url = f"http://mixed.example:{server.server_port}/picture"
     assert error_of(url, settings, context).code is ErrorCode.PATH_NOT_ALLOWED
     assert Handler.seen == []
+
+
+def test_a_full_disk_is_no_fault_of_the_server(
+    base: str, private: Settings, context: Context
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        config = EsrganConfig(image_url=base + "/picture")
+        with pytest.raises(JobError) as caught, open_source(config, private, context):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.code is ErrorCode.OUTPUT_UNWRITABLE
+    assert "File too large" in caught.value.message
 
 
 def test_proxies_of_the_environment_are_not_used(

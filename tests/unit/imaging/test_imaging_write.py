@@ -43,7 +43,9 @@ def output_at(
     return Output(path, kind, quality, Plan(1.0, size, size), Metadata())
 
 
-def write_file(path: Path, kind: Any, pixels: np.ndarray, *, quality: int | None = None) -> None:
+def write_file(
+    path: Path | None, kind: Any, pixels: np.ndarray, *, quality: int | None = None
+) -> None:
     height, width, bands = pixels.shape
     output = output_at(path, kind, width, height, quality)
     size = Size(width=width, height=height)
@@ -292,14 +294,15 @@ def test_the_files_mode_follows_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
-def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str, named: bool) -> None:
     pixels = RNG.integers(0, 256, (600, 700, 3), dtype=np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
         with pytest.raises(JobError) as caught:
-            write_file(tmp_path / "out", kind, pixels)
+            write_file(tmp_path / "out" if named else None, kind, pixels)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
