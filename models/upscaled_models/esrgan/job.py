@@ -56,8 +56,16 @@ class Job:
         self._work: list[int] = []
         colours = source.bands - source.has_alpha
         planes = (colours if network.channels == 1 else 1) + source.has_alpha
+        # Pixels that only have to be rounded to be the file's.
+        as_bytes = source.bits == 8 and source.bands == network.channels
         width, height = source.width, source.height
-        while max(plan.scaled.width / width, plan.scaled.height / height) > _NEGLIGIBLE:
+
+        def is_too_small(scale: int = 1) -> bool:
+            scaled = plan.scaled
+            larger = max(scaled.width / (width * scale), scaled.height / (height * scale))
+            return larger > _NEGLIGIBLE
+
+        while is_too_small():
             if network.by_rows and not rows_fit(
                 network, width=width, planes=planes, memory_bytes=memory_bytes
             ):
@@ -70,7 +78,9 @@ class Job:
                 tile_size=tile_size,
                 memory_bytes=memory_bytes,
             )
-            self._stages.append(Stage(network, width, height, tile, self))
+            last = not is_too_small(network.scale)
+            stage = Stage(network, width, height, tile, self, as_bytes=as_bytes and last)
+            self._stages.append(stage)
             self._work.append(width * height)
             width, height = width * network.scale, height * network.scale
         self.native = Size(width=width, height=height)
@@ -143,6 +153,8 @@ class Job:
             yield planes
 
     def _rows(self, planes: Tensor) -> np.ndarray:
+        if planes.dtype == torch.uint8:
+            return to_rows(planes, 8)
         picture = to_bands(planes, self._source.bands)
         if self._source.has_alpha:
             alpha = self._alpha.clamp(picture[:, -1:])

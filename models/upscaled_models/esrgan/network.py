@@ -87,10 +87,13 @@ class Network:
         """The side of the picture that the network has to be given for one of `side` pixels."""
         return math.ceil(max(side, self._minimum) / self._multiple) * self._multiple
 
-    def open(self, height: int, band_rows: int) -> Stream:
-        """Begin a column of `height` rows, in bands of `band_rows`, the last of what is left."""
+    def open(self, height: int, band_rows: int, *, as_bytes: bool = False) -> Stream:
+        """Begin a column of `height` rows, in bands of `band_rows`, the last of what is left.
+
+        as_bytes: the result may come in uint8, as files have it.
+        """
         if self._graph is not None and self.by_rows:
-            return self._graph.open(height, band_rows)
+            return self._graph.open(height, band_rows, as_bytes=as_bytes)
         return TileStream(
             self._forward,
             scale=self.scale,

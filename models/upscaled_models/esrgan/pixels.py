@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upscaled_models.esrgan import native
+
 
 def to_planes(rows: np.ndarray, channels: int, device: torch.device) -> Tensor:
     """Rows (h, W, 1 to 4) of uint8 or uint16 to planes (B, channels, h, W) of float32, 0 to 1.
@@ -44,15 +46,31 @@ def to_bands(planes: Tensor, bands: int) -> Tensor:
 
 
 @torch.inference_mode()
+def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
+    """A picture in any floats, 0 to 1, as uint8, rounded, and whether all of it was finite."""
+    picture = picture.float()
+    if picture.device.type == "cpu" and native.available():
+        return native.to_bytes(picture)
+    finite = bool(torch.isfinite(picture.sum()))
+    scaled = _scaled(picture, 255)
+    if scaled.device.type == "cpu":
+        # NumPy truncates four times as fast as torch.
+        return torch.from_numpy(scaled.numpy().astype(np.uint8)), finite
+    return scaled.to(torch.uint8), finite
+
+
+@torch.inference_mode()
 def to_rows(picture: Tensor, bits: int) -> np.ndarray:
-    """A picture (1, bands, h, W), 0 to 1, to rows (h, W, bands) of 8 or 16 bits, rounded."""
-    top = 2**bits - 1
+    """A picture (1, bands, h, W), 0 to 1 or in uint8, to rows (h, W, bands) of 8 or 16 bits."""
+    if bits == 8:
+        pixels = picture if picture.dtype == torch.uint8 else to_bytes(picture)[0]
+        return np.ascontiguousarray(pixels[0].permute(1, 2, 0).cpu().numpy())
+    rows: np.ndarray = _scaled(picture.float(), 65535)[0].permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(rows.astype(np.uint16))
+
+
+def _scaled(picture: Tensor, top: int) -> Tensor:
     half = torch.tensor(0.5, device=picture.device)
     # Channels last, so that it is the rows' own order in memory.
-    scaled = torch.add(half, picture.float(), alpha=top).clamp_(0, top)
-    pixels = scaled[0].permute(1, 2, 0).contiguous()
-    if pixels.device.type != "cpu" and bits == 8:
-        return pixels.to(torch.uint8).cpu().numpy()
-    # On a processor NumPy truncates four times as fast as torch.
-    rows: np.ndarray = pixels.cpu().numpy().astype(np.uint8 if bits == 8 else np.uint16)
-    return rows
+    scaled = torch.add(half, picture, alpha=top).clamp_(0, top)
+    return scaled.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,10 @@ NAMES: dict[torch.dtype, Precision] = {
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
+class ImpreciseError(ArithmeticError):
+    """Raised when a result in half precision is not a number, or black where the source is not."""
+
+
 def choose_dtype(
     precision: Precision, device: torch.device, bits: int
 ) -> tuple[torch.dtype, str | None]:

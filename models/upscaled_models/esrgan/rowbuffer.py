@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,18 +12,56 @@ class RowBuffer:
     """A window on rows that arrive from the top down: (B, C, h, W) tensors.
 
     Holds rows `start` to `end` of what arrived.
+
+    margin: rows of zeros above the first row, and below the last of `height`; they count too, the
+    upper ones below zero.
     """
 
-    def __init__(self) -> None:
-        self.start = 0
+    def __init__(self, margin: int = 0, height: int = 0) -> None:
+        self.margin = margin
+        self.start = -margin
         self.end = 0
+        self._height = height
         self._pieces: list[Tensor] = []
+        # The part of the last piece that is still to be written and pushed.
+        self._room: Tensor | None = None
 
     def push(self, rows: Tensor) -> None:
         """Append the next rows, possibly none."""
-        if rows.shape[2]:
+        count = rows.shape[2]
+        if not count:
+            return
+        in_place, self._room = rows is self._room, None
+        if not in_place:
+            if self.margin and not self._pieces and self.end == 0:
+                self._pieces.append(_zeros(rows, self.margin))
             self._pieces.append(rows)
-            self.end += rows.shape[2]
+        self.end += count
+        if self.margin and self.end == self._height:
+            if not in_place:
+                self._pieces.append(_zeros(rows, self.margin))
+            self.end += self.margin
+
+    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Where to write the next rows before they are pushed: `take` need not copy them then.
+
+        shape: theirs. like: any tensor of their type, on their device.
+        """
+        batch, channels, count, width = shape
+        held = self.end - self.start
+        below = self.margin if self.end + count == self._height else 0
+        whole = like.new_empty((batch, held + count + below, width, channels)).permute(0, 3, 1, 2)
+        top = 0
+        for piece in self._pieces:
+            whole.narrow(2, top, piece.shape[2]).copy_(piece)
+            top += piece.shape[2]
+        if not self._pieces:
+            whole.narrow(2, 0, held).zero_()
+        if below:
+            whole.narrow(2, held + count, below).zero_()
+        self._pieces = [whole]
+        self._room = whole.narrow(2, held, count)
+        return self._room
 
     def take(self, first: int, last: int) -> Tensor:
         """Rows `first` to `last`; copied only where they lie in several pieces."""
@@ -46,3 +86,8 @@ class RowBuffer:
             piece, passed = self._pieces[0], row - self.start
             self._pieces[0] = piece.narrow(2, passed, piece.shape[2] - passed).clone()
             self.start = row
+
+
+def _zeros(like: Tensor, count: int) -> Tensor:
+    batch, channels, _, width = like.shape
+    return like.new_zeros((batch, count, width, channels)).permute(0, 3, 1, 2)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
 from upscaled_models.esrgan.rowbuffer import RowBuffer
 from upscaled_models.esrgan.rowops import Compute
@@ -27,6 +27,8 @@ from upscaled_models.esrgan.rowops import Compute
 @dataclass(frozen=True)
 class Operation:
     """One step of a network, run on a band of rows at a time.
+
+    compute_bytes: computes the result in uint8, as files have it, where it is a picture.
 
     inputs: indices of the operations before it that it reads, 0 being the source.
     gain: output rows an input row.
@@ -44,6 +46,7 @@ class Operation:
     lag: int
     radius: Fraction
     row_bytes: Fraction
+    compute_bytes: Compute | None = None
 
 
 class RowGraph:
@@ -65,9 +68,15 @@ class RowGraph:
         self.column_bytes = math.ceil(_held_bytes(numbered))
         self.pixel_bytes = math.ceil(_peak_bytes(numbered))
 
-    def open(self, height: int, band_rows: int) -> GraphStream:
-        """Begin a picture of `height` rows, in bands of `band_rows`, the last of what is left."""
-        return GraphStream(self._operations, height, band_rows)
+    def open(self, height: int, band_rows: int, *, as_bytes: bool = False) -> GraphStream:
+        """Begin a picture of `height` rows, in bands of `band_rows`, the last of what is left.
+
+        as_bytes: let the result be in uint8, where that saves time.
+        """
+        *operations, last = self._operations
+        if as_bytes and last.compute_bytes is not None:
+            last = replace(last, compute=last.compute_bytes)
+        return GraphStream([*operations, last], height, band_rows)
 
     def whole(self, picture: Tensor) -> Tensor:
         """The result for a whole picture, (B, C, h, W) in float32, at once."""
@@ -121,12 +130,12 @@ class _Layer:
 
     def __init__(self, operation: Operation, height: int) -> None:
         self.operation = operation
-        self.buffers = [RowBuffer() for _ in operation.inputs]
-        self.readers: list[RowBuffer] = []
-        self._done = 0
         # In whole numbers, which are many times faster than fractions.
         self._height = int(height * operation.ratio)
-        self._input_height = int(height * operation.ratio / operation.gain)
+        input_height = int(height * operation.ratio / operation.gain)
+        self.buffers = [RowBuffer(operation.halo, input_height) for _ in operation.inputs]
+        self.readers: list[RowBuffer] = []
+        self._done = 0
         self._ratio = operation.ratio.as_integer_ratio()
         self._gain = operation.gain.as_integer_ratio()
 
@@ -140,18 +149,23 @@ class _Layer:
             return
         top = first * self._gain[1] // self._gain[0] - operation.halo
         bottom = last * self._gain[1] // self._gain[0] + operation.halo
-        above, below = max(0, -top), max(0, bottom - self._input_height)
         inputs = []
         for buffer in self.buffers:
-            rows = buffer.take(max(top, 0), min(bottom, self._input_height))
+            inputs.append(buffer.take(top, bottom))
             buffer.drop_before(bottom - 2 * operation.halo)
-            if above or below:
-                rows = functional.pad(rows, (0, 0, above, below))
-            inputs.append(rows)
-        output = operation.compute(inputs)
+        output = operation.compute(inputs, self._room)
         self._done = last
         for reader in self.readers:
             reader.push(output)
+
+    def _room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory for rows of the result, beside those that a reader keeps and will need too."""
+        for reader in self.readers:
+            if reader.margin:
+                return reader.room(shape, like)
+        return torch.empty(
+            shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+        )
 
 
 def _held_bytes(operations: Sequence[Operation]) -> Fraction:

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-Compute = Callable[[Sequence[Tensor]], Tensor]
+from upscaled_models.esrgan import native
+from upscaled_models.esrgan.precision import ImpreciseError
+
+# Given the shape of a result and a tensor of its type: memory where its reader would like it.
+Room = Callable[[Sequence[int], Tensor], Tensor]
+# What it computes from its inputs; few operations can choose where to put it.
+Compute = Callable[[Sequence[Tensor], Room], Tensor]
 
 # Rows and columns of the band that oneDNN lays out a convolution's weights for; it takes others.
 _PACKED_FOR = (16, 640)
@@ -56,7 +62,7 @@ class Convolution:
                 weight.contiguous(), padding, stride, dilation, groups, shape
             )
             activation = ("none", []) if slope is None else ("leaky_relu", [slope])
-            return lambda inputs: kernels._convolution_pointwise(
+            return lambda inputs, _: kernels._convolution_pointwise(
                 inputs[0].to(dtype),
                 packed,
                 bias,
@@ -68,7 +74,7 @@ class Convolution:
                 "",
             )
 
-        def convolve(inputs: Sequence[Tensor]) -> Tensor:
+        def convolve(inputs: Sequence[Tensor], _: Room) -> Tensor:
             result = functional.conv2d(
                 inputs[0].to(dtype), weight, bias, stride, padding, dilation, groups
             )
@@ -77,17 +83,46 @@ class Convolution:
         return convolve
 
 
+def prelu(slopes: Tensor) -> Compute:
+    """A PReLU with one of `slopes` for each channel, of bf16 on a processor."""
+    repeated = native.repeated(slopes)
+
+    def compute(inputs: Sequence[Tensor], room: Room) -> Tensor:
+        (rows,) = inputs
+        result = room(rows.shape, rows)
+        native.prelu(rows, repeated, result)
+        return result
+
+    return compute
+
+
+def enlarged_sum(dtype: torch.dtype) -> Compute:
+    """A picture in float32, enlarged, plus bf16 channels in the order of `shuffle_order`, shuffled.
+
+    dtype: of the result, float32, or uint8 for pixels as files have them.
+    """
+
+    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
+        squares, source = inputs
+        result, finite = native.add_enlarged(squares, source, dtype)
+        if not finite:
+            raise ImpreciseError
+        return result
+
+    return compute
+
+
 def shuffle(factor: int) -> Compute:
     """Channels to pixels; pixels to channels where `factor` is negative."""
     if factor < 0:
-        return lambda inputs: functional.pixel_unshuffle(inputs[0], -factor)
-    return lambda inputs: functional.pixel_shuffle(inputs[0], factor)
+        return lambda inputs, _: functional.pixel_unshuffle(inputs[0], -factor)
+    return lambda inputs, _: functional.pixel_shuffle(inputs[0], factor)
 
 
 def shuffle_ordered(factor: int) -> Compute:
     """Channels to pixels, from channels in the order of `shuffle_order`."""
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
         batch, channels, height, width = inputs[0].shape
         pixels = inputs[0].permute(0, 2, 3, 1)
         rows = pixels.reshape(batch, height, width, factor, channels // factor).transpose(2, 3)
@@ -111,7 +146,7 @@ def enlargement(factor: int) -> Compute:
     As `interpolate` does it, but that takes six times as long for three channels, channels last.
     """
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
         batch, channels, height, width = inputs[0].shape
         pixels = inputs[0].permute(0, 2, 3, 1)
         row = torch.cat([pixels] * factor, 3).view(batch, height, 1, factor * width * channels)
@@ -139,7 +174,7 @@ def pixel_wise(
 
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), template)
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
         def fill(item: Any) -> Any:
             return inputs[item.position] if isinstance(item, _Input) else item
 

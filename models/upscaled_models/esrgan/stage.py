@@ -13,6 +13,8 @@ from torch.nn import functional
 from upscaled_models.esrgan.columns import cut_columns
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import is_out_of_memory
+from upscaled_models.esrgan.pixels import to_bytes
+from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rowbuffer import RowBuffer
 from upscaled_models.esrgan.tile import Tile
 from upscaled_models.esrgan.tilestream import fade_in
@@ -25,10 +27,6 @@ _LEAST_ROWS = 8
 _TILED_SIDE = 128
 # A band of one value, from a source that varies by more than this, is a failure of half precision.
 _CERTAIN_VARIATION = 16 / 255
-
-
-class ImpreciseError(ArithmeticError):
-    """Raised when a result in half precision is not a number, or black where the source is not."""
 
 
 class Host(Protocol):
@@ -49,10 +47,22 @@ class Stage:
 
     A tile that runs out of memory, or whose half-precision result is unusable, is computed again
     in smaller tiles or in float32, from source rows that are kept for that.
+
+    as_bytes: whether the result is wanted in uint8, as files have it.
     """
 
-    def __init__(self, network: Network, width: int, height: int, tile: Tile, host: Host) -> None:
+    def __init__(
+        self,
+        network: Network,
+        width: int,
+        height: int,
+        tile: Tile,
+        host: Host,
+        *,
+        as_bytes: bool = False,
+    ) -> None:
         self._network = network
+        self._as_bytes = as_bytes
         self.tile = tile
         self._host = host
         self._width, self._height = width, height
@@ -74,7 +84,8 @@ class Stage:
     def run(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
         """Upscale bands of rows, (B, C, h, width) in float32, of any heights.
 
-        Yields bands of the same kind, in float32 or the network's precision, not clamped.
+        Yields bands of the same kind, in float32 or the network's precision, not clamped, or in
+        uint8.
         Raises `JobError` (out_of_memory), and what the host raises.
         """
         for band in self._completed(bands):
@@ -92,7 +103,7 @@ class Stage:
             try:
                 ready = self._step(self._rows.take(self._fed, self._fed + count) if count else None)
                 if ready is not None:
-                    self._check(ready)
+                    ready = self._checked(ready)
             except Exception as error:  # noqa: BLE001 - raised again unless there is a remedy
                 self._recover(error)
                 continue
@@ -145,19 +156,28 @@ class Stage:
                 joined[:, :, :, first * scale : last * scale] = kept
         return joined
 
-    def _check(self, ready: Tensor) -> None:
-        if self._network.dtype == torch.float32:
-            return
-        # A sum is finite where all its terms are, and the cheapest way to look at each of them.
-        if not torch.isfinite(ready.sum(dtype=torch.float32)):
+    def _checked(self, ready: Tensor) -> Tensor:
+        """The rows as they are wanted. Raises `ImpreciseError`."""
+        finite = True
+        # A network that gives bytes has looked itself.
+        if ready.dtype != torch.uint8:
+            if self._as_bytes:
+                ready, finite = to_bytes(ready)
+            elif self._network.dtype != torch.float32:
+                # A sum is finite where all its terms are: the cheapest way to look at each of them.
+                finite = bool(torch.isfinite(ready.sum(dtype=torch.float32)))
+        if self._network.dtype != torch.float32 and not (finite and self._is_plausible(ready)):
             raise ImpreciseError
-        if ready[0, 0, 0, 0] == ready[-1, -1, -1, -1] and torch.equal(*torch.aminmax(ready)):
-            scale = self._network.scale
-            first, last = self._given // scale, -(-(self._given + ready.shape[2]) // scale)
-            source = self._rows.take(first, last)
-            darkest, brightest = torch.aminmax(source)
-            if brightest - darkest > _CERTAIN_VARIATION:
-                raise ImpreciseError
+        return ready
+
+    def _is_plausible(self, ready: Tensor) -> bool:
+        """Not of one value where the source is not."""
+        if ready[0, 0, 0, 0] != ready[-1, -1, -1, -1] or not torch.equal(*torch.aminmax(ready)):
+            return True
+        scale = self._network.scale
+        first, last = self._given // scale, -(-(self._given + ready.shape[2]) // scale)
+        darkest, brightest = torch.aminmax(self._rows.take(first, last))
+        return bool(brightest - darkest <= _CERTAIN_VARIATION)
 
     def _give(self, ready: Tensor) -> Tensor:
         scale = self._network.scale
@@ -211,8 +231,11 @@ class Stage:
         # Half of the pixels that two columns share in the result.
         narrowest = min(column.stop - column.start for column in self._columns)
         self._blend = 0 if network.exact else min(network.overlap, narrowest) // 2
+        # Columns are joined, or blended, before they are rounded.
+        whole = self._as_bytes and len(self._columns) == 1
         self._streams = [
-            network.open(self._full_height - start, self.tile.rows) for _ in self._columns
+            network.open(self._full_height - start, self.tile.rows, as_bytes=whole)
+            for _ in self._columns
         ]
         # The row that is fed next, and the same counted on through the draining.
         self._fed = self._clock = start

@@ -19,12 +19,15 @@ from torch import Tensor, fx, nn
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from upscaled_models.esrgan import native
 from upscaled_models.esrgan.rowgraph import Operation, RowGraph
 from upscaled_models.esrgan.rowops import (
     Compute,
     Convolution,
+    enlarged_sum,
     enlargement,
     pixel_wise,
+    prelu,
     shuffle,
     shuffle_order,
     shuffle_ordered,
@@ -99,7 +102,7 @@ class _Builder:
         self._several: set[fx.Node] = set()
         self._operations = [
             Operation(
-                operator.itemgetter(0),
+                lambda inputs, _: inputs[0],
                 inputs=(),
                 gain=Fraction(1),
                 halo=0,
@@ -110,6 +113,13 @@ class _Builder:
             )
         ]
         self._convolutions: dict[int, Convolution] = {}
+        # Shuffles of channels that lie in the order of `shuffle_order`, and enlargements: by how
+        # much they enlarge, by the operation's number.
+        self._shuffles: dict[int, int] = {}
+        self._enlargements: dict[int, int] = {}
+        # Whether the compiled steps, which are for bf16, are of use.
+        on_processor = example.device.type == "cpu" and dtype == torch.bfloat16
+        self._native = on_processor and native.available()
         # Whether an operation's result is in float32 because it never passed a convolution.
         self._wide = [True]
         self._multiple = 1
@@ -149,6 +159,14 @@ class _Builder:
             self._add_convolution(node, value)
         elif self._is_alone_behind_convolution(node) and (slope := self._slope(node)) is not None:
             self._change_last_convolution(lambda last: last.followed_by_leaky_relu(slope))
+        elif (
+            packet is aten._prelu_kernel
+            and self._native
+            and not self._wide[self._numbers[node.args[0]]]
+        ):
+            self._add_prelu(node, value)
+        elif packet is aten.add and (numbers := self._enlarged_sum(node, value)) is not None:
+            self._add_enlarged_sum(*numbers, value)
         elif packet is aten.pixel_shuffle:
             self._add_shuffle(node, value)
         elif packet is aten.pixel_unshuffle:
@@ -161,6 +179,7 @@ class _Builder:
             factor, rest = divmod(value.shape[2], before[2])
             if rest or value.shape[3] != factor * before[3]:
                 raise NotRowLocalError("it enlarges by a fraction")
+            self._enlargements[len(self._operations)] = factor
             self._add_resize(node, value, Fraction(factor), enlargement(factor))
         elif packet in _PIXEL_WISE or (packet in _ACROSS_CHANNELS and _is_across(node)):
             self._add_pixel_wise(node, value, pick)
@@ -227,7 +246,60 @@ class _Builder:
             order = shuffle_order(self._values[source].shape[1], factor)
             self._change_last_convolution(lambda last: last.with_outputs(order))
             compute = shuffle_ordered(factor)
+            self._shuffles[len(self._operations)] = factor
         self._add_resize(node, value, Fraction(factor), compute)
+
+    def _add_prelu(self, node: Any, value: Tensor) -> None:
+        source, slopes = node.args
+        number = self._numbers[source]
+        before = self._operations[number]
+        self._append(
+            value,
+            prelu(self._values[slopes].to(self._dtype)),
+            [number],
+            lag=before.lag,
+            radius=before.radius,
+            wide=False,
+        )
+
+    def _enlarged_sum(self, node: Any, value: Tensor) -> tuple[int, int] | None:
+        """The numbers of the shuffle and the enlargement that a call adds, where these are the last
+        two operations, nothing else reads them, and it can be done in one; else None."""
+        last = len(self._operations) - 1
+        sources = node.all_input_nodes
+        numbers = {self._numbers.get(source) for source in sources}
+        if numbers != {last - 1, last} or any(len(source.users) > 1 for source in sources):
+            return None
+        shuffle = last if last in self._shuffles else last - 1
+        enlargement = 2 * last - 1 - shuffle
+        factor = self._shuffles.get(shuffle)
+        picture = self._operations[enlargement].inputs[0]
+        fits = (
+            self._native
+            and factor is not None
+            and factor == self._enlargements.get(enlargement)
+            and native.can_enlarge(factor, value.shape[1])
+            and self._wide[picture]
+            and _arguments(node).get("alpha", 1) == 1
+        )
+        return (shuffle, enlargement) if fits else None
+
+    def _add_enlarged_sum(self, shuffle: int, enlargement: int, value: Tensor) -> None:
+        factor = Fraction(self._shuffles.pop(shuffle))
+        self._enlargements.pop(enlargement)
+        numbers = [self._operations[number].inputs[0] for number in (shuffle, enlargement)]
+        del self._operations[-2:], self._wide[-2:]
+        before = [self._operations[number] for number in numbers]
+        self._append(
+            value,
+            enlarged_sum(torch.float32),
+            numbers,
+            gain=factor,
+            lag=math.ceil(max(operation.lag for operation in before) * factor),
+            radius=max(operation.radius for operation in before),
+            wide=True,
+            compute_bytes=enlarged_sum(torch.uint8),
+        )
 
     def _add_resize(self, node: Any, value: Tensor, gain: Fraction, compute: Compute) -> None:
         number = self._numbers[node.args[0]]
@@ -289,6 +361,7 @@ class _Builder:
         lag: int,
         radius: Fraction,
         wide: bool,
+        compute_bytes: Compute | None = None,
     ) -> None:
         ratio = self._operations[inputs[0]].ratio * gain
         itemsize = torch.float32.itemsize if wide else self._dtype.itemsize
@@ -302,6 +375,7 @@ class _Builder:
                 lag,
                 radius,
                 row_bytes=value.shape[1] * ratio * itemsize,
+                compute_bytes=compute_bytes,
             )
         )
         self._wide.append(wide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from tiny_networks import compact, in_bands, network, psnr, random_picture, rrdb, smooth_picture
 from upscaled_models.esrgan.network import Network, Stream
+from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -135,8 +137,8 @@ class OutOfMemory:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         opened = Network.open
 
-        def open_limited(network: Network, height: int, band_rows: int) -> Stream:
-            stream = opened(network, height, band_rows)
+        def open_limited(network: Network, *arguments: int, **named: bool) -> Stream:
+            stream = opened(network, *arguments, **named)
             feed = stream.feed
 
             def limited_feed(rows: Tensor) -> Tensor | None:
@@ -211,8 +213,8 @@ class HeldRows:
     def install(self, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         opened = Network.open
 
-        def open_failing(network: Network, height: int, band_rows: int) -> Stream:
-            stream = opened(network, height, band_rows)
+        def open_failing(network: Network, *arguments: int, **named: bool) -> Stream:
+            stream = opened(network, *arguments, **named)
             feed, fed = stream.feed, 0
 
             def failing_feed(rows: Tensor) -> Tensor | None:
@@ -292,8 +294,8 @@ def spoiled(small: Network, spoil: Callable[[Tensor], Tensor], after: int) -> Ne
     opened = small.open
     bands = 0
 
-    def open_spoiled(height: int, band_rows: int) -> Stream:
-        stream = opened(height, band_rows)
+    def open_spoiled(*arguments: int, **named: bool) -> Stream:
+        stream = opened(*arguments, **named)
         feed, drain = stream.feed, stream.drain
 
         def spoiled_feed(rows: Tensor) -> Tensor | None:
@@ -309,7 +311,7 @@ def spoiled(small: Network, spoil: Callable[[Tensor], Tensor], after: int) -> Ne
         stream.feed, stream.drain = spoiled_feed, spoiled_drain  # type: ignore[method-assign]
         return stream
 
-    small.open = open_spoiled  # type: ignore[method-assign]
+    small.open = open_spoiled  # type: ignore[assignment,method-assign]
     return small
 
 
@@ -337,6 +339,20 @@ def test_a_failure_of_half_precision_is_done_again_in_full(
     kept = 4 * after * 16
     assert torch.equal(result[:, :, kept:], expected[:, :, kept:])
     assert psnr(result, expected) > 40
+
+
+@pytest.mark.parametrize("tile", [Tile(60, 16), Tile(32, 32)], ids=["rows", "tiles"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_the_result_rounded(tile: Tile, dtype: torch.dtype) -> None:
+    small = network(compact(16, 3), dtype)
+    if tile.width < 60:
+        small = small.in_tiles()
+    picture = random_picture(50, 60)
+    expected = to_rows(upscaled(small, picture, tile), 8)
+    stage = Stage(small, 60, 50, tile, RecordingHost(), as_bytes=True)
+    parts = list(stage.run(in_bands(picture, 7)))
+    assert {part.dtype for part in parts} == {torch.uint8}
+    assert np.array_equal(to_rows(torch.cat(parts, 2), 8), expected)
 
 
 def test_a_flat_picture_is_no_failure_of_half_precision() -> None:

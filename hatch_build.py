@@ -1,0 +1,40 @@
+"""Compiles `native.c` where there is a C compiler; without one the package works, but slower."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import sys_tags
+
+_SOURCE = Path("models/upscaled_models/esrgan/native.c")
+_LIBRARY = _SOURCE.with_name("_native.so")
+_FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
+
+
+class CompiledSteps(BuildHookInterface):
+    """The compiler is `cc`, or what the environment's CC says."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and have the library in the package."""
+        library = Path(self.root, _LIBRARY)
+        command = shlex.split(os.environ.get("CC", "cc"))
+        command += [*_FLAGS, str(Path(self.root, _SOURCE)), "-o", str(library)]
+        library.unlink(missing_ok=True)
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            self.app.display_warning(f"{_SOURCE} was not compiled: {error}")
+        except subprocess.CalledProcessError as error:
+            self.app.display_warning(f"{_SOURCE} was not compiled:\n{error.stderr}")
+        else:
+            build_data["artifacts"].append(f"/{_LIBRARY}")
+            build_data["pure_python"] = False
+            # Of this system, but for any Python.
+            build_data["tag"] = f"py3-none-{next(sys_tags()).platform}"

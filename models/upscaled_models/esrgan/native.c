@@ -1,0 +1,128 @@
+/* What lies between and behind a network's convolutions on a processor, each step in one pass over
+ * memory; to the same bits as torch's operations.
+ *
+ * Arrays are contiguous, channels last. A bf16 is the upper half of a float.
+ */
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR \
+    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+/* Source pixels that `add_enlarged` works on at once: what they become stays in the first cache. */
+#define BLOCK 32
+/* Values that a pixel of the source becomes in one row of the result, at most. */
+#define LONGEST_RUN 32
+/* Values that `to_bytes` works on at once. */
+#define PIECE 16384
+
+static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+static inline float from_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* To the nearest, half to even. A NaN stays one where its lower half is zero. */
+static inline uint16_t to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+FOR_EACH_PROCESSOR
+static void prelu_part(const uint16_t *in, const float *slopes, uint16_t *out, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        uint16_t below = to_bf16(from_bf16(in[i]) * slopes[i]);
+        out[i] = (int16_t)in[i] > 0 ? in[i] : below;
+    }
+}
+
+/* out = in where that is positive, in * slope elsewhere. slopes: the channels', repeated, `period`
+ * values. */
+void prelu(const uint16_t *in, const float *slopes, ptrdiff_t period, uint16_t *out,
+           ptrdiff_t count, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (ptrdiff_t first = 0; first < count; first += period)
+        prelu_part(in + first, slopes, out + first, least(count - first, period));
+}
+
+/* Floats from 0 to 1, past which they are clamped, to bytes. Whether all were finite. */
+FOR_EACH_PROCESSOR
+static int bytes_part(const float *in, uint8_t *out, ptrdiff_t count) {
+    int strange = 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        float value = in[i] * 255.0f + 0.5f;
+        strange |= !(fabsf(value) <= FLT_MAX);
+        value = value > 0.0f ? value : 0.0f;
+        value = value < 255.0f ? value : 255.0f;
+        out[i] = (uint8_t)(int32_t)value;
+    }
+    return !strange;
+}
+
+int to_bytes(const float *in, uint8_t *out, ptrdiff_t count, int threads) {
+    int finite = 1;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
+    for (ptrdiff_t first = 0; first < count; first += PIECE)
+        finite = bytes_part(in + first, out + first, least(count - first, PIECE)) && finite;
+    return finite;
+}
+
+static inline void add_runs(const uint16_t *in, ptrdiff_t stride, const float *base, float *out,
+                            ptrdiff_t pixels, ptrdiff_t run) {
+    for (ptrdiff_t x = 0; x < pixels; x++)
+        for (ptrdiff_t i = 0; i < run; i++)
+            out[x * run + i] = from_bf16(in[x * stride + i]) + base[x * run + i];
+}
+
+FOR_EACH_PROCESSOR
+static void add_row(const uint16_t *in, ptrdiff_t stride, const float *base, float *out,
+                    ptrdiff_t pixels, ptrdiff_t run) {
+    /* What three channels make: the compiler unrolls these. */
+    switch (run) {
+        case 6: add_runs(in, stride, base, out, pixels, 6); break;
+        case 9: add_runs(in, stride, base, out, pixels, 9); break;
+        case 12: add_runs(in, stride, base, out, pixels, 12); break;
+        default: add_runs(in, stride, base, out, pixels, run);
+    }
+}
+
+/* Each pixel of the source becomes a square of `factor` pixels a side; `in` has what is added to
+ * it, by pixel of the source, then row, column and channel of the square.
+ *
+ * The result goes to `floats`, or where that is null clamped to `bytes`. Whether it was finite,
+ * where it went to bytes. factor * channels is LONGEST_RUN at most. */
+int add_enlarged(const uint16_t *in, const float *source, float *floats, uint8_t *bytes,
+                 ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels, ptrdiff_t factor,
+                 int threads) {
+    const ptrdiff_t run = factor * channels;
+    int finite = 1;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
+    for (ptrdiff_t y = 0; y < height; y++)
+        for (ptrdiff_t left = 0; left < width; left += BLOCK) {
+            const ptrdiff_t pixels = least(width - left, BLOCK), start = y * width + left;
+            float base[BLOCK * LONGEST_RUN], sum[BLOCK * LONGEST_RUN];
+            for (ptrdiff_t x = 0; x < pixels; x++)
+              for (ptrdiff_t i = 0; i < factor; i++)
+                for (ptrdiff_t c = 0; c < channels; c++)
+                    base[(x * factor + i) * channels + c] = source[(start + x) * channels + c];
+            for (ptrdiff_t row = 0; row < factor; row++) {
+                const uint16_t *from = in + (start * factor + row) * run;
+                const ptrdiff_t to = ((y * factor + row) * width + left) * run;
+                add_row(from, factor * run, base, floats ? floats + to : sum, pixels, run);
+                if (!floats) finite = bytes_part(sum, bytes + to, pixels * run) && finite;
+            }
+        }
+    return finite;
+}

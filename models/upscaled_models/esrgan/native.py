@@ -1,0 +1,106 @@
+"""Steps beside the convolutions that are compiled from `native.c`, where a C compiler was at hand.
+
+Without it torch does the same, to the same bits, in several times as long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# Built with the package, by `hatch_build.py`.
+LIBRARY = Path(__file__).with_name("_native.so")
+
+# As in `native.c`.
+_LONGEST_RUN = 32
+# Values that slopes are repeated to: enough to keep the compiled loop busy.
+_SLOPES = 4096
+
+_POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
+_ARGUMENTS: dict[str, Sequence[type]] = {
+    "prelu": (_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _INT),
+    "to_bytes": (_POINTER, _POINTER, _COUNT, _INT),
+    "add_enlarged": (*[_POINTER] * 4, *[_COUNT] * 4, _INT),
+}
+
+
+def available() -> bool:
+    """Whether there is anything compiled; nothing else here may be called otherwise."""
+    return _library() is not None
+
+
+def repeated(slopes: Tensor) -> Tensor:
+    """A PReLU's slopes, one a channel or one for all, as `prelu` takes them."""
+    return slopes.flatten().float().repeat(-(-_SLOPES // slopes.numel()))
+
+
+def prelu(rows: Tensor, slopes: Tensor, out: Tensor) -> None:
+    """`rows` (B, C, h, W) in bf16, where they are negative times their slope, written to `out`.
+
+    slopes: from `repeated`. out: each of its pictures lies in memory channels last.
+    """
+    rows, period = _channels_last(rows), slopes.numel()
+    pictures = [(rows, out)] if len(rows) == 1 else zip(rows, out, strict=True)
+    for source, target in pictures:
+        _call("prelu", source, slopes, period, target, source.numel())
+
+
+def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
+    """A picture in float32, 0 to 1 and clamped past it, as uint8, and whether it was finite."""
+    picture = _channels_last(picture)
+    result = torch.empty_like(picture, dtype=torch.uint8)
+    finite = _call("to_bytes", picture, result, picture.numel())
+    return result, bool(finite)
+
+
+def can_enlarge(factor: int, channels: int) -> bool:
+    """Whether `add_enlarged` is there for a picture of so many channels."""
+    return available() and factor * channels <= _LONGEST_RUN
+
+
+def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """`source`, each pixel a square of `factor` pixels a side, plus `squares`.
+
+    squares: (B, factor * factor * C, h, W) in bf16, by row, column and channel of the square.
+    source: (B, C, h, W) in float32. dtype: the result's, float32, or uint8 as from `to_bytes`.
+    Returns (B, C, factor * h, factor * W), and whether it was finite, which uint8 cannot tell.
+    """
+    batch, channels, height, width = source.shape
+    factor = math.isqrt(squares.shape[1] // channels)
+    result = torch.empty(
+        (batch, channels, factor * height, factor * width),
+        dtype=dtype,
+        memory_format=torch.channels_last,
+    )
+    to = (result, None) if dtype == torch.float32 else (None, result)
+    sides = (batch * height, width, channels, factor)
+    finite = _call("add_enlarged", _channels_last(squares), _channels_last(source), *to, *sides)
+    return result, bool(finite)
+
+
+def _channels_last(picture: Tensor) -> Tensor:
+    return picture.contiguous(memory_format=torch.channels_last)
+
+
+def _call(name: str, *arguments: Tensor | int | None) -> int:
+    plain = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
+    result: int = getattr(_library(), name)(*plain, torch.get_num_threads())
+    return result
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        # With torch in the process it shares OpenMP's threads with it.
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    for name, arguments in _ARGUMENTS.items():
+        getattr(library, name).argtypes = arguments
+    return library

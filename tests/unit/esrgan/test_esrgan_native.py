@@ -1,0 +1,145 @@
+"""The compiled steps give torch's bits, and a network's result is the same without them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tiny_networks import compact, in_bands, random_picture
+from upscaled_models.esrgan import native
+from upscaled_models.esrgan.pixels import to_bytes, to_rows
+from upscaled_models.esrgan.precision import ImpreciseError
+from upscaled_models.esrgan.rowgraph import RowGraph
+from upscaled_models.esrgan.rowops import enlarged_sum, enlargement, shuffle_ordered
+from upscaled_models.esrgan.tracing import trace
+
+SIDES = st.integers(1, 40)
+STRANGE = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-40, -1e-40, 3.4e38]
+
+compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
+
+
+@contextmanager
+def without_compiled_steps() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "LIBRARY", Path("/nonexistent.so"))
+        native._library.cache_clear()
+        try:
+            yield
+        finally:
+            native._library.cache_clear()
+
+
+def random_band(batch: int, channels: int, height: int, width: int, seed: int) -> Tensor:
+    """Channels last, in bf16, some of it strange."""
+    generator = torch.Generator().manual_seed(seed)
+    band = torch.randn(batch, height, width, channels, generator=generator)
+    strange = torch.tensor(STRANGE[: band.numel()])
+    band.view(-1)[: len(strange)] = strange
+    return band.bfloat16().permute(0, 3, 1, 2)
+
+
+def no_room(_: object, __: object) -> Tensor:
+    raise AssertionError("it has memory of its own")
+
+
+def test_they_are_compiled_where_there_is_a_compiler() -> None:
+    assert native.available() or shutil.which("cc") is None
+    with without_compiled_steps():
+        assert not native.available()
+
+
+@compiled
+@given(batch=st.integers(1, 2), channels=st.integers(1, 70), height=SIDES, width=SIDES)
+@settings(max_examples=60, deadline=None)
+def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> None:
+    rows = random_band(batch, channels, height, width, seed=channels)
+    slopes = torch.linspace(-0.5, 1.5, channels).bfloat16()
+    expected = torch.ops.aten._prelu_kernel(rows, slopes.view(1, -1, 1, 1))
+    # As part of a longer piece, as where rows wait for a convolution.
+    whole = torch.zeros(batch, height + 3, width, channels, dtype=torch.bfloat16)
+    out = whole.permute(0, 3, 1, 2).narrow(2, 2, height)
+    native.prelu(rows, native.repeated(slopes), out)
+    assert torch.equal(expected.nan_to_num(7), out.nan_to_num(7))
+    assert not whole[:, :2].any()
+    assert not whole[:, -1].any()
+
+
+@compiled
+@given(
+    batch=st.integers(1, 2),
+    channels=st.sampled_from([1, 3]),
+    factor=st.integers(1, 8),
+    height=st.integers(1, 6),
+    width=st.integers(1, 70),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_enlarged_sum_is_torchs(
+    batch: int, channels: int, factor: int, height: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(width)
+    squares = torch.randn(batch, height, width, factor**2 * channels, generator=generator)
+    squares = squares.bfloat16().permute(0, 3, 1, 2)
+    source = random_picture(height, width, channels=channels).repeat(batch, 1, 1, 1)
+    expected = enlargement(factor)([source], no_room) + shuffle_ordered(factor)([squares], no_room)
+    assert native.can_enlarge(factor, channels)
+    result = enlarged_sum(torch.float32)([squares, source], no_room)
+    assert torch.equal(result, expected)
+    pixels = enlarged_sum(torch.uint8)([squares, source], no_room)
+    with without_compiled_steps():
+        assert torch.equal(pixels, to_bytes(expected)[0])
+
+
+@compiled
+def test_a_sum_that_is_not_finite_is_told() -> None:
+    source = random_picture(3, 50)
+    squares = torch.zeros(1, 12, 3, 50, dtype=torch.bfloat16)
+    enlarged_sum(torch.uint8)([squares, source], no_room)
+    squares[0, 11, 2, 49] = float("nan")
+    with pytest.raises(ImpreciseError):
+        enlarged_sum(torch.uint8)([squares, source], no_room)
+
+
+@given(
+    values=st.lists(st.floats(-0.125, 1.125, width=32), min_size=1, max_size=200),
+    strange=st.sampled_from([None, *STRANGE[2:5]]),
+)
+def test_bytes_are_the_same_without_them(values: list[float], strange: float | None) -> None:
+    picture = torch.tensor(values).view(1, 1, 1, -1)
+    pixels, finite = to_bytes(picture)
+    with without_compiled_steps():
+        expected, expected_finite = to_bytes(picture)
+    assert torch.equal(pixels, expected)
+    assert finite
+    assert expected_finite
+    if strange is not None:
+        with_strange = torch.cat([picture, torch.tensor([[[[strange]]]])], 3)
+        assert not to_bytes(with_strange)[1]
+
+
+@torch.inference_mode()
+def result(graph: RowGraph, picture: Tensor, scale: int, band_rows: int) -> np.ndarray:
+    running = graph.open(picture.shape[2], band_rows, as_bytes=True)
+    parts = [running.feed(band) for band in in_bands(picture, band_rows)]
+    while sum(part.shape[2] for part in parts if part is not None) < picture.shape[2] * scale:
+        parts.append(running.drain())
+    rows = [to_rows(part, 8) for part in parts if part is not None]
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_a_network_gives_the_same_without_them(scale: int) -> None:
+    model, picture = compact(24, 3, scale), random_picture(50, 70)
+    with_them = trace(model, 3, 1, torch.bfloat16)
+    with without_compiled_steps():
+        plain = trace(model, 3, 1, torch.bfloat16)
+    assert np.array_equal(result(with_them, picture, scale, 16), result(plain, picture, scale, 16))
