@@ -23,7 +23,8 @@ State = Literal["starting", "ready", "draining", "stopping", "dead"]
 ABORT_GRACE_S = 2.0
 # A worker's reader answers at once, whatever its engines do; a stopped process never does.
 ANSWER_TIMEOUT_S = 1.0
-# An idle worker has nothing to finish when it is told to leave.
+# An idle worker has nothing to finish when it is told to leave, nor has one whose output has ended:
+# what takes time is a driver that gives a GPU back.
 LEAVE_TIMEOUT_S = 10.0
 # Lines of a worker's stderr kept, to say what it said last.
 _LAST_WORDS = 20
@@ -109,7 +110,7 @@ class Child:
         """Have it drain and leave by itself; killed where it takes too long for that."""
         if self.state in ("ready", "draining"):
             self.state = "stopping"
-            self.kill_at = time.monotonic() + LEAVE_TIMEOUT_S
+            self.expect_death(LEAVE_TIMEOUT_S)
             self.send(b'{"type":"shutdown"}')
 
     def ask_health(self) -> None:
@@ -133,16 +134,16 @@ class Child:
         else:
             self.kill()
         # Again then, until it is dead: it may have had no pid yet.
-        self.expect_death()
+        self.expect_death(ABORT_GRACE_S)
 
     def end_for_violation(self, detail: str) -> None:
         """Kill it, for it does not keep to the protocol: each of its jobs may be the reason."""
         cause = Cause("protocol_violation", detail=detail)
         self.end(cause, list(self.jobs.values()))
 
-    def expect_death(self) -> None:
-        """Have it killed, or killed again, where it is not dead in a moment."""
-        self.kill_at = time.monotonic() + ABORT_GRACE_S
+    def expect_death(self, within_s: float) -> None:
+        """Have it killed, or killed again, where it is not dead by then."""
+        self.kill_at = time.monotonic() + within_s
 
     def kill(self) -> None:
         """SIGKILL it and everything in its group."""

@@ -17,7 +17,7 @@ from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lineage import kill_descendants, kill_group
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
-from upscaled_supervisor.child import Child, open_pipes
+from upscaled_supervisor.child import LEAVE_TIMEOUT_S, Child, open_pipes
 from upscaled_supervisor.devices import Placement
 from upscaled_supervisor.dispatch import Dispatcher
 from upscaled_supervisor.ledger import Ledger
@@ -28,6 +28,7 @@ from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.recycling import Recycler
 from upscaled_supervisor.slots import Slot
+from upscaled_supervisor.watchdog import Watchdog
 from upscaled_supervisor.workerline import read_message
 
 # So much of a line that is no message is told.
@@ -65,6 +66,7 @@ class Fleet:
         self._recycler = Recycler(
             self.slots, self.children, self.memory, options, log, replace=self._replace
         )
+        self._watchdog = Watchdog(options, log, end_nursery=self._end_nursery)
         self.restarts: Counter[str] = Counter()  # by reason
         self.failure: str | None = None  # why no worker can be had, where that is so
         self.has_usage_error = False
@@ -171,7 +173,7 @@ class Fleet:
             if child.state == "ready":
                 child.state = "draining"  # dead, most likely: it is to get no more jobs
             if child.kill_at is None:
-                child.expect_death()
+                child.expect_death(LEAVE_TIMEOUT_S)
 
     def _read_stderr(self, child: Child) -> None:
         lines, ended = child.read_stderr()
@@ -463,7 +465,7 @@ class Fleet:
     def tick(self, now: float) -> None:
         """Everything that falls due by time alone."""
         for child in list(self.children.values()):
-            self._check_child(child, now)
+            self._watchdog.check(child, now)
         if self._closing:
             return
         for slot in self.slots:
@@ -475,33 +477,6 @@ class Fleet:
         """Replace workers that are too old, have done their jobs, or have grown too large."""
         if not self._closing:
             self._recycler.recycle_due(now)
-
-    def _check_child(self, child: Child, now: float) -> None:
-        starting_s = now - child.spawned_at
-        if child.kill_at is not None and now >= child.kill_at:
-            if child.was_killed and child.is_dead_unreported:
-                self._end_nursery()
-            elif child.end_cause is None and child.state != "stopping":
-                child.end_for_violation("its output has ended")
-            else:
-                child.end(child.end_cause or Cause("reload"))
-        elif child.end_cause is not None:
-            return
-        elif child.state == "starting" and starting_s > self._options.start_timeout_s:
-            child.end(
-                Cause("load_failed", detail=f"not ready after {starting_s:.0f} s"), abort=True
-            )
-        elif (job := child.stalled_job(now)) is not None:
-            child.end(
-                Cause("stall", detail=f"no sign of life for {now - job.heard_at:.1f} s"),
-                [job],
-                abort=True,
-            )
-            self._log.log("warning", "worker_stalled", worker=child.slot, job_id=job.job_id)
-        else:
-            overdue = [job for job in child.jobs.values() if job.ending and now > job.ends_at]
-            if overdue:
-                child.end(Cause(overdue[0].ending or ""), overdue[:1], abort=True)
 
     def _end_nursery(self) -> None:
         """It does not tell of the dead, so it is as good as dead itself."""

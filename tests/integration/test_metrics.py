@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import urllib.request
 from typing import TYPE_CHECKING
@@ -44,6 +46,17 @@ def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon
     assert metrics["upscaled_worker_up", (("worker", "0"),)] == 1
     assert metrics["upscaled_worker_resident_memory_bytes", (("worker", "0"),)] > 1e6
     assert metrics["upscaled_queue_size", ()] == 0
+
+
+def test_a_worker_that_does_not_answer_is_not_up(start_supervisor: StartDaemon) -> None:
+    port = free_port()
+    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+    up = ("upscaled_worker_up", (("worker", "0"),))
+    report = daemon.wait_health(lambda one: one["status"] == "ok")
+    assert scrape(port)[up] == 1
+    os.kill(report["workers"][0]["pid"], signal.SIGSTOP)
+    daemon.ask_health()
+    assert scrape(port)[up] == 0
 
 
 def test_an_address_that_is_taken_is_told_and_nothing_starts(start_supervisor: StartDaemon) -> None:
