@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 
-# Pixels of a band. On a processor: enough that threads seldom meet, so few that the layers' results
-# stay in its caches. An accelerator has to be busy while the next operation is launched.
+# Pixels of a band, and where they take less memory than that, as many as it has room for. On a
+# processor: enough that threads seldom meet, and that what is done once an operation and band is
+# little beside its arithmetic, which a small network has least of. An accelerator has to be busy
+# while the next operation is launched.
 _BAND_PIXELS = {"cpu": 40_000, "cuda": 500_000}
+_BAND_BYTES = 40_000_000
 # Side of a tile where a network does not run by rows: the overlap costs less in a larger one, but
 # on a processor it takes long, and a job can only be cancelled between two. Doubled for networks
 # that are better not tiled.
@@ -73,7 +76,8 @@ def _band(
     network: Network, whole: Tile, planes: int, tile_size: int | None, memory_bytes: int
 ) -> Tile:
     free = max(memory_bytes - planes * network.column_bytes * whole.width, 0)
-    pixels, least = _preferred(_BAND_PIXELS, network), _LEAST_ROWS
+    pixels = max(_preferred(_BAND_PIXELS, network), _BAND_BYTES // network.pixel_bytes)
+    least = _LEAST_ROWS
     if tile_size is not None:
         pixels, least = tile_size**2, 1
     pixels = min(pixels, free // (planes * network.pixel_bytes))

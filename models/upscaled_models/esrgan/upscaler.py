@@ -82,7 +82,10 @@ class Upscaler:
                     tile_size=config.tile_size,
                 )
             )
-            sink = held.enter_context(open_sink(output, job.native, source.bands, source.bits))
+            on_processor = self._device.type == "cpu"
+            sink = held.enter_context(
+                open_sink(output, job.native, source.bands, source.bits, in_turns=on_processor)
+            )
             bands = held.enter_context(read_ahead(job.read()))
 
             def compute() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Condition, Thread
 from typing import BinaryIO
@@ -65,8 +65,11 @@ class Sink:
         native: Size,
         bands: int,
         bits: int,
+        in_turns: bool,
     ) -> None:
         self._output = output
+        # PNG's encoder alone takes all processors; beside another there is room for the engine.
+        self._in_turns = in_turns and output.format == "png"
         self._file = file
         self._pending = pending
         self._native = native
@@ -75,6 +78,7 @@ class Sink:
         self._changed = Condition()
         self._queue: deque[np.ndarray] = deque()
         self._queued_bytes = 0
+        self._encoding = False
         self._rows_due = native.height
         self._abandoned = False
         self._failure: BaseException | None = None
@@ -84,8 +88,8 @@ class Sink:
         """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
 
         The array is kept, not copied: do not change it afterwards. Waits while the encoder is
-        behind. Raises what the encoder failed with, `JobError` (output_unwritable) as a rule,
-        and `JobError` (cancelled).
+        behind, and in turns until it has encoded these rows. Raises what the encoder failed with,
+        `JobError` (output_unwritable) as a rule, and `JobError` (cancelled).
         """
         expected = (self._native.width, self._bands, f"uint{self._bits}")
         if (*rows.shape[1:], rows.dtype.name) != expected or len(rows) > self._rows_due:
@@ -98,21 +102,15 @@ class Sink:
             self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
             self._encoder.start()
         with self._changed:
-            while not self._changed.wait_for(
-                lambda: (
-                    self._failure
-                    or not self._queue
-                    or self._queued_bytes + rows.nbytes <= _QUEUE_BYTES
-                ),
-                _LOOK_S,
-            ):
-                self._check_cancelled()
-            if self._failure is not None:
-                raise self._failure
+            self._wait_until(
+                lambda: not self._queue or self._queued_bytes + rows.nbytes <= _QUEUE_BYTES
+            )
             self._queue.append(rows)
             self._queued_bytes += rows.nbytes
             self._rows_due -= len(rows)
             self._changed.notify_all()
+            if self._in_turns:
+                self._wait_until(lambda: not self._queue and not self._encoding)
 
     def write_png(self, data: bytes) -> bool:
         """Take the whole picture from a PNG file, where the output is a PNG of just its pixels:
@@ -180,6 +178,12 @@ class Sink:
             self._encoder.join(_LOOK_S)
             self._check_cancelled()
 
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        while not self._changed.wait_for(lambda: self._failure or ready(), _LOOK_S):
+            self._check_cancelled()
+        if self._failure is not None:
+            raise self._failure
+
     def _check_cancelled(self) -> None:
         if self._output.context is not None:
             self._output.context.check_cancelled()
@@ -193,9 +197,13 @@ class Sink:
                     raise _AbandonedError
                 rows = self._queue.popleft()
                 self._queued_bytes -= rows.nbytes
+                self._encoding = True
                 self._changed.notify_all()
             rows_due -= len(rows)
             yield rows
+            with self._changed:
+                self._encoding = False
+                self._changed.notify_all()
 
     def _encode(self) -> None:
         try:
@@ -246,11 +254,15 @@ def _as_job_error(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[Sink]:
+def open_sink(
+    output: Output, native: Size, bands: int, bits: int, *, in_turns: bool = False
+) -> Iterator[Sink]:
     """Open a sink for rows of the engine's ``native`` size, which it brings to the plan's sizes.
 
-    bands: 1 to 4 as in `Source`; bits: 8 or 16. Leaving the context without `commit` leaves no
-    file. Raises `JobError` (output_unwritable, path_not_allowed).
+    bands: 1 to 4 as in `Source`; bits: 8 or 16. in_turns: whether the engine computes on the
+    processors that the encoder may need, so that they had better not compute at once. Leaving the
+    context without `commit` leaves no file. Raises `JobError` (output_unwritable,
+    path_not_allowed).
     """
     with ExitStack() as held:
         pending: PendingFile | None = None
@@ -261,6 +273,6 @@ def open_sink(output: Output, native: Size, bands: int, bits: int) -> Iterator[S
             held.callback(pending.close)
             check_opened(pending.folder, pending.path, output.roots)
             file = pending.file
-        sink = Sink(output, file, pending, native=native, bands=bands, bits=bits)
+        sink = Sink(output, file, pending, native=native, bands=bands, bits=bits, in_turns=in_turns)
         held.callback(sink.abandon)
         yield sink

@@ -68,11 +68,17 @@ def by_tiles() -> Network:
     return network(SAFMN(dim=8, n_blocks=2).eval())
 
 
-def test_by_rows_a_band_spans_the_picture(by_rows: Network) -> None:
-    assert tile_for(by_rows, 640, 448) == Tile(640, 62)
-    assert tile_for(by_rows, 30_000, 448) == Tile(30_000, 4)
-    assert tile_for(by_rows, 10, 5000) == Tile(10, 4000)
-    assert tile_for(by_rows, 10, 40) == Tile(10, 40)
+def test_by_rows_a_band_spans_the_picture(deep: Network) -> None:
+    assert tile_for(deep, 640, 448) == Tile(640, 62)
+    assert tile_for(deep, 30_000, 448) == Tile(30_000, 4)
+    assert tile_for(deep, 10, 5000) == Tile(10, 4000)
+    assert tile_for(deep, 10, 40) == Tile(10, 40)
+
+
+def test_a_small_network_has_larger_bands(by_rows: Network) -> None:
+    band = tile_for(by_rows, 640, 4480)
+    assert band.width == 640
+    assert 62 < band.rows <= 40_000_000 / by_rows.pixel_bytes / 640 < band.rows + 1
 
 
 def test_a_tile_size_is_an_upper_bound(by_rows: Network, by_tiles: Network) -> None:
