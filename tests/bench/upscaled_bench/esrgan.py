@@ -2,6 +2,7 @@
 
 Rivals in one run, on one file, each at its best of several rounds in turn:
 - the bare forward of the network in half precision, on tiles of the best shape, without overlap;
+- the engine's own forward, by rows, from planes in memory to bytes in memory;
 - a plain tile loop in full precision, as Real-ESRGAN runs it: the whole picture decoded, tiles of
   192 pixels with a margin of 10, encoded at the end.
 """
@@ -9,7 +10,7 @@ Rivals in one run, on one file, each at its best of several rounds in turn:
 # ruff: noqa: E402
 from __future__ import annotations
 
-from upscaled_models.memory import keep_freed_memory
+from upscaled_models.memory import available_bytes, keep_freed_memory
 from upscaled_models.threads import computing_thread, settle_waiting
 
 # As in a worker, for all rivals alike; torch reads it when it is imported.
@@ -45,7 +46,7 @@ from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.stage import Stage
-from upscaled_models.esrgan.tile import Tile
+from upscaled_models.esrgan.tile import Tile, choose_tile
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.png import write_png
 from upscaled_models.imaging.rows import Picture
@@ -133,7 +134,10 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> N
         )
         for (rows, columns), tile in zip(_SHAPES, tiles, strict=True)
     ]
+    network = compute(lambda: Network(load_descriptor(weights), device, half))
+    picture = torch.rand(1, _HEIGHT, _WIDTH, 3, device=device).permute(0, 3, 1, 2)
     rivals += [
+        Rival("the engine's forward", lambda: compute(lambda: _by_rows(network, picture))),
         Rival("file to file", job),
         Rival("file to file, queued", queue, _QUEUED_JOBS),
         Rival("plain tile loop", lambda: compute(lambda: _plain_loop(module, source, output))),
@@ -146,7 +150,7 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> N
     )
     best = _best_rates([ceiling, *rivals])
     bare = max((rival for rival in rivals if rival.name.startswith("bare")), key=best.get)  # type: ignore[arg-type]
-    shown = [ceiling, bare, *rivals[-3:]]
+    shown = [ceiling, bare, *rivals[-4:]]
     print_table(
         f"{title}, {_WIDTH}x{_HEIGHT} to {4 * _WIDTH}x{4 * _HEIGHT}, {NAMES[half]} on {device}",
         ["", "s a picture", "of the bare forward", "of the plain loop", "GFLOP/s"],
@@ -181,6 +185,17 @@ def _tile(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> T
 def _forward(module: nn.Module, tile: Tensor) -> None:
     with torch.inference_mode():
         _wait(module(tile))
+
+
+def _by_rows(network: Network, picture: Tensor) -> None:
+    height, width = picture.shape[2:]
+    memory = available_bytes() // 2
+    tile = choose_tile(
+        network, width=width, height=height, planes=1, tile_size=None, memory_bytes=memory
+    )
+    stage = Stage(network, width, height, tile, _Watched(), as_bytes=True)
+    for rows in stage.run([picture]):
+        _wait(rows)
 
 
 def _wait(result: Tensor) -> None:

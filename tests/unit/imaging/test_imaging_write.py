@@ -24,7 +24,7 @@ from PIL import Image
 
 from recording import RecordingContext
 from upscaled_models.dimensions import Plan
-from upscaled_models.imaging import tiff, write
+from upscaled_models.imaging import png, tiff, write
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.output import Output
 from upscaled_models.imaging.rows import Picture
@@ -100,6 +100,26 @@ def test_png_and_tiff_hold_exactly_the_rows_written(
             sink.write(part)
         sink.commit()
     assert np.array_equal(pixels_in(path), pixels)
+
+
+@pytest.mark.parametrize("processors", [1, 2, 5])
+@pytest.mark.parametrize(("bands", "dtype"), [(3, np.uint8), (4, np.uint16)])
+def test_a_png_is_one_stream_however_many_processors_made_it(
+    tmp_path: Path, processors: int, bands: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(png, "computing_threads", lambda: processors)
+    # Blocks of several parts, of one, and smaller ones; smooth, as upscaled pictures are.
+    pixels = RNG.integers(0, 5, (1100, 700, bands), dtype=dtype).cumsum(0, dtype=dtype)
+    path = tmp_path / "out.png"
+    size = Size(width=700, height=1100)
+    with open_sink(output_at(path, "png", 700, 1100), size, bands, pixels.itemsize * 8) as sink:
+        for part in np.split(pixels, [700, 701, 702, 990]):
+            sink.write(part)
+        sink.commit()
+    # libpng and Pillow both check the stream's checksum and that of each chunk.
+    assert np.array_equal(pixels_in(path), pixels)
+    if dtype is np.uint8:
+        assert np.array_equal(np.asarray(Image.open(path)), pixels)
 
 
 def test_tall_tiffs_have_many_strips_and_read_back(tmp_path: Path) -> None:
@@ -469,6 +489,40 @@ def test_an_engine_never_gets_far_ahead_of_its_encoder(
             written += 1
         assert done.wait(30)
     assert max(ahead) <= 3
+
+
+def test_in_turns_rows_are_encoded_when_they_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+
+    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+        nonlocal taken
+        for _ in rows:
+            taken += 1
+
+    monkeypatch.setattr(write, "write_png", encode)
+    output = output_at(tmp_path / "out", "png", 100, 500)
+    with open_sink(output, Size(width=100, height=500), 3, 8, in_turns=True) as sink:
+        for count in range(1, 501):
+            write_rows(sink, 1)
+            assert taken == count
+
+
+def test_in_turns_a_failing_encoder_fails_the_engine_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+        next(rows)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(write, "write_png", encode)
+    output = output_at(tmp_path / "out", "png", 100, 500)
+    with (
+        open_sink(output, Size(width=100, height=500), 3, 8, in_turns=True) as sink,
+        pytest.raises(JobError, match="No space"),
+    ):
+        write_rows(sink, 1)
 
 
 def test_rows_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
