@@ -496,7 +496,7 @@ def test_in_turns_rows_are_encoded_when_they_are_taken(
 ) -> None:
     taken = 0
 
-    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+    def encode(rows: Iterator[np.ndarray], *_arguments: object) -> None:
         nonlocal taken
         for _ in rows:
             taken += 1
@@ -512,7 +512,7 @@ def test_in_turns_rows_are_encoded_when_they_are_taken(
 def test_in_turns_a_failing_encoder_fails_the_engine_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(rows: Iterator[np.ndarray], *_: object) -> None:
+    def encode(rows: Iterator[np.ndarray], *_arguments: object) -> None:
         next(rows)
         raise OSError(28, "No space left on device")
 
