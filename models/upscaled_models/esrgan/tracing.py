@@ -159,11 +159,7 @@ class _Builder:
             self._add_convolution(node, value)
         elif self._is_alone_behind_convolution(node) and (slope := self._slope(node)) is not None:
             self._change_last_convolution(lambda last: last.followed_by_leaky_relu(slope))
-        elif (
-            packet is aten._prelu_kernel
-            and self._native
-            and not self._wide[self._numbers[node.args[0]]]
-        ):
+        elif packet is aten._prelu_kernel and self._is_native_prelu(*node.args):
             self._add_prelu(node, value)
         elif packet is aten.add and (numbers := self._enlarged_sum(node, value)) is not None:
             self._add_enlarged_sum(*numbers, value)
@@ -234,7 +230,7 @@ class _Builder:
                 return 0.0
             case aten.leaky_relu:
                 return float(_arguments(node).get("negative_slope", 0.01))
-            case aten._prelu_kernel:
+            case aten._prelu_kernel if node.args[1] not in self._numbers:
                 slopes = self._values[node.args[1]].unique()
                 return float(slopes) if slopes.numel() == 1 else None
         return None
@@ -248,6 +244,12 @@ class _Builder:
             compute = shuffle_ordered(factor)
             self._shuffles[len(self._operations)] = factor
         self._add_resize(node, value, Fraction(factor), compute)
+
+    def _is_native_prelu(self, source: fx.Node, slopes: fx.Node) -> bool:
+        """Whether the compiled PReLU does it: for what is in bf16, with slopes that are weights."""
+        number = self._numbers.get(source)
+        fits = number is not None and not self._wide[number] and slopes not in self._numbers
+        return self._native and fits
 
     def _add_prelu(self, node: Any, value: Tensor) -> None:
         source, slopes = node.args
