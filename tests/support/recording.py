@@ -28,6 +28,8 @@ class RecordingContext:
         self.job_id = job_id
         self.warnings: list[str] = []
         self.percents: list[float] = []
+        self.stages: list[str] = []
+        self.budgets_s: list[float | None] = []
         self.tiles: list[tuple[int, int]] = []
         self.phases: list[Phase] = []
         self._cancel_at = cancel_at
@@ -43,6 +45,8 @@ class RecordingContext:
         budget_s: float | None = None,
     ) -> None:
         self.percents.append(percent)
+        self.stages.append(stage)
+        self.budgets_s.append(budget_s)
         if done is not None and total is not None:
             self.tiles.append((done, total))
         if self._cancel_at is not None and percent >= self._cancel_at:

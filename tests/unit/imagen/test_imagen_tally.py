@@ -14,24 +14,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-class StageContext(RecordingContext):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stages: list[str] = []
-
-    def progress(
-        self,
-        percent: float,
-        stage: str,
-        *,
-        done: int | None = None,
-        total: int | None = None,
-        budget_s: float | None = None,
-    ) -> None:
-        assert budget_s is not None
-        self.stages.append(stage)
-
-
 class Clock:
     """Seconds that pass where a test says so."""
 
@@ -52,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_a_call_under_way_stays_on_the_stall_clock_and_gives_signs_of_life(clock: Clock) -> None:
     from upscaled_models.imagen.service import Tally
 
-    context = StageContext()
+    context = RecordingContext()
     tally = Tally(context, 1)
     tally.sent()
     for _ in range(100):
@@ -60,13 +42,14 @@ def test_a_call_under_way_stays_on_the_stall_clock_and_gives_signs_of_life(clock
         tally.nothing_new()
     # "waiting" would take it off the clock: a hang would never be noticed.
     assert set(context.stages) == {"sent"}
+    assert None not in context.budgets_s
     assert 3 <= len(context.stages) <= 6
 
 
 def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: Clock) -> None:
     from upscaled_models.imagen.service import Tally
 
-    context = StageContext()
+    context = RecordingContext()
     tally = Tally(context, 1)
     clock.now += 0.3
     tally.nothing_new()
@@ -75,6 +58,7 @@ def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: 
     tally.nothing_new()
     tally.nothing_new()
     assert context.stages == ["waiting"]
+    assert None not in context.budgets_s
     tally.sent()
     tally.failed()
     clock.now += 3
@@ -82,4 +66,5 @@ def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: 
     tally.sent()
     tally.received()
     assert context.stages == ["waiting", "sent", "waiting", "sent", "received"]
+    assert None not in context.budgets_s
     assert tally.made == 2
