@@ -23,7 +23,7 @@ demo: $(STAMP)  ## upscale a photograph, and show the lines that go in and come 
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) node lint  ## everything that must hold
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long

@@ -22,6 +22,10 @@ TIMEOUT_S = 60.0
 # process below it; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests run side by side, on more threads than there are cores: those that wait for each other give
+# their core away, where they would spin.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+
 Line = dict[str, Any]
 
 

@@ -38,7 +38,7 @@ def test_the_script_for_a_gpu_runs_small_on_a_processor() -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=230,
     )
     assert told.returncode == 0, told.stderr
     assert "largest difference to expanded weights: 0" in told.stdout
