@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
 from threading import Thread, current_thread
@@ -30,7 +31,24 @@ def settle_waiting() -> None:
 def computing_threads() -> int:
     """The cores that this process may use; a second thread on a core gains nothing."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+    return max(1, min(_cores(), allowed or 1))
+
+
+@cache
+def _cores() -> int:
+    return psutil.cpu_count(logical=False) or 1
+
+
+def give_way() -> None:
+    """Have this thread, and those that it starts, wait until a computing one pauses, instead of
+    interrupting it.
+
+    All threads of a network wait for the one that is interrupted, and it has its caches to fill
+    again. The share of the processors stays the same.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class ComputingThread:

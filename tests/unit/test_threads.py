@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event, current_thread
+from threading import Event, Thread, current_thread
 
 import pytest
 
-from upscaled_models.threads import ComputingThread, computing_threads, settle_waiting
+from upscaled_models.threads import (
+    ComputingThread,
+    computing_threads,
+    give_way,
+    settle_waiting,
+)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -34,6 +39,21 @@ def test_what_the_operator_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY")
     settle_waiting()
     assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
+def test_a_thread_that_gives_way_is_alone_in_that() -> None:
+    policies: list[int] = []
+
+    def work() -> None:
+        give_way()
+        policies.append(os.sched_getscheduler(0))
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    assert policies == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_all_that_computes_does_so_in_one_thread() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Context, Engine, Outcome, Settings
 from upscaled_models.registry import is_installed
+from upscaled_models.threads import give_way
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -46,6 +47,7 @@ class ImagenEngine(Engine[ImagenConfig]):
         from upscaled_models.imaging.read import open_source
         from upscaled_models.imaging.write import open_sink
 
+        give_way()
         settings = self.settings
         account = find_account(config)
         with context.phase("load"):

@@ -13,7 +13,7 @@ from upscaled_models.imagen.account import Account
 from upscaled_models.imagen.alpha import enlarged
 from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
 from upscaled_models.imagen.mosaic import join
-from upscaled_models.imagen.picture import Read, encoded, open_answer, to_rgb
+from upscaled_models.imagen.picture import Read, as_stored, encoded, open_answer, to_rgb
 from upscaled_models.imaging.read import Source
 from upscaled_models.imaging.write import Sink
 from upscaled_protocol.configs import ImagenConfig
@@ -42,7 +42,8 @@ class Job:
         context: Context,
     ) -> None:
         """Raises `JobError` (input_too_large)."""
-        self.calls_made = 0
+        from upscaled_models.imagen.service import Tally
+
         self._config = config
         self._source = source
         self._account = account
@@ -63,20 +64,39 @@ class Job:
             if factor > 1
             else Layout(factor, [], [])
         )
+        self._tally = Tally(context, self._layout.calls)
+
+    @property
+    def calls_made(self) -> int:
+        """Calls so far, each of which may be billed."""
+        return self._tally.made
 
     def upscale(self, sink: Sink) -> None:
         """Write the enlarged picture. Raises `JobError`, also what the sink raises."""
         if self._layout.factor == 1:
             self._resample(sink)
             return
-        bands = self._answered()
         if self._layout.calls == 1 and not self._source.has_alpha:
-            rows, [answer] = next(bands)
-            with self._context.phase("encode"):
-                if sink.write_png(answer):
-                    return
-            bands = iter([(rows, [answer])])
-        for joined in join((self._readers(*band) for band in bands), self._layout):
+            self._upscale_whole(sink)
+            return
+        for joined in join(self._answered(), self._layout):
+            sink.write(joined)
+
+    def _upscale_whole(self, sink: Sink) -> None:
+        """In one call, without decoding what can be passed on as it is."""
+        with self._context.phase("decode"):
+            file = as_stored(self._source)
+            question = (
+                encoded(to_rgb(self._source.rows(self._source.height), has_alpha=False))
+                if file is None
+                else (file, "image/png")
+            )
+        [answer] = self._call([question])
+        with self._context.phase("encode"):
+            if sink.write_png(answer):
+                return
+        read = open_answer(answer, self.native, self._source.bands, self._context.warn)
+        for joined in join([[read]], self._layout):
             sink.write(joined)
 
     def _resample(self, sink: Sink) -> None:
@@ -89,31 +109,27 @@ class Job:
             )
             sink.write(rows)
 
-    def _answered(self) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-        """For each row of tiles its source rows, and the service's pictures of the tiles."""
-        from upscaled_models.imagen.service import Call, Tally
-
-        tally = Tally(self._context, self._layout.calls)
-        has_alpha = self._source.has_alpha
+    def _answered(self) -> Iterator[list[Read]]:
+        """For each row of tiles, how to read what came back for each of them."""
+        columns = self._layout.columns
         for rows in self._windows():
             with self._context.phase("decode"):
-                rgb = to_rgb(rows, has_alpha=has_alpha)
-                calls = [
-                    Call(
-                        self._account, self._config.model, f"x{self._layout.factor}", *encoded(one)
-                    )
-                    for one in (rgb[:, span.start : span.stop] for span in self._layout.columns)
-                ]
-            with self._context.phase("inference"):
-                answers = self._service.upscale(calls, tally)
-            self.calls_made = tally.made
-            yield rows, answers
+                rgb = to_rgb(rows, has_alpha=self._source.has_alpha)
+                questions = [encoded(rgb[:, span.start : span.stop]) for span in columns]
+            answers = self._call(questions)
+            yield [
+                self._reader(answer, rows, span)
+                for answer, span in zip(answers, columns, strict=True)
+            ]
 
-    def _readers(self, rows: np.ndarray, answers: list[bytes]) -> list[Read]:
-        return [
-            self._reader(answer, rows, span)
-            for answer, span in zip(answers, self._layout.columns, strict=True)
-        ]
+    def _call(self, questions: list[tuple[bytes, str]]) -> list[bytes]:
+        """The service's pictures of these files, which have their MIME types with them."""
+        from upscaled_models.imagen.service import Call
+
+        factor = f"x{self._layout.factor}"
+        calls = [Call(self._account, self._config.model, factor, *one) for one in questions]
+        with self._context.phase("inference"):
+            return self._service.upscale(calls, self._tally)
 
     def _windows(self) -> Iterator[np.ndarray]:
         """The source's rows, (h, W, C), of each of the layout's spans; neighbours overlap."""

@@ -30,6 +30,7 @@ from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account, load_credentials
 from upscaled_models.imagen.faults import Fault, fault_of, filtered
 from upscaled_models.imagen.ratelimit import RateLimit
+from upscaled_models.threads import give_way
 from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -39,7 +40,7 @@ _ATTEMPTS = 5
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_LIMIT_S = 30.0
 # How soon a cancel is felt.
-_WATCH_S = 0.05
+_WATCH_S = 0.1
 # What takes no longer is no wait worth telling: each message wakes the host, and what is between.
 _PATIENCE_S = 1.0
 # How often a job says that it is still waiting, and the silence it asks for in between. The loop
@@ -131,7 +132,7 @@ class Service:
         self._clients: OrderedDict[Account, genai.Client] = OrderedDict()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="imagen", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="imagen", daemon=True)
         self._thread.start()
 
     def upscale(self, calls: Sequence[Call], tally: Tally) -> list[bytes]:
@@ -148,6 +149,10 @@ class Service:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _run_loop(self) -> None:
+        give_way()
+        self._loop.run_forever()
 
     async def _close(self) -> None:
         while self._clients:

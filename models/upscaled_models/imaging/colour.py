@@ -36,14 +36,15 @@ def normalised(
             image = image.copy()
             image.remove(_ICC)
         image = _to_srgb(image)
+    bands, interpretation = image.bands, image.interpretation
     allowed = {"b-w": (1, 2), "grey16": (1, 2), "srgb": (3, 4), "rgb16": (3, 4)}
-    if image.bands not in allowed.get(image.interpretation, ()):
+    if bands not in allowed.get(interpretation, ()):
         raise JobError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            f"the input has {image.bands} channels of {image.interpretation}: convert it to "
+            f"the input has {bands} channels of {interpretation}: convert it to "
             "gray or RGB, with or without alpha",
         )
-    return image, _profile(image, _SPACE_OF_BANDS[image.bands], warn)
+    return image, _profile(image, _SPACE_OF_BANDS[bands], warn)
 
 
 def straight(image: pyvips.Image) -> pyvips.Image:

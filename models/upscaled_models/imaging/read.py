@@ -15,10 +15,13 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
+from upscaled_models.imaging.chunks import ReadAt
 from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
 from upscaled_models.imaging.resolution import dots_an_inch
+from upscaled_models.imaging.rows import Picture
+from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_models.imaging.told import told_profile
 from upscaled_protocol.configs import ImageConfig
@@ -42,12 +45,20 @@ class Source:
     """
 
     def __init__(
-        self, image: pyvips.Image, metadata: Metadata, path: Path | None, stem: str
+        self,
+        image: pyvips.Image,
+        metadata: Metadata,
+        path: Path | None,
+        stem: str,
+        *,
+        read_at: ReadAt | None = None,
     ) -> None:
+        """read_at: reads the file, where its pixels are the picture's without any change."""
         self.width: int = image.width
         self.height: int = image.height
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
+        self._read_at = read_at
         self.metadata = metadata
         self.path = path
         self.folder = None if path is None else path.parent
@@ -55,7 +66,7 @@ class Source:
         self.rows_left = self.height
         # Not a method of our own: a circle of references would keep the pixels until Python's
         # collector comes by, which does not know how many there are.
-        decoder = _Decoder(image)
+        decoder = _Decoder(image, self.width, self.height, self.bands, self.bits)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
 
     @property
@@ -73,28 +84,42 @@ class Source:
         self.rows_left -= len(rows)
         return rows
 
+    def stored_rows(self, limit_bytes: int) -> bytes | None:
+        """All rows as a PNG stores them, filtered and deflated, none of which are taken; None where
+        the input is no sound PNG of at most ``limit_bytes`` that holds just these pixels.
+        """
+        if self._read_at is None:
+            return None
+        data = self._read_at(0, limit_bytes + 1)
+        if len(data) > limit_bytes:
+            return None
+        return stored_rows(data, Picture(self.width, self.height, self.bands, self.bits))
+
 
 class _Decoder:
     """The image's rows as they are."""
 
-    def __init__(self, image: pyvips.Image) -> None:
+    def __init__(self, image: pyvips.Image, width: int, height: int, bands: int, bits: int) -> None:
         self._image = image
+        self._width = width
+        self._height = height
+        self._bands = bands
+        self._dtype = np.dtype(f"uint{bits}")
         self._next = 0
 
     def rows(self, count: int) -> np.ndarray:
-        count = min(count, self._image.height - self._next)
-        dtype = np.uint16 if self._image.format == "ushort" else np.uint8
-        shape = (count, self._image.width, self._image.bands)
+        count = min(count, self._height - self._next)
+        shape = (count, self._width, self._bands)
         if count == 0:
-            return np.empty(shape, dtype)
+            return np.empty(shape, self._dtype)
         try:
             # A region belongs to the thread that made it, and callers may change threads.
             region = pyvips.Region.new(self._image)
-            data = region.fetch(0, self._next, self._image.width, count)
+            data = region.fetch(0, self._next, self._width, count)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
         self._next += count
-        return np.frombuffer(data, dtype).reshape(shape)
+        return np.frombuffer(data, self._dtype).reshape(shape)
 
 
 @contextmanager
@@ -110,8 +135,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
         kind = formats.recognise(origin.read_at(0, formats.HEAD_BYTES))
         if kind == "tiff":
             check_tiff(origin.read_at)
-        image = formats.load(kind, origin.source)
-        _check_megapixels(image, settings)
+        image = loaded = formats.load(kind, origin.source)
+        _check_megapixels(image.width, image.height, settings)
         if formats.is_animated(kind, origin.read_at, image):
             raise JobError(
                 ErrorCode.UNSUPPORTED_FORMAT,
@@ -130,15 +155,21 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             raise formats.unreadable(error) from None
         if icc is None:
             icc = told_profile(kind, origin.read_at, is_gray=image.bands < 3, warn=context.warn)
-        yield Source(image, replace(metadata, icc=icc), origin.path, origin.stem)
+        yield Source(
+            image,
+            replace(metadata, icc=icc),
+            origin.path,
+            origin.stem,
+            read_at=origin.read_at if image is loaded else None,
+        )
 
 
-def _check_megapixels(image: pyvips.Image, settings: Settings) -> None:
-    megapixels = image.width * image.height / 1e6
+def _check_megapixels(width: int, height: int, settings: Settings) -> None:
+    megapixels = width * height / 1e6
     if megapixels > settings.max_input_megapixels:
         raise JobError(
             ErrorCode.INPUT_TOO_LARGE,
-            f"the input has {megapixels:.1f} megapixels ({image.width}x{image.height}); the "
+            f"the input has {megapixels:.1f} megapixels ({width}x{height}); the "
             f"limit is {settings.max_input_megapixels:g}",
         )
 

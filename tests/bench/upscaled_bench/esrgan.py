@@ -34,6 +34,7 @@ import skimage.data
 import torch
 from torch import Tensor, nn
 
+from upscaled_bench.networks import save_larger
 from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_bench.pipes import seconds
@@ -75,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundled = bundled_weights_dir() / "compact-x4.safetensors"
-        larger = _save_larger(folder / "larger.pth")
+        larger = save_larger(folder / "larger.pth")
         source = write_photograph(folder / "in.png", _WIDTH, _HEIGHT)
         engine = EsrganEngine(Settings(model_dir=folder))
         engine.start()
@@ -87,19 +88,6 @@ def main() -> None:
         _print_faithfulness(engine, bundled, source)
         _print_batches(engine, bundled, folder)
         _print_memory(folder, bundled)
-
-
-def _save_larger(path: Path) -> Path:
-    """A Compact network of the size of realesr-animevideov3, with random weights."""
-    from spandrel.architectures.Compact import Compact
-
-    torch.manual_seed(0)
-    network = Compact(num_feat=64, num_conv=16, upscale=4)
-    for layer in network.modules():
-        if isinstance(layer, nn.PReLU):  # as in a trained one, where no two slopes are equal
-            nn.init.uniform_(layer.weight, 0, 0.5)
-    torch.save({"params": network.state_dict()}, path)
-    return path
 
 
 def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path) -> None:
