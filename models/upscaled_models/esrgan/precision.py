@@ -16,7 +16,7 @@ _DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 class ImpreciseError(ArithmeticError):
-    """Raised when a result in half precision is not a number, or black where the source is not."""
+    """Raised when a half-precision result is no number, or of one value where the source is not."""
 
 
 def choose_dtype(
