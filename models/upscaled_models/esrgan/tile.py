@@ -50,7 +50,8 @@ def choose_tile(
     """The tile for a picture of `width` x `height` with a batch of `planes`.
 
     Its sides are multiples of the network's `align`, and no longer than the picture as the network
-    takes it.
+    takes it; by rows a tile has room for the network's `lag` besides, so that a small picture is
+    computed at once, to its last row.
 
     tile_size: the longest side of a tile, where that is not below `align`. By rows, what is
     computed at once has as many pixels as such a tile, and is as wide as the picture: cutting it
@@ -82,7 +83,7 @@ def _band(
         pixels, least = tile_size**2, 1
     pixels = min(pixels, free // (planes * network.pixel_bytes))
     rows = max(_down(pixels // whole.width, network), _up(least, network))
-    return Tile(whole.width, min(rows, whole.rows))
+    return Tile(whole.width, min(rows, whole.rows + _up(network.lag, network)))
 
 
 def _preferred(choices: dict[str, int], network: Network) -> int:

@@ -15,7 +15,7 @@ from tiny_networks import compact, in_bands, network, psnr, random_picture, rrdb
 from upscaled_models.esrgan.network import Network, Stream
 from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.stage import Stage
-from upscaled_models.esrgan.tile import Tile
+from upscaled_models.esrgan.tile import Tile, choose_tile
 from upscaled_protocol.errors import ErrorCode, JobError
 
 
@@ -59,6 +59,17 @@ def upscaled(
         width * network.scale,
     )
     return result
+
+
+@pytest.mark.parametrize("layers", [compact, rrdb])
+def test_a_small_picture_is_computed_in_one_go(layers: Callable[[], nn.Module]) -> None:
+    small = network(layers())
+    tile = choose_tile(small, width=40, height=30, planes=1, tile_size=None, memory_bytes=2 * 2**30)
+    picture = random_picture(30, 40)
+    host = RecordingHost()
+    once = upscaled(small, picture, tile, host)
+    assert host.tiles_done == 1
+    assert torch.equal(once, upscaled(small, picture, Tile(40, 7)))
 
 
 @settings(max_examples=40, deadline=None)

@@ -72,7 +72,7 @@ def test_by_rows_a_band_spans_the_picture(deep: Network) -> None:
     assert tile_for(deep, 640, 448) == Tile(640, 62)
     assert tile_for(deep, 30_000, 448) == Tile(30_000, 4)
     assert tile_for(deep, 10, 5000) == Tile(10, 4000)
-    assert tile_for(deep, 10, 40) == Tile(10, 40)
+    assert tile_for(deep, 10, 40) == Tile(10, 40 + deep.lag)
 
 
 def test_a_small_network_has_larger_bands(by_rows: Network) -> None:
@@ -84,7 +84,7 @@ def test_a_small_network_has_larger_bands(by_rows: Network) -> None:
 def test_a_tile_size_is_an_upper_bound(by_rows: Network, by_tiles: Network) -> None:
     # By rows, of the pixels in a tile.
     assert tile_for(by_rows, 640, 448, tile_size=100) == Tile(640, 15)
-    assert tile_for(by_rows, 640, 448, tile_size=2000) == Tile(640, 448)
+    assert tile_for(by_rows, 640, 448, tile_size=2000) == Tile(640, 448 + by_rows.lag)
     assert tile_for(by_rows, 640, 448, tile_size=20) == Tile(640, 1)
     # Of the windows' size, which is 8.
     assert tile_for(by_tiles, 640, 448, tile_size=100) == Tile(96, 96)
@@ -114,6 +114,7 @@ class Described:
     by_rows: bool
     align: int
     overlap_units: int
+    lag: int
     pixel_bytes: int
     column_bytes: int
     minimum: int
@@ -129,6 +130,10 @@ class Described:
 
     def whole(self, side: int) -> int:
         return self.padded(side)
+
+    @property
+    def whole_lag(self) -> int:
+        return -(-self.lag // self.align) * self.align
 
     def taken_bytes(self, tile: Tile, width: int, height: int) -> int:
         """For one picture of a batch: what waits between bands, and the widest tile of one."""
@@ -146,6 +151,7 @@ described = st.builds(
     by_rows=st.booleans(),
     align=st.sampled_from([1, 2, 8, 12]),
     overlap_units=st.integers(0, 32),
+    lag=st.integers(0, 400),
     pixel_bytes=st.integers(1, 10_000),
     column_bytes=st.integers(0, 500_000),
     minimum=st.integers(1, 80),
@@ -177,7 +183,8 @@ def test_a_tiles_sides_keep_to_their_bounds(
     small: Any, width: int, height: int, planes: int, tile_size: int | None, memory: int
 ) -> None:
     tile = tile_for(small, width, height, planes=planes, tile_size=tile_size, memory_bytes=memory)
-    sides = ((tile.width, small.whole(width)), (tile.rows, small.whole(height)))
+    lag = small.whole_lag if small.by_rows else 0
+    sides = ((tile.width, small.whole(width)), (tile.rows, small.whole(height) + lag))
     for side, whole in sides:
         assert side % small.align == 0
         assert side <= whole
