@@ -98,9 +98,9 @@ def _file_origin(descriptor: int, path: Path | None, stem: str) -> Origin:
 
 
 def _decoded(text: str, limit_bytes: int) -> bytes:
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
+        if not comma or not header.lower().endswith(";base64"):
             raise JobError(ErrorCode.INPUT_UNREADABLE, "the data: URL holds no base64")
     if len(text) // 4 * 3 > limit_bytes:
         raise too_large(limit_bytes)

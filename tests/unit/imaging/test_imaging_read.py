@@ -334,8 +334,8 @@ def test_sizes_that_no_memory_holds_are_too_large(
 def test_base64_is_strict_and_takes_data_urls(opened: Opener, tmp_path: Path) -> None:
     data = save(tmp_path / "in.png", RGB).read_bytes()
     text = base64.b64encode(data).decode()
-    for given_text in (text, "data:image/png;base64," + text):
-        with opened(image_base64=given_text) as source:
+    for head in ("", "data:image/png;base64,", "DATA:image/png;BASE64,"):
+        with opened(image_base64=head + text) as source:
             assert source.path is None
             assert source.stem == "job-1"
             assert np.array_equal(read_all(source), RGB)
