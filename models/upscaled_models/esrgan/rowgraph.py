@@ -131,13 +131,13 @@ class _Layer:
     def __init__(self, operation: Operation, height: int) -> None:
         self.operation = operation
         # In whole numbers, which are many times faster than fractions.
-        self._height = int(height * operation.ratio)
-        input_height = int(height * operation.ratio / operation.gain)
+        self._ratio = operation.ratio.as_integer_ratio()
+        self._gain = operation.gain.as_integer_ratio()
+        self._height = height * self._ratio[0] // self._ratio[1]
+        input_height = self._height * self._gain[1] // self._gain[0]
         self.buffers = [RowBuffer(operation.halo, input_height) for _ in operation.inputs]
         self.readers: list[RowBuffer] = []
         self._done = 0
-        self._ratio = operation.ratio.as_integer_ratio()
-        self._gain = operation.gain.as_integer_ratio()
 
     def advance(self, time: int) -> None:
         """Compute all that can be once `time` rows of the source have come in."""
