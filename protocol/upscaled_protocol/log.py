@@ -1,11 +1,12 @@
 """JSON log lines on stderr: one object a line, never an obstacle.
 
-A reader of stderr that stops reading must not stop the daemon: lines that do not fit are dropped
-and counted, and the count is told with the next line that fits.
+A reader of stderr that stops reading must not stop the daemon, nor a disk that is full: lines that
+do not fit are dropped and counted, and the count is told with the next line that fits.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -15,6 +16,9 @@ from upscaled_protocol.lines import encode_line
 from upscaled_protocol.stdio import NonBlockingWriter
 
 Level = Literal["debug", "info", "warning", "error"]
+
+# There may be room again.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Logger:
@@ -58,7 +62,9 @@ class Logger:
         while self._rest and self._writer is not None:
             try:
                 taken = self._writer.write(self._rest)
-            except OSError:
+            except OSError as error:
+                if error.errno in _FULL:
+                    return False
                 self._writer = None
                 break
             if not taken:

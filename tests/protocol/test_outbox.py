@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -110,6 +112,31 @@ def test_log_lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits() 
     (dropped,) = (line["count"] for line in lines if line["event"] == "log_lines_dropped")
     assert steps == list(range(len(steps)))
     assert len(steps) + dropped == 10_000
+    assert lines[-1]["event"] == "last"
+
+
+LOG_TO_A_FULL_DISK = """
+import resource
+from upscaled_protocol.log import Logger
+log = Logger(1, component="test")
+# The kernel's file size limit stands for the disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+for number in range(100):
+    log.log("info", "step", number=number)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.log("info", "last")
+"""
+
+
+def test_log_lines_go_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        subprocess.run([sys.executable, "-c", LOG_TO_A_FULL_DISK], stdout=file, check=True)
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    steps = [line["number"] for line in lines if line["event"] == "step"]
+    (dropped,) = (line["count"] for line in lines if line["event"] == "log_lines_dropped")
+    assert 0 < len(steps) < 100
+    assert len(steps) + dropped == 100
     assert lines[-1]["event"] == "last"
 
 
