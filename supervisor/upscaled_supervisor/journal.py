@@ -15,8 +15,10 @@ from typing import NamedTuple
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _VERSION = 1
-# Terminal events kept for hosts that ask again; the oldest go first.
+# Terminal events kept for hosts that ask again, and their bytes, for a result may hold a picture;
+# the oldest go first, a quarter of the bytes at once.
 _KEPT_EVENTS = 100_000
+_KEPT_BYTES = 2**30
 # How many finished jobs pass between two clean-ups.
 _PRUNE_EVERY = 1000
 
@@ -67,7 +69,9 @@ class Journal:
                 raise JournalError(f"the journal {path} is damaged: {fault}")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            (self._seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+            self._seq, self._event_bytes = self._db.execute(
+                "SELECT coalesce(max(seq), 0), coalesce(sum(length(event)), 0) FROM jobs"
+            ).fetchone()
             self._file = _identity(path)
         except sqlite3.OperationalError as error:
             held = "locked" in str(error)
@@ -120,11 +124,12 @@ class Journal:
         self._unrecorded[job_id] = event
         self.catch_up()
         self._until_prune -= 1
+        self._event_bytes += len(event)
         if self._until_prune == 0:
             self._until_prune = _PRUNE_EVERY
-            self._db.execute(
-                "DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (self._seq - _KEPT_EVENTS,)
-            )
+            self._forget(self._seq - _KEPT_EVENTS)
+        if self._event_bytes > _KEPT_BYTES:
+            self._forget_bytes()
 
     def catch_up(self) -> None:
         """Record the events that could not be recorded yet. Raises `sqlite3.Error`."""
@@ -133,6 +138,21 @@ class Journal:
                 "UPDATE jobs SET event = ?, line = NULL WHERE job_id = ?", (event, job_id)
             )
             del self._unrecorded[job_id]
+
+    def _forget_bytes(self) -> None:
+        # Those that were forgotten or replaced meanwhile are still counted: now they are not.
+        last, self._event_bytes = self._db.execute(
+            "SELECT coalesce(max(seq) FILTER (WHERE bytes > :most), 0), "
+            "coalesce(max(bytes) FILTER (WHERE bytes <= :most), 0) FROM "
+            "(SELECT seq, sum(length(event)) OVER (ORDER BY seq DESC) AS bytes FROM jobs "
+            "WHERE event IS NOT NULL)",
+            {"most": _KEPT_BYTES * 3 // 4},
+        ).fetchone()
+        self._forget(last)
+
+    def _forget(self, last: int) -> None:
+        """The events of the jobs up to this one in the order of acceptance."""
+        self._db.execute("DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (last,))
 
     def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
         """Terminal events that are there when their turn comes: of these jobs, or of all, oldest

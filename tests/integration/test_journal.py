@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from upscaled_supervisor import journal as journals
+
 if TYPE_CHECKING:
     from tests.conftest import Daemon, StartDaemon
 
@@ -342,3 +344,28 @@ def test_a_large_replay_waits_for_a_host_that_does_not_read(
     daemon.resume_reading()
     assert daemon.wait() == 1
     assert len(daemon.terminals()) == 11 * 40
+
+
+def test_events_are_kept_within_their_bytes_and_pending_jobs_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_KEPT_BYTES", 10_000)
+    path = tmp_path / "jobs.db"
+    journal = journals.Journal(path)
+    journal.accept("pending", b"{}")
+    sizes = [100, 900, 4000]
+    events = [f"{number}:".encode().ljust(sizes[number % 3], b".") for number in range(300)]
+    for number, event in enumerate(events):
+        # Half of the ids are used again: what they had is replaced.
+        job_id = str(number % 150)
+        journal.accept(job_id, b"{}")
+        journal.finish(job_id, event)
+        kept = list(journal.events(None))
+        assert sum(map(len, kept)) <= 10_000
+        assert kept == events[number + 1 - len(kept) : number + 1]
+        assert len(kept) >= 2 or number == 0
+        if number == 150:
+            journal.close()
+            journal = journals.Journal(path)
+    assert [job.job_id for job in journal.pending()] == ["pending"]
+    journal.close()
