@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nodejs import NODE, require_node
+from nodejs import NODE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -80,9 +80,8 @@ def test_the_shell_session_says_what_the_readme_shows(tmp_path: Path) -> None:
     assert (tmp_path / "examples" / "astronaut_esrgan_4x.png").is_file()
 
 
+@pytest.mark.usefixtures("node_packages")
 def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
-    require_node()
-    run(["npm", "run", "build", "--prefix", str(NODE)], folder)
     (folder / "node_modules").mkdir()
     (folder / "node_modules" / "upscaled").symlink_to(NODE)
     (folder / "host.mjs").write_text(block("js"))

@@ -22,6 +22,11 @@ OLDEST = 20
 TIMEOUT_S = 240.0
 
 
+def is_installed(package: Path) -> bool:
+    """Whether what the package is built with is here."""
+    return (package / "node_modules").is_dir()
+
+
 def require_node(package: Path = NODE) -> None:
     """Skip, with the reason, where the package cannot be built."""
     if shutil.which("node") is None or shutil.which("npm") is None:
@@ -29,7 +34,7 @@ def require_node(package: Path = NODE) -> None:
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
     if int(version.stdout.removeprefix("v").split(".")[0]) < OLDEST:
         pytest.skip(f"Node is {version.stdout.strip()}; the adapter needs {OLDEST}")
-    if not (package / "node_modules").is_dir():
+    if not is_installed(package):
         pytest.skip(f"{package.relative_to(ROOT)} has no node_modules: run `make node`")
 
 

@@ -1,0 +1,26 @@
+"""The Node packages, compiled once for all processes of a test run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import pytest
+
+from nodejs import NESTJS, NODE, is_installed, require_node, run
+
+
+@pytest.fixture(scope="session")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`dist` of every Node package here: not to be compiled again, for others may be using it."""
+    require_node()
+    run_folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run_folder = run_folder.parent
+    with (run_folder / "node.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run_folder / "node.built"
+        if not done.exists():
+            # The one package's build begins with the other's.
+            run("npm", "run", "build", cwd=NESTJS if is_installed(NESTJS) else NODE)
+            done.touch()
