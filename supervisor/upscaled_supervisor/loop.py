@@ -78,6 +78,7 @@ class Supervisor:
         self._left_jobs = False
         self._drain_until: float | None = None
         self._last_flush_s = _LAST_FLUSH_S
+        self._listened_at = time.monotonic()
         self._next_tick = 0.0
         self._next_check = 0.0
 
@@ -136,16 +137,16 @@ class Supervisor:
         self._watch_host()
         outbox = self._host.outbox
         held_back = outbox.waiting_bytes and outbox.can_wait
-        start = time.monotonic()
-        timeout_s = self._next_tick - start
+        timeout_s = self._next_tick - time.monotonic()
         if held_back:
             timeout_s = min(timeout_s, _COMPANY_S)
         if self._ledger.can_replay:
             timeout_s = 0.0
         self._poller.run_once(timeout_s)
         now = time.monotonic()
-        if now - start - max(timeout_s, 0.0) > _FROZEN_S:
-            self._fleet.forgive(now - start)
+        if now - self._listened_at - max(timeout_s, 0.0) > _FROZEN_S:
+            self._fleet.forgive(now - self._listened_at)
+        self._listened_at = now
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
             self._tick(now)

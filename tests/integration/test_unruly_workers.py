@@ -193,15 +193,16 @@ def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartD
 
 def test_time_in_which_everything_stood_still_is_no_stall(start_supervisor: StartDaemon) -> None:
     """As where a container is paused, or a machine is suspended."""
-    daemon = start_supervisor("--stall-timeout-s", "1.5")
+    daemon = start_supervisor("--stall-timeout-s", "3")
     daemon.job("a", steps=40, step_s=0.02)
     daemon.wait_progress("a")
     pid = worker_pid(daemon)
     for one in (daemon.pid, pid):
         os.kill(one, signal.SIGSTOP)
-    threading.Event().wait(3.0)
+    threading.Event().wait(4.0)
     os.kill(daemon.pid, signal.SIGCONT)
-    daemon.ask_health()  # it is awake, and the worker is not yet
+    daemon.job("b")
+    daemon.wait_accepted("b")  # it is awake, and the worker is not yet
     os.kill(pid, signal.SIGCONT)
     assert daemon.wait_terminal("a")["attempt"] == 1
 
