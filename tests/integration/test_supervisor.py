@@ -261,14 +261,14 @@ def test_a_stall_leaves_the_stacks_of_python_on_stderr(start_supervisor: StartDa
 
 
 def test_an_engine_may_ask_for_a_longer_silence(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "0.3")
-    daemon.job("a", load_s=1.0)
+    daemon = start_supervisor("--stall-timeout-s", "1.5")
+    daemon.job("a", load_s=3.0)
     assert daemon.wait_terminal("a")["attempt"] == 1
 
 
 def test_a_job_that_waits_for_the_device_does_not_stall(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "0.4")
-    daemon.job("long", steps=40, step_s=0.05)
+    daemon = start_supervisor("--stall-timeout-s", "1.5")
+    daemon.job("long", steps=30, step_s=0.1)
     daemon.job("behind")
     assert daemon.wait_terminal("behind")["attempt"] == 1
     assert daemon.wait_terminal("long")["attempt"] == 1

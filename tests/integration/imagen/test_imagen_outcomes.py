@@ -127,8 +127,10 @@ def test_a_cancel_closes_the_request_and_the_next_job_is_unaffected(
 def test_a_deadline_ends_a_call_that_is_under_way(
     host: Host, server: Loopback, tmp_path: Path
 ) -> None:
-    config = {"image_path": str(save(tmp_path / "in.png", photo())), "gcp_region": "late"}
-    job = {"job_id": "deadline", "method": "imagen", "config": config, "timeout_s": 1}
+    path = save(tmp_path / "in.png", photo())
+    assert host.run(path)["type"] == "result"  # the SDK is there from now on
+    config = {"image_path": str(path), "gcp_region": "late"}
+    job = {"job_id": "deadline", "method": "imagen", "config": config, "timeout_s": 2}
     host.daemon.send(job)
     assert host.daemon.wait_terminal("deadline")["code"] == "deadline_exceeded"
     wait_until(lambda: server.abandoned, "the end of the connection")
