@@ -40,7 +40,8 @@ def load_descriptor(path: Path) -> Descriptor:
         raise _corrupt(path, "its architecture is not known") from None
     except Exception as error:  # whatever an architecture trips over in foreign weights
         raise _corrupt(path, "its weights do not fit their architecture") from error
-    if not isinstance(model, ImageModelDescriptor) or model.purpose != "SR":
+    # Some architectures say "SR" of any scale.
+    if not isinstance(model, ImageModelDescriptor) or model.purpose != "SR" or model.scale < 2:
         raise JobError(
             ErrorCode.INVALID_JOB,
             f"{path.name} ({model.architecture.name}) does not upscale pictures: "

@@ -165,8 +165,19 @@ def test_weights_that_are_not_finite_are_corrupt(tmp_path: Path, value: float) -
     assert "finite" in error.message
 
 
-def test_a_network_that_does_not_upscale_is_refused(tmp_path: Path) -> None:
-    path = save(compact(scale=1), tmp_path / "denoise.safetensors")
+def mosr_of_the_same_size() -> nn.Module:
+    """Of these spandrel says that they upscale, too."""
+    from spandrel.architectures.MoSR import MoSR
+
+    model: nn.Module = MoSR(n_block=1, dim=8, upscale=1)
+    return model
+
+
+@pytest.mark.parametrize("build", [lambda: compact(scale=1), mosr_of_the_same_size])
+def test_a_network_that_does_not_upscale_is_refused(
+    tmp_path: Path, build: Callable[[], nn.Module]
+) -> None:
+    path = save(build(), tmp_path / "denoise.safetensors")
     assert refused(path).code is ErrorCode.INVALID_JOB
 
 
