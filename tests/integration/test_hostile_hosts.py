@@ -133,13 +133,17 @@ def test_a_host_that_does_not_read_has_no_more_results_made_for_it(
 def test_a_second_signal_ends_it_where_nobody_reads_the_last_results(
     start_supervisor: StartDaemon,
 ) -> None:
-    daemon = start_supervisor()
+    port = free_port()
+    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
     daemon.wait_status("ready")
     daemon.stop_reading()
-    for number in range(3000):
+    jobs = 3000
+    for number in range(jobs):
         daemon.job(str(number))
+    completed = ("upscaled_jobs_total", (("method", "fake"), ("outcome", "completed")))
+    while scrape(port).get(completed) != jobs:
+        threading.Event().wait(0.2)
     daemon.close_stdin()
-    wait_until_idle(daemon)
     for _ in range(2):
         os.kill(daemon.pid, signal.SIGTERM)
         wait_until_idle(daemon)
