@@ -19,7 +19,7 @@ _ENGINES = {
 # What an extra brings that its engine cannot do without, from the outermost package on.
 _EXTRAS = {
     "flux": ("accelerate", "diffusers", "gguf", "tokenizers", "transformers"),
-    "imagen": ("google", "google.genai"),
+    "imagen": ("google", "google.genai", "aiohttp"),
 }
 
 

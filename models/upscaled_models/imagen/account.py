@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -56,35 +57,45 @@ def find_account(config: ImagenConfig) -> Account:
     ):
         if not pattern.fullmatch(value):
             raise JobError(ErrorCode.INVALID_JOB, f"{name} cannot be {value[:64]!r}")
-    if base_url is not None and not re.match(r"https?://[^/]", base_url):
+    if base_url is not None and not _is_base_url(base_url):
         raise JobError(
             ErrorCode.INVALID_JOB,
-            "GOOGLE_VERTEX_BASE_URL must begin with https:// (or http:// for a server of tests)",
+            "GOOGLE_VERTEX_BASE_URL must be https:// (or http:// for a server of tests) with a "
+            "host, perhaps a port and a path, and nothing else",
         )
     return Account(project, region, base_url)
 
 
-def load_credentials() -> Any:
-    """The operator's credentials: a token, or what Application Default Credentials find.
-
-    May ask a file, or on Google's own machines their metadata server, and so may take seconds.
-    Raises `JobError` (upstream_auth).
-    """
-    import google.auth
-    from google.auth.exceptions import GoogleAuthError
-    from google.oauth2.credentials import Credentials
-
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if token:
-        if not _TOKEN.fullmatch(token):
-            raise JobError(
-                ErrorCode.UPSTREAM_AUTH, f"{TOKEN_VARIABLE} holds what cannot be a token"
-            )
-        return Credentials(token=token)  # type: ignore[no-untyped-call]
+def _is_base_url(text: str) -> bool:
     try:
-        credentials, _ = google.auth.default(scopes=[_SCOPE])
+        url = urlsplit(text)
+        # A user, a query or a fragment would be lost, or stand in the way of the token.
+        is_bare = "@" not in url.netloc and not url.query and not url.fragment
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and is_bare
+    except ValueError:  # no port, or no address
+        return False
+
+
+def sign_in(credentials: Any) -> Any:
+    """Credentials with a token: these, or where they are None the operator's own, which are a token
+    or what Application Default Credentials find.
+
+    May ask a file, Google, or on Google's own machines their metadata server, and so may take
+    seconds. Raises `JobError` (upstream_auth), and `TransportError` or `RefreshError` where a
+    server could not be asked or said no.
+    """
+    from google.auth.exceptions import RefreshError, TransportError
+    from google.auth.transport.requests import Request
+
+    try:
+        if credentials is None:
+            credentials = _found_credentials()
+        if not credentials.valid:
+            credentials.refresh(Request())
+    except (JobError, RefreshError, TransportError):
+        raise
     # What a broken key file raises differs by what is broken; none of it may be repeated.
-    except (GoogleAuthError, ValueError, OSError):
+    except Exception:  # noqa: BLE001
         path = os.environ.get(KEY_FILE_VARIABLE)
         raise JobError(
             ErrorCode.UPSTREAM_AUTH,
@@ -95,3 +106,15 @@ def load_credentials() -> Any:
             "application-default login`",
         ) from None
     return credentials
+
+
+def _found_credentials() -> Any:
+    import google.auth
+    from google.oauth2.credentials import Credentials
+
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        return google.auth.default(scopes=[_SCOPE])[0]
+    if not _TOKEN.fullmatch(token):
+        raise JobError(ErrorCode.UPSTREAM_AUTH, f"{TOKEN_VARIABLE} holds what cannot be a token")
+    return Credentials(token=token)  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from aiohttp import ClientConnectorCertificateError
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.genai.errors import APIError
 
@@ -46,7 +47,13 @@ def fault_of(error: Exception, secret: str | None) -> Fault:
         return _unavailable("the cloud service did not answer in time", retryable=True)
     if isinstance(error, GoogleAuthError):
         return _of_sign_in(error)
-    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError)):
+    return _of_transport(error)
+
+
+def _of_transport(error: Exception) -> Fault:
+    if isinstance(error, ClientConnectorCertificateError):  # which is a ValueError, too
+        return _unavailable("the cloud service's certificate is not trusted here")
+    if isinstance(error, (ValueError, TypeError, LookupError, AttributeError, RecursionError)):
         # The service did answer, and may bill for it: asking again could pay for the same twice.
         return _unavailable("the cloud service's answer cannot be understood")
     return _unavailable(
@@ -132,7 +139,7 @@ def _retry_after_s(error: APIError) -> float:
         return 0.0
     try:
         return max(float(value), 0.0) if value.strip().isdecimal() else _until(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -41,11 +41,14 @@ ANSWERS = {
     "late": "nothing, until the client has gone",
     "quota": "429, with Retry-After where it is set",
     "unavailable": "503, with Retry-After where it is set",
+    "proxy": "503 from something in between, whose body is no JSON",
     "denied": "403",
     "filtered": "no picture, and the filter's reason",
     "empty": "no picture, and no reason",
     "garbage": "a picture that is none",
     "no-json": "a page of HTML",
+    "redirect": "307, to another page of this server",
+    "endless": "more bytes than any picture has, until the client has gone",
     "half": "half of the right answer, then the end of the connection",
     "closed": "the end of the connection",
 }
@@ -53,8 +56,18 @@ _PATH = re.compile(
     r"/v1/projects/(?P<project>[^/]+)/locations/(?P<region>[a-z0-9-]+)"
     r"/publishers/google/models/(?P<model>[^/:]+):predict"
 )
+_PAGE_BYTES = 1024 * 1024
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_STATUS_NAMES = {"quota": (429, "RESOURCE_EXHAUSTED"), "unavailable": (503, "UNAVAILABLE")}
+_REFUSALS = {
+    "quota": (429, "RESOURCE_EXHAUSTED", "come back later"),
+    "unavailable": (503, "UNAVAILABLE", "come back later"),
+    "denied": (403, "PERMISSION_DENIED", "the caller lacks a permission"),
+}
+_BODIES = {
+    "proxy": (503, b"<html>No upstream"),
+    "empty": (200, b"{}"),
+    "no-json": (200, b"<html>Sign in to the hotel's network</html>"),
+}
 
 
 class Loopback(ThreadingHTTPServer):
@@ -186,18 +199,20 @@ class _Handler(BaseHTTPRequestHandler):
             case "garbage":
                 picture = base64.b64encode(b"this is no picture").decode()
                 self._predict({"mimeType": "image/png", "bytesBase64Encoded": picture})
-            case "empty":
-                self._send(200, b"{}")
-            case "no-json":
-                self._send(200, b"<html>Sign in to the hotel's network</html>")
+            case "redirect":
+                self._send(307, b"", location="/elsewhere")
+            case "endless":
+                self._send(200, b'{"predictions":[', missing=10**12)
+                while True:
+                    self.wfile.write(bytes(_PAGE_BYTES))
             case "half":
                 self._send(200, b'{"predictions":[{"mimeType":"image/p', missing=100)
             case "closed":
                 self.close_connection = True
-            case "denied":
-                self._fail(Refusal(403, "PERMISSION_DENIED", "the caller lacks a permission"))
+            case _ if name in _REFUSALS:
+                self._fail(Refusal(*_REFUSALS[name]))
             case _:
-                self._fail(Refusal(*_STATUS_NAMES[name], "come back later"))
+                self._send(*_BODIES[name])
 
     def _client_leaves_within(self, seconds: float | None) -> bool:
         """Wait so long, or for ever, for the client to close its end."""
@@ -220,12 +235,16 @@ class _Handler(BaseHTTPRequestHandler):
         error = {"code": refusal.status, "message": refusal.message, "status": refusal.name}
         self._send(refusal.status, json.dumps({"error": error}).encode())
 
-    def _send(self, status: int, body: bytes, *, missing: int = 0) -> None:
+    def _send(
+        self, status: int, body: bytes, *, missing: int = 0, location: str | None = None
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body) + missing))
         if status in (429, 503) and self.server.retry_after is not None:
             self.send_header("Retry-After", self.server.retry_after)
+        if location is not None:
+            self.send_header("Location", location)
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = bool(missing) or self.close_connection

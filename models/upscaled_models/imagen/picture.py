@@ -13,7 +13,7 @@ import numpy as np
 import pyvips
 
 from upscaled_models.dimensions import ASPECT_TOLERANCE
-from upscaled_models.imagen.layout import MAX_INPUT_BYTES
+from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
 from upscaled_models.imaging import formats
 from upscaled_models.imaging.colour import normalised
 from upscaled_models.imaging.jpeg import write_jpeg
@@ -80,7 +80,8 @@ def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None])
         kind = formats.recognise(data[: formats.HEAD_BYTES])
         image = formats.load(kind, pyvips.Source.new_from_memory(data))
         shape = image.width / image.height
-        if abs(shape - due.width / due.height) > ASPECT_TOLERANCE * shape:
+        is_too_large = image.width * image.height > MAX_OUTPUT_PIXELS
+        if is_too_large or abs(shape - due.width / due.height) > ASPECT_TOLERANCE * shape:
             raise _unusable(f"of {image.width}x{image.height}, not {due.width}x{due.height}")
         if (image.width, image.height) != (due.width, due.height):
             warn(

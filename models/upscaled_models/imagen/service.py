@@ -19,15 +19,18 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from google import genai
 from google.genai import types
 
 from upscaled_models.engine import Context
-from upscaled_models.imagen.account import Account, load_credentials
+from upscaled_models.imagen.account import Account, sign_in
+from upscaled_models.imagen.connection import REQUEST, open_session
 from upscaled_models.imagen.faults import Fault, fault_of, filtered
 from upscaled_models.imagen.ratelimit import RateLimit
 from upscaled_models.threads import give_way
@@ -39,6 +42,8 @@ _CALL_TIMEOUT_S = 120.0
 _ATTEMPTS = 5
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_LIMIT_S = 30.0
+# The service takes seconds: with less time left another try would only be billed.
+_LEAST_TRY_S = 1.0
 # How soon a cancel is felt.
 _WATCH_S = 0.1
 # What takes no longer is no wait worth telling: each message wakes the host, and what is between.
@@ -119,6 +124,25 @@ class Tally:
         )
 
 
+class _Budget:
+    """What is left of the time for one call with its retries. Turns that our own limits make it
+    wait for are not the service's fault, and cost nothing."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.left_s = budget_s
+
+    @asynccontextmanager
+    async def spent(self) -> AsyncIterator[None]:
+        """The time in here is the service's. Raises `TimeoutError`."""
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        try:
+            async with asyncio.timeout(min(_CALL_TIMEOUT_S, self.left_s)):
+                yield
+        finally:
+            self.left_s -= clock() - began_at
+
+
 class Service:
     """Vertex AI, for all jobs of a worker. Safe to use from any thread."""
 
@@ -126,9 +150,10 @@ class Service:
         self._budget_s = budget_s
         self._rate = RateLimit(calls_a_minute)
         self._room = asyncio.Semaphore(calls_at_once)
-        self._signing_in = asyncio.Lock()
         self._credentials: Any = None
-        # A client that nobody refers to closes its connections, in mid-call too.
+        self._signing_in: asyncio.Task[Any] | None = None
+        self._opening = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
         self._clients: OrderedDict[Account, genai.Client] = OrderedDict()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._loop = asyncio.new_event_loop()
@@ -156,9 +181,9 @@ class Service:
 
     async def _close(self) -> None:
         while self._clients:
-            client = self._clients.popitem()[1]
-            await client.aio.aclose()
-            client.close()
+            self._clients.popitem()[1].close()
+        if self._session is not None:
+            await self._session.close()
 
     async def _upscale(self, calls: Sequence[Call], tally: Tally) -> list[bytes]:
         tasks = [asyncio.create_task(self._retried(call, tally)) for call in calls]
@@ -184,32 +209,37 @@ class Service:
             tally.nothing_new()
 
     async def _retried(self, call: Call, tally: Tally) -> bytes:
-        """One call, and again where that may help. The time budget begins with the first: turns
-        that our own limits make it wait for are not the service's fault."""
-        clock = asyncio.get_running_loop().time
-        client = await self._client(call.account)
-        ends_at = math.inf
+        """One call, and again where that may help."""
+        budget = _Budget(self._budget_s)
         for attempt in itertools.count(1):
-            async with self._room:
-                await self._rate.turn()
-                ends_at = min(ends_at, clock() + self._budget_s)
-                tally.sent()
-                try:
-                    async with asyncio.timeout(min(_CALL_TIMEOUT_S, ends_at - clock())):
-                        answer = await self._call_once(client, call)
-                except Exception as error:  # noqa: BLE001 - whatever the SDK raises, told by us
-                    tally.failed()
-                    fault = fault_of(error, self._secret)
-                else:
-                    tally.received()
-                    return answer
+            try:
+                return await self._tried(call, tally, budget)
+            except Exception as error:  # noqa: BLE001 - whatever the SDK raises, told by us
+                fault = fault_of(error, self._secret)
             if not fault.retryable:
                 raise fault.error
             pause_s = max(_backoff_s(attempt), fault.retry_after_s)
-            if attempt == _ATTEMPTS or clock() + pause_s >= ends_at:
+            if attempt == _ATTEMPTS or pause_s + _LEAST_TRY_S > budget.left_s:
                 raise _given_up(fault, attempt)
+            budget.left_s -= pause_s
             await asyncio.sleep(pause_s)
         raise AssertionError("the attempts have no end but those above")
+
+    async def _tried(self, call: Call, tally: Tally, budget: _Budget) -> bytes:
+        async with self._room:
+            # Apart from the call, which counts as one from here on.
+            async with budget.spent():
+                client = await self._client(call.account)
+            await self._rate.turn()
+            tally.sent()
+            try:
+                async with budget.spent():
+                    answer = await self._call_once(client, call)
+            except Exception:
+                tally.failed()
+                raise
+            tally.received()
+            return answer
 
     async def _call_once(self, client: genai.Client, call: Call) -> bytes:
         response = await client.aio.models.upscale_image(
@@ -232,15 +262,28 @@ class Service:
         )
 
     async def _client(self, account: Account) -> genai.Client:
-        async with self._signing_in:
-            if self._credentials is None:
-                self._credentials = await asyncio.to_thread(load_credentials)
+        """A client whose credentials have a token."""
+        await self._sign_in()
+        async with self._opening:
+            if self._session is None:
+                self._session = await open_session()
             if account not in self._clients:
                 self._clients[account] = await asyncio.to_thread(self._new_client, account)
                 if len(self._clients) > _CLIENTS:
                     self._clients.popitem(last=False)
             self._clients.move_to_end(account)
             return self._clients[account]
+
+    async def _sign_in(self) -> None:
+        """All calls that need a token wait for the same one: to learn that there is none may take
+        many seconds."""
+        if self._credentials is not None and self._credentials.valid:
+            return
+        if self._signing_in is None or self._signing_in.done():
+            self._signing_in = asyncio.create_task(asyncio.to_thread(sign_in, self._credentials))
+            # Nobody may be left to ask how it went.
+            self._signing_in.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._credentials = await asyncio.shield(self._signing_in)
 
     def _new_client(self, account: Account) -> genai.Client:
         # All three are given, always: with another base URL and one of them left out, the SDK
@@ -254,6 +297,8 @@ class Service:
                 base_url=account.base_url,
                 api_version="v1",
                 timeout=int(_CALL_TIMEOUT_S * 1000),
+                aiohttp_client=self._session,
+                async_client_args=REQUEST,
                 # One attempt is none again. Left out, the SDK would retry some failures unseen.
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),

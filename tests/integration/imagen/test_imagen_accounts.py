@@ -6,8 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from imagen_host import (
     Host,
     photo,
     save,
+    wait_until,
 )
 from upscaled_models.imagen.loopback import Loopback
 
@@ -74,9 +76,8 @@ def test_a_wrong_setting_is_named_without_its_secret(
         assert CANARY.encode() not in said
 
 
-def test_a_service_account_signs_in_with_its_file(
-    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
-) -> None:
+def key_file(path: Path, token_uri: str) -> dict[str, str]:
+    """An environment with a service account of our own, whose key is in this file."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -89,14 +90,93 @@ def test_a_service_account_signs_in_with_its_file(
     account = {
         "type": "service_account",
         "client_email": "painter@loopback-project.example",
-        "token_uri": f"{server.url}/token",
+        "token_uri": token_uri,
         "private_key": pem.decode(),
     }
-    (tmp_path / "key.json").write_text(json.dumps(account))
-    env = NOBODY | server.environment() | {"GOOGLE_OAUTH_ACCESS_TOKEN": ""}
-    env["GOOGLE_APPLICATION_CREDENTIALS"] = str(tmp_path / "key.json")
+    path.write_text(json.dumps(account))
+    return {"GOOGLE_OAUTH_ACCESS_TOKEN": "", "GOOGLE_APPLICATION_CREDENTIALS": str(path)}
+
+
+def test_a_service_account_signs_in_with_its_file(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    account = key_file(tmp_path / "key.json", f"{server.url}/token")
+    env = NOBODY | server.environment() | account
     host = Host(start_daemon(*SUPERVISOR, env=env), "account")
     assert host.run(save(tmp_path / "in.png", photo()))["type"] == "result"
+
+
+class Silent:
+    """A port of this machine that takes connections and says nothing, until it closes them all.
+
+    Later ones it closes at once.
+    """
+
+    def __init__(self) -> None:
+        self.connections: list[socket.socket] = []
+        self._closed = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close_all(self) -> None:
+        self._closed = True
+        for connection in self.connections:
+            connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            connection = self._listener.accept()[0]
+            self.connections.append(connection)
+            if self._closed:
+                connection.close()
+
+
+def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    silent = Silent()
+    account = key_file(tmp_path / "key.json", f"http://{silent.address}/token")
+    env = NOBODY | server.environment() | account
+    daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "30", env=env)
+    host = Host(daemon, "sign-in")
+    job_id = host.send(save(tmp_path / "in.png", photo()))
+    wait_until(lambda: silent.connections, "the first try")
+    daemon.send({"type": "cancel", "job_id": job_id})
+    assert daemon.wait_terminal(job_id)["code"] == "cancelled"
+    job_id = host.send(tmp_path / "in.png")
+    silent.close_all()
+    error = daemon.wait_terminal(job_id)
+    assert error["code"] == "upstream_unavailable"
+    assert "(tried 5 times)" in error["error"]
+    stages = {one["stage"] for one in daemon.lines if one["type"] == "progress"}
+    assert "sent" not in stages
+    assert server.questions == []
+
+
+def test_jobs_that_wait_for_credentials_learn_together_that_there_are_none(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    metadata = Silent()
+    env = NOBODY | server.environment()
+    env |= {"GOOGLE_OAUTH_ACCESS_TOKEN": "", "NO_GCE_CHECK": "false"}
+    env |= {"GCE_METADATA_IP": metadata.address, "GCE_METADATA_TIMEOUT": "60"}
+    env |= {"GCE_METADATA_DETECT_RETRIES": "1"}
+    daemon = start_daemon(*SUPERVISOR, env=env)
+    host = Host(daemon, "together")
+    path = save(tmp_path / "in.png", photo())
+    jobs = {host.send(path) for _ in range(5)}
+    waiting: set[str] = set()
+    while waiting != jobs:
+        waiting.add(daemon.wait_for(lambda line: waits(line, jobs - waiting))["job_id"])
+    metadata.close_all()
+    assert {daemon.wait_terminal(job_id)["code"] for job_id in jobs} == {"upstream_auth"}
+    assert len(metadata.connections) == 1
+    assert (server.questions, server.refusals) == ([], [])
+
+
+def waits(line: dict[str, Any], jobs: set[str]) -> bool:
+    return line.get("job_id") in jobs and line.get("stage") == "waiting"
 
 
 def test_a_service_that_cannot_be_reached_is_unavailable(

@@ -26,15 +26,18 @@ OUTCOMES = {
     "late": "upstream_unavailable",
     "quota": "upstream_quota",
     "unavailable": "upstream_unavailable",
+    "proxy": "upstream_unavailable",
     "denied": "upstream_auth",
     "filtered": "upstream_filtered",
     "empty": "upstream_unavailable",
     "garbage": "upstream_unavailable",
     "no-json": "upstream_unavailable",
+    "redirect": "upstream_unavailable",
+    "endless": "upstream_unavailable",
     "half": "upstream_unavailable",
     "closed": "upstream_unavailable",
 }
-RETRIED = {"quota", "unavailable", "half", "closed"}
+RETRIED = {"quota", "unavailable", "proxy", "half", "closed"}
 
 
 def test_every_answer_ends_in_one_event_with_its_code_and_without_the_token(
@@ -44,7 +47,7 @@ def test_every_answer_ends_in_one_event_with_its_code_and_without_the_token(
     path = save(tmp_path / "in.png", photo())
     with serving(token=CANARY) as server:
         env = NOBODY | server.environment() | {"GOOGLE_API_KEY": f"{CANARY}-key"}
-        daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "4", "--cloud-jobs", "11", env=env)
+        daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "8", "--cloud-jobs", "14", env=env)
         for answer in OUTCOMES:
             output = str(tmp_path / f"{answer}.png")
             daemon.job(
@@ -92,6 +95,25 @@ def test_a_pause_beyond_the_budget_ends_the_job_at_once(
     assert (error["code"], error["retryable"]) == ("upstream_quota", True)
     assert "3600 s" in error["error"]
     assert len(server.questions) == 1
+
+
+def test_waits_for_our_own_limits_are_not_charged_to_the_services_time(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    budget_s = 5
+    server.answers = ["quota", "right"]
+    server.delay_s = 1.0
+    env = NOBODY | server.environment()
+    daemon = start_daemon(
+        *SUPERVISOR, "--cloud-jobs", "1", "--cloud-budget-s", str(budget_s), env=env
+    )
+    path = save(tmp_path / "in.png", photo(500, 60))
+    result = Host(daemon, "turns").run(path, upscale_factor="x2", tile=True, tile_size=128)
+    assert result["type"] == "result", result
+    asked_at = [question.asked_at for question in server.questions]
+    # The first tile's second turn comes after those of all the others.
+    assert asked_at[-1] - asked_at[0] > budget_s
+    assert result["upstream_calls"] == len(asked_at) > budget_s
 
 
 def test_a_refusal_is_not_tried_again(host: Host, server: Loopback, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
     assert 30 < fault(503, **{"retry-after": soon}).retry_after_s <= 60
     past = format_datetime(datetime.now(UTC) - timedelta(seconds=60), usegmt=True)
     assert fault(503, **{"retry-after": past}).retry_after_s == 0
-    assert fault(503, **{"retry-after": "soon"}).retry_after_s == 0
+    for nonsense in ("soon", "-5", "1.5", "nan", "Wed, 21 Oct 2035 07:28:00 +99999999999999"):
+        assert fault(503, **{"retry-after": nonsense}).retry_after_s == 0
     assert fault(503).retry_after_s == 0
 
 
@@ -88,12 +89,25 @@ def test_what_a_library_says_never_gets_out() -> None:
         (ConnectionError, "upstream_unavailable", True),
         (TimeoutError, "upstream_unavailable", True),
         (ValueError, "upstream_unavailable", False),
+        (RecursionError, "upstream_unavailable", False),
         (RuntimeError, "upstream_unavailable", True),
     ]
     for kind, code, retryable in outcomes:
         found = fault_of(kind(SECRET), None)
         assert (found.error.code, found.retryable) == (code, retryable)
         assert SECRET not in found.error.message
+
+
+def test_a_certificate_that_is_not_trusted_is_told_apart_from_an_answer() -> None:
+    from aiohttp import ClientConnectorCertificateError
+    from aiohttp.client_reqrep import ConnectionKey
+
+    from upscaled_models.imagen.faults import fault_of
+
+    key = ConnectionKey("host", 443, True, True, None, None, None)
+    found = fault_of(ClientConnectorCertificateError(key, ValueError(SECRET)), None)
+    assert found.error.message == "the cloud service's certificate is not trusted here"
+    assert (found.error.code, found.retryable) == ("upstream_unavailable", False)
 
 
 def test_no_window_holds_more_calls_than_the_rate_limit_allows() -> None:

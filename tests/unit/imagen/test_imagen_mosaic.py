@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import pyvips
 
 from upscaled_models.imagen.alpha import enlarged
 from upscaled_models.imagen.layout import lay_out
@@ -107,6 +108,13 @@ def test_an_answer_of_another_shape_is_refused() -> None:
     square = encoded(np.zeros((100, 100, 3), np.uint8))[0]
     with pytest.raises(JobError, match="100x100, not 200x400") as refused:
         open_answer(square, Size(width=200, height=400), 3, print)
+    assert refused.value.code == ErrorCode.UPSTREAM_UNAVAILABLE
+
+
+def test_an_answer_of_more_pixels_than_the_service_gives_is_refused() -> None:
+    huge = pyvips.Image.black(8000, 4000, bands=3).pngsave_buffer()
+    with pytest.raises(JobError, match="8000x4000, not 200x100") as refused:
+        open_answer(huge, Size(width=200, height=100), 3, print)
     assert refused.value.code == ErrorCode.UPSTREAM_UNAVAILABLE
 
 
