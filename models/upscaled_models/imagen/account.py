@@ -81,40 +81,49 @@ def sign_in(credentials: Any) -> Any:
     or what Application Default Credentials find.
 
     May ask a file, Google, or on Google's own machines their metadata server, and so may take
-    seconds. Raises `JobError` (upstream_auth), and `TransportError` or `RefreshError` where a
-    server could not be asked or said no.
+    seconds. Raises `JobError` (upstream_auth), and `GoogleAuthError` where a server could not be
+    asked or said no.
     """
-    from google.auth.exceptions import RefreshError, TransportError
+    from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
 
-    try:
-        if credentials is None:
-            credentials = _found_credentials()
-        if not credentials.valid:
+    if credentials is None:
+        credentials = _found_credentials()
+    if not credentials.valid:
+        try:
             credentials.refresh(Request())
-    except (JobError, RefreshError, TransportError):
-        raise
-    # What a broken key file raises differs by what is broken; none of it may be repeated.
-    except Exception:  # noqa: BLE001
-        path = os.environ.get(KEY_FILE_VARIABLE)
-        raise JobError(
-            ErrorCode.UPSTREAM_AUTH,
-            f"{KEY_FILE_VARIABLE} names {path}, which is no usable credentials file"
-            if path
-            else f"there are no Google credentials: set {KEY_FILE_VARIABLE} to the file of a "
-            f"service account, or {TOKEN_VARIABLE} to a token, or run `gcloud auth "
-            "application-default login`",
-        ) from None
+        except GoogleAuthError:
+            raise
+        except Exception:  # noqa: BLE001 - some faults of a file show only here
+            raise _unusable() from None
     return credentials
 
 
 def _found_credentials() -> Any:
     import google.auth
+    from google.auth.credentials import with_scopes_if_required
     from google.oauth2.credentials import Credentials
 
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not token:
-        return google.auth.default(scopes=[_SCOPE])[0]
-    if not _TOKEN.fullmatch(token):
+    if token and not _TOKEN.fullmatch(token):
         raise JobError(ErrorCode.UPSTREAM_AUTH, f"{TOKEN_VARIABLE} holds what cannot be a token")
-    return Credentials(token=token)  # type: ignore[no-untyped-call]
+    if token:
+        return Credentials(token=token)  # type: ignore[no-untyped-call]
+    try:
+        # Given the scopes it would ask one more server, for a project, which we know.
+        found = google.auth.default()[0]
+        return with_scopes_if_required(found, [_SCOPE])  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001 - it differs by what is broken; none of it may be repeated
+        raise _unusable() from None
+
+
+def _unusable() -> JobError:
+    path = os.environ.get(KEY_FILE_VARIABLE)
+    return JobError(
+        ErrorCode.UPSTREAM_AUTH,
+        f"{KEY_FILE_VARIABLE} names {path}, which is no usable credentials file"
+        if path
+        else f"there are no Google credentials: set {KEY_FILE_VARIABLE} to the file of a "
+        f"service account, or {TOKEN_VARIABLE} to a token, or run `gcloud auth "
+        "application-default login`",
+    )

@@ -57,7 +57,10 @@ _PATH = re.compile(
     r"/publishers/google/models/(?P<model>[^/:]+):predict"
 )
 _PAGE_BYTES = 1024 * 1024
-_JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_SUBJECTS = {
+    "urn:ietf:params:oauth:grant-type:jwt-bearer": "assertion",
+    "urn:ietf:params:oauth:grant-type:token-exchange": "subject_token",
+}
 _REFUSALS = {
     "quota": (429, "RESOURCE_EXHAUSTED", "come back later"),
     "unavailable": (503, "UNAVAILABLE", "come back later"),
@@ -219,10 +222,11 @@ class _Handler(BaseHTTPRequestHandler):
         return bool(select.select([self.connection], [], [], seconds)[0])
 
     def _exchange(self, body: bytes) -> None:
-        """A service account's signed claim for a token (RFC 7523)."""
+        """A service account's signed claim for a token (RFC 7523), or a workload's (RFC 8693)."""
         form = parse_qs(body.decode("ascii"))
-        claim = form.get("assertion", [""])[0]
-        if form.get("grant_type") != [_JWT_GRANT] or claim.count(".") != 2:
+        [grant_type] = form.get("grant_type", [""])
+        [claim] = form.get(_SUBJECTS.get(grant_type, ""), [""])
+        if claim.count(".") != 2:
             self._send(400, b'{"error":"invalid_grant"}')
             return
         token = {"access_token": self.server.token, "expires_in": 3600, "token_type": "Bearer"}

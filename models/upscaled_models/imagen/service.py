@@ -26,6 +26,7 @@ from typing import Any
 
 import aiohttp
 from google import genai
+from google.auth.exceptions import TransportError
 from google.genai import types
 
 from upscaled_models.engine import Context
@@ -227,9 +228,11 @@ class Service:
 
     async def _tried(self, call: Call, tally: Tally, budget: _Budget) -> bytes:
         async with self._room:
-            # Apart from the call, which counts as one from here on.
-            async with budget.spent():
-                client = await self._client(call.account)
+            try:
+                async with budget.spent():
+                    client = await self._client(call.account)
+            except TimeoutError:
+                raise TransportError from None
             await self._rate.turn()
             tally.sent()
             try:

@@ -106,6 +106,27 @@ def test_a_service_account_signs_in_with_its_file(
     assert host.run(save(tmp_path / "in.png", photo()))["type"] == "result"
 
 
+def test_a_workload_pool_signs_in_and_asks_no_other_server(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    (tmp_path / "subject").write_text("a.b.c")
+    pool = {
+        "type": "external_account",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/a/b",
+        "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+        "token_url": f"{server.url}/token",
+        "credential_source": {"file": str(tmp_path / "subject")},
+    }
+    (tmp_path / "key.json").write_text(json.dumps(pool))
+    account = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
+    # Google's own servers cannot be reached.
+    closed = {"HTTPS_PROXY": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+    env = NOBODY | server.environment() | {"GOOGLE_OAUTH_ACCESS_TOKEN": ""} | account | closed
+    host = Host(start_daemon(*SUPERVISOR, env=env), "pool")
+    result = host.run(save(tmp_path / "in.png", photo()))
+    assert result.get("upstream_calls") == 1, result
+
+
 class Silent:
     """A port of this machine that takes connections and says nothing, until it closes them all.
 
@@ -148,10 +169,21 @@ def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
     silent.close_all()
     error = daemon.wait_terminal(job_id)
     assert error["code"] == "upstream_unavailable"
-    assert "(tried 5 times)" in error["error"]
+    assert error["error"] == "Google's sign-in could not be reached (tried 5 times)"
     stages = {one["stage"] for one in daemon.lines if one["type"] == "progress"}
     assert "sent" not in stages
     assert server.questions == []
+
+
+def test_a_sign_in_without_an_answer_is_told_apart_from_a_call(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    account = key_file(tmp_path / "key.json", f"http://{Silent().address}/token")
+    env = NOBODY | server.environment() | account
+    daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "1", env=env)
+    error = Host(daemon, "silence").run(save(tmp_path / "in.png", photo()))
+    assert error["code"] == "upstream_unavailable"
+    assert "sign-in" in error["error"]
 
 
 def test_jobs_that_wait_for_credentials_learn_together_that_there_are_none(
