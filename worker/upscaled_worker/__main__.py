@@ -86,8 +86,8 @@ def parser() -> argparse.ArgumentParser:
     add("--cloud-calls-per-minute", type=_count, default=50, help="default: %(default)s")
     add(
         "--cloud-budget-s",
-        type=float,
-        default=300.0,
+        type=_count,
+        default=300,
         help="time for one call with its retries (default: %(default)g)",
     )
     add("--max-queue", type=int, default=DEFAULT_MAX_QUEUE, help="jobs held (default: %(default)s)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ class ImagenEngine(Engine[ImagenConfig]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.slots = settings.cloud_jobs
+        # The SDK's HTTP libraries put a password of ~/.netrc where the token belongs, or stumble
+        # over both.
+        os.environ["NETRC"] = os.devnull
         self._lock = threading.Lock()
         self._service: Service | None = None
 

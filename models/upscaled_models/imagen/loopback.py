@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         form = parse_qs(body.decode("ascii"))
         [grant_type] = form.get("grant_type", [""])
         [claim] = form.get(_SUBJECTS.get(grant_type, ""), [""])
-        if claim.count(".") != 2:
+        if claim.count(".") != 2 or "Authorization" in self.headers:
             self._send(400, b'{"error":"invalid_grant"}')
             return
         token = {"access_token": self.server.token, "expires_in": 3600, "token_type": "Bearer"}

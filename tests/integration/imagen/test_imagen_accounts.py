@@ -106,6 +106,17 @@ def test_a_service_account_signs_in_with_its_file(
     assert host.run(save(tmp_path / "in.png", photo()))["type"] == "result"
 
 
+def test_a_password_for_all_hosts_goes_to_none_of_googles(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    (tmp_path / ".netrc").write_text("default login somebody password something\n")
+    account = key_file(tmp_path / "key.json", f"{server.url}/token")
+    env = NOBODY | server.environment() | account | {"NETRC": str(tmp_path / ".netrc")}
+    host = Host(start_daemon(*SUPERVISOR, env=env), "netrc")
+    result = host.run(save(tmp_path / "in.png", photo()))
+    assert result["type"] == "result", result
+
+
 def test_a_workload_pool_signs_in_and_asks_no_other_server(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
