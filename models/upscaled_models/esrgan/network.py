@@ -7,7 +7,7 @@ from copy import copy
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
@@ -20,6 +20,8 @@ from upscaled_models.esrgan.tracing import NotRowLocalError, trace
 
 # Side of the tile that a network's memory is measured with.
 _SAMPLE_SIDE = 64
+# Layers whose few weights stay in fp32: they take either input then.
+_NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 class Stream(Protocol):
@@ -111,15 +113,19 @@ class Network:
         self.overlap = math.ceil(wanted / align) * align
 
     def _probe(self) -> None:
+        model = self._descriptor.model
         reach = probe(
-            self._descriptor,
+            lambda picture: self._descriptor(picture.clone()),
             channels=self.channels,
             scale=self.scale,
             multiple=self._multiple,
             device=self.device,
         )
         self._describe(reach.radius, reach.period)
-        self._descriptor.model.to(dtype=self.dtype, memory_format=torch.channels_last)
+        model.to(dtype=self.dtype, memory_format=torch.channels_last)
+        for layer in model.modules():
+            if isinstance(layer, _NORMALISATIONS):
+                layer.float()
         self.lag, self.reach = self.overlap, 2 * self.overlap
         side = self.padded(_SAMPLE_SIDE)
         with torch.inference_mode(), Footprint() as footprint:
@@ -130,7 +136,11 @@ class Network:
     def _forward(self, tile: Tensor) -> Tensor:
         if self._graph is not None:
             return self._graph.whole(tile)
-        tile = tile.to(self.dtype, memory_format=torch.channels_last)
-        # One at a time: not every architecture takes a batch.
-        parts = [self._descriptor(tile[index : index + 1]) for index in range(len(tile))]
+        # A copy in any case: some architectures write into what they are given.
+        tile = tile.to(self.dtype, memory_format=torch.channels_last, copy=True)
+        # Many architectures make masks and positions in fp32, and multiply them with the rest.
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=half):
+            # One at a time: not every architecture takes a batch.
+            parts = [self._descriptor(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

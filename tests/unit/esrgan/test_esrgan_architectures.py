@@ -15,6 +15,7 @@ from torch import nn
 import upscaled_models.esrgan
 from tiny_networks import compact, in_bands, network, psnr, rrdb, smooth_picture, weights
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
+from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile
 
@@ -104,17 +105,51 @@ def test_an_architecture_runs_as_the_table_says(name: str) -> None:
     assert ("rows" if small.by_rows else "tiles", "exact" if small.exact else "blended") == table()[
         name
     ]
-    picture = smooth_picture(HEIGHT, WIDTH)
-    stage = Stage(small, WIDTH, HEIGHT, Tile(96, 96), Host())
-    tiled = torch.cat(list(stage.run(in_bands(picture, 50))), 2).clamp(0, 1)
+    picture = as_from_a_file(HEIGHT, WIDTH)
     with torch.inference_mode():
-        whole = MAIN_REGISTRY.load(weights(model)).eval()(picture)
+        whole = MAIN_REGISTRY.load(weights(model)).eval()(picture.clone())
+    tiled = in_tiles(small, picture, 96).clamp(0, 1)
     assert tiled.shape == whole.shape == (1, 3, HEIGHT * small.scale, WIDTH * small.scale)
     if small.exact:
         # What is left is rounding: kernels of the whole frame are not those of its tiles.
         assert (tiled - whole).abs().max() <= 2e-5 * max(1.0, float(whole.abs().max()))
     else:
         assert psnr(tiled, whole) >= (40 if name in LOOKS_EVERYWHERE else 60)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_an_architecture_runs_in_half_precision(name: str) -> None:
+    picture = as_from_a_file(70, 90)
+    full, half = (
+        # Tiles of more than one size: some architectures keep masks for one, and make the others.
+        in_tiles(network(BUILDERS[name](), dtype), picture, 64).float()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.shape == full.shape
+    # bf16 has steps of 1/256: a few of them, of what the random weights make of the picture.
+    assert (half - full).square().mean().sqrt() <= 0.05 * full.std()
+
+
+def test_an_architecture_may_write_into_what_it_is_given() -> None:
+    model = BUILDERS["RCAN"]()
+    picture = as_from_a_file(200, 60)
+    with torch.inference_mode():
+        given = picture.clone()
+        whole = MAIN_REGISTRY.load(weights(model)).eval()(given)
+    assert not torch.equal(given, picture)
+    assert psnr(in_tiles(network(model), picture, 128), whole) >= 50
+
+
+def as_from_a_file(height: int, width: int) -> torch.Tensor:
+    """A picture with its channels side by side, as they come from a file."""
+    return smooth_picture(height, width).to(memory_format=torch.channels_last)
+
+
+def in_tiles(small: Network, picture: torch.Tensor, side: int) -> torch.Tensor:
+    height, width = picture.shape[2:]
+    stage = Stage(small, width, height, Tile(side, side), Host())
+    return torch.cat(list(stage.run(in_bands(picture, 50))), 2)
 
 
 class Host:
