@@ -66,7 +66,7 @@ def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> Non
                     if time.monotonic() < deadline:
                         return
                     raise TimeoutError
-                url = urljoin(url, response.headers.get("Location", ""))
+                url = _redirected(url, response.headers.get("Location", ""))
     except (OSError, http.client.HTTPException) as error:
         context.check_cancelled()
         if time.monotonic() >= deadline:
@@ -95,6 +95,13 @@ def too_large(limit_bytes: int) -> JobError:
     return JobError(
         ErrorCode.INPUT_TOO_LARGE, f"the input passes the limit of {limit_bytes / 2**20:g} MiB"
     )
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise _unreadable("image_url redirects to what is no valid URL") from None
 
 
 def _parts(url: str) -> SplitResult:
@@ -131,8 +138,11 @@ def _response(
     parts: SplitResult, settings: Settings, context: Context, deadline: float
 ) -> Iterator[http.client.HTTPResponse]:
     host = str(parts.hostname)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    usual_port = {"http": 80, "https": 443}[parts.scheme]
+    port = parts.port or usual_port
     connection = http.client.HTTPConnection(host, port)
+    # Any other one is part of the Host header, which signed URLs may be signed for.
+    connection.default_port = usual_port
     stream = _connect(_addresses(host, port, settings), port, context, deadline)
     with stream, _watched(stream, context, deadline):
         connection.sock = stream

@@ -58,9 +58,9 @@ def open_origin(config: ImageConfig, settings: Settings, context: Context) -> It
         )
     else:
         url = config.image_url or ""
-        stem = Path(unquote(urlsplit(url).path)).stem
         with temporary_file() as file:
             fetch(url, file, settings, context)
+            stem = Path(unquote(urlsplit(url).path)).stem
             yield _file_origin(file.fileno(), None, _safe_stem(stem or context.job_id))
 
 
@@ -89,12 +89,19 @@ def _open(path: Path, settings: Settings) -> int:
 
 
 def _file_origin(descriptor: int, path: Path | None, stem: str) -> Origin:
-    return Origin(
-        pyvips.Source.new_from_descriptor(descriptor),
-        lambda at, count: os.pread(descriptor, count, at),
-        path,
-        stem,
-    )
+    size = os.fstat(descriptor).st_size
+
+    def read_at(at: int, count: int) -> bytes:
+        if at >= size:  # a broken file may point to where no system counts
+            return b""
+        try:
+            return os.pread(descriptor, count, at)
+        except OSError as error:
+            raise JobError(
+                ErrorCode.INPUT_UNREADABLE, f"the input cannot be read: {error.strerror}"
+            ) from None
+
+    return Origin(pyvips.Source.new_from_descriptor(descriptor), read_at, path, stem)
 
 
 def _decoded(text: str, limit_bytes: int) -> bytes:

@@ -11,8 +11,9 @@ from upscaled_models.imaging.tags import Reader
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _KIND, _BITS, _COMPRESSION, _COLOURS = 254, 258, 259, 262
-_PALETTE, _PROFILE = 320, 34675
+_PLANES, _PALETTE, _TILE_WIDTH, _PROFILE = 284, 320, 322, 34675
 _REDUCED = 1
+_SEPARATE = 2
 _JPEG = 7
 _PALETTE_COLOURS, _YCBCR = 3, 6
 # What libtiff decodes here: none, CCITT, LZW, JPEG, deflate, PackBits, WebP.
@@ -35,7 +36,7 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
         entries = {entry.number: entry for entry in reader.entries(reader.first)[0]}
         values = {
             number: reader.integer(entries[number])
-            for number in (_KIND, _BITS, _COMPRESSION, _COLOURS)
+            for number in (_KIND, _BITS, _COMPRESSION, _COLOURS, _PLANES)
             if number in entries
         }
     except ValueError:
@@ -51,6 +52,8 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
         raise _unsupported(f"has {_COLOUR_NAMES.get(colours, f'photometric {colours}')} pixels")
     if bits not in _READ_BITS:
         raise _unsupported(f"has {bits} bits a channel")
+    if values.get(_PLANES) == _SEPARATE and _TILE_WIDTH in entries:
+        raise _unsupported("has each channel in tiles of its own")
     if colours == _PALETTE_COLOURS:
         palette = entries.get(_PALETTE)
         if palette is None or palette.values < 3 << bits or not reader.is_whole(palette):

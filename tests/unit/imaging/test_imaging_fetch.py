@@ -190,6 +190,7 @@ def test_the_name_in_the_url_names_the_output(
         ("/short", ErrorCode.INPUT_UNREADABLE),
         ("/redirect?file:///etc/passwd", ErrorCode.PATH_NOT_ALLOWED),
         ("/redirect?http://", ErrorCode.INPUT_UNREADABLE),
+        ("/redirect?http://[::1", ErrorCode.INPUT_UNREADABLE),
     ],
 )  # fmt: skip
 def test_what_cannot_be_fetched_is_one_plain_error(
@@ -275,7 +276,10 @@ def test_other_schemes_are_refused(url: str, private: Settings, context: Context
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:b/", "http://a:99999/"])
 def test_what_is_no_url_is_refused(url: str, private: Settings, context: Context) -> None:
-    assert error_of(url, private, context).code is ErrorCode.INPUT_UNREADABLE
+    config = EsrganConfig(image_url=url)
+    with pytest.raises(JobError) as caught, open_source(config, private, context):
+        pass
+    assert caught.value.code is ErrorCode.INPUT_UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -438,6 +442,31 @@ def test_https_is_verified(
     assert file.getvalue() == png()
     other_name = url.replace("localhost", "127.0.0.1")
     assert error_of(other_name, private, context).code is ErrorCode.INPUT_UNREADABLE
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize(("port", "host"), [("", "localhost"), (":8443", "localhost:8443")])
+def test_the_host_is_named_with_its_port_only_where_that_is_not_the_usual_one(
+    tmp_path: Path,
+    private: Settings,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    server: ThreadingHTTPServer,
+    port: str,
+    host: str,
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate(tmp_path))
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "public.pem"))
+    connect = socket.socket.connect
+
+    def connect_to_server(stream: socket.socket, _: object) -> None:
+        connect(stream, ("127.0.0.1", server.server_port))
+
+    monkeypatch.setattr(socket.socket, "connect", connect_to_server)
+    fetch(f"https://localhost{port}/picture", io.BytesIO(), private, context)
+    assert Handler.seen == [("/picture", host)]
 
 
 def test_a_server_that_is_gone_is_one_plain_error(private: Settings, context: Context) -> None:

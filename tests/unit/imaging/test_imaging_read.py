@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import shutil
@@ -298,6 +299,42 @@ def test_a_missing_file_is_not_found(tmp_path: Path, opened: Opener) -> None:
 def test_a_named_pipe_does_not_hold_the_job(tmp_path: Path, opened: Opener) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert error_of(opened, image_path=tmp_path / "pipe.png").code is ErrorCode.INPUT_NOT_FOUND
+
+
+def test_a_file_on_a_failing_disk_is_unreadable(
+    tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = save(tmp_path / "in.png", RGB)
+    monkeypatch.setattr(os, "pread", fail)
+    error = error_of(opened, image_path=path)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert "Input/output error" in error.message
+
+
+@pytest.mark.parametrize("place", [2**64 - 1, 2**63 - 1, 2**62])
+@pytest.mark.parametrize("number", [None, 34675, 33432])
+def test_a_big_tiff_may_point_anywhere(
+    tmp_path: Path, opened: Opener, number: int | None, place: int
+) -> None:
+    path = tmp_path / "big.tif"
+    pyvips.Image.new_from_array(RGB).tiffsave(str(path), bigtiff=True)
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<Q", data, 8)
+    (count,) = struct.unpack_from("<Q", data, directory)
+    if number is None:
+        struct.pack_into("<Q", data, 8, place)
+    else:  # in place of the last entry: a profile, or a copyright
+        entry = directory + 8 + 20 * (count - 1)
+        struct.pack_into("<HHQQ", data, entry, number, 7, 1000, place)
+    path.write_bytes(data)
+    if number == 33432:
+        with opened(image_path=path) as source:
+            assert np.array_equal(read_all(source), RGB)
+    else:
+        assert error_of(opened, image_path=path).code is ErrorCode.INPUT_UNREADABLE
 
 
 def test_limits_are_checked_before_a_pixel_is_decoded(

@@ -16,7 +16,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 Opener = Callable[..., Any]
 RGB = np.random.default_rng(5).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-KIND, BITS, COMPRESSION, COLOURS, PALETTE, PROFILE = 254, 258, 259, 262, 320, 34675
+KIND, BITS, COMPRESSION, COLOURS, PLANES, PALETTE, PROFILE = 254, 258, 259, 262, 284, 320, 34675
 
 
 def tiff(path: Path, mode: str = "RGB", **options: Any) -> Path:
@@ -81,6 +81,14 @@ def test_what_this_libtiff_does_not_decode_is_named(
     error = error_of(opened, change(tiff(tmp_path / "in.tif", "L"), number, value))
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
     assert told in error.message
+
+
+def test_tiles_of_single_channels_are_named(tmp_path: Path, opened: Opener) -> None:
+    path = tmp_path / "in.tif"
+    pyvips.Image.new_from_array(RGB).tiffsave(str(path), tile=True, tile_width=16, tile_height=16)
+    error = error_of(opened, change(path, PLANES, 2))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "tiles" in error.message
 
 
 def test_a_camera_raw_files_preview_is_not_taken_for_its_picture(
