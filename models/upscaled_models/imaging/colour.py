@@ -35,7 +35,7 @@ def normalised(
             warn("the CMYK input has no colour profile: a general one was used")
             image = image.copy()
             image.remove(_ICC)
-        image = _to_srgb(image)
+        image = _inks_to_srgb(image)
     bands, interpretation = image.bands, image.interpretation
     allowed = {"b-w": (1, 2), "grey16": (1, 2), "srgb": (3, 4), "rgb16": (3, 4)}
     if bands not in allowed.get(interpretation, ()):
@@ -62,6 +62,14 @@ def as_rgb(image: pyvips.Image, icc: bytes | None) -> tuple[pyvips.Image, bytes 
     image.set_type(pyvips.GValue.blob_type, _ICC, icc)
     image = _to_srgb(image)
     return image, bytes(image.get(_ICC))
+
+
+def _inks_to_srgb(image: pyvips.Image) -> pyvips.Image:
+    # Alpha apart: libvips takes that of 16 bits beside inks for one of 8.
+    colours = _to_srgb(image.extract_band(0, n=4))
+    if image.bands == 4:
+        return colours
+    return colours.bandjoin(image.extract_band(4, n=image.bands - 4))
 
 
 def _to_srgb(image: pyvips.Image) -> pyvips.Image:

@@ -189,6 +189,22 @@ def test_cmyk_becomes_rgb_through_its_own_profile(
     assert "no colour profile" in context.warnings[0]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_cmyk_keeps_its_alpha(tmp_path: Path, opened: Opener, dtype: type) -> None:
+    ink = RNG.integers(0, np.iinfo(dtype).max, (300, 40, 5), dtype=dtype, endpoint=True)
+    cmyk = pyvips.Image.new_from_array(ink).copy(interpretation="cmyk")
+    cmyk.set_type(pyvips.GValue.blob_type, "icc-profile-data", pyvips.Image.profile_load("cmyk"))
+    cmyk.write_to_file(str(tmp_path / "with.tif"))
+    cmyk[:4].write_to_file(str(tmp_path / "without.tif"))
+    with opened(image_path=tmp_path / "with.tif") as source:
+        pixels = read_all(source, 7)
+    with opened(image_path=tmp_path / "without.tif") as source:
+        colours = read_all(source)
+    assert np.array_equal(pixels[..., 3], ink[..., 4])
+    seen = pixels[..., 3] > 0
+    assert np.array_equal(pixels[seen][:, :3], colours[seen])
+
+
 def test_a_profile_for_another_colour_model_is_left_out(
     tmp_path: Path, opened: Opener, context: Any
 ) -> None:
