@@ -10,13 +10,18 @@ from upscaled_models.memory import return_freed_memory
 
 # What torch's CPU allocator says; it has no exception of its own for it.
 _CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough")
+# All that oneDNN says of an operation that it knows how to do, and then has no memory for.
+_ONEDNN = "could not create a primitive"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_ALLOCATOR)
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        text == _ONEDNN or any(said in text for said in _CPU_ALLOCATOR)
+    )
 
 
 def free_caches() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyvips
 
 from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
-from upscaled_models.imaging.libvips import reason
+from upscaled_models.imaging.libvips import is_out_of_memory, reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # Bytes of a file that tell its kind.
@@ -97,7 +97,13 @@ def load(kind: str, source: pyvips.Source) -> pyvips.Image:
 
 
 def unreadable(error: pyvips.Error) -> JobError:
-    """The error of an input that is broken or truncated."""
+    """The error of an input that is broken or truncated, or that there is no memory for."""
+    if is_out_of_memory(error):
+        return JobError(
+            ErrorCode.OUT_OF_MEMORY,
+            "memory ran out as the input was decoded: free some on this machine, or send a "
+            "smaller picture",
+        )
     told = reason(error)
     return JobError(
         ErrorCode.INPUT_UNREADABLE, "the input is broken or truncated" + (told and f": {told}")

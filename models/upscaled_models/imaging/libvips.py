@@ -23,6 +23,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _LOADERS = ("Png", "Jpeg", "Webp", "Tiff", "Heif", "Nsgif")
 # Only AVIF's encoder makes use of threads, and the network needs the cores.
 _THREADS = 4
+# How libvips, libjpeg and libheif say that memory ran out; where libheif meets a limit of its own
+# there is a colon, and not a bracket.
+_OUT_OF_MEMORY = ("out of memory", "Insufficient memory", "Memory allocation error (")
 # Rows in a strip of the feeding TIFF: each strip costs one call back into Python.
 _STRIP_ROWS = 16
 
@@ -49,12 +52,17 @@ def reason(error: pyvips.Error) -> str:
     return told[-1].split(": ", 1)[1].rstrip(".") if told else ""
 
 
+def is_out_of_memory(error: pyvips.Error) -> bool:
+    """Whether memory ran out, and nothing is wrong with the picture."""
+    return any(text in str(error.detail) for text in _OUT_OF_MEMORY)
+
+
 @contextmanager
 def image_of(rows: Iterator[np.ndarray], picture: Picture) -> Iterator[pyvips.Image]:
     """``rows`` as an image that may be read once, from the top down, by one saver.
 
     What ``rows`` raises while it is read comes out of the context. Raises `JobError`
-    (output_unwritable) where libvips fails.
+    (output_unwritable, out_of_memory) where libvips fails.
     """
     feed = _Feed(rows, picture)
     source = pyvips.SourceCustom()
@@ -65,6 +73,11 @@ def image_of(rows: Iterator[np.ndarray], picture: Picture) -> Iterator[pyvips.Im
         feed.raise_failure()
     except pyvips.Error as error:
         feed.raise_failure()
+        if is_out_of_memory(error):
+            raise JobError(
+                ErrorCode.OUT_OF_MEMORY,
+                "memory ran out as the output was encoded: free some, or choose png or tiff",
+            ) from None
         raise JobError(
             ErrorCode.OUTPUT_UNWRITABLE, f"the output cannot be encoded: {reason(error)}"
         ) from None

@@ -128,8 +128,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
 
     Animations are refused; of several pages or pictures in a file the first is read, with a
     warning. Raises `JobError`: input_not_found, input_unreadable, input_too_large,
-    unsupported_format, path_not_allowed. What is broken deep inside the file shows only while rows
-    are read.
+    unsupported_format, path_not_allowed, out_of_memory. What is broken deep inside the file shows
+    only while rows are read.
     """
     with open_origin(config, settings, context) as origin:
         kind = formats.recognise(origin.read_at(0, formats.HEAD_BYTES))

@@ -178,10 +178,12 @@ OUT_OF_MEMORY: list[Callable[[], Exception]] = [
     MemoryError,
     lambda: torch.OutOfMemoryError("CUDA out of memory."),
     cpu_allocation_failure,
+    # Seen of a convolution of oneDNN's, in a process whose address space was full.
+    lambda: RuntimeError("could not create a primitive"),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu"])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu", "onednn"])
 @pytest.mark.parametrize("by_rows", [True, False], ids=["by rows", "in tiles"])
 def test_a_tile_that_runs_out_of_memory_is_done_again_in_smaller_ones(
     by_rows: bool, error: Callable[[], Exception], monkeypatch: pytest.MonkeyPatch
@@ -281,10 +283,11 @@ def test_below_the_least_tile_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> No
     "error",
     [
         RuntimeError("mat1 and mat2 shapes cannot be multiplied; is there memory left?"),
+        RuntimeError("could not create a primitive descriptor for a convolution"),
         ValueError("out of memory"),
         JobError(ErrorCode.CANCELLED, "out of memory"),
     ],
-    ids=["runtime", "value", "cancelled"],
+    ids=["runtime", "onednn", "value", "cancelled"],
 )
 def test_other_errors_are_never_taken_for_a_lack_of_memory(
     error: Exception, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from upscaled_models.engine import Context, Settings
-from upscaled_models.imaging import read
+from upscaled_models.imaging import formats, read
 from upscaled_models.imaging.read import Source, open_source
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -328,6 +328,26 @@ def test_a_file_on_a_failing_disk_is_unreadable(
     error = error_of(opened, image_path=path)
     assert error.code is ErrorCode.INPUT_UNREADABLE
     assert "Input/output error" in error.message
+
+
+@pytest.mark.parametrize(
+    ("detail", "code"),
+    [
+        ("vips_tracked: out of memory -- size == 180MB\n", ErrorCode.OUT_OF_MEMORY),
+        ("VipsJpeg: Insufficient memory (case 4)\n", ErrorCode.OUT_OF_MEMORY),
+        (
+            "heif: Invalid input: Unspecified: Memory allocation error (2.0)\n",
+            ErrorCode.OUT_OF_MEMORY,
+        ),
+        (
+            "heif: Memory allocation error: Security limit exceeded: Box size (6.1000)\n",
+            ErrorCode.INPUT_UNREADABLE,
+        ),
+        ("VipsJpeg: premature end of JPEG image\n", ErrorCode.INPUT_UNREADABLE),
+    ],
+)  # fmt: skip
+def test_a_lack_of_memory_is_no_fault_of_the_file(detail: str, code: ErrorCode) -> None:
+    assert formats.unreadable(pyvips.Error("unable to call", detail)).code is code
 
 
 @pytest.mark.parametrize("place", [2**64 - 1, 2**63 - 1, 2**62])
