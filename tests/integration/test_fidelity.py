@@ -195,6 +195,18 @@ def test_pixels_and_depth_survive_upright(photograph: Path, tmp_path: Path) -> N
         assert np.abs(found - expected.astype(int)).max() <= allowed, (photograph.name, suffix)
 
 
+def test_what_imagemagick_puts_behind_a_pngs_pixels_survives(pattern: Path, tmp_path: Path) -> None:
+    photograph, path, output = (tmp_path / name for name in ("photo.jpg", "in.png", "out.tif"))
+    run(CONVERT, pattern, "-depth", "8", photograph)
+    run("exiftool", "-q", "-overwrite_original", "-n", "-IFD0:Orientation=6", "-IFD0:Make=Fabrikat",
+        photograph)  # fmt: skip
+    run(CONVERT, photograph, path)
+    assert doubled(path, output) == []
+    (told,) = tags(output)
+    assert told["Composite:ImageSize"] == "120 180"
+    assert told["IFD0:Make"] == "Fabrikat"
+
+
 MIN_IS_WHITE = ("-define", "quantum:polarity=min-is-white")
 KINDS = {
     "gray8.png": ["-colorspace", "Gray", "-depth", "8"],

@@ -7,12 +7,14 @@ Source: PNG specification, third edition; ITU-T T.81, annex B; ISO/IEC 14496-12,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 ReadAt = Callable[[int, int], bytes]
 
-# Real files have a dozen or two.
+# Real files have a dozen or two, and one for each 8 KiB of their pixels.
 _MOST = 1000
+_MOST_OF_PIXELS = 100_000
 _START_OF_SCAN = 0xDA
 _WHOLE_FILE = 2**62
 
@@ -27,15 +29,27 @@ class Chunk(NamedTuple):
 
 def png_chunks(read_at: ReadAt) -> Iterator[Chunk]:
     """The chunks before the pixels, and the first with pixels."""
-    at = 8
-    for _ in range(_MOST):
-        head = read_at(at, 8)
-        if len(head) < 8:
-            return
-        chunk = Chunk(head[4:], at + 8, at + 8 + int.from_bytes(head[:4]))
+    for chunk in islice(_png_chunks(read_at), _MOST):
         yield chunk
         if chunk.kind == b"IDAT":
             return
+
+
+def late_png_chunks(read_at: ReadAt) -> Iterator[Chunk]:
+    """The chunks behind the pixels."""
+    is_behind = False
+    for chunk in islice(_png_chunks(read_at), _MOST_OF_PIXELS):
+        if chunk.kind == b"IDAT":
+            is_behind = True
+        elif is_behind:
+            yield chunk
+
+
+def _png_chunks(read_at: ReadAt) -> Iterator[Chunk]:
+    at = 8
+    while len(head := read_at(at, 8)) == 8:
+        chunk = Chunk(head[4:], at + 8, at + 8 + int.from_bytes(head[:4]))
+        yield chunk
         at = chunk.end + 4
 
 

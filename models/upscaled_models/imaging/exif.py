@@ -71,6 +71,17 @@ def revised(
     return bytes(block)
 
 
+def orientation(exif: bytes) -> int:
+    """How the picture lies, 1 to 8; 1, upright, where the block does not tell."""
+    try:
+        reader = _reader(exif)
+        tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}
+        told = reader.integer(tags[_ORIENTATION])
+    except (ValueError, KeyError):
+        return 1
+    return told if 1 <= told <= 8 else 1
+
+
 def resolution(exif: bytes) -> tuple[float, float] | None:
     """Dots an inch across and down that the block tells; None where it tells none."""
     return tiff_resolution(lambda at, count: exif[at : at + count])

@@ -15,7 +15,7 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
-from upscaled_models.imaging.chunks import ReadAt
+from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
 from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
@@ -30,6 +30,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _UPRIGHT = 1
 # The name that XMP has for the second picture in an Ultra HDR JPEG.
 _GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/"
+# What a PNG's chunk of XMP begins with: its name, not compressed, in no language.
+_XMP_CHUNK = b"XML:com.adobe.xmp\0\0\0\0\0"
+_LONGEST_LATE_BYTES = 16 * 1024 * 1024
 # A picture that must be turned is held once: in memory up to here, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
 
@@ -146,6 +149,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             context.warn(
                 f"the input holds {formats.pages(image)} pictures: only the first was taken"
             )
+        if kind == "png":
+            image = _with_late_metadata(image, origin.read_at)
         try:
             metadata = _metadata(kind, origin, image, context)
             if formats.is_premultiplied(kind, origin.read_at):
@@ -172,6 +177,31 @@ def _check_megapixels(width: int, height: int, settings: Settings) -> None:
             f"the input has {megapixels:.1f} megapixels ({width}x{height}); the "
             f"limit is {settings.max_input_megapixels:g}",
         )
+
+
+def _with_late_metadata(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
+    """A PNG with the EXIF and XMP behind its pixels: there ImageMagick puts it, and libvips does
+    not look.
+    """
+    found = {}
+    for chunk in late_png_chunks(read_at):
+        length = chunk.end - chunk.start
+        if chunk.kind not in (b"eXIf", b"iTXt") or length > _LONGEST_LATE_BYTES:
+            continue
+        data = read_at(chunk.start, length)
+        if chunk.kind == b"eXIf":
+            found["exif-data"] = data.removeprefix(b"Exif\0\0")
+        elif data.startswith(_XMP_CHUNK):
+            found["xmp-data"] = data[len(_XMP_CHUNK) :]
+    fields = {name: data for name, data in found.items() if data and not image.get_typeof(name)}
+    if fields:
+        image = image.copy()
+    for name, data in fields.items():
+        image.set_type(pyvips.GValue.blob_type, name, data)
+    if "exif-data" in fields:
+        orientation = exif.orientation(fields["exif-data"])
+        image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    return image
 
 
 def _metadata(kind: str, origin: Origin, image: pyvips.Image, context: Context) -> Metadata:

@@ -128,6 +128,48 @@ def test_the_orientation_is_applied(
         assert np.array_equal(read_all(source, 5), expected)
 
 
+def with_metadata_behind_its_pixels(path: Path) -> Path:
+    """A PNG as ImageMagick writes it."""
+    data = path.read_bytes()
+    chunks, at = [], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        chunks.append(data[at : at + 12 + length])
+        at += 12 + length
+    moved = [chunk for chunk in chunks if chunk[4:8] in (b"eXIf", b"iTXt")]
+    rest = [chunk for chunk in chunks[:-1] if chunk not in moved]
+    path.write_bytes(data[:8] + b"".join([*rest, *moved, chunks[-1]]))
+    return path
+
+
+def test_what_stands_behind_a_pngs_pixels_counts(tmp_path: Path, opened: Opener) -> None:
+    picture = Image.fromarray(RGB)
+    exif = picture.getexif()
+    exif[ORIENTATION] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    path = tmp_path / "late.png"
+    picture.save(path, exif=exif, pnginfo=text)
+    with opened(image_path=with_metadata_behind_its_pixels(path)) as source:
+        assert np.array_equal(read_all(source), np.rot90(RGB, -1))
+        assert source.metadata.exif == exif.tobytes().removeprefix(b"Exif\0\0")
+        assert source.metadata.xmp == b"<x:xmpmeta/>"
+
+
+@pytest.mark.parametrize("block", [b"", b"II", b"no block", b"MM\0\x2a\xff\xff\xff\xff"])
+def test_a_broken_block_behind_a_pngs_pixels_turns_nothing(
+    tmp_path: Path, opened: Opener, block: bytes
+) -> None:
+    path = with_metadata_behind_its_pixels(save(tmp_path / "late.png", RGB, exif=b"Exif\0\0x"))
+    data = path.read_bytes()
+    at = data.index(b"eXIf") - 4
+    checksum = zlib.crc32(b"eXIf" + block)
+    chunk = struct.pack(">I4s", len(block), b"eXIf") + block + struct.pack(">I", checksum)
+    path.write_bytes(data[:at] + chunk + data[-12:])
+    with opened(image_path=path) as source:
+        assert np.array_equal(read_all(source), RGB)
+
+
 @hypothesis_settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
