@@ -139,29 +139,35 @@ def test_a_workload_pool_signs_in_and_asks_no_other_server(
 
 
 class Silent:
-    """A port of this machine that takes connections and says nothing, until it closes them all.
+    """A port of this machine that takes connections and says nothing, until it ends them all.
 
-    Later ones it closes at once.
+    Later ones it ends at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_words: bytes = b"") -> None:
         self.connections: list[socket.socket] = []
-        self._closed = False
+        self._last_words = last_words
+        self._ended = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def close_all(self) -> None:
-        self._closed = True
+    def end_all(self) -> None:
+        self._ended = True
         for connection in self.connections:
-            connection.close()
+            self._end(connection)
 
     def _accept(self) -> None:
         while True:
             connection = self._listener.accept()[0]
             self.connections.append(connection)
-            if self._closed:
-                connection.close()
+            if self._ended:
+                self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        connection.recv(65536)  # what is not taken would take the answer with it
+        connection.sendall(self._last_words)
+        connection.close()
 
 
 def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
@@ -177,7 +183,7 @@ def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
     daemon.send({"type": "cancel", "job_id": job_id})
     assert daemon.wait_terminal(job_id)["code"] == "cancelled"
     job_id = host.send(tmp_path / "in.png")
-    silent.close_all()
+    silent.end_all()
     error = daemon.wait_terminal(job_id)
     assert error["code"] == "upstream_unavailable"
     assert error["error"] == "Google's sign-in could not be reached (tried 5 times)"
@@ -197,24 +203,22 @@ def test_a_sign_in_without_an_answer_is_told_apart_from_a_call(
     assert "sign-in" in error["error"]
 
 
-def test_jobs_that_wait_for_credentials_learn_together_that_there_are_none(
+def test_jobs_that_wait_for_a_token_learn_together_that_there_is_none(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
-    metadata = Silent()
-    env = NOBODY | server.environment()
-    env |= {"GOOGLE_OAUTH_ACCESS_TOKEN": "", "NO_GCE_CHECK": "false"}
-    env |= {"GCE_METADATA_IP": metadata.address, "GCE_METADATA_TIMEOUT": "60"}
-    env |= {"GCE_METADATA_DETECT_RETRIES": "1"}
-    daemon = start_daemon(*SUPERVISOR, env=env)
+    body = b'{"error":"invalid_grant"}'
+    silent = Silent(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    account = key_file(tmp_path / "key.json", f"http://{silent.address}/token")
+    daemon = start_daemon(*SUPERVISOR, env=NOBODY | server.environment() | account)
     host = Host(daemon, "together")
     path = save(tmp_path / "in.png", photo())
     jobs = {host.send(path) for _ in range(5)}
     waiting: set[str] = set()
     while waiting != jobs:
         waiting.add(daemon.wait_for(lambda line: waits(line, jobs - waiting))["job_id"])
-    metadata.close_all()
+    silent.end_all()
     assert {daemon.wait_terminal(job_id)["code"] for job_id in jobs} == {"upstream_auth"}
-    assert len(metadata.connections) == 1
+    assert len(silent.connections) == 1
     assert (server.questions, server.refusals) == ([], [])
 
 
