@@ -159,7 +159,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the client's token may be in any line."""
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit():
+            self._fail(Refusal(411, "INVALID_ARGUMENT", "a Content-Length is needed"))
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(length))
         if self.path == "/token":
             self._exchange(body)
             return
