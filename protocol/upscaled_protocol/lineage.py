@@ -18,6 +18,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 # What a parent has that died before its child could ask to die with it.
 EXIT_ORPHANED = 5
+# A process that the machine has no room for, such as for its threads; later it may have.
+# What sysexits.h calls a temporary failure.
+EXIT_NO_ROOM = 75
 
 
 def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:

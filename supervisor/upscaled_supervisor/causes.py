@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from upscaled_protocol.lineage import EXIT_NO_ROOM
+
 _SENTENCES = {
     "exit": "the worker left with exit code {exit_code}",
     "signal": "the worker was ended by {signal}",
@@ -45,7 +47,10 @@ def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
         if signum == signal.SIGKILL and oom_kills > 0:
             return Cause("oom_kill", signal="SIGKILL")
         return Cause("signal", signal=_signal_name(signum), detail=last_words)
-    return Cause("exit", exit_code=os.waitstatus_to_exitcode(status), detail=last_words)
+    exit_code = os.waitstatus_to_exitcode(status)
+    if exit_code == EXIT_NO_ROOM:
+        return Cause("load_failed", detail=last_words)
+    return Cause("exit", exit_code=exit_code, detail=last_words)
 
 
 def count_oom_kills(

@@ -259,6 +259,21 @@ def test_a_machine_without_room_for_a_worker_is_tried_again_and_harms_no_other(
     assert worker_pid(daemon, 1) == other
 
 
+def test_a_machine_without_room_for_a_thread_is_tried_again(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor("--no-template")
+    victim = worker_pid(daemon)
+    usual = resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK)
+    # A thread gets a stack as large as the limit says: no machine has room for this one.
+    resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK, (2**46, usual[1]))
+    os.kill(victim, signal.SIGKILL)
+    report = daemon.wait_health(lambda one: one["workers"][0]["restarts"] > 4)
+    assert report["workers"][0]["last_restart"]["reason"] == "load_failed"
+    assert "no room for a thread" in report["workers"][0]["last_restart"]["detail"]
+    daemon.job("a")
+    resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK, usual)
+    assert daemon.wait_terminal("a")["type"] == "result"
+
+
 def test_a_device_whose_worker_cannot_start_leaves_the_others_to_work(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:

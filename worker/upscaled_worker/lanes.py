@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from upscaled_worker.job import RunningJob
+from upscaled_worker.threads import start
 from upscaled_worker.turns import Turns
 
 
@@ -26,16 +27,21 @@ class Lane:
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, RunningJob]] = []  # sorted
         self._busy = 0
-        self._closed = False
+        self._open = self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-{slot}", daemon=True)
             for slot in range(slots)
         ]
 
     def start(self) -> None:
+        """Start the threads, which wait until the lane is opened."""
+        start(self._threads)
+
+    def open(self) -> None:
         """Begin to work; jobs submitted before wait until then."""
-        for thread in self._threads:
-            thread.start()
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
 
     def submit(self, job: RunningJob) -> int:
         """Queue a job; how many start before it."""
@@ -73,7 +79,7 @@ class Lane:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
+                while not self._waiting or not self._open:
                     if self._closed:
                         return
                     self._changed.wait()

@@ -45,6 +45,7 @@ from upscaled_protocol.version import VERSION
 from upscaled_worker.job import RunningJob
 from upscaled_worker.lanes import Lane
 from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
+from upscaled_worker.threads import start
 
 # Ids remembered for cancels that come before or after their job.
 _REMEMBERED_IDS = 1024
@@ -98,7 +99,7 @@ class Worker:
     def serve(self) -> None:
         """Take lines until the host ends its input or says shutdown, and every job is done."""
         self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
-        self._starter.start()
+        start([self._starter])
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._handle_signal)
         poll = select.poll()
@@ -142,7 +143,7 @@ class Worker:
         if self._state != "draining":
             self._state = "draining"
             self._stdout.send(Status(message="draining", detail=detail))
-            threading.Thread(target=self._wait_for_lanes, name="drain", daemon=True).start()
+            start([threading.Thread(target=self._wait_for_lanes, name="drain", daemon=True)])
 
     def _handle_signal(self, signum: int, _frame: object) -> None:
         """Told to go: drain. Told twice: go now."""
@@ -292,6 +293,8 @@ class Worker:
                 self._log.log("error", "engine_broken", traceback=traceback.format_exc())
                 text = f"the {method} engine cannot start: {type(error).__name__}: {error}"
                 self._break(method, JobError(ErrorCode.INTERNAL, text))
+        for lane in self._lanes.values():
+            lane.start()
         if self._state == "loading":
             self._state = "ok" if not self._broken else "degraded"
         device = self._device()
@@ -316,7 +319,7 @@ class Worker:
         # What the imports left lives for good; no collection need walk through it again.
         gc.freeze()
         for lane in self._lanes.values():
-            lane.start()
+            lane.open()
 
     def _break(self, method: str, error: JobError) -> None:
         self._broken[method] = error

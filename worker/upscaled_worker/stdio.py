@@ -12,6 +12,7 @@ from upscaled_protocol.codec import encode
 from upscaled_protocol.messages import Progress
 from upscaled_protocol.outbox import Outbox
 from upscaled_protocol.stdio import NonBlockingWriter
+from upscaled_worker.threads import start
 
 # The host is gone: nobody is left to tell, and nothing may hold the device any longer.
 EXIT_HOST_GONE = 4
@@ -27,8 +28,7 @@ class Stdout:
     def __init__(self, write_fd: int) -> None:
         self._outbox = Outbox(NonBlockingWriter(write_fd))
         self._changed = threading.Condition()
-        self._flusher = threading.Thread(target=self._flush, name="stdout", daemon=True)
-        self._flusher.start()
+        start([threading.Thread(target=self._flush, name="stdout", daemon=True)])
 
     def send(self, message: BaseModel) -> None:
         """Send one message; progress may be coalesced."""
