@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,57 @@ def test_a_reader_that_goes_away_gets_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(TIMEOUT_S) == exits.FAILED
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["upscale", "--help"], ["models", "list"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_can_take_is_told_in_a_line_at_most(
+    arguments: list[str], unbuffered: str
+) -> None:
+    def stderr_of(redirected: str, stdout: int = subprocess.DEVNULL) -> tuple[int, str]:
+        command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "upscaled_cli"]
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(
+            [*command, *arguments],
+            check=False,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=env,
+            timeout=TIMEOUT_S,
+        )
+        return done.returncode, done.stderr
+
+    # Of help argparse itself swallows the error, where it meets it.
+    full = (exits.FAILED, "upscaled: [Errno 28] No space left on device\n")
+    assert stderr_of("> /dev/full") in [full, (exits.OK, "")][: 1 + ("--help" in arguments)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert stderr_of("", writer)[1] == ""
+    os.close(writer)
+    assert "Traceback" not in stderr_of(">&-")[1]
+
+
+def test_ctrl_c_needs_no_traceback() -> None:
+    # Interrupted while it looks at the machine, as from a terminal.
+    code = (
+        "import os, signal, sys; import upscaled_cli.doctor as doctor;"
+        "doctor._python = lambda: os.kill(os.getpid(), signal.SIGINT);"
+        "from upscaled_cli.__main__ import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.returncode == exits.INTERRUPTED, done.stderr
+    assert done.stderr == ""
+
+
+def test_a_file_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "schemas"
+    done = run("schema", "--output", str(folder))
+    assert done.returncode == exits.FAILED
+    assert done.stderr == f"upscaled: [Errno 20] Not a directory: '{folder}'\n"
 
 
 @pytest.mark.parametrize("name", ["host", "worker", "errors"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -52,7 +53,7 @@ class Folder:
     def add(self, *names: str) -> None:
         for name in names:
             (self.photos / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.photos / name).write_text(name)
+            (self.photos / name).write_bytes(os.fsencode(name))
 
     def batch(self, *options: str) -> int:
         """The exit status."""
@@ -134,6 +135,38 @@ def test_the_output_folder_may_lie_in_the_input_folder(folder: Folder) -> None:
     assert folder.sent() == ["a.jpg"]
 
 
+def test_what_cannot_be_read_or_written_or_named_fails_alone(folder: Folder, capsys: Any) -> None:
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as ever
+    folder.add("a.jpg", "blocked/b.jpg", "caf\udce9.jpg")
+    folder.large.mkdir()
+    (folder.large / "blocked").touch()
+    assert folder.batch() == exits.FAILED
+    assert folder.sent() == ["a.jpg"]
+    output = capsys.readouterr()
+    assert output.out == "1 upscaled, 0 done before, 2 failed\n"
+    assert "blocked/b.jpg: [Errno 17] File exists: " in output.err
+    assert ".jpg: a name or text is not UTF-8, and a job line has to be\n" in output.err
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(
+    folder: Folder, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.add("a.jpg", "secret/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # as for a user who is not root
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert folder.batch() == exits.FAILED
+    assert folder.sent() == ["a.jpg"]
+    output = capsys.readouterr()
+    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
+    assert output.err == f"{folder.photos}/secret: it cannot be read: Permission denied\n"
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [(("a.jpg", "a.png"), "would have the same output"), ((), "is no folder")],
@@ -166,6 +199,17 @@ def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
     assert len(json.loads(capsys.readouterr().out)["job_id"]) == 128
     with pytest.raises(SystemExit):
         jobs(["a.png", "a.png"])
+
+
+def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:
+    names = ["é.png", os.fsdecode(b"caf\xe9.png"), "z.png"]
+    command = [sys.executable, "-m", "upscaled_cli", "jobs", *names]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == exits.FAILED
+    ids = [json.loads(line)["job_id"] for line in done.stdout.decode("utf-8").splitlines()]
+    assert ids == ["é.png", "z.png"]
+    assert done.stderr == b"caf\\udce9.png: a name or text is not UTF-8, and a job line has to be\n"
 
 
 def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:

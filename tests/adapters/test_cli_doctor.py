@@ -80,6 +80,15 @@ def test_what_is_sound_beside_the_problems_is_no_problem(broken: dict[str, Any])
     assert problems == {"spandrel", "models", "output", "environment", "picture"}
 
 
+def test_a_model_folder_that_cannot_be_looked_into_ends_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A name too long stands for a folder of somebody else's: root may look into those.
+    folder = tmp_path / ("x" * 300)
+    main(["--model-dir", str(folder)], [sys.executable, "-c", ""])
+    assert f"models       {folder}: none pulled" in capsys.readouterr().out
+
+
 def test_doctor_refuses_options_it_does_not_know() -> None:
     with pytest.raises(SystemExit) as left:
         main(["--cure"])

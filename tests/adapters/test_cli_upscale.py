@@ -25,7 +25,7 @@ TIMEOUT_S = 20
 DAEMON = """
 import json, os, signal, sys
 stubborn = False
-folder = sys.argv[sys.argv.index("--output-dir") + 1] if "--output-dir" in sys.argv else None
+folder = next((given[13:] for given in sys.argv if given.startswith("--output-dir=")), None)
 def say(**message):
     print(json.dumps(message), flush=True)
 say(type="status", message="loading_models")
@@ -103,6 +103,24 @@ def test_a_failure_is_told_and_does_not_stop_the_others(
     assert captured.out == ""
 
 
+def test_a_name_that_no_job_line_can_hold_fails_alone(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as ever
+    # Not UTF-8: Python has half a surrogate pair for the byte.
+    assert run(daemon, "caf\udce9.jpg", "b.jpg", "-o", "out/") == exits.FAILED
+    captured = capsys.readouterr()
+    assert captured.err.endswith(": a name or text is not UTF-8, and a job line has to be\n")
+    assert captured.out.startswith("b.jpg 640x448")
+
+
+def test_an_output_folder_may_begin_with_a_dash(
+    daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", "-o=-large/") == exits.OK
+    assert " -> -large//out.png " in capsys.readouterr().out
+
+
 def test_the_options_become_the_config_that_the_protocol_knows(
     daemon: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
@@ -161,6 +179,9 @@ def test_several_pictures_and_existing_folders_make_the_output_a_folder(
         ["a.jpg", "a.png"],
         ["a.jpg", "--config", "denoise"],
         ["a.jpg", "--factor", "much"],
+        ["a.jpg", "--factor", "nan"],
+        ["a.jpg", "--config", "denoise=1e999"],
+        ["a.jpg", "--config", 'prompt="\\ud800"'],
         ["a.jpg", "--method", "magic"],
         [],
     ],

@@ -56,6 +56,25 @@ def run_many(client: Client, count: int) -> list[dict[str, Any]]:
     return ends
 
 
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"config": {"step_s": float("nan")}},
+        {"config": {"model": "\udce9"}},
+        {"config": {"model": "x" * 2**25}},
+        {"job_id": "x" * 129},
+        {"job_id": ""},
+    ],
+)
+def test_a_job_that_the_daemon_could_not_name_is_not_sent(
+    client: Client, job: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"^a "):
+        client.submit("fake", **{"config": {}} | job)
+    assert not client.pending
+    assert run(client)["type"] == "result"
+
+
 def run(client: Client, **config: Any) -> dict[str, Any]:
     """One job's end."""
     job_id = client.submit("fake", config)

@@ -35,6 +35,8 @@ SUBCOMMANDS = {
     "completion": Subcommand("upscaled_cli.completion", "print a completion script for a shell"),
 }
 
+_FOR_HOSTS = ("run", "worker")
+
 _EPILOG = """
 Each has its own --help, with examples.
 
@@ -52,14 +54,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
-    if name in SUBCOMMANDS:
+    try:
         try:
-            status: int = import_module(SUBCOMMANDS[name].module).main(arguments[1:])
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # `upscaled models list | head`: nobody reads on. Python flushes once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return exits.FAILED
+            return _run(name, arguments[1:])
+        finally:  # also where argparse leaves
+            if sys.stdout is not None:  # None: it was closed before we began
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # `upscaled models list | head`: nobody reads on.
+        _drop_output()
+        return exits.FAILED
+    except OSError as error:
+        if name in _FOR_HOSTS:  # whose log wants all of it
+            raise
+        print(f"upscaled: {error}", file=sys.stderr)
+        _drop_output()
+        return exits.FAILED
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+
+
+def _run(name: str | None, arguments: Sequence[str]) -> int:
+    if name in SUBCOMMANDS:
+        status: int = import_module(SUBCOMMANDS[name].module).main(arguments)
         return status
     if name in ("-h", "--help"):
         print(_help())
@@ -71,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"upscaled: there is no subcommand {name}\n", file=sys.stderr)
     print(_help(), file=sys.stderr)
     return exits.USAGE
+
+
+def _drop_output() -> None:
+    """Lose what could not be written: Python flushes once more at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,17 +51,22 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the folder's pictures; the exit status."""
     arguments = parser()
     options = arguments.parse_args(argv)
+    failures: dict[str, str] = {}
+
+    def pass_over(error: OSError) -> None:
+        failures[str(error.filename)] = f"it cannot be read: {error.strerror}"
+
     try:
         config = config_of(options)
-        pictures = find_pictures(options.folder, options.output, options.format or "png")
+        pictures = find_pictures(options.folder, options.output, options.format or "png", pass_over)
     except ValueError as error:
         arguments.error(str(error))
     to_do = [picture for picture in pictures if options.force or not picture.is_done]
-    failures: dict[str, str] = {}
     status = exits.OK
-    done = 0
+    done = ended = 0
     try:
         for picture, failure in _upscale(to_do, options, config, daemon):
+            ended += 1
             done += failure is None
             if failure is not None:
                 failures[picture.name] = failure
@@ -72,7 +77,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         status = exits.INTERRUPTED
     for name, sentence in failures.items():
         print(f"{name}: {sentence}", file=sys.stderr)
-    left = len(to_do) - done - len(failures)
+    left = len(to_do) - ended
     print(
         f"{done} upscaled, {len(pictures) - len(to_do)} done before, {len(failures)} failed"
         + (f", {left} left: run it again to go on" if left else "")
@@ -80,17 +85,20 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     return status or (exits.FAILED if failures else exits.OK)
 
 
-def find_pictures(folder: Path, output: Path, suffix: str) -> list[Picture]:
+def find_pictures(
+    folder: Path, output: Path, suffix: str, pass_over: Callable[[OSError], None]
+) -> list[Picture]:
     """Every picture in the folder and those below, sorted by name.
 
-    Raises `ValueError` where two would have the same output, or the folder is none.
+    `pass_over` is told of a folder that cannot be read. Raises `ValueError` where two would have
+    the same output, or the folder is none.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     if output.resolve() == folder.resolve():
         raise ValueError("the output folder must be another one than the input folder")
     pictures: dict[Path, Picture] = {}
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=pass_over):
         # An output folder below the input must not become input the next time.
         folders[:] = sorted(
             name for name in folders if (Path(parent) / name).resolve() != output.resolve()
@@ -117,30 +125,38 @@ def _upscale(
 
     if not pictures:
         return
+    options.output.mkdir(parents=True, exist_ok=True)
     waiting = iter(pictures)
     running: dict[str, Picture] = {}
     bar = tqdm(total=len(pictures), unit="picture", leave=False, disable=None)
     with bar, Client(daemon, show_log=options.verbose) as client:
 
-        def submit_next() -> None:
-            picture = next(waiting, None)
-            if picture is not None:
-                picture.target.parent.mkdir(parents=True, exist_ok=True)
+        def submit_next() -> Iterator[tuple[Picture, str]]:
+            """Give the daemon one more; those that it cannot be given have failed."""
+            for picture in waiting:
                 paths = {
                     "image_path": os.path.abspath(picture.source),  # noqa: PTH100 - a link is kept
                     "output_path": os.path.abspath(picture.target),  # noqa: PTH100
                 }
-                running[client.submit(options.method, {**config, **paths})] = picture
+                try:
+                    picture.target.parent.mkdir(parents=True, exist_ok=True)
+                    job_id = client.submit(options.method, {**config, **paths})
+                except (OSError, ValueError) as error:
+                    bar.update()
+                    yield picture, str(error)
+                else:
+                    running[job_id] = picture
+                    return
 
         for _ in range(_WINDOW):
-            submit_next()
+            yield from submit_next()
         for message in client.events():
             picture = running.get(str(message.get("job_id")))
             if message.get("type") not in ("result", "error") or picture is None:
                 continue
             del running[str(message["job_id"])]
             bar.update()
-            submit_next()
+            yield from submit_next()
             yield picture, _failure(message)
 
 

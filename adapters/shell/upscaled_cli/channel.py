@@ -20,6 +20,21 @@ from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, READ_SIZE_BYTES, L
 Message = dict[str, Any]
 
 
+def line_of(message: Message) -> bytes:
+    """The message as the protocol has it. Raises `ValueError`, with a sentence, where it has no
+    line for it: the daemon's refusal would not say which job it is about."""
+    try:
+        line = json.dumps(message, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        raise ValueError("a name or text is not UTF-8, and a job line has to be") from None
+    except ValueError:
+        raise ValueError("a number is not finite, and JSON has only finite ones") from None
+    if len(line) > DEFAULT_LINE_LIMIT_BYTES:
+        limit_mib = DEFAULT_LINE_LIMIT_BYTES // 2**20
+        raise ValueError(f"a job line has at most {limit_mib} MiB, and this one more")
+    return line
+
+
 class Channel:
     """Sends and receives messages until either side closes its stream."""
 
@@ -30,9 +45,9 @@ class Channel:
         self._reader = threading.Thread(target=self._read_all, args=(read,), daemon=True)
         self._reader.start()
 
-    def send(self, message: Message) -> None:
-        """Write one line. Raises `BrokenPipeError` where the daemon is gone."""
-        self._write.write(json.dumps(message).encode() + b"\n")
+    def send(self, line: bytes) -> None:
+        """Write what `line_of` made. Raises `BrokenPipeError` where the daemon is gone."""
+        self._write.write(line)
         self._write.flush()
 
     def receive(self) -> Message | None:

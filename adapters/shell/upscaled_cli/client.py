@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from upscaled_cli.channel import Channel, Message
+from upscaled_cli.channel import Channel, Message, line_of
+from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 
 # Supervised: a crash costs the running job an attempt, not the whole run.
 DAEMON = (sys.executable, "-m", "upscaled_cli", "run")
@@ -64,15 +65,20 @@ class Client:
     def submit(
         self, method: str, config: dict[str, Any], *, job_id: str | None = None, **fields: Any
     ) -> str:
-        """Send one job; the id that its messages will carry. Raises `DaemonGoneError`.
+        """Send one job; the id that its messages will carry.
 
-        `fields` are those of the job beside its config, as in `priority` and `timeout_s`.
+        `fields` are those of the job beside its config, as in `priority` and `timeout_s`. Raises
+        `DaemonGoneError`, and `ValueError` where the protocol has no line for such a job.
         """
+        if job_id is not None and not 1 <= len(job_id) <= MAX_JOB_ID_LENGTH:
+            raise ValueError(f"a job_id has 1 to {MAX_JOB_ID_LENGTH} characters")
         if job_id is None:
             self._count += 1
             job_id = str(self._count)
+        line = line_of({"job_id": job_id, "method": method, "config": config, **fields})
+        # Before it is sent: another thread may be receiving.
         self._pending.add(job_id)
-        self.send({"job_id": job_id, "method": method, "config": config, **fields})
+        self._send(line)
         return job_id
 
     def cancel(self, job_id: str | None = None) -> None:
@@ -81,11 +87,8 @@ class Client:
             self.send({"type": "cancel", "job_id": one})
 
     def send(self, message: Message) -> None:
-        """Send any message that is no job. Raises `DaemonGoneError`."""
-        try:
-            self._channel.send(message)
-        except BrokenPipeError:
-            raise self._gone() from None
+        """Send any message that is no job. Raises `DaemonGoneError`, `ValueError`."""
+        self._send(line_of(message))
 
     def receive(self) -> Message:
         """The next message, whatever it is about. Raises `DaemonGoneError`.
@@ -127,6 +130,12 @@ class Client:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._channel.send(line)
+        except BrokenPipeError:
+            raise self._gone() from None
 
     def _gone(self) -> DaemonGoneError:
         self.kill()

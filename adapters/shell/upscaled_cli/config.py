@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from upscaled_cli.channel import line_of
 from upscaled_protocol.envelope import METHODS
 
 
@@ -69,6 +70,7 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"--config takes NAME=VALUE, not {pair}")
         common[name] = _value(value)
+    line_of(common)  # what no job can say is wrong for every picture
     return common
 
 

@@ -209,25 +209,27 @@ def _models(model_dir: Path) -> Iterator[Finding]:
     installed = []
     for model in Catalog.load():
         path = model.path(model_dir)
+        # Not `path.is_file()`, which raises where a folder may not be looked into.
+        there = os.path.isfile(path)  # noqa: PTH113
         if model.bundled:
-            if path.is_file() and sha256_of(path) == model.sha256:
+            if there and sha256_of(path) == model.sha256:
                 yield Finding("weights", "ok", f"{model.name}: checksum is right")
             else:
-                what = "another checksum than published" if path.is_file() else "missing"
+                what = "another checksum than published" if there else "missing"
                 yield Finding(
                     "weights",
                     "problem",
                     f"{model.name}: {what}, {path}",
                     "pip install --force-reinstall upscaled",
                 )
-        elif path.is_file() and model.size_bytes not in (None, path.stat().st_size):
+        elif there and model.size_bytes not in (None, path.stat().st_size):
             yield Finding(
                 "models",
                 "problem",
                 f"{model.name}: {path} is not of the published size",
                 f"upscaled models pull {model.name}",
             )
-        elif path.is_file():
+        elif there:
             installed.append(model.name)
     yield Finding("models", "ok", f"{model_dir}: {', '.join(installed) or 'none pulled'}")
     yield _writable("models", model_dir, "MODEL_CACHE_DIR")
@@ -240,7 +242,11 @@ def _folders() -> Iterator[Finding]:
 
 
 def _writable(name: str, folder: Path, variable: str) -> Finding:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(
+        path
+        for path in (folder, *folder.absolute().parents)
+        if os.path.exists(path)  # noqa: PTH110 - `path.exists()` raises as `is_file` does
+    )
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return Finding(name, "ok", f"{folder} can be written")
     return Finding(

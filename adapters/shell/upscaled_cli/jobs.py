@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_cli import exits
+from upscaled_cli.channel import line_of
 from upscaled_cli.config import add_arguments, config_of
 
 _EXAMPLES = """examples:
@@ -19,7 +20,7 @@ _EXAMPLES = """examples:
 A job's id is its picture, as it was named here; the protocol allows 128 characters, and of longer
 names the end is taken. Folders are not made.
 
-exit status: 0 written, 2 wrong usage.
+exit status: 0 written, 1 some names cannot be in a job line, 2 wrong usage.
 """
 
 # The protocol's own limit.
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
         common = config_of(options)
     except ValueError as error:
         arguments.error(str(error))
+    status = exits.OK
     seen: set[str] = set()
     for name in options.inputs:
         job_id = name[-_ID_CHARACTERS:]
@@ -47,9 +49,15 @@ def main(argv: Sequence[str]) -> int:
             config["output_path"] = os.path.abspath(  # noqa: PTH100
                 Path(options.output) / f"{Path(name).stem}.{suffix}"
             )
-        line = {"job_id": job_id, "method": options.method, "config": config}
-        print(json.dumps(line, ensure_ascii=False))
-    return exits.OK
+        try:
+            line = line_of({"job_id": job_id, "method": options.method, "config": config})
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            status = exits.FAILED
+        else:
+            # Not `print`: a line is UTF-8 whatever the locale is.
+            sys.stdout.buffer.write(line)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         arguments.error(str(error))
     command = [*daemon]
     if _is_folder(options):
-        command += ["--output-dir", os.fspath(options.output)]
+        command.append(f"--output-dir={options.output}")  # it may begin with a dash
     try:
         with Client(command, show_log=options.verbose) as client:
             return _run(client, options, configs)
@@ -51,7 +51,10 @@ def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str
     with Report(len(configs), options.json, options.crop is None) as report:
         try:
             for name, config in zip(options.inputs, configs, strict=True):
-                report.expect(client.submit(options.method, config), name)
+                try:
+                    report.expect(client.submit(options.method, config), name)
+                except ValueError as error:
+                    report.refuse(name, str(error))
             for message in client.events():
                 report.take(message)
         except KeyboardInterrupt:
@@ -88,6 +91,12 @@ class Report:
     def expect(self, job_id: str, name: str) -> None:
         """Call this job by the name of its picture."""
         self._names[job_id] = name
+
+    def refuse(self, name: str, sentence: str) -> None:
+        """Tell of a picture that no job could be made of."""
+        self.failed += 1
+        self._bar.update(100)
+        self._say(f"{name}: {sentence}", sys.stderr)
 
     def take(self, message: Message) -> None:
         """Show one message of the daemon."""
