@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import StartDaemon
+    from tests.conftest import Daemon, StartDaemon
 
 
 def test_a_job_is_accepted_and_ends_in_one_result(start_worker: StartDaemon) -> None:
@@ -234,3 +236,27 @@ def test_terminate_drains_and_a_second_signal_ends_it_now(start_worker: StartDae
     assert worker.wait_terminal("late")["code"] == "shutting_down"
     worker.process.terminate()
     assert worker.wait() == 128 + 15
+
+
+def chat(worker: Daemon) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            worker.send(b'{"type":"health"}\n' * 100)
+
+
+def test_terminate_breaks_no_line_that_is_being_written(start_worker: StartDaemon) -> None:
+    for _ in range(8):
+        worker = start_worker()
+        worker.wait_status("ready")
+        host = threading.Thread(target=chat, args=(worker,))
+        host.start()
+        worker.wait_for(lambda line: line["type"] == "health")
+        worker.process.terminate()
+        assert worker.wait() == 0
+        host.join()
+        assert [line["message"] for line in worker.lines if line["type"] == "status"] == [
+            "loading_models",
+            "ready",
+            "draining",
+            "stopped",
+        ]

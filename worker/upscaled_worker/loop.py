@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
+from queue import SimpleQueue
 from typing import Any
 
 from upscaled_models.engine import Device, Engine
@@ -90,7 +91,12 @@ class Worker:
         self._reading = False
         self._input_ended = False
         self._starter = threading.Thread(target=self._start_engines, name="starter", daemon=True)
+        self._trimmer = threading.Thread(target=self._trim_on_request, name="trim", daemon=True)
+        self._trims: SimpleQueue[Trim] = SimpleQueue()
+        # Ends the wait of the loop: everything is done, or a signal came.
         self._wake_read, self._wake_write = os.pipe()
+        self._is_done = False
+        self._signal: signal.Signals | None = None
         self._lanes: dict[str, Lane] = {}
         for engine in engines.values():
             if engine.lane not in self._lanes:
@@ -99,9 +105,11 @@ class Worker:
     def serve(self) -> None:
         """Take lines until the host ends its input or says shutdown, and every job is done."""
         self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
-        start([self._starter])
+        start([self._starter, self._trimmer])
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._handle_signal)
+        # A host may have blocked them for itself, and what it starts has inherited that.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         poll = select.poll()
         poll.register(self._wire.write_fd, 0)
         poll.register(self._wake_read, select.POLLIN)
@@ -122,10 +130,17 @@ class Worker:
         unread = self._stdout.waiting_bytes > _UNREAD_LIMIT_BYTES
         if self._reading == unread and not self._input_ended:
             self._reading = not unread
-            poll.register(self._wire.read_fd, select.POLLIN if self._reading else 0)
+            if self._reading:
+                poll.register(self._wire.read_fd, select.POLLIN)
+            else:
+                poll.unregister(self._wire.read_fd)  # its end would be told again and again
         events = dict(poll.poll(_UNREAD_CHECK_MS if unread else _IDLE_CHECK_MS))
         if events.get(self._wire.write_fd, 0) & _GONE:
             self._leave_dead_host()
+        if self._wake_read in events:
+            os.read(self._wake_read, 64)
+            if self._signal is not None:
+                self._drain(self._signal.name)
         if not events and not unread:
             self._trim_idle()
         if self._wire.read_fd in events and not unread:
@@ -136,7 +151,7 @@ class Worker:
                 self._input_ended = True
                 poll.unregister(self._wire.read_fd)
                 self._drain()
-        return self._wake_read in events
+        return self._is_done
 
     def _drain(self, detail: str | None = None) -> None:
         """Take no more jobs; the loop ends when those accepted have ended."""
@@ -147,9 +162,11 @@ class Worker:
 
     def _handle_signal(self, signum: int, _frame: object) -> None:
         """Told to go: drain. Told twice: go now."""
-        if self._state == "draining":
+        if self._state == "draining" or self._signal is not None:
             os._exit(128 + signum)
-        self._drain(signal.Signals(signum).name)
+        # The loop drains, for here it may be in the middle of writing a line.
+        self._signal = signal.Signals(signum)
+        os.write(self._wake_write, b"\n")
 
     def _wait_for_lanes(self) -> None:
         self._starter.join()
@@ -157,6 +174,7 @@ class Worker:
             lane.close()
         for lane in self._lanes.values():
             lane.join()
+        self._is_done = True
         os.write(self._wake_write, b"\n")
 
     def _leave_dead_host(self) -> None:
@@ -179,7 +197,7 @@ class Worker:
             case Health():
                 self._stdout.send(self._health())
             case Trim():
-                threading.Thread(target=self._handle_trim, name="trim", daemon=True).start()
+                self._trims.put(message)
             case Shutdown():
                 self._drain()
             case Replay():
@@ -234,7 +252,8 @@ class Worker:
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
-                if job_id not in self._finished:
+                # A supervisor cancels nothing before its job: what is not here was refused.
+                if job_id not in self._finished and not self._supervised:
                     _remember(self._early_cancels, job_id)
                 return
         job.cancel()
@@ -339,10 +358,13 @@ class Worker:
         devices = [engine.device() for engine in self._engines.values()]
         return next((device for device in devices if device is not None), None)
 
-    def _handle_trim(self) -> None:
-        for engine in self._engines.values():
-            engine.trim()
-        self._stdout.send(self._health())
+    def _trim_on_request(self) -> None:
+        """A thread of its own: an engine may take its time for it."""
+        while True:
+            self._trims.get()
+            for engine in self._engines.values():
+                engine.trim()
+            self._stdout.send(self._health())
 
     def _trim_idle(self) -> None:
         for engine in self._engines.values():

@@ -112,7 +112,7 @@ class Nursery:
         argv = [*self._worker_argv, *request["argv"], "--parent-pid", str(self._pid)]
         if not self._template:
             process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "upscaled_worker", *argv],
+                [sys.executable, "-P", "-u", "-m", "upscaled_worker", *argv],
                 stdin=fds[0],
                 stdout=fds[1],
                 stderr=fds[2],
