@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -50,19 +51,23 @@ def child_pids(pid: int) -> list[int]:
     return children
 
 
-def kill_descendants() -> None:
-    """SIGKILL everything below this process and reap it; returns when nothing is left.
+def kill_descendants(spared: Collection[int] = ()) -> None:
+    """SIGKILL everything below this process and reap it; returns when nothing is left, but for
+    the `spared` children.
 
     Killed parents hand their children up to us (`adopt_orphans` first), so this goes on until
     there are none.
     """
     while True:
-        for pid in child_pids(os.getpid()):
+        doomed = [pid for pid in child_pids(os.getpid()) if pid not in spared]
+        for pid in doomed:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         try:
             # Without blocking: the list above may lack one that was being handed up to us.
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                if spared and not doomed:
+                    return
                 time.sleep(0.001)
         except ChildProcessError:
             return

@@ -26,6 +26,7 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Hand out as many waiting jobs as the workers hold."""
+        self._hand_over_reserved()
         queue = self._ledger.queue
         while len(queue):
             room = self._room()
@@ -47,6 +48,16 @@ class Dispatcher:
             else:
                 self.hand_over(job, child)
         return None
+
+    def _hand_over_reserved(self) -> None:
+        """A job that is to run alone waits for one worker, unless another has nothing to do."""
+        for child in self._children.values():
+            job = child.reserved_for
+            if job is not None:
+                idle = [one for one in self._room().get(job.method, []) if not one.jobs]
+                if idle:
+                    child.reserved_for = None
+                    self.hand_over(job, idle[0])
 
     def end_job(self, job: Job, reason: str) -> bool:
         """Have the worker stop a job, for reason "cancel" or "deadline"; False where it waits."""

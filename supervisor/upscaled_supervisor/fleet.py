@@ -14,7 +14,7 @@ from typing import Any
 
 from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode
-from upscaled_protocol.lineage import kill_descendants, kill_group
+from upscaled_protocol.lineage import child_pids, kill_descendants, kill_group
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
 from upscaled_supervisor.child import LEAVE_TIMEOUT_S, Child, open_pipes
@@ -55,6 +55,9 @@ class Fleet:
         self._was_ready = False
         self._is_degraded = False
         self._closing = False
+        # A shell that started us by `exec` leaves us its own children, such as the `tee` that
+        # reads our stdout: not ours to end.
+        self._inherited_pids = child_pids(os.getpid())
         self.nursery: Nursery | None = None
         self.memory = MemoryWatch(options.memory_limit_mb, options.gpu_memory_limit_mb, log)
         self.slots = [
@@ -132,7 +135,7 @@ class Fleet:
             self.nursery.close()
             self.nursery.wait()
             self.nursery = None
-            kill_descendants()
+            kill_descendants(spared=self._inherited_pids)
 
     def dispatch(self) -> None:
         """Hand out waiting jobs; where no worker can be had, answer them with the reason."""
@@ -209,7 +212,8 @@ class Fleet:
         child.take_back(job)
         outcome = fields.get("code", "completed")
         if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":  # it came too late
-            self._ledger.retry(job)
+            if not self._end_as_told(job):
+                self._ledger.retry(job)
             self._settle(child)
             return
         child.jobs_done += 1
@@ -354,7 +358,8 @@ class Fleet:
         self._poller.forget(self.nursery.fd)
         self.nursery.close()
         exit_code = self.nursery.wait()
-        kill_descendants()  # what it would have ended was handed up to us
+        # What it would have ended was handed up to us.
+        kill_descendants(spared=self._inherited_pids)
         self.nursery = None
         if exit_code == EXIT_USAGE:
             self.has_usage_error = True
@@ -426,11 +431,9 @@ class Fleet:
 
     def _give_back(self, child: Child, job: Job, cause: Cause) -> None:
         """Decide about a job that was running when its worker died."""
-        if job.ending == "cancel":
-            self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
-        elif job.ending == "deadline":
-            self._ledger.fail_deadline(job)
-        elif child.end_cause is not None and job not in child.culprits:
+        if self._end_as_told(job):
+            return
+        if child.end_cause is not None and job not in child.culprits:
             self._ledger.retry(job)  # we ended the worker, and not for this job's sake
         else:
             self._ledger.charge(job)
@@ -438,6 +441,14 @@ class Fleet:
                 self._ledger.retry(job)
             else:
                 self._ledger.fail_for_good(job, cause)
+
+    def _end_as_told(self, job: Job) -> bool:
+        """End a job that its worker was told to end, and has no longer; False for any other."""
+        if job.ending == "cancel":
+            self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+        elif job.ending == "deadline":
+            self._ledger.fail_deadline(job)
+        return job.ending is not None
 
     def _lose(
         self, slot: Slot, cause: Cause, child: Child | None = None, *, died_loading: bool = False

@@ -313,6 +313,8 @@ class Supervisor:
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(signum, lambda *_: None)
+        # A host may have blocked some for itself, and what it starts has inherited that.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         return read_fd
 
     def _handle_signals(self, fd: int) -> None:

@@ -29,7 +29,8 @@ class Nursery:
         self._lines = LineSplitter()
         theirs.set_inheritable(True)
         argv = [
-            *(sys.executable, "-m", "upscaled_worker.nursery"),
+            # -P: the working folder may be anybody's, and nothing is to be imported from it.
+            *(sys.executable, "-P", "-m", "upscaled_worker.nursery"),
             *("--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())),
             *([] if template else ["--no-template"]),
             *worker_argv,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -34,7 +35,7 @@ def wait_until_idle(daemon: Daemon) -> None:
             return
         before = now
         threading.Event().wait(0.5)
-    pytest.fail("the supervisor never comes to rest")
+    pytest.fail("the daemon never comes to rest")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,21 @@ def test_a_host_that_does_not_read_has_no_more_results_made_for_it(
     daemon.resume_reading()
     daemon.finish()
     assert len({line["job_id"] for line in daemon.terminals()}) == len(daemon.terminals()) == jobs
+
+
+def test_a_worker_rests_whose_host_neither_reads_nor_writes_any_more(
+    start_worker: StartDaemon,
+) -> None:
+    worker = start_worker()
+    worker.wait_status("ready")
+    worker.stop_reading()
+    bad_lines = 150_000  # more than it reads of a host that does not: the answers pass 16 MiB
+    worker.send(b"{}\n" * bad_lines)
+    worker.close_stdin()
+    wait_until_idle(worker)
+    worker.resume_reading()
+    assert worker.wait() == 0
+    assert len(worker.terminals()) == bad_lines
 
 
 def test_a_second_signal_ends_it_where_nobody_reads_the_last_results(
@@ -225,3 +241,63 @@ def test_an_empty_environment_variable_is_none(start_supervisor: StartDaemon) ->
     daemon = start_supervisor(env={"UPSCALED_METRICS_ADDRESS": ""})
     daemon.wait_status("ready")
     assert daemon.finish() == 0
+
+
+@pytest.mark.parametrize("template", ["--template", "--no-template"])
+def test_nothing_is_imported_from_the_folder_it_is_started_in(
+    tmp_path: Path, template: str
+) -> None:
+    for module in ("random", "queue", "orjson", "upscaled_models"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('not a module')")
+    daemon = subprocess.run(
+        [sys.executable, "-P", "-m", "upscaled_supervisor", "--methods", "fake", template],
+        input=b'{"job_id":"a","method":"fake"}\n',
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert daemon.returncode == 0
+    assert b'"type":"result"' in daemon.stdout
+
+
+def test_a_child_of_the_shell_that_became_the_daemon_is_left_alone(tmp_path: Path) -> None:
+    """As the `tee` in `exec upscaled run > >(tee results.jsonl)`."""
+    script = 'sleep 600 >/dev/null 2>&1 & echo $! > child.pid; exec "$0" "$@"'
+    daemon = subprocess.run(
+        ["sh", "-c", script, sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    assert daemon.returncode == 0
+    child = psutil.Process(int((tmp_path / "child.pid").read_text()))
+    assert child.name() == "sleep"
+    child.kill()
+
+
+BLOCK_SIGNALS = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("module", ["upscaled_supervisor", "upscaled_worker"])
+def test_signals_that_the_host_had_blocked_are_heard(module: str) -> None:
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", BLOCK_SIGNALS, module, "--methods", "fake"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert daemon.stdout is not None
+    while b'"ready"' not in daemon.stdout.readline():
+        pass
+    daemon.terminate()
+    try:
+        assert daemon.wait(60) == 0
+    finally:
+        daemon.kill()
+        daemon.communicate()

@@ -180,6 +180,55 @@ def test_a_job_kept_for_a_worker_that_dies_is_not_charged_with_that(
     assert (end["type"], end["attempt"]) == ("result", 2)
 
 
+def test_a_job_that_runs_alone_waits_for_no_busy_worker_while_another_idles(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--workers", "2")
+    for slot in range(2):
+        worker_pid(daemon, slot)
+    daemon.job("endless", hang=True)
+    daemon.wait_health(lambda one: any(row["jobs"] for row in one["workers"]))
+    # It takes the other worker down, so that at first there is only the busy one to be had.
+    daemon.job("deadly", exit_code=1, only_on_attempt=1)
+    end = daemon.wait_terminal("deadly")
+    assert (end["type"], end["attempt"]) == ("result", 2)
+
+
+def test_a_cancel_that_meets_a_worker_on_its_way_out_is_not_lost(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor()
+    pid = worker_pid(daemon)
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGTERM)
+    daemon.job("a", hang=True)
+    is_held(daemon, "a")
+    daemon.send({"type": "cancel", "job_id": "a"})
+    daemon.ask_health()
+    os.kill(pid, signal.SIGCONT)  # it leaves, and gives both back unread
+    assert daemon.wait_terminal("a")["code"] == "cancelled"
+    daemon.job("next")
+    daemon.wait_terminal("next")
+    assert daemon.ask_health()["workers"][0]["restarts"] == 1
+
+
+def test_a_cancel_that_meets_the_end_of_a_bad_job_is_passed_over(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor()
+    pid = worker_pid(daemon)
+    os.kill(pid, signal.SIGSTOP)
+    daemon.job("a", nonsense=1)
+    is_held(daemon, "a")
+    daemon.send({"type": "cancel", "job_id": "a"})
+    daemon.ask_health()
+    os.kill(pid, signal.SIGCONT)
+    assert daemon.wait_terminal("a")["code"] == "invalid_job"
+    daemon.job("a")
+    daemon.wait_for(lambda line: len(daemon.terminals()) == 2)
+    assert daemon.terminals()[1]["type"] == "result"
+
+
 def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartDaemon) -> None:
     """Stopped between the end of one job and the start of the next, a worker says no more."""
     daemon = start_supervisor("--stall-timeout-s", "1")
