@@ -238,6 +238,15 @@ def test_terminate_drains_and_a_second_signal_ends_it_now(start_worker: StartDae
     assert worker.wait() == 128 + 15
 
 
+def test_end_of_input_answers_every_trim_before(start_worker: StartDaemon) -> None:
+    worker = start_worker()
+    trims = 3000
+    worker.send(b'{"type":"trim"}\n' * trims)
+    assert worker.finish() == 0
+    assert len([line for line in worker.lines if line["type"] == "health"]) == trims
+    assert worker.lines[-1]["message"] == "stopped"
+
+
 def chat(worker: Daemon) -> None:
     with contextlib.suppress(OSError):
         while True:

@@ -92,7 +92,7 @@ class Worker:
         self._input_ended = False
         self._starter = threading.Thread(target=self._start_engines, name="starter", daemon=True)
         self._trimmer = threading.Thread(target=self._trim_on_request, name="trim", daemon=True)
-        self._trims: SimpleQueue[Trim] = SimpleQueue()
+        self._trims: SimpleQueue[Trim | None] = SimpleQueue()
         # Ends the wait of the loop: everything is done, or a signal came.
         self._wake_read, self._wake_write = os.pipe()
         self._is_done = False
@@ -158,7 +158,7 @@ class Worker:
         if self._state != "draining":
             self._state = "draining"
             self._stdout.send(Status(message="draining", detail=detail))
-            start([threading.Thread(target=self._wait_for_lanes, name="drain", daemon=True)])
+            start([threading.Thread(target=self._wait_for_the_rest, name="drain", daemon=True)])
 
     def _handle_signal(self, signum: int, _frame: object) -> None:
         """Told to go: drain. Told twice: go now."""
@@ -168,12 +168,14 @@ class Worker:
         self._signal = signal.Signals(signum)
         os.write(self._wake_write, b"\n")
 
-    def _wait_for_lanes(self) -> None:
+    def _wait_for_the_rest(self) -> None:
         self._starter.join()
         for lane in self._lanes.values():
             lane.close()
         for lane in self._lanes.values():
             lane.join()
+        self._trims.put(None)
+        self._trimmer.join()
         self._is_done = True
         os.write(self._wake_write, b"\n")
 
@@ -360,8 +362,7 @@ class Worker:
 
     def _trim_on_request(self) -> None:
         """A thread of its own: an engine may take its time for it."""
-        while True:
-            self._trims.get()
+        while self._trims.get() is not None:
             for engine in self._engines.values():
                 engine.trim()
             self._stdout.send(self._health())
