@@ -73,8 +73,9 @@ def _origin(module: Any) -> Any:
 
 
 def _build(files: Files) -> Any:
+    fields = files.config("vae")
     try:
         with torch.device("meta"):
-            return AutoencoderKL(**files.config("vae"))
+            return AutoencoderKL(**fields)
     except Exception as error:  # whatever the library trips over in foreign fields
         raise bad_config(files.model_dir / "configs" / "vae", error) from error

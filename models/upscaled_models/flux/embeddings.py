@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors
@@ -15,8 +16,9 @@ from upscaled_protocol.errors import JobError
 
 # Files of 4 MiB; the oldest go first.
 _KEPT = 256
-# Of an encoder's file this many evenly spaced samples are hashed, with its header and its size: to
-# hash 5 GB would take longer than to encode the prompt.
+# Of an encoder's file this many evenly spaced samples are hashed, with its size and its time (for a
+# damaged file that was mended between them): to hash 5 GB would take longer than to encode the
+# prompt.
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 
@@ -32,9 +34,10 @@ class EmbeddingCache:
         """The embeddings of these tokens, or None where they have to be computed."""
         try:
             tensors = safetensors.torch.load_file(self._path(tokens))
-            return Embeddings(tensors["sequence"], tensors["pooled"])
+            found = Embeddings(tensors["sequence"], tensors["pooled"])
         except (OSError, KeyError, safetensors.SafetensorError):  # absent, or not ours
             return None
+        return found if _is_whole(found, tokens) else None
 
     def keep(self, tokens: Tokens, embeddings: Embeddings) -> bool:
         """Write them; False where that is not possible, which costs no more than time."""
@@ -74,12 +77,22 @@ class EmbeddingCache:
                 return 0.0
 
         for path in sorted(self._folder.glob("*.safetensors"), key=age)[:-_KEPT]:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another worker was faster, or it is not ours
+                path.unlink()
+
+
+def _is_whole(found: Embeddings, tokens: Tokens) -> bool:
+    return (
+        found.sequence.shape[:2] == tokens.t5.shape
+        and found.pooled.shape[:1] == tokens.clip.shape[:1]
+        and all(bool(tensor.isfinite().all()) for tensor in (found.sequence, found.pooled))
+    )
 
 
 def _digest(path: Path) -> bytes:
-    size = path.stat().st_size
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    status = path.stat()
+    size = status.st_size
+    digest = hashlib.sha256(f"{size} {status.st_mtime_ns}".encode())
     with path.open("rb") as file:
         # The first sample is the beginning of the header, the last the end of the file.
         for index in range(_SAMPLES):

@@ -9,6 +9,7 @@ configs that come with this package, which are those of FLUX.1-dev, or by those 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +43,27 @@ class Files:
         path = own if own.is_file() else _CONFIGS / part / name
         try:
             fields = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise bad_config(own, error) from None
         if not isinstance(fields, dict):
             raise bad_config(own, "it is no JSON object")
         # diffusers writes what its classes are called among the fields.
         return {key: value for key, value in fields.items() if not key.startswith("_")}
+
+    def whole_number(self, part: str, field: str, default: int | None = None) -> int:
+        """A field of a part's config. Raises `JobError` (model_corrupt) where it is no number from
+        0 on."""
+        value = self.config(part).get(field, default)
+        if type(value) is not int or value < 0:
+            raise bad_config(self.model_dir / "configs" / part, f"its {field} is {value!r}")
+        return value
+
+    def noise_shift(self) -> float:
+        """The scheduler's shift. Raises `JobError` (model_corrupt) where it is none."""
+        value = self.config("scheduler").get("shift")
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise bad_config(self.model_dir / "configs" / "scheduler", f"its shift is {value!r}")
+        return float(value)
 
 
 def find_files(

@@ -14,6 +14,8 @@ from upscaled_models.flux.transformer import Transformer
 
 # ComfyUI's table of noise levels has so many.
 _TABLE = 10_000
+# Less has the table's lowest level for all steps too, and 1 / less may be no number.
+_LEAST_DENOISE = 1e-9
 # Latents a side of the blocks that noise is drawn in.
 _BLOCK = 32
 
@@ -27,7 +29,9 @@ def noise_levels(steps: int, denoise: float, shift: float) -> list[float]:
     """
     if denoise == 0:
         return []
-    whole = int(steps / denoise + 1e-6)  # 1e-6: no step is lost to a quotient like 9.9999999
+    whole = int(
+        steps / max(denoise, _LEAST_DENOISE) + 1e-6
+    )  # 1e-6: no step is lost to a quotient like 9.9999999
     times = [1 - (whole - left) * _TABLE // whole / _TABLE for left in range(steps, 0, -1)]
     return [*(shift * time / (1 + (shift - 1) * time) for time in times), 0.0]
 

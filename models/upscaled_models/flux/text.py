@@ -56,24 +56,32 @@ class Embeddings:
 def tokenize(prompt: str, files: Files) -> Tokens:
     """A prompt's tokens. The empty prompt needs no tokenizer.
 
-    Raises `JobError`: model_not_found or model_corrupt, of a tokenizer's file.
+    Raises `JobError`: model_not_found or model_corrupt, of a tokenizer's file or a config.
     """
-    clip, t5 = files.config("text_encoder"), files.config("text_encoder_2")
-    clip_length = int(clip["max_position_embeddings"])
+    clip_size = files.whole_number("text_encoder", "vocab_size")
+    clip_length = files.whole_number("text_encoder", "max_position_embeddings")
+    t5_size = files.whole_number("text_encoder_2", "vocab_size")
+    t5_end, t5_padding = (
+        files.whole_number("text_encoder_2", field, default)
+        for field, default in (("eos_token_id", 1), ("pad_token_id", 0))
+    )
+    if max(t5_end, t5_padding) >= t5_size:
+        folder = files.model_dir / "configs" / "text_encoder_2"
+        raise bad_config(folder, f"its vocab_size is {t5_size}, and a token of it is more")
     # The last two of CLIP's vocabulary begin and end a text.
-    begin, end = int(clip["vocab_size"]) - 2, int(clip["vocab_size"]) - 1
+    begin, end = clip_size - 2, clip_size - 1
     clip_ids, t5_ids = [], []
     if prompt:
         for path in (files.clip_tokenizer, files.t5_tokenizer):
             require(path, files.model_dir)
-        clip_ids = _encode(prompt, files.clip_tokenizer, int(clip["vocab_size"]))
-        t5_ids = _encode(prompt, files.t5_tokenizer, int(t5["vocab_size"]))
+        clip_ids = _encode(prompt, files.clip_tokenizer, clip_size)
+        t5_ids = _encode(prompt, files.t5_tokenizer, t5_size)
     t5_length = T5_LENGTHS[len(t5_ids) >= T5_LENGTHS[0]]
     truncated = len(t5_ids) >= t5_length
     clip_row = [begin, *clip_ids[: clip_length - 2], end]
     clip_row += [end] * (clip_length - len(clip_row))
-    t5_row = [*t5_ids[: t5_length - 1], int(t5.get("eos_token_id", 1))]
-    t5_row += [int(t5.get("pad_token_id", 0))] * (t5_length - len(t5_row))
+    t5_row = [*t5_ids[: t5_length - 1], t5_end]
+    t5_row += [t5_padding] * (t5_length - len(t5_row))
     return Tokens(torch.tensor([clip_row]), torch.tensor([t5_row]), truncated)
 
 
@@ -93,13 +101,20 @@ def encode(tokens: Tokens, files: Files, device: torch.device, each: EachTensor)
     )
     positions = torch.arange(tokens.clip.shape[1], device=device)
     pooled = clip(tokens.clip.to(device), position_ids=positions.unsqueeze(0)).pooler_output
+    _check_numbers(pooled, files.clip)
     del clip
     encoder = _build(T5Config, T5EncoderModel, files, "text_encoder_2")
     # One embedding under two names.
     encoder.encoder.embed_tokens = encoder.shared
     t5 = _load(encoder, files.t5, t5_origin, ignored=_IGNORED_T5, device=device, each=each)
     sequence = t5(tokens.t5.to(device)).last_hidden_state
+    _check_numbers(sequence, files.t5)
     return Embeddings(sequence.cpu(), pooled.cpu())
+
+
+def _check_numbers(embeddings: Tensor, path: Path) -> None:
+    if not embeddings.isfinite().all():
+        raise corrupt(path, "what it makes of a prompt is no numbers: its weights are damaged")
 
 
 def _encode(prompt: str, path: Path, vocabulary: int) -> list[int]:
@@ -109,7 +124,8 @@ def _encode(prompt: str, path: Path, vocabulary: int) -> list[int]:
         tokenizer.no_padding()
         size = tokenizer.get_vocab_size()
         ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
-    except Exception as error:  # noqa: BLE001 - the library raises nothing more special
+    except BaseException as error:  # noqa: BLE001 - the library raises nothing more special, and
+        # where it panics no `Exception` either; in a job's thread nothing else is of that kind.
         raise corrupt(path, f"it is no tokenizer ({error})") from None
     if not vocabulary - _VOCABULARY_STEP < size <= vocabulary:
         raise corrupt(path, f"it has {size} tokens, and the encoder has {vocabulary}")

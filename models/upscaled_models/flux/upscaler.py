@@ -12,7 +12,7 @@ import torch
 from upscaled_models.catalog import Catalog
 from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
-from upscaled_models.esrgan.out_of_memory import free_caches
+from upscaled_models.esrgan.out_of_memory import free_caches, is_out_of_memory
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.upscaler import Upscaler as FirstStageUpscaler
 from upscaled_models.esrgan.upscaler import device_bytes
@@ -33,6 +33,7 @@ from upscaled_models.imaging.rows import Picture
 from upscaled_models.imaging.write import open_sink
 from upscaled_models.memory import available_bytes, shared_models
 from upscaled_protocol.configs import FluxConfig
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 # 18 GB from a cold, slow disk.
@@ -80,9 +81,8 @@ class Upscaler:
         tokens = tokenize(config.prompt, files)
         if tokens.truncated:
             context.warn(f"the prompt was cut after {tokens.t5.shape[1]} tokens")
-        shift = float(files.config("scheduler")["shift"])
-        levels = noise_levels(config.steps, config.denoise, shift)
-        with ExitStack() as held:
+        levels = noise_levels(config.steps, config.denoise, files.noise_shift())
+        with _told_out_of_memory(), ExitStack() as held:
             with context.phase("decode"):
                 source = held.enter_context(open_source(config, settings, context))
             size = Size(width=source.width, height=source.height)
@@ -255,6 +255,20 @@ class _Job:
     def make_room(self) -> None:
         self._context.warn("memory ran out: the picture was finished in smaller batches or tiles")
         self._upscaler.free_memory()
+
+
+@contextmanager
+def _told_out_of_memory() -> Iterator[None]:
+    """Give a lack of memory its code also where nothing smaller can be tried: while loading."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobError(
+            ErrorCode.OUT_OF_MEMORY,
+            "memory ran out: free some, or use smaller files or a device with more",
+        ) from error
 
 
 def _loading(context: Context) -> EachTensor:

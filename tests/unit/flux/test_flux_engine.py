@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pyvips
+import torch
 
 pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
+import safetensors.torch
+
 from recording import RecordingContext
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
@@ -328,3 +332,85 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are(
     assert warning.startswith("the blocks could not be compiled, and ran as they are")
     assert warning.endswith(": no C compiler")
     asked.close()
+
+
+def test_memory_that_runs_out_while_models_load_is_told_as_such(
+    engine: FluxEngine, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for part in ("encode", "load_models"):
+        with monkeypatch.context() as patched:
+            patched.setattr(upscaling, part, too_large)
+            with pytest.raises(JobError, match="memory ran out") as failed:
+                run(engine, picture, prompt="a cat")
+        assert failed.value.code == ErrorCode.OUT_OF_MEMORY
+        run(engine, picture)
+        engine.trim()
+
+
+@pytest.mark.parametrize("denoise", [1e-6, 1e-310, 5e-324])
+def test_the_least_of_denoise_is_a_job_like_any(
+    engine: FluxEngine, picture: Path, denoise: float
+) -> None:
+    assert run(engine, picture, denoise=denoise).output_size == Size(width=192, height=160)
+
+
+@pytest.mark.parametrize("name", ["clip_l", "t5xxl_fp8_e4m3fn"])
+def test_text_encoders_that_are_no_numbers_are_named_and_nothing_of_theirs_is_kept(
+    engine: FluxEngine, copy: Path, picture: Path, name: str
+) -> None:
+    path = copy / "clip" / f"{name}.safetensors"
+    whole = path.read_bytes()
+    tensors = safetensors.torch.load_file(path)
+    damaged = next(key for key in tensors if key.endswith(("q.weight", "q_proj.weight")))
+    shape, dtype = tensors[damaged].shape, tensors[damaged].dtype
+    tensors[damaged] = torch.full(shape, float("nan")).to(dtype)
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(JobError, match=f"^{name}.safetensors is not usable") as failed:
+        run(engine, picture)
+    assert failed.value.code == ErrorCode.MODEL_CORRUPT
+    assert not list(copy.glob("embeddings/*"))
+    path.write_bytes(whole)
+    run(engine, picture)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensor: tensor[:, :7].contiguous(),
+        lambda tensor: tensor * float("nan"),
+    ],
+    ids=["shape", "nan"],
+)
+def test_kept_embeddings_that_are_none_are_made_anew(
+    engine: FluxEngine, copy: Path, picture: Path, damage: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    expected = read(run(engine, picture).output_path)
+    (kept,) = (copy / "embeddings").iterdir()
+    whole = kept.read_bytes()
+    tensors = safetensors.torch.load_file(kept)
+    tensors["sequence"] = damage(tensors["sequence"])
+    safetensors.torch.save_file(tensors, kept)
+    assert np.array_equal(read(run(engine, picture).output_path), expected)
+    assert kept.read_bytes() == whole
+
+
+def test_an_encoder_that_was_fetched_again_encodes_again(
+    engine: FluxEngine, copy: Path, picture: Path
+) -> None:
+    # What was wrong with it may lie between the samples that its key is made of.
+    run(engine, picture)
+    path = copy / "clip" / "t5xxl_fp8_e4m3fn.safetensors"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    run(engine, picture)
+    assert len(list((copy / "embeddings").iterdir())) == 2
+
+
+def test_what_cannot_be_removed_from_the_kept_embeddings_harms_no_job(
+    engine: FluxEngine, copy: Path, picture: Path
+) -> None:
+    for number in range(257):
+        (copy / "embeddings" / f"{number}.safetensors").mkdir(parents=True)
+    assert run(engine, picture).warnings == []

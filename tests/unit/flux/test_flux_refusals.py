@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,46 @@ def test_a_token_that_the_encoder_does_not_have_is_refused(copy: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(JobError, match=r"its token 60 is past the encoder's 60"):
         tokenize("a cat", job_files(copy))
+
+
+def test_a_tokenizer_that_its_library_panics_over_is_refused(copy: Path) -> None:
+    path = copy / "clip" / "t5xxl.tokenizer.json"
+    document = json.loads(path.read_text())
+    document["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(JobError, match=r"t5xxl.tokenizer.json .* it is no tokenizer"):
+        tokenize("a cat", job_files(copy))
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "sentence"),
+    [
+        ("scheduler", {"shift": "much"}, "its shift is 'much'"),
+        ("scheduler", {"shift": 0}, "its shift is 0"),
+        ("text_encoder", {"vocab_size": None}, "its vocab_size is None"),
+        ("text_encoder", {"max_position_embeddings": "77"}, "its max_position_embeddings is '77'"),
+        ("text_encoder_2", {"eos_token_id": [1]}, r"its eos_token_id is \[1\]"),
+        ("text_encoder_2", {"pad_token_id": 10**9}, "its vocab_size is 60"),
+    ],
+)
+def test_a_config_without_what_a_job_needs_is_refused(
+    copy: Path, part: str, fields: dict[str, Any], sentence: str
+) -> None:
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    path = copy / "configs" / part / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    files = job_files(copy)
+    needs = files.noise_shift if part == "scheduler" else partial(tokenize, "", files)
+    with pytest.raises(JobError, match=f"configs/{part} is not usable: {sentence}") as refused:
+        needs()
+    assert refused.value.code == ErrorCode.MODEL_CORRUPT
+
+
+def test_a_config_is_refused_once_and_however_deep_it_is(copy: Path) -> None:
+    path = copy / "configs" / "vae" / "config.json"
+    for text in ("[" * 100_000, "[]", "{"):
+        path.write_text(text)
+        with pytest.raises(JobError) as refused:
+            check_autoencoder(job_files(copy))
+        assert refused.value.code == ErrorCode.MODEL_CORRUPT
+        assert refused.value.message.count("is not usable") == 1
