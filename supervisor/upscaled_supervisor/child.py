@@ -66,6 +66,7 @@ class Child:
         self.was_killed = False
         self.health: dict[str, Any] | None = None
         self.health_asked_at: float | None = None
+        self.trims_due = 0  # asked for, and not answered yet
         self.last_words: deque[bytes] = deque(maxlen=_LAST_WORDS)
         os.set_blocking(stdout_fd, False)
         os.set_blocking(stderr_fd, False)
@@ -118,6 +119,20 @@ class Child:
         if self.state == "ready" and self.health_asked_at is None:
             self.health_asked_at = time.monotonic()
             self.send(b'{"type":"health"}')
+
+    def ask_trim(self) -> None:
+        """Have it give memory back; `trims_due` is 0 again once that is done."""
+        if self.state == "ready":
+            self.trims_due += 1
+            self.send(b'{"type":"trim"}')
+
+    def note_health(self, report: dict[str, Any]) -> None:
+        """It has reported. Whichever answer came first: once both are there, both are done."""
+        self.health = report
+        if self.health_asked_at is not None:
+            self.health_asked_at = None
+        elif self.trims_due:
+            self.trims_due -= 1
 
     @property
     def models_loaded(self) -> list[str]:

@@ -196,8 +196,7 @@ class Fleet:
         if kind == "status":
             self._handle_status(child, fields)
         elif kind == "health":
-            child.health = fields
-            child.health_asked_at = None
+            child.note_health(fields)
         elif (job := child.jobs.get(fields["job_id"])) is None:
             self._log.log("warning", "worker_line_unexpected", worker=child.slot, line=kind)
         elif kind == "progress":

@@ -19,31 +19,38 @@ class HealthDesk:
         self._fleet = fleet
         self._ledger = ledger
         self._started_at = time.monotonic()
-        self._asked_at: list[float] = []  # one a request that has no answer yet
+        # One a request that has no answer yet: since when, and whether it is a `trim`.
+        self._requests: list[tuple[float, bool]] = []
 
     def ask(self, *, trim: bool = False) -> None:
         """The host wants to know; `trim`: once the workers have given memory back."""
-        self._asked_at.append(time.monotonic())
+        self._requests.append((time.monotonic(), trim))
         for child in self._fleet.children.values():
-            if trim and child.state == "ready":
-                child.health_asked_at = time.monotonic()
-                child.send(b'{"type":"trim"}')
-            else:
-                child.ask_health()
+            if trim:
+                child.ask_trim()
+            child.ask_health()
 
     def answers_due(self, now: float) -> int:
-        """How many requests can be answered: all workers have, or had their time."""
-        if not self._asked_at:
+        """How many requests can be answered: all workers have, or had their time. A `trim`
+        takes as long as it takes, where its worker answers at all."""
+        if not self._requests:
             return 0
-        asking = any(child.health_asked_at for child in self._fleet.children.values())
-        due = [at for at in self._asked_at if not asking or now - at > ANSWER_TIMEOUT_S]
-        self._asked_at = self._asked_at[len(due) :]
-        return len(due)
+        children = self._fleet.children.values()
+        asking = any(child.health_asked_at for child in children)
+        trimming = any(child.trims_due and not child.is_unresponsive for child in children)
+        left = [
+            (asked_at, trim)
+            for asked_at, trim in self._requests
+            if (trim and trimming) or (asking and now - asked_at <= ANSWER_TIMEOUT_S)
+        ]
+        due = len(self._requests) - len(left)
+        self._requests = left
+        return due
 
     @property
     def is_waiting(self) -> bool:
         """Whether a request waits for a worker."""
-        return bool(self._asked_at)
+        return bool(self._requests)
 
     def report(self, *, draining: bool, dropped_progress: int) -> dict[str, Any]:
         """The message, as in `HealthReport`."""

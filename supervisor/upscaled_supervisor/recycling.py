@@ -72,7 +72,7 @@ class Recycler:
     def _cause(self, child: Child, now: float) -> Cause | None:
         action = self._memory.judge(child)
         if action == "trim":
-            child.send(b'{"type":"trim"}')
+            child.ask_trim()
             self._log.log("info", "worker_trimmed", worker=child.slot)
         if action == "recycle":
             return Cause("memory")

@@ -283,6 +283,36 @@ def test_health_does_not_call_a_stopped_worker_ready(start_supervisor: StartDaem
     daemon.wait_health(lambda one: one["workers"][0]["state"] == "ready")
 
 
+SLOW_TRIM = """
+import time
+from upscaled_models.fake import FakeEngine
+
+trim = FakeEngine.trim
+
+def slow_trim(self, *, idle_only=False):
+    time.sleep(0 if idle_only else 1.5)
+    trim(self, idle_only=idle_only)
+
+FakeEngine.trim = slow_trim
+"""
+
+
+def test_a_trim_is_answered_when_it_is_done(start_supervisor: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_TRIM)
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    daemon.send({"type": "health"}, {"type": "trim"}, {"type": "health"})
+    trimmed = daemon.wait_for(lambda line: line.get("models_loaded") == [])
+    reports = [line for line in daemon.lines if line["type"] == "health"]
+    assert reports.index(trimmed) == 2  # and health does not wait for it
+    assert [one["workers"][0]["state"] for one in reports] == ["ready"] * 3
+    # Answered once each, at the end of input too.
+    daemon.send({"type": "trim"}, {"type": "trim"})
+    assert daemon.finish() == 0
+    assert len([line for line in daemon.lines if line["type"] == "health"]) == 5
+
+
 def test_health_has_a_row_for_each_worker(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--workers", "2")
     report = daemon.wait_health(
