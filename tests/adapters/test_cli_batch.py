@@ -197,8 +197,24 @@ def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
     long_name = f"{'x' * 200}.png"
     assert jobs([long_name]) == exits.OK
     assert len(json.loads(capsys.readouterr().out)["job_id"]) == 128
-    with pytest.raises(SystemExit):
-        jobs(["a.png", "a.png"])
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["a.png", "a.png"], "same output name"),
+        (["a.png", "a.jpg"], "same output name"),
+        (["one/a.png", "two/a.png", "-o", "large"], "same output name"),
+        ([f"{folder}/{'x' * 128}.png" for folder in ("one", "two")], "the last 128 characters"),
+    ],
+)
+def test_jobs_that_would_be_taken_for_one_another_are_refused(
+    names: list[str], sentence: str, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        jobs(names)
+    assert refused.value.code == exits.USAGE
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from upscaled_cli.channel import line_of
@@ -72,6 +75,18 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
         common[name] = _value(value)
     line_of(common)  # what no job can say is wrong for every picture
     return common
+
+
+def refuse_same_output(inputs: Sequence[str], folder: str | None) -> None:
+    """Raise `ValueError` where one output would replace another. folder: None for the default."""
+    seen: dict[Path, str] = {}
+    for name in inputs:
+        path = Path(name)
+        # Outputs are named by the input's stem, and alike but for that.
+        target = Path(folder or os.environ.get("OUTPUT_DIR") or path.parent).absolute() / path.stem
+        if target in seen:
+            raise ValueError(f"{seen[target]} and {name} would have the same output name")
+        seen[target] = name
 
 
 def _value(text: str) -> Any:

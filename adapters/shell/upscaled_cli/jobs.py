@@ -10,7 +10,7 @@ from pathlib import Path
 
 from upscaled_cli import exits
 from upscaled_cli.channel import line_of
-from upscaled_cli.config import add_arguments, config_of
+from upscaled_cli.config import add_arguments, config_of, refuse_same_output
 
 _EXAMPLES = """examples:
   upscaled jobs *.jpg | upscaled run > results.jsonl
@@ -18,7 +18,8 @@ _EXAMPLES = """examples:
   upscaled jobs a.png | jq -c '.priority = 10' | upscaled run
 
 A job's id is its picture, as it was named here; the protocol allows 128 characters, and of longer
-names the end is taken. Folders are not made.
+names the end is taken. Folders are not made. Pictures of one name in several folders would have
+one output in DIR: `upscaled batch` keeps the folders.
 
 exit status: 0 written, 1 some names cannot be in a job line, 2 wrong usage.
 """
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     try:
         common = config_of(options)
+        refuse_same_output(options.inputs, options.output)
     except ValueError as error:
         arguments.error(str(error))
     status = exits.OK
@@ -40,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     for name in options.inputs:
         job_id = name[-_ID_CHARACTERS:]
         if job_id in seen:
-            arguments.error(f"{name} is named twice, or its last {_ID_CHARACTERS} characters are")
+            arguments.error(f"the last {_ID_CHARACTERS} characters of {name} are another's too")
         seen.add(job_id)
         # The daemon may run in another folder; a link is kept as it is.
         config = {**common, "image_path": os.path.abspath(name)}  # noqa: PTH100

@@ -13,7 +13,7 @@ from typing import Any
 from upscaled_cli import exits
 from upscaled_cli.channel import Message
 from upscaled_cli.client import DAEMON, Client, DaemonGoneError
-from upscaled_cli.config import add_arguments, config_of
+from upscaled_cli.config import add_arguments, config_of, refuse_same_output
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
@@ -165,7 +165,9 @@ def _success(name: str, message: Message) -> str:
 def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One config a picture. Raises `ValueError` where the options contradict each other."""
     common = config_of(options)
-    _refuse_same_output(options)
+    if _is_folder(options) and Path(options.output).is_file():
+        raise ValueError(f"{options.output} is a file: several pictures need a folder")
+    refuse_same_output(options.inputs, options.output)
     if options.output is not None and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
     return [{**common, "image_path": os.path.abspath(path)} for path in options.inputs]  # noqa: PTH100
@@ -176,20 +178,6 @@ def _is_folder(options: argparse.Namespace) -> bool:
     if output is None:
         return False
     return len(options.inputs) > 1 or output.endswith(os.sep) or Path(output).is_dir()
-
-
-def _refuse_same_output(options: argparse.Namespace) -> None:
-    if _is_folder(options) and Path(options.output).is_file():
-        raise ValueError(f"{options.output} is a file: several pictures need a folder")
-    folder = options.output or os.environ.get("OUTPUT_DIR")
-    seen: dict[Path, str] = {}
-    for name in options.inputs:
-        path = Path(name)
-        # The names that the daemon gives differ only by the input's stem.
-        target = Path(folder or path.parent).absolute() / path.stem
-        if target in seen:
-            raise ValueError(f"{seen[target]} and {name} would have the same output name")
-        seen[target] = name
 
 
 def parser() -> argparse.ArgumentParser:
