@@ -77,8 +77,7 @@ class Fleet:
     # --- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the nursery, and a worker in each slot."""
-        self._start_nursery()
+        """Start a worker in each slot, and with the first one the nursery."""
         for slot in self.slots:
             self._spawn(slot)
 

@@ -308,6 +308,31 @@ def test_a_machine_without_room_for_a_worker_is_tried_again_and_harms_no_other(
     assert worker_pid(daemon, 1) == other
 
 
+NO_ROOM_AT_FIRST = """
+import errno, os, socket
+
+socketpair = socket.socketpair
+
+def no_room():
+    socket.socketpair = socketpair
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+socket.socketpair = no_room
+"""
+
+
+def test_a_machine_without_room_for_the_nursery_is_tried_again(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_ROOM_AT_FIRST)
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    daemon.job("a")
+    assert daemon.wait_terminal("a")["attempt"] == 1
+    cause = daemon.wait_status("worker_restarted")["cause"]
+    assert cause["reason"] == "load_failed"
+    assert "Too many open files" in cause["detail"]
+
+
 def test_a_machine_without_room_for_a_thread_is_tried_again(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--no-template")
     victim = worker_pid(daemon)
