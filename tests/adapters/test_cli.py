@@ -116,6 +116,14 @@ def test_ctrl_c_needs_no_traceback() -> None:
     assert done.stderr == ""
 
 
+def test_a_name_that_the_locale_cannot_write_is_told_by_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "é"
+    command = [sys.executable, "-m", "upscaled_cli", "models", "list", "--model-dir", str(folder)]
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT_S, check=True)
+    assert done.stdout.endswith(f"models lie in {tmp_path}/\\xe9\n".encode())
+
+
 def test_a_file_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "schemas"

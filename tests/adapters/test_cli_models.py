@@ -445,10 +445,13 @@ def test_the_list_says_what_is_installed(
     assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "damaged"
     target_in(tmp_path).write_bytes(DATA)
     (tmp_path / "upscale_models" / "own.safetensors").write_bytes(b"own")
+    (tmp_path / "upscale_models" / "gone.safetensors").symlink_to("nowhere")
+    (tmp_path / "upscale_models" / "folder.pth").mkdir()
     rows = listed(tmp_path, entry, capsys=capsys)
     assert rows["mine"]["installed"] == "yes"
     assert rows["mine"]["commercial_use"] is False
     assert rows["own"]["installed"] == "own"
+    assert not {"gone", "folder"} & set(rows)
 
 
 def test_the_list_for_people_names_every_model_of_the_catalogue(

@@ -114,6 +114,23 @@ def test_a_name_that_no_job_line_can_hold_fails_alone(
     assert captured.out.startswith("b.jpg 640x448")
 
 
+def test_more_pictures_than_a_daemon_holds_are_given_to_it_in_turn(
+    daemon: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_flight = []
+
+    class Watched(Client):
+        def submit(self, *given: Any, **named: Any) -> str:
+            job_id = super().submit(*given, **named)
+            in_flight.append(len(self.pending))
+            return job_id
+
+    monkeypatch.setattr("upscaled_cli.upscale.Client", Watched)
+    assert run(daemon, *(f"{number}.jpg" for number in range(2500)), "-o", tmp_path) == exits.OK
+    assert len(in_flight) == 2500
+    assert max(in_flight) == 1000
+
+
 def test_an_output_folder_may_begin_with_a_dash(
     daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ Hosts wait for `upscaled run`, so nothing is imported here that it does not need
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # As on stderr: a name that the locale has no letters for ends nothing.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(name, arguments[1:])

@@ -208,7 +208,7 @@ def _own_files(catalog: Catalog, model_dir: Path) -> list[Listed]:
     return [
         Listed(path.stem, "own", str(path), "esrgan", size_bytes=path.stat().st_size)
         for path in sorted((model_dir / "upscale_models").glob("*"))
-        if path.suffix in WEIGHT_SUFFIXES and path.name not in known
+        if path.suffix in WEIGHT_SUFFIXES and path.name not in known and path.is_file()
     ]
 
 

@@ -26,6 +26,10 @@ exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interru
 """
 
 
+# Jobs in flight: a daemon refuses what passes its queue, which holds ten times as many.
+_WINDOW = 1000
+
+
 def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the pictures; the exit status."""
     arguments = parser()
@@ -51,6 +55,8 @@ def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str
     with Report(len(configs), options.json, options.crop is None) as report:
         try:
             for name, config in zip(options.inputs, configs, strict=True):
+                while len(client.pending) >= _WINDOW:
+                    report.take(client.receive())
                 try:
                     report.expect(client.submit(options.method, config), name)
                 except ValueError as error:
