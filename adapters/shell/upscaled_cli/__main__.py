@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
+    if name not in _FOR_HOSTS:
+        _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # As on stderr: a name that the locale has no letters for ends nothing.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(name, arguments[1:])
         finally:  # also where argparse leaves
-            if sys.stdout is not None:  # None: it was closed before we began
+            if sys.stdout is not None:  # None: it was closed before a host's command began
                 sys.stdout.flush()
     except BrokenPipeError:
         # `upscaled models list | head`: nobody reads on.
@@ -94,10 +96,16 @@ def _run(name: str | None, arguments: Sequence[str]) -> int:
     return exits.USAGE
 
 
+def _open_what_is_closed() -> None:
+    """`upscaled upscale photo.jpg >&-`: nobody wants to read what it says."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - kept to the end
+
+
 def _drop_output() -> None:
     """Lose what could not be written: Python flushes once more at exit."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _help() -> str:
