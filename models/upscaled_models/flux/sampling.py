@@ -29,9 +29,8 @@ def noise_levels(steps: int, denoise: float, shift: float) -> list[float]:
     """
     if denoise == 0:
         return []
-    whole = int(
-        steps / max(denoise, _LEAST_DENOISE) + 1e-6
-    )  # 1e-6: no step is lost to a quotient like 9.9999999
+    # 1e-6: no step is lost to a quotient like 9.9999999.
+    whole = int(steps / max(denoise, _LEAST_DENOISE) + 1e-6)
     times = [1 - (whole - left) * _TABLE // whole / _TABLE for left in range(steps, 0, -1)]
     return [*(shift * time / (1 + (shift - 1) * time) for time in times), 0.0]
 
