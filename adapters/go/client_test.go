@@ -303,9 +303,10 @@ func TestTenThousandRequestsLeaveNothingBehind(t *testing.T) {
 	inFlight(200, request)
 	goroutines, files := held()
 	inFlight(10_000, request)
-	if g, f := held(); g > goroutines || f > files {
-		t.Errorf("%d goroutines and %d files became %d and %d", goroutines, files, g, f)
-	}
+	waitUntil(t, "the end of their goroutines", func() bool {
+		g, f := held()
+		return g <= goroutines && f <= files
+	})
 }
 
 func TestAClosedClientLeavesNoGoroutineAndNoFile(t *testing.T) {
