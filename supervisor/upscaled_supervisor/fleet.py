@@ -210,7 +210,7 @@ class Fleet:
         child.take_back(job)
         outcome = fields.get("code", "completed")
         if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":  # it came too late
-            if not self._end_as_told(job):
+            if not self._ledger.end_as_told(job):
                 self._ledger.retry(job)
             self._settle(child)
             return
@@ -429,7 +429,7 @@ class Fleet:
 
     def _give_back(self, child: Child, job: Job, cause: Cause) -> None:
         """Decide about a job that was running when its worker died."""
-        if self._end_as_told(job):
+        if self._ledger.end_as_told(job):
             return
         if child.end_cause is not None and job not in child.culprits:
             self._ledger.retry(job)  # we ended the worker, and not for this job's sake
@@ -439,14 +439,6 @@ class Fleet:
                 self._ledger.retry(job)
             else:
                 self._ledger.fail_for_good(job, cause)
-
-    def _end_as_told(self, job: Job) -> bool:
-        """End a job that its worker was told to end, and has no longer; False for any other."""
-        if job.ending == "cancel":
-            self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
-        elif job.ending == "deadline":
-            self._ledger.fail_deadline(job)
-        return job.ending is not None
 
     def _lose(
         self, slot: Slot, cause: Cause, child: Child | None = None, *, died_loading: bool = False

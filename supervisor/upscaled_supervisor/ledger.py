@@ -82,7 +82,7 @@ class Ledger:
             self.journal.accept(job.job_id, line)
         self._take(job)
         if self._early_cancels.pop(job.job_id, "no") is None:
-            self.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+            self.fail_cancelled(job)
 
     def restore(self) -> None:
         """Take up the journal's pending jobs; the host is told of each as accepted."""
@@ -147,9 +147,21 @@ class Ledger:
         self.finish(job, orjson.dumps(error), code)
         self._log.log("warning", "job_failed", job_id=job.job_id, code=code, reason=text)
 
+    def fail_cancelled(self, job: Job) -> None:
+        """End a job that the host wants no more."""
+        self.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+
     def fail_deadline(self, job: Job) -> None:
         """End a job whose time is up."""
         self.fail(job, ErrorCode.DEADLINE_EXCEEDED, "the job's timeout_s passed")
+
+    def end_as_told(self, job: Job) -> bool:
+        """End a job that its worker was told to end, and has no longer; False for any other."""
+        if job.ending == "cancel":
+            self.fail_cancelled(job)
+        elif job.ending == "deadline":
+            self.fail_deadline(job)
+        return job.ending is not None
 
     def fail_for_good(self, job: Job, cause: Cause | None) -> None:
         """End a job that lost its worker on each of its attempts, the last time for this cause.

@@ -243,7 +243,7 @@ class Supervisor:
         if job is None:
             self._ledger.note_cancel(job_id)
         elif not self._fleet.end_job(job, "cancel"):
-            self._ledger.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
+            self._ledger.fail_cancelled(job)
 
     def _replay(self, job_ids: Any) -> None:
         is_list = isinstance(job_ids, list) and all(isinstance(one, str) for one in job_ids)
