@@ -56,10 +56,10 @@ def test_the_exit_status_tells_of_failed_jobs(start_supervisor: StartDaemon) -> 
 @TEMPLATE
 def test_a_killed_worker_loses_no_job(start_supervisor: StartDaemon, template: str) -> None:
     daemon = start_supervisor(template)
-    daemon.job("running", steps=10, step_s=0.05)
+    daemon.job("running", hang=True, only_on_attempt=1)
     for number in range(3):
         daemon.job(f"waiting-{number}")
-    daemon.wait_progress("running")
+    daemon.wait_health(lambda one: "running" in one["workers"][0]["jobs"])
     os.kill(worker_pid(daemon), signal.SIGKILL)
     assert daemon.wait_terminal("running")["attempt"] == 2
     restarted = daemon.wait_status("worker_restarted")
@@ -134,8 +134,8 @@ def test_an_invalid_config_is_refused_by_name(start_supervisor: StartDaemon) -> 
 
 def test_a_duplicate_is_refused_without_ending_the_first(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
-    daemon.job("a", steps=10, step_s=0.02)
-    daemon.job("a")
+    job = {"job_id": "a", "method": "fake", "config": {}}
+    daemon.send(job, job)
     refusal = daemon.wait_for(lambda line: line.get("code") == "duplicate_job")
     assert (refusal["job_id"], refusal["refused_job_id"]) == (None, "a")
     assert daemon.wait_terminal("a")["type"] == "result"
@@ -143,8 +143,7 @@ def test_a_duplicate_is_refused_without_ending_the_first(start_supervisor: Start
 
 def test_a_full_queue_refuses(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--max-queue", "2")
-    for name in "abc":
-        daemon.job(name, steps=5, step_s=0.05)
+    daemon.send(*({"job_id": name, "method": "fake", "config": {}} for name in "abc"))
     assert daemon.wait_terminal("c")["code"] == "queue_full"
     assert daemon.wait_terminal("a")["type"] == "result"
 
@@ -170,14 +169,18 @@ def test_a_file_as_input_waits_for_the_queue_instead(
 
 def test_higher_priority_is_dispatched_first(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
+    endless = {"steps": 100_000, "step_s": 0.01}
     for name in ("x", "y"):
-        daemon.job(name, steps=10, step_s=0.03)
-    daemon.wait_progress("x")
+        daemon.job(name, **endless)
+        daemon.wait_progress(name)  # both places are taken now
     for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
-        daemon.send({"job_id": name, "method": "fake", "priority": priority, "config": {}})
-    daemon.finish()
-    order = [line["job_id"] for line in daemon.terminals() if line["job_id"] not in "xy"]
-    assert order[-1] == "low"  # the other two ran side by side
+        daemon.send({"job_id": name, "method": "fake", "priority": priority, "config": endless})
+        daemon.wait_accepted(name)
+    for leaves, comes in (("x", "high"), ("y", "normal"), ("high", "low")):
+        daemon.send({"type": "cancel", "job_id": leaves})
+        daemon.wait_progress(comes)
+    begun = [line["job_id"] for line in daemon.lines if line["type"] == "progress"]
+    assert list(dict.fromkeys(begun)) == ["x", "y", "high", "normal", "low"]
 
 
 def test_cancel_before_during_and_after(start_supervisor: StartDaemon) -> None:
@@ -242,7 +245,7 @@ def test_a_deadline_ends_a_job_that_still_waits(start_supervisor: StartDaemon) -
 def test_a_stalled_worker_is_replaced(
     start_supervisor: StartDaemon, config: dict[str, Any]
 ) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "0.5")
+    daemon = start_supervisor("--stall-timeout-s", "2")
     daemon.job("stuck", only_on_attempt=1, **config)
     daemon.job("next")
     assert daemon.wait_terminal("stuck")["attempt"] == 2
@@ -261,14 +264,14 @@ def test_a_stall_leaves_the_stacks_of_python_on_stderr(start_supervisor: StartDa
 
 
 def test_an_engine_may_ask_for_a_longer_silence(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "1.5")
-    daemon.job("a", load_s=3.0)
+    daemon = start_supervisor("--stall-timeout-s", "4")
+    daemon.job("a", load_s=5.0)
     assert daemon.wait_terminal("a")["attempt"] == 1
 
 
 def test_a_job_that_waits_for_the_device_does_not_stall(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "1.5")
-    daemon.job("long", steps=30, step_s=0.1)
+    daemon = start_supervisor("--stall-timeout-s", "4")
+    daemon.job("long", steps=50, step_s=0.1)
     daemon.job("behind")
     assert daemon.wait_terminal("behind")["attempt"] == 1
     assert daemon.wait_terminal("long")["attempt"] == 1
@@ -284,13 +287,15 @@ def test_health_does_not_call_a_stopped_worker_ready(start_supervisor: StartDaem
 
 
 SLOW_TRIM = """
+import os
 import time
 from upscaled_models.fake import FakeEngine
 
 trim = FakeEngine.trim
 
 def slow_trim(self, *, idle_only=False):
-    time.sleep(0 if idle_only else 2.5)
+    while not idle_only and not os.path.exists(os.environ["TRIM_WHEN"]):
+        time.sleep(0.01)
     trim(self, idle_only=idle_only)
 
 FakeEngine.trim = slow_trim
@@ -299,13 +304,17 @@ FakeEngine.trim = slow_trim
 
 def test_a_trim_is_answered_when_it_is_done(start_supervisor: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_TRIM)
-    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    now = tmp_path / "now"
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path), "TRIM_WHEN": str(now)})
     daemon.job("a")
     daemon.wait_terminal("a")
-    daemon.send({"type": "health"}, {"type": "trim"}, {"type": "health"})
+    daemon.send({"type": "trim"})
+    for _ in range(2):
+        assert daemon.ask_health()["models_loaded"] == ["fake"]  # health does not wait for it
+    now.touch()
     trimmed = daemon.wait_for(lambda line: line.get("models_loaded") == [])
     reports = [line for line in daemon.lines if line["type"] == "health"]
-    assert reports.index(trimmed) == 2  # and health does not wait for it
+    assert reports.index(trimmed) == 2
     assert trimmed["workers"][0]["state"] == "ready"
     # Answered once each, at the end of input too.
     daemon.send({"type": "trim"}, {"type": "trim"})
