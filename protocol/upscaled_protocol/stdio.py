@@ -31,12 +31,9 @@ def claim_stdio() -> Wire:
     Both are duplicated above fd 2, close-on-exec, so that no program started later inherits them
     (a fork without an exec does). Then fd 0 reads /dev/null, and fd 1 becomes fd 2: what Python,
     a C library or a subprocess prints lands on stderr, or nowhere where stderr is closed. Raises
-    `OSError` where stdin or stdout is closed.
+    `SystemExit` (2), with the reason on stderr, where the host has closed stdin or stdout.
     """
-    wire = Wire(
-        fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD),
-        fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD),
-    )
+    wire = Wire(_private(0), _private(1))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     if null == 2:  # the lowest free number: stderr was closed, and anything opened would become it
@@ -49,6 +46,15 @@ def claim_stdio() -> Wire:
     # print of a file name may fail a job.
     sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     return wire
+
+
+def _private(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD)
+    except OSError:
+        name, instead = ("stdin", "</dev/null") if fd == 0 else ("stdout", ">/dev/null")
+        print(f"{name} is closed, and jobs come and go there: give {instead}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
 
 
 class NonBlockingWriter:

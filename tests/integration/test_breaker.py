@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -23,10 +24,21 @@ def kill_workers(daemon: Daemon, stop: threading.Event) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_a_bad_setting_stops_the_restarts_and_answers_with_the_reason(
-    start_supervisor: StartDaemon,
+BROKEN_ENGINE = """
+from upscaled_models.fake import FakeEngine
+
+def broken(self, settings):
+    raise OSError("too many of something")
+
+FakeEngine.__init__ = broken
+"""
+
+
+def test_a_worker_that_cannot_start_stops_the_restarts_and_its_reason_is_told(
+    start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
-    daemon = start_supervisor(env={"DEFAULT_DPI": "many"})
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_ENGINE)
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
     daemon.job("early")
     error = daemon.wait_terminal("early")
     assert error["code"] == "worker_crashed"

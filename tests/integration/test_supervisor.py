@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import Daemon, StartDaemon
+    from tests.conftest import Daemon, Line, StartDaemon
 
 TEMPLATE = pytest.mark.parametrize("template", ["--template", "--no-template"])
 
@@ -169,7 +169,7 @@ def test_a_file_as_input_waits_for_the_queue_instead(
 
 def test_higher_priority_is_dispatched_first(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
-    endless = {"steps": 100_000, "step_s": 0.01}
+    endless: Line = {"steps": 100_000, "step_s": 0.01}
     for name in ("x", "y"):
         daemon.job(name, **endless)
         daemon.wait_progress(name)  # both places are taken now
@@ -453,6 +453,20 @@ def test_wrong_worker_options_are_told_at_once(start_supervisor: StartDaemon) ->
     daemon = start_supervisor("--no-such-option")
     assert daemon.wait() == 2
     assert b"--no-such-option" in daemon.stderr
+
+
+@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DEFAULT_DPI", "many"), ("DEFAULT_DPI", "0"), ("DEFAULT_UPSCALE_FACTOR", "nan")],
+)
+def test_a_wrong_setting_in_the_environment_is_told_by_its_name(
+    start_daemon: StartDaemon, module: str, name: str, value: str
+) -> None:
+    daemon = start_daemon(module, "--methods", "fake", env={name: value})
+    assert daemon.wait() == 2
+    assert name.encode() in daemon.stderr
+    assert f"not '{value}'".encode() in daemon.stderr
 
 
 def test_the_supervisor_imports_neither_torch_nor_numpy_nor_pydantic(

@@ -110,11 +110,14 @@ def test_no_program_started_later_inherits_the_wire() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-"])
-def test_a_closed_stdin_or_stdout_is_an_error(closed: str) -> None:
+@pytest.mark.parametrize(
+    ("closed", "told"), [("<&-", b"stdin is closed"), (">&-", b"stdout is closed")]
+)
+def test_a_closed_stdin_or_stdout_is_told(closed: str, told: bytes) -> None:
     done = run("from upscaled_protocol.stdio import claim_stdio; claim_stdio()", shell=closed)
-    assert done.returncode == 1
-    assert b"OSError" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith(told)
+    assert done.stderr.count(b"\n") == 1
 
 
 # --- writing ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
 import argparse
 import faulthandler
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -98,8 +99,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse and check. Raises `SystemExit` (2) with usage on stderr."""
-    return parser().parse_args(argv)
+    """Parse and check, the environment too. Raises `SystemExit` (2) with usage on stderr."""
+    options = parser()
+    known = options.parse_args(argv)
+    try:
+        known.default_factor = _number("DEFAULT_UPSCALE_FACTOR", DEFAULT_UPSCALE_FACTOR, most=16)
+        known.default_dpi = int(_number("DEFAULT_DPI", DEFAULT_DPI, most=100_000))
+    except ValueError as error:
+        options.error(str(error))
+    return known
 
 
 def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
@@ -113,7 +121,6 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     from upscaled_models.engine import Settings
     from upscaled_worker.loop import Worker
 
-    env = os.environ
     settings = Settings(
         model_dir=options.model_dir,
         output_dir=options.output_dir,
@@ -121,8 +128,8 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         allow_private_urls=options.allow_private_urls,
         device=options.device,
         threads=options.threads,
-        default_factor=float(env.get("DEFAULT_UPSCALE_FACTOR") or DEFAULT_UPSCALE_FACTOR),
-        default_dpi=int(env.get("DEFAULT_DPI") or DEFAULT_DPI),
+        default_factor=options.default_factor,
+        default_dpi=options.default_dpi,
         max_input_megapixels=options.max_input_megapixels,
         max_output_megapixels=options.max_output_megapixels,
         model_memory_gb=options.model_memory_gb,
@@ -149,6 +156,20 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _number(name: str, default: float, most: int) -> float:
+    """What the environment says, 1 to `most`. Raises `ValueError` with the variable's name."""
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 1 <= number <= most:
+        raise ValueError(f"{name} must be a number from 1 to {most}, not {text!r}")
     return number
 
 
