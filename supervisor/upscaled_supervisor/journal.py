@@ -156,12 +156,12 @@ class Journal:
 
     def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
         """Terminal events that are there when their turn comes: of these jobs, or of all, oldest
-        first. Read one by one, for together they may be large. Raises `sqlite3.Error`."""
+        first. Read one by one, for together they may be large; empty for a job that has none.
+        Raises `sqlite3.Error`."""
         for job_id in self._finished_ids() if job_ids is None else job_ids:
             row = self._db.execute("SELECT event FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             event = self._unrecorded.get(job_id) or (row and row[0])
-            if event is not None:
-                yield bytes(event)
+            yield bytes(event or b"")
 
     def _finished_ids(self) -> list[str]:
         rows = self._db.execute("SELECT job_id FROM jobs WHERE event IS NOT NULL ORDER BY seq")

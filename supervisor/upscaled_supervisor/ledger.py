@@ -28,6 +28,7 @@ REMEMBERED_IDS = 1024
 MAX_QUEUED_BYTES = 1024 * 1024 * 1024
 # Recorded events are sent again in portions, between which everything else goes on.
 _REPLAY_BYTES = 256 * 1024
+_REPLAY_IDS = 1000
 # Upper bounds in seconds, from a thumbnail to a FLUX poster.
 DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
@@ -214,7 +215,9 @@ class Ledger:
 
     def send_replays(self) -> None:
         """Send as much again as the host is likely to take at once."""
-        while self.can_replay:
+        for _ in range(_REPLAY_IDS):
+            if not self.can_replay:
+                return
             try:
                 event = next(self._replays[0], None)
             except sqlite3.Error as error:
@@ -223,7 +226,7 @@ class Ledger:
                 self.refuse(JobError(ErrorCode.INTERNAL, text))
             if event is None:
                 self._replays.popleft()
-            else:
+            elif event:
                 self._outbox.put(event)
 
     def stop_replays(self) -> None:

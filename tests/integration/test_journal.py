@@ -346,6 +346,19 @@ def test_a_large_replay_waits_for_a_host_that_does_not_read(
     assert len(daemon.terminals()) == 11 * 40
 
 
+def test_a_long_replay_lets_everything_else_go_on(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    daemon = start_supervisor("--journal", str(tmp_path / "jobs.db"))
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    unknown = [str(number) for number in range(100_000)]
+    daemon.send({"type": "replay", "job_ids": [*unknown, "a"]}, {"type": "health"})
+    daemon.finish()
+    kinds = [line["type"] for line in daemon.lines if line["type"] in ("result", "health")]
+    assert kinds == ["result", "health", "result"]
+
+
 def test_events_are_kept_within_their_bytes_and_pending_jobs_always(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,12 @@ def _build(files: Files) -> Any:
     fields = files.config("vae")
     try:
         with torch.device("meta"):
-            return AutoencoderKL(**fields)
+            module = AutoencoderKL(**fields)
+        scaling, shift = module.config.scaling_factor, module.config.shift_factor
+        if not (isinstance(scaling, int | float) and scaling > 0):
+            raise ValueError(f"its scaling_factor is {scaling!r}")
+        if not isinstance(shift, int | float | None):
+            raise ValueError(f"its shift_factor is {shift!r}")
     except Exception as error:  # whatever the library trips over in foreign fields
         raise bad_config(files.model_dir / "configs" / "vae", error) from error
+    return module

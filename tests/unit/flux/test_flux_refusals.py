@@ -346,6 +346,8 @@ def test_a_tokenizer_that_its_library_panics_over_is_refused(copy: Path) -> None
     [
         ("scheduler", {"shift": "much"}, "its shift is 'much'"),
         ("scheduler", {"shift": 0}, "its shift is 0"),
+        ("vae", {"scaling_factor": 0}, "its scaling_factor is 0"),
+        ("vae", {"shift_factor": "none"}, "its shift_factor is 'none'"),
         ("text_encoder", {"vocab_size": None}, "its vocab_size is None"),
         ("text_encoder", {"max_position_embeddings": "77"}, "its max_position_embeddings is '77'"),
         ("text_encoder_2", {"eos_token_id": [1]}, r"its eos_token_id is \[1\]"),
@@ -359,7 +361,11 @@ def test_a_config_without_what_a_job_needs_is_refused(
     path = copy / "configs" / part / name
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     files = job_files(copy)
-    needs = files.noise_shift if part == "scheduler" else partial(tokenize, "", files)
+    needs: Callable[[], object] = partial(tokenize, "", files)
+    if part == "scheduler":
+        needs = files.noise_shift
+    elif part == "vae":
+        needs = partial(check_autoencoder, files)
     with pytest.raises(JobError, match=f"configs/{part} is not usable: {sentence}") as refused:
         needs()
     assert refused.value.code == ErrorCode.MODEL_CORRUPT
