@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import threading
@@ -24,25 +23,23 @@ class Driver:
 
     def do(self, step: dict[str, Any]) -> None:
         """Do one step."""
-        # Where the daemon is gone, the receiver reports it of all that is in flight.
-        with contextlib.suppress(DaemonGoneError):
-            match step["do"]:
-                case "submit":
-                    job = {"config": {}, **step["job"]}
-                    self._client.submit(**job)
-                case "cancel":
-                    self._client.cancel(step["job_id"])
-                case "health" | "trim":
-                    self._asked += 1
-                    self._client.send({"type": step["do"]})
-                case "replay":
-                    step.pop("do")
-                    self._client.send({"type": "replay", **step})
-                case "kill":
-                    self._client.kill()
-                    self._end()
-                case "close":
-                    self._end()
+        match step["do"]:
+            case "submit":
+                job = {"config": {}, **step["job"]}
+                self._client.submit(**job)
+            case "cancel":
+                self._client.cancel(step["job_id"])
+            case "health" | "trim":
+                self._asked += 1
+                self._client.send({"type": step["do"]})
+            case "replay":
+                step.pop("do")
+                self._client.send({"type": "replay", **step})
+            case "kill":
+                self._client.kill()
+                self._end()
+            case "close":
+                self._end()
 
     def _end(self) -> None:
         self._client.finish()

@@ -19,7 +19,7 @@ from upscaled_cli import exits
 from upscaled_cli.client import Client, DaemonGoneError
 from upscaled_cli.upscale import main
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 # Answers as upscaled does; `config` may ask it to fail, to die, to wait for a cancel, to print.
 DAEMON = """
@@ -243,6 +243,28 @@ def test_a_daemon_that_dies_is_told_with_its_last_words(
 
 def test_what_is_no_message_is_passed_over(daemon: list[str]) -> None:
     assert run(daemon, "a.jpg", "--config", "noise=1") == exits.OK
+
+
+# Reads one job, closes its input and says so, and then has more to say.
+DYING = """
+import json, os, sys
+job_id = json.loads(sys.stdin.readline())["job_id"]
+os.close(0)
+print(json.dumps({"type": "status", "message": "deaf"}), flush=True)
+print(json.dumps({"type": "result", "job_id": job_id}), flush=True)
+sys.exit(7)
+"""
+
+
+def test_what_a_daemon_said_before_its_death_comes_before_that() -> None:
+    with Client([sys.executable, "-c", DYING]) as client:
+        client.submit("esrgan", {})
+        assert client.receive()["message"] == "deaf"
+        client.submit("esrgan", {})
+        assert client.receive()["job_id"] == "1"
+        with pytest.raises(DaemonGoneError, match="status 7"):
+            client.receive()
+        assert client.pending == {"2"}
 
 
 RUN = (

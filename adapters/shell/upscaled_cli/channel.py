@@ -46,9 +46,12 @@ class Channel:
         self._reader.start()
 
     def send(self, line: bytes) -> None:
-        """Write what `line_of` made. Raises `BrokenPipeError` where the daemon is gone."""
-        self._write.write(line)
-        self._write.flush()
+        """Write what `line_of` made."""
+        # A daemon that is gone says so by the end of its stdout, behind the last things that it
+        # said; what it did not read is lost.
+        with contextlib.suppress(BrokenPipeError):
+            self._write.write(line)
+            self._write.flush()
 
     def receive(self) -> Message | None:
         """The next message; None at the end of the stream, and ever after."""
@@ -59,7 +62,6 @@ class Channel:
 
     def close(self) -> None:
         """Say that nothing more will be sent: the daemon finishes what it has, and ends."""
-        # A daemon that is gone need not be told; what was unsent is lost with it.
         with contextlib.suppress(BrokenPipeError):
             self._write.close()
 

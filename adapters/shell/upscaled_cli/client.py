@@ -68,7 +68,8 @@ class Client:
         """Send one job; the id that its messages will carry.
 
         `fields` are those of the job beside its config, as in `priority` and `timeout_s`. Raises
-        `DaemonGoneError`, and `ValueError` where the protocol has no line for such a job.
+        `ValueError` where the protocol has no line for such a job. A daemon that is gone says so
+        to `receive`, after all else that it had to say.
         """
         if job_id is not None and not 1 <= len(job_id) <= MAX_JOB_ID_LENGTH:
             raise ValueError(f"a job_id has 1 to {MAX_JOB_ID_LENGTH} characters")
@@ -78,17 +79,17 @@ class Client:
         line = line_of({"job_id": job_id, "method": method, "config": config, **fields})
         # Before it is sent: another thread may be receiving.
         self._pending.add(job_id)
-        self._send(line)
+        self._channel.send(line)
         return job_id
 
     def cancel(self, job_id: str | None = None) -> None:
-        """End a job, or every job in flight; each is still answered. Raises `DaemonGoneError`."""
+        """End a job, or every job in flight; each is still answered."""
         for one in sorted(self._pending) if job_id is None else [job_id]:
             self.send({"type": "cancel", "job_id": one})
 
     def send(self, message: Message) -> None:
-        """Send any message that is no job. Raises `DaemonGoneError`, `ValueError`."""
-        self._send(line_of(message))
+        """Send any message that is no job. Raises `ValueError`."""
+        self._channel.send(line_of(message))
 
     def receive(self) -> Message:
         """The next message, whatever it is about. Raises `DaemonGoneError`.
@@ -130,12 +131,6 @@ class Client:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-    def _send(self, line: bytes) -> None:
-        try:
-            self._channel.send(line)
-        except BrokenPipeError:
-            raise self._gone() from None
 
     def _gone(self) -> DaemonGoneError:
         self.kill()
