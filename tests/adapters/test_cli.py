@@ -65,7 +65,9 @@ def test_finding_the_subcommand_imports_nothing_heavy() -> None:
 
 def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     command = [sys.executable, "-m", "upscaled_cli", "schema"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    # Its output is far more than fits into the pipe, so it is still writing when nobody reads.
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, pipesize=4096) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

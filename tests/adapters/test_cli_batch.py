@@ -20,6 +20,8 @@ from upscaled_cli.batch import main as batch
 from upscaled_cli.jobs import main as jobs
 
 ROOT = Path(__file__).parents[2]
+# Loading torch from a cold disk on a busy machine takes a while.
+TIMEOUT_S = 250
 ENV = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 # Copies inputs to outputs, and fails where the picture says so; notes what it was sent.
@@ -253,6 +255,7 @@ def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:
 SHELL_README = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
@@ -267,7 +270,7 @@ def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
             cwd=tmp_path,
             env=ENV,
             capture_output=True,
-            timeout=110,
+            timeout=TIMEOUT_S,
             text=True,
             check=False,
         )
@@ -276,11 +279,12 @@ def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
     assert [done.returncode for done in said] == [0, 0], [done.stderr for done in said]
     assert "some failed: 1\n" in said[0].stdout
     assert "photos/broken.jpg: " in said[0].stdout
-    assert re.search(r"^photos/0 x\.jpg\t32\t24\t0\.\d+$", said[0].stdout, re.MULTILINE)
+    assert re.search(r"^photos/0 x\.jpg\t32\t24\t\d+\.\d+$", said[0].stdout, re.MULTILINE)
     assert "photos/1 x.jpg is done\n" in said[1].stdout
     assert (tmp_path / "large" / "1 x.png").is_file()
 
 
+@pytest.mark.timeout(600)
 def test_the_readmes_python_lines_upscale_a_picture(tmp_path: Path) -> None:
     Image.new("RGB", (24, 16), "teal").save(tmp_path / "in.png")
     found = re.search(r"^```python\n(.*?)^```$", SHELL_README, re.DOTALL | re.MULTILINE)
@@ -289,7 +293,7 @@ def test_the_readmes_python_lines_upscale_a_picture(tmp_path: Path) -> None:
         [sys.executable, "-c", found.group(1)],
         cwd=tmp_path,
         capture_output=True,
-        timeout=110,
+        timeout=TIMEOUT_S,
         text=True,
         check=True,
     )

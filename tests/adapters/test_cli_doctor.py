@@ -14,7 +14,10 @@ import pytest
 from upscaled_cli import exits
 from upscaled_cli.doctor import main
 
-TIMEOUT_S = 110
+# It loads every library several times over, from a cold disk on a busy machine.
+TIMEOUT_S = 500
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

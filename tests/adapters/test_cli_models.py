@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,9 +27,10 @@ from hypothesis import strategies as st
 from upscaled_cli import exits
 from upscaled_cli.models import main
 from upscaled_models.catalog import Catalog, Model
+from waiting import wait_until
 
 DATA = random.Random(7).randbytes(300_000)
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @dataclass
@@ -312,9 +314,11 @@ def test_the_next_source_is_tried_and_without_one_nothing_is_left(
 def test_a_server_that_is_not_there_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Server() as closed:
-        url = closed.url("a")
-    assert pull(tmp_path, model(url)) == exits.FAILED
+    with socket.socket() as nobody:
+        # Bound, so that nobody else gets the port meanwhile; and not listening.
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/a"
+        assert pull(tmp_path, model(url)) == exits.FAILED
     assert f"{url}: no connection" in capsys.readouterr().err
 
 
@@ -407,7 +411,7 @@ def test_an_interrupted_pull_goes_on_in_the_next(server: Server, tmp_path: Path)
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert served.half_sent.wait(TIMEOUT_S)
+    wait_until(lambda: part_in(tmp_path).exists() and part_in(tmp_path).stat().st_size, "a part")
     puller.send_signal(signal.SIGINT)
     _, said = puller.communicate(timeout=TIMEOUT_S)
     assert served.gate is not None
@@ -420,6 +424,7 @@ def test_an_interrupted_pull_goes_on_in_the_next(server: Server, tmp_path: Path)
     served.gate = None
     assert pull(tmp_path, entry) == exits.OK
     assert target_in(tmp_path).read_bytes() == DATA
+    assert (server.ranges_asked()[-1] or "").startswith("bytes=")
 
 
 def test_an_unknown_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

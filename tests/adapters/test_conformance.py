@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def conformance(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -16,7 +20,7 @@ def conformance(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         cwd=ROOT / "protocol",
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
         check=False,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from nodejs import NESTJS, require_node, run
 
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(shutil.which("redis-server") is None, reason="Redis is not installed"),
     pytest.mark.usefixtures("node_packages"),
 ]

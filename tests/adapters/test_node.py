@@ -8,7 +8,7 @@ import pytest
 
 from nodejs import NODE, ROOT, run
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("node_packages")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("node_packages")]
 TESTS = NODE / "dist" / "test"
 
 
