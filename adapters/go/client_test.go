@@ -138,24 +138,26 @@ func TestAKilledWorkerLosesNoJob(t *testing.T) {
 	if err != nil || result.Attempt != 2 {
 		t.Fatalf("%+v, %v", result, err)
 	}
-	var killed sync.Once
-	inFlight(100, func(int) {
-		job := fake(upscaled.FakeConfig{Steps: upscaled.Ptr(3), StepS: 0.005})
-		kill := func(upscaled.Progress) {
-			killed.Do(func() {
-				go func() {
-					if report, err := client.Health(ctx); err != nil || len(report.Workers) == 0 {
-						t.Errorf("%+v, %v", report, err)
-					} else {
-						_ = syscall.Kill(*report.Workers[0].PID, syscall.SIGKILL)
-					}
-				}()
-			})
+	// It holds the device until its worker is killed, and the others wait behind it.
+	held := upscaled.FakeConfig{Steps: upscaled.Ptr(2), AtStep: 1, Hang: true, OnlyOnAttempt: 1}
+	calls := []*upscaled.Call{submitRunning(t, client, held)}
+	for i := 0; i < 100; i++ {
+		call, err := client.Submit(ctx, fake(upscaled.FakeConfig{}))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if _, err := client.Upscale(ctx, job, upscaled.OnProgress(kill)); err != nil {
+		calls = append(calls, call)
+	}
+	report, err := client.Health(ctx)
+	if err != nil || len(report.Workers) == 0 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	_ = syscall.Kill(*report.Workers[0].PID, syscall.SIGKILL)
+	for _, call := range calls {
+		if _, err := call.Wait(ctx); err != nil {
 			t.Error(err)
 		}
-	})
+	}
 }
 
 func TestAKilledDaemonSettlesEveryCallAndIsStartedAgain(t *testing.T) {
@@ -243,15 +245,12 @@ func TestACloseLetsAcceptedJobsFinish(t *testing.T) {
 
 func TestAKillEndsWhatAJobHasStarted(t *testing.T) {
 	client, ctx := startFake(t), bounded(t)
-	started := make(chan struct{})
-	var once sync.Once
-	signal := upscaled.OnProgress(func(upscaled.Progress) { once.Do(func() { close(started) }) })
-	call, err := client.Submit(ctx, fake(hangs), signal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-started
-	family := familyOf(client.PID())
+	call := submitRunning(t, client, hangs)
+	var family []int
+	waitUntil(t, "the job's child process", func() bool {
+		family = familyOf(client.PID())
+		return len(family) >= hangingFamily
+	})
 	client.Kill()
 	if _, err := call.Wait(ctx); !errors.Is(err, upscaled.ErrDaemonGone) {
 		t.Errorf("%v", err)
@@ -262,12 +261,22 @@ func TestAKillEndsWhatAJobHasStarted(t *testing.T) {
 // TestMain lets this program be a host that is to be killed.
 func TestMain(m *testing.M) {
 	if os.Getenv("UPSCALED_TEST_HOST") != "" {
-		client, err := upscaled.Start(context.Background(), upscaled.WithArgs("--methods", "fake"))
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		client, err := upscaled.Start(ctx, upscaled.WithArgs("--methods", "fake"))
 		if err != nil {
 			panic(err)
 		}
-		tell := func(upscaled.Progress) { _ = json.NewEncoder(os.Stdout).Encode(familyOf(client.PID())) }
-		_, _ = client.Upscale(context.Background(), fake(hangs), upscaled.OnProgress(tell))
+		call, err := client.Submit(ctx, fake(hangs))
+		if err != nil {
+			panic(err)
+		}
+		family := familyOf(client.PID())
+		for len(family) < hangingFamily && ctx.Err() == nil {
+			family = familyOf(client.PID())
+		}
+		_ = json.NewEncoder(os.Stdout).Encode(family)
+		_, _ = call.Wait(ctx)
 		return
 	}
 	os.Exit(m.Run())
@@ -285,7 +294,7 @@ func TestAHostKilledLeavesNoDescendant(t *testing.T) {
 	}
 	line, err := bufio.NewReader(stdout).ReadBytes('\n')
 	var family []int
-	if err != nil || json.Unmarshal(line, &family) != nil || len(family) < 3 {
+	if err != nil || json.Unmarshal(line, &family) != nil || len(family) < hangingFamily {
 		t.Errorf("%s: %v", line, err)
 	}
 	_ = host.Process.Kill()

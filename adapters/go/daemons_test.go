@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"runtime"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 )
 
 // Far beyond what anything here takes, on a busy machine too.
-const timeout = 30 * time.Second
+const timeout = 100 * time.Second
 
 // hangs makes progress once, and then none, with a child process of its own.
 var hangs = upscaled.FakeConfig{Steps: upscaled.Ptr(2), AtStep: 1, Hang: true, SpawnSleeper: true}
+
+// A daemon that runs such a job: the supervisor, the nursery, the worker and the child process.
+const hangingFamily = 4
 
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -38,6 +42,25 @@ func startFake(t *testing.T, options ...upscaled.Option) *upscaled.Client {
 }
 
 func fake(config upscaled.FakeConfig) upscaled.Job { return upscaled.Job{Config: config} }
+
+// submitRunning returns when the job has made progress.
+func submitRunning(t *testing.T, client *upscaled.Client, config upscaled.FakeConfig) *upscaled.Call {
+	t.Helper()
+	ctx := bounded(t)
+	started := make(chan struct{})
+	var once sync.Once
+	tell := upscaled.OnProgress(func(upscaled.Progress) { once.Do(func() { close(started) }) })
+	call, err := client.Submit(ctx, fake(config), tell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-started:
+	case <-ctx.Done():
+		t.Fatal("the job made no progress")
+	}
+	return call
+}
 
 func waitUntil(t *testing.T, what string, condition func() bool) {
 	t.Helper()

@@ -35,7 +35,7 @@ func post(t *testing.T, url string, upload []byte) *http.Response {
 }
 
 func TestThePictureComesBackLarger(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 400*time.Second)
 	defer cancel()
 	client, err := upscaled.Start(ctx)
 	if err != nil {
