@@ -1,4 +1,4 @@
-"""A bounded wait, for what nothing tells of."""
+"""Waits that have an end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-# Far beyond what anything here takes, even on a busy machine.
+# Far beyond what anything takes, also on a machine that stands still now and then.
 TIMEOUT_S = 60.0
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Ask again and again; the test fails where it does not come about."""
+    """Look again and again; the test fails where `what` does not come about."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
