@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 import pyvips
 
 from upscaled_models.imagen.loopback import Loopback
+from waiting import TIMEOUT_S, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon
 
-TIMEOUT_S = 60.0
 CANARY = "ya29.canary-that-must-not-sing"
 SUPERVISOR = ("upscaled_supervisor", "--methods", "imagen")
 # Whatever this machine knows of Google stays out of the tests.
@@ -38,17 +36,11 @@ def serving(**options: Any) -> Iterator[Loopback]:
     with Loopback(**options) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join(TIMEOUT_S)
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"{what} did not come about")
-        time.sleep(0.01)
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(TIMEOUT_S)
 
 
 class Host:
@@ -69,6 +61,10 @@ class Host:
     def run(self, path: Path, **config: Any) -> dict[str, Any]:
         """One job and its end."""
         return self.daemon.wait_terminal(self.send(path, **config))
+
+    def warm_up(self, path: Path) -> None:
+        """Until a job has its picture: a short budget may pass while the SDK is imported."""
+        wait_until(lambda: self.run(path)["type"] == "result", "a first picture")
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

@@ -102,8 +102,11 @@ class Tally:
     def nothing_new(self) -> None:
         """Told now and again, and soon where the job has come to wait.
 
-        What waits is off the supervisor's stall clock; what is with the service stays on it.
+        What waits is off the supervisor's stall clock; what is with the service stays on it, and so
+        does a job that has all its pictures.
         """
+        if self._answered == self._total:
+            return
         stage = "sent" if self._under_way else WAITING_STAGE
         bearable_s = _HEARTBEAT_S if stage == self._stage else _PATIENCE_S
         if time.monotonic() - self._told_at > bearable_s:

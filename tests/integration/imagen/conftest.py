@@ -31,7 +31,6 @@ def shared_server() -> Iterator[Loopback]:
 def shared_daemon(shared_server: Loopback, start_shared_daemon: StartDaemon) -> Daemon:
     return start_shared_daemon(
         *SUPERVISOR, "--cloud-calls-per-minute", "10000", "--cloud-jobs", "4",
-        "--cancel-grace-s", "5",
         env=NOBODY | shared_server.environment(),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -19,9 +20,9 @@ from imagen_host import (
     Host,
     photo,
     save,
-    wait_until,
 )
 from upscaled_models.imagen.loopback import Loopback
+from waiting import TIMEOUT_S, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
@@ -147,27 +148,35 @@ class Silent:
     def __init__(self, last_words: bytes = b"") -> None:
         self.connections: list[socket.socket] = []
         self._last_words = last_words
+        self._lock = threading.Lock()
         self._ended = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def end_all(self) -> None:
-        self._ended = True
-        for connection in self.connections:
+        with self._lock:
+            self._ended = True
+            connections = self.connections.copy()
+        for connection in connections:
             self._end(connection)
 
     def _accept(self) -> None:
         while True:
             connection = self._listener.accept()[0]
-            self.connections.append(connection)
-            if self._ended:
+            connection.settimeout(TIMEOUT_S)
+            with self._lock:
+                self.connections.append(connection)
+                ended = self._ended
+            if ended:
                 self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
-        connection.recv(65536)  # what is not taken would take the answer with it
-        connection.sendall(self._last_words)
-        connection.close()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.sendall(self._last_words)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # what is not taken would take the answer with it
+                pass
 
 
 def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
@@ -176,7 +185,7 @@ def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
     silent = Silent()
     account = key_file(tmp_path / "key.json", f"http://{silent.address}/token")
     env = NOBODY | server.environment() | account
-    daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "30", env=env)
+    daemon = start_daemon(*SUPERVISOR, env=env)
     host = Host(daemon, "sign-in")
     job_id = host.send(save(tmp_path / "in.png", photo()))
     wait_until(lambda: silent.connections, "the first try")
@@ -207,7 +216,8 @@ def test_jobs_that_wait_for_a_token_learn_together_that_there_is_none(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     body = b'{"error":"invalid_grant"}'
-    silent = Silent(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    head = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    silent = Silent(head % len(body) + body)
     account = key_file(tmp_path / "key.json", f"http://{silent.address}/token")
     daemon = start_daemon(*SUPERVISOR, env=NOBODY | server.environment() | account)
     host = Host(daemon, "together")
@@ -246,11 +256,11 @@ def test_the_server_by_hand_tells_the_environment_that_a_daemon_needs(
         stdout=subprocess.PIPE,
         text=True,
     )
-    with process:
+    with process, contextlib.ExitStack() as held:
+        held.callback(process.kill)
         assert process.stdout is not None
         words = process.stdout.readline().removeprefix("export ").split()
         env = NOBODY | dict(word.split("=", 1) for word in words)
         host = Host(start_daemon(*SUPERVISOR, env=env), "hand")
         result = host.run(save(tmp_path / "in.png", photo()))
-        process.kill()
     assert result["upstream_calls"] == 2

@@ -16,9 +16,9 @@ from imagen_host import (
     load,
     photo,
     save,
-    wait_until,
 )
 from upscaled_models.imagen.loopback import Loopback, enlarged
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
@@ -82,6 +82,7 @@ def test_a_cloud_call_and_a_device_job_never_wait_for_each_other(
     for job_id in (*calls, "hanging-1", "hanging-2"):
         daemon.send({"type": "cancel", "job_id": job_id})
         assert daemon.wait_terminal(job_id)["code"] == "cancelled"
+    wait_until(lambda: server.abandoned == len(calls), "the end of their connections")
 
 
 def test_a_worker_killed_in_mid_call_loses_no_job(

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import pyvips
 
-from imagen_host import TIMEOUT_S, photo
+from imagen_host import photo
 from upscaled_models.imagen.loopback import Loopback
+from waiting import TIMEOUT_S
 
 PATH = (
     "/v1/projects/loopback-project/locations/us-central1/publishers/google/models/"

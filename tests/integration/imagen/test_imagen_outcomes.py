@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imagen_host import (
     CANARY,
@@ -13,9 +13,9 @@ from imagen_host import (
     photo,
     save,
     serving,
-    wait_until,
 )
 from upscaled_models.imagen.loopback import ANSWERS, Loopback
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 OUTCOMES = {
     "right": None,
-    "late": "upstream_unavailable",
     "quota": "upstream_quota",
     "unavailable": "upstream_unavailable",
     "proxy": "upstream_unavailable",
@@ -43,11 +42,11 @@ RETRIED = {"quota", "unavailable", "proxy", "half", "closed"}
 def test_every_answer_ends_in_one_event_with_its_code_and_without_the_token(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    assert set(OUTCOMES) == set(ANSWERS)
+    assert set(OUTCOMES) == set(ANSWERS) - {"late"}
     path = save(tmp_path / "in.png", photo())
     with serving(token=CANARY) as server:
         env = NOBODY | server.environment() | {"GOOGLE_API_KEY": f"{CANARY}-key"}
-        daemon = start_daemon(*SUPERVISOR, "--cloud-budget-s", "8", "--cloud-jobs", "14", env=env)
+        daemon = start_daemon(*SUPERVISOR, "--cloud-jobs", str(len(OUTCOMES)), env=env)
         for answer in OUTCOMES:
             output = str(tmp_path / f"{answer}.png")
             daemon.job(
@@ -59,12 +58,12 @@ def test_every_answer_ends_in_one_event_with_its_code_and_without_the_token(
     assert sorted(line["job_id"] for line in daemon.terminals()) == sorted(OUTCOMES)
     assert "Support code: 42" in ends["filtered"]["error"]
     for answer in OUTCOMES:
-        assert ("tried" in ends[answer].get("error", "")) == (answer in RETRIED | {"late"}), answer
+        assert ("tried" in ends[answer].get("error", "")) == (answer in RETRIED), answer
     assert not any(line.get("traceback") for line in daemon.lines)
     # Every output stays whole or away.
     assert {one.name for one in tmp_path.iterdir()} == {"in.png", "right.png"}
     assert len(server.questions) > len(OUTCOMES)
-    assert (server.refusals, server.abandoned) == ([], 1)
+    assert server.refusals == []
     for said in (*daemon.raw, daemon.stderr):
         assert CANARY.encode() not in said
 
@@ -76,6 +75,20 @@ def test_a_job_goes_on_after_429_and_503_and_counts_its_calls(
     result = host.run(save(tmp_path / "in.png", photo()))
     assert result["type"] == "result", result
     assert result["upstream_calls"] == len(server.questions) == 4
+
+
+def test_an_answer_that_does_not_come_ends_the_job_with_its_budget(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    env = NOBODY | server.environment()
+    host = Host(start_daemon(*SUPERVISOR, "--cloud-budget-s", "4", env=env), "late")
+    path = save(tmp_path / "in.png", photo())
+    host.warm_up(path)
+    server.answers = ["late"]
+    error = host.run(path)
+    assert (error["code"], error["retryable"]) == ("upstream_unavailable", True)
+    assert "(tried once)" in error["error"]
+    wait_until(lambda: server.abandoned, "the end of the connection")
 
 
 def test_retry_after_is_obeyed(host: Host, server: Loopback, tmp_path: Path) -> None:
@@ -100,20 +113,23 @@ def test_a_pause_beyond_the_budget_ends_the_job_at_once(
 def test_waits_for_our_own_limits_are_not_charged_to_the_services_time(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
-    budget_s = 5
-    server.answers = ["quota", "right"]
-    server.delay_s = 1.0
+    budget_s = 7  # of which one call takes next to nothing
     env = NOBODY | server.environment()
     daemon = start_daemon(
         *SUPERVISOR, "--cloud-jobs", "1", "--cloud-budget-s", str(budget_s), env=env
     )
-    path = save(tmp_path / "in.png", photo(500, 60))
-    result = Host(daemon, "turns").run(path, upscale_factor="x2", tile=True, tile_size=128)
+    host = Host(daemon, "turns")
+    host.warm_up(save(tmp_path / "small.png", photo()))
+    server.questions.clear()
+    server.answers = ["quota", "right"]
+    server.delay_s = 0.5
+    path = save(tmp_path / "in.png", photo(1600, 60))
+    result = host.run(path, upscale_factor="x2", tile=True, tile_size=128)
     assert result["type"] == "result", result
     asked_at = [question.asked_at for question in server.questions]
     # The first tile's second turn comes after those of all the others.
     assert asked_at[-1] - asked_at[0] > budget_s
-    assert result["upstream_calls"] == len(asked_at) > budget_s
+    assert result["upstream_calls"] == len(asked_at)
 
 
 def test_a_refusal_is_not_tried_again(host: Host, server: Loopback, tmp_path: Path) -> None:
@@ -122,15 +138,29 @@ def test_a_refusal_is_not_tried_again(host: Host, server: Loopback, tmp_path: Pa
     assert len(server.questions) == 1
 
 
-def test_a_jobs_phases_are_told(host: Host, server: Loopback, tmp_path: Path) -> None:
-    job_id = host.send(save(tmp_path / "in.png", photo()))
-    assert host.daemon.wait_terminal(job_id)["type"] == "result"
-    told = [line for line in host.daemon.lines if line.get("job_id") == job_id]
-    stages = [line["stage"] for line in told if line["type"] == "progress"]
+def test_a_jobs_phases_are_told(
+    start_daemon: StartDaemon, server: Loopback, tmp_path: Path
+) -> None:
+    env = NOBODY | server.environment()
+    # No supervisor: a slow one would leave out what the next line has made old.
+    host = Host(start_daemon("upscaled_worker", "--methods", "imagen", env=env), "phases")
+
+    def progress_of(path: Path, **config: Any) -> list[dict[str, Any]]:
+        job_id = host.send(path, **config)
+        assert host.daemon.wait_terminal(job_id)["type"] == "result"
+        told = [line for line in host.daemon.lines if line.get("job_id") == job_id]
+        progress = [line for line in told if line["type"] == "progress"]
+        percents = [line["progress"] for line in progress]
+        assert percents == sorted(percents)
+        return progress
+
+    whole = progress_of(save(tmp_path / "in.png", photo()))
     # The answer is taken over: nothing is encoded.
-    assert stages[-2:] == ["sent", "received"]
-    percents = [line["progress"] for line in told if line["type"] == "progress"]
-    assert percents == sorted(percents)
+    assert [line["stage"] for line in whole[-2:]] == ["sent", "received"]
+    wide = save(tmp_path / "wide.png", photo(500, 60))
+    tiles = progress_of(wide, upscale_factor="x2", tile=True, tile_size=200)
+    received = [line for line in tiles if line["stage"] == "received"]
+    assert [(line["done"], line["total"]) for line in received] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_cancel_closes_the_request_and_the_next_job_is_unaffected(
@@ -150,9 +180,11 @@ def test_a_deadline_ends_a_call_that_is_under_way(
     host: Host, server: Loopback, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "in.png", photo())
-    assert host.run(path)["type"] == "result"  # the SDK is there from now on
-    config = {"image_path": str(path), "gcp_region": "late"}
-    job = {"job_id": "deadline", "method": "imagen", "config": config, "timeout_s": 2}
+    host.warm_up(path)
+    server.answers = ["late"]
+    config = {"image_path": str(path)}
+    # Far more than it takes until the call is under way.
+    job = {"job_id": "deadline", "method": "imagen", "config": config, "timeout_s": 5}
     host.daemon.send(job)
     assert host.daemon.wait_terminal("deadline")["code"] == "deadline_exceeded"
     wait_until(lambda: server.abandoned, "the end of the connection")
@@ -160,8 +192,8 @@ def test_a_deadline_ends_a_call_that_is_under_way(
 
 
 def test_one_tile_that_fails_stops_the_others(host: Host, server: Loopback, tmp_path: Path) -> None:
-    server.answers = ["filtered", "late"]
+    server.answers = ["late", "late", "filtered"]
     path = save(tmp_path / "in.png", photo(300, 60))
     error = host.run(path, upscale_factor="x2", tile=True, tile_size=120)
     assert error["code"] == "upstream_filtered"
-    wait_until(lambda: server.abandoned == len(server.questions) - 1, "the end of the others")
+    wait_until(lambda: server.abandoned == 2, "the end of the others")

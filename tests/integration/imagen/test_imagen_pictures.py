@@ -146,16 +146,11 @@ def test_a_picture_is_cut_into_tiles_where_that_is_allowed(
     pixels = photo(500, 400)
     alpha = np.full((400, 500, 1), 255, np.uint8)
     path = save(tmp_path / "in.png", np.concatenate([pixels, alpha], axis=2))
-    job_id = host.send(path, upscale_factor="x2", tile=True, tile_size=256)
-    result = host.daemon.wait_terminal(job_id)
+    result = host.run(path, upscale_factor="x2", tile=True, tile_size=256)
     assert result["type"] == "result", result
     assert result["upstream_calls"] == len(server.questions) == 6
     assert all(max(question.rgb.shape) <= 256 for question in server.questions)
     joined = load(result["output_path"])
     assert (joined[:, :, 3] == 255).all()
     # The kernel sees less at a tile's edge; the blend leaves next to nothing of that.
-
     assert psnr(joined[:, :, :3], enlarged(pixels, 2), top=255) > 55
-    told = [line for line in host.daemon.lines if line.get("job_id") == job_id]
-    progress = [line for line in told if line["type"] == "progress" and line["stage"] == "received"]
-    assert [line["done"] for line in progress][-1] == progress[-1]["total"] == 6

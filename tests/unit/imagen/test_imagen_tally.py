@@ -68,3 +68,15 @@ def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: 
     assert context.stages == ["waiting", "sent", "waiting", "sent", "received"]
     assert None not in context.budgets_s
     assert tally.made == 2
+
+
+def test_a_job_that_has_all_its_pictures_waits_for_nothing(clock: Clock) -> None:
+    from upscaled_models.imagen.service import Tally
+
+    context = RecordingContext()
+    tally = Tally(context, 1)
+    tally.sent()
+    tally.received()
+    clock.now += 3
+    tally.nothing_new()
+    assert context.stages == ["sent", "received"]
