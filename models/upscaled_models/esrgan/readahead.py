@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Condition, Thread
 from typing import Generic, TypeVar
+
+from upscaled_models.leftbehind import LOOK_S, LeftBehind
 
 ItemT = TypeVar("ItemT")
 
 # Items ready before they are asked for. One keeps the reader busy; two bridge an uneven pace.
 _AHEAD = 2
+# Some pictures are decoded whole before their first row comes. A small one must not wait for that.
+_left_behind = LeftBehind(allowed=1)
 
 
 class _ReadAhead(Generic[ItemT]):
-    def __init__(self, items: Iterator[ItemT]) -> None:
+    def __init__(self, items: Iterator[ItemT], check: Callable[[], None]) -> None:
         self._items = items
+        self._check = check
         self._ready: deque[ItemT] = deque()
         self._changed = Condition()
         self._closed = False
@@ -28,7 +33,8 @@ class _ReadAhead(Generic[ItemT]):
     def __iter__(self) -> Iterator[ItemT]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ready or self._ended)
+                while not self._changed.wait_for(lambda: self._ready or self._ended, LOOK_S):
+                    self._check()
                 if not self._ready:
                     if self._failure is not None:
                         raise self._failure
@@ -38,14 +44,15 @@ class _ReadAhead(Generic[ItemT]):
             yield item
 
     def close(self) -> None:
-        """Stop the thread, at its next item at the latest."""
+        """Stop the thread at its next item, and do not wait where that takes long."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        _left_behind.end(self._thread)
 
     def _run(self) -> None:
         try:
+            _left_behind.wait()
             for item in self._items:
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._ready) < _AHEAD or self._closed)
@@ -62,12 +69,13 @@ class _ReadAhead(Generic[ItemT]):
 
 
 @contextmanager
-def read_ahead(items: Iterator[ItemT]) -> Iterator[Iterator[ItemT]]:
+def read_ahead(items: Iterator[ItemT], check: Callable[[], None]) -> Iterator[Iterator[ItemT]]:
     """Begin to run `items` at once; what it raises comes out where its items do.
 
-    On leaving the context the thread has ended.
+    check: called while an item is waited for; what it raises ends the wait. On leaving the context
+    the thread has ended, or will with the item that it is at.
     """
-    running = _ReadAhead(items)
+    running = _ReadAhead(items, check)
     try:
         yield iter(running)
     finally:

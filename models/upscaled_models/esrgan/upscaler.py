@@ -86,7 +86,7 @@ class Upscaler:
             sink = held.enter_context(
                 open_sink(output, job.native, source.bands, source.bits, in_turns=on_processor)
             )
-            bands = held.enter_context(read_ahead(job.read()))
+            bands = held.enter_context(read_ahead(job.read(), context.check_cancelled))
 
             def compute() -> None:
                 for rows in job.upscale(bands):
@@ -112,7 +112,7 @@ class Upscaler:
         """
         with (
             self._job(path, source, plan, context, memory_bytes=memory_bytes) as job,
-            read_ahead(job.read()) as bands,
+            read_ahead(job.read(), context.check_cancelled) as bands,
         ):
             bits = source.bits
             rows = job.upscale(bands)

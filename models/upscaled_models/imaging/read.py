@@ -28,6 +28,8 @@ from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _UPRIGHT = 1
+# Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
+_FIRST_ON_ITS_SIDE = 5
 # The name that XMP has for the second picture in an Ultra HDR JPEG.
 _GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/"
 # What a PNG's chunk of XMP begins with: its name, not compressed, in no language.
@@ -54,11 +56,15 @@ class Source:
         path: Path | None,
         stem: str,
         *,
+        orientation: int = _UPRIGHT,
         read_at: ReadAt | None = None,
     ) -> None:
-        """read_at: reads the file, where its pixels are the picture's without any change."""
-        self.width: int = image.width
-        self.height: int = image.height
+        """orientation: EXIF's, as it is applied to the image. read_at: reads the file, where its
+        pixels are the picture's without any change.
+        """
+        on_its_side = orientation >= _FIRST_ON_ITS_SIDE
+        self.width: int = image.height if on_its_side else image.width
+        self.height: int = image.width if on_its_side else image.height
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
         self._read_at = read_at
@@ -69,7 +75,7 @@ class Source:
         self.rows_left = self.height
         # Not a method of our own: a circle of references would keep the pixels until Python's
         # collector comes by, which does not know how many there are.
-        decoder = _Decoder(image, self.width, self.height, self.bands, self.bits)
+        decoder = _Decoder(image, self.width, self.height, upright=orientation == _UPRIGHT)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
 
     @property
@@ -81,7 +87,8 @@ class Source:
         """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
 
         Fully transparent pixels have the colour of their visible neighbours. From one thread at a
-        time. Raises `JobError` (input_unreadable) where the file turns out to be broken there.
+        time. Raises `JobError`: input_unreadable where the file turns out to be broken there,
+        output_unwritable where a picture that has to be turned finds no room.
         """
         rows = self._read(count)
         self.rows_left -= len(rows)
@@ -100,22 +107,24 @@ class Source:
 
 
 class _Decoder:
-    """The image's rows as they are."""
+    """The upright image's rows as they are."""
 
-    def __init__(self, image: pyvips.Image, width: int, height: int, bands: int, bits: int) -> None:
+    def __init__(self, image: pyvips.Image, width: int, height: int, *, upright: bool) -> None:
         self._image = image
-        self._width = width
-        self._height = height
-        self._bands = bands
-        self._dtype = np.dtype(f"uint{bits}")
+        self._upright = upright
+        self._width, self._height = width, height
+        self._dtype = np.dtype("uint16" if image.format == "ushort" else "uint8")
         self._next = 0
 
     def rows(self, count: int) -> np.ndarray:
         count = min(count, self._height - self._next)
-        shape = (count, self._width, self._bands)
+        shape = (count, self._width, self._image.bands)
         if count == 0:
             return np.empty(shape, self._dtype)
         try:
+            if not self._upright:
+                self._image = _turned(self._image)
+                self._upright = True
             # A region belongs to the thread that made it, and callers may change threads.
             region = pyvips.Region.new(self._image)
             data = region.fetch(0, self._next, self._width, count)
@@ -155,17 +164,20 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             metadata = _metadata(kind, origin, image, context)
             if formats.is_premultiplied(kind, origin.read_at):
                 image = straight(image)
-            image, icc = normalised(_upright(image), context.warn)
+            image, icc = normalised(image, context.warn)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
         if icc is None:
             icc = told_profile(kind, origin.read_at, is_gray=image.bands < 3, warn=context.warn)
+        orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
+        is_as_stored = image is loaded and orientation == _UPRIGHT
         yield Source(
             image,
             replace(metadata, icc=icc),
             origin.path,
             origin.stem,
-            read_at=origin.read_at if image is loaded else None,
+            orientation=orientation,
+            read_at=origin.read_at if is_as_stored else None,
         )
 
 
@@ -221,9 +233,7 @@ def _blob(image: pyvips.Image, name: str) -> bytes | None:
     return bytes(image.get(name)) if image.get_typeof(name) else None
 
 
-def _upright(image: pyvips.Image) -> pyvips.Image:
-    if not image.get_typeof("orientation") or image.get("orientation") == _UPRIGHT:
-        return image
+def _turned(image: pyvips.Image) -> pyvips.Image:
     # Turning needs the pixels in another order than the file has them.
     size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
     if size <= _TURNED_IN_MEMORY_BYTES:

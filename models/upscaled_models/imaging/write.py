@@ -6,7 +6,7 @@ import base64
 import io
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from threading import Condition, Thread
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ from upscaled_models.imaging.rows import Picture, on_white
 from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiff import write_tiff
 from upscaled_models.imaging.webp import write_webp
+from upscaled_models.leftbehind import LOOK_S, LeftBehind
 from upscaled_models.pendingfile import PendingFile, temporary_file
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
@@ -31,10 +32,6 @@ from upscaled_protocol.messages import Size
 _QUEUE_BYTES = 16 * 1024 * 1024
 # What fits into a line of the protocol beside the result's other fields.
 _BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
-# Between two looks at whether the job was cancelled.
-_LOOK_S = 0.1
-# An encoder that takes rows ends at once when it is told; one that has them all does not listen.
-_ENDING_S = 1.0
 # Silence to allow while a whole picture is encoded: a quarter of a gigapixel of AVIF takes minutes.
 _ENCODE_BUDGET_S = 1800.0
 # Formats whose encoders hold the whole picture.
@@ -43,10 +40,8 @@ _WHOLE = ("webp", "avif")
 _EIGHT_BITS = ("jpeg", "webp")
 _LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
 
-
-# Encoders of cancelled jobs that could not be told. Those of later jobs wait for them, so that
-# their memory is not taken twice.
-_left_behind: list[Thread] = []
+# Encoders that take rows end when they are told; one that has them all does not listen.
+_left_behind = LeftBehind(allowed=0)
 
 
 class _AbandonedError(Exception):
@@ -163,9 +158,7 @@ class Sink:
             self._abandoned = True
             self._changed.notify_all()
         if self._encoder is not None:
-            self._encoder.join(_ENDING_S)
-            if self._encoder.is_alive():
-                _left_behind.append(self._encoder)
+            _left_behind.end(self._encoder)
         # Its traceback leads back here: without this, only Python's collector would end the circle.
         self._failure = None
 
@@ -175,11 +168,11 @@ class Sink:
         if self._output.context is not None:
             self._output.context.progress(100, "encode", budget_s=_ENCODE_BUDGET_S)
         while self._encoder.is_alive():
-            self._encoder.join(_LOOK_S)
+            self._encoder.join(LOOK_S)
             self._check_cancelled()
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
-        while not self._changed.wait_for(lambda: self._failure or ready(), _LOOK_S):
+        while not self._changed.wait_for(lambda: self._failure or ready(), LOOK_S):
             self._check_cancelled()
         if self._failure is not None:
             raise self._failure
@@ -208,7 +201,7 @@ class Sink:
     def _encode(self) -> None:
         try:
             if self._output.format in _WHOLE:
-                _wait_for_those_left_behind()
+                _left_behind.wait()
             received = self._received()
             self._encode_rows(received)
             for _ in received:
@@ -236,13 +229,6 @@ class Sink:
             write_tiff(rows, self._file, picture, metadata)
         else:
             _LOSSY[kind](rows, self._file, picture, metadata, quality)
-
-
-def _wait_for_those_left_behind() -> None:
-    for encoder in list(_left_behind):
-        encoder.join()
-        with suppress(ValueError):  # another job's encoder was quicker
-            _left_behind.remove(encoder)
 
 
 def _as_job_error(error: BaseException) -> BaseException:

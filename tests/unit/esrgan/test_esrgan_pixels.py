@@ -16,6 +16,7 @@ from tiny_networks import CPU
 from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
+from upscaled_protocol.errors import ErrorCode, JobError
 
 TIMEOUT_S = 30
 
@@ -83,6 +84,10 @@ def test_flat_alpha_stays_flat_whatever_the_network_says() -> None:
     assert (bounded(source, torch.full((24, 24), 0.98), 4, 7) == 1).all()
 
 
+def never() -> None:
+    """The check of a job that is not cancelled."""
+
+
 def test_items_come_in_order_and_ahead_of_their_reader() -> None:
     made: list[int] = []
     enough = threading.Event()
@@ -94,7 +99,7 @@ def test_items_come_in_order_and_ahead_of_their_reader() -> None:
                 enough.set()
             yield number
 
-    with read_ahead(items()) as ahead:
+    with read_ahead(items(), never) as ahead:
         # Two are ready, and a third waits to be put there.
         assert enough.wait(TIMEOUT_S)
         assert len(made) == 3
@@ -106,7 +111,7 @@ def test_a_failure_comes_out_where_its_item_would() -> None:
         yield 1
         raise OSError("the disk is gone")
 
-    with read_ahead(items()) as ahead:
+    with read_ahead(items(), never) as ahead:
         assert next(ahead) == 1
         with pytest.raises(OSError, match="disk"):
             next(ahead)
@@ -120,6 +125,41 @@ def test_nobody_waits_for_items_that_nobody_wants() -> None:
             number += 1
 
     threads = set(threading.enumerate())  # also what other tests' libraries left running
-    with read_ahead(items()) as ahead:
+    with read_ahead(items(), never) as ahead:
         assert next(ahead) == 0
     assert set(threading.enumerate()) <= threads
+
+
+def test_a_reader_that_is_cancelled_does_not_wait_for_an_item_that_takes_long() -> None:
+    may_end = threading.Event()
+
+    def cancelled() -> None:
+        raise JobError(ErrorCode.CANCELLED, "the job was cancelled")
+
+    def leave_behind() -> None:
+        begun = threading.Event()
+
+        def slow() -> Iterator[int]:
+            begun.set()
+            assert may_end.wait(TIMEOUT_S)
+            yield 1
+
+        with read_ahead(slow(), cancelled) as ahead:
+            assert begun.wait(TIMEOUT_S)
+            with pytest.raises(JobError, match="cancelled"):
+                next(ahead)
+
+    leave_behind()
+    # Others do not wait for one of them; for a second they do, so that memory does not add up.
+    with read_ahead(iter([2]), never) as ahead:
+        assert next(ahead) == 2
+    leave_behind()
+    taken: list[bool] = []
+
+    def following() -> Iterator[int]:
+        taken.append(may_end.is_set())
+        yield 3
+
+    with read_ahead(following(), may_end.set) as ahead:
+        assert next(ahead) == 3
+    assert taken == [True]
