@@ -7,7 +7,7 @@ import { Upscaler } from "../src/index.js";
 import type { FakeConfig, JobRequest, UpscalerOptions } from "../src/index.js";
 
 // Far beyond what anything here takes, on a busy machine too.
-export const TIMEOUT_MS = 20_000;
+export const TIMEOUT_MS = 100_000;
 
 /** `upscaled run --methods fake`, found in PATH. */
 export function startFake(options: UpscalerOptions = {}): Promise<Upscaler> {
@@ -16,6 +16,9 @@ export function startFake(options: UpscalerOptions = {}): Promise<Upscaler> {
 
 /** Makes progress once, and then none, with a child process of its own. */
 export const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true, spawn_sleeper: true };
+
+// A daemon that runs such a job: the supervisor, the nursery, the worker and the child process.
+const HANGING_FAMILY = 4;
 
 export function fakeJob(config: FakeConfig = {}): JobRequest {
   return { method: "fake", config };
@@ -54,6 +57,12 @@ export function familyOf(pid: number): number[] {
     family.push(...[...parents].filter(([, parent]) => parent === one).map(([child]) => child));
   }
   return family;
+}
+
+/** The daemon's processes, once it has got as far in such a job as it ever will. */
+export async function hangingFamilyOf({ pid = 0 }: Upscaler): Promise<number[]> {
+  await waitUntil(() => familyOf(pid).length >= HANGING_FAMILY, "the job's child process");
+  return familyOf(pid);
 }
 
 export function openFiles(): number {

@@ -1,12 +1,11 @@
 /** A host that is to be killed, or to end by itself: `host.js hang`, `host.js idle`. */
 
-import { familyOf, fakeJob, HANGS, startFake } from "./daemons.js";
+import { familyOf, fakeJob, hangingFamilyOf, HANGS, startFake } from "./daemons.js";
 
 const upscaler = await startFake();
 if (process.argv[2] === "hang") {
-  void upscaler.upscale(fakeJob(HANGS), {
-    onProgress: () => console.log(JSON.stringify(familyOf(upscaler.pid ?? 0))),
-  });
+  void upscaler.upscale(fakeJob(HANGS));
+  console.log(JSON.stringify(await hangingFamilyOf(upscaler)));
 } else {
   await upscaler.upscale(fakeJob());
   await upscaler.health();

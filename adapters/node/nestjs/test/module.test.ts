@@ -70,7 +70,7 @@ test("an eager daemon that does not get ready fails the application's start", { 
 test("health is up with the daemon's report, and down when it is gone", { timeout: TIMEOUT_MS }, async () => {
   const app = await startApp(UpscaledModule.forRoot({ ...FAKE, eager: true }));
   const health = app.get(UpscaledHealthIndicator);
-  const { upscaled: up } = await health.isHealthy("upscaled");
+  const { upscaled: up } = await health.isHealthy("upscaled", { timeoutMs: TIMEOUT_MS });
   assert.equal(up["status"], "up");
   assert.equal(up["queue_size"], 0);
   assert.ok(!("workers" in up));

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 
 // Far beyond what anything here takes, on a busy machine too.
-export const TIMEOUT_MS = 30_000;
+export const TIMEOUT_MS = 100_000;
 
 export async function waitUntil(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
   const end = Date.now() + TIMEOUT_MS;

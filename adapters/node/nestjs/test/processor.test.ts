@@ -14,12 +14,13 @@ import type { JobProgress } from "upscaled-nestjs/bullmq";
 import { familyOf, isAlive, TIMEOUT_MS, waitUntil } from "./processes.js";
 import { startRedis } from "./redis.js";
 import type { Redis } from "./redis.js";
-import { startWorkerApp, TestQueue } from "./workers.js";
+import { FINDER, startWorkerApp, TestQueue } from "./workers.js";
 import type { WorkerApp } from "./workers.js";
 
-// Enough steps that whatever is done to a job at its first progress is done in its middle.
-const LONG: FakeConfig = { steps: 30, step_s: 0.05 };
+// Whatever is done to a job at its first progress is done in its middle.
 const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true };
+// Until its daemon's worker is killed: its second attempt there ends well.
+const HELD: FakeConfig = { ...HANGS, only_on_attempt: 1 };
 const RETRIES = { attempts: 3, backoff: { type: "fixed", delay: 10 } };
 
 let redis: Redis;
@@ -70,17 +71,39 @@ function cancelledJob({ upscaled }: WorkerApp): Promise<string | null> {
   });
 }
 
-test("a job ends with its result, after progress that never falls", { timeout: TIMEOUT_MS }, async () => {
+/** Resolves when the job of that id of the daemon's has made progress. */
+function running({ upscaled }: WorkerApp, id: string): Promise<void> {
+  return new Promise((resolve) => {
+    upscaled.client.on("message", (message) => {
+      if (message.type === "progress" && message.job_id === id) resolve();
+    });
+  });
+}
+
+/** Ends what is held. */
+async function killDaemonsWorker({ upscaled }: WorkerApp): Promise<void> {
+  const { workers } = await upscaled.health();
+  process.kill(workers?.[0]?.pid ?? assert.fail("no worker"), "SIGKILL");
+}
+
+test("a job ends with its result", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using _ = await startWorkerApp(queue);
+  assert.equal((await queue.result(await queue.add({}))).status, "completed");
+});
+
+test("progress is told while the job runs, and never falls", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue);
   const seen: JobProgress[] = [];
   queue.events.on("progress", ({ data }) => seen.push(data as JobProgress));
-  const result = await queue.result(await queue.add(LONG));
-  assert.equal(result.status, "completed");
+  const job = await queue.add({ steps: 100_000, step_s: 0.01 });
+  await waitUntil(() => seen.length > 2, "the job's progress");
   const percents = seen.map(({ progress }) => progress);
-  assert.ok(percents.length > 1);
   assert.deepEqual(percents, percents.toSorted((a, b) => a - b));
   assert.equal(typeof seen[0]?.stage, "string");
+  assert.ok(worker.processor.worker.cancelJob(job.id ?? ""));
+  await assert.rejects(queue.result(job), /cancelled/);
 });
 
 test("an error that no retry mends ends the job at its first attempt", { timeout: TIMEOUT_MS }, async () => {
@@ -116,7 +139,8 @@ test("a killed worker costs the job no attempt of BullMQ's", { timeout: TIMEOUT_
 test("a job whose daemon is killed is retried on the next daemon", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using worker = await startWorkerApp(queue);
-  const job = await queue.addRunning(LONG, RETRIES);
+  const job = await queue.addRunning(HANGS, RETRIES);
+  await queue.change(job, {});
   process.kill(worker.upscaled.client.pid ?? 0, "SIGKILL");
   assert.equal((await queue.result(job)).status, "completed");
   assert.equal((await queue.reload(job)).attemptsMade, 2);
@@ -136,12 +160,15 @@ test("a process killed in mid-job: another finishes the job, once", { timeout: T
   const output = await mkdtemp(join(folder, "killed-"));
   await using host = await startHost(queue);
   assert.ok(host.family.length > 1);
-  const job = await queue.addRunning({ ...LONG, output_path: join(output, "picture"), output_text: "whole" });
+  const config: FakeConfig = { output_path: join(output, "picture"), output_text: "whole" };
+  const job = await queue.addRunning({ ...HANGS, ...config });
   host.process.kill("SIGKILL");
   await waitUntil(() => !host.family.some(isAlive), "the end of the killed process's daemon");
   assert.deepEqual(await readdir(output), []);
 
-  await using _ = await startWorkerApp(queue);
+  await queue.change(job, config);
+  await queue.breakLock(job);
+  await using _ = await startWorkerApp(queue, FINDER);
   assert.equal((await queue.result(job)).status, "completed");
   assert.equal(await queue.count("stalled", job), 1);
   assert.equal(await queue.count("completed", job), 1);
@@ -152,10 +179,14 @@ test("a process killed in mid-job: another finishes the job, once", { timeout: T
 test("a process frozen past its lock cannot end the job a second time", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using host = await startHost(queue);
-  const job = await queue.addRunning(LONG);
+  const job = await queue.addRunning(HELD);
   host.process.kill("SIGSTOP");
-  await using _ = await startWorkerApp(queue);
+  await queue.change(job, {});
+  await queue.breakLock(job);
+  await using _ = await startWorkerApp(queue, FINDER);
   assert.equal((await queue.result(job)).status, "completed");
+  // The frozen process's daemon comes to a result as well.
+  process.kill(host.family.at(-1) ?? assert.fail("no worker"), "SIGKILL");
   host.process.kill("SIGCONT");
   await waitUntil(() => host.log.some((line) => line.includes("lock for job")), "the frozen process's finding out");
   assert.equal(await queue.count("completed", job), 1);
@@ -165,21 +196,29 @@ test("a process frozen past its lock cannot end the job a second time", { timeou
 
 test("a job that comes back to the process that has it runs on once", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
-  // It comes back before its lock would have been renewed, and then takes longer than a lock that nobody renews.
-  await using worker = await startWorkerApp(queue, { lockDuration: 2000, stalledInterval: 100 });
+  // It comes back before its lock would have been renewed.
+  await using worker = await startWorkerApp(queue, { ...FINDER, lockRenewTime: 2000 });
   const cancelled = cancelledJob(worker);
-  const job = await queue.addRunning({ steps: 60, step_s: 0.05 });
+  const job = await queue.addRunning(HELD);
+  const id = `${queue.name}/${job.id}`;
+  const again = running(worker, `${id}/2`);
   await queue.breakLock(job);
+  assert.equal(await cancelled, `${id}/1`);
+  await again;
+  // That the first delivery has ended keeps nobody from renewing the second one's lock.
+  await new Promise<void>((resolve) => {
+    worker.processor.worker.on("locksRenewed", ({ jobIds }) => jobIds.includes(job.id ?? "") && resolve());
+  });
+  await killDaemonsWorker(worker);
   assert.equal((await queue.result(job)).status, "completed");
-  assert.equal(await cancelled, `${queue.name}/${job.id}/1`);
   assert.equal(await queue.count("completed", job), 1);
   assert.equal((await queue.reload(job)).attemptsStarted, 2);
 });
 
 test("a job that stalls more often than it may ends as a crash", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
-  await using _ = await startWorkerApp(queue, { lockDuration: 30_000, stalledInterval: 100, maxStalledCount: 0 });
-  const job = await queue.addRunning(LONG, RETRIES);
+  await using _ = await startWorkerApp(queue, { ...FINDER, maxStalledCount: 0 }, { closeTimeoutMs: 50 });
+  const job = await queue.addRunning(HANGS, RETRIES);
   await queue.breakLock(job);
   await assert.rejects(queue.result(job), /stalled/);
   const failure = failureOf(await queue.reload(job));
@@ -189,11 +228,15 @@ test("a job that stalls more often than it may ends as a crash", { timeout: TIME
 
 test("a job whose lock ran out is computed no further", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
-  await using worker = await startWorkerApp(queue, { stalledInterval: 60_000 });
+  await using worker = await startWorkerApp(queue, { lockRenewTime: 500 });
   const cancelled = cancelledJob(worker);
   const job = await queue.addRunning(HANGS);
+  const refusal = new Promise<void>((resolve) => {
+    worker.processor.worker.on("error", ({ message }) => message.startsWith("Missing lock") && resolve());
+  });
   await queue.breakLock(job);
   assert.equal(await cancelled, `${queue.name}/${job.id}/1`);
+  await refusal;
   assert.equal(await queue.count("failed", job), 0);
 });
 

@@ -33,7 +33,6 @@ test("the lines of the README's first screen run jobs", { timeout: TIMEOUT_MS },
     const app = await NestFactory.createApplicationContext(AppModule, { logger: false });
     try {
       const config = { image_base64: PIXEL, output_base64: true };
-      await queue.events.waitUntilReady();
       const job = await queue.queue.add("a picture", { method: "esrgan", config });
       assert.deepEqual((await queue.result(job)).output_size, { width: 4, height: 4 });
     } finally {

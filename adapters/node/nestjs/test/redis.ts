@@ -25,21 +25,27 @@ export async function startRedis(): Promise<Redis> {
   const script = 'redis-server --bind 127.0.0.1 --port "$0" --dir "$1" --save "" & echo pid $!; cat; kill -CONT $!; kill $!; wait';
   const shell = spawn("sh", ["-c", script, String(port), folder], { stdio: ["pipe", "pipe", "inherit"] });
   let pid = 0;
+  let isReady = false;
   for await (const line of createInterface({ input: shell.stdout })) {
     if (line.startsWith("pid ")) pid = Number(line.slice(4));
-    if (line.includes("Ready to accept connections")) break;
+    isReady = line.includes("Ready to accept connections");
+    if (isReady || line.includes("Failed listening on port")) break;
   }
   shell.stdout.resume();
-  if (pid === 0) throw new Error("redis-server did not start");
+  const stop = async (): Promise<void> => {
+    shell.stdin.end();
+    await once(shell, "exit");
+    await rm(folder, { recursive: true });
+  };
+  if (!isReady) {
+    await stop();
+    return startRedis(); // somebody else has taken the port meanwhile
+  }
   return {
     port,
     freeze: () => void process.kill(pid, "SIGSTOP"),
     thaw: () => void process.kill(pid, "SIGCONT"),
-    stop: async () => {
-      shell.stdin.end();
-      await once(shell, "exit");
-      await rm(folder, { recursive: true });
-    },
+    stop,
   };
 }
 

@@ -24,9 +24,12 @@ export interface WorkerApp extends AsyncDisposable {
   readonly processor: UpscaleProcessor;
 }
 
-// A lock that is lost shows within a second or so, and a job that came back is found as soon: BullMQ may have
-// woken the frozen process for it.
-const WORKER: Partial<WorkerOptions> = { lockDuration: 1000, stalledInterval: 250, drainDelay: 1, concurrency: 2 };
+// Locks outlast whatever holds a busy machine up: they are lost where a test breaks them. A job that came back is
+// found within a second: BullMQ may have woken the frozen process for it.
+const WORKER: Partial<WorkerOptions> = { drainDelay: 1, concurrency: 2 };
+
+/** A worker that looks for jobs whose locks are lost, and at once. */
+export const FINDER: Partial<WorkerOptions> = { stalledInterval: 100 };
 
 /** An application that works on the queue until it is closed. */
 export async function startWorkerApp(
@@ -69,12 +72,12 @@ export class TestQueue {
   ) {
     const connection = { host: "127.0.0.1", port };
     this.queue = new Queue(name, { connection });
-    this.events = new QueueEvents(name, { connection });
+    // From the first event of all: nobody says when it begins to listen.
+    this.events = new QueueEvents(name, { connection, lastEventId: "0" });
     this.#redis = new Redis(connection);
   }
 
   async add(config: FakeConfig, options: JobsOptions = {}): Promise<Job<JobRequest, Result>> {
-    await this.events.waitUntilReady();
     return this.queue.add("fake", { method: "fake", config }, options);
   }
 
@@ -100,6 +103,11 @@ export class TestQueue {
     const entries = await this.#redis.xrange(this.queue.toKey("events"), "-", "+");
     const said = entries.map(([, flat]) => new Map(flat.map((_, at) => [flat[at * 2], flat[at * 2 + 1]])));
     return said.filter((entry) => entry.get("event") === event && entry.get("jobId") === id).length;
+  }
+
+  /** Have a job that runs do this instead, once it is delivered again. */
+  async change(job: Job<JobRequest, Result>, config: FakeConfig): Promise<void> {
+    await job.updateData({ method: "fake", config });
   }
 
   /** Take a running job's lock away, as happens while a process cannot renew it. */
