@@ -235,19 +235,19 @@ def decodes_or_is_refused(text: bytes) -> None:
     assert 0 < len(sentence) < 2000
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_arbitrary_bytes_raise_nothing_but_a_job_error(text: bytes) -> None:
     decodes_or_is_refused(text)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(JSON_VALUES | NEARLY_JOBS)
 def test_arbitrary_json_raises_nothing_but_a_job_error(value: Any) -> None:
     decodes_or_is_refused(json.dumps(value).encode())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(NEARLY_JOBS, st.data())
 def test_a_damaged_job_raises_nothing_but_a_job_error(value: Any, data: st.DataObject) -> None:
     text = bytearray(json.dumps(value).encode())
@@ -314,7 +314,6 @@ WORKER_MESSAGES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(WORKER_MESSAGES)
 def test_every_worker_message_comes_back_from_its_line(message: BaseModel) -> None:
     text = encode(message)

@@ -60,7 +60,7 @@ def accepted_by_models(fields: dict[str, Any]) -> HostMessages | None:
         return None
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(
     start=st.just({}) | GOOD_JOB,
     changes=BASE_FIELDS,

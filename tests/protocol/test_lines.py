@@ -36,7 +36,7 @@ CHUNKS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(CHUNKS)
 def test_any_chunking_of_a_stream_gives_the_same_lines(chunks: list[bytes]) -> None:
     assert lines_of(chunks) == expected_lines(b"".join(chunks))

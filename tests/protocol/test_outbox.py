@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import orjson
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +40,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(STEPS)
 def test_nothing_but_progress_is_ever_dropped_and_the_newest_of_a_job_always_comes(
     steps: list[tuple[str, str | int]],
@@ -94,7 +93,6 @@ def test_a_reader_that_never_reads_costs_no_more_than_one_progress_line_a_job() 
     assert outbox.waiting_bytes <= 200
 
 
-@pytest.mark.timeout(20)
 def test_log_lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits() -> None:
     read_fd, write_fd = os.pipe()
     try:

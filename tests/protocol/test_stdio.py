@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from upscaled_protocol.stdio import NonBlockingWriter
+from waiting import TIMEOUT_S
 
 PRINTS = """
 import ctypes, os, subprocess, sys
@@ -42,7 +43,7 @@ def run(program: str, *, stdin: bytes = b"", shell: str = "") -> subprocess.Comp
         command = ["sh", "-c", f'exec "$0" "$@" {shell}', *command]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        command, input=stdin, capture_output=True, timeout=60, check=False, env=env
+        command, input=stdin, capture_output=True, timeout=TIMEOUT_S, check=False, env=env
     )
 
 
@@ -157,7 +158,6 @@ def fill(writer: NonBlockingWriter) -> int:
     return total
 
 
-@pytest.mark.timeout(20)
 def test_a_full_pipe_takes_nothing_and_nobody_waits(pipe: tuple[int, int]) -> None:
     read_fd, write_fd = pipe
     writer = NonBlockingWriter(write_fd)
@@ -168,7 +168,6 @@ def test_a_full_pipe_takes_nothing_and_nobody_waits(pipe: tuple[int, int]) -> No
     assert writer.write(b"more") == 4
 
 
-@pytest.mark.timeout(20)
 def test_a_full_socket_takes_nothing_and_nobody_waits(
     connection: tuple[socket.socket, socket.socket],
 ) -> None:
@@ -183,7 +182,6 @@ def test_a_full_socket_takes_nothing_and_nobody_waits(
     assert theirs.recv(10) == b"more"
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("full", [False, True])
 def test_a_pipe_whose_reader_is_gone_is_an_error(pipe: tuple[int, int], full: bool) -> None:
     read_fd, write_fd = pipe
@@ -195,7 +193,6 @@ def test_a_pipe_whose_reader_is_gone_is_an_error(pipe: tuple[int, int], full: bo
         writer.write(b"more")
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("full", [False, True])
 def test_a_socket_whose_reader_is_gone_is_an_error(
     connection: tuple[socket.socket, socket.socket], full: bool
@@ -220,7 +217,6 @@ def test_the_shared_description_keeps_its_flags(
             assert not flags & os.O_NONBLOCK
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_that_somebody_made_non_blocking_still_works(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     writer = NonBlockingWriter(pipe[1])
@@ -236,7 +232,6 @@ def test_a_regular_file_takes_everything(tmp_path: Path) -> None:
     assert path.read_bytes() == data
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_what_is_taken_arrives_in_order_and_whole(
     kind: str, pipe: tuple[int, int], connection: tuple[socket.socket, socket.socket]
@@ -258,7 +253,7 @@ def test_what_is_taken_arrives_in_order_and_whole(
     poll.register(write_fd, select.POLLOUT)
     rest = memoryview(data)
     while rest:
-        poll.poll(10_000)
+        assert poll.poll(1000 * TIMEOUT_S)
         rest = rest[writer.write(rest) :]
-    reader.join(timeout=10)
+    reader.join(TIMEOUT_S)
     assert received == data

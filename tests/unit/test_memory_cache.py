@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from upscaled_models.memory import ModelCache, available_bytes, shared_models
-
-TIMEOUT_S = 30
+from waiting import TIMEOUT_S
 
 
 @dataclass

@@ -15,6 +15,7 @@ from upscaled_models.threads import (
     give_way,
     settle_waiting,
 )
+from waiting import TIMEOUT_S
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -82,4 +83,4 @@ def test_a_computation_that_is_done_is_not_held() -> None:
     weakref.finalize(picture, gone.set)
     thread.run(lambda picture=picture: None)  # type: ignore[misc]
     del picture
-    assert gone.wait(10)
+    assert gone.wait(TIMEOUT_S)

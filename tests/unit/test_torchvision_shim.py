@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-TIMEOUT_S = 60
+# All of torch is imported, which on a busy machine may take half a minute.
+TIMEOUT_S = 200
 
 
 def run_python(code: str) -> str:

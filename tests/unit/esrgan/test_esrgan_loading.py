@@ -120,9 +120,7 @@ def test_a_truncated_file_is_corrupt(tmp_path: Path, suffix: str, share: float) 
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_altered_file_loads_or_is_refused(
     tmp_path: Path, suffix: str, data: st.DataObject

@@ -60,7 +60,7 @@ def test_they_are_compiled_where_there_is_a_compiler() -> None:
 
 @compiled
 @given(batch=st.integers(1, 2), channels=st.integers(1, 70), height=SIDES, width=SIDES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> None:
     rows = random_band(batch, channels, height, width, seed=channels)
     slopes = torch.linspace(-0.5, 1.5, channels).bfloat16()
@@ -82,7 +82,7 @@ def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> 
     height=st.integers(1, 6),
     width=st.integers(1, 70),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_enlarged_sum_is_torchs(
     batch: int, channels: int, factor: int, height: int, width: int
 ) -> None:

@@ -17,8 +17,7 @@ from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_protocol.errors import ErrorCode, JobError
-
-TIMEOUT_S = 30
+from waiting import TIMEOUT_S
 
 
 @given(

@@ -28,7 +28,7 @@ def stream(graph: RowGraph, picture: Tensor, scale: int, band_rows: int) -> Tens
     return torch.cat([part for part in parts if part is not None], 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     features=st.sampled_from([3, 4, 8, 16, 24, 48, 64]),
     convolutions=st.integers(1, 4),

@@ -72,7 +72,7 @@ def test_a_small_picture_is_computed_in_one_go(layers: Callable[[], nn.Module]) 
     assert torch.equal(once, upscaled(small, picture, Tile(40, 7)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     features=st.sampled_from([4, 8, 24, 64]),
     convolutions=st.integers(1, 5),
@@ -253,7 +253,7 @@ def test_where_rows_cannot_be_held_the_picture_goes_on_in_tiles(
     assert torch.equal(upscaled(small, picture, Tile(250, 16)), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 130),

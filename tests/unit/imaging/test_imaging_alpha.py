@@ -27,7 +27,7 @@ def filled(pixels: np.ndarray, counts: list[int] | None = None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=40)
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 40),

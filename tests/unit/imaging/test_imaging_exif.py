@@ -115,7 +115,7 @@ def test_a_block_is_not_given_tags_it_had_not() -> None:
     assert X_RESOLUTION not in by_pillow(found)
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(
     noise=st.binary(max_size=200),
     order=st.sampled_from(["<", ">", ""]),

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -29,6 +29,7 @@ from upscaled_models.imaging.fetch import fetch, is_public
 from upscaled_models.imaging.read import open_source
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
+from waiting import TIMEOUT_S
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -69,7 +70,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_endless(self, _: str) -> None:
         self.send_response(200)
         self.end_headers()
-        while True:
+        pace = threading.Event()
+        while not pace.wait(0.001):  # the limit is not to be reached before a cancel is felt
             self.wfile.write(bytes(65536))
 
     def send_huge(self, _: str) -> None:
@@ -232,8 +234,8 @@ class CancelledAt(RecordingContext):
 def test_a_cancelled_job_stops_fetching_whatever_it_waits_for(
     base: str, private: Settings, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(fetching, "_SILENCE_S", 20)
-    monkeypatch.setattr(fetching, "TIME_LIMIT_S", 20)
+    monkeypatch.setattr(fetching, "_SILENCE_S", TIMEOUT_S)
+    monkeypatch.setattr(fetching, "TIME_LIMIT_S", TIMEOUT_S)
     context = CancelledAt(lambda: Handler.seen)
     assert error_of(base + path, private, context).code is ErrorCode.CANCELLED
 
@@ -241,8 +243,8 @@ def test_a_cancelled_job_stops_fetching_whatever_it_waits_for(
 def test_a_cancelled_job_stops_connecting(
     private: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_SILENCE_S", 20)
-    monkeypatch.setattr(fetching, "TIME_LIMIT_S", 20)
+    monkeypatch.setattr(fetching, "_SILENCE_S", TIMEOUT_S)
+    monkeypatch.setattr(fetching, "TIME_LIMIT_S", TIMEOUT_S)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as held:
         address = listener.getsockname()
         for _ in range(4):  # nobody accepts: the queue is full, and the next one has to wait
@@ -416,7 +418,7 @@ def certificate(folder: Path) -> Path:
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
          "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", path, "-out",
          folder / "public.pem"],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     path.write_bytes(path.read_bytes() + (folder / "public.pem").read_bytes())
     return path
@@ -470,10 +472,10 @@ def test_the_host_is_named_with_its_port_only_where_that_is_not_the_usual_one(
 
 
 def test_a_server_that_is_gone_is_one_plain_error(private: Settings, context: Context) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port = listener.getsockname()[1]
-    error = error_of(f"http://127.0.0.1:{port}/", private, context)
-    assert error.code is ErrorCode.INPUT_UNREADABLE
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        assert error_of(url, private, context).code is ErrorCode.INPUT_UNREADABLE
 
 
 def test_an_unknown_host_is_not_found(

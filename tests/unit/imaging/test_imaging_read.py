@@ -137,9 +137,7 @@ def test_a_broken_block_behind_a_pngs_pixels_turns_nothing(
         assert np.array_equal(read_all(source), RGB)
 
 
-@hypothesis_settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(1, 40),
     height=st.integers(1, 200),

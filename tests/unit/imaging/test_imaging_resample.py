@@ -65,7 +65,7 @@ def test_a_checkerboard_keeps_its_light() -> None:
     assert np.abs(middle - 188).max() <= 1  # half the light; 128 would be a fifth of it
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(
     source=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     target=st.tuples(st.integers(1, 90), st.integers(1, 90)),
@@ -88,7 +88,7 @@ def test_an_even_picture_stays_even(
     assert np.abs(colours - value).max() <= (0 if bits == 8 else 1)
 
 
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 @given(
     height=st.integers(1, 120),
     target=st.integers(1, 200),

@@ -25,9 +25,7 @@ RNG = np.random.default_rng(11)
 Upscale = Callable[..., str]
 
 
-@hypothesis_settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["png", "tiff"]),
     width=st.integers(1, 70),
