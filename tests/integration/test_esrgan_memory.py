@@ -17,7 +17,7 @@ from upscaled_models.catalog import bundled_weights_dir
 MIB = 2**20
 
 
-def peak_bytes(folder: Path, model: Path, width: int, height: int, timeout_s: float = 100) -> int:
+def peak_bytes(folder: Path, model: Path, width: int, height: int, timeout_s: float = 200) -> int:
     """The most memory resident in a process that makes one picture four times as large."""
     source, output = folder / f"in{height}.png", folder / f"out{height}.png"
     noise = np.random.default_rng(0).integers(0, 255, (100, width, 3), np.uint8)

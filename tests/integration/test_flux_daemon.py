@@ -18,9 +18,6 @@ from upscaled_bench.flux_replicas import install_upscaler, write_replica
 if TYPE_CHECKING:
     from tests.conftest import Daemon, Line, StartDaemon
 
-# Enough steps that a job is still at them when something happens to it.
-_MANY_STEPS = 200
-
 # An audit hook that lets no socket be made, and says who wanted one.
 _NO_SOCKETS = """
 import sys
@@ -40,13 +37,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return replica.folder
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def write_picture(path: Path, width: int = 48, height: int = 40) -> Path:
     generator = np.random.default_rng(0)
-    image = pyvips.Image.new_from_array(generator.integers(0, 256, (40, 48, 3), np.uint8))
-    path = tmp_path / "in.png"
+    image = pyvips.Image.new_from_array(generator.integers(0, 256, (height, width, 3), np.uint8))
     image.copy(interpretation="srgb").write_to_file(str(path))
     return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    return write_picture(tmp_path / "in.png")
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A picture that takes minutes, so that its job is at it whatever happens when."""
+    return write_picture(tmp_path / "endless.png", 960, 800)
 
 
 def send(daemon: Daemon, job_id: str, picture: Path, **config: Any) -> Path:
@@ -56,15 +62,12 @@ def send(daemon: Daemon, job_id: str, picture: Path, **config: Any) -> Path:
     return output
 
 
-def wait_refining(daemon: Daemon, job_id: str, attempt: int = 1) -> None:
+def wait_refining(daemon: Daemon, job_id: str) -> None:
     """Until the job is at its model calls."""
 
     def at_it(line: Line) -> bool:
-        return (line.get("job_id"), line.get("stage"), line.get("attempt")) == (
-            job_id,
-            "refine",
-            attempt,
-        ) and line["done"] >= 1
+        is_refining = (line.get("job_id"), line.get("stage")) == (job_id, "refine")
+        return is_refining and line["done"] >= 1
 
     daemon.wait_for(at_it, f"steps of job {job_id}")
 
@@ -126,26 +129,27 @@ def test_bad_files_have_their_codes_and_the_worker_goes_on(
 
 
 def test_a_cancel_takes_a_step_and_a_crash_costs_no_job(
-    start_supervisor: StartDaemon, models: Path, picture: Path
+    start_supervisor: StartDaemon, models: Path, picture: Path, endless: Path
 ) -> None:
     daemon = start_supervisor(*options(models, "flux"))
     daemon.wait_status("ready")
-    expected = send(daemon, "whole", picture)
+    expected = send(daemon, "whole", picture, steps=20)
     assert daemon.wait_terminal("whole")["type"] == "result"
 
-    cancelled = send(daemon, "cancelled", picture, steps=_MANY_STEPS)
+    cancelled = send(daemon, "cancelled", endless, steps=20)
     wait_refining(daemon, "cancelled")
     daemon.send({"type": "cancel", "job_id": "cancelled"})
     assert daemon.wait_terminal("cancelled")["code"] == "cancelled"
     assert not cancelled.exists()
 
-    again = send(daemon, "again", picture)
+    again = send(daemon, "again", picture, steps=20)
     assert daemon.wait_terminal("again")["type"] == "result"
     assert again.read_bytes() == expected.read_bytes()
 
-    send(daemon, "crashed", picture, steps=_MANY_STEPS)
+    crashed = send(daemon, "crashed", endless, steps=20)
     wait_refining(daemon, "crashed")
+    picture.replace(endless)  # the second attempt has an end
     os.kill(int(daemon.ask_health()["workers"][0]["pid"]), signal.SIGKILL)
-    wait_refining(daemon, "crashed", attempt=2)
     result = daemon.wait_terminal("crashed")
     assert (result["type"], result["attempt"]) == ("result", 2)
+    assert crashed.read_bytes() == expected.read_bytes()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from upscaled_cli import exits
 
-TIMEOUT_S = 100
+TIMEOUT_S = 200
 UPSCALE = [sys.executable, "-m", "upscaled_cli", "upscale"]
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -56,7 +56,9 @@ def test_ctrl_c_in_the_middle_of_a_picture_leaves_no_file(tmp_path: Path) -> Non
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     with subprocess.Popen(
-        [*UPSCALE, large, "-o", output / "large.png"], stdout=subprocess.PIPE, stderr=theirs
+        [*UPSCALE, large, "--factor", "16", "-o", output / "large.png"],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
     ) as cli:
         os.close(theirs)
         shown = ""
