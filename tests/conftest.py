@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import settings
 
 # Far beyond what anything here takes, even on a busy machine; a wait that long is a failure.
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 # A run that was put into the background is started with Ctrl-C ignored, and so would be every
 # process below it; the tests press it.
@@ -25,6 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests run side by side, on more threads than there are cores: those that wait for each other give
 # their core away, where they would spin.
 os.environ["OMP_WAIT_POLICY"] = "passive"
+
+# Any example may meet a moment in which the machine stands still.
+settings.register_profile("patient", settings(), deadline=None)
+settings.load_profile("patient")
 
 Line = dict[str, Any]
 
