@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -146,6 +147,18 @@ class Daemon:
                 return report
             if time.monotonic() > end:
                 pytest.fail(f"health never met the condition: {report}")
+            time.sleep(0.01)
+
+    def wait_until_idle(self) -> None:
+        """Until its CPU time stands nearly still; so it does too while nobody lets it run."""
+        process = psutil.Process(self.pid)
+        end = time.monotonic() + TIMEOUT_S
+        before = -1.0
+        while (now := sum(process.cpu_times()[:2])) - before > 0.1:
+            if time.monotonic() > end:
+                pytest.fail("the daemon never comes to rest")
+            before = now
+            time.sleep(0.5)
 
     def terminals(self) -> list[Line]:
         """Every terminal event so far."""

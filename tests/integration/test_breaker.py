@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from upscaled_protocol.lineage import child_pids
-
 if TYPE_CHECKING:
-    from tests.conftest import Daemon, StartDaemon
-
-
-def kill_workers(daemon: Daemon, stop: threading.Event) -> None:
-    """Let no worker live long enough to do anything."""
-    while not stop.wait(0.005):
-        for nursery in child_pids(daemon.pid):
-            for pid in child_pids(nursery):
-                os.kill(pid, signal.SIGKILL)
-
+    from tests.conftest import StartDaemon
 
 BROKEN_ENGINE = """
 from upscaled_models.fake import FakeEngine
@@ -51,28 +40,36 @@ def test_a_worker_that_cannot_start_stops_the_restarts_and_its_reason_is_told(
     assert daemon.stderr.count(b'"event":"worker_gone"') == 3
 
 
+BAD_MACHINE = """
+import os, signal, sys
+from pathlib import Path
+
+if "upscaled_worker" in sys.orig_argv and Path(__file__).with_name("bad").exists():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_a_bad_machine_is_answered_for_and_recovers_by_itself(
-    start_supervisor: StartDaemon,
+    start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
-    daemon = start_supervisor()
-    daemon.wait_status("ready")
-    stop = threading.Event()
-    killer = threading.Thread(target=kill_workers, args=(daemon, stop))
-    killer.start()
-    try:
-        daemon.wait_status("degraded")
-        # Jobs are taken, health is answered, nothing is lost meanwhile.
-        daemon.job("a")
-        daemon.wait_accepted("a")
-        report = daemon.ask_health()
-        assert report["status"] == "degraded"
-        assert report["workers"][0]["state"] in ("backoff", "starting")
-        assert report["workers"][0]["last_restart"]["signal"] == "SIGKILL"
-    finally:
-        stop.set()
-        killer.join()
+    (tmp_path / "sitecustomize.py").write_text(BAD_MACHINE)
+    daemon = start_supervisor("--no-template", env={"PYTHONPATH": str(tmp_path)})
+    report = daemon.wait_health(lambda one: one["status"] == "ok")
+    bad = tmp_path / "bad"
+    bad.touch()
+    os.kill(report["workers"][0]["pid"], signal.SIGKILL)
+    daemon.wait_status("degraded")
+    daemon.wait_health(lambda one: one["workers"][0]["restarts"] > 4)
+    # Jobs are taken, health is answered, nothing is lost meanwhile.
+    daemon.job("a")
+    daemon.wait_accepted("a")
+    report = daemon.ask_health()
+    assert report["status"] == "degraded"
+    assert report["workers"][0]["state"] in ("backoff", "starting")
+    assert report["workers"][0]["last_restart"]["signal"] == "SIGKILL"
+    bad.unlink()
     assert daemon.wait_terminal("a")["type"] == "result"
-    assert daemon.ask_health()["status"] == "ok"
+    daemon.wait_health(lambda one: one["status"] == "ok")
     assert daemon.finish() == 0
 
 
@@ -84,14 +81,9 @@ def test_a_host_that_never_reads_is_not_read_either(start_supervisor: StartDaemo
     lines = 600_000
     sender = threading.Thread(target=daemon.send, args=(b"not json\n" * lines,))
     sender.start()
-    process = psutil.Process(daemon.pid)
-    before = -1.0
-    # Until it reads no more: its CPU time stands still.
-    while (now := sum(process.cpu_times()[:2])) > before:
-        before = now
-        threading.Event().wait(0.5)
+    daemon.wait_until_idle()  # it reads no more
     assert sender.is_alive()
-    assert process.memory_info().rss < 150e6
+    assert psutil.Process(daemon.pid).memory_info().rss < 150e6
     daemon.resume_reading()
     sender.join()
     daemon.finish()

@@ -121,9 +121,9 @@ def test_two_that_do_not_fit_on_a_gpu_follow_each_other(
 ) -> None:
     gpu.use(9000)  # of 8000 that are free
     daemon = start_supervisor("--device", "cuda:0", "--max-jobs", "1", env=gpu.env)
-    daemon.job("a")
-    daemon.wait_terminal("a")
     daemon.job("b", hang=True)
+    daemon.job("a", steps=0)  # which need not wait for the device, that "b" never gives back
+    daemon.wait_terminal("a")
     daemon.wait_stderr(b"worker_recycled")
     row = daemon.wait_health(lambda one: one["workers"][0]["state"] == "draining")["workers"][0]
     assert child_pids(child_pids(daemon.pid)[0]) == [row["pid"]]

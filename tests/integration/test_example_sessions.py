@@ -21,6 +21,7 @@ from upscaled_protocol.lines import LineSplitter
 Row = dict[str, Any]
 # What one message is about: events of different jobs may come in any order.
 Topic = tuple[str | None, ...]
+STATUS: Topic = ("status",)
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "protocol" / "examples").glob("*.jsonl"))
 PLAYABLE = [path for path in EXAMPLES if b'"play":' in path.read_bytes()]
@@ -75,7 +76,8 @@ class Session:
             self.expected[topic_of(message)].append(steady(message))
 
     def wait_until_met(self) -> None:
-        """Read until every expected message is there; then nothing else may be."""
+        """Read until every expected message is there; then nothing else may be, but for a status
+        such as `ready`, which comes when it comes: that one must be what is expected next."""
         end = time.monotonic() + TIMEOUT_S
         while any(
             len(self.said[topic]) < len(messages) for topic, messages in self.expected.items()
@@ -83,7 +85,8 @@ class Session:
             ready, _, _ = select.select([self.stdout], [], [], max(0.0, end - time.monotonic()))
             if not ready or not self.read():
                 break
-        assert self.said == self.expected, self.log()
+        statuses = self.said[STATUS][: len(self.expected[STATUS])]
+        assert self.said | {STATUS: statuses} == self.expected, self.log()
 
     def read(self) -> bool:
         """Take what is there; False at the end of the stream."""

@@ -102,27 +102,29 @@ def test_a_cancel_after_its_job_changes_nothing_for_the_next_of_that_id(
 
 def test_a_duplicate_is_refused_without_ending_the_first(start_worker: StartDaemon) -> None:
     worker = start_worker()
-    worker.job("a", steps=10, step_s=0.02)
+    worker.job("a", steps=100_000, step_s=0.01)
     worker.job("a")
     refusal = worker.wait_for(lambda line: line.get("code") == "duplicate_job")
     assert refusal["job_id"] is None
     assert refusal["refused_job_id"] == "a"
-    assert worker.wait_terminal("a")["type"] == "result"
+    worker.send({"type": "cancel", "job_id": "a"})
+    assert worker.wait_terminal("a")["code"] == "cancelled"
 
 
 def test_a_bad_line_with_the_id_of_a_running_job_does_not_end_it(start_worker: StartDaemon) -> None:
     worker = start_worker()
-    worker.job("a", steps=10, step_s=0.02)
+    worker.job("a", steps=100_000, step_s=0.01)
     worker.job("a", method="nonsense")
     refusal = worker.wait_for(lambda line: line.get("code") == "unknown_method")
     assert (refusal["job_id"], refusal["refused_job_id"]) == (None, "a")
-    assert worker.wait_terminal("a")["type"] == "result"
+    worker.send({"type": "cancel", "job_id": "a"})
+    assert worker.wait_terminal("a")["code"] == "cancelled"
 
 
 def test_a_full_queue_refuses_with_a_retryable_error(start_worker: StartDaemon) -> None:
     worker = start_worker("--max-queue", "2")
-    worker.job("a", steps=10, step_s=0.05)
-    worker.job("b", steps=10, step_s=0.05)
+    worker.job("a", hang=True)
+    worker.job("b", hang=True)
     worker.job("c")
     refusal = worker.wait_terminal("c")
     assert refusal["code"] == "queue_full"
@@ -131,15 +133,16 @@ def test_a_full_queue_refuses_with_a_retryable_error(start_worker: StartDaemon) 
 
 def test_higher_priority_starts_first(start_worker: StartDaemon) -> None:
     worker = start_worker()
-    for name in ("x", "y"):  # both slots are taken
-        worker.job(name, steps=10, step_s=0.03)
-    for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
-        config = {"steps": 3, "step_s": 0.03}  # so that no two ends come at the same time
+    for name, priority in (("x", 9), ("y", 9), ("low", -1), ("normal", 0), ("high", 5)):
+        config = {"steps": 100_000, "step_s": 0.01}
         worker.send({"job_id": name, "method": "fake", "priority": priority, "config": config})
-    for name in ("low", "normal", "high"):
-        worker.wait_terminal(name)
-    order = [line["job_id"] for line in worker.terminals() if line["job_id"] not in "xy"]
-    assert order == ["high", "normal", "low"]
+    worker.wait_progress("x")
+    worker.wait_progress("y")  # both slots are taken; the others wait for one
+    for leaves, comes in (("x", "high"), ("y", "normal"), ("high", "low")):
+        worker.send({"type": "cancel", "job_id": leaves})
+        worker.wait_progress(comes)
+    begun = [line["job_id"] for line in worker.lines if line["type"] == "progress"]
+    assert list(dict.fromkeys(begun))[2:] == ["high", "normal", "low"]
 
 
 def test_health_answers_while_a_job_hangs(start_worker: StartDaemon) -> None:
@@ -197,9 +200,9 @@ def test_end_of_input_finishes_what_was_accepted(start_worker: StartDaemon) -> N
 
 def test_shutdown_drains_and_refuses_what_comes_after(start_worker: StartDaemon) -> None:
     worker = start_worker()
-    worker.job("a", steps=5, step_s=0.02)
-    worker.send({"type": "shutdown"})
-    worker.job("late")
+    job = {"job_id": "a", "method": "fake", "config": {"steps": 5, "step_s": 0.02}}
+    # In one write: the worker may leave as soon as it has read the shutdown.
+    worker.send(job, {"type": "shutdown"}, {"job_id": "late", "method": "fake"})
     assert worker.wait_terminal("late")["code"] == "shutting_down"
     assert worker.wait_terminal("a")["type"] == "result"
     assert worker.wait() == 0
