@@ -178,14 +178,15 @@ class Child:
             return True
 
     @property
-    def is_unresponsive(self) -> bool:
-        """Whether it owes an answer for too long, though its process lives."""
+    def is_late(self) -> bool:
+        """Whether it owes an answer for too long."""
         asked_at = self.health_asked_at
-        return (
-            self.state == "ready"
-            and asked_at is not None
-            and time.monotonic() - asked_at > ANSWER_TIMEOUT_S
-        )
+        return asked_at is not None and time.monotonic() - asked_at > ANSWER_TIMEOUT_S
+
+    @property
+    def is_unresponsive(self) -> bool:
+        """Whether it is late with an answer, though its process lives."""
+        return self.state == "ready" and self.is_late
 
     def _signal(self, signum: int) -> None:
         if self.pid is None or kill_group(self.pid, signum):

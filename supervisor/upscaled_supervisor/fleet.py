@@ -207,13 +207,11 @@ class Fleet:
             self._handle_terminal(child, job, fields, line)
 
     def _handle_terminal(self, child: Child, job: Job, fields: dict[str, Any], line: bytes) -> None:
-        child.take_back(job)
         outcome = fields.get("code", "completed")
-        if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":  # it came too late
-            if not self._ledger.end_as_told(job):
-                self._ledger.retry(job)
-            self._settle(child)
+        if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":
+            self._take_back(child, job)
             return
+        child.take_back(job)
         child.jobs_done += 1
         self.slots[child.slot].failures = 0
         if job.ending == "deadline" and outcome == ErrorCode.CANCELLED:
@@ -229,6 +227,9 @@ class Fleet:
     def _handle_status(self, child: Child, fields: dict[str, Any]) -> None:
         if fields["message"] == "draining" and fields.get("detail"):
             self._let_leave(child, fields["detail"])
+        elif fields["message"] == "stopped" and child.state == "draining":
+            for job in list(child.jobs.values()):  # unread: all that it took has ended
+                self._take_back(child, job)
         if fields["message"] != "ready" or child.end_cause is not None:
             return
         slot = self.slots[child.slot]
@@ -242,6 +243,7 @@ class Fleet:
         child.state = "ready"
         child.ready = fields
         child.lanes = fields["lanes"]
+        child.pid = child.pid or fields["pid"]  # its parent may be slower to tell
         self.memory.note_ready(child)
         self._log.log("info", "worker_ready", worker=child.slot, worker_pid=child.pid)
         if child.replaces_for is not None:
@@ -271,6 +273,13 @@ class Fleet:
             if self._successor(child) is None:
                 self._replace(self.slots[child.slot], child, cause)
             self._settle(child)
+
+    def _take_back(self, child: Child, job: Job) -> None:
+        """A job that came too late for a worker on its way out: it never started."""
+        child.take_back(job)
+        if not self._ledger.end_as_told(job):
+            self._ledger.retry(job)
+        self._settle(child)
 
     def _settle(self, child: Child) -> None:
         """After a child lost a job: what waited for it to have none."""

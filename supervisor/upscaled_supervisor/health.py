@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from upscaled_supervisor.child import ANSWER_TIMEOUT_S, Child
+from upscaled_supervisor.child import Child
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import rss_mb
@@ -19,30 +19,26 @@ class HealthDesk:
         self._fleet = fleet
         self._ledger = ledger
         self._started_at = time.monotonic()
-        # One a request that has no answer yet: since when, and whether it is a `trim`.
-        self._requests: list[tuple[float, bool]] = []
+        # One a request that has no answer yet: whether it is a `trim`.
+        self._requests: list[bool] = []
 
     def ask(self, *, trim: bool = False) -> None:
         """The host wants to know; `trim`: once the workers have given memory back."""
-        self._requests.append((time.monotonic(), trim))
+        self._requests.append(trim)
         for child in self._fleet.children.values():
             if trim:
                 child.ask_trim()
             child.ask_health()
 
-    def answers_due(self, now: float) -> int:
+    def answers_due(self) -> int:
         """How many requests can be answered: all workers have, or had their time. A `trim`
         takes as long as it takes, where its worker answers at all."""
         if not self._requests:
             return 0
         children = self._fleet.children.values()
-        asking = any(child.health_asked_at for child in children)
+        asking = any(child.health_asked_at and not child.is_late for child in children)
         trimming = any(child.trims_due and not child.is_unresponsive for child in children)
-        left = [
-            (asked_at, trim)
-            for asked_at, trim in self._requests
-            if (trim and trimming) or (asking and now - asked_at <= ANSWER_TIMEOUT_S)
-        ]
+        left = [trim for trim in self._requests if asking or (trim and trimming)]
         due = len(self._requests) - len(left)
         self._requests = left
         return due

@@ -55,7 +55,7 @@ _LAST_FLUSH_NOW_S = 1.0
 
 
 class HostGoneError(Exception):
-    """Nobody reads our stdout any longer, or it cannot be written."""
+    """Nobody reads our stdout any longer, or a stream of ours is broken."""
 
 
 class Supervisor:
@@ -150,7 +150,7 @@ class Supervisor:
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
             self._tick(now)
-        for _ in range(self._health.answers_due(now)):
+        for _ in range(self._health.answers_due()):
             self._send(
                 self._health.report(
                     draining=self._draining, dropped_progress=self._host.outbox.dropped_progress
@@ -198,7 +198,10 @@ class Supervisor:
         self._reading = wanted
 
     def _read_host(self) -> None:
-        lines, self._input_ended = self._host.read()
+        try:
+            lines, self._input_ended = self._host.read()
+        except OSError as error:
+            raise HostGoneError(f"stdin cannot be read: {error}") from None
         self._held += lines
         self._take_held()
 

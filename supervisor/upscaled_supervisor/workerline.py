@@ -19,7 +19,13 @@ def read_message(line: bytes) -> dict[str, Any] | None:
             | {"type": "progress", "job_id": str(), "progress": int() | float(), "stage": str()}
             | {"type": "error", "job_id": str() | None, "code": str()}
             | {"type": "health", "models_loaded": list()}
-            | {"type": "status", "message": "ready", "methods": list(), "lanes": dict()}
+            | {
+                "type": "status",
+                "message": "ready",
+                "methods": list(),
+                "lanes": dict(),
+                "pid": int(),
+            }
             | {"type": "status", "message": "loading_models" | "degraded" | "draining" | "stopped"}
         ):
             return dict(fields)

@@ -8,20 +8,24 @@ import socket
 import urllib.request
 from typing import TYPE_CHECKING
 
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from waiting import TIMEOUT_S, wait_until
+
 if TYPE_CHECKING:
-    from tests.conftest import StartDaemon
+    from tests.conftest import Daemon, StartDaemon
+
+# The daemon has the kernel choose a port; two that are chosen beforehand may be the same.
+SERVED = ("--metrics-address", "127.0.0.1:0")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+def scrape(daemon: Daemon) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """The metrics of a daemon that is past its start."""
+    connections = psutil.Process(daemon.pid).net_connections("tcp")
+    (port,) = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
+    url = f"http://127.0.0.1:{port}/metrics"
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         text = answer.read().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -31,14 +35,13 @@ def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon) -> None:
-    port = free_port()
-    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+    daemon = start_supervisor(*SERVED)
     daemon.job("good", steps=2)
     daemon.job("bad", raise_text="boom")
     daemon.job("deadly", exit_code=3, only_on_attempt=1)
     for name in ("good", "bad", "deadly"):
         daemon.wait_terminal(name)
-    metrics = scrape(port)
+    metrics = scrape(daemon)
     assert metrics["upscaled_jobs_total", (("method", "fake"), ("outcome", "completed"))] == 2
     assert metrics["upscaled_jobs_total", (("method", "fake"), ("outcome", "internal"))] == 1
     assert metrics["upscaled_worker_restarts_total", (("reason", "exit"),)] == 1
@@ -49,14 +52,13 @@ def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon
 
 
 def test_a_worker_that_does_not_answer_is_not_up(start_supervisor: StartDaemon) -> None:
-    port = free_port()
-    daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
+    daemon = start_supervisor(*SERVED)
     up = ("upscaled_worker_up", (("worker", "0"),))
     report = daemon.wait_health(lambda one: one["status"] == "ok")
-    assert scrape(port)[up] == 1
+    assert scrape(daemon)[up] == 1
     os.kill(report["workers"][0]["pid"], signal.SIGSTOP)
     daemon.ask_health()
-    assert scrape(port)[up] == 0
+    wait_until(lambda: scrape(daemon)[up] == 0, "the worker's absence")
 
 
 def test_an_address_that_is_taken_is_told_and_nothing_starts(start_supervisor: StartDaemon) -> None:

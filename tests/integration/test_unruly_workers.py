@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
 import signal
-import threading
+import sys
+import termios
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from upscaled_protocol.lineage import child_pids
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon, Line, StartDaemon
@@ -34,25 +38,36 @@ def worker_pid(daemon: Daemon, slot: int = 0) -> int:
 
 def is_held(daemon: Daemon, job_id: str) -> Line:
     """Once the worker has the job, which may be before it says anything of it."""
-    return daemon.wait_health(lambda one: job_id in one["workers"][0]["jobs"])
+    return daemon.wait_health(lambda one: job_id in one["workers"][0].get("jobs", ()))
 
 
 def wait_until_replaced(daemon: Daemon, pid: int) -> None:
     daemon.wait_health(lambda one: one["workers"][0].get("pid") != pid)
 
 
-def write_as_worker(pid: int, line: bytes) -> None:
-    """Put a line on a worker's wire: the one pipe above stderr that it writes to."""
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
-        flags = Path(f"/proc/{pid}/fdinfo/{fd.name}").read_text().split("flags:")[1].split()[0]
-        if (
-            int(fd.name) > 2
-            and str(fd.readlink()).startswith("pipe")
-            and int(flags, 8) & os.O_WRONLY
-        ):
-            fd.write_bytes(line)
-            return
+def wire(pid: int) -> Path:
+    """What a worker writes to: the first pipe above stderr that it can."""
+    for fd in sorted(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()):
+        path = Path(f"/proc/{pid}/fd/{fd}")
+        flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:")[1].split()[0]
+        if fd > 2 and str(path.readlink()).startswith("pipe") and int(flags, 8) & os.O_WRONLY:
+            return path
     pytest.fail("the worker has no wire")
+
+
+def write_as_worker(pid: int, line: bytes) -> None:
+    wire(pid).write_bytes(line)
+
+
+def unread_bytes(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def stop(pid: int) -> None:
+    """Have it stand still, and wait until it does."""
+    os.kill(pid, signal.SIGSTOP)
+    process = psutil.Process(pid)
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the stop")
 
 
 @pytest.mark.parametrize(
@@ -107,11 +122,13 @@ def test_an_end_of_a_job_that_a_worker_does_not_have_is_passed_over(
     daemon = start_supervisor()
     daemon.job("done")
     daemon.wait_terminal("done")
-    daemon.job("a", steps=10, step_s=0.02)
-    is_held(daemon, "a")
+    daemon.job("a", steps=100_000, step_s=0.01)
+    daemon.wait_progress("a")
     write_as_worker(worker_pid(daemon), line)
     daemon.wait_stderr(b"worker_line_unexpected")
-    assert daemon.wait_terminal("a")["attempt"] == 1
+    daemon.send({"type": "cancel", "job_id": "a"})
+    end = daemon.wait_terminal("a")
+    assert (end["code"], end["attempt"]) == ("cancelled", 1)
     assert len(daemon.terminals()) == 2
 
 
@@ -120,7 +137,7 @@ def test_a_worker_told_to_leave_by_somebody_else_costs_no_job(
 ) -> None:
     """As systemd does, which sends SIGTERM to every process of a service."""
     daemon = start_supervisor()
-    daemon.job("long", steps=30, step_s=0.02)
+    daemon.job("long", steps=100, step_s=0.01)
     daemon.wait_progress("long")
     os.kill(worker_pid(daemon), signal.SIGTERM)
     for number in range(20):
@@ -133,16 +150,46 @@ def test_a_worker_told_to_leave_by_somebody_else_costs_no_job(
     assert daemon.ask_health()["workers"][0]["restarts"] == 1
 
 
-def test_a_worker_that_dies_before_its_successor_is_ready_has_one_successor(
+def test_a_worker_that_leaves_without_having_read_its_job_costs_it_no_attempt(
     start_supervisor: StartDaemon,
 ) -> None:
-    daemon = start_supervisor("--no-template")
+    daemon = start_supervisor()
+    pid = worker_pid(daemon)
+    stop(pid)
+    daemon.job("a")
+    is_held(daemon, "a")
+    draining = b'{"type":"status","message":"draining","detail":"SIGTERM"}\n'
+    write_as_worker(pid, draining + b'{"type":"status","message":"stopped"}\n')
+    os.kill(pid, signal.SIGKILL)
+    end = daemon.wait_terminal("a")
+    assert (end["type"], end.get("attempt")) == ("result", 1)
+    cause = daemon.wait_status("worker_restarted")["cause"]
+    assert cause == {"reason": "signal", "signal": "SIGTERM"}
+
+
+WAITS_AT_THE_DOOR = """
+import sys, time
+from pathlib import Path
+
+door = Path(__file__).with_name("closed")
+while "upscaled_worker" in sys.orig_argv and door.exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_worker_that_dies_before_its_successor_is_ready_has_one_successor(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WAITS_AT_THE_DOOR)
+    daemon = start_supervisor("--no-template", env={"PYTHONPATH": str(tmp_path)})
     old = worker_pid(daemon)
+    door = tmp_path / "closed"
+    door.touch()
     os.kill(daemon.pid, signal.SIGHUP)
-    end = 60_000
-    while len(child_pids(nursery_pid(daemon))) < 2 and (end := end - 1):
-        pass
+    wait_until(lambda: len(child_pids(nursery_pid(daemon))) == 2, "the successor")
     os.kill(old, signal.SIGKILL)
+    daemon.wait_health(lambda one: one["workers"][0]["restarts"] == 1)
+    door.unlink()
     daemon.wait_status("worker_restarted")
     daemon.job("a")
     daemon.wait_terminal("a")
@@ -151,31 +198,31 @@ def test_a_worker_that_dies_before_its_successor_is_ready_has_one_successor(
 
 
 def test_a_job_kept_for_a_worker_that_dies_is_not_charged_with_that(
-    start_supervisor: StartDaemon, tmp_path: Path
+    start_supervisor: StartDaemon,
 ) -> None:
     daemon = start_supervisor()
-    daemon.job("deadly", exit_code=3, only_on_attempt=1, steps=2, step_s=0.3, at_step=1)
-    daemon.job("beside")
-    is_held(daemon, "deadly")
-    output = tmp_path / "output.txt"
-    first = {"steps": 2, "step_s": 0.3, "output_path": str(output)}
-    daemon.send({"job_id": "first", "method": "fake", "priority": 5, "config": first})
+    for name in ("deadly", "beside"):
+        daemon.job(name, hang=True, only_on_attempt=1)
+    is_held(daemon, "beside")
+    daemon.send({"job_id": "first", "method": "fake", "priority": 5, "config": {"hang": True}})
+    daemon.wait_accepted("first")
+    os.kill(worker_pid(daemon), signal.SIGKILL)
     # On the new worker "first" runs, and "deadly" is kept back until it can have it alone.
-    daemon.wait_progress("first")
+    is_held(daemon, "first")
     pid = worker_pid(daemon)
-    os.kill(daemon.pid, signal.SIGSTOP)
-    nursery = nursery_pid(daemon)
-    process = psutil.Process(pid)
-    before = -1.0
-    while not output.exists() or (now := sum(process.cpu_times()[:2])) > before:
-        before = now if output.exists() else -1.0
-        threading.Event().wait(0.2)
+    stop(pid)
+    daemon.send({"type": "cancel", "job_id": "first"})
+    daemon.job("first")
+    daemon.wait_for(lambda line: line.get("refused_job_id") == "first", "a line after the cancel")
+    stop(daemon.pid)
+    with wire(pid).open("rb", buffering=0) as pipe:
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: unread_bytes(pipe.fileno()), "the end of the first job")
     os.kill(pid, signal.SIGKILL)
-    while pid in child_pids(nursery):
-        threading.Event().wait(0.01)
-    # The end of "first" and that of its worker are there to be read at once.
+    wait_until(lambda: pid not in child_pids(nursery_pid(daemon)), "the end of its worker")
+    # Both are there to be read at once.
     os.kill(daemon.pid, signal.SIGCONT)
-    assert daemon.wait_terminal("first")["type"] == "result"
+    assert daemon.wait_terminal("first")["code"] == "cancelled"
     end = daemon.wait_terminal("deadly")
     assert (end["type"], end["attempt"]) == ("result", 2)
 
@@ -231,10 +278,10 @@ def test_a_cancel_that_meets_the_end_of_a_bad_job_is_passed_over(
 
 def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartDaemon) -> None:
     """Stopped between the end of one job and the start of the next, a worker says no more."""
-    daemon = start_supervisor("--stall-timeout-s", "1")
+    daemon = start_supervisor()
     daemon.job("a", hang=True, only_on_attempt=1)
     is_held(daemon, "a")
-    line = b'{"type":"progress","job_id":"a","progress":0.0,"stage":"waiting"}\n'
+    line = b'{"type":"progress","job_id":"a","progress":0.0,"stage":"waiting","budget_s":0.1}\n'
     write_as_worker(worker_pid(daemon), line)
     assert daemon.wait_terminal("a")["attempt"] == 2
     assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "stall"
@@ -242,27 +289,43 @@ def test_jobs_that_all_wait_for_one_another_are_a_stall(start_supervisor: StartD
 
 def test_time_in_which_everything_stood_still_is_no_stall(start_supervisor: StartDaemon) -> None:
     """As where a container is paused, or a machine is suspended."""
-    daemon = start_supervisor("--stall-timeout-s", "3")
-    daemon.job("a", steps=40, step_s=0.02)
+    # Longer than the worker is still while the daemon is not, on any machine.
+    daemon = start_supervisor("--stall-timeout-s", "8")
+    daemon.job("a", steps=100_000, step_s=0.5)
     daemon.wait_progress("a")
     pid = worker_pid(daemon)
     for one in (daemon.pid, pid):
-        os.kill(one, signal.SIGSTOP)
-    threading.Event().wait(4.0)
+        stop(one)
+    time.sleep(9.0)
     os.kill(daemon.pid, signal.SIGCONT)
     daemon.job("b")
     daemon.wait_accepted("b")  # it is awake, and the worker is not yet
     os.kill(pid, signal.SIGCONT)
-    assert daemon.wait_terminal("a")["attempt"] == 1
+    daemon.send({"type": "cancel", "job_id": "a"})
+    daemon.wait_terminal("a")
+    assert worker_pid(daemon) == pid
 
 
 def test_health_is_not_ok_while_a_worker_does_not_answer(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
     pid = worker_pid(daemon)
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     assert daemon.ask_health()["status"] == "degraded"
     os.kill(pid, signal.SIGCONT)
     daemon.wait_health(lambda one: one["status"] == "ok")
+
+
+def test_a_pause_of_the_daemon_makes_no_worker_look_well(start_supervisor: StartDaemon) -> None:
+    daemon = start_supervisor()
+    stop(worker_pid(daemon))
+    known = daemon.lines.copy()
+    daemon.send({"type": "health"}, b"?\n")
+    daemon.wait_for(lambda line: line["type"] == "error", "the line after the request")
+    stop(daemon.pid)
+    time.sleep(1.5)
+    os.kill(daemon.pid, signal.SIGCONT)
+    report = daemon.wait_for(lambda line: line["type"] == "health" and line not in known, "health")
+    assert report["status"] == "degraded"
 
 
 @pytest.mark.parametrize("moment", ["a death", "the end"])
@@ -306,6 +369,32 @@ def test_a_machine_without_room_for_a_worker_is_tried_again_and_harms_no_other(
     limit_files(pid, 1024)
     assert worker_pid(daemon, 0) != victim
     assert worker_pid(daemon, 1) == other
+
+
+SLOW_PARENT = """
+import os, time
+
+fork = os.fork
+
+def slow_fork():
+    pid = fork()
+    if pid:
+        time.sleep(2.0)
+    return pid
+
+os.fork = slow_fork
+"""
+
+
+def test_a_worker_may_be_ready_before_its_parent_tells_of_it(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_PARENT)
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    first = worker_pid(daemon)
+    os.kill(first, signal.SIGKILL)
+    second = daemon.wait_status("worker_restarted")["pid"]
+    assert worker_pid(daemon) == second != first
 
 
 NO_ROOM_AT_FIRST = """
@@ -401,7 +490,7 @@ def test_a_successor_does_without_a_model_that_is_gone(
     daemon.send(picture_job(1, tmp_path, model=str(weights)))
     assert daemon.wait_terminal("1")["type"] == "result"
     pid = worker_pid(daemon)
-    assert daemon.ask_health()["models_loaded"]
+    daemon.wait_health(lambda one: one["models_loaded"])
     weights.unlink()
     os.kill(daemon.pid, signal.SIGHUP)
     daemon.wait_status("worker_restarted")

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import OrderedDict
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from upscaled_models.engine import Device, Engine
 from upscaled_protocol import PROTOCOL_VERSION
@@ -144,7 +144,7 @@ class Worker:
         if not events and not unread:
             self._trim_idle()
         if self._wire.read_fd in events and not unread:
-            chunk = os.read(self._wire.read_fd, READ_SIZE_BYTES)
+            chunk = self._read()
             for line in self._lines.feed(chunk) if chunk else self._lines.end():
                 self._take(line)
             if not chunk:
@@ -152,6 +152,13 @@ class Worker:
                 poll.unregister(self._wire.read_fd)
                 self._drain()
         return self._is_done
+
+    def _read(self) -> bytes:
+        """What has come in; empty at the end. Ends the process where the input is broken."""
+        try:
+            return os.read(self._wire.read_fd, READ_SIZE_BYTES)
+        except OSError:
+            self._leave_dead_host()
 
     def _drain(self, detail: str | None = None) -> None:
         """Take no more jobs; the loop ends when those accepted have ended."""
@@ -179,7 +186,7 @@ class Worker:
         self._is_done = True
         os.write(self._wake_write, b"\n")
 
-    def _leave_dead_host(self) -> None:
+    def _leave_dead_host(self) -> NoReturn:
         self._log.log("warning", "host_gone")
         os._exit(EXIT_HOST_GONE)
 
