@@ -277,8 +277,7 @@ class Fleet:
     def _take_back(self, child: Child, job: Job) -> None:
         """A job that came too late for a worker on its way out: it never started."""
         child.take_back(job)
-        if not self._ledger.end_as_told(job):
-            self._ledger.retry(job)
+        self._ledger.take_back(job, None)
         self._settle(child)
 
     def _settle(self, child: Child) -> None:
@@ -402,7 +401,9 @@ class Fleet:
         slot = self.slots[child.slot]
         self._forget(child)
         for job in child.jobs.values():
-            self._give_back(child, job, cause)
+            # Where we ended the worker, that was for the sake of some, and not of the others.
+            blamed = child.end_cause is None or job in child.culprits
+            self._ledger.take_back(job, cause if blamed else None)
         child.jobs.clear()
         if child.replaces is not None:
             assert child.replaces_for is not None
@@ -435,19 +436,6 @@ class Fleet:
         child.close()
         del self.children[child.number]
         self.memory.forget(child)
-
-    def _give_back(self, child: Child, job: Job, cause: Cause) -> None:
-        """Decide about a job that was running when its worker died."""
-        if self._ledger.end_as_told(job):
-            return
-        if child.end_cause is not None and job not in child.culprits:
-            self._ledger.retry(job)  # we ended the worker, and not for this job's sake
-        else:
-            self._ledger.charge(job)
-            if job.attempts < job.max_attempts:
-                self._ledger.retry(job)
-            else:
-                self._ledger.fail_for_good(job, cause)
 
     def _lose(
         self, slot: Slot, cause: Cause, child: Child | None = None, *, died_loading: bool = False

@@ -105,11 +105,23 @@ class Ledger:
         job.waiting = False
         self.queue.push(job)
 
-    def charge(self, job: Job) -> None:
-        """Count a start that took the worker down."""
-        job.attempts += 1
-        if self.journal is not None:
-            self._record(lambda journal: journal.charge(job.job_id, job.attempts))
+    def take_back(self, job: Job, cause: Cause | None) -> None:
+        """A job that its worker has no longer, and has not ended: end it, or have it tried again.
+
+        cause: how the worker was taken down by it; None where that was not the job's doing.
+        """
+        if job.ending == "cancel":
+            self.fail_cancelled(job)
+        elif job.ending == "deadline":
+            self.fail_deadline(job)
+        elif cause is None:
+            self.retry(job)
+        else:
+            self._charge(job)
+            if job.attempts < job.max_attempts:
+                self.retry(job)
+            else:
+                self.fail_for_good(job, cause)
 
     def progress(self, job: Job, line: bytes, fields: dict[str, Any]) -> None:
         """Forward progress; a second attempt begins where the first had come to."""
@@ -155,14 +167,6 @@ class Ledger:
     def fail_deadline(self, job: Job) -> None:
         """End a job whose time is up."""
         self.fail(job, ErrorCode.DEADLINE_EXCEEDED, "the job's timeout_s passed")
-
-    def end_as_told(self, job: Job) -> bool:
-        """End a job that its worker was told to end, and has no longer; False for any other."""
-        if job.ending == "cancel":
-            self.fail_cancelled(job)
-        elif job.ending == "deadline":
-            self.fail_deadline(job)
-        return job.ending is not None
 
     def fail_for_good(self, job: Job, cause: Cause | None) -> None:
         """End a job that lost its worker on each of its attempts, the last time for this cause.
@@ -247,6 +251,12 @@ class Ledger:
         self.deadlines.add(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
         self._outbox.put(encode_line(accepted), can_wait=True)
+
+    def _charge(self, job: Job) -> None:
+        """Count a start that took the worker down."""
+        job.attempts += 1
+        if self.journal is not None:
+            self._record(lambda journal: journal.charge(job.job_id, job.attempts))
 
     def _record_event(self, job_id: str, event: bytes) -> None:
         if self.journal is not None:
