@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from upscaled_protocol.lineage import child_pids
+
 if TYPE_CHECKING:
     from tests.conftest import Daemon, Line, StartDaemon
 
@@ -68,6 +70,17 @@ def test_a_killed_worker_loses_no_job(start_supervisor: StartDaemon, template: s
     assert len(daemon.terminals()) == 4
     # A job that had not started is not charged with the death.
     assert daemon.wait_terminal("waiting-2")["attempt"] == 1
+
+
+@TEMPLATE
+def test_no_program_that_a_job_starts_holds_the_wire(
+    start_supervisor: StartDaemon, template: str
+) -> None:
+    daemon = start_supervisor(template)
+    daemon.job("a", spawn_sleeper=True)
+    daemon.wait_terminal("a")
+    (sleeper,) = child_pids(worker_pid(daemon))
+    assert {int(one.name) for one in Path(f"/proc/{sleeper}/fd").iterdir()} <= {0, 1, 2}
 
 
 def test_progress_does_not_fall_when_a_job_starts_again(start_supervisor: StartDaemon) -> None:

@@ -92,6 +92,8 @@ class Nursery:
     def _receive(self) -> bool:
         """Handle what the supervisor sent; False where it is gone."""
         data, fds, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, _STDIO_FDS)
+        for fd in fds:
+            os.set_inheritable(fd, False)  # a worker has them as stdio, and must not twice
         for line in self._lines.feed(data):
             if line is not None:
                 request = orjson.loads(line)
