@@ -53,7 +53,8 @@ def _private(fd: int) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _LOWEST_PRIVATE_FD)
     except OSError:
         name, instead = ("stdin", "</dev/null") if fd == 0 else ("stdout", ">/dev/null")
-        print(f"{name} is closed, and jobs come and go there: give {instead}", file=sys.stderr)  # noqa: T201
+        if sys.stderr is not None:  # else `print` would write to stdout
+            print(f"{name} is closed, and jobs come and go there: give {instead}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
 
 

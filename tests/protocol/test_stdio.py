@@ -121,6 +121,11 @@ def test_a_closed_stdin_or_stdout_is_told(closed: str, told: bytes) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+def test_a_closed_stdin_is_not_told_on_stdout_where_stderr_is_closed_too() -> None:
+    done = run("from upscaled_protocol.stdio import claim_stdio; claim_stdio()", shell="<&- 2>&-")
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
 # --- writing ----------------------------------------------------------------------------------
 
 
