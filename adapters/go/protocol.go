@@ -248,6 +248,8 @@ type FluxConfig struct {
 // Health: Ask for a `health` message.
 type Health struct {
 	Type string `json:"type"`
+	// Repeated in the answer.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // ImagenConfig: Imagen on Vertex AI.
@@ -316,6 +318,8 @@ type Shutdown struct {
 // Trim: Free caches and unload idle models; answered by a `health` message when done.
 type Trim struct {
 	Type string `json:"type"`
+	// Repeated in the answer.
+	RequestID string `json:"request_id,omitempty"`
 }
 
 // Accepted: The job is taken: exactly one `result` or `error` with its id will follow.
@@ -362,9 +366,11 @@ type ErrorMessage struct {
 
 // HealthReport: The answer to `health` and `trim`.
 type HealthReport struct {
-	Type   string `json:"type"`
-	Status string `json:"status"`
-	Detail string `json:"detail,omitempty"`
+	Type string `json:"type"`
+	// As in the question.
+	RequestID string `json:"request_id,omitempty"`
+	Status    string `json:"status"`
+	Detail    string `json:"detail,omitempty"`
 	// Null until a worker has told.
 	GPUAvailable *bool  `json:"gpu_available,omitempty"`
 	GPUName      string `json:"gpu_name,omitempty"`

@@ -17,6 +17,7 @@ METHODS = ("esrgan", "flux", "imagen", "fake")
 COMMANDS = ("cancel", "health", "trim", "replay", "shutdown")
 
 MAX_JOB_ID_LENGTH = 128
+MAX_REQUEST_ID_LENGTH = 128
 MAX_PRIORITY = 1_000_000
 MAX_TIMEOUT_S = 604_800.0  # a week
 DEFAULT_MAX_ATTEMPTS = 2
@@ -42,6 +43,7 @@ class Envelope(NamedTuple):
     timeout_s: float | None = None
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     attempt: int = 1
+    request_id: str | None = None
 
 
 def open_envelope(line: bytes) -> Envelope:
@@ -66,7 +68,8 @@ def open_envelope(line: bytes) -> Envelope:
             )
         if kind == "cancel" and not usable:
             raise _bad_job_id()
-        return Envelope(kind, job_id if usable else None, fields)
+        request_id = _request_id(fields) if kind in ("health", "trim") else None
+        return Envelope(kind, job_id if usable else None, fields, request_id=request_id)
     except JobError as error:
         error.job_id = job_id if usable else None
         raise
@@ -111,6 +114,16 @@ def _integer(fields: dict[str, Any], name: str, default: int, low: int, high: in
         return value
     bounds = f"from {low} to {high}" if high is not None else f"of at least {low}"
     raise JobError(ErrorCode.INVALID_JOB, f"{name} must be a whole number {bounds}")
+
+
+def _request_id(fields: dict[str, Any]) -> str | None:
+    value = fields.get("request_id")
+    if value is None or (isinstance(value, str) and 1 <= len(value) <= MAX_REQUEST_ID_LENGTH):
+        return value
+    raise JobError(
+        ErrorCode.INVALID_JOB,
+        f"request_id must be a string of 1 to {MAX_REQUEST_ID_LENGTH} characters, or left out",
+    )
 
 
 def _bad_job_id() -> JobError:

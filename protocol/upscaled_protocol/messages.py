@@ -17,11 +17,13 @@ from upscaled_protocol.envelope import (
     MAX_ATTEMPTS_LIMIT,
     MAX_JOB_ID_LENGTH,
     MAX_PRIORITY,
+    MAX_REQUEST_ID_LENGTH,
     MAX_TIMEOUT_S,
 )
 from upscaled_protocol.errors import ErrorCode
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID_LENGTH)]
+RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_LENGTH)]
 
 
 class HostMessage(BaseModel):
@@ -106,12 +108,14 @@ class Health(HostMessage):
     """Ask for a `health` message."""
 
     type: Literal["health"]
+    request_id: RequestId | None = Field(None, description="Repeated in the answer.")
 
 
 class Trim(HostMessage):
     """Free caches and unload idle models; answered by a `health` message when done."""
 
     type: Literal["trim"]
+    request_id: RequestId | None = Field(None, description="Repeated in the answer.")
 
 
 class Replay(HostMessage):
@@ -308,6 +312,7 @@ class HealthReport(WorkerMessage):
     """The answer to `health` and `trim`."""
 
     type: Literal["health"] = "health"
+    request_id: RequestId | None = Field(None, description="As in the question.")
     status: HealthStatus
     detail: str | None = None
     gpu_available: bool | None = Field(None, description="Null until a worker has told.")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import rss_mb
 from upscaled_supervisor.slots import Slot
+
+
+class _Request(NamedTuple):
+    request_id: str | None
+    trim: bool
 
 
 class HealthDesk:
@@ -19,28 +24,31 @@ class HealthDesk:
         self._fleet = fleet
         self._ledger = ledger
         self._started_at = time.monotonic()
-        # One a request that has no answer yet: whether it is a `trim`.
-        self._requests: list[bool] = []
+        self._requests: list[_Request] = []  # those that have no answer yet
 
-    def ask(self, *, trim: bool = False) -> None:
+    def ask(self, request_id: str | None, *, trim: bool = False) -> None:
         """The host wants to know; `trim`: once the workers have given memory back."""
-        self._requests.append(trim)
+        self._requests.append(_Request(request_id, trim))
         for child in self._fleet.children.values():
             if trim:
                 child.ask_trim()
             child.ask_health()
 
-    def answers_due(self) -> int:
-        """How many requests can be answered: all workers have, or had their time. A `trim`
-        takes as long as it takes, where its worker answers at all."""
+    def answers_due(self) -> list[str | None]:
+        """The ids of the requests that can be answered now, because every worker has answered or
+        is late. A `trim` takes as long as it takes, if its worker answers at all."""
         if not self._requests:
-            return 0
+            return []
         children = self._fleet.children.values()
         asking = any(child.health_asked_at and not child.is_late for child in children)
         trimming = any(child.trims_due and not child.is_unresponsive for child in children)
-        left = [trim for trim in self._requests if asking or (trim and trimming)]
-        due = len(self._requests) - len(left)
-        self._requests = left
+        requests, self._requests = self._requests, []
+        due = []
+        for request in requests:
+            if asking or (request.trim and trimming):
+                self._requests.append(request)
+            else:
+                due.append(request.request_id)
         return due
 
     @property
@@ -48,12 +56,15 @@ class HealthDesk:
         """Whether a request waits for a worker."""
         return bool(self._requests)
 
-    def report(self, *, draining: bool, dropped_progress: int) -> dict[str, Any]:
+    def report(
+        self, request_id: str | None, *, draining: bool, dropped_progress: int
+    ) -> dict[str, Any]:
         """The message, as in `HealthReport`."""
         reports = [child.health for child in self._fleet.children.values() if child.health]
         gpus = [report for report in reports if report.get("gpu_available")]
         return {
             "type": "health",
+            "request_id": request_id,
             "status": "draining" if draining else self._fleet.state,
             "detail": self._fleet.failure,
             "gpu_available": bool(gpus) if reports else None,

@@ -150,10 +150,12 @@ class Supervisor:
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
             self._tick(now)
-        for _ in range(self._health.answers_due()):
+        for request_id in self._health.answers_due():
             self._send(
                 self._health.report(
-                    draining=self._draining, dropped_progress=self._host.outbox.dropped_progress
+                    request_id,
+                    draining=self._draining,
+                    dropped_progress=self._host.outbox.dropped_progress,
                 )
             )
         if self._held:
@@ -233,9 +235,9 @@ class Supervisor:
             case "cancel":
                 self._cancel(envelope.job_id or "")
             case "health":
-                self._health.ask()
+                self._health.ask(envelope.request_id)
             case "trim":
-                self._health.ask(trim=True)
+                self._health.ask(envelope.request_id, trim=True)
             case "replay":
                 self._replay(envelope.fields.get("job_ids"))
             case "shutdown":

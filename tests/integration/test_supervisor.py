@@ -321,18 +321,20 @@ def test_a_trim_is_answered_when_it_is_done(start_supervisor: StartDaemon, tmp_p
     daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path), "TRIM_WHEN": str(now)})
     daemon.job("a")
     daemon.wait_terminal("a")
-    daemon.send({"type": "trim"})
+    daemon.send({"type": "trim", "request_id": "trim"})
     for _ in range(2):
         assert daemon.ask_health()["models_loaded"] == ["fake"]  # health does not wait for it
     now.touch()
     trimmed = daemon.wait_for(lambda line: line.get("models_loaded") == [])
     reports = [line for line in daemon.lines if line["type"] == "health"]
-    assert reports.index(trimmed) == 2
+    assert [report.get("request_id") for report in reports] == [None, None, "trim"]
     assert trimmed["workers"][0]["state"] == "ready"
     # Answered once each, at the end of input too.
-    daemon.send({"type": "trim"}, {"type": "trim"})
+    daemon.send({"type": "trim", "request_id": "a"}, {"type": "trim", "request_id": "b"})
+    daemon.send({"type": "health", "request_id": "c"}, {"type": "trim"})
     assert daemon.finish() == 0
-    assert len([line for line in daemon.lines if line["type"] == "health"]) == 5
+    ids = [line.get("request_id") for line in daemon.lines if line["type"] == "health"]
+    assert sorted(ids[3:], key=str) == [None, "a", "b", "c"]
 
 
 def test_health_has_a_row_for_each_worker(start_supervisor: StartDaemon) -> None:

@@ -159,8 +159,10 @@ def test_trim_unloads_models_and_answers_with_health(start_worker: StartDaemon) 
     worker.job("a", model="some-model")
     worker.wait_terminal("a")
     assert worker.ask_health()["models_loaded"] == ["some-model"]
-    worker.send({"type": "trim"})
-    worker.wait_for(lambda line: line["type"] == "health" and line["models_loaded"] == [])
+    worker.send({"type": "health", "request_id": "before"}, {"type": "trim", "request_id": "t"})
+    report = worker.wait_for(lambda line: line["type"] == "health" and not line["models_loaded"])
+    assert report["request_id"] == "t"
+    worker.wait_for(lambda line: line.get("request_id") == "before", "the other answer")
 
 
 @pytest.mark.parametrize(

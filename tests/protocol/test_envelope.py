@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from upscaled_protocol.envelope import METHODS, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.messages import BaseJob, HostMessages
+from upscaled_protocol.messages import BaseJob, Health, HostMessages, Trim
 
 HOST_MESSAGES: TypeAdapter[HostMessages] = TypeAdapter(HostMessages)
 
@@ -47,6 +47,7 @@ BASE_FIELDS = st.fixed_dictionaries(
         "timeout_s": SECONDS | ODDITIES,
         "max_attempts": INTEGERS | ODDITIES,
         "attempt": INTEGERS | ODDITIES,
+        "request_id": JOB_IDS | ODDITIES,
         "colour": ODDITIES,
     },
 )
@@ -82,6 +83,8 @@ def test_envelope_and_models_agree_on_every_base_field(
         return
     assert envelope.type == message.type
     assert envelope.fields == fields
+    if isinstance(message, Health | Trim):
+        assert envelope.request_id == message.request_id
     if isinstance(message, BaseJob):
         assert envelope.job_id == message.job_id
         assert envelope.priority == message.priority

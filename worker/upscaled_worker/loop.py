@@ -204,7 +204,7 @@ class Worker:
             case Cancel():
                 self._handle_cancel(message.job_id)
             case Health():
-                self._stdout.send(self._health())
+                self._stdout.send(self._health(message.request_id))
             case Trim():
                 self._trims.put(message)
             case Shutdown():
@@ -369,20 +369,21 @@ class Worker:
 
     def _trim_on_request(self) -> None:
         """A thread of its own: an engine may take its time for it."""
-        while self._trims.get() is not None:
+        while (trim := self._trims.get()) is not None:
             for engine in self._engines.values():
                 engine.trim()
-            self._stdout.send(self._health())
+            self._stdout.send(self._health(trim.request_id))
 
     def _trim_idle(self) -> None:
         for engine in self._engines.values():
             engine.trim(idle_only=True)
 
-    def _health(self) -> HealthReport:
+    def _health(self, request_id: str | None) -> HealthReport:
         loading = self._state == "loading"
         device = None if loading else self._device()
         waiting = sum(lane.waiting for lane in self._lanes.values())
         return HealthReport(
+            request_id=request_id,
             status=self._state,
             detail="; ".join(error.message for error in self._broken.values()) or None,
             gpu_available=None if loading else bool(device and device.gpu_name),

@@ -253,6 +253,8 @@ export interface FluxJob {
 /** Ask for a `health` message. */
 export interface Health {
   type: "health";
+  /** Repeated in the answer. */
+  request_id?: string;
 }
 
 /** Imagen on Vertex AI. */
@@ -334,6 +336,8 @@ export interface Shutdown {
 /** Free caches and unload idle models; answered by a `health` message when done. */
 export interface Trim {
   type: "trim";
+  /** Repeated in the answer. */
+  request_id?: string;
 }
 
 /** What a host sends. */
@@ -392,6 +396,8 @@ export interface ErrorMessage {
 /** The answer to `health` and `trim`. */
 export interface HealthReport {
   type: "health";
+  /** As in the question. */
+  request_id?: string;
   status: HealthStatus;
   detail?: string;
   /** Null until a worker has told. */
