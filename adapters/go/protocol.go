@@ -21,11 +21,11 @@ const (
 	CodeQueueFull Code = "queue_full"
 	// CodeInputNotFound: there is no input file at that path or URL.
 	CodeInputNotFound Code = "input_not_found"
-	// CodeInputUnreadable: the input is broken, truncated or no image.
+	// CodeInputUnreadable: the input is broken, truncated or of no known kind.
 	CodeInputUnreadable Code = "input_unreadable"
 	// CodeInputTooLarge: the input passes a size limit.
 	CodeInputTooLarge Code = "input_too_large"
-	// CodeUnsupportedFormat: the image is of a kind that cannot be read or written here.
+	// CodeUnsupportedFormat: the input or the output is of a kind that is not read or written here.
 	CodeUnsupportedFormat Code = "unsupported_format"
 	// CodeOutputUnwritable: the output cannot be written.
 	CodeOutputUnwritable Code = "output_unwritable"

@@ -62,10 +62,12 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.QUEUE_FULL: CodeMeaning(True, "the queue is at its limit; send the job again later"),
     ErrorCode.INPUT_NOT_FOUND: CodeMeaning(False, "there is no input file at that path or URL"),
-    ErrorCode.INPUT_UNREADABLE: CodeMeaning(False, "the input is broken, truncated or no image"),
+    ErrorCode.INPUT_UNREADABLE: CodeMeaning(
+        False, "the input is broken, truncated or of no known kind"
+    ),
     ErrorCode.INPUT_TOO_LARGE: CodeMeaning(False, "the input passes a size limit"),
     ErrorCode.UNSUPPORTED_FORMAT: CodeMeaning(
-        False, "the image is of a kind that cannot be read or written here"
+        False, "the input or the output is of a kind that is not read or written here"
     ),
     ErrorCode.OUTPUT_UNWRITABLE: CodeMeaning(False, "the output cannot be written"),
     ErrorCode.PATH_NOT_ALLOWED: CodeMeaning(

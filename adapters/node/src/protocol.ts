@@ -18,11 +18,11 @@ export const ERROR_CODES = {
   queue_full: { retryable: true },
   /** there is no input file at that path or URL */
   input_not_found: { retryable: false },
-  /** the input is broken, truncated or no image */
+  /** the input is broken, truncated or of no known kind */
   input_unreadable: { retryable: false },
   /** the input passes a size limit */
   input_too_large: { retryable: false },
-  /** the image is of a kind that cannot be read or written here */
+  /** the input or the output is of a kind that is not read or written here */
   unsupported_format: { retryable: false },
   /** the output cannot be written */
   output_unwritable: { retryable: false },

@@ -17,6 +17,7 @@ from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
 from upscaled_models.imaging import formats
 from upscaled_models.imaging.colour import normalised
 from upscaled_models.imaging.jpeg import write_jpeg
+from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.png import write_png, write_stored_png
 from upscaled_models.imaging.read import Source
@@ -77,7 +78,7 @@ def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None])
     resampled. Raises `JobError` (upstream_unavailable), also while rows are read.
     """
     try:
-        kind = formats.recognise(data[: formats.HEAD_BYTES])
+        kind = recognise(data[:HEAD_BYTES])
         image = formats.load(kind, pyvips.Source.new_from_memory(data))
         shape = image.width / image.height
         is_too_large = image.width * image.height > MAX_OUTPUT_PIXELS

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
 from upscaled_models.imaging import formats
+from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.read import Source
 from upscaled_protocol.errors import JobError
@@ -96,7 +97,7 @@ def _pixels(image: _Image, factor: int) -> np.ndarray:
     if len(data) > MAX_INPUT_BYTES:
         raise _invalid(f"the picture has {len(data)} bytes, more than {MAX_INPUT_BYTES}")
     try:
-        kind = formats.recognise(data[: formats.HEAD_BYTES])
+        kind = recognise(data[:HEAD_BYTES])
         decoded = formats.load(kind, pyvips.Source.new_from_memory(data))
         source = Source(decoded, Metadata(), None, "")
         rgb = source.rows(source.height)

@@ -17,6 +17,7 @@ from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
 from upscaled_models.imaging.colour import normalised, straight
+from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
 from upscaled_models.imaging.resolution import dots_an_inch
@@ -144,7 +145,7 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
     only while rows are read.
     """
     with open_origin(config, settings, context) as origin:
-        kind = formats.recognise(origin.read_at(0, formats.HEAD_BYTES))
+        kind = recognise(origin.read_at(0, HEAD_BYTES))
         if kind == "tiff":
             check_tiff(origin.read_at)
         image = loaded = formats.load(kind, origin.source)

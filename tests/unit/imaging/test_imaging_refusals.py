@@ -52,7 +52,7 @@ def test_a_damaged_file_is_unreadable(tmp_path: Path, opened: Opener) -> None:
     ("content", "code"),
     [
         (b"", ErrorCode.INPUT_UNREADABLE),
-        (b"no picture at all\n", ErrorCode.INPUT_UNREADABLE),
+        (b"no picture at all\n", ErrorCode.UNSUPPORTED_FORMAT),
         (b"\x89PNG\r\n\x1a\n", ErrorCode.INPUT_UNREADABLE),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ErrorCode.UNSUPPORTED_FORMAT),
         (b"%PDF-1.7\n", ErrorCode.UNSUPPORTED_FORMAT),
