@@ -106,18 +106,23 @@ def descriptive_tags(exif: bytes) -> list[Tag]:
     return _descriptive(lambda at, count: exif[at : at + count])
 
 
-def from_tiff(read_at: Callable[[int, int], bytes]) -> bytes | None:
-    """The block that holds what a TIFF file tells about its picture; None where it tells nothing.
+def from_tiff(
+    read_at: Callable[[int, int], bytes], check: Callable[[], None] = lambda: None
+) -> bytes | None:
+    """The block that holds what a TIFF file tells about its picture; None if it tells nothing.
 
-    Maker notes move, and those with offsets into the file are lost to most readers.
+    Maker notes move, and those with offsets into the file are lost to most readers. ``check`` is
+    called as the file is read; what it raises ends the reading.
     """
-    tags = _descriptive(read_at)
+    tags = _descriptive(read_at, check)
     return header(8, big=False) + pack(tags, 8) if tags else None
 
 
-def _descriptive(read_at: Callable[[int, int], bytes]) -> list[Tag]:
+def _descriptive(
+    read_at: Callable[[int, int], bytes], check: Callable[[], None] = lambda: None
+) -> list[Tag]:
     try:
-        reader = Reader(read_at)
+        reader = Reader(read_at, check)
         return reader.directory(reader.first, wanted=_DESCRIPTIVE | _POINTERS, inside=_POINTERS)
     except ValueError:
         return []

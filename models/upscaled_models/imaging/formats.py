@@ -15,15 +15,35 @@ _ANIMATED_WEBP = 0x02
 
 
 def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
-    """Whether the file is a film of frames rather than one picture."""
+    """Whether the file is a film of several frames rather than one picture."""
     if kind == "png":
-        return any(chunk.kind == b"acTL" for chunk in png_chunks(read_at))
+        return _apng_frames(read_at) > 1
     if kind == "webp":
         head = read_at(0, 21)
-        return head[12:16] == b"VP8X" and bool(head[20] & _ANIMATED_WEBP)
+        animated = head[12:16] == b"VP8X" and bool(head[20] & _ANIMATED_WEBP)
+        return animated and pages(image) > 1
     if kind == "avif":
-        return read_at(8, 4) == b"avis"
+        return read_at(8, 4) == b"avis" and _avif_frames(read_at) != 1
     return kind == "gif" and pages(image) > 1
+
+
+def _apng_frames(read_at: ReadAt) -> int:
+    """The frames that a PNG announces; 0 if it announces none.
+
+    Source: PNG specification, third edition, 11.3.5.2.
+    """
+    control = next((chunk for chunk in png_chunks(read_at) if chunk.kind == b"acTL"), None)
+    return 0 if control is None else int.from_bytes(read_at(control.start, 4))
+
+
+def _avif_frames(read_at: ReadAt) -> int | None:
+    """The frames of a sequence's first track; None if it does not tell.
+
+    Source: ISO/IEC 14496-12, 8.7.3.2 (stsz: version and flags, size, count).
+    """
+    table = boxes_at(read_at, b"moov", b"trak", b"mdia", b"minf", b"stbl")
+    sizes = next((box for box in table if box.kind == b"stsz"), None)
+    return None if sizes is None else int.from_bytes(read_at(sizes.start + 8, 4))
 
 
 def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
@@ -33,8 +53,16 @@ def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
     )
 
 
+def pictures(kind: str, read_at: ReadAt, image: pyvips.Image) -> int:
+    """Pictures in the file, also those that libvips does not see."""
+    if kind == "png" and _apng_frames(read_at) == 1:
+        # Without a control chunk in front of its pixels, the PNG's own picture is no frame.
+        return 1 if any(chunk.kind == b"fcTL" for chunk in png_chunks(read_at)) else 2
+    return pages(image)
+
+
 def pages(image: pyvips.Image) -> int:
-    """Pictures in the file."""
+    """Pictures in the file that libvips sees."""
     return int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
 
 

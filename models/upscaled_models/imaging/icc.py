@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 _HEADER_BYTES = 128
 _ENTRY_BYTES = 12
+# Real profiles have some ten to fifty.
+_MOST_TAGS = 4096
 _SPACE = slice(16, 20)
 _SIGNATURE = slice(36, 40)
 _D50 = (0.9642, 1.0, 0.8249)
@@ -45,7 +47,7 @@ def usable(profile: bytes) -> bytes | None:
     (size,) = struct.unpack_from(">I", profile)
     (tags,) = struct.unpack_from(">I", profile, _HEADER_BYTES)
     table_end = _HEADER_BYTES + 4 + tags * _ENTRY_BYTES
-    if not table_end <= size <= len(profile):
+    if tags > _MOST_TAGS or not table_end <= size <= len(profile):
         return None
     for at in range(_HEADER_BYTES + 4, table_end, _ENTRY_BYTES):
         start, length = struct.unpack_from(">II", profile, at + 4)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 
 from upscaled_models.imaging.exif import revised
 
+# Behind a name in XMP: an attribute, name="1", or an element, <name>1<. Packets come from
+# strangers, and searching them holds the interpreter: possessive, so that nothing is tried twice.
+_NUMBER = re.compile(rb"(?:\s*+=\s*+[\"']|>)([\d/]++)[\"'<]")
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -46,8 +50,30 @@ def _revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> byte
         values |= {"tiff:XResolution": resolution, "tiff:YResolution": resolution}
         values |= {"tiff:ResolutionUnit": "2"}
     for name, value in values.items():
-        # As an attribute, name="1", or as an element, <name>1<.
-        pattern = rb"(\b" + name.encode() + rb"(?:\s*=\s*[\"']|>))[\d/]+(?=[\"'<])"
-        xmp = re.sub(pattern, rb"\g<1>" + value.encode(), xmp)
+        xmp = _with_value(xmp, name.encode(), value.encode())
     # As in EXIF: it shows the picture before whatever was done to it.
-    return re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
+    return _without(xmp, b"<xmp:Thumbnails>", b"</xmp:Thumbnails>")
+
+
+def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
+    """The packet with ``value`` for each number that it gives under ``name``."""
+    parts, done, at = [], 0, 0
+    while (start := xmp.find(name, at)) >= 0:
+        at = start + len(name)
+        number = _NUMBER.match(xmp, at)
+        if number and not xmp[max(0, start - 1) : start].isalnum():
+            parts += [xmp[done : number.start(1)], value]
+            done = at = number.end(1)
+    return b"".join([*parts, xmp[done:]]) if parts else xmp
+
+
+def _without(xmp: bytes, opening: bytes, closing: bytes) -> bytes:
+    """The packet without what lies between the two, and without themselves."""
+    parts, done = [], 0
+    while (start := xmp.find(opening, done)) >= 0:
+        end = xmp.find(closing, start)
+        if end < 0:
+            break
+        parts.append(xmp[done:start])
+        done = end + len(closing)
+    return b"".join([*parts, xmp[done:]]) if parts else xmp

@@ -17,6 +17,8 @@ from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
 from upscaled_models.imaging.colour import normalised, straight
+from upscaled_models.imaging.gif import with_open_canvas
+from upscaled_models.imaging.jpegkind import check_jpeg
 from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import Origin, open_origin
@@ -28,6 +30,8 @@ from upscaled_models.imaging.told import told_profile
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
+# What is looked at before libvips, which would call it broken or take a part for the whole.
+_CHECKS = {"tiff": check_tiff, "jpeg": check_jpeg}
 _UPRIGHT = 1
 # Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
 _FIRST_ON_ITS_SIDE = 5
@@ -35,6 +39,8 @@ _FIRST_ON_ITS_SIDE = 5
 _GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/"
 # What a PNG's chunk of XMP begins with: its name, not compressed, in no language.
 _XMP_CHUNK = b"XML:com.adobe.xmp\0\0\0\0\0"
+# Far past any real packet; a forged one must not hold the daemon.
+_LONGEST_XMP_BYTES = 16 * 1024 * 1024
 _LONGEST_LATE_BYTES = 16 * 1024 * 1024
 # A picture that must be turned is held once: in memory up to here, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
@@ -146,8 +152,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
     """
     with open_origin(config, settings, context) as origin:
         kind = recognise(origin.read_at(0, HEAD_BYTES))
-        if kind == "tiff":
-            check_tiff(origin.read_at)
+        if kind in _CHECKS:
+            _CHECKS[kind](origin.read_at)
         image = loaded = formats.load(kind, origin.source)
         _check_megapixels(image.width, image.height, settings)
         if formats.is_animated(kind, origin.read_at, image):
@@ -155,12 +161,13 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
                 ErrorCode.UNSUPPORTED_FORMAT,
                 "the input is animated: send its frames as pictures of their own",
             )
-        if formats.pages(image) > 1:
-            context.warn(
-                f"the input holds {formats.pages(image)} pictures: only the first was taken"
-            )
+        pictures = formats.pictures(kind, origin.read_at, image)
+        if pictures > 1:
+            context.warn(f"the input holds {pictures} pictures: only the first was taken")
         if kind == "png":
             image = _with_late_metadata(image, origin.read_at)
+        elif kind == "gif":
+            image = with_open_canvas(image, origin.read_at)
         try:
             metadata = _metadata(kind, origin, image, context)
             if formats.is_premultiplied(kind, origin.read_at):
@@ -220,10 +227,13 @@ def _with_late_metadata(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
 def _metadata(kind: str, origin: Origin, image: pyvips.Image, context: Context) -> Metadata:
     block = _blob(image, "exif-data")
     if kind == "tiff":
-        block = exif.from_tiff(origin.read_at)
+        block = exif.from_tiff(origin.read_at, context.check_cancelled)
     elif block is not None:
         block = block.removeprefix(b"Exif\0\0")
     xmp = _blob(image, "xmp-data")
+    if xmp is not None and len(xmp) > _LONGEST_XMP_BYTES:
+        context.warn(f"the input's XMP has {len(xmp) / 2**20:.0f} MiB: it was left out")
+        xmp = None
     if xmp is not None and _GAIN_MAP in xmp:
         context.warn("the input has an HDR gain map, which nothing here can keep: it was left out")
     dpi = dots_an_inch(kind, origin.read_at, block, context.warn)

@@ -17,6 +17,9 @@ BIG_HEADER_BYTES = 16
 # Far past any real value (maker notes stay under 100 kB); a forged count must not fill the memory.
 _LONGEST_VALUE_BYTES = 4 * 1024 * 1024
 _LONGEST_DIRECTORY = 4096
+# Of all values of a directory and of those inside it together: values may overlap, so that a small
+# file could give any number of bytes.
+_MOST_VALUE_BYTES = 16 * 1024 * 1024
 _ALL = range(65536)
 
 
@@ -88,8 +91,8 @@ def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
     count, entry, pointer = ("<Q", "<HHQ", "<Q") if big else ("<H", "<HHI", "<I")
     inline = struct.calcsize(pointer)
     table = struct.calcsize(count) + len(tags) * (struct.calcsize(entry) + inline) + inline
-    entries = b""
-    beyond = b""
+    entries = bytearray()
+    beyond = bytearray()
     for tag in sorted(tags, key=lambda tag: tag.number):
         kind, place = tag.type, struct.pack(pointer, at + table + len(beyond))
         if isinstance(tag.data, list):
@@ -103,18 +106,30 @@ def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
                 beyond += tag.data
         beyond += bytes(len(beyond) % 2)  # values begin at even bytes
         entries += struct.pack(entry, tag.number, kind, number) + place
-    return struct.pack(count, len(tags)) + entries + bytes(inline) + beyond
+    return struct.pack(count, len(tags)) + bytes(entries) + bytes(inline) + bytes(beyond)
+
+
+class _Walk:
+    """What was read so far of a directory and of those inside it."""
+
+    def __init__(self, at: int) -> None:
+        self.places = {at}
+        self.bytes_left = _MOST_VALUE_BYTES
 
 
 class Reader:
     """Reads directories of either byte order, of TIFF, BigTIFF and EXIF.
 
-    ``read_at`` takes an offset and a count of bytes, and returns fewer at the end.
-    Raises `ValueError` where there is no such header.
+    ``read_at`` takes an offset and a count of bytes, and returns fewer at the end. ``check`` is
+    called for each value of a directory; what it raises ends the reading.
+    Raises `ValueError` if there is no such header.
     """
 
-    def __init__(self, read_at: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self, read_at: Callable[[int, int], bytes], check: Callable[[], None] = lambda: None
+    ) -> None:
         self._read_at = read_at
+        self._check = check
         start = read_at(0, BIG_HEADER_BYTES)
         self.order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
         if not self.order or len(start) < 8:
@@ -126,7 +141,8 @@ class Reader:
     def entries(self, at: int) -> tuple[list[Entry], int]:
         """The entries of the directory at byte ``at``, and where the next directory lies, or 0.
 
-        Raises `ValueError` where the directory is cut off.
+        Of several entries with one number the first counts, as in libtiff. Raises `ValueError` if
+        the directory is cut off.
         """
         inline = struct.calcsize(self._pointer)
         counter, entry = ("Q", f"{self.order}HHQ") if self.big else ("H", f"{self.order}HHI")
@@ -136,37 +152,50 @@ class Reader:
         table = self._read_at(at + head, length + inline)
         if len(table) < length:
             raise ValueError("the directory is cut off")
-        found = []
+        found: dict[int, Entry] = {}
         for start in range(0, length, step):
             number, kind, count = struct.unpack_from(entry, table, start)
+            if number in found:
+                continue
             place = at + head + start + step - inline
             if count * _SIZES.get(kind, (1, 1))[0] > inline:
                 place = self._unpack(self._pointer, table[start + step - inline : start + step])
-            found.append(Entry(number, kind, count, place, at + head + start))
+            found[number] = Entry(number, kind, count, place, at + head + start)
         rest = table[length:]
-        return found, self._unpack(self._pointer, rest) if len(rest) == inline else 0
+        return list(found.values()), self._unpack(self._pointer, rest) if len(rest) == inline else 0
 
     def directory(self, at: int, *, wanted: Container[int], inside: frozenset[int]) -> list[Tag]:
         """The tags at byte ``at`` whose numbers are ``wanted``; broken ones are left out.
 
-        Tags ``inside`` point to directories, which are read in the same way and whole.
+        Tags ``inside`` point to directories, which are read in the same way and whole, each once.
+        Values beyond 16 MiB in all are left out.
         """
+        return self._directory(at, wanted, inside, _Walk(at))
+
+    def _directory(
+        self, at: int, wanted: Container[int], inside: frozenset[int], walk: _Walk
+    ) -> list[Tag]:
         tags = []
         for entry in self.entries(at)[0]:
+            self._check()
             number, kind, values, place, _ = entry
             size = values * _SIZES.get(kind, (0, 0))[0]
-            if number not in wanted or not 0 < size <= _LONGEST_VALUE_BYTES:
+            if number not in wanted or not 0 < size <= min(_LONGEST_VALUE_BYTES, walk.bytes_left):
                 continue
             data = self._read_at(place, size)
             if len(data) < size:
                 continue
+            walk.bytes_left -= size
             if number not in inside:
                 tags.append(Tag(number, kind, self._little_endian(data, _SIZES[kind][1])))
                 continue
             with suppress(ValueError):
-                # Each pointer once on the way down: a forged loop ends.
-                nested = self.directory(self.integer(entry), wanted=_ALL, inside=inside - {number})
-                tags.append(Tag(number, TagType.LONG, nested))
+                to = self.integer(entry)
+                if to not in walk.places:
+                    walk.places.add(to)
+                    # Each pointer once on the way down: that bounds the depth.
+                    nested = self._directory(to, _ALL, inside - {number}, walk)
+                    tags.append(Tag(number, TagType.LONG, nested))
         return tags
 
     def _little_endian(self, data: bytes, size: int) -> bytes:
@@ -186,6 +215,12 @@ class Reader:
         if code is None:
             raise ValueError(f"type {entry.type} has no numbers")
         return self._unpack(code, self._read_at(entry.place, size))
+
+    def integers(self, entry: Entry, most: int) -> list[int]:
+        """The same for its first ``most`` values."""
+        size = _SIZES.get(entry.type, (0, 0))[0]
+        count = min(entry.values, most)
+        return [self.integer(entry._replace(place=entry.place + n * size)) for n in range(count)]
 
     def fraction(self, entry: Entry) -> float:
         """The first value of an entry of fractions. Raises `ZeroDivisionError`, too."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from upscaled_models.imaging.rawkind import check_raw
 from upscaled_models.imaging.tags import Reader
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -33,6 +34,7 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
     """
     try:
         reader = Reader(read_at)
+        check_raw(reader)
         entries = {entry.number: entry for entry in reader.entries(reader.first)[0]}
         values = {
             number: reader.integer(entries[number])

@@ -119,3 +119,51 @@ def test_a_palette_or_profile_that_is_cut_off_is_missed(
     error = error_of(opened, path)
     assert error.code is ErrorCode.INPUT_UNREADABLE
     assert "cut off" in error.message
+
+
+def raw(path: Path, inner: bytes, *, make: str = "", more: bytes = b"") -> Path:
+    """A small RGB picture, and a directory inside it or behind it, as camera raw files have."""
+    tiff(path, tiffinfo={271: make} if make else {})
+    data = bytearray(path.read_bytes())
+    inner_at = len(data) + len(data) % 2
+    data = data.ljust(inner_at, b"\0") + inner
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    table = data[at + 2 : at + 2 + 12 * count] + struct.pack("<HHII", 330, 13, 1, inner_at) + more
+    struct.pack_into("<I", data, 4, len(data))
+    data += struct.pack("<H", len(table) // 12) + table + bytes(4)
+    path.write_bytes(data)
+    return path
+
+
+def directory(*entries: tuple[int, int]) -> bytes:
+    packed = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in entries)
+    return struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("inner", "make", "more", "told"),
+    [
+        (directory((COLOURS, 32803)), "", b"", "camera raw file,"),
+        (directory((COLOURS, 34892)), "", struct.pack("<HHII", 50706, 1, 4, 0x0401), "(DNG)"),
+        (directory((COMPRESSION, 34713)), "NIKON", b"", "(NIKON)"),
+        (directory((256, 6000), (257, 4000)), "SONY", b"", "(SONY)"),
+    ],
+    ids=["mosaic", "linear DNG", "packed", "larger"],
+)
+def test_a_camera_raw_file_is_told_by_the_pictures_inside(
+    tmp_path: Path, opened: Opener, inner: bytes, make: str, more: bytes, told: str
+) -> None:
+    error = error_of(opened, raw(tmp_path / "in.tif", inner, make=make, more=more))
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert told in error.message
+    assert "raw converter" in error.message
+
+
+@pytest.mark.parametrize("make", ["", "EPSON"])
+def test_a_tiff_with_smaller_versions_of_itself_inside_is_read(
+    tmp_path: Path, opened: Opener, make: str
+) -> None:
+    inner = directory((KIND, 1), (256, 15), (257, 20), (COLOURS, 2))
+    with opened(image_path=raw(tmp_path / "in.tif", inner, make=make)) as source:
+        assert np.array_equal(source.rows(40), RGB)
