@@ -21,7 +21,7 @@ _SCHEMA = _HERE.parent / "protocol" / "schema"
 # Both languages have an Error of their own.
 _RENAMED = {"Error": "ErrorMessage"}
 # Filled in by supervisors alone.
-_LEFT_OUT = {("Job", "attempt")}
+_LEFT_OUT = {("Job", "attempt"), ("Job", "accepted_as")}
 
 _GO_TYPES = {"string": "string", "integer": "int", "number": "float64", "boolean": "bool"}
 _GO_INITIALISMS = {

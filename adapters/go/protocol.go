@@ -123,7 +123,7 @@ type EsrganConfig struct {
 	ImageBase64 string `json:"image_base64,omitempty"`
 	// Input over http or https.
 	ImageURL string `json:"image_url,omitempty"`
-	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`
@@ -206,7 +206,7 @@ type FluxConfig struct {
 	ImageBase64 string `json:"image_base64,omitempty"`
 	// Input over http or https.
 	ImageURL string `json:"image_url,omitempty"`
-	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`
@@ -260,7 +260,7 @@ type ImagenConfig struct {
 	ImageBase64 string `json:"image_base64,omitempty"`
 	// Input over http or https.
 	ImageURL string `json:"image_url,omitempty"`
-	// Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself.
+	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`

@@ -68,6 +68,8 @@ class Context(Protocol):
 
     job_id: str
     attempt: int
+    # What a supervisor calls this acceptance of the job, the same for each of its runs.
+    accepted_as: str | None
 
     def progress(
         self,

@@ -10,11 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from upscaled_models.freename import numbered, rename_to_free
 from upscaled_protocol.errors import ErrorCode, JobError
+
+# An attribute of a file: which acceptance of a job made it.
+_MARK = "user.upscaled.accepted_as"
 
 
 class PendingFile:
-    """A file that has no name until `publish`: closed before, it leaves nothing behind.
+    """A file that has no name until it is published: closed before, it leaves nothing behind.
 
     Where the file system has nameless files even a killed process leaves nothing.
     folder: a descriptor of the folder that it will be in.
@@ -45,25 +49,78 @@ class PendingFile:
             self._named = True
         return os.fdopen(descriptor, "w+b")
 
-    def publish(self) -> None:
+    def publish(self) -> Path:
         """Give the finished file its name, in place of any file that has it.
 
         Not synchronised to the disk: the page cache outlives every process, and a power cut may
         cost the picture, but the job's result with it.
         """
-        folder, name = self.folder, self.path.name
         try:
-            if not self._named:
-                try:
-                    self._link(name)
-                except FileExistsError:  # only a rename replaces a file
-                    self._link(self._spare)
-                    self._named = True
-            if self._named:
-                os.replace(self._spare, name, src_dir_fd=folder, dst_dir_fd=folder)
-                self._named = False
+            self._replace(self.path.name)
         except OSError as error:
             raise unwritable(self.path, error) from None
+        return self.path
+
+    def publish_numbered(self, mark: str | None) -> Path:
+        """Give the finished file its name, or if that is taken, the first free one with a number.
+
+        No other file is ever replaced, with one exception: a file that carries the same ``mark``.
+        An earlier run of the same job made that one, and was killed before it could say so. If
+        the file system cannot store marks, the job gets a second file then. None: no mark.
+        """
+        try:
+            if mark is not None:
+                with suppress(OSError):
+                    os.setxattr(self.file.fileno(), _MARK, mark.encode())
+            limit = os.fpathconf(self.folder, "PC_NAME_MAX")
+            for name in numbered(self.path.name, limit):
+                # Asked first, because to ask is much quicker than to try.
+                if not self._is_taken(name):
+                    if self._take(name):
+                        return self.path.with_name(name)
+                elif mark is not None and self._mark_of(name) == mark.encode():
+                    self._replace(name)
+                    return self.path.with_name(name)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        raise AssertionError("there is always a next number")
+
+    def _replace(self, name: str) -> None:
+        if not self._named:
+            try:
+                self._link(name)
+            except FileExistsError:  # only a rename replaces a file
+                self._link(self._spare)
+                self._named = True
+        if self._named:
+            os.replace(self._spare, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            self._named = False
+
+    def _take(self, name: str) -> bool:
+        """Give the file this name; False if another file has it."""
+        try:
+            if self._named:
+                rename_to_free(self.folder, self._spare, name)
+                self._named = False
+            else:
+                self._link(name)
+        except FileExistsError:
+            return False
+        return True
+
+    def _is_taken(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _mark_of(self, name: str) -> bytes | None:
+        path = f"/proc/self/fd/{self.folder}/{name}"
+        try:
+            return os.getxattr(path, _MARK, follow_symlinks=False)
+        except OSError:  # none, or the file system has no attributes
+            return None
 
     def _link(self, name: str) -> None:
         # Only with a folder given does os.link follow the link in /proc (linkat(2)).

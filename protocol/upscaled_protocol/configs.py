@@ -50,8 +50,8 @@ class ImageConfig(Config):
     output_path: str | None = Field(
         None,
         min_length=1,
-        description="Output file. Default: {OUTPUT_DIR, or the input's folder}/"
-        "{stem}_{method}_{factor}x.{ext}; never the input itself.",
+        description="Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the "
+        "input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.",
     )
     output_base64: bool = Field(
         False, description="Return the output file's bytes in the result instead of writing a file."

@@ -18,6 +18,7 @@ COMMANDS = ("cancel", "health", "trim", "replay", "shutdown")
 
 MAX_JOB_ID_LENGTH = 128
 MAX_REQUEST_ID_LENGTH = 128
+MAX_ACCEPTED_AS_LENGTH = 64
 MAX_PRIORITY = 1_000_000
 MAX_TIMEOUT_S = 604_800.0  # a week
 DEFAULT_MAX_ATTEMPTS = 2
@@ -95,6 +96,14 @@ def _open_job(fields: dict[str, Any], usable_id: bool) -> Envelope:
     ):
         raise JobError(
             ErrorCode.INVALID_JOB, f"timeout_s must be a number above 0, at most {MAX_TIMEOUT_S:g}"
+        )
+    accepted_as = fields.get("accepted_as")
+    if accepted_as is not None and not (
+        isinstance(accepted_as, str) and len(accepted_as) <= MAX_ACCEPTED_AS_LENGTH
+    ):
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"accepted_as must be a string of at most {MAX_ACCEPTED_AS_LENGTH} characters",
         )
     return Envelope(
         "job",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
 from upscaled_protocol.envelope import (
     DEFAULT_MAX_ATTEMPTS,
+    MAX_ACCEPTED_AS_LENGTH,
     MAX_ATTEMPTS_LIMIT,
     MAX_JOB_ID_LENGTH,
     MAX_PRIORITY,
@@ -64,6 +65,11 @@ class BaseJob(HostMessage):
         description="Starts allowed before a job that takes its worker down is poisoned.",
     )
     attempt: int = Field(1, ge=1, description="Set by a supervisor; hosts leave it out.")
+    accepted_as: str | None = Field(
+        None,
+        max_length=MAX_ACCEPTED_AS_LENGTH,
+        description="Set by a supervisor: what it calls this acceptance, in each run of the job.",
+    )
 
 
 class EsrganJob(BaseJob):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
 import time
 from bisect import bisect_left
@@ -20,7 +22,7 @@ from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.deadlines import Deadlines
 from upscaled_supervisor.journal import Journal
-from upscaled_supervisor.queue import Job, JobQueue
+from upscaled_supervisor.queue import Job, JobQueue, chooses_its_name, with_accepted_as
 
 # Ids remembered for cancels that come before or after their job.
 REMEMBERED_IDS = 1024
@@ -46,6 +48,9 @@ class Ledger:
         self._outbox = outbox
         self._log = log
         self._max_jobs = max_jobs
+        # Together they tell an acceptance from every other one in the world.
+        self._name = os.urandom(8).hex()
+        self._acceptances = itertools.count(1)
         self._queued_bytes = 0
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
@@ -66,6 +71,8 @@ class Ledger:
 
         Raises `JobError` where it must be refused.
         """
+        if chooses_its_name(envelope):
+            line = with_accepted_as(line, f"{self._name}-{next(self._acceptances)}")
         job = Job(envelope, line)
         if job.job_id in self.jobs:
             raise JobError(

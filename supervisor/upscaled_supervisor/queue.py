@@ -69,6 +69,14 @@ class Job:
         return _with_attempt(self.line, self.attempts + 1)
 
 
+def chooses_its_name(envelope: Envelope) -> bool:
+    """Whether the worker names the output of this job, which so never replaces a file."""
+    config = envelope.fields.get("config")
+    if envelope.method == "fake" or not isinstance(config, dict):
+        return False
+    return config.get("output_path") is None and not config.get("output_base64")
+
+
 class JobQueue:
     """Highest priority first, equals in order; bounded by the owner.
 
@@ -115,7 +123,16 @@ class JobQueue:
         return True
 
 
+def with_accepted_as(line: bytes, accepted_as: str) -> bytes:
+    """The line with a name of this acceptance, by which each run of the job knows its output."""
+    return _with(line, b'"accepted_as":"%b"' % accepted_as.encode())
+
+
 def _with_attempt(line: bytes, attempt: int) -> bytes:
+    return _with(line, b'"attempt":%d' % attempt)
+
+
+def _with(line: bytes, field: bytes) -> bytes:
     """The line with a last field added: of a name that occurs twice the last one counts, and so
     the line need not be encoded anew (nor could each: orjson reads deeper than it writes)."""
-    return b'%b,"attempt":%d}' % (line.rstrip()[:-1], attempt)
+    return b"%b,%b}" % (line.rstrip()[:-1], field)

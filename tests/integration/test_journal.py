@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from PIL import Image
 
 from upscaled_supervisor import journal as journals
 from waiting import wait_until
@@ -47,6 +48,34 @@ def test_accepted_jobs_are_finished_after_a_kill_of_the_supervisor(
     third = start_supervisor("--journal", journal)
     assert third.finish() == 0
     assert third.terminals() == []
+
+
+def test_a_job_whose_supervisor_was_killed_before_its_result_has_one_output(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal, outputs = str(tmp_path / "jobs.db"), tmp_path / "outputs"
+    picture = tmp_path / "photo.png"
+    Image.new("RGB", (16, 12), "teal").save(picture)
+    options = ("--journal", journal, "--output-dir", str(outputs), "--methods", "esrgan")
+    first = start_supervisor(*options)
+    first.job("earlier", "esrgan", image_path=str(picture))
+    first.wait_terminal("earlier")
+    # The worker goes on once its supervisor hears nothing more of it.
+    worker = first.ask_health()["workers"][0]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    first.job("photo", "esrgan", image_path=str(picture))
+    first.wait_health(lambda health: health["workers"][0].get("jobs") == ["photo"])
+    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(worker, signal.SIGCONT)
+    second_output = outputs / "photo_esrgan_4x-2.png"
+    wait_until(second_output.exists, "the output")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+
+    second = start_supervisor(*options)
+    assert second.wait_terminal("photo")["output_path"] == str(second_output)
+    assert second.finish() == 0
+    assert len(list(outputs.iterdir())) == 2
 
 
 def test_results_that_a_host_missed_are_sent_again_on_request(

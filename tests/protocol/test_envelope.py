@@ -48,6 +48,7 @@ BASE_FIELDS = st.fixed_dictionaries(
         "max_attempts": INTEGERS | ODDITIES,
         "attempt": INTEGERS | ODDITIES,
         "request_id": JOB_IDS | ODDITIES,
+        "accepted_as": st.integers(63, 66).map(lambda size: "é" * size) | ODDITIES,
         "colour": ODDITIES,
     },
 )

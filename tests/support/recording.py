@@ -24,8 +24,10 @@ class RecordingContext:
         *,
         cancel_at: float | None = None,
         turn: threading.Lock | None = None,
+        accepted_as: str | None = None,
     ) -> None:
         self.job_id = job_id
+        self.accepted_as = accepted_as
         self.warnings: list[str] = []
         self.percents: list[float] = []
         self.stages: list[str] = []

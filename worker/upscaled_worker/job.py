@@ -25,6 +25,7 @@ class RunningJob:
         self.job = job
         self.job_id = job.job_id
         self.attempt = job.attempt
+        self.accepted_as = job.accepted_as
         self._turns = turns
         self._send = send
         self._lock = threading.Lock()

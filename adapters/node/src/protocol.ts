@@ -80,7 +80,7 @@ export interface EsrganConfig {
   image_base64?: string;
   /** Input over http or https. */
   image_url?: string;
-  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
@@ -126,6 +126,8 @@ export interface EsrganJob {
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
+  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  accepted_as?: string;
   method: "esrgan";
   config: EsrganConfig;
 }
@@ -183,6 +185,8 @@ export interface FakeJob {
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
+  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  accepted_as?: string;
   method: "fake";
   config?: FakeConfig;
 }
@@ -195,7 +199,7 @@ export interface FluxConfig {
   image_base64?: string;
   /** Input over http or https. */
   image_url?: string;
-  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
@@ -246,6 +250,8 @@ export interface FluxJob {
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
+  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  accepted_as?: string;
   method: "flux";
   config: FluxConfig;
 }
@@ -265,7 +271,7 @@ export interface ImagenConfig {
   image_base64?: string;
   /** Input over http or https. */
   image_url?: string;
-  /** Output file. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}; never the input itself. */
+  /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
@@ -311,6 +317,8 @@ export interface ImagenJob {
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
+  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  accepted_as?: string;
   method: "imagen";
   config: ImagenConfig;
 }

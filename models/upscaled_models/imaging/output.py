@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from upscaled_models.dimensions import Plan
 from upscaled_models.engine import Context, Outcome, Settings
+from upscaled_models.freename import fitting
 from upscaled_models.imaging.jpeg import MAX_EXIF_BYTES, MAX_ICC_BYTES, MAX_XMP_BYTES
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
 from upscaled_models.imaging.read import Source
-from upscaled_models.pendingfile import unwritable
+from upscaled_models.pendingfile import PendingFile, unwritable
 from upscaled_protocol.configs import ImageConfig, OutputFormat
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -43,6 +45,8 @@ _LONGEST_SIDE: dict[OutputFormat, int] = {
     "avif": 32_768,
 }
 _AVIF_PIXELS = 16_384 * 16_384
+# What Linux allows a name to have.
+_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Output:
 
     path: None where the host wants the bytes as base64. roots: what its folder has to lie in,
     where there are any. context: the job, which may be cancelled; None where there is none.
+    numbered: a file that exists at the path stays, and the output's name gets a number.
     """
 
     path: Path | None
@@ -60,6 +65,13 @@ class Output:
     metadata: Metadata
     roots: tuple[Path, ...] = ()
     context: Context | None = None
+    numbered: bool = False
+
+    def publish(self, pending: PendingFile) -> Path:
+        """Give the finished file its name. Raises `JobError` (output_unwritable)."""
+        if not self.numbered:
+            return pending.publish()
+        return pending.publish_numbered(self.context.accepted_as if self.context else None)
 
     def outcome(
         self,
@@ -99,14 +111,20 @@ def plan_output(
 
     The path is the config's, or {stem}_{method}_{factor}x.{ext} in OUTPUT_DIR, else beside the
     input. OUTPUT_DIR is made where it is missing, other folders are not: a mistyped one is an
-    error. The format is `output_format`, else the suffix of `output_path`, else PNG. An existing
-    file is replaced, but never the input.
+    error. The format is `output_format`, else the suffix of `output_path`, else PNG. A path of the
+    config's replaces an existing file, but never the input; any other name gets a number if it is
+    taken when the picture is finished.
 
     Raises `JobError`: invalid_job, output_unwritable, path_not_allowed, unsupported_format,
     input_too_large (the output passes `max_output_megapixels`).
     """
     kind = _format(config)
     _check_size(kind, plan, settings)
+    if plan.scale < 1:
+        context.warn(
+            f"the target is smaller than the input ({source.width}x{source.height}): the picture "
+            f"was made smaller, to {plan.scaled.width}x{plan.scaled.height}"
+        )
     if source.has_alpha and kind == "jpeg":
         context.warn("JPEG has no transparency: the picture was laid on white")
     metadata = source.metadata.resized(
@@ -118,14 +136,14 @@ def plan_output(
     roots: tuple[Path, ...] = ()
     if not config.output_base64:
         factor = f"{plan.scale:.2f}".rstrip("0").rstrip(".")
-        name = f"{source.stem}_{method}_{factor}x{_SUFFIXES[kind]}"
-        path = _path(config, settings, source, name)
+        path = _path(config, settings, source, f"_{method}_{factor}x{_SUFFIXES[kind]}")
         # OUTPUT_DIR is the operator's own.
         if config.output_path is not None or settings.output_dir is None:
             roots = settings.allowed_roots
             check_allowed(path.parent, roots)
-        _check_path(path, source)
-    return Output(path, kind, config.quality, plan, metadata, roots, context)
+        _check_path(path, source, is_given=config.output_path is not None)
+    numbered = config.output_path is None
+    return Output(path, kind, config.quality, plan, metadata, roots, context, numbered)
 
 
 def _format(config: ImageConfig) -> OutputFormat:
@@ -178,7 +196,7 @@ def _fitting(metadata: Metadata, context: Context) -> Metadata:
     return metadata
 
 
-def _path(config: ImageConfig, settings: Settings, source: Source, name: str) -> Path:
+def _path(config: ImageConfig, settings: Settings, source: Source, ending: str) -> Path:
     if config.output_path is not None:
         if config.output_path.endswith("/"):
             raise JobError(
@@ -200,16 +218,23 @@ def _path(config: ImageConfig, settings: Settings, source: Source, name: str) ->
             "give output_path, or output_base64: an input that is no file has no folder for the "
             "output, and OUTPUT_DIR is not set",
         )
-    return folder / name
+    return folder / fitting(source.stem, ending, _name_limit_bytes(folder))
 
 
-def _check_path(path: Path, source: Source) -> None:
+def _name_limit_bytes(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:  # there is no such folder, as is told later
+        return _NAME_BYTES
+
+
+def _check_path(path: Path, source: Source, *, is_given: bool) -> None:
     try:
         if not path.parent.is_dir():
             raise JobError(
                 ErrorCode.OUTPUT_UNWRITABLE, f"there is no folder {path.parent}: make it first"
             )
-        if not path.exists():
+        if not is_given or not path.exists():
             return
         if not path.is_file():
             raise JobError(ErrorCode.OUTPUT_UNWRITABLE, f"{path} exists and is no ordinary file")

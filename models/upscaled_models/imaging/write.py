@@ -140,8 +140,7 @@ class Sink:
         if self._failure is not None:
             raise self._failure
         if self._pending is not None:
-            self._pending.publish()
-            return str(self._output.path)
+            return str(self._output.publish(self._pending))
         size = self._file.seek(0, io.SEEK_END)
         if size > _BASE64_BYTES:
             raise JobError(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recording import RecordingContext
 from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Settings
 from upscaled_models.imaging.output import Output, plan_output
@@ -67,6 +68,55 @@ def test_the_default_name_tells_method_and_factor(
     planned: Planner, picture: Path, fields: dict[str, Any], name: str
 ) -> None:
     assert planned(**fields).path == picture.parent / name
+
+
+def test_a_default_name_never_replaces_a_file_and_a_given_path_does(
+    upscale: Callable[..., str], picture: Path, tmp_path: Path
+) -> None:
+    default = tmp_path / "holiday.photo_esrgan_2x.png"
+    default.write_text("somebody else's")
+    assert upscale(image_path=str(picture)) == str(tmp_path / "holiday.photo_esrgan_2x-2.png")
+    assert upscale(image_path=str(picture)) == str(tmp_path / "holiday.photo_esrgan_2x-3.png")
+    assert default.read_text() == "somebody else's"
+    assert upscale(image_path=str(picture), output_path=str(default)) == str(default)
+    assert default.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_job_that_is_run_again_has_one_output(
+    upscale: Callable[..., str], context: RecordingContext, picture: Path, tmp_path: Path
+) -> None:
+    context.accepted_as = "1"
+    first = upscale(image_path=str(picture))
+    assert upscale(image_path=str(picture)) == first
+    context.accepted_as = "2"
+    assert upscale(image_path=str(picture)) != first
+    assert len(list(tmp_path.glob("*_esrgan_*"))) == 2
+
+
+def test_a_folder_or_a_link_of_the_default_name_is_left_alone(
+    upscale: Callable[..., str], picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "holiday.photo_esrgan_2x.png").symlink_to(picture)
+    (tmp_path / "holiday.photo_esrgan_2x-2.png").mkdir()
+    assert upscale(image_path=str(picture)) == str(tmp_path / "holiday.photo_esrgan_2x-3.png")
+
+
+def test_the_longest_input_name_still_makes_a_name(planned: Planner, tmp_path: Path) -> None:
+    picture = tmp_path / f"{'é' * 125}.png"
+    Image.new("RGB", (4, 3)).save(picture)
+    output = planned(image_path=str(picture))
+    assert output.path == tmp_path / f"{'é' * 120}_esrgan_4x.png"
+
+
+def test_a_target_smaller_than_the_input_is_told(
+    planned: Planner, context: RecordingContext
+) -> None:
+    planned(target_width=40)
+    assert context.warnings == []
+    planned(target_width=20)
+    assert context.warnings == [
+        "the target is smaller than the input (40x30): the picture was made smaller, to 20x15"
+    ]
 
 
 def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
