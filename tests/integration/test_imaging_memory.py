@@ -26,7 +26,7 @@ from upscaled_protocol.messages import Size
 
 
 class Context:
-    job_id, attempt = "job-1", 1
+    job_id, attempt, accepted_as = "job-1", 1, None
 
     def progress(self, percent: float, stage: str, *, budget_s: float) -> None: ...
 

@@ -14,6 +14,7 @@ class Subordinate:
         self._context = context
         self.job_id = context.job_id
         self.attempt = context.attempt
+        self.accepted_as = context.accepted_as
 
     def progress(
         self,

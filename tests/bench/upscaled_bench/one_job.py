@@ -24,6 +24,7 @@ class Surroundings:
 
     job_id = "bench"
     attempt = 1
+    accepted_as: str | None = None
 
     def __init__(self, turn: Lock | None = None) -> None:
         self._turn = turn or Lock()
