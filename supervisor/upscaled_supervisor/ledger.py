@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from upscaled_protocol.envelope import Envelope, open_envelope
+from upscaled_protocol.envelope import open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
 from upscaled_protocol.log import Logger
@@ -22,7 +22,7 @@ from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.deadlines import Deadlines
 from upscaled_supervisor.journal import Journal
-from upscaled_supervisor.queue import Job, JobQueue, chooses_its_name, with_accepted_as
+from upscaled_supervisor.queue import Job, JobQueue, with_accepted_as
 
 # Ids remembered for cancels that come before or after their job.
 REMEMBERED_IDS = 1024
@@ -45,6 +45,7 @@ class Ledger:
         self.journal: Journal | None = None
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
         self.durations: dict[str, list[float]] = {}  # by method: a bucket each, the rest, the sum
+        self.refused = 0  # lines
         self._outbox = outbox
         self._log = log
         self._max_jobs = max_jobs
@@ -62,32 +63,24 @@ class Ledger:
         return sum(n for (_, outcome), n in self.outcomes.items() if outcome != "completed")
 
     @property
-    def is_full(self) -> bool:
-        """Whether the next job would be refused."""
-        return len(self.jobs) >= self._max_jobs or self._queued_bytes >= MAX_QUEUED_BYTES
+    def has_room(self) -> bool:
+        """Whether the next job can be accepted."""
+        return len(self.jobs) < self._max_jobs and self._queued_bytes < MAX_QUEUED_BYTES
 
-    def accept(self, envelope: Envelope, line: bytes) -> None:
-        """Take a job and tell the host; an early cancel ends it at once.
+    def expects_cancelled(self, job: Job) -> bool:
+        """Whether the host has cancelled this job before it wrote its line."""
+        return job.job_id in self._early_cancels
 
-        Raises `JobError` where it must be refused.
+    def accept(self, job: Job) -> None:
+        """Take a job whose id is free, and tell the host; an early cancel ends it at once.
+
+        Raises `JobError` (journal_unwritable), and then it is not accepted.
         """
-        if chooses_its_name(envelope):
-            line = with_accepted_as(line, f"{self._name}-{next(self._acceptances)}")
-        job = Job(envelope, line)
-        if job.job_id in self.jobs:
-            raise JobError(
-                ErrorCode.DUPLICATE_JOB,
-                f"job {job.job_id!r} is still in flight; this line was refused",
-                job_id=job.job_id,
-            )
-        if self.is_full:
-            raise JobError(
-                ErrorCode.QUEUE_FULL,
-                f"{len(self.jobs)} jobs are in flight already; send the job again later",
-                job_id=job.job_id,
-            )
+        if job.chooses_its_name:
+            name = f"{self._name}-{next(self._acceptances)}"
+            job.line = with_accepted_as(job.line, name)
         if self.journal is not None:
-            self.journal.accept(job.job_id, line)
+            self.journal.accept(job.job_id, job.line)
         self._take(job)
         if self._early_cancels.pop(job.job_id, "no") is None:
             self.fail_cancelled(job)
@@ -167,6 +160,12 @@ class Ledger:
         self.finish(job, orjson.dumps(error), code)
         self._log.log("warning", "job_failed", job_id=job.job_id, code=code, reason=text)
 
+    def fail_unaccepted(self, job: Job, code: ErrorCode, text: str) -> None:
+        """End a job that was never accepted, and so is in no list here."""
+        _remember(self._finished, job.job_id)
+        self.outcomes[job.method, code] += 1
+        self._outbox.put(encode_line(_error(JobError(code, text)) | {"job_id": job.job_id}))
+
     def fail_cancelled(self, job: Job) -> None:
         """End a job that the host wants no more."""
         self.fail(job, ErrorCode.CANCELLED, "the job was cancelled")
@@ -192,11 +191,12 @@ class Ledger:
         else:
             self.fail(job, ErrorCode.WORKER_CRASHED, why, cause)
 
-    def refuse(self, error: JobError) -> bytes:
-        """Answer a bad line; the answer. An id in flight is another job's: the error must not
-        end that."""
+    def refuse(self, error: JobError, *, is_taken: bool = False) -> bytes:
+        """Answer a bad line; the answer. If its id `is_taken` by a job that waits for room, or is
+        in flight, the error must not end that job."""
+        self.refused += 1
         fields = _error(error)
-        if error.job_id in self.jobs:
+        if is_taken or error.job_id in self.jobs:
             fields |= {"job_id": None, "refused_job_id": error.job_id}
         else:
             fields["job_id"] = error.job_id
@@ -255,6 +255,7 @@ class Ledger:
         self._queued_bytes += len(job.line)
         self._finished.pop(job.job_id, None)
         position = self.queue.push(job)
+        job.start_clock()
         self.deadlines.add(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
         self._outbox.put(encode_line(accepted), can_wait=True)

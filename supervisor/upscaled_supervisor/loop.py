@@ -1,6 +1,8 @@
 """The supervisor: one thread, one poll, between the host and its workers.
 
-    host ── HostWire ──> Ledger (every accepted job, its one terminal event)
+    host ── HostWire ──> Intake (jobs that there is no room for yet)
+                            │
+                         Ledger (every accepted job, its one terminal event)
                             │ queue
                          Fleet ── Child, Child, … ── pipes ── workers
                             └──── Nursery (their parent process)
@@ -14,7 +16,6 @@ import gc
 import os
 import signal
 import time
-from collections import deque
 from typing import Any
 
 from upscaled_protocol import PROTOCOL_VERSION
@@ -26,6 +27,7 @@ from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.health import HealthDesk
+from upscaled_supervisor.intake import Intake
 from upscaled_supervisor.journal import Journal
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import (
@@ -37,6 +39,7 @@ from upscaled_supervisor.options import (
     Options,
 )
 from upscaled_supervisor.poller import Poller
+from upscaled_supervisor.queue import Job
 from upscaled_supervisor.stdio import HostWire
 
 # How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
@@ -53,6 +56,8 @@ _FROZEN_S = 1.0
 _LAST_FLUSH_S = 10.0
 _LAST_FLUSH_NOW_S = 1.0
 
+_GOING_DOWN = "no more jobs are taken; the daemon is going down"
+
 
 class HostGoneError(Exception):
     """Nobody reads our stdout any longer, or a stream of ours is broken."""
@@ -68,10 +73,10 @@ class Supervisor:
         self._host = HostWire(wire, options.line_limit_bytes)
         self._ledger = Ledger(self._host.outbox, log, options.max_queue)
         self._ledger.journal = journal
+        self._intake = Intake(self._ledger)
         self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
         self._health = HealthDesk(self._fleet, self._ledger)
         self._reading = False
-        self._held: deque[bytes | None] = deque()
         self._input_ended = False
         self._draining = False
         self._stopping = False
@@ -158,8 +163,7 @@ class Supervisor:
                     dropped_progress=self._host.outbox.dropped_progress,
                 )
             )
-        if self._held:
-            self._take_held()
+        self._intake.admit()
         self._ledger.send_replays()
         if not self._host.unread:
             self._fleet.dispatch()
@@ -172,7 +176,8 @@ class Supervisor:
             text = f"no worker can be started: {self._fleet.failure}"
             self._let_go(ErrorCode.WORKER_CRASHED, text)
             return True
-        if not self._draining or self._ledger.jobs or self._ledger.is_replaying:
+        is_busy = self._ledger.jobs or self._ledger.is_replaying or not self._intake.is_empty
+        if not self._draining or is_busy:
             return False
         if not self._stopping:
             self._stopping = True
@@ -185,14 +190,14 @@ class Supervisor:
             return EXIT_USAGE
         if self._fleet.failure is not None:
             return EXIT_NO_WORKER
-        failed = self._ledger.failed or self._left_jobs
+        failed = self._ledger.failed or self._ledger.refused or self._left_jobs
         return EXIT_SOME_FAILED if failed else EXIT_COMPLETED
 
     # --- the host ---------------------------------------------------------------------------
 
     def _watch_host(self) -> None:
         """Read on, unless the host should first read itself. Draining too: it may cancel."""
-        wanted = not (self._input_ended or self._host.unread or self._held)
+        wanted = not (self._input_ended or self._host.unread or self._intake.is_full)
         if wanted and not self._reading:
             self._poller.watch_reading(self._host.read_fd, self._read_host)
         elif self._reading and not wanted:
@@ -204,14 +209,9 @@ class Supervisor:
             lines, self._input_ended = self._host.read()
         except OSError as error:
             raise HostGoneError(f"stdin cannot be read: {error}") from None
-        self._held += lines
-        self._take_held()
-
-    def _take_held(self) -> None:
-        """Take the lines that were read. A file's wait here for the queue to have room."""
-        while self._held and not (self._host.is_file and self._ledger.is_full):
-            self._take(self._held.popleft())
-        if self._input_ended and not self._held:
+        for line in lines:
+            self._take(line)
+        if self._input_ended:
             self._drain()
 
     def _take(self, line: bytes | None) -> None:
@@ -223,13 +223,13 @@ class Supervisor:
                 if self._draining:
                     raise JobError(
                         ErrorCode.SHUTTING_DOWN,
-                        "no more jobs are taken; the daemon is going down",
+                        _GOING_DOWN,
                         job_id=envelope.job_id,
                     )
-                self._ledger.accept(envelope, line)
+                self._intake.offer(Job(envelope, line))
                 return
         except JobError as error:
-            self._ledger.refuse(error)
+            self._intake.refuse(error)
             return
         match envelope.type:
             case "cancel":
@@ -244,6 +244,8 @@ class Supervisor:
                 self._drain()
 
     def _cancel(self, job_id: str) -> None:
+        if self._intake.cancel(job_id):
+            return
         job = self._ledger.jobs.get(job_id)
         if job is None:
             self._ledger.note_cancel(job_id)
@@ -256,7 +258,7 @@ class Supervisor:
             self._ledger.replay(job_ids)
         else:
             text = "job_ids must be a list of job ids, or left out"
-            self._ledger.refuse(JobError(ErrorCode.INVALID_JOB, text))
+            self._intake.refuse(JobError(ErrorCode.INVALID_JOB, text))
 
     def _send(self, message: dict[str, Any]) -> None:
         fields = {name: value for name, value in message.items() if value is not None}
@@ -290,9 +292,11 @@ class Supervisor:
     # --- ending -----------------------------------------------------------------------------
 
     def _drain(self, grace_s: float | None = None) -> None:
-        """Take no more jobs and finish those accepted, for `grace_s` at most."""
+        """Take no more lines and finish the jobs of those before, for `grace_s` at most: then
+        only the accepted ones."""
         if grace_s is not None and self._drain_until is None:
             self._drain_until = time.monotonic() + grace_s
+            self._intake.refuse_all(ErrorCode.SHUTTING_DOWN, _GOING_DOWN)
         if not self._draining:
             self._draining = True
             self._send({"type": "status", "message": "draining"})
@@ -306,6 +310,7 @@ class Supervisor:
 
     def _let_go(self, code: ErrorCode, text: str) -> None:
         """Answer what is left. A journal keeps it instead, to be finished after a restart."""
+        self._intake.refuse_all(code, text)
         for job in list(self._ledger.jobs.values()):
             if self._ledger.journal is None:
                 self._ledger.fail(job, code, text)

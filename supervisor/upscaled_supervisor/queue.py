@@ -11,15 +11,15 @@ from upscaled_protocol.envelope import Envelope
 
 
 class Job:
-    """An accepted job, from acceptance to its terminal event.
+    """A job, from its line to its terminal event.
 
     `line` is the host's own line, forwarded as it came unless the supervisor has to add to it.
     """
 
     __slots__ = (
-        "accepted_at",
         "attempts",
         "budget_s",
+        "chooses_its_name",
         "deadline",
         "ending",
         "ends_at",
@@ -33,22 +33,23 @@ class Job:
         "percent",
         "priority",
         "started_at",
+        "timeout_s",
         "waiting",
     )
 
     def __init__(self, envelope: Envelope, line: bytes) -> None:
         assert envelope.job_id is not None
-        now = time.monotonic()
         config = envelope.fields.get("config")
         model = config.get("model") if isinstance(config, dict) else None
         self.job_id = envelope.job_id
         self.line = line if envelope.attempt == 1 else _with_attempt(line, 1)
+        self.chooses_its_name = _chooses_its_name(envelope)
         self.method = envelope.method
         self.model = f"{envelope.method}:{model}"  # for affinity: equal text, equal model
         self.priority = envelope.priority
         self.max_attempts = envelope.max_attempts
-        self.accepted_at = now
-        self.deadline = now + envelope.timeout_s if envelope.timeout_s is not None else None
+        self.timeout_s = envelope.timeout_s
+        self.deadline: float | None = None
         self.attempts = 0  # starts that it was charged with
         self.order = 0  # among equals; kept over a retry, which so goes to the front
         self.started_at = 0.0
@@ -61,6 +62,11 @@ class Job:
         self.ending: str | None = None
         self.ends_at = 0.0
 
+    def start_clock(self) -> None:
+        """The job is accepted: its `timeout_s` begins."""
+        if self.timeout_s is not None:
+            self.deadline = time.monotonic() + self.timeout_s
+
     @property
     def line_for_worker(self) -> bytes:
         """The job as its worker is to see it."""
@@ -69,7 +75,7 @@ class Job:
         return _with_attempt(self.line, self.attempts + 1)
 
 
-def chooses_its_name(envelope: Envelope) -> bool:
+def _chooses_its_name(envelope: Envelope) -> bool:
     """Whether the worker names the output of this job, which so never replaces a file."""
     config = envelope.fields.get("config")
     if envelope.method == "fake" or not isinstance(config, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
 from upscaled_protocol.outbox import Outbox
@@ -21,8 +20,6 @@ class HostWire:
         # Watched for the reader's end alone; the outbox polls the other for writing.
         self.watch_fd = os.dup(wire.write_fd)
         self.outbox = Outbox(NonBlockingWriter(wire.write_fd))
-        # A file waits as long as it takes: its lines need never be refused for a full queue.
-        self.is_file = stat.S_ISREG(os.fstat(wire.read_fd).st_mode)
         self._lines = LineSplitter(line_limit_bytes)
 
     def read(self) -> tuple[list[bytes | None], bool]:

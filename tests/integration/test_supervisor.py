@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,32 +150,6 @@ def test_a_duplicate_is_refused_without_ending_the_first(start_supervisor: Start
     refusal = daemon.wait_for(lambda line: line.get("code") == "duplicate_job")
     assert (refusal["job_id"], refusal["refused_job_id"]) == (None, "a")
     assert daemon.wait_terminal("a")["type"] == "result"
-
-
-def test_a_full_queue_refuses(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--max-queue", "2")
-    daemon.send(*({"job_id": name, "method": "fake", "config": {}} for name in "abc"))
-    assert daemon.wait_terminal("c")["code"] == "queue_full"
-    assert daemon.wait_terminal("a")["type"] == "result"
-
-
-def test_a_file_as_input_waits_for_the_queue_instead(
-    start_supervisor: StartDaemon, tmp_path: Path
-) -> None:
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text(
-        "".join(f'{{"job_id":"{n}","method":"fake","config":{{}}}}\n' for n in range(50))
-    )
-    with jobs.open() as stdin:
-        done = subprocess.run(
-            [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake", "--max-queue", "3"],
-            stdin=stdin,
-            check=False,
-            capture_output=True,
-            timeout=60,
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b'"type":"result"') == 50
 
 
 def test_higher_priority_is_dispatched_first(start_supervisor: StartDaemon) -> None:

@@ -121,16 +121,6 @@ def test_a_bad_line_with_the_id_of_a_running_job_does_not_end_it(start_worker: S
     assert worker.wait_terminal("a")["code"] == "cancelled"
 
 
-def test_a_full_queue_refuses_with_a_retryable_error(start_worker: StartDaemon) -> None:
-    worker = start_worker("--max-queue", "2")
-    worker.job("a", hang=True)
-    worker.job("b", hang=True)
-    worker.job("c")
-    refusal = worker.wait_terminal("c")
-    assert refusal["code"] == "queue_full"
-    assert refusal["retryable"] is True
-
-
 def test_higher_priority_starts_first(start_worker: StartDaemon) -> None:
     worker = start_worker()
     for name, priority in (("x", 9), ("y", 9), ("low", -1), ("normal", 0), ("high", 5)):

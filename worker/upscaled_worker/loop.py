@@ -25,6 +25,7 @@ from upscaled_models.engine import Device, Engine
 from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.codec import decode_host_message
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.heldjobs import HeldJobs
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
 from upscaled_protocol.log import Logger
 from upscaled_protocol.messages import (
@@ -56,6 +57,9 @@ _UNREAD_LIMIT_BYTES = 16 * 1024 * 1024
 _IDLE_CHECK_MS = 5000
 # How soon a host that had stopped reading is read again, once it goes on.
 _UNREAD_CHECK_MS = 50
+# A job as its model holds it, with its config.
+_JOB_BYTES = 8 * 1024
+_GOING_DOWN = "no more jobs are taken; the worker is going down"
 # A traceback is for a person to read; its end says most.
 _TRACEBACK_LIMIT = 8000
 
@@ -84,6 +88,7 @@ class Worker:
         self._started_at = time.monotonic()
         self._lock = threading.Lock()
         self._jobs: dict[str, RunningJob] = {}
+        self._held = HeldJobs[Job](_JOB_BYTES)  # changed by the main thread alone
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._broken: dict[str, JobError] = {}
@@ -95,7 +100,7 @@ class Worker:
         self._trims: SimpleQueue[Trim | None] = SimpleQueue()
         # Ends the wait of the loop: everything is done, or a signal came.
         self._wake_read, self._wake_write = os.pipe()
-        self._is_done = False
+        self._is_ending = self._is_done = False
         self._signal: signal.Signals | None = None
         self._lanes: dict[str, Lane] = {}
         for engine in engines.values():
@@ -128,8 +133,9 @@ class Worker:
         Ends the process where the host dies.
         """
         unread = self._stdout.waiting_bytes > _UNREAD_LIMIT_BYTES
-        if self._reading == unread and not self._input_ended:
-            self._reading = not unread
+        paused = unread or self._held.is_full
+        if self._reading == paused and not self._input_ended:
+            self._reading = not paused
             if self._reading:
                 poll.register(self._wire.read_fd, select.POLLIN)
             else:
@@ -140,10 +146,14 @@ class Worker:
         if self._wake_read in events:
             os.read(self._wake_read, 64)
             if self._signal is not None:
+                while self._held:
+                    job_id = self._held.take_first().job_id
+                    self._refuse(JobError(ErrorCode.SHUTTING_DOWN, _GOING_DOWN, job_id=job_id))
                 self._drain(self._signal.name)
+            self._admit()
         if not events and not unread:
             self._trim_idle()
-        if self._wire.read_fd in events and not unread:
+        if self._wire.read_fd in events and not paused:
             chunk = self._read()
             for line in self._lines.feed(chunk) if chunk else self._lines.end():
                 self._take(line)
@@ -161,11 +171,11 @@ class Worker:
             self._leave_dead_host()
 
     def _drain(self, detail: str | None = None) -> None:
-        """Take no more jobs; the loop ends when those accepted have ended."""
+        """Take no more lines; the loop ends when the jobs of those before have ended."""
         if self._state != "draining":
             self._state = "draining"
             self._stdout.send(Status(message="draining", detail=detail))
-            start([threading.Thread(target=self._wait_for_the_rest, name="drain", daemon=True)])
+            self._admit()
 
     def _handle_signal(self, signum: int, _frame: object) -> None:
         """Told to go: drain. Told twice: go now."""
@@ -196,7 +206,7 @@ class Worker:
                 raise JobError(ErrorCode.LINE_TOO_LONG, "the line passes the limit and was dropped")
             message = decode_host_message(line)
             if isinstance(message, BaseJob):
-                self._handle_job(message)
+                self._handle_job(message, len(line))
         except JobError as error:
             self._refuse(error)
             return
@@ -214,9 +224,9 @@ class Worker:
 
     # --- jobs -------------------------------------------------------------------------------
 
-    def _handle_job(self, job: Job) -> None:
-        engine = self._engines.get(job.method)
-        if engine is None:
+    def _handle_job(self, job: Job, line_bytes: int) -> None:
+        """Accept a job, or hold it until there is room."""
+        if job.method not in self._engines:
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
                 f"method {job.method!r} is not served here; served: {', '.join(self._engines)}. "
@@ -224,25 +234,35 @@ class Worker:
                 job_id=job.job_id,
             )
         if self._state == "draining":
-            raise JobError(
-                ErrorCode.SHUTTING_DOWN,
-                "no more jobs are taken; the worker is going down",
-                job_id=job.job_id,
-            )
-        lane = self._lanes[engine.lane]
+            raise JobError(ErrorCode.SHUTTING_DOWN, _GOING_DOWN, job_id=job.job_id)
         with self._lock:
-            if job.job_id in self._jobs:
+            if job.job_id in self._jobs or job.job_id in self._held:
                 raise JobError(
                     ErrorCode.DUPLICATE_JOB,
                     f"job {job.job_id!r} is still in flight; this line was refused",
                     job_id=job.job_id,
                 )
-            if len(self._jobs) >= self._max_queue:
-                raise JobError(
-                    ErrorCode.QUEUE_FULL,
-                    f"{self._max_queue} jobs are in flight already; send the job again later",
-                    job_id=job.job_id,
-                )
+            # A job that is cancelled already takes no room.
+            if (self._held or not self._has_room) and job.job_id not in self._early_cancels:
+                self._held.hold(job.job_id, job, line_bytes)
+                return
+        self._accept(job)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._jobs) < self._max_queue
+
+    def _admit(self) -> None:
+        """Accept the held jobs that there is room for; once none is left, a drain goes on."""
+        while self._held and self._has_room:
+            self._accept(self._held.take_first())
+        if self._state == "draining" and not self._held and not self._is_ending:
+            self._is_ending = True
+            start([threading.Thread(target=self._wait_for_the_rest, name="drain", daemon=True)])
+
+    def _accept(self, job: Job) -> None:
+        lane = self._lanes[self._engines[job.method].lane]
+        with self._lock:
             running = RunningJob(job, lane.turns, self._stdout.send)
             self._jobs[job.job_id] = running
             self._finished.pop(job.job_id, None)
@@ -258,6 +278,11 @@ class Worker:
             self._handle_cancel(job.job_id)
 
     def _handle_cancel(self, job_id: str) -> None:
+        if self._held.take(job_id) is not None:
+            with self._lock:
+                _remember(self._finished, job_id)
+            self._refuse(JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id))
+            return
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
@@ -293,11 +318,13 @@ class Worker:
             del self._jobs[job.job_id]
             _remember(self._finished, job.job_id)
             self._stdout.send(message)
+            if self._held:
+                os.write(self._wake_write, b"\n")  # there is room now
 
     def _refuse(self, error: JobError) -> None:
         """Answer a bad line. An id in flight is another job's: the error must not end that."""
         with self._lock:
-            taken = error.job_id in self._jobs
+            taken = error.job_id in self._jobs or error.job_id in self._held
             self._stdout.send(
                 Error(
                     job_id=None if taken else error.job_id,
