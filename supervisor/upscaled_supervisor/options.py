@@ -37,8 +37,9 @@ examples:
   upscaled run --journal /var/lib/upscaled/jobs.db --memory-limit-mb 8000
   upscaled run --methods fake                  # a host's test partner: no weights, starts at once
 
-exit status: 0 every job completed, 1 some ended in an error, 2 usage, 3 no worker could be kept
-alive, 4 the host went away with jobs in flight.
+exit status: 0 every job completed, 1 some job ended in an error or was left to the journal, or
+some line was refused, 2 usage, 3 no worker could be kept alive, or the journal cannot be used,
+4 the host went away.
 """
 
 
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-queue",
         type=_count,
         default=DEFAULT_MAX_QUEUE,
-        help="jobs held, then queue_full; a file as stdin just waits (default: %(default)s)",
+        help="jobs in flight; more of them wait to be accepted (default: %(default)s)",
     )
     jobs.add_argument(
         "--line-limit-bytes", type=_count, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"

@@ -91,7 +91,12 @@ def parser() -> argparse.ArgumentParser:
         default=300,
         help="time for one call with its retries (default: %(default)g)",
     )
-    add("--max-queue", type=int, default=DEFAULT_MAX_QUEUE, help="jobs held (default: %(default)s)")
+    add(
+        "--max-queue",
+        type=int,
+        default=DEFAULT_MAX_QUEUE,
+        help="jobs in flight; more of them wait to be accepted (default: %(default)s)",
+    )
     add("--line-limit-bytes", type=int, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB")
     add("--supervised", action="store_true", help=argparse.SUPPRESS)
     add("--parent-pid", type=int, help=argparse.SUPPRESS)
