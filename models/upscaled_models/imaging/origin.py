@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -27,12 +27,24 @@ _LONGEST_STEM = 100
 
 @dataclass(frozen=True)
 class Origin:
-    """Open bytes. ``path`` is the input file, or None; ``stem`` is for the output's name."""
+    """Open bytes, ``size`` of them.
+
+    path: the input file, or None. stem: for the output's name. held: what libvips reads from; it
+    must live as long as the pictures that are read from it.
+    """
 
     source: pyvips.Source
     read_at: Callable[[int, int], bytes]
+    size: int
     path: Path | None
     stem: str
+    held: list[pyvips.Source] = field(default_factory=list)
+
+    def changed(self, pieces: dict[int, bytes]) -> pyvips.Source:
+        """The same bytes for libvips, but for ``pieces`` by the place where they begin."""
+        source = _changed_source(self.read_at, self.size, pieces)
+        self.held.append(source)
+        return source
 
 
 @contextmanager
@@ -53,6 +65,7 @@ def open_origin(config: ImageConfig, settings: Settings, context: Context) -> It
         yield Origin(
             pyvips.Source.new_from_memory(data),
             lambda at, count: data[at : at + count],
+            len(data),
             None,
             _safe_stem(context.job_id),
         )
@@ -101,7 +114,40 @@ def _file_origin(descriptor: int, path: Path | None, stem: str) -> Origin:
                 ErrorCode.INPUT_UNREADABLE, f"the input cannot be read: {error.strerror}"
             ) from None
 
-    return Origin(pyvips.Source.new_from_descriptor(descriptor), read_at, path, stem)
+    return Origin(pyvips.Source.new_from_descriptor(descriptor), read_at, size, path, stem)
+
+
+def _changed_source(
+    read_at: Callable[[int, int], bytes], size: int, pieces: dict[int, bytes]
+) -> pyvips.SourceCustom:
+    size = max(size, *(at + len(piece) for at, piece in pieces.items()))
+    position = 0
+
+    def read(count: int) -> bytes:
+        nonlocal position
+        start, end = position, min(position + count, size)
+        if start >= end:
+            return b""
+        try:
+            found = bytearray(read_at(start, end - start).ljust(end - start, b"\0"))
+        except JobError:  # must not unwind through C, which takes no bytes for the end
+            return b""
+        for at, piece in pieces.items():
+            first, last = max(at, start), min(at + len(piece), end)
+            if first < last:
+                found[first - start : last - start] = piece[first - at : last - at]
+        position = end
+        return bytes(found)
+
+    def seek(offset: int, whence: int) -> int:
+        nonlocal position
+        position = (0, position, size)[whence] + offset
+        return position
+
+    source = pyvips.SourceCustom()
+    source.on_read(read)
+    source.on_seek(seek)
+    return source
 
 
 def _decoded(text: str, limit_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
 from upscaled_models.imaging.colour import normalised, straight
+from upscaled_models.imaging.extrasamples import load_tiff
 from upscaled_models.imaging.gif import with_open_canvas
 from upscaled_models.imaging.jpegkind import check_jpeg
 from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
@@ -154,7 +155,10 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
         kind = recognise(origin.read_at(0, HEAD_BYTES))
         if kind in _CHECKS:
             _CHECKS[kind](origin.read_at)
-        image = loaded = formats.load(kind, origin.source)
+        if kind == "tiff":
+            image = loaded = load_tiff(origin, context.warn)
+        else:
+            image = loaded = formats.load(kind, origin.source)
         _check_megapixels(image.width, image.height, settings)
         if formats.is_animated(kind, origin.read_at, image):
             raise JobError(

@@ -203,18 +203,19 @@ class Reader:
             return data
         return np.frombuffer(data, f">u{size}").astype(f"<u{size}").tobytes()
 
+    def size(self, entry: Entry) -> int:
+        """Bytes of an entry's values; 0 if they are of an unknown type."""
+        return entry.values * _SIZES.get(entry.type, (0, 0))[0]
+
     def is_whole(self, entry: Entry) -> bool:
         """Whether the file has every byte of an entry's values."""
-        size = entry.values * _SIZES.get(entry.type, (0, 0))[0]
+        size = self.size(entry)
         return size > 0 and len(self._read_at(entry.place + size - 1, 1)) == 1
 
     def integer(self, entry: Entry) -> int:
         """The first value of an entry of 8, 16, 32 or 64-bit numbers."""
-        size = _SIZES.get(entry.type, (0, 0))[1]
-        code = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(size)
-        if code is None:
-            raise ValueError(f"type {entry.type} has no numbers")
-        return self._unpack(code, self._read_at(entry.place, size))
+        code = self._code(entry)
+        return self._unpack(code, self._read_at(entry.place, struct.calcsize(code)))
 
     def integers(self, entry: Entry, most: int) -> list[int]:
         """The same for its first ``most`` values."""
@@ -222,10 +223,34 @@ class Reader:
         count = min(entry.values, most)
         return [self.integer(entry._replace(place=entry.place + n * size)) for n in range(count)]
 
+    def packed(self, entry: Entry, value: int | None = None) -> bytes:
+        """The entry as it would lie in a directory of the file; ``value`` is its only number."""
+        inline = struct.calcsize(self._pointer)
+        size = entry.values * _SIZES.get(entry.type, (1, 1))[0]
+        if value is not None:
+            code = "H" if entry.type == TagType.SHORT else self._pointer
+            data = struct.pack(self.order + code, value)
+        elif size > inline:
+            data = struct.pack(self.order + self._pointer, entry.place)
+        else:
+            data = self._read_at(entry.place, size)
+        head = struct.pack(f"{self.order}HH{self._pointer}", entry.number, entry.type, entry.values)
+        return head + data.ljust(inline, b"\0")
+
+    def packed_integers(self, entry: Entry, value: int) -> bytes:
+        """What lies at the entry's place if all of its values are ``value``."""
+        return struct.pack(self.order + self._code(entry), value) * entry.values
+
     def fraction(self, entry: Entry) -> float:
         """The first value of an entry of fractions. Raises `ZeroDivisionError`, too."""
         data = self._read_at(entry.place, 8)
         return self._unpack("I", data) / self._unpack("I", data[4:])
+
+    def _code(self, entry: Entry) -> str:
+        code = {1: "B", 2: "H", 4: "I", 8: "Q"}.get(_SIZES.get(entry.type, (0, 0))[1])
+        if code is None:
+            raise ValueError(f"type {entry.type} has no numbers")
+        return code
 
     def _unpack(self, code: str, data: bytes) -> int:
         if len(data) < struct.calcsize(code):

@@ -23,6 +23,8 @@ _COMPRESSIONS = {6: "old-style JPEG", 34712: "JPEG 2000", 34925: "LZMA", 50000: 
 _READ_BITS = (1, 2, 4, 8, 16)
 # Gray of either polarity, RGB, palette, CMYK; YCbCr is converted where it comes as JPEG.
 _READ_COLOURS = (0, 1, 2, _PALETTE_COLOURS, 5)
+# Gray, RGB and CMYK may have each channel in tiles of its own.
+_APART_COLOURS = (0, 1, 2, 5)
 _COLOUR_NAMES = {4: "mask", _YCBCR: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab", 32803: "camera raw"}
 
 
@@ -54,7 +56,8 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
         raise _unsupported(f"has {_COLOUR_NAMES.get(colours, f'photometric {colours}')} pixels")
     if bits not in _READ_BITS:
         raise _unsupported(f"has {bits} bits a channel")
-    if values.get(_PLANES) == _SEPARATE and _TILE_WIDTH in entries:
+    is_apart = values.get(_PLANES) == _SEPARATE and _TILE_WIDTH in entries
+    if is_apart and colours not in _APART_COLOURS:
         raise _unsupported("has each channel in tiles of its own")
     if colours == _PALETTE_COLOURS:
         palette = entries.get(_PALETTE)

@@ -83,10 +83,12 @@ def test_what_this_libtiff_does_not_decode_is_named(
     assert told in error.message
 
 
-def test_tiles_of_single_channels_are_named(tmp_path: Path, opened: Opener) -> None:
+def test_tiles_of_single_channels_of_a_palette_are_named(tmp_path: Path, opened: Opener) -> None:
     path = tmp_path / "in.tif"
-    pyvips.Image.new_from_array(RGB).tiffsave(str(path), tile=True, tile_width=16, tile_height=16)
-    error = error_of(opened, change(path, PLANES, 2))
+    pyvips.Image.new_from_array(RGB[:, :, 0]).tiffsave(
+        str(path), tile=True, tile_width=16, tile_height=16
+    )
+    error = error_of(opened, change(change(path, PLANES, 2), COLOURS, 3))
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
     assert "tiles" in error.message
 
