@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from recording import RecordingContext
+from sinks import write_file
 from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Settings
 from upscaled_models.imaging.output import Output, plan_output
@@ -242,17 +243,32 @@ def test_a_path_that_ends_in_a_slash_is_a_folder(planned: Planner, tmp_path: Pat
     assert error.code is ErrorCode.OUTPUT_UNWRITABLE
 
 
-@pytest.mark.parametrize(("kind", "side"), [("webp", 16_384), ("jpeg", 65_501), ("avif", 32_769)])
+LONGEST_SIDES = [("webp", 16_383), ("jpeg", 65_500), ("avif", 16_384)]
+
+
+@pytest.mark.parametrize(("kind", "side"), LONGEST_SIDES)
+@pytest.mark.parametrize("is_tall", [False, True])
 def test_what_a_format_cannot_hold_is_refused_before_the_work(
-    planned: Planner, tmp_path: Path, kind: str, side: int
+    planned: Planner, tmp_path: Path, kind: str, side: int, is_tall: bool
 ) -> None:
-    strip = tmp_path / "strip.png"
-    Image.fromarray(np.zeros((1, side // 16 + 1), np.uint8)).save(strip)
-    error = refused(
-        planned, image_path=str(strip), target_width=side, target_height=16, output_format=kind
-    )
+    def strip(longest: int) -> str:
+        path = tmp_path / f"{longest}.png"
+        pixels = np.zeros((1, longest), np.uint8)
+        Image.fromarray(pixels.T if is_tall else pixels).save(path)
+        return str(path)
+
+    error = refused(planned, factor=1, image_path=strip(side + 1), output_format=kind)
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert f"{side} pixels a side" in error.message
     assert "png or tiff" in error.message
+    planned(factor=1, image_path=strip(side), output_format=kind)
+
+
+@pytest.mark.parametrize(("kind", "side"), LONGEST_SIDES)
+def test_the_limits_are_those_of_the_encoders(tmp_path: Path, kind: str, side: int) -> None:
+    write_file(tmp_path / "longest", kind, np.zeros((1, side, 3), np.uint8))
+    with pytest.raises(JobError, match=r"(?i)too large|maximum"):
+        write_file(tmp_path / "longer", kind, np.zeros((1, side + 1, 3), np.uint8))
 
 
 def test_the_output_has_a_limit_too(planned: Planner) -> None:
