@@ -15,6 +15,7 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
+from upscaled_models.imaging.avifrange import with_full_range
 from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
 from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.extrasamples import load_tiff
@@ -174,6 +175,8 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             image = with_open_canvas(image, origin.read_at)
         try:
             metadata = _metadata(kind, origin, image, context)
+            if kind == "avif":
+                image = with_full_range(image, origin.read_at)
             if formats.is_premultiplied(kind, origin.read_at):
                 image = straight(image)
             image, icc = normalised(image, context.warn)

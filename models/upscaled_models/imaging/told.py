@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
+from upscaled_models.imaging.avifitem import nclx
+from upscaled_models.imaging.chunks import ReadAt, png_chunks
 from upscaled_models.imaging.colour import PROFILE_LEFT_OUT
 from upscaled_models.imaging.icc import (
     SRGB_CURVE,
@@ -50,12 +51,8 @@ def told_profile(
 
 
 def _of_avif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
-    for box in boxes_at(read_at, b"meta", b"iprp", b"ipco"):
-        data = read_at(box.start, 8)
-        if box.kind == b"colr" and data[:4] == b"nclx" and len(data) == 8:
-            primaries, curve = struct.unpack(">HH", data[4:])
-            return _by_code_points(primaries, curve, warn)
-    return None
+    told = nclx(read_at)
+    return None if told is None else _by_code_points(told.primaries, told.curve, warn)
 
 
 def _of_png(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
