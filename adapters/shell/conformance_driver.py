@@ -16,7 +16,7 @@ class Driver:
 
     def __init__(self, command: list[str], close_timeout_s: float) -> None:
         self._close_timeout_s = close_timeout_s
-        self._client = Client(command, close_timeout_s=close_timeout_s)
+        self._client = Client(command, close_timeout_s=close_timeout_s, max_starts=1)
         self._asked = 0
         self._receiver = threading.Thread(target=self._receive_all)
         self._receiver.start()

@@ -137,17 +137,22 @@ def test_the_output_folder_may_lie_in_the_input_folder(folder: Folder) -> None:
     assert folder.sent() == ["a.jpg"]
 
 
-def test_what_cannot_be_read_or_written_or_named_fails_alone(folder: Folder, capsys: Any) -> None:
+def test_what_cannot_be_read_or_written_fails_alone(folder: Folder, capsys: Any) -> None:
     sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # as ever
-    folder.add("a.jpg", "blocked/b.jpg", "caf\udce9.jpg")
+    folder.add("a.jpg", "blocked/b.jpg")
     folder.large.mkdir()
     (folder.large / "blocked").touch()
     assert folder.batch() == exits.FAILED
     assert folder.sent() == ["a.jpg"]
     output = capsys.readouterr()
-    assert output.out == "1 upscaled, 0 done before, 2 failed\n"
+    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
     assert "blocked/b.jpg: [Errno 17] File exists: " in output.err
-    assert ".jpg: a name or text is not UTF-8, and a job line has to be\n" in output.err
+
+
+def test_a_file_name_that_is_not_utf_8_is_upscaled_as_any(folder: Folder) -> None:
+    folder.add("caf\udce9.jpg")
+    assert folder.batch() == exits.OK
+    assert folder.sent() == ["caf\udce9.jpg"]
 
 
 def test_a_folder_that_cannot_be_read_is_a_failure(
@@ -224,10 +229,11 @@ def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:
     command = [sys.executable, "-m", "upscaled_cli", "jobs", *names]
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
-    assert done.returncode == exits.FAILED
-    ids = [json.loads(line)["job_id"] for line in done.stdout.decode("utf-8").splitlines()]
-    assert ids == ["é.png", "z.png"]
-    assert done.stderr == b"caf\\udce9.png: a name or text is not UTF-8, and a job line has to be\n"
+    assert done.returncode == exits.OK
+    jobs = [json.loads(line) for line in done.stdout.decode("utf-8").splitlines()]
+    assert [job["job_id"] for job in jobs] == ["é.png", "caf\N{REPLACEMENT CHARACTER}.png", "z.png"]
+    # A path is bytes: each that is no UTF-8 has an escape of its own.
+    assert jobs[1]["config"]["image_path"].endswith("/caf\udce9.png")
 
 
 def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:

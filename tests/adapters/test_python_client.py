@@ -65,7 +65,7 @@ def run_many(client: Client, count: int) -> list[dict[str, Any]]:
     "job",
     [
         {"config": {"step_s": float("nan")}},
-        {"config": {"model": "\udce9"}},
+        {"config": {"model": "\ud83d"}},
         {"config": {"model": "x" * 2**25}},
         {"job_id": "x" * 129},
         {"job_id": ""},

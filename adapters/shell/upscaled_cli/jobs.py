@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     status = exits.OK
     seen: set[str] = set()
     for name in options.inputs:
-        job_id = name[-_ID_CHARACTERS:]
+        # An id is text, also if the name's bytes are no UTF-8 or the locale cannot write them.
+        job_id = os.fsencode(name).decode(errors="replace")[-_ID_CHARACTERS:]
         if job_id in seen:
             arguments.error(f"the last {_ID_CHARACTERS} characters of {name} are another's too")
         seen.add(job_id)
