@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import gzip
 import os
 import pickle
 import zipfile
+from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -179,10 +184,160 @@ def test_a_network_that_does_not_upscale_is_refused(
     assert refused(path).code is ErrorCode.INVALID_JOB
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF")
-    assert refused(path).code is ErrorCode.INVALID_JOB
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model.gguf", b"GGUF", "a GGUF file"),
+        ("model.pth", b"GGUF" + bytes(100), "a GGUF file"),
+        ("model.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+        ("model.param", b"7767517\n75 83\n", "an ncnn model"),
+        ("model.tflite", b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
+        ("model.xml", b'<?xml version="1.0"?>\n<net name="x">', "an OpenVINO model"),
+        ("model.bin", bytes(100), "no weights file"),
+    ],
+)
+def test_weights_for_other_programs_are_named(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.code is ErrorCode.INVALID_JOB
+    assert told in error.message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "an HTML page"),
+        (b'{"error":"gated"}', "JSON"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "a picture (png)"),
+        (gzip.compress(bytes(1000)), "a gzip archive: unpack it"),
+        (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(100), "a 7-Zip archive: unpack it"),
+        (b"Rar!\x1a\x07\1\0" + bytes(100), "a RAR archive: unpack it"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_stands_in_place_of_weights_is_named(
+    tmp_path: Path, content: bytes, told: str, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert told in error.message
+
+
+@pytest.mark.parametrize("name", ["really.pth", "model", "model.bin", "model.ckpt"])
+def test_safetensors_of_any_name_are_read(tmp_path: Path, name: str) -> None:
+    path = save(compact(), tmp_path / "model.safetensors").rename(tmp_path / name)
+    assert load_descriptor(path).architecture.id == "Compact"
+
+
+@pytest.mark.parametrize("name", ["really.safetensors", "model", "model.bin"])
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+def test_pickled_weights_of_any_name_are_read(tmp_path: Path, name: str, new_format: bool) -> None:
+    path = tmp_path / name
+    torch.save(weights(compact()), path, _use_new_zipfile_serialization=new_format)
+    assert load_descriptor(path).architecture.id == "Compact"
+
+
+def test_an_archive_with_a_model_inside_names_that(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("folder/4x_sharp.pth", b"...")
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert "ZIP archive: unpack it, and give the file 4x_sharp.pth" in error.message
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(31.5),
+        np.array([0.4, 0.5]),
+        datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
+        PurePosixPath("/data"),
+        argparse.Namespace(scale=4),
+        defaultdict(float, best=1.0),
+        deque([1, 2]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_training_saves_beside_weights_is_no_code(tmp_path: Path, beside: Any) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"params": weights(compact()), "beside": beside}, path)
+    assert load_descriptor(path).architecture.id == "Compact"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda named: {"g_ema": named, "iter": 5},
+        lambda named: {"net_g": named, "net_d": {"conv.weight": torch.zeros(3)}},
+        lambda named: {"params_ema." + name: value for name, value in named.items()},
+        lambda named: {"state_dict": {"net_g." + name: value for name, value in named.items()}},
+        lambda named: {
+            **{"generator." + name: value for name, value in named.items()},
+            "discriminator.conv.weight": torch.zeros(3),
+        },
+    ],
+)
+def test_the_network_in_a_training_checkpoint_is_found(
+    tmp_path: Path, wrapped: Callable[[dict[str, torch.Tensor]], dict[str, Any]]
+) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save(wrapped(weights(compact())), path)
+    assert load_descriptor(path).architecture.id == "Compact"
+
+
+WEIGHT = torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"epoch": 1, "iter": 2, "optimizers": [], "schedulers": []}, "a training state"),
+        ({"state": {0: {"exp_avg": WEIGHT}}, "param_groups": []}, "a training state"),
+        ({"conv0_0.weight": WEIGHT, "linear1.weight": WEIGHT}, "a discriminator"),
+        ({"params": {"conv1.weight_orig": WEIGHT, "conv9.weight": WEIGHT}}, "a discriminator"),
+        ({"net_d": {"conv.weight": WEIGHT}}, "a discriminator"),
+        ({"unet.down.lora_up.weight": WEIGHT}, "a LoRA"),
+        ({"model.diffusion_model.input_blocks.0.0.weight": WEIGHT}, "a diffusion model"),
+        ({"double_blocks.0.img_attn.qkv.weight": WEIGHT}, '"method": "flux"'),
+        ({"text_model.encoder.layers.0.mlp.fc1.weight": WEIGHT}, "a text encoder"),
+        ({"layer1.0.conv1.weight": WEIGHT, "fc.weight": WEIGHT}, "a classifier"),
+        ({"epoch": 3, "model": {"mystery.weight": WEIGHT}}, "a training checkpoint"),
+        ({"params": {"conv.weight": np.zeros(3)}}, "NumPy"),
+        ({"mystery.weight": WEIGHT}, "its architecture is not known"),
+        ({}, "no weights"),
+    ],
+)
+def test_weights_of_no_upscaling_network_are_told_for_what_they_are(
+    tmp_path: Path, content: dict[str, Any], told: str
+) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(content, path)
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert told in error.message
+    assert "fetch the file again" not in error.message
+
+
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    path, content = tmp_path / "model.pth", dict[str, Any](epoch=1)
+    content["model"] = content
+    torch.save(content, path)
+    assert refused(path).code is ErrorCode.MODEL_CORRUPT
+
+
+def test_an_unsafe_pickle_says_what_it_asks_for(tmp_path: Path) -> None:
+    path = tmp_path / "trap.pth"
+    torch.save({"extra": Trap(tmp_path / "ran")}, path)
+    assert "posix.mkdir" in refused(path).message
 
 
 def test_a_zip_with_other_files_is_corrupt(tmp_path: Path) -> None:

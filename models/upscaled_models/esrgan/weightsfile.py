@@ -1,0 +1,153 @@
+"""Named weights from a file, by what it holds and not by its suffix, without running its code.
+
+Files of weights are renamed, zipped, saved from a login page and stored as git-lfs pointers: each
+is told for what it is.
+Source: https://github.com/huggingface/safetensors#format; `torch.serialization` for the others.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+
+from upscaled_models.esrgan.standins import allow_standins
+from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+# A header of the published files has up to 1 MB; what claims more is not taken apart.
+_LONGEST_HEADER = 16 * 1024 * 1024
+_ZIP, _PICKLE = b"PK\x03\x04", re.compile(rb"\x80[\x01-\x05]")
+# Files of weights that other programs use, by their first bytes.
+_OTHER_WEIGHTS = {
+    "an ONNX model": re.compile(rb"\x08[\x01-\x20](\x12|\x1a|\x22|\x3a)"),
+    "an ncnn model": re.compile(rb"7767517\s"),
+    "a GGUF file": re.compile(rb"GGUF"),
+    "a TensorFlow Lite model": re.compile(rb"....TFL3", re.DOTALL),
+    "a TensorRT engine": re.compile(rb"ftrt|ptrt"),
+    "a Keras or HDF5 file": re.compile(rb"\x89HDF"),
+    "a NumPy array": re.compile(rb"\x93NUMPY"),
+    "an OpenVINO model": re.compile(rb"\s{0,64}(<\?xml[^>]{0,200}>\s{0,64})?<net\s"),
+}
+_GLOBAL = re.compile(r"(?:GLOBAL|function) (?:<[\w ]{1,40})?([\w.]{1,100})")
+
+allow_standins()
+
+
+def read_weights(path: Path) -> dict[Any, Any]:
+    """What the file holds by name: tensors, or whatever else was saved with them, or around them.
+
+    Raises `JobError`: model_not_found (no such file), model_corrupt (truncated, altered, or
+    something else than weights), model_unsafe (it would run code), invalid_job (weights for other
+    programs).
+    """
+    try:
+        with path.open("rb") as file:
+            weights = _read(path, file)
+    except FileNotFoundError:
+        raise JobError(ErrorCode.MODEL_NOT_FOUND, f"there is no weights file at {path}") from None
+    except (JobError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except pickle.UnpicklingError as error:
+        raise _unpickling_error(path, error) from None
+    except Exception as error:  # torch reads a foreign file as far as it can, then trips anywhere
+        raise _truncated(path) from error
+    if not isinstance(weights, dict):
+        raise useless(path, "it holds no named weights: give a model's state_dict")
+    return weights
+
+
+def useless(path: Path, why: str) -> JobError:
+    """The error of a file that cannot be used, and says why and what to do."""
+    return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {why}")
+
+
+def _read(path: Path, file: BinaryIO) -> Any:
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    if int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{":
+        return safetensors.torch.load_file(path)
+    if head.startswith(_ZIP):
+        _check_archive(path, file)
+    elif not _PICKLE.match(head):
+        raise _not_weights(path, head)
+    # The open file: of a path torch would look at the suffix.
+    file.seek(0)
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _check_archive(path: Path, file: BinaryIO) -> None:
+    """Refuse a ZIP that is not torch's own kind of file. A broken one is left to torch."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        raise _unsafe(path, "it is TorchScript, which is a program")
+    if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        inside = next((name for name in names if Path(name).suffix in _SUFFIXES), None)
+        which = f"the file {Path(inside).name}" if inside else "a file of weights, if one is inside"
+        raise useless(path, f"it is a ZIP archive: unpack it, and give {which}")
+
+
+def _not_weights(path: Path, head: bytes) -> JobError:
+    for name, pattern in _OTHER_WEIGHTS.items():
+        if pattern.match(head):
+            return JobError(
+                ErrorCode.INVALID_JOB,
+                f"{path.name} is {name}, which is no weights file for this method: "
+                "get the same model as .safetensors or .pth",
+            )
+    if told := _kind(head):
+        return useless(path, told)
+    if path.suffix.lower() in _SUFFIXES:
+        return _truncated(path)
+    return JobError(
+        ErrorCode.INVALID_JOB,
+        f"{path.name} is no weights file for this method: use .safetensors or .pth",
+    )
+
+
+def _kind(head: bytes) -> str | None:
+    """What stands in place of weights, and what to do; None if it is nothing that is known."""
+    if not head:
+        return "it is empty: fetch the file again"
+    kind = kind_of(head) if head.strip(b"\0") else None
+    if kind is None:
+        return None
+    if "git-lfs" in kind.name:
+        return f"it is {kind.name}, {kind.advice}"
+    if "archive" in kind.name:
+        return f"it is {kind.name}: unpack it, and give the weights that are inside"
+    name = f"a picture ({kind.name})" if kind.is_read else kind.name
+    return f"it is {name}, and no weights: fetch the file again"
+
+
+def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> JobError:
+    # torch names what the pickle wanted ("Unsupported global: GLOBAL posix.system ..."); bytes
+    # that are no pickle at all meet "Unsupported operand".
+    text = str(error)
+    if "GLOBAL" not in text and "unrecognized function" not in text:
+        return _truncated(path)
+    wanted = _GLOBAL.search(text)
+    return _unsafe(path, f"it asks for {wanted[1]}" if wanted else "it calls a function")
+
+
+def _truncated(path: Path) -> JobError:
+    return useless(path, "it is truncated or altered; fetch the file again")
+
+
+def _unsafe(path: Path, why: str) -> JobError:
+    return JobError(
+        ErrorCode.MODEL_UNSAFE,
+        f"{path.name} would run code when loaded and was refused ({why}): "
+        "get the same model as .safetensors",
+    )
