@@ -5,21 +5,37 @@ import (
 	"errors"
 )
 
-// Call is a job that was sent.
+// Call is a job that was submitted.
 type Call struct {
 	client     *Client
 	id         string
 	onProgress func(Progress)
-	daemon     *daemon
 	done       chan struct{}
-	result     *Result
-	err        error
+	// Closed by the first cancel.
+	stop chan struct{}
+
+	// The client's lock guards the rest.
+	result *Result
+	err    error
+	// The order of the calls.
+	number int
+	// The job's line, until a daemon has accepted it.
+	line []byte
+	// The daemon that has the job, or is being given it; nil while the job waits for one, or for room.
+	daemon     *daemon
+	delivering bool
+	accepted   bool
+	cancelling bool
+	settled    bool
+	// How many daemons were given the job and ended before they accepted it.
+	lost int
 }
 
-// Upscale runs one job. The error is a *JobError, or a *DaemonGoneError where the daemon went away.
+// Upscale runs one job. The error is a *JobError, or a *DaemonGoneError if the daemon went away.
 //
 // When the context ends, the job is cancelled, and Upscale returns when the daemon has let go of it:
-// nothing is written to the output after that. Where the result came first, it is returned.
+// nothing is written to the output after that. If the result came first, it is returned. If the daemon
+// does not answer the cancel in time, Upscale returns all the same: see WithCancelGrace.
 func (c *Client) Upscale(ctx context.Context, job Job, options ...CallOption) (*Result, error) {
 	call, err := c.Submit(ctx, job, options...)
 	if err != nil {
@@ -29,47 +45,35 @@ func (c *Client) Upscale(ctx context.Context, job Job, options ...CallOption) (*
 }
 
 // Submit writes one job; the context is for that alone. While the daemon does not read, or is being
-// started again, Submit waits. A job without a JobID is given one.
+// started again, Submit waits. A job without a JobID is given one. A job that cannot be written is
+// refused at once, with CodeInvalidJob, CodeInvalidJSON or CodeLineTooLong.
 func (c *Client) Submit(ctx context.Context, job Job, options ...CallOption) (*Call, error) {
 	if job.JobID == "" {
 		job.JobID = newID()
 	}
-	call := &Call{client: c, id: job.JobID, done: make(chan struct{})}
+	line, err := job.line()
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, cancelled(job.JobID, ctx.Err())
+	}
+	call := &Call{client: c, id: job.JobID, line: line, done: make(chan struct{}), stop: make(chan struct{})}
 	for _, option := range options {
 		option(call)
 	}
-	for {
-		d, changed, err := c.register(call)
-		if err != nil {
-			return nil, err
-		}
-		if ctx.Err() != nil {
-			c.forget(call)
-			return nil, localError(call.id, CodeCancelled, "the job was cancelled", ctx.Err())
-		}
-		if d == nil {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-			continue
-		}
-		switch err := d.channel.Send(ctx.Done(), job); {
-		case err == nil:
-			return call, nil
-		case errors.Is(err, errStopped):
-			c.forget(call)
-			return nil, localError(call.id, CodeCancelled, "the job was cancelled", ctx.Err())
-		case errors.Is(err, ErrDaemonGone):
-			// It was not written: it may have the next daemon.
-			<-d.gone
-			c.forget(call)
-			call.done, call.err = make(chan struct{}), nil
-		default:
-			c.forget(call)
-			return nil, err
-		}
+	if err := c.register(call); err != nil {
+		return nil, err
 	}
+	err = c.deliver(call, ctx.Done())
+	if errors.Is(err, errStopped) {
+		err = cancelled(call.id, ctx.Err())
+	}
+	if err != nil {
+		c.fail(call, err)
+		return nil, err
+	}
+	return call, nil
 }
 
 // Wait returns how the job ended. When the context ends first, it cancels the job, and waits on.
@@ -79,8 +83,7 @@ func (call *Call) Wait(ctx context.Context) (*Result, error) {
 		return call.result, call.err
 	case <-ctx.Done():
 	}
-	// Where this fails the call is settled all the same.
-	_ = call.daemon.channel.Send(call.done, Cancel{Type: "cancel", JobID: call.id})
+	call.client.cancel(call)
 	<-call.done
 	var failed *JobError
 	if errors.As(call.err, &failed) {
@@ -93,44 +96,3 @@ func (call *Call) Wait(ctx context.Context) (*Result, error) {
 
 // ID is the job's id.
 func (call *Call) ID() string { return call.id }
-
-// register notes the call, and gives it the daemon; nil while there is none.
-func (c *Client) register(call *Call) (*daemon, <-chan struct{}, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing {
-		return nil, nil, localError(call.id, CodeShuttingDown, "the client is closed", ErrClosed)
-	}
-	if c.end != nil {
-		return nil, nil, c.end
-	}
-	if other := c.calls[call.id]; other != nil && other != call {
-		return nil, nil, localError(call.id, CodeDuplicateJob, "a job of that id is in flight", nil)
-	}
-	c.calls[call.id] = call
-	call.daemon = c.daemon
-	return c.daemon, c.changed, nil
-}
-
-func (c *Client) forget(call *Call) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.calls[call.id] == call {
-		delete(c.calls, call.id)
-	}
-}
-
-func (c *Client) settle(id string, result *Result, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if call := c.calls[id]; call != nil {
-		call.settle(result, err)
-	}
-}
-
-// settle is called with the client's lock held.
-func (call *Call) settle(result *Result, err error) {
-	delete(call.client.calls, call.id)
-	call.result, call.err = result, err
-	close(call.done)
-}

@@ -8,9 +8,6 @@ import (
 	"io"
 )
 
-// The protocol's own limit of a line.
-const lineLimitBytes = 32 << 20
-
 // Message is any message of the daemon.
 type Message struct {
 	// Type is one of status, accepted, progress, result, error and health, or one of a later version.
@@ -58,13 +55,20 @@ func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
 	return c
 }
 
-// Send writes one line; it waits while the daemon does not read, unless stop is closed. The error is
-// ErrDaemonGone, ErrClosed or errStopped, and nothing was written then.
+// Send writes one message; it waits while the daemon does not read, unless stop is closed. The error is
+// ErrDaemonGone, ErrClosed or errStopped, or why there is no line for it; nothing was written then.
 func (c *Channel) Send(stop <-chan struct{}, message any) error {
 	line, err := json.Marshal(message)
+	if err == nil {
+		err = checkLine(line)
+	}
 	if err != nil {
 		return err
 	}
+	return c.sendLine(stop, line)
+}
+
+func (c *Channel) sendLine(stop <-chan struct{}, line []byte) error {
 	select {
 	case c.lines <- append(line, '\n'):
 		return nil

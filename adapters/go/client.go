@@ -20,18 +20,24 @@ const usageStatus = 2
 // Client is a daemon of one's own. Its methods may be called from any goroutine.
 type Client struct {
 	settings settings
-	// Held while a question is open: an answer does not say what it answers.
-	asking chan struct{}
 
-	mu     sync.Mutex
-	calls  map[string]*Call
+	mu    sync.Mutex
+	calls map[string]*Call
+	// How many calls there were, and how many of those that are open a daemon has.
+	registered, onWire int
+	// Calls that the next daemon is to have, and calls that wait for room in the queue of this one.
+	lost, refused []*Call
+	redelivering  bool
+	questions     map[string]chan<- HealthReport
+	asked         int
+
 	daemon *daemon
-	answer chan HealthReport
 	// changed is closed, and made anew, whenever one of these changes.
 	changed      chan struct{}
 	ready        *Status
 	isReady      bool
-	closing      bool
+	closing      bool // no more calls are taken
+	sealed       bool // nothing more is sent
 	failedStarts int
 	end          error
 	stopped      chan struct{}
@@ -62,11 +68,11 @@ func Start(ctx context.Context, options ...Option) (*Client, error) {
 // New starts a daemon and does not wait for it: jobs are taken at once.
 func New(options ...Option) *Client {
 	c := &Client{
-		settings: defaults(),
-		asking:   make(chan struct{}, 1),
-		calls:    map[string]*Call{},
-		changed:  make(chan struct{}),
-		stopped:  make(chan struct{}),
+		settings:  defaults(),
+		calls:     map[string]*Call{},
+		questions: map[string]chan<- HealthReport{},
+		changed:   make(chan struct{}),
+		stopped:   make(chan struct{}),
 	}
 	for _, option := range options {
 		option(&c.settings)
@@ -95,30 +101,15 @@ func (c *Client) PID() int {
 	return c.daemon.command.Process.Pid
 }
 
-// Health tells how the daemon is.
-func (c *Client) Health(ctx context.Context) (*HealthReport, error) {
-	return c.ask(ctx, Health{Type: "health"})
-}
-
-// Trim has the daemon free its caches and the models that no job is using.
-func (c *Client) Trim(ctx context.Context) (*HealthReport, error) {
-	return c.ask(ctx, Trim{Type: "trim"})
-}
-
-// Replay has a daemon with a journal say again how these jobs ended, or all; see WithMessages.
-func (c *Client) Replay(ctx context.Context, jobIDs ...string) error {
-	d, err := c.current()
-	if err != nil {
-		return err
-	}
-	return d.channel.Send(ctx.Done(), Replay{Type: "replay", JobIDs: jobIDs})
-}
-
 // Close takes no more jobs, lets the daemon finish those that it has, and ends it: after the close
 // timeout by SIGTERM, then by SIGKILL of its process group. It returns when the daemon is gone.
 func (c *Client) Close() error {
 	if d := c.beginClose(); d != nil {
-		d.close(c.settings.closeTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), c.settings.closeTimeout)
+		defer cancel()
+		c.waitDelivered(ctx)
+		c.seal()
+		d.close(ctx)
 	}
 	<-c.stopped
 	return nil
@@ -127,6 +118,7 @@ func (c *Client) Close() error {
 // Kill ends the daemon now, with every process that it started. Open calls fail.
 func (c *Client) Kill() {
 	c.beginClose()
+	c.seal()
 	c.mu.Lock()
 	d := c.daemon
 	c.mu.Unlock()
@@ -136,7 +128,7 @@ func (c *Client) Kill() {
 	<-c.stopped
 }
 
-// beginClose returns the daemon that is to be closed, where there is one and nobody else does it.
+// beginClose returns the daemon that is to be closed, if there is one and nobody else does it.
 func (c *Client) beginClose() *daemon {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -151,60 +143,34 @@ func (c *Client) beginClose() *daemon {
 	return c.daemon
 }
 
-func (c *Client) current() (*daemon, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.closing:
-		return nil, ErrClosed
-	case c.end != nil:
-		return nil, c.end
-	case c.daemon == nil:
-		return nil, ErrDaemonGone
+// waitDelivered waits until the daemon has every open call.
+func (c *Client) waitDelivered(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		isDelivered, changed := len(c.calls) <= c.onWire || c.sealed, c.changed
+		c.mu.Unlock()
+		if isDelivered {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
 	}
-	return c.daemon, nil
 }
 
-func (c *Client) ask(ctx context.Context, question any) (*HealthReport, error) {
-	select {
-	case c.asking <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	d, err := c.current()
-	if err != nil {
-		<-c.asking
-		return nil, err
-	}
-	answer := make(chan HealthReport, 1)
+// seal says that nothing more is sent: calls that the daemon does not have end here.
+func (c *Client) seal() {
 	c.mu.Lock()
-	c.answer = answer
-	c.mu.Unlock()
-	if err := d.channel.Send(ctx.Done(), question); err != nil {
-		<-c.asking
-		if errors.Is(err, errStopped) {
-			err = ctx.Err()
+	defer c.mu.Unlock()
+	c.sealed = true
+	for _, call := range c.calls {
+		if call.daemon == nil {
+			call.settle(nil, closed(call.id))
 		}
-		return nil, err
 	}
-	select {
-	case report := <-answer:
-		<-c.asking
-		return &report, nil
-	case <-d.gone:
-		<-c.asking
-		return nil, d.err
-	case <-ctx.Done():
-		// The answer still comes, and must not pass for the next one's.
-		go func() {
-			select {
-			case <-answer:
-			case <-d.gone:
-			}
-			<-c.asking
-		}()
-		return nil, ctx.Err()
-	}
+	c.announce()
 }
 
 func (c *Client) spawn() {
@@ -223,6 +189,7 @@ func (c *Client) spawn() {
 		return
 	}
 	c.daemon = d
+	c.redeliver()
 	c.announce()
 }
 
@@ -230,17 +197,19 @@ func (c *Client) handle(message Message) {
 	switch message.Type {
 	case "status":
 		c.handleStatus(message)
+	case "accepted":
+		c.handleAccepted(message.JobID)
 	case "progress":
 		c.handleProgress(message)
 	case "result":
 		// What does not fit is left out: the end of a job counts, whatever else is in it.
 		var result Result
 		_ = message.Decode(&result)
-		c.settle(message.JobID, &result, nil)
+		c.handleEnd(message.JobID, &result, nil)
 	case "error":
 		failed := &JobError{JobID: message.JobID}
 		_ = message.Decode(&failed.Message)
-		c.settle(message.JobID, nil, failed)
+		c.handleEnd(message.JobID, nil, failed)
 	case "health":
 		var report HealthReport
 		if message.Decode(&report) == nil {
@@ -273,25 +242,11 @@ func (c *Client) handleProgress(message Message) {
 	}
 }
 
-func (c *Client) handleHealth(report HealthReport) {
-	c.mu.Lock()
-	answer := c.answer
-	c.answer = nil
-	c.mu.Unlock()
-	if answer != nil {
-		answer <- report
-	}
-}
-
 func (c *Client) handleGone(d *daemon) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.daemon = nil
-	for _, call := range c.calls {
-		if call.daemon == d {
-			call.settle(nil, d.err)
-		}
-	}
+	c.handleLost(d)
 	c.retry(d.err)
 }
 
@@ -301,14 +256,18 @@ func (c *Client) retry(err *DaemonGoneError) {
 		c.failedStarts++
 	}
 	policy := c.settings.restart
-	hopeless := err.Status == usageStatus || errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+	isUsage := err.Status == usageStatus && !c.isReady
+	hopeless := isUsage || errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
 	if c.closing || hopeless || c.failedStarts >= policy.Attempts {
 		c.finish(err)
 		return
 	}
-	delay := policy.MaxDelay
-	if doubled := policy.Delay << c.failedStarts; doubled < delay {
-		delay = doubled
+	delay := policy.Delay
+	for i := 0; i < c.failedStarts && delay < policy.MaxDelay; i++ {
+		delay *= 2
+	}
+	if delay > policy.MaxDelay {
+		delay = policy.MaxDelay
 	}
 	time.AfterFunc(delay, c.spawn)
 	c.announce()
@@ -316,11 +275,19 @@ func (c *Client) retry(err *DaemonGoneError) {
 
 // finish is the end: nothing more will be done. It is called with the lock held.
 func (c *Client) finish(err error) {
-	if c.end == nil {
-		c.end = err
-		close(c.stopped)
-		c.announce()
+	if c.end != nil {
+		return
 	}
+	c.end = err
+	for _, call := range c.calls {
+		if c.closing {
+			call.settle(nil, closed(call.id))
+		} else {
+			call.settle(nil, err)
+		}
+	}
+	close(c.stopped)
+	c.announce()
 }
 
 func (c *Client) announce() {

@@ -171,6 +171,10 @@ func TestAKilledDaemonSettlesEveryCallAndIsStartedAgain(t *testing.T) {
 		}
 		calls = append(calls, call)
 	}
+	// Answered after the jobs: they are accepted by then.
+	if _, err := client.Health(ctx); err != nil {
+		t.Fatal(err)
+	}
 	_ = syscall.Kill(client.PID(), syscall.SIGKILL)
 	for _, call := range calls {
 		if _, err := call.Wait(ctx); !errors.Is(err, upscaled.ErrDaemonGone) {

@@ -1,6 +1,7 @@
 package upscaled
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -99,11 +100,13 @@ func (exitedError) Error() string { return "it ended by itself" }
 
 var errExited error = exitedError{}
 
-// close ends it: by the end of its input, after the timeout by SIGTERM, at last by SIGKILL.
-func (d *daemon) close(timeout time.Duration) {
+// close ends it: by the end of its input, when the context ends by SIGTERM, at last by SIGKILL.
+func (d *daemon) close(ctx context.Context) {
 	d.channel.Close()
-	if within(timeout, d.gone) {
+	select {
+	case <-d.gone:
 		return
+	case <-ctx.Done():
 	}
 	_ = d.command.Process.Signal(syscall.SIGTERM)
 	if !within(termGrace, d.gone) {

@@ -29,15 +29,6 @@ func (c RawConfig) MarshalJSON() ([]byte, error) {
 	return c.JSON, nil
 }
 
-// MarshalJSON is the job's line: the config says the method.
-func (j Job) MarshalJSON() ([]byte, error) {
-	type plain Job
-	return json.Marshal(struct {
-		Method string `json:"method"`
-		plain
-	}{j.Config.Method(), plain(j)})
-}
-
 func newID() string {
 	var id [16]byte
 	if _, err := rand.Read(id[:]); err != nil {

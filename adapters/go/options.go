@@ -11,13 +11,15 @@ type settings struct {
 	env          []string
 	restart      RestartPolicy
 	closeTimeout time.Duration
+	cancelGrace  time.Duration
 	onLog        func(LogRecord)
 	onMessage    func(Message)
 }
 
 // RestartPolicy says when a daemon that died is started again.
 type RestartPolicy struct {
-	// Attempts is how many starts in a row may fail before it is given up; 0: no second start.
+	// Attempts is how many starts in a row may fail before it is given up; 0: no second start. As many
+	// daemons may end with one job in hand that they had not accepted.
 	Attempts int
 	// Delay goes before the first new start. It doubles with each that fails, up to MaxDelay.
 	Delay, MaxDelay time.Duration
@@ -28,6 +30,8 @@ func defaults() settings {
 		command:      []string{"upscaled", "run"},
 		restart:      RestartPolicy{Attempts: 5, Delay: 200 * time.Millisecond, MaxDelay: 10 * time.Second},
 		closeTimeout: 30 * time.Second,
+		// The daemon needs up to 20 s (--cancel-grace-s), and some more to kill a worker.
+		cancelGrace: 25 * time.Second,
 	}
 }
 
@@ -51,6 +55,12 @@ func WithRestart(policy RestartPolicy) Option { return func(s *settings) { s.res
 // WithCloseTimeout is what Close gives the jobs in flight. Default: 30 s.
 func WithCloseTimeout(timeout time.Duration) Option {
 	return func(s *settings) { s.closeTimeout = timeout }
+}
+
+// WithCancelGrace is how long a call waits for the daemon's answer to its cancel. After that it ends
+// without one, and the job's output may still be written. Default: 25 s.
+func WithCancelGrace(timeout time.Duration) Option {
+	return func(s *settings) { s.cancelGrace = timeout }
 }
 
 // WithLog has every line of the daemon's stderr. It must not block.

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 from typing import Any
 
-from upscaled_cli.channel import Message
+from upscaled_cli.channel import Message, RefusedError
 from upscaled_cli.client import Client, DaemonGoneError
+
+# It starts no daemon again that was ready, sends no refused job again, and waits for a daemon's
+# answer as long as its user does.
+LACKS = {"restart", "resend", "deadline", "bound"}
 
 
 class Driver:
     """One client, and the thread that receives for it."""
 
-    def __init__(self, command: list[str], close_timeout_s: float) -> None:
+    def __init__(self, command: list[str], close_timeout_s: float, attempts: int) -> None:
         self._close_timeout_s = close_timeout_s
-        self._client = Client(command, close_timeout_s=close_timeout_s, max_starts=1)
-        self._asked = 0
+        self._client = Client(
+            command, close_timeout_s=close_timeout_s, max_starts=max(1, attempts)
+        )
+        # The questions that are open, by their request_id.
+        self._asked: dict[str, str] = {}
+        self._questions = 0
         self._receiver = threading.Thread(target=self._receive_all)
         self._receiver.start()
 
@@ -25,13 +34,14 @@ class Driver:
         """Do one step."""
         match step["do"]:
             case "submit":
-                job = {"config": {}, **step["job"]}
-                self._client.submit(**job)
+                self._submit(step["job"], step.get("spoil"))
             case "cancel":
                 self._client.cancel(step["job_id"])
             case "health" | "trim":
-                self._asked += 1
-                self._client.send({"type": step["do"]})
+                self._questions += 1
+                request_id = str(self._questions)
+                self._asked[request_id] = step["do"]
+                self._client.send({"type": step["do"], "request_id": request_id})
             case "replay":
                 step.pop("do")
                 self._client.send({"type": "replay", **step})
@@ -40,6 +50,16 @@ class Driver:
                 self._end()
             case "close":
                 self._end()
+
+    def _submit(self, job: dict[str, Any], spoil: str | None) -> None:
+        job_id = job["job_id"]
+        try:
+            self._client.submit(**spoilt({"config": {}, **job}, spoil))
+        except TypeError:
+            # Without a method Python makes no call.
+            report({"settled": job_id, "cannot": True})
+        except RefusedError as error:
+            report({"settled": job_id, "error": {"code": error.code, "error": str(error)}})
 
     def _end(self) -> None:
         self._client.finish()
@@ -57,8 +77,8 @@ class Driver:
         except DaemonGoneError:
             for job_id in self._client.pending:
                 report({"settled": job_id, "gone": True})
-            for _ in range(self._asked):
-                report({"did": "ask", "gone": True})
+            for kind in self._asked.values():
+                report({"did": kind, "gone": True})
 
     def _take(self, message: Message) -> None:
         kind = message.get("type")
@@ -66,9 +86,22 @@ class Driver:
             report({"settled": message["job_id"], kind: message})
         elif kind in ("status", "accepted", "progress"):
             report({"event": message})
-        elif kind == "health":
-            self._asked -= 1
-            report({"did": "ask", "answer": message})
+        elif kind == "health" and message.get("request_id") in self._asked:
+            report({"did": self._asked.pop(message["request_id"]), "answer": message})
+
+
+def spoilt(job: dict[str, Any], what: str | None) -> dict[str, Any]:
+    """The job, with what its step says made unfit to be sent."""
+    match what:
+        case "id":
+            return job | {"job_id": job["job_id"] + "\ud83d"}
+        case "text":
+            return job | {"config": {"output_text": "\ud83d"}}
+        case "path":
+            return job | {"config": {"output_path": job["config"]["output_path"] + "\udcff"}}
+        case "value":
+            return job | {"config": {"step_s": math.nan}}
+    return job
 
 
 def report(row: dict[str, Any]) -> None:
@@ -79,11 +112,15 @@ def report(row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Do what the runner says until it says no more."""
+    # A step may nest deeper than Python's own limit.
+    sys.setrecursionlimit(10_000)
     driver: Driver | None = None
     for line in sys.stdin:
         step = json.loads(line)
-        if step["do"] == "start":
-            driver = Driver(step["command"], step["close_timeout_s"])
+        if step["do"] == "start" and (lacking := sorted(LACKS & set(step["needs"]))):
+            report({"did": "start", "cannot": lacking})
+        elif step["do"] == "start":
+            driver = Driver(step["command"], step["close_timeout_s"], step["attempts"])
         elif driver is not None:
             driver.do(step)
 

@@ -19,83 +19,163 @@ _RESULT_FIELDS = ("output_path", "output_base64", "input_size", "output_size", "
 _ERROR_FIELDS = ("code", "error", "retryable", "cause", "traceback", "attempt")
 _HEALTH_FIELDS = ("status", "queue_size", "models_loaded")
 
+# What a row tells the client's driver beside the line.
+_STEP_FIELDS = ("deadline_s", "spoil")
+
+# How a byte 0xFF of a file name is written in JSON (Python's surrogateescape).
+_SPOILT_BYTE = "\udcff"
+
 
 @dataclass
 class Step:
-    """Something for the client to do, once it has reported that many of the plan's rows."""
+    """Something for the client to do, once it has reported that many of the plan's rows.
 
-    do: Row
+    `line` is the step as the driver reads it.
+    """
+
+    line: str
     outcomes: int
     events: int
 
 
 @dataclass
 class Plan:
-    """A transcript, made ready to be played."""
+    """A transcript, made ready to be played.
 
+    `attempts` is how many daemons in a row may fail before the client gives up; 0: it starts one
+    alone. `needs` names what a client may lack: see `Driver` in README.md.
+    """
+
+    attempts: int = 0
     steps: list[Step] = field(default_factory=list)
     worker_rows: list[Row] = field(default_factory=list)
     outcomes: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
+    needs: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._in_flight: list[str] = []
-        self._asked = 0
+        self._accepted: set[str] = set()
+        self._waiting: set[str] = set()
+        # What was asked and not answered: the kind of question, and its request_id if it has one.
+        self._asked: list[tuple[str, str | None]] = []
+        self._is_ready = False
         self._closed = False
         self._left_out = False
 
     @classmethod
     def of(cls, path: Path) -> Plan:
         """The plan of a transcript file."""
-        plan = cls()
-        _about, *rows = (json.loads(line) for line in path.read_bytes().splitlines())
+        about, *rows = (json.loads(line) for line in path.read_bytes().splitlines())
+        plan = cls(attempts=about.get("attempts", 0))
         for row in rows:
             plan._add(row)
-        plan._give_up()
+        plan._give_up(plan._in_flight)
         if not plan._closed:
             plan._step({"do": "close"})
         plan.outcomes.append({"did": "close"})
         return plan
 
     def _add(self, row: Row) -> None:
-        if row["dir"] == "host":
-            do = self._host_step(row)
-            self._left_out = do is None
-            if do is None:
-                return  # nothing that a client writes, so the worker does not wait for it
-            self._step(do)
-        elif row["dir"] == "close":
-            self._step({"do": "close" if row["stream"] == "stdin" else "kill"})
-            self._closed = True
-        elif row["dir"] == "worker":
-            message = _message(row)
-            if self._left_out and self._answers_nothing(message):
+        match row["dir"]:
+            case "host":
+                self._left_out = not self._write(row)
+                if self._left_out:
+                    return  # nothing that a client writes, so the worker does not wait for it
+            case "refuse":
+                self._refuse(row)
                 return
-            self._read(message)
+            case "cancel":
+                self._cancel_waiting(row)
+                return
+            case "settled":
+                self._settle_unanswered(row)
+                return
+            case "start":
+                self.needs.add("restart" if self._is_ready else "second_start")
+                self._is_ready = False
+                self._give_up([one for one in self._in_flight if one in self._accepted])
+            case "close":
+                self._step({"do": "close" if row["stream"] == "stdin" else "kill"})
+                self._closed = True
+            case "worker":
+                message = _message(row)
+                if self._left_out and self._answers_nothing(message):
+                    return
+                self._read(message)
         self.worker_rows.append(row)
 
     def _step(self, do: Row) -> None:
-        self.steps.append(Step(do, len(self.outcomes), len(self.events)))
+        self.steps.append(Step(json.dumps(do), len(self.outcomes), len(self.events)))
 
-    def _host_step(self, row: Row) -> Row | None:
+    def _write(self, row: Row) -> bool:
+        """Have the client write a row's line; False where no client would."""
         refused = row.get("refused")
         if "base64" in row or "end" in row or not row["line"].strip():
-            return None
+            return False
         if refused is not None and refused not in _REFUSALS:
-            return None
+            return False
         message = json.loads(padded(row))
-        kind = message.pop("type", "job")
-        if kind == "job":
-            self._in_flight.append(message["job_id"])
-            return {"do": "submit", "job": message}
-        if kind == "cancel":
-            # Clients have nothing to cancel where a job is not in flight.
-            known = message["job_id"] in self._in_flight
-            return {"do": "cancel", "job_id": message["job_id"]} if known else None
-        if kind in ("health", "trim"):
-            self._asked += 1
-            return {"do": kind}
-        return {"do": "replay", **message} if kind == "replay" else None
+        asked = {name: row[name] for name in _STEP_FIELDS if name in row}
+        if "deadline_s" in row:
+            self.needs.add("deadline")
+        match message.pop("type", "job"):
+            case "job":
+                return self._submit(message, asked)
+            case "cancel":
+                # Clients have nothing to cancel where a job is not in flight.
+                if message["job_id"] not in self._in_flight:
+                    return False
+                if not row.get("unasked"):
+                    self._step({"do": "cancel", "job_id": message["job_id"]})
+            case "health" | "trim" as kind:
+                self._step({"do": kind, **asked})
+                if "deadline_s" in row:
+                    self.outcomes.append({"did": kind, "late": True})
+                else:
+                    self._asked.append((kind, message.get("request_id")))
+            case "replay":
+                self._step({"do": "replay", **message})
+            case _:
+                return False
+        return True
+
+    def _submit(self, job: Row, asked: Row) -> bool:
+        if job["job_id"] in self._in_flight:
+            # The client sends it again by itself: the first time it was not accepted.
+            self._waiting.discard(job["job_id"])
+            return True
+        self._in_flight.append(job["job_id"])
+        # A file name that is no text has one byte more than the step's.
+        if asked.get("spoil") == "path":
+            job["config"]["output_path"] = job["config"]["output_path"].removesuffix(_SPOILT_BYTE)
+        self._step({"do": "submit", "job": job, **asked})
+        return True
+
+    def _refuse(self, row: Row) -> None:
+        """Have the client submit what it must refuse by itself."""
+        job_id = json.loads(row["line"])["job_id"]
+        asked = {name: row[name] for name in _STEP_FIELDS if name in row}
+        step = json.dumps({"do": "submit", "job": "@", **asked}).replace('"@"', padded(row), 1)
+        self.steps.append(Step(step, len(self.outcomes), len(self.events)))
+        self.outcomes.append({"settled": job_id, "code": row["code"]})
+
+    def _cancel_waiting(self, row: Row) -> None:
+        """Have the client cancel a job that the daemon does not have: nothing is written."""
+        job_id = row["job_id"]
+        self._step({"do": "cancel", "job_id": job_id})
+        self._in_flight.remove(job_id)
+        self.outcomes.append({"settled": job_id, "code": "cancelled"})
+
+    def _settle_unanswered(self, row: Row) -> None:
+        """The client ends a call by itself, because the daemon does not."""
+        job_id = row["job_id"]
+        self._in_flight.remove(job_id)
+        if "code" in row:
+            self.needs.add("bound")
+            self.outcomes.append({"settled": job_id, "code": row["code"]})
+        else:
+            self.outcomes.append({"settled": job_id, "gone": True})
 
     def _answers_nothing(self, message: Row) -> bool:
         """Whether it refuses a line that was left out, by an id that a later job may have."""
@@ -104,20 +184,39 @@ class Plan:
 
     def _read(self, message: Row) -> None:
         """Note what the client must make of a line of the worker's."""
-        kind = message.get("type")
+        kind, job_id = message.get("type"), message.get("job_id")
         if kind in _EVENT_TYPES:
             self.events.append(event_of(message))
+            self._is_ready = self._is_ready or message.get("message") == "ready"
+            if kind == "accepted":
+                self._accepted.add(str(job_id))
         elif kind == "health":
-            self._asked -= 1
-            self.outcomes.append(outcome_of({"did": "ask", "answer": message}))
-        elif kind in ("result", "error") and message.get("job_id") in self._in_flight:
-            self._in_flight.remove(message["job_id"])
-            self.outcomes.append(outcome_of({"settled": message["job_id"], kind: message}))
+            self._answer(message)
+        elif kind in ("result", "error") and job_id in self._in_flight:
+            others = set(self._in_flight) - self._waiting - {job_id}
+            if message.get("code") == "queue_full" and others:
+                self.needs.add("resend")
+                self._waiting.add(str(job_id))
+                return
+            self._in_flight.remove(str(job_id))
+            self._accepted.discard(str(job_id))
+            self.outcomes.append(outcome_of({"settled": job_id, kind: message}))
 
-    def _give_up(self) -> None:
-        """Whatever has no answer in the transcript never gets one."""
-        self.outcomes += [{"settled": job_id, "gone": True} for job_id in self._in_flight]
-        self.outcomes += [{"did": "ask", "gone": True}] * self._asked
+    def _answer(self, message: Row) -> None:
+        request_id = message.get("request_id")
+        for question in self._asked:
+            if question[1] == request_id:
+                self._asked.remove(question)
+                self.outcomes.append(outcome_of({"did": question[0], "answer": message}))
+                return
+
+    def _give_up(self, job_ids: list[str]) -> None:
+        """These jobs, and all questions, have no answer so far and never get one."""
+        self.outcomes += [{"settled": job_id, "gone": True} for job_id in job_ids]
+        self._in_flight = [one for one in self._in_flight if one not in job_ids]
+        self._accepted -= set(job_ids)
+        self.outcomes += [{"did": kind, "gone": True} for kind, _request_id in self._asked]
+        self._asked = []
 
 
 def event_of(message: Row) -> Row:
@@ -139,8 +238,10 @@ def outcome_of(report: Row) -> Row:
 
 
 def padded(row: Row) -> str:
-    """The row's line, its `@` blown up to the size that `pad` says."""
+    """The row's line, its `@` blown up to the size that `pad` says, or to `nest` levels."""
     line: str = row["line"]
+    if "nest" in row:
+        return line.replace('"@"', "[" * row["nest"] + "]" * row["nest"])
     return line.replace("@", "x" * row["pad"]) if "pad" in row else line
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -24,11 +25,19 @@ _TIMEOUT_S = 30.0
 # does has all the time that it needs.
 _DEAF_CLOSE_TIMEOUT_S = 1.0
 
+# What a client is told to grant a daemon that does not answer a cancel, if the case is about that.
+# Else the daemon has all the time that it needs.
+_BOUND_S = 0.3
+
 _SHOWN_CHARACTERS = 300
 
 
 class UnmetError(Exception):
     """Raised when the client does not do what was expected. The text says what."""
+
+
+class LeftOutError(Exception):
+    """Raised when the client has no such thing as the case is about. The text says what."""
 
 
 class Driver:
@@ -39,11 +48,11 @@ class Driver:
         self._reports: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def send(self, step: Row) -> None:
+    def send(self, step: str) -> None:
         """Have the client do something."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(step).encode() + b"\n")
+            self._process.stdin.write(step.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise UnmetError("the driver ended") from None
@@ -95,29 +104,37 @@ class Play:
         self._events: list[Row] = []
 
     def run(self) -> None:
-        """Play it. Raises `UnmetError`."""
+        """Play it. Raises `UnmetError` and `LeftOutError`."""
         rows = "".join(json.dumps(row) + "\n" for row in self._plan.worker_rows)
         self._script.write_text(rows, "utf-8")
         worker = Path(__file__).with_name("scripted.py")
         try:
             command = [sys.executable, "-SE", os.fspath(worker), os.fspath(self._script)]
-            is_deaf = any(row["dir"] == "deaf" for row in self._plan.worker_rows)
-            timeout_s = _DEAF_CLOSE_TIMEOUT_S if is_deaf else _TIMEOUT_S
-            self._driver.send({"do": "start", "command": command, "close_timeout_s": timeout_s})
+            self._driver.send(json.dumps({"do": "start", "command": command, **self._settings()}))
             for step in self._plan.steps:
                 self._wait_for(self._plan.outcomes[: step.outcomes], step.events)
-                self._driver.send(step.do)
+                self._driver.send(step.line)
             self._wait_for(self._plan.outcomes, len(self._plan.events))
             self._compare()
         except UnmetError as error:
+            self._kill_what_is_left()
             raise UnmetError(f"{error}{self._fault()}") from None
         if fault := self._fault():
             raise UnmetError(fault)
         self._check_nothing_is_left()
 
+    def _settings(self) -> Row:
+        is_deaf = any(row["dir"] in ("deaf", "freeze") for row in self._plan.worker_rows)
+        return {
+            "close_timeout_s": _DEAF_CLOSE_TIMEOUT_S if is_deaf else _TIMEOUT_S,
+            "cancel_grace_s": _BOUND_S if "bound" in self._plan.needs else _TIMEOUT_S,
+            "attempts": self._plan.attempts,
+            "needs": sorted(self._plan.needs),
+        }
+
     def _wait_for(self, outcomes: list[Row], events: int) -> None:
         deadline = time.monotonic() + _TIMEOUT_S
-        missing = _missing(outcomes, self._outcomes)
+        missing, _ = _compared(outcomes, self._outcomes)
         while missing or len(self._events) < events:
             try:
                 report = self._driver.report(deadline)
@@ -129,11 +146,14 @@ class Play:
                 ) from None
             if "event" in report:
                 self._events.append(event_of(report["event"]))
+            elif report.get("did") == "start":
+                raise LeftOutError(", ".join(report["cannot"]))
             else:
                 self._outcomes.append(outcome_of(report))
-                if extra := _missing(self._outcomes, self._plan.outcomes):
+                _, extra = _compared(self._plan.outcomes, self._outcomes)
+                if extra:
                     raise UnmetError(f"not expected: {_shortened(extra)}")
-                missing = _missing(outcomes, self._outcomes)
+                missing, _ = _compared(outcomes, self._outcomes)
 
     def _compare(self) -> None:
         if self._events != self._plan.events:
@@ -147,22 +167,41 @@ class Play:
         return f"; the worker says: {_shortened(path.read_text())}" if path.exists() else ""
 
     def _check_nothing_is_left(self) -> None:
-        path = self._script.with_suffix(".pids")
-        for pid in path.read_text().split() if path.exists() else ():
-            if _is_alive(int(pid)):
+        for pid in self._pids():
+            if _is_alive(pid):
                 raise UnmetError(f"process {pid} outlived the client's close")
 
+    def _kill_what_is_left(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-def _missing(wanted: list[Row], got: list[Row]) -> list[Row]:
-    """Those of `wanted` that are not in `got`, as often as they are wanted."""
-    left = [*got]
+    def _pids(self) -> list[int]:
+        """The worker and its child, if they do not end by themselves."""
+        path = self._script.with_suffix(".pids")
+        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def _compared(wanted: list[Row], got: list[Row]) -> tuple[list[Row], list[Row]]:
+    """What of `wanted` is not in `got`, as often as it is wanted; and what else is in `got`."""
+    extra = [*got]
     missing = []
     for row in wanted:
-        if row in left:
-            left.remove(row)
-        else:
+        found = next((one for one in extra if _meets(row, one)), None)
+        if found is None:
             missing.append(row)
-    return missing
+        else:
+            extra.remove(found)
+    return missing, extra
+
+
+def _meets(wanted: Row, got: Row) -> bool:
+    """Whether a report is the wanted one. Of an error of the client's own only the code counts."""
+    if "code" not in wanted:
+        return got == wanted
+    if got.get("settled") != wanted["settled"]:
+        return False
+    return got.get("cannot") is True or got.get("error", {}).get("code") == wanted["code"]
 
 
 def _is_alive(pid: int) -> bool:

@@ -30,9 +30,12 @@ class Script:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows: list[Row] = [json.loads(line) for line in path.read_bytes().splitlines()]
+        self._rows = self._next_rows()
         self._stdin = sys.stdin.buffer
         self._deaf = False
+        # The client's own request_ids: by the script's, and those of questions that are open.
+        self._request_ids: dict[str, str | None] = {}
+        self._asked: list[str | None] = []
 
     def play(self) -> None:
         """Do each row in turn, then wait for the end of the input."""
@@ -54,15 +57,32 @@ class Script:
             self._await(awaited)
         self._await_end()
 
+    def _next_rows(self) -> list[Row]:
+        """The rows up to the next `start`; those behind it are for the process that comes next."""
+        rows = [json.loads(line) for line in self._path.read_bytes().splitlines()]
+        begins = [0, *(number for number, row in enumerate(rows, 1) if row["dir"] == "start")]
+        starts = self._beside("starts")
+        played = int(starts.read_text()) if starts.exists() else 0
+        starts.write_text(str(played + 1))
+        if played >= len(begins):
+            self._fault(f"the daemon was started {played + 1} times")
+        rest = rows[begins[played] :]
+        return rest[: next((at for at, row in enumerate(rest) if row["dir"] == "start"), None)]
+
     def _await(self, awaited: list[Row]) -> None:
         while awaited:
             line = self._stdin.readline()
             if not line:
                 self._fault(f"the input ended before {awaited}")
             message = canonical(json.loads(line))
-            if message not in awaited:
+            found = next((row for row in awaited if _without_id(row) == _without_id(message)), None)
+            if found is None:
                 self._fault(f"{line!r} came, where {awaited} was to come")
-            awaited.remove(message)
+            awaited.remove(found)
+            if message.get("type") in ("health", "trim"):
+                self._asked.append(message.get("request_id"))
+                if "request_id" in found:
+                    self._request_ids[found["request_id"]] = message.get("request_id")
 
     def _await_end(self) -> None:
         for line in self._stdin:
@@ -73,12 +93,28 @@ class Script:
 
     def _write(self, row: Row) -> None:
         line = base64.b64decode(row["base64"]) if "base64" in row else text(row).encode()
+        if line.startswith(b'{"type":"health"'):
+            line = self._answer(json.loads(line))
         line += row.get("end", "\n").encode()
         pieces = [line[at : at + 1] for at in range(len(line))] if row.get("slow") else [line]
         for piece in pieces:
             view = memoryview(piece)
             while view:
                 view = view[os.write(1, view) :]
+
+    def _answer(self, message: Row) -> bytes:
+        """The answer with the client's own request_id: the one of the question, or the oldest."""
+        if "request_id" in message:
+            # One that nobody asked with stays as it is.
+            own = self._request_ids.get(message["request_id"], message["request_id"])
+        else:
+            own = self._asked[0] if self._asked else None
+        if own in self._asked:
+            self._asked.remove(own)
+        answer = _without_id(message)
+        if own is not None:
+            answer["request_id"] = own
+        return json.dumps(answer).encode()
 
     def _act(self, row: Row) -> None:
         match row["dir"]:
@@ -94,6 +130,9 @@ class Script:
                 time.sleep(row["s"])
             case "deaf":
                 self._be_deaf()
+            case "freeze":
+                self._beside("pids").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGSTOP)
             case unknown:
                 self._fault(f"there is no row {unknown}")
 
@@ -116,6 +155,11 @@ def text(row: Row) -> str:
     """The row's line, with its `@` blown up to the size that `pad` says."""
     line: str = row["line"]
     return line.replace("@", "x" * row["pad"]) if "pad" in row else line
+
+
+def _without_id(message: Row) -> Row:
+    # Which id a question has is the client's own business.
+    return {name: value for name, value in message.items() if name != "request_id"}
 
 
 def canonical(message: Row) -> Row:

@@ -42,10 +42,10 @@ function submit(up: Upscaler, job: Step["job"]): void {
   );
 }
 
-function ask(answer: Promise<HealthReport>): void {
+function ask(did: string, answer: Promise<HealthReport>): void {
   answer.then(
-    (health) => report({ did: "ask", answer: health }),
-    () => report({ did: "ask", gone: true }),
+    (health) => report({ did, answer: health }),
+    () => report({ did, gone: true }),
   );
 }
 
@@ -61,7 +61,7 @@ for await (const line of createInterface({ input: process.stdin })) {
       break;
     case "health":
     case "trim":
-      ask(upscaler[step.do]());
+      ask(step.do, upscaler[step.do]());
       break;
     case "replay":
       upscaler.replay(step.job_ids);

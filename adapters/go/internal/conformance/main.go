@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"sync"
 	"time"
@@ -13,12 +14,16 @@ import (
 )
 
 type step struct {
-	Do            string   `json:"do"`
-	Command       []string `json:"command"`
-	CloseTimeoutS float64  `json:"close_timeout_s"`
-	Job           job      `json:"job"`
-	JobID         string   `json:"job_id"`
-	JobIDs        []string `json:"job_ids"`
+	Do            string          `json:"do"`
+	Command       []string        `json:"command"`
+	CloseTimeoutS float64         `json:"close_timeout_s"`
+	CancelGraceS  float64         `json:"cancel_grace_s"`
+	Attempts      int             `json:"attempts"`
+	Job           json.RawMessage `json:"job"`
+	Spoil         string          `json:"spoil"`
+	DeadlineS     float64         `json:"deadline_s"`
+	JobID         string          `json:"job_id"`
+	JobIDs        []string        `json:"job_ids"`
 }
 
 type job struct {
@@ -57,18 +62,19 @@ func (d *driver) do(s step) {
 	case "start":
 		d.client = upscaled.New(
 			upscaled.WithCommand(s.Command...),
-			upscaled.WithRestart(upscaled.RestartPolicy{}),
-			upscaled.WithCloseTimeout(time.Duration(s.CloseTimeoutS*float64(time.Second))),
+			upscaled.WithRestart(upscaled.RestartPolicy{Attempts: s.Attempts}),
+			upscaled.WithCloseTimeout(seconds(s.CloseTimeoutS)),
+			upscaled.WithCancelGrace(seconds(s.CancelGraceS)),
 			upscaled.WithMessages(d.tell),
 		)
 	case "submit":
-		d.submit(s.Job)
+		d.submit(s)
 	case "cancel":
 		d.cancels[s.JobID]()
 	case "health":
-		go d.answer(d.client.Health(context.Background()))
+		d.ask(s, d.client.Health)
 	case "trim":
-		go d.answer(d.client.Trim(context.Background()))
+		d.ask(s, d.client.Trim)
 	case "replay":
 		_ = d.client.Replay(context.Background(), s.JobIDs...)
 	case "close":
@@ -89,16 +95,20 @@ func (d *driver) tell(message upscaled.Message) {
 	}
 }
 
-func (d *driver) submit(job job) {
-	ctx, cancel := context.WithCancel(context.Background())
+func (d *driver) submit(s step) {
+	var job job
+	if json.Unmarshal(s.Job, &job) != nil || job.JobID == "" {
+		// A JobID is a string, and an empty one stands for none.
+		var id struct {
+			JobID any `json:"job_id"`
+		}
+		_ = json.Unmarshal(s.Job, &id)
+		d.report(row{"settled": id.JobID, "cannot": true})
+		return
+	}
+	ctx, cancel := within(s.DeadlineS)
 	d.cancels[job.JobID] = cancel
-	call, err := d.client.Submit(ctx, upscaled.Job{
-		JobID:       job.JobID,
-		Config:      upscaled.RawConfig{Name: job.Method, JSON: job.Config},
-		Priority:    job.Priority,
-		TimeoutS:    job.TimeoutS,
-		MaxAttempts: job.MaxAttempts,
-	})
+	call, err := d.client.Submit(ctx, spoilt(job, s.Spoil))
 	if err != nil {
 		d.settled(job.JobID, nil, err)
 		return
@@ -108,6 +118,45 @@ func (d *driver) submit(job job) {
 		defer d.calls.Done()
 		result, err := call.Wait(ctx)
 		d.settled(job.JobID, result, err)
+	}()
+}
+
+// spoilt is the job, with what its step says made unfit to be sent.
+func spoilt(j job, what string) upscaled.Job {
+	job := upscaled.Job{JobID: j.JobID, Priority: j.Priority, TimeoutS: j.TimeoutS, MaxAttempts: j.MaxAttempts}
+	var config upscaled.FakeConfig
+	_ = json.Unmarshal(j.Config, &config)
+	switch what {
+	case "id":
+		job.JobID += "\xff"
+	case "text":
+		config.OutputText += "\xff"
+	case "path":
+		config.OutputPath += "\xff"
+	case "value":
+		config.StepS = math.NaN()
+	default:
+		if j.Method != "" {
+			job.Config = upscaled.RawConfig{Name: j.Method, JSON: j.Config}
+		}
+		return job
+	}
+	job.Config = config
+	return job
+}
+
+func (d *driver) ask(s step, question func(context.Context) (*upscaled.HealthReport, error)) {
+	ctx, _ := within(s.DeadlineS)
+	go func() {
+		report, err := question(ctx)
+		switch {
+		case err == nil:
+			d.report(row{"did": s.Do, "answer": report})
+		case errors.Is(err, context.DeadlineExceeded):
+			d.report(row{"did": s.Do, "late": true})
+		default:
+			d.report(row{"did": s.Do, "gone": errors.Is(err, upscaled.ErrDaemonGone)})
+		}
 	}()
 }
 
@@ -123,14 +172,6 @@ func (d *driver) settled(id string, result *upscaled.Result, err error) {
 	}
 }
 
-func (d *driver) answer(report *upscaled.HealthReport, err error) {
-	if err != nil {
-		d.report(row{"did": "ask", "gone": errors.Is(err, upscaled.ErrDaemonGone)})
-		return
-	}
-	d.report(row{"did": "ask", "answer": report})
-}
-
 func (d *driver) report(report row) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -138,3 +179,13 @@ func (d *driver) report(report row) {
 		panic(err)
 	}
 }
+
+// within is the context of a step: with a deadline if it has one.
+func within(deadlineS float64) (context.Context, context.CancelFunc) {
+	if deadlineS == 0 {
+		return context.WithCancel(context.Background())
+	}
+	return context.WithTimeout(context.Background(), seconds(deadlineS))
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -1,0 +1,198 @@
+package upscaled
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	// The protocol's own limits: of a line, of its nesting, of an id in code points.
+	lineLimitBytes  = 32 << 20
+	nestingLimit    = 1024
+	jobIDCharacters = 128
+)
+
+// line is the job as one line of the protocol. The error is a *JobError: what no daemon could attribute
+// an answer to, or could not read, is refused here.
+func (j Job) line() (line []byte, err error) {
+	defer func() {
+		// A Config or a Marshaler of the host's own.
+		if cause := recover(); cause != nil {
+			err = localError(j.JobID, CodeInvalidJSON, fmt.Sprintf("the job cannot be written: it panics with %v", cause), nil)
+		}
+	}()
+	if !utf8.ValidString(j.JobID) {
+		return nil, localError(j.JobID, CodeInvalidJob, "job_id is no UTF-8", nil)
+	}
+	if count := utf8.RuneCountInString(j.JobID); count > jobIDCharacters {
+		sentence := fmt.Sprintf("job_id has %d characters; the limit is %d", count, jobIDCharacters)
+		return nil, localError(j.JobID, CodeInvalidJob, sentence, nil)
+	}
+	line, err = j.MarshalJSON()
+	if err == nil {
+		err = checkLine(line)
+	}
+	var refused *refusal
+	switch {
+	case err == nil:
+		return line, nil
+	case errors.As(err, &refused):
+		return nil, localError(j.JobID, refused.code, refused.sentence, nil)
+	default:
+		return nil, localError(j.JobID, codeOf(err), fmt.Sprintf("the job cannot be written: %v", err), nil)
+	}
+}
+
+// MarshalJSON is the job's line: the config says the method.
+func (j Job) MarshalJSON() ([]byte, error) {
+	config := reflect.ValueOf(j.Config)
+	if j.Config == nil || config.Kind() == reflect.Pointer && config.IsNil() {
+		return nil, &refusal{CodeInvalidJob, "the job has no config"}
+	}
+	written, err := marshalConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	type plain Job
+	return json.Marshal(struct {
+		Method string `json:"method"`
+		plain
+		Config json.RawMessage `json:"config"`
+	}{j.Config.Method(), plain(j), written})
+}
+
+// refusal is why a value has no line.
+type refusal struct {
+	code     Code
+	sentence string
+}
+
+func (r *refusal) Error() string { return r.sentence }
+
+// codeOf tells what JSON has not from what could not be written.
+func codeOf(err error) Code {
+	var noType *json.UnsupportedTypeError
+	var noValue *json.UnsupportedValueError
+	if errors.As(err, &noType) || errors.As(err, &noValue) {
+		return CodeInvalidJob
+	}
+	return CodeInvalidJSON
+}
+
+// checkLine refuses what a daemon refuses without reading it.
+func checkLine(line []byte) error {
+	if len(line) > lineLimitBytes {
+		sentence := fmt.Sprintf("the line has %d bytes; the limit is %d", len(line), lineLimitBytes)
+		return &refusal{CodeLineTooLong, sentence}
+	}
+	if !utf8.Valid(line) {
+		return &refusal{CodeInvalidJSON, "the line is no UTF-8"}
+	}
+	if nesting(line) > nestingLimit {
+		return &refusal{CodeInvalidJSON, tooDeep}
+	}
+	return nil
+}
+
+var tooDeep = fmt.Sprintf("the job nests deeper than %d levels", nestingLimit)
+
+// nesting is how deep a line of valid JSON goes.
+func nesting(line []byte) int {
+	// Most lines have fewer brackets than that.
+	if bytes.Count(line, []byte{'['})+bytes.Count(line, []byte{'{'}) <= nestingLimit {
+		return 0
+	}
+	depth, deepest, inString := 0, 0, false
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '[' || c == '{':
+			if depth++; depth > deepest {
+				deepest = depth
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return deepest
+}
+
+// marshalConfig writes a config. encoding/json puts U+FFFD in the place of bytes that are no UTF-8: here
+// they are refused, but in a path, where they are bytes of a file's name.
+func marshalConfig(config reflect.Value) (json.RawMessage, error) {
+	config, paths := withoutRawPaths(config)
+	if err := (&textCheck{}).value(config, "config", 1); err != nil {
+		return nil, err
+	}
+	written, err := json.Marshal(config.Interface())
+	if err != nil || len(paths) == 0 {
+		return written, err
+	}
+	// Of a name that occurs twice the last one counts.
+	members := bytes.TrimSuffix(written, []byte{'}'})
+	for name, path := range paths {
+		if len(members) > 1 {
+			members = append(members, ',')
+		}
+		members = append(members, fmt.Sprintf("%q:%s", name, quotePath(path))...)
+	}
+	return append(members, '}'), nil
+}
+
+// withoutRawPaths is the config without those of its paths that are no UTF-8, and these by their names.
+func withoutRawPaths(config reflect.Value) (reflect.Value, map[string]string) {
+	bare := config
+	if bare.Kind() == reflect.Pointer {
+		bare = bare.Elem()
+	}
+	if bare.Kind() != reflect.Struct || writesItself(config) {
+		return config, nil
+	}
+	var paths map[string]string
+	for i := 0; i < bare.NumField(); i++ {
+		field := bare.Type().Field(i)
+		name := jsonName(field)
+		if field.Type.Kind() != reflect.String || !isPath(name) || utf8.ValidString(bare.Field(i).String()) {
+			continue
+		}
+		if paths == nil {
+			paths = map[string]string{}
+			copied := reflect.New(bare.Type()).Elem()
+			copied.Set(bare)
+			bare, config = copied, copied
+		}
+		paths[name] = bare.Field(i).String()
+		bare.Field(i).SetString("")
+	}
+	return config, paths
+}
+
+// isPath tells whether a field of a config is a file's name; a model may be one.
+func isPath(name string) bool {
+	return strings.HasSuffix(name, "_path") || strings.HasSuffix(name, "model")
+}
+
+// quotePath writes a path in JSON. Each byte that is no UTF-8 becomes U+DC80 to U+DCFF, as Python has it.
+func quotePath(path string) []byte {
+	quoted := []byte{'"'}
+	for len(path) > 0 {
+		r, size := utf8.DecodeRuneInString(path)
+		if r == utf8.RuneError && size == 1 {
+			quoted = append(quoted, fmt.Sprintf(`\udc%02x`, path[0])...)
+		} else {
+			letter, _ := json.Marshal(path[:size])
+			quoted = append(quoted, letter[1:len(letter)-1]...)
+		}
+		path = path[size:]
+	}
+	return append(quoted, '"')
+}

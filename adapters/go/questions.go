@@ -1,0 +1,97 @@
+package upscaled
+
+import (
+	"context"
+	"errors"
+	"strconv"
+)
+
+// Health tells how the daemon is. It returns when the context ends, if no answer came before.
+func (c *Client) Health(ctx context.Context) (*HealthReport, error) {
+	id, answer := c.newQuestion()
+	return c.ask(ctx, id, Health{Type: "health", RequestID: id}, answer)
+}
+
+// Trim has the daemon free its caches and the models that no job is using. It returns when the context
+// ends, if no answer came before.
+func (c *Client) Trim(ctx context.Context) (*HealthReport, error) {
+	id, answer := c.newQuestion()
+	return c.ask(ctx, id, Trim{Type: "trim", RequestID: id}, answer)
+}
+
+// Replay has a daemon with a journal say again how these jobs ended, or all; see WithMessages.
+func (c *Client) Replay(ctx context.Context, jobIDs ...string) error {
+	d, err := c.current()
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, d, Replay{Type: "replay", JobIDs: jobIDs})
+}
+
+func (c *Client) ask(ctx context.Context, id string, question any, answer <-chan HealthReport) (*HealthReport, error) {
+	defer c.forgetQuestion(id)
+	d, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.send(ctx, d, question); err != nil {
+		return nil, err
+	}
+	select {
+	case report := <-answer:
+		return &report, nil
+	case <-d.gone:
+		return nil, d.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *Client) send(ctx context.Context, d *daemon, message any) error {
+	err := d.channel.Send(ctx.Done(), message)
+	if errors.Is(err, errStopped) {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (c *Client) current() (*daemon, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closing:
+		return nil, ErrClosed
+	case c.end != nil:
+		return nil, c.end
+	case c.daemon == nil:
+		return nil, ErrDaemonGone
+	}
+	return c.daemon, nil
+}
+
+// newQuestion is a request_id of its own, and where the answer with it comes.
+func (c *Client) newQuestion() (string, <-chan HealthReport) {
+	answer := make(chan HealthReport, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked++
+	id := strconv.Itoa(c.asked)
+	c.questions[id] = answer
+	return id, answer
+}
+
+func (c *Client) forgetQuestion(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.questions, id)
+}
+
+func (c *Client) handleHealth(report HealthReport) {
+	c.mu.Lock()
+	answer := c.questions[report.RequestID]
+	delete(c.questions, report.RequestID)
+	c.mu.Unlock()
+	if answer != nil {
+		answer <- report
+	}
+}
