@@ -10,6 +10,7 @@ from typing import Any
 
 from upscaled_cli.channel import Message, RefusedError
 from upscaled_cli.client import Client, DaemonGoneError
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 
 # It starts no daemon again that was ready, sends no refused job again, and waits for a daemon's
 # answer as long as its user does.
@@ -97,6 +98,8 @@ def spoilt(job: dict[str, Any], what: str | None) -> dict[str, Any]:
             return job | {"job_id": job["job_id"] + "\ud83d"}
         case "text":
             return job | {"config": {"output_text": "\ud83d"}}
+        case "size":
+            return job | {"config": {"output_text": "x" * DEFAULT_LINE_LIMIT_BYTES}}
         case "path":
             return job | {"config": {"output_path": job["config"]["output_path"] + "\udcff"}}
         case "value":

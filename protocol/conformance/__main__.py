@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _holds(name: str, command: list[str]) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             with Driver(command) as driver:
                 Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder)).run()

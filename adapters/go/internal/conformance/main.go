@@ -7,11 +7,15 @@ import (
 	"errors"
 	"math"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"upscaled"
 )
+
+// The protocol's limit.
+const lineLimitBytes = 32 << 20
 
 type step struct {
 	Do            string          `json:"do"`
@@ -124,6 +128,12 @@ func (d *driver) submit(s step) {
 // spoilt is the job, with what its step says made unfit to be sent.
 func spoilt(j job, what string) upscaled.Job {
 	job := upscaled.Job{JobID: j.JobID, Priority: j.Priority, TimeoutS: j.TimeoutS, MaxAttempts: j.MaxAttempts}
+	if what == "" {
+		if j.Method != "" {
+			job.Config = upscaled.RawConfig{Name: j.Method, JSON: j.Config}
+		}
+		return job
+	}
 	var config upscaled.FakeConfig
 	_ = json.Unmarshal(j.Config, &config)
 	switch what {
@@ -131,15 +141,12 @@ func spoilt(j job, what string) upscaled.Job {
 		job.JobID += "\xff"
 	case "text":
 		config.OutputText += "\xff"
+	case "size":
+		config.OutputText = strings.Repeat("x", lineLimitBytes)
 	case "path":
 		config.OutputPath += "\xff"
 	case "value":
 		config.StepS = math.NaN()
-	default:
-		if j.Method != "" {
-			job.Config = upscaled.RawConfig{Name: j.Method, JSON: j.Config}
-		}
-		return job
 	}
 	job.Config = config
 	return job
