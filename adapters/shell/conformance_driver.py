@@ -22,9 +22,7 @@ class Driver:
 
     def __init__(self, command: list[str], close_timeout_s: float, attempts: int) -> None:
         self._close_timeout_s = close_timeout_s
-        self._client = Client(
-            command, close_timeout_s=close_timeout_s, max_starts=max(1, attempts)
-        )
+        self._client = Client(command, close_timeout_s=close_timeout_s, max_starts=max(1, attempts))
         # The questions that are open, by their request_id.
         self._asked: dict[str, str] = {}
         self._questions = 0
