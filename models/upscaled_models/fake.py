@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
+from upscaled_models.imaging.paths import check_allowed, check_opened, given_path
 from upscaled_models.pendingfile import PendingFile
 from upscaled_protocol.configs import FakeConfig
 from upscaled_protocol.errors import JobError
@@ -34,6 +36,8 @@ class FakeEngine(Engine[FakeConfig]):
 
     def run(self, config: FakeConfig, context: Context) -> Outcome:
         """Run the steps. Raises `JobError` and anything else that the config asks for."""
+        if config.output_path is not None:
+            check_allowed(given_path(config.output_path).parent, self.settings.allowed_roots)
         if config.load_s and config.model not in self._loaded:
             with context.phase("load"):
                 context.progress(0, "load", budget_s=config.load_s + 60)
@@ -54,7 +58,8 @@ class FakeEngine(Engine[FakeConfig]):
                             total=config.steps,
                         )
         if config.output_path is not None:
-            _write_whole(Path(config.output_path), config.output_text)
+            path = given_path(config.output_path)
+            _write_whole(path, config.output_text, self.settings.allowed_roots)
         return Outcome(output_path=config.output_path, model=config.model, device="fake")
 
     def models(self) -> list[str]:
@@ -144,9 +149,10 @@ def _hang_in_native_code() -> None:
         ctypes.PyDLL(None).pause()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str, roots: Sequence[Path]) -> None:
     pending = PendingFile(path)
     try:
+        check_opened(pending.folder, path.parent, roots)
         pending.file.write(text.encode())
         pending.file.flush()
         pending.publish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ class RunningJob:
         self._is_cancelled = False
         self._accepted_at = time.perf_counter()
         self._started_at = self._accepted_at
+        # Of `time.perf_counter`.
+        self.deadline = self._accepted_at + (math.inf if job.timeout_s is None else job.timeout_s)
         self._seconds: dict[str, float] = {}
         self._warnings = [f"unknown field {name} was ignored" for name in unknown_fields(job)]
         self._percent = 0.0
@@ -49,13 +52,17 @@ class RunningJob:
         self._is_cancelled = True
         self._turns.wake()
 
+    def wake(self) -> None:
+        """Have it look at its deadline, if it waits for the device."""
+        self._turns.wake()
+
     def check_cancelled(self) -> None:
         if self._is_cancelled:
             raise JobError(ErrorCode.CANCELLED, "the job was cancelled")
-        timeout_s = self.job.timeout_s
-        if timeout_s is not None and time.perf_counter() - self._accepted_at > timeout_s:
+        if time.perf_counter() > self.deadline:
             raise JobError(
-                ErrorCode.DEADLINE_EXCEEDED, f"the job took longer than its {timeout_s:g} s"
+                ErrorCode.DEADLINE_EXCEEDED,
+                f"the job took longer than its {self.job.timeout_s:g} s",
             )
 
     def progress(

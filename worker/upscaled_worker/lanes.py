@@ -11,18 +11,29 @@ from upscaled_worker.job import RunningJob
 from upscaled_worker.threads import start
 from upscaled_worker.turns import Turns
 
+# How soon a lane goes on once the host has read its results.
+_HELD_CHECK_S = 0.05
+
 
 class Lane:
     """One queue and the threads that empty it, highest priority first, equals in order.
 
-    `slots` jobs run at once; what they do on the device is serialised by `turns`.
+    `slots` jobs run at once; what they do on the device is serialised by `turns`. While `is_held`
+    says so, no job starts.
     """
 
-    def __init__(self, name: str, slots: int, execute: Callable[[RunningJob], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        slots: int,
+        execute: Callable[[RunningJob], None],
+        is_held: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.name = name
         self.slots = slots
         self.turns = Turns()
         self._execute = execute
+        self._is_held = is_held
         self._changed = threading.Condition()
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, RunningJob]] = []  # sorted
@@ -79,10 +90,10 @@ class Lane:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting or not self._open:
-                    if self._closed:
+                while not self._waiting or not self._open or self._is_held():
+                    if self._closed and not self._waiting:
                         return
-                    self._changed.wait()
+                    self._changed.wait(_HELD_CHECK_S if self._waiting and self._open else None)
                 job = self._waiting.pop(0)[2]
                 self._busy += 1
             try:

@@ -11,6 +11,7 @@ runs. Engines start in a thread of their own: jobs are taken meanwhile, and wait
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -44,6 +45,7 @@ from upscaled_protocol.messages import (
 )
 from upscaled_protocol.stdio import Wire
 from upscaled_protocol.version import VERSION
+from upscaled_worker.deadlines import Deadlines
 from upscaled_worker.job import RunningJob
 from upscaled_worker.lanes import Lane
 from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
@@ -51,12 +53,13 @@ from upscaled_worker.threads import start
 
 # Ids remembered for cancels that come before or after their job.
 _REMEMBERED_IDS = 1024
-# A host that does not read its results gets no more of its lines read: memory stays bounded.
+# A host that does not read its results gets no more of its lines read, and no more of its jobs
+# start: memory stays bounded.
 _UNREAD_LIMIT_BYTES = 16 * 1024 * 1024
 # How often models past their idle time are looked for.
-_IDLE_CHECK_MS = 5000
+_IDLE_CHECK_S = 5.0
 # How soon a host that had stopped reading is read again, once it goes on.
-_UNREAD_CHECK_MS = 50
+_UNREAD_CHECK_S = 0.05
 # A job as its model holds it, with its config.
 _JOB_BYTES = 8 * 1024
 _GOING_DOWN = "no more jobs are taken; the worker is going down"
@@ -102,10 +105,14 @@ class Worker:
         self._wake_read, self._wake_write = os.pipe()
         self._is_ending = self._is_done = False
         self._signal: signal.Signals | None = None
+        self._deadlines = Deadlines()
+        self._next_idle_check = self._started_at + _IDLE_CHECK_S
         self._lanes: dict[str, Lane] = {}
         for engine in engines.values():
             if engine.lane not in self._lanes:
-                self._lanes[engine.lane] = Lane(engine.lane, engine.slots, self._execute)
+                self._lanes[engine.lane] = Lane(
+                    engine.lane, engine.slots, self._execute, self._is_unread
+                )
 
     def serve(self) -> None:
         """Take lines until the host ends its input or says shutdown, and every job is done."""
@@ -140,7 +147,8 @@ class Worker:
                 poll.register(self._wire.read_fd, select.POLLIN)
             else:
                 poll.unregister(self._wire.read_fd)  # its end would be told again and again
-        events = dict(poll.poll(_UNREAD_CHECK_MS if unread else _IDLE_CHECK_MS))
+        wait_s = min(_UNREAD_CHECK_S if unread else _IDLE_CHECK_S, self._deadlines.wait_s())
+        events = dict(poll.poll(math.ceil(wait_s * 1000)))
         if events.get(self._wire.write_fd, 0) & _GONE:
             self._leave_dead_host()
         if self._wake_read in events:
@@ -151,8 +159,8 @@ class Worker:
                     self._refuse(JobError(ErrorCode.SHUTTING_DOWN, _GOING_DOWN, job_id=job_id))
                 self._drain(self._signal.name)
             self._admit()
-        if not events and not unread:
-            self._trim_idle()
+        self._trim_idle()
+        self._end_overdue()
         if self._wire.read_fd in events and not paused:
             chunk = self._read()
             for line in self._lines.feed(chunk) if chunk else self._lines.end():
@@ -162,6 +170,9 @@ class Worker:
                 poll.unregister(self._wire.read_fd)
                 self._drain()
         return self._is_done
+
+    def _is_unread(self) -> bool:
+        return self._stdout.waiting_bytes > _UNREAD_LIMIT_BYTES
 
     def _read(self) -> bytes:
         """What has come in; empty at the end. Ends the process where the input is broken."""
@@ -271,6 +282,7 @@ class Worker:
                 running.cancel()  # before its lane can start it, let alone finish it
             # Under the lock, so that nothing of the job can overtake its acceptance.
             position = lane.submit(running)
+            self._deadlines.note(running)
             # A supervisor accepted the job long ago, and told the host.
             if not self._supervised:
                 self._stdout.send(Accepted(job_id=job.job_id, position=position))
@@ -293,6 +305,16 @@ class Worker:
         job.cancel()
         if self._lanes[self._engines[job.job.method].lane].withdraw(job):
             self._execute(job)  # which ends it: it does not start when cancelled
+
+    def _end_overdue(self) -> None:
+        """End the jobs that have waited too long, for their lane or for the device."""
+        with self._lock:
+            overdue = self._deadlines.overdue(self._jobs.values())
+        for job in overdue:
+            if self._lanes[self._engines[job.job.method].lane].withdraw(job):
+                self._execute(job)  # which ends it: it does not start
+            else:
+                job.wake()
 
     def _execute(self, job: RunningJob) -> None:
         """Run one job to its terminal message, in a thread of its lane."""
@@ -402,8 +424,12 @@ class Worker:
             self._stdout.send(self._health(trim.request_id))
 
     def _trim_idle(self) -> None:
-        for engine in self._engines.values():
-            engine.trim(idle_only=True)
+        """By the clock: a host that asks for health all the time keeps no model in memory."""
+        now = time.monotonic()
+        if now >= self._next_idle_check:
+            self._next_idle_check = now + _IDLE_CHECK_S
+            for engine in self._engines.values():
+                engine.trim(idle_only=True)
 
     def _health(self, request_id: str | None) -> HealthReport:
         loading = self._state == "loading"
