@@ -30,12 +30,13 @@ def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_each_subcommand_explains_itself_with_examples(name: str) -> None:
+def test_each_subcommand_explains_itself_with_examples_and_its_exit_statuses(name: str) -> None:
     done = run(name, "--help")
     shown = done.stdout + done.stderr
     assert done.returncode == exits.OK
     assert f"upscaled {name}" in shown
     assert "examples:" in shown
+    assert "\nexit status: 0 " in shown
 
 
 def test_the_version_is_told() -> None:

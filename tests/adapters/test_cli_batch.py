@@ -174,18 +174,11 @@ def test_a_folder_that_cannot_be_read_is_a_failure(
     assert output.err == f"{folder.photos}/secret: it cannot be read: Permission denied\n"
 
 
-@pytest.mark.parametrize(
-    ("names", "sentence"),
-    [(("a.jpg", "a.png"), "would have the same output"), ((), "is no folder")],
-)
-def test_wrong_batches_are_refused(
-    folder: Folder, names: tuple[str, ...], sentence: str, capsys: Any
-) -> None:
-    folder.add(*names)
+def test_a_batch_of_no_folder_is_wrong_usage(folder: Folder, capsys: Any) -> None:
     with pytest.raises(SystemExit) as refused:
         folder.batch()
     assert refused.value.code == exits.USAGE
-    assert sentence in capsys.readouterr().err
+    assert "is no folder" in capsys.readouterr().err
 
 
 def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
@@ -206,12 +199,22 @@ def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
     assert len(json.loads(capsys.readouterr().out)["job_id"]) == 128
 
 
+def test_jobs_of_one_name_are_left_to_the_daemon_which_numbers_them(capsys: Any) -> None:
+    assert jobs(["one/a.png", "two/a.png"]) == exits.OK
+    configs = [json.loads(line)["config"] for line in capsys.readouterr().out.splitlines()]
+    assert [list(config) for config in configs] == [["image_path"], ["image_path"]]
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["a.png", "a.png"], "same output name"),
-        (["a.png", "a.jpg"], "same output name"),
-        (["one/a.png", "two/a.png", "-o", "large"], "same output name"),
+        (["a.png", "a.png"], "the last 128 characters"),
+        (["a.png", "a.png", "-o", "large"], "same output in large"),
+        (["a.png", "a.jpg", "-o", "large"], "same output in large"),
+        (["one/a.png", "two/a.png", "-o", "large"], "same output in large"),
+        (["a.png", "-o", ""], "-o is empty"),
+        (["a.png", "b.png", "--config", "output_path=c.png"], "for one picture"),
+        (["a.png", "-o", "large", "--config", "output_base64=true"], "exclude each other"),
         ([f"{folder}/{'x' * 128}.png" for folder in ("one", "two")], "the last 128 characters"),
     ],
 )

@@ -192,9 +192,26 @@ def test_several_pictures_and_existing_folders_make_the_output_a_folder(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["one/a.jpg", "two/a.jpg", "-o", "out"],
-        ["a.jpg", "a.png"],
         ["a.jpg", "--config", "denoise"],
+        ["a.jpg", "--config", "=1"],
+        ["a.jpg", "--config", "image_path=b.jpg"],
+        ["a.jpg", "--factor", "2", "--config", "upscale_factor=3"],
+        ["a.jpg", "--config", "denoise=1", "--config", "denoise=0"],
+        ["a.jpg", "-o", ""],
+        ["a.jpg", "-o", "b.png", "--config", "output_path=c.png"],
+        ["a.jpg", "b.jpg", "--config", "output_path=c.png"],
+        ["a.jpg", "-o", "b.png", "--config", "output_base64=true", "--json"],
+        ["a.jpg", "--config", "output_base64=true"],
+        ["a.jpg", "--crop", "center"],
+        ["a.jpg", "--crop", "center", "--width", "800"],
+        ["a.jpg", "--crop", "center", "--width", "800", "--height-inches", "2"],
+        ["a.jpg", "--crop", "middle", "--width", "8", "--height", "8"],
+        ["a.jpg", "--width", "800", "--height-inches", "2"],
+        ["a.jpg", "--factor", "17"],
+        ["a.jpg", "--factor", "2.5", "--method", "imagen"],
+        ["a.jpg", "--quality", "0"],
+        ["a.jpg", "--format", "bmp"],
+        ["a.jpg", "--dpi", "0"],
         ["a.jpg", "--factor", "much"],
         ["a.jpg", "--factor", "nan"],
         ["a.jpg", "--config", "denoise=1e999"],
@@ -209,12 +226,63 @@ def test_wrong_usage_starts_nothing(arguments: list[str]) -> None:
     assert left.value.code == exits.USAGE
 
 
-def test_several_pictures_into_one_file_is_wrong_usage(tmp_path: Path) -> None:
-    file = tmp_path / "out.png"
-    file.write_bytes(b"")
+@pytest.mark.parametrize("name", ["out.png", "out", "many.png", "many.JPEG"])
+def test_several_pictures_into_one_file_is_wrong_usage(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    if name.startswith("out"):
+        file.write_bytes(b"")
     with pytest.raises(SystemExit) as left:
         main(["a.jpg", "b.jpg", "-o", str(file)], [])
     assert left.value.code == exits.USAGE
+    assert f"{file} " in capsys.readouterr().err
+
+
+def test_a_folder_may_have_the_name_of_a_picture(daemon: list[str], tmp_path: Path) -> None:
+    (tmp_path / "many.png").mkdir()
+    for output in ("many.png", "new.png/"):
+        assert run(daemon, "a.jpg", "b.jpg", "-o", f"{tmp_path}/{output}") == exits.OK
+
+
+def test_a_folder_among_the_pictures_fails_alone(
+    daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, tmp_path, "b.jpg", "-o", "out/") == exits.FAILED
+    captured = capsys.readouterr()
+    assert captured.err == f"{tmp_path}: it is a folder, and `upscaled batch` takes folders\n"
+    assert captured.out.startswith("b.jpg 640x448")
+
+
+@pytest.mark.parametrize(
+    ("options", "remark"),
+    [
+        ("--factor 2 --width-inches 8", "--factor has no effect beside --width-inches"),
+        ("--factor 2 --width 8 --height 9", "--factor has no effect beside --width and --height"),
+        ("--quality 90", "--quality has no effect on png"),
+        ("--quality 90 --format tiff", "--quality has no effect on tiff"),
+        ("-o b.jpg --format png", "b.jpg will hold png, as --format says, not jpeg"),
+        ("--method imagen --tile-size 512", "--tile-size has no effect on imagen"),
+        ("--model a --config upscale_model=b", "--config upscale_model has no effect"),
+        ("-o b.jpg --quality 90", None),
+        ("-o b.tif --format tiff --dpi 300", None),
+        ("--method imagen --factor 2 --width 800", None),
+        ("--method imagen --tile-size 512 --config tile=true", None),
+        ("--crop none", None),
+    ],
+)
+def test_an_option_without_effect_is_told_and_the_picture_made(
+    daemon: list[str], options: str, remark: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", *options.split()) == exits.OK
+    error = capsys.readouterr().err
+    assert error.startswith(f"upscaled upscale: {remark}") if remark else error == ""
+
+
+def test_a_wrong_value_is_told_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["a.jpg", "--quality", "900"], [])
+    assert "--quality 900: Input should be less than or equal to 100" in capsys.readouterr().err
 
 
 def test_a_crop_that_nobody_asked_for_is_pointed_out(
@@ -226,10 +294,12 @@ def test_a_crop_that_nobody_asked_for_is_pointed_out(
     }
     run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={json.dumps(more)}")
     out = capsys.readouterr().out
-    assert "passes the target by 150 px (0.50 in)" in out
+    assert "the picture is 150 px (0.50 in) taller than the target; --crop center cuts it" in out
     assert "a warning of the engine" in out
-    run(daemon, "a.jpg", "-o", "b.png", "--crop", "top", "--config", f"more={json.dumps(more)}")
-    assert "passes the target" not in capsys.readouterr().out
+    size = ("--width", "8", "--height", "9")
+    crop = ("--crop", "top", *size)
+    run(daemon, "a.jpg", "-o", "b.png", *crop, "--config", f"more={json.dumps(more)}")
+    assert "than the target" not in capsys.readouterr().out
 
 
 def test_a_daemon_that_dies_is_told_with_its_last_words(

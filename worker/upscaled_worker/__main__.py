@@ -26,6 +26,9 @@ _EXAMPLES = """examples:
   printf '{"job_id":"1","method":"esrgan","config":{"image_path":"a.jpg"}}\\n' | upscaled worker
   upscaled worker --methods fake            # a host's test partner: starts at once, no weights
   upscaled worker --allow-root /data --preload compact-x4
+
+exit status: 0 drained, whatever became of the jobs, 2 wrong usage, 4 the host went away, 75 the
+machine has no room for a thread.
 """
 
 

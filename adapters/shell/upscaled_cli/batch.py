@@ -5,113 +5,133 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from upscaled_cli import exits
 from upscaled_cli.channel import Message
 from upscaled_cli.client import DAEMON, Client, DaemonGoneError
-from upscaled_cli.config import add_arguments, config_of
+from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_cli.pictures import Found, find_pictures
+from upscaled_cli.record import NAME, Picture, Record, options_of
+from upscaled_cli.report import Tally, show_failures
 
-_EXAMPLES = """examples:
+_EXAMPLES = f"""examples:
   upscaled batch photos -o large
   upscaled batch scans -o prints --width-inches 18 --dpi 300 --format tiff
   upscaled batch photos -o large          # again: only what is new, has changed or has failed
 
-The output folder gets the folders of the input. A picture is done where its output is there and is
-not older; outputs appear whole or not at all. Other options do not make it undone: see --force.
+Pictures are known by their content, whatever their names. Hidden files, links to folders and files
+that are no pictures are left out, which is told. The output folder gets the folders of the input.
 
-exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
+An output has the name of its picture. If another picture or a file of yours has that name already,
+the output gets a number: a.jpg becomes a.png, and a.gif beside it a-2.png. {NAME}
+in the output folder keeps which output belongs to which picture. Without that file, batch takes
+what is there for yours and does every picture again, with numbers.
+
+A picture is done if its output is there and is not older; outputs appear whole or not at all. Other
+options do not make it undone, which is told: see --force.
+
+exit status: 0 every picture is there, 1 some failed, or are of a kind that cannot be read, or there
+was none, 2 wrong usage, 130 interrupted.
 """
-
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif"})
 
 # Far more than a daemon runs at once, far less than it holds.
 _WINDOW = 64
-
-
-class Picture(NamedTuple):
-    """An input, and where its output goes."""
-
-    name: str
-    source: Path
-    target: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the output is there, and not older than the input."""
-        try:
-            return self.target.stat().st_mtime >= self.source.stat().st_mtime
-        except OSError:
-            return False
 
 
 def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the folder's pictures; the exit status."""
     arguments = parser()
     options = arguments.parse_args(argv)
-    failures: dict[str, str] = {}
-
-    def pass_over(error: OSError) -> None:
-        failures[str(error.filename)] = f"it cannot be read: {error.strerror}"
-
     try:
         config = config_of(options)
-        pictures = find_pictures(options.folder, options.output, options.format or "png", pass_over)
+        for field in ("output_path", "output_base64"):
+            if field in config:
+                raise ValueError(f"--config {field} is not for a folder: -o says where it goes")
+        found = find_pictures(options.folder, options.output)
     except ValueError as error:
         arguments.error(str(error))
+    for remark in remarks_on(options.method, config, None):
+        print(f"upscaled batch: {remark}", file=sys.stderr)
+    if not found.names:
+        _show(found, Tally(), options)
+        print(f"upscaled batch: there is no picture in {options.folder}", file=sys.stderr)
+        return exits.FAILED
+    try:
+        record = Record(options.folder, options.output)
+    except OSError as error:
+        print(f"upscaled batch: the output folder cannot be written: {error}", file=sys.stderr)
+        return exits.FAILED
+    with record:
+        return _run(found, record, options, config, daemon)
+
+
+def _run(
+    found: Found,
+    record: Record,
+    options: argparse.Namespace,
+    config: dict[str, Any],
+    daemon: Sequence[str],
+) -> int:
+    suffix, made_with = options.format or "png", options_of(options.method, config)
+    pictures = record.pictures(found.names, suffix)
     to_do = [picture for picture in pictures if options.force or not picture.is_done]
+    remarks = _remarks_before(pictures, to_do, made_with)
     status = exits.OK
     done = ended = 0
     try:
-        for picture, failure in _upscale(to_do, options, config, daemon):
+        for picture, end in _upscale(to_do, options, config, daemon):
             ended += 1
-            done += failure is None
-            if failure is not None:
-                failures[picture.name] = failure
+            if isinstance(end, str):
+                found.failures[picture.name] = end
+                continue
+            done += 1
+            record.note_done(picture, suffix, made_with)
+            for warning in end.get("warnings") or ():
+                remarks.add(str(warning), picture.name)
+            if end.get("crop_info") and "crop" not in config:
+                text = "larger than the target on one side, which --crop center cuts"
+                remarks.add(text, picture.name)
     except (DaemonGoneError, OSError) as error:
         print(f"upscaled batch: {error}", file=sys.stderr)
         status = exits.FAILED
     except KeyboardInterrupt:
         status = exits.INTERRUPTED
-    for name, sentence in failures.items():
-        print(f"{name}: {sentence}", file=sys.stderr)
+    _show(found, remarks, options)
     left = len(to_do) - ended
     print(
-        f"{done} upscaled, {len(pictures) - len(to_do)} done before, {len(failures)} failed"
+        f"{done} upscaled, {len(pictures) - len(to_do)} done before, {len(found.failures)} failed"
         + (f", {left} left: run it again to go on" if left else "")
     )
-    return status or (exits.FAILED if failures else exits.OK)
+    return status or (exits.FAILED if found.failures else exits.OK)
 
 
-def find_pictures(
-    folder: Path, output: Path, suffix: str, pass_over: Callable[[OSError], None]
-) -> list[Picture]:
-    """Every picture in the folder and those below, sorted by name.
+def _remarks_before(pictures: Sequence[Picture], to_do: Sequence[Picture], made_with: str) -> Tally:
+    """What is to be told of names that got a number, and of pictures that are not done again."""
+    remarks = Tally()
+    for picture in to_do:
+        source = Path(picture.name)
+        if not picture.target.name.startswith((source.stem + ".", source.name + ".")):
+            remarks.add(
+                "named with a number, because the name was taken",
+                f"{picture.name} -> {picture.target.name}",
+            )
+    again = set(to_do)
+    for picture in pictures:
+        if picture not in again and picture.made_with not in (None, made_with):
+            remarks.add("done before with other options: --force does it again", picture.name)
+    return remarks
 
-    `pass_over` is told of a folder that cannot be read. Raises `ValueError` where two would have
-    the same output, or the folder is none.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    if output.resolve() == folder.resolve():
-        raise ValueError("the output folder must be another one than the input folder")
-    pictures: dict[Path, Picture] = {}
-    for parent, folders, names in os.walk(folder, onerror=pass_over):
-        # An output folder below the input must not become input the next time.
-        folders[:] = sorted(
-            name for name in folders if (Path(parent) / name).resolve() != output.resolve()
-        )
-        for source in (Path(parent) / name for name in sorted(names)):
-            if source.suffix.lower() not in _SUFFIXES:
-                continue
-            name = source.relative_to(folder)
-            target = output / name.with_suffix(f".{suffix}")
-            if target in pictures:
-                raise ValueError(f"{pictures[target].name} and {name} would have the same output")
-            pictures[target] = Picture(str(name), source, target)
-    return list(pictures.values())
+
+def _show(found: Found, remarks: Tally, options: argparse.Namespace) -> None:
+    show_failures(found.failures, everything=options.verbose)
+    for line in (
+        *found.left_out.lines("left out ", everything=options.verbose),
+        *remarks.lines("note on ", everything=options.verbose),
+    ):
+        print(line, file=sys.stderr)
 
 
 def _upscale(
@@ -119,13 +139,12 @@ def _upscale(
     options: argparse.Namespace,
     config: dict[str, Any],
     daemon: Sequence[str],
-) -> Iterator[tuple[Picture, str | None]]:
-    """Each picture as it ends, with a sentence where it failed."""
+) -> Iterator[tuple[Picture, Message | str]]:
+    """Each picture as it ends, with its result, or with a sentence if it failed."""
     from tqdm import tqdm
 
     if not pictures:
         return
-    options.output.mkdir(parents=True, exist_ok=True)
     waiting = iter(pictures)
     running: dict[str, Picture] = {}
     bar = tqdm(total=len(pictures), unit="picture", leave=False, disable=None)
@@ -157,11 +176,11 @@ def _upscale(
             del running[str(message["job_id"])]
             bar.update()
             yield from submit_next()
-            yield picture, _failure(message)
+            yield picture, _end(message)
 
 
-def _failure(message: Message) -> str | None:
-    return None if message["type"] == "result" else str(message.get("error"))
+def _end(message: Message) -> Message | str:
+    return message if message["type"] == "result" else str(message.get("error"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -176,7 +195,14 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "-o", "--output", type=Path, metavar="DIR", required=True, help="where they are to go"
     )
-    arguments.add_argument("--force", action="store_true", help="also what is done already")
+    arguments.add_argument(
+        "--force", action="store_true", help="also what is done already, in place of it"
+    )
     more = add_arguments(arguments)
-    more.add_argument("-v", "--verbose", action="store_true", help="show the daemon's log")
+    more.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="show the daemon's log, and name every file that is told of",
+    )
     return arguments

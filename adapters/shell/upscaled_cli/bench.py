@@ -28,6 +28,8 @@ _EPILOG = "\n".join(
         "examples:",
         "  upscaled bench",
         "  upscaled bench dispatch recovery",
+        "",
+        "exit status: 0 all were run, 1 one failed, 2 wrong usage, 130 interrupted.",
     ]
 )
 

@@ -12,6 +12,8 @@ from upscaled_cli.__main__ import SUBCOMMANDS
 _EXAMPLES = """examples:
   upscaled completion bash > ~/.local/share/bash-completion/completions/upscaled
   upscaled completion zsh > ~/.zfunc/_upscaled
+
+exit status: 0 done, 1 it could not be written, 2 wrong usage.
 """
 
 # Whose parser is not beside its `main`.

@@ -27,7 +27,7 @@ _EXAMPLES = """examples:
   upscaled doctor
   upscaled doctor --json
 
-exit status: 0 everything needed is there, 1 something is missing.
+exit status: 0 everything needed is there, 1 something is missing, 2 wrong usage, 130 interrupted.
 """
 
 # Loading torch from a cold disk on a small machine takes a while.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from upscaled_cli import exits
 from upscaled_cli.channel import line_of
-from upscaled_cli.config import add_arguments, config_of, refuse_same_output
+from upscaled_cli.config import add_arguments, config_of, remarks_on
 
 _EXAMPLES = """examples:
   upscaled jobs *.jpg | upscaled run > results.jsonl
@@ -18,8 +19,12 @@ _EXAMPLES = """examples:
   upscaled jobs a.png | jq -c '.priority = 10' | upscaled run
 
 A job's id is its picture, as it was named here; the protocol allows 128 characters, and of longer
-names the end is taken. Folders are not made. Pictures of one name in several folders would have
-one output in DIR: `upscaled batch` keeps the folders.
+names the end is taken. Folders are not made.
+
+With -o a job replaces the file DIR/STEM.FORMAT. Two pictures that would have the same one are
+refused, but xargs may start this command several times, and each start sees its own pictures
+alone. Without -o the daemon chooses the names (`upscaled run --output-dir DIR`), and these replace
+nothing. `upscaled batch` keeps the folders.
 
 exit status: 0 written, 1 some names cannot be in a job line, 2 wrong usage.
 """
@@ -34,9 +39,11 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     try:
         common = config_of(options)
-        refuse_same_output(options.inputs, options.output)
+        _check_output(options, common)
     except ValueError as error:
         arguments.error(str(error))
+    for remark in remarks_on(options.method, common, common.get("output_path")):
+        print(f"upscaled jobs: {remark}", file=sys.stderr)
     status = exits.OK
     seen: set[str] = set()
     for name in options.inputs:
@@ -61,6 +68,27 @@ def main(argv: Sequence[str]) -> int:
             # Not `print`: a line is UTF-8 whatever the locale is.
             sys.stdout.buffer.write(line)
     return status
+
+
+def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if one output would replace another, or the options contradict."""
+    for field in ("output_path", "output_base64"):
+        if field in config and options.output is not None:
+            raise ValueError(f"--config {field} and -o exclude each other: give one of them")
+    if "output_path" in config and len(options.inputs) > 1:
+        raise ValueError("--config output_path is for one picture: give -o DIR for several")
+    if options.output is None:
+        return
+    if options.output == "":
+        raise ValueError("-o is empty: give a folder, `.` for this one")
+    seen: dict[str, str] = {}
+    for name in options.inputs:
+        stem = Path(name).stem
+        if stem in seen:
+            raise ValueError(
+                f"{seen[stem]} and {name} would have the same output in {options.output}"
+            )
+        seen[stem] = name
 
 
 def parser() -> argparse.ArgumentParser:

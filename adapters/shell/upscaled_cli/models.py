@@ -26,6 +26,9 @@ _EXAMPLES = """examples:
   upscaled models verify                     # hash again what is installed
 
 A cut download goes on where it stopped. MODEL_CACHE_DIR says where models lie.
+
+exit status: 0 done, 1 a model could not be fetched, is missing or is damaged, 2 wrong usage, as a
+name that is not known, 130 interrupted.
 """
 
 

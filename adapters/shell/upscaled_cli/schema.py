@@ -14,6 +14,8 @@ _EXAMPLES = """examples:
   upscaled schema worker > worker.json   # what it gets
   upscaled schema errors                 # every code, and whether to try again
   upscaled schema --output schemas/      # all three as files
+
+exit status: 0 done, 1 it could not be written, 2 wrong usage.
 """
 
 

@@ -6,14 +6,15 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from upscaled_cli import exits
 from upscaled_cli.channel import Message
 from upscaled_cli.client import DAEMON, Client, DaemonGoneError
-from upscaled_cli.config import add_arguments, config_of, refuse_same_output
+from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_cli.pictures import PICTURE_SUFFIXES
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
@@ -21,6 +22,11 @@ _EXAMPLES = """examples:
   upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
   upscaled upscale photo.jpg --width-inches 18 --height-inches 24 --dpi 300 --crop center
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
+
+One picture may go to a file or into a folder, several go into a folder. A path is a folder if there
+is one, if it ends in /, or if there are several pictures; it is made if it is missing. -o FILE
+replaces a file that is there. In a folder the daemon chooses the names, which replace nothing: if
+one is taken, a number is added.
 
 exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
 """
@@ -38,6 +44,9 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         configs = _configs(options)
     except ValueError as error:
         arguments.error(str(error))
+    file = None if _is_folder(options) else configs[0].get("output_path")
+    for remark in remarks_on(options.method, configs[0], file):
+        print(f"upscaled upscale: {remark}", file=sys.stderr)
     command = [*daemon]
     if _is_folder(options):
         command.append(f"--output-dir={options.output}")  # it may begin with a dash
@@ -55,6 +64,9 @@ def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str
     with Report(len(configs), options.json, options.crop is None) as report:
         try:
             for name, config in zip(options.inputs, configs, strict=True):
+                if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises for some names
+                    report.refuse(name, "it is a folder, and `upscaled batch` takes folders")
+                    continue
                 while len(client.pending) >= _WINDOW:
                     report.take(client.receive())
                 try:
@@ -140,9 +152,10 @@ class Report:
         crop = message.get("crop_info")
         if crop and self._hint_crop:
             inches = f" ({crop['amount_inches']:.2f} in)" if "amount_inches" in crop else ""
+            side = "taller" if crop["direction"] == "vertical" else "wider"
             remarks.append(
-                f"  it passes the target by {crop['amount_px']} px{inches}, "
-                f"{crop['direction']}ly; --crop center cuts that off"
+                f"  the picture is {crop['amount_px']} px{inches} {side} than the target; "
+                "--crop center cuts it"
             )
         return remarks
 
@@ -169,14 +182,33 @@ def _success(name: str, message: Message) -> str:
 
 
 def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One config a picture. Raises `ValueError` where the options contradict each other."""
+    """One config for each picture. Raises `ValueError` if the options contradict each other."""
     common = config_of(options)
-    if _is_folder(options) and Path(options.output).is_file():
-        raise ValueError(f"{options.output} is a file: several pictures need a folder")
-    refuse_same_output(options.inputs, options.output)
+    _check_output(options, common)
     if options.output is not None and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
     return [{**common, "image_path": os.path.abspath(path)} for path in options.inputs]  # noqa: PTH100
+
+
+def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
+    output, pictures = options.output, len(options.inputs)
+    if output == "":
+        raise ValueError("-o is empty: give a file or a folder, `.` for this one")
+    if "output_path" in config and (output is not None or pictures > 1):
+        raise ValueError("--config output_path is for one picture without -o: give -o alone")
+    if config.get("output_base64") and output is not None:
+        raise ValueError("--config output_base64 and -o exclude each other: give one of them")
+    if config.get("output_base64") and not options.json:
+        raise ValueError("--config output_base64 shows the picture in the answer: add --json")
+    if output is None or pictures == 1 or output.endswith(os.sep) or Path(output).is_dir():
+        return
+    if Path(output).exists():
+        raise ValueError(f"{output} is a file: {pictures} pictures need a folder")
+    if Path(output).suffix.lower() in PICTURE_SUFFIXES:
+        raise ValueError(
+            f"-o {output} names one file for {pictures} pictures: give a folder, or {output}/ "
+            "if that is one"
+        )
 
 
 def _is_folder(options: argparse.Namespace) -> bool:
@@ -195,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("inputs", nargs="+", metavar="IN", help="PNG, JPEG, WebP, TIFF or AVIF files")
+    add("inputs", nargs="+", metavar="IN", help="PNG, JPEG, WebP, TIFF, AVIF or GIF files")
     add(
         "-o",
         "--output",

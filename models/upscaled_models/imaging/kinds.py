@@ -192,6 +192,11 @@ class Kind(NamedTuple):
         """Whether files of this kind are opened here. One of them may still be broken."""
         return not self.advice
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture, also one that has to be converted first."""
+        return self.is_read or self.advice in (_CONVERT, _DEVELOP)
+
 
 _APPLES_PNG = Kind("a PNG in Apple's own form (CgBI)", _CONVERT)
 

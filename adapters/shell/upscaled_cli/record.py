@@ -1,0 +1,150 @@
+"""Which output of a batch belongs to which picture, kept in the output folder.
+
+A file of JSON lines, one for each name given away and one for each picture done; of one picture
+the last line counts. Paths are relative to the output folder, so that both folders may move.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from upscaled_cli.pictures import PICTURE_SUFFIXES
+from upscaled_models.freename import fitting, numbered
+
+NAME = ".upscaled-batch.jsonl"
+# Linux has no longer names.
+_NAME_BYTES = 255
+
+
+class Picture(NamedTuple):
+    """An input, and where its output goes.
+
+    made_with: the options by which an earlier batch made the output; None if none did.
+    """
+
+    name: str
+    source: Path
+    target: Path
+    made_with: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the output is there, and not older than the input."""
+        try:
+            return self.target.stat().st_mtime >= self.source.stat().st_mtime
+        except OSError:
+            return False
+
+
+class Record:
+    """Names the outputs of `folder` in `output`, the same ones in each run.
+
+    Raises `OSError` if the output folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._output = output
+        self._way_back = os.path.relpath(folder.resolve(), output.resolve())
+        self._file = (output / NAME).open("a+b", buffering=0)
+
+    def pictures(self, names: list[Path], suffix: str) -> list[Picture]:
+        """A picture for each name, with an output that no other picture has, nor any file that is
+        no output of a batch: if a name is taken, a number is added.
+        """
+        # Other batches may give away names in this folder at the same time. Without locks, as on
+        # some network drives, they had better not.
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+        entries = self._entries()
+        taken = {_folded(entry["output"]) for entry in entries.values()}
+        pictures, lines = [], []
+        for name in names:
+            entry = entries.get((self._key(name), suffix))
+            if entry is None:
+                entry = self._entry(name, self._free(name, suffix, taken), suffix)
+                taken.add(_folded(entry["output"]))
+                lines.append(entry)
+            target = self._output / entry["output"]
+            made_with = entry.get("options")
+            pictures.append(Picture(str(name), self._folder / name, target, made_with))
+        self._write(lines)
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        return pictures
+
+    def note_done(self, picture: Picture, suffix: str, options: str) -> None:
+        """Keep by which options the output was made. Raises `OSError`."""
+        target = picture.target.relative_to(self._output)
+        self._write([self._entry(Path(picture.name), target, suffix) | {"options": options}])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _entries(self) -> dict[tuple[str, str], dict[str, str]]:
+        self._file.seek(0)
+        text = self._file.read()
+        if text and not text.endswith(b"\n"):  # its writer was killed
+            self._file.write(b"\n")
+        entries: dict[tuple[str, str], dict[str, str]] = {}
+        for line in text.splitlines():
+            try:
+                entry = {field: str(value) for field, value in json.loads(line).items()}
+                key, target = (entry["input"], entry["format"]), Path(entry["output"])
+            except (ValueError, KeyError, AttributeError, RecursionError):  # half a line
+                continue
+            # A folder of somebody else's may hold anything: nothing is written outside it.
+            if not target.is_absolute() and ".." not in target.parts:
+                entries[key] = entry
+        return entries
+
+    def _write(self, entries: list[dict[str, str]]) -> None:
+        self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+
+    def _key(self, name: Path) -> str:
+        return str(Path(self._way_back, name))
+
+    def _entry(self, name: Path, target: Path, suffix: str) -> dict[str, str]:
+        return {"input": self._key(name), "format": suffix, "output": str(target)}
+
+    def _free(self, name: Path, suffix: str, taken: set[str]) -> Path:
+        # What follows the dot in a name like `holiday.2024` says no format.
+        stem = name.stem if name.suffix.lower() in PICTURE_SUFFIXES else name.name
+        for one in numbered(fitting(stem, f".{suffix}", _NAME_BYTES), _NAME_BYTES):
+            target = name.with_name(one)
+            if _folded(str(target)) not in taken and not os.path.lexists(self._output / target):
+                return target
+        raise AssertionError("there is always a next number")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def options_of(method: str, config: Mapping[str, Any]) -> str:
+    """A short name for these options, the same in each run."""
+    text = json.dumps({"method": method, **config}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _folded(name: str) -> str:
+    """Equal for names that some file system holds for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
