@@ -1,8 +1,9 @@
-"""Measure weight files against Lanczos on four photographs that training never saw.
+"""Measure weight files against Lanczos on four photographs that training never saw, and at edges.
 
-The protocol: the photograph is cropped to a multiple of the scale and reduced with Pillow's
-antialiased BICUBIC; the network's enlargement and Pillow's LANCZOS one are rounded to 8 bits and
-compared with it as PSNR over R, G and B, without a border of `scale` pixels.
+For photographs: each is cropped to a multiple of the scale and reduced with Pillow's antialiased
+BICUBIC; the network's enlargement and Pillow's LANCZOS one are rounded to 8 bits and compared with
+it as PSNR over R, G and B, without a border of `scale` pixels. `edges.py` has the other two
+measures: lines beside edges, and wrong outermost pixels in flat fields.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from skimage import data
 # Run as a script, this file's own folder is on the path; the package is that folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from training.edges import field_table, lanczos, line_table, score_fields, score_lines
 from training.network import Compact, load_network
 
 Pixels = NDArray[np.uint8]
@@ -92,21 +95,27 @@ def table(title: str, scores: list[Score]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print one table for each weight file."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print three tables for each weight file."""
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
-        description="Print the PSNR of weight files beside Lanczos, on four photographs.",
+        description="Print how weight files do beside Lanczos: PSNR on four photographs, lines "
+        "beside edges, and flat fields.",
     )
     parser.add_argument(
         "weights", type=Path, nargs="+", help=".safetensors files that train.py wrote"
     )
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not float32")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for path in arguments.weights:
         network = load_network(path).eval()
         dtype = torch.bfloat16 if arguments.bf16 else torch.float32
         print(table(path.stem, score_photographs(network, dtype)), end="\n\n")
+        enlarged = partial(enlarge, network, dtype=dtype)
+        plain = score_lines(lanczos(network.scale), network.scale)
+        lines = score_lines(enlarged, network.scale)
+        print(line_table(path.stem, plain, lines), end="\n\n")
+        print(field_table(path.stem, score_fields(enlarged, network.scale)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
+from training import evaluate
 from training.bank import Bank
 from training.degrade import KERNELS, reduce_pictures
+from training.edges import FIELDS, PAIRS, Pixels, lanczos, score_fields, score_lines
 from training.network import Compact, load_network, quick_prelu, save_network
 from training.pictures import RECIPE, make_picture
 from training.train import main
@@ -164,3 +167,65 @@ def test_the_bundled_weights_are_small_and_of_their_scale(name: str, scale: int)
     network = load_network(path)
     assert network.scale == scale
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def clipped(pixels: NDArray[np.int_]) -> Pixels:
+    levels: Pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+    return levels
+
+
+def nearest(small: Pixels) -> Pixels:
+    return small.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def test_repeated_pixels_draw_no_line_and_change_no_field() -> None:
+    lines, fields = score_lines(nearest, 2), score_fields(nearest, 2)
+    assert [(line.name, line.below, line.above) for line in lines] == [
+        (name, 0, 0) for name in PAIRS
+    ]
+    assert [(field.name, field.outermost, field.inside) for field in fields] == [
+        (name, 0, 0) for name in FIELDS
+    ]
+
+
+def test_a_line_that_is_in_neither_colour_is_measured() -> None:
+    def with_line(small: Pixels) -> Pixels:
+        large = nearest(small).astype(int)
+        large[48] = large.min(axis=(0, 1)) - 40
+        return clipped(large)
+
+    lines = {line.name: line for line in score_lines(with_line, 2)}
+    assert lines["gray/gray"].below == 40
+    assert lines["white/blue"].below == 40
+    assert lines["white/black"].below == 0
+    assert all(line.above == 0 for line in lines.values())
+    # Lanczos passes both colours up and down, as is known of it.
+    known = {line.name: line for line in score_lines(lanczos(2), 2)}
+    assert known["gray/gray"].below > 10
+    assert known["gray/gray"].above > 10
+
+
+def test_wrong_outermost_pixels_are_told_apart_from_those_inside() -> None:
+    def with_frame(small: Pixels) -> Pixels:
+        large = nearest(small).astype(int)
+        large[5, 5, 1] += 3
+        large[:2] -= 25
+        return clipped(large)
+
+    fields = {field.name: field for field in score_fields(with_frame, 2)}
+    assert (fields["gray"].outermost, fields["gray"].inside) == (25, 3)
+    assert (fields["red"].outermost, fields["red"].inside) == (25, 3)
+    assert (fields["black"].outermost, fields["black"].inside) == (0, 3)
+
+
+def test_the_evaluation_prints_all_its_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "PHOTOGRAPHS", {"drawn": lambda: make_picture(1, 0, 64)})
+    save_network(Compact(2, 4, 1), tmp_path / "tiny.safetensors")
+    evaluate.main([str(tmp_path / "tiny.safetensors")])
+    printed = capsys.readouterr().out
+    assert "| drawn | " in printed
+    assert "| white/red | " in printed
+    assert "| magenta | " in printed
+    assert printed.count("| worst | ") == 2

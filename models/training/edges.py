@@ -1,0 +1,169 @@
+"""Two measures of what is drawn that is not there: lines beside edges, and wrong outermost pixels.
+
+Both are in levels of 255, and 0 is right. An edge lies between two flat colours, so that a channel
+of the result should never pass both of them. A field is of one colour, so that every pixel of the
+result should have it. PSNR over photographs sees neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Pixels = NDArray[np.uint8]
+Enlarge = Callable[[Pixels], Pixels]
+Colour = tuple[int, int, int]
+
+_WHITE = (255, 255, 255)
+# As in logos, flags and charts: white or dark beside a saturated colour, and two of these.
+PAIRS: dict[str, tuple[Colour, Colour]] = {
+    "white/red": (_WHITE, (227, 6, 19)),
+    "white/blue": (_WHITE, (0, 60, 160)),
+    "white/green": (_WHITE, (0, 140, 60)),
+    "white/orange": (_WHITE, (255, 130, 0)),
+    "white/black": (_WHITE, (0, 0, 0)),
+    "yellow/blue": ((255, 230, 0), (0, 40, 180)),
+    "green/magenta": ((0, 160, 60), (200, 0, 140)),
+    "red/black": ((227, 6, 19), (20, 20, 20)),
+    "gray/gray": ((200, 200, 200), (60, 60, 60)),
+}
+FIELDS: dict[str, Colour] = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+    "yellow": (255, 255, 0),
+    "orange": (255, 130, 0),
+    "white": _WHITE,
+    "black": (0, 0, 0),
+    "gray": (128, 128, 128),
+}
+# The small pictures are drawn this many times larger and averaged down: anti-aliased edges.
+_DRAWN = 8
+_HEIGHT, _WIDTH = 48, 64
+# Of a small picture's border, which is the other measure's.
+_BORDER = 10
+# Where the edge lies within a pixel, in eighths.
+_PHASES = (0, 2, 4, 6)
+_FIELD_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Line:
+    """The worst that a channel passes both colours of an edge, down and up."""
+
+    name: str
+    below: int
+    above: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """The worst difference from a field's colour, in the outermost pixels and in all others."""
+
+    name: str
+    outermost: int
+    inside: int
+
+
+def score_lines(enlarge: Enlarge, scale: int) -> list[Line]:
+    """One row for each of `PAIRS`, in their order; the worst of all positions and slopes."""
+    rows = []
+    border = _BORDER * scale
+    for name, (first, second) in PAIRS.items():
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        below = above = 0
+        for small in _edges(first, second):
+            large = enlarge(small).astype(int)[border:-border, border:-border]
+            below = max(below, int((low - large).max()))
+            above = max(above, int((large - high).max()))
+        rows.append(Line(name, below, above))
+    return rows
+
+
+def score_fields(enlarge: Enlarge, scale: int) -> list[Field]:
+    """One row for each of `FIELDS`, in their order. The outermost pixels are `scale` deep."""
+    rows = []
+    for name, colour in FIELDS.items():
+        small = np.full((_FIELD_SIDE, _FIELD_SIDE, 3), colour, np.uint8)
+        difference = np.abs(enlarge(small).astype(int) - colour).max(axis=2)
+        inside = difference[scale:-scale, scale:-scale].copy()
+        difference[scale:-scale, scale:-scale] = 0
+        rows.append(Field(name, int(difference.max()), int(inside.max())))
+    return rows
+
+
+def lanczos(scale: int) -> Enlarge:
+    """Pillow's enlargement, to compare with."""
+
+    def enlarge(small: Pixels) -> Pixels:
+        size = (small.shape[1] * scale, small.shape[0] * scale)
+        return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.LANCZOS))
+
+    return enlarge
+
+
+def line_table(title: str, plain: list[Line], rows: list[Line]) -> str:
+    """Lines as a Markdown table, Lanczos beside the network, with the worst of each column."""
+    lines = [
+        f"| passes both colours, levels | Lanczos below | above | {title} below | above |",
+        "|---|---|---|---|---|",
+    ]
+    worst = [
+        Line("worst", max(row.below for row in table), max(row.above for row in table))
+        for table in (plain, rows)
+    ]
+    for ours, theirs in zip([*plain, worst[0]], [*rows, worst[1]], strict=True):
+        lines.append(
+            f"| {theirs.name} | {ours.below} | {ours.above} | {theirs.below} | {theirs.above} |"
+        )
+    return "\n".join(lines)
+
+
+def field_table(title: str, rows: list[Field]) -> str:
+    """Fields as a Markdown table, with the worst of each column. Lanczos has 0 everywhere."""
+    worst = Field("worst", max(row.outermost for row in rows), max(row.inside for row in rows))
+    lines = [f"| differs in a flat field, levels | {title} outermost | inside |", "|---|---|---|"]
+    lines += [f"| {row.name} | {row.outermost} | {row.inside} |" for row in [*rows, worst]]
+    return "\n".join(lines)
+
+
+def _edges(first: Colour, second: Colour) -> Iterator[Pixels]:
+    """The edge at each place, averaged as stored and in linear light."""
+    colours = np.asarray([first, second], np.float64) / 255.0
+    for share in _shares():
+        for averaged in (
+            colours[0] + share * (colours[1] - colours[0]),
+            _srgb(_linear(colours[0]) + share * (_linear(colours[1]) - _linear(colours[0]))),
+        ):
+            yield np.round(averaged * 255.0).astype(np.uint8)
+
+
+@cache
+def _shares() -> list[NDArray[np.float64]]:
+    """The second colour's share of each pixel, (H, W, 1): an edge at each phase, and a slant."""
+    middle, bottom, right = _HEIGHT * _DRAWN // 2, _HEIGHT * _DRAWN, _WIDTH * _DRAWN
+    outlines = [(middle + phase, middle + phase) for phase in _PHASES]
+    outlines.append((middle + 58, middle - 62))
+    shares = []
+    for left_y, right_y in outlines:
+        large = Image.new("L", (right, bottom), 0)
+        corners = [(0, left_y), (right, right_y), (right, bottom), (0, bottom)]
+        ImageDraw.Draw(large).polygon(corners, fill=1)
+        blocks = np.asarray(large, np.float64).reshape(_HEIGHT, _DRAWN, _WIDTH, _DRAWN, 1)
+        shares.append(np.asarray(blocks.mean(axis=(1, 3))))
+    return shares
+
+
+def _linear(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _srgb(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
