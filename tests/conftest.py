@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psutil
 import pytest
 from hypothesis import settings
+
+from upscaled_protocol.lines import decode_line, encode_line
 
 # Far beyond what anything here takes, even on a busy machine; a wait that long is a failure.
 TIMEOUT_S = 120.0
@@ -69,9 +70,7 @@ class Daemon:
     def send(self, *messages: Line | bytes) -> None:
         """Write lines: messages, or bytes as they are."""
         assert self.process.stdin is not None
-        data = b"".join(
-            one if isinstance(one, bytes) else orjson.dumps(one) + b"\n" for one in messages
-        )
+        data = b"".join(one if isinstance(one, bytes) else encode_line(one) for one in messages)
         view = memoryview(data)
         while view:
             view = view[self.process.stdin.write(view) :]
@@ -203,7 +202,7 @@ class Daemon:
             *whole, rest = (rest + chunk).split(b"\n")
             with self._changed:
                 self.raw += whole
-                self.lines += [orjson.loads(line) for line in whole]
+                self.lines += [decode_line(line) for line in whole]
                 self._changed.notify_all()
         with self._changed:
             self._ended = True

@@ -356,7 +356,7 @@ type ErrorMessage struct {
 	Error     string `json:"error"`
 	Code      Code   `json:"code"`
 	Retryable bool   `json:"retryable"`
-	// The id of a line refused while another job of that id is in flight.
+	// The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON).
 	RefusedJobID string `json:"refused_job_id,omitempty"`
 	Cause        *Cause `json:"cause,omitempty"`
 	Attempt      int    `json:"attempt,omitempty"`

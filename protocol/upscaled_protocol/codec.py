@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from upscaled_protocol.envelope import Envelope, open_envelope, quote
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.lines import encode_line
+from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_protocol.messages import (
     Cancel,
     EsrganJob,
@@ -89,7 +89,17 @@ def decode_worker_message(line: bytes) -> WorkerMessages:
 
     Raises `pydantic.ValidationError`.
     """
-    message: WorkerMessages = _worker_messages().validate_json(line, strict=True)
+    message: WorkerMessages
+    try:
+        message = _worker_messages().validate_json(line, strict=True)
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "json_invalid":
+            raise
+        try:  # pydantic's parser reads no half of a surrogate pair
+            fields = decode_line(line)
+        except ValueError:
+            raise error from None
+        message = _worker_messages().validate_python(fields)
     return message
 
 
@@ -118,4 +128,6 @@ def _complaints(error: ValidationError) -> Iterator[str]:
             yield f"{where} must be an object"
         else:
             text = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "string_unicode":
+                text = "half a surrogate pair is no text; send the whole character"
             yield f"{where}: {text}" if detail["loc"] else text

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from upscaled_protocol.errors import ErrorCode
+from upscaled_protocol.lines import has_half_pair
 
 DEFAULT_UPSCALE_FACTOR = 4.0
 DEFAULT_DPI = 150
@@ -31,6 +41,27 @@ OutputFormat = Literal["png", "tiff", "jpeg", "webp", "avif"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 ImagenFactor = Literal["x2", "x3", "x4"]
 
+
+def _check_unicode(text: str) -> str:
+    if has_half_pair(text):
+        raise PydanticKnownError("string_unicode")
+    return text
+
+
+def _take_file_name(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """Pass over the check of Unicode for a name whose bytes are no UTF-8: it has U+DC80 to U+DCFF
+    for those bytes, as Python's `surrogateescape` has, and is then not empty."""
+    if isinstance(value, str) and has_half_pair(value):
+        try:
+            value.encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise PydanticKnownError("string_unicode") from None
+        return value
+    return handler(value)
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
+FilePath = Annotated[str, Field(min_length=1), WrapValidator(_take_file_name)]
 Pixels = Annotated[int, Field(ge=1, le=200_000)]
 Inches = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
 
@@ -44,12 +75,11 @@ class Config(BaseModel):
 class ImageConfig(Config):
     """What every method takes: one input, one output, a size."""
 
-    image_path: str | None = Field(None, min_length=1, description="Input file.")
+    image_path: FilePath | None = Field(None, description="Input file.")
     image_base64: str | None = Field(None, min_length=1, description="Input file's bytes.")
     image_url: str | None = Field(None, min_length=1, description="Input over http or https.")
-    output_path: str | None = Field(
+    output_path: FilePath | None = Field(
         None,
-        min_length=1,
         description="Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the "
         "input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.",
     )
@@ -114,11 +144,11 @@ class EsrganConfig(ImageConfig):
     upscale_factor: float | None = Field(
         None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
     )
-    model: str = Field(
-        "compact-x4", min_length=1, description="A catalogue name or the path of a weights file."
+    model: FilePath = Field(
+        "compact-x4", description="A catalogue name or the path of a weights file."
     )
-    upscale_model: str | None = Field(
-        None, min_length=1, description="The same under FLUX's name for it; `model` wins."
+    upscale_model: FilePath | None = Field(
+        None, description="The same under FLUX's name for it; `model` wins."
     )
     use_fp16: bool = Field(True, description="False forces fp32, whatever `precision` says.")
     precision: Precision = Field("auto", description="auto: the fastest faithful one here.")
@@ -138,8 +168,8 @@ class FluxConfig(ImageConfig):
     upscale_factor: float | None = Field(
         None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
     )
-    model: str = Field("flux1-dev-Q8_0", min_length=1, description="Catalogue name or GGUF path.")
-    upscale_model: str = Field("4x-UltraSharp", min_length=1, description="First-stage model.")
+    model: FilePath = Field("flux1-dev-Q8_0", description="Catalogue name or GGUF path.")
+    upscale_model: FilePath = Field("4x-UltraSharp", description="First-stage model.")
     denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage as it is.")
     steps: int = Field(20, ge=1, le=200, description="Model calls really made for each tile.")
     guidance: float = Field(3.5, ge=0, le=100)
@@ -183,10 +213,10 @@ class FakeConfig(Config):
     load_s: float = Field(0.0, ge=0, le=3600, allow_inf_nan=False, description="Model load time.")
     model: str = Field("fake", min_length=1, description="Named in the result; see load_s.")
     at_step: int = Field(0, ge=0)
-    print_text: str | None = Field(None, description="print() it, where stdout used to be.")
-    c_print_text: str | None = Field(None, description="The same from C: puts() and write(1).")
-    subprocess_text: str | None = Field(None, description="The same from a child process.")
-    raise_text: str | None = Field(None, description="Raise a RuntimeError with this text.")
+    print_text: Text | None = Field(None, description="print() it, where stdout used to be.")
+    c_print_text: Text | None = Field(None, description="The same from C: puts() and write(1).")
+    subprocess_text: Text | None = Field(None, description="The same from a child process.")
+    raise_text: Text | None = Field(None, description="Raise a RuntimeError with this text.")
     error_code: ErrorCode | None = Field(
         None, strict=False, description="Fail with this code of the protocol."
     )
@@ -198,8 +228,8 @@ class FakeConfig(Config):
     spawn_sleeper: bool = Field(False, description="Leave a grandchild process behind.")
     grow_mb: int = Field(0, ge=0, le=65536, description="Memory to allocate, kept for good.")
     out_of_memory: bool = Field(False, description="Fail as an engine that ran out of memory.")
-    output_path: str | None = Field(None, min_length=1, description="Write `output_text` there.")
-    output_text: str = ""
+    output_path: FilePath | None = Field(None, description="Write `output_text` there.")
+    output_text: Text = ""
     only_on_attempt: int | None = Field(
         None, ge=1, description="Misbehave on this attempt alone: 1 shows a recovery."
     )

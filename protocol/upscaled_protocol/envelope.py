@@ -6,12 +6,11 @@ parse. `test_envelope` proves that this reading and the models in `messages.py` 
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
-import orjson
-
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.jobid import read_job_id
+from upscaled_protocol.lines import decode_line, encode_line, has_half_pair
 
 METHODS = ("esrgan", "flux", "imagen", "fake")
 COMMANDS = ("cancel", "health", "trim", "replay", "shutdown")
@@ -49,15 +48,16 @@ class Envelope(NamedTuple):
 
 def open_envelope(line: bytes) -> Envelope:
     """Read one line. Raises `JobError` (invalid_json, invalid_job, unknown_method), which carries
-    the line's job_id where it has a usable one."""
+    the line's job_id if one can be read from it."""
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise JobError(ErrorCode.INVALID_JSON, f"the line is not JSON: {error}") from None
+        fields = decode_line(line)
+    except ValueError as error:
+        refusal = JobError(ErrorCode.INVALID_JSON, f"the line is not JSON: {error}")
+        raise attribute(refusal, read_job_id(line)) from None
     if not isinstance(fields, dict):
         raise JobError(ErrorCode.INVALID_JSON, "the line is not a JSON object")
     job_id = fields.get("job_id")
-    usable = isinstance(job_id, str) and 1 <= len(job_id) <= MAX_JOB_ID_LENGTH
+    usable = _is_id(job_id, MAX_JOB_ID_LENGTH)
     kind = fields.get("type", "job")
     try:
         if kind == "job":
@@ -72,8 +72,18 @@ def open_envelope(line: bytes) -> Envelope:
         request_id = _request_id(fields) if kind in ("health", "trim") else None
         return Envelope(kind, job_id if usable else None, fields, request_id=request_id)
     except JobError as error:
-        error.job_id = job_id if usable else None
-        raise
+        raise attribute(error, job_id) from None
+
+
+def attribute(error: JobError, job_id: object) -> JobError:
+    """Say which line an error answers: `job_id` is what the line has under that name."""
+    if isinstance(job_id, str) and 1 <= len(job_id) <= MAX_JOB_ID_LENGTH:
+        error.job_id = job_id  # also one with half a surrogate pair: the host knows it so
+    elif isinstance(job_id, str):
+        error.refused_job_id = job_id[:MAX_JOB_ID_LENGTH]
+    elif isinstance(job_id, bool | int | float):
+        error.refused_job_id = _json(job_id)[:MAX_JOB_ID_LENGTH]
+    return error
 
 
 def _open_job(fields: dict[str, Any], usable_id: bool) -> Envelope:
@@ -91,7 +101,6 @@ def _open_job(fields: dict[str, Any], usable_id: bool) -> Envelope:
     if timeout_s is not None and not (
         isinstance(timeout_s, int | float)
         and not isinstance(timeout_s, bool)
-        and math.isfinite(timeout_s)
         and 0 < timeout_s <= MAX_TIMEOUT_S
     ):
         raise JobError(
@@ -127,17 +136,24 @@ def _integer(fields: dict[str, Any], name: str, default: int, low: int, high: in
 
 def _request_id(fields: dict[str, Any]) -> str | None:
     value = fields.get("request_id")
-    if value is None or (isinstance(value, str) and 1 <= len(value) <= MAX_REQUEST_ID_LENGTH):
-        return value
+    if value is None:
+        return None
+    if _is_id(value, MAX_REQUEST_ID_LENGTH):
+        return str(value)
     raise JobError(
         ErrorCode.INVALID_JOB,
         f"request_id must be a string of 1 to {MAX_REQUEST_ID_LENGTH} characters, or left out",
     )
 
 
+def _is_id(value: object, max_length: int) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= max_length and not has_half_pair(value)
+
+
 def _bad_job_id() -> JobError:
     return JobError(
-        ErrorCode.INVALID_JOB, f"job_id must be a string of 1 to {MAX_JOB_ID_LENGTH} characters"
+        ErrorCode.INVALID_JOB,
+        f"job_id must be a string of 1 to {MAX_JOB_ID_LENGTH} Unicode characters",
     )
 
 
@@ -146,6 +162,10 @@ def quote(value: object) -> str:
     deeply nested value overflow the stack as it is printed."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, str) and len(value) > _QUOTE_LENGTH:
-        value = value[:_QUOTE_LENGTH] + "..."
-    return orjson.dumps(value).decode()
+    if isinstance(value, str):
+        return _json(value if len(value) <= _QUOTE_LENGTH else value[:_QUOTE_LENGTH] + "...")
+    return _json(value)[:_QUOTE_LENGTH]
+
+
+def _json(value: object) -> str:
+    return encode_line(value).decode().rstrip("\n")

@@ -119,6 +119,8 @@ class JobError(Exception):
         self.code = code
         self.message = message
         self.job_id = job_id
+        # What a refused line has in the place of an id, if that cannot be one.
+        self.refused_job_id: str | None = None
 
     @property
     def retryable(self) -> bool:

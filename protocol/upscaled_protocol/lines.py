@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -14,18 +15,53 @@ DEFAULT_LINE_LIMIT_BYTES = 32 * 1024 * 1024
 READ_SIZE_BYTES = 64 * 1024
 
 
-def encode_line(fields: dict[str, Any], *, default: Callable[[Any], Any] | None = None) -> bytes:
-    """One JSON object as one line of UTF-8, newline included.
+# RFC 8259, section 8.2: the grammar allows half a surrogate pair, as long as it is escaped. A
+# file name that is not UTF-8 is written so (Python's `surrogateescape`).
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
-    Never fails for want of Unicode: half a surrogate pair, as in a file name that is not UTF-8,
-    becomes a question mark. `default` gives a form to what JSON has none for; without it such a
-    value raises `TypeError`.
+
+def encode_line(fields: object, *, default: Callable[[Any], Any] | None = None) -> bytes:
+    """One JSON value, for a message an object, as one line of UTF-8, newline included.
+
+    Half a surrogate pair is written escaped, so that `decode_line` gives the same text. `default`
+    gives a form to what JSON has none for; without it such a value raises `TypeError`.
     """
     try:
         return orjson.dumps(fields, default=default, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
         text = json.dumps(fields, default=default, ensure_ascii=False, separators=(",", ":"))
-        return text.encode(errors="replace") + b"\n"
+        # The standard library leaves the half pair bare inside its string; the backslash form of
+        # Python is also that of JSON.
+        return text.encode(errors="backslashreplace") + b"\n"
+
+
+def decode_line(line: bytes) -> Any:
+    """The JSON value of one line, half surrogate pairs included. Raises `ValueError`, which says
+    what is wrong."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        if not _SURROGATE_ESCAPE.search(line):
+            raise
+    # `json.loads` would take bytes that are not UTF-8.
+    text = line.decode()
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("depth limit exceeded") from None
+
+
+def has_half_pair(text: str) -> bool:
+    """True if the text holds half a surrogate pair, so that it is not Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 class LineSplitter:
@@ -33,7 +69,7 @@ class LineSplitter:
 
     Blank lines are passed over and a carriage return before the newline is dropped. A line over
     the limit is discarded as it comes in, so that memory stays bounded, and is reported once, at
-    its end.
+    its end; a subclass may look at it meanwhile.
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES) -> None:
@@ -51,6 +87,8 @@ class LineSplitter:
             if self._begun or self._discarding:
                 line = self._finish(end)
             elif len(end) > self._limit_bytes:
+                self._drop(end)
+                self._end_dropped()
                 line = None
             if line is None:
                 lines.append(None)
@@ -65,15 +103,27 @@ class LineSplitter:
         return self.feed(b"\n")
 
     def _begin(self, part: bytes) -> None:
-        if len(self._begun) + len(part) > self._limit_bytes:
+        if self._discarding:
+            self._drop(part)
+        elif len(self._begun) + len(part) > self._limit_bytes:
             self._discarding = True
+            self._drop(self._begun)
+            self._drop(part)
             self._begun.clear()
-        elif not self._discarding:
+        else:
             self._begun += part
 
     def _finish(self, part: bytes) -> bytes | None:
         self._begin(part)
         line = None if self._discarding else bytes(self._begun)
+        if line is None:
+            self._end_dropped()
         self._begun.clear()
         self._discarding = False
         return line
+
+    def _drop(self, part: bytes | bytearray) -> None:
+        """The next part of a line over the limit, which is kept nowhere."""
+
+    def _end_dropped(self) -> None:
+        """Its newline has come: `feed` gives None for it."""

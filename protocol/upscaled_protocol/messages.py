@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
 from upscaled_protocol.envelope import (
@@ -24,6 +24,15 @@ from upscaled_protocol.envelope import (
 from upscaled_protocol.errors import ErrorCode
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID_LENGTH)]
+
+
+def _take_any_text(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    is_short = isinstance(value, str) and 1 <= len(value) <= MAX_JOB_ID_LENGTH
+    return value if is_short else handler(value)
+
+
+# A refused line's own id, half a surrogate pair included: the host knows its job by that.
+RefusedId = Annotated[JobId, WrapValidator(_take_any_text)]
 RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_LENGTH)]
 
 
@@ -277,12 +286,15 @@ class Error(WorkerMessage):
     """Terminal for `job_id`; null where the line had no usable id, or the id is another job's."""
 
     type: Literal["error"] = "error"
-    job_id: JobId | None
+    job_id: RefusedId | None
     error: str = Field(description="One plain sentence.")
     code: ErrorCode
     retryable: bool
     refused_job_id: str | None = Field(
-        None, description="The id of a line refused while another job of that id is in flight."
+        None,
+        description="The id of a refused line that cannot be `job_id`: another job of that id is "
+        "in flight, or no job may have it (empty; the first 128 characters of a longer one; a "
+        "number or a boolean as JSON).",
     )
     cause: Cause | None = None
     attempt: int | None = Field(None, ge=1)

@@ -12,8 +12,6 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from upscaled_protocol.envelope import open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
@@ -157,7 +155,7 @@ class Ledger:
             error["attempt"] = max(job.attempts, 1)
         if cause is not None:
             error["cause"] = cause
-        self.finish(job, orjson.dumps(error), code)
+        self.finish(job, encode_line(error)[:-1], code)
         self._log.log("warning", "job_failed", job_id=job.job_id, code=code, reason=text)
 
     def fail_unaccepted(self, job: Job, code: ErrorCode, text: str) -> None:
@@ -200,6 +198,8 @@ class Ledger:
             fields |= {"job_id": None, "refused_job_id": error.job_id}
         else:
             fields["job_id"] = error.job_id
+            if error.refused_job_id is not None:
+                fields["refused_job_id"] = error.refused_job_id
         line = encode_line(fields)
         self._outbox.put(line)
         return line

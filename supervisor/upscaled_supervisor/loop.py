@@ -22,7 +22,7 @@ from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.envelope import open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lineage import adopt_orphans
-from upscaled_protocol.lines import encode_line
+from upscaled_protocol.lines import encode_line, has_half_pair
 from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
 from upscaled_supervisor.fleet import Fleet
@@ -214,10 +214,10 @@ class Supervisor:
         if self._input_ended:
             self._drain()
 
-    def _take(self, line: bytes | None) -> None:
+    def _take(self, line: bytes | JobError) -> None:
         try:
-            if line is None:
-                raise JobError(ErrorCode.LINE_TOO_LONG, "the line passes the limit and was dropped")
+            if isinstance(line, JobError):
+                raise line
             envelope = open_envelope(line)
             if envelope.type == "job":
                 if self._draining:
@@ -253,7 +253,9 @@ class Supervisor:
             self._ledger.fail_cancelled(job)
 
     def _replay(self, job_ids: Any) -> None:
-        is_list = isinstance(job_ids, list) and all(isinstance(one, str) for one in job_ids)
+        is_list = isinstance(job_ids, list) and all(
+            isinstance(one, str) and not has_half_pair(one) for one in job_ids
+        )
         if job_ids is None or is_list:
             self._ledger.replay(job_ids)
         else:

@@ -11,10 +11,8 @@ import sys
 import time
 from typing import Any
 
-import orjson
-
 from upscaled_protocol.lineage import kill_group
-from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, encode_line
+from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, decode_line, encode_line
 
 # Killing what is below it takes milliseconds; while it still imports, the wait is in vain.
 _CLOSE_TIMEOUT_S = 1.0
@@ -62,7 +60,7 @@ class Nursery:
             return None
         if not data:
             return None
-        return [orjson.loads(line) for line in self._lines.feed(data) if line is not None]
+        return [decode_line(line) for line in self._lines.feed(data) if line is not None]
 
     def spawn(self, number: int, argv: list[str], env: dict[str, str], stdio: list[int]) -> None:
         """Ask for a worker on these three descriptors. Raises `OSError` where it is gone.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.errors import JobError
+from upscaled_protocol.hostlines import HostLines
+from upscaled_protocol.lines import READ_SIZE_BYTES
 from upscaled_protocol.outbox import Outbox
 from upscaled_protocol.stdio import NonBlockingWriter, Wire
 
@@ -20,14 +22,15 @@ class HostWire:
         # Watched for the reader's end alone; the outbox polls the other for writing.
         self.watch_fd = os.dup(wire.write_fd)
         self.outbox = Outbox(NonBlockingWriter(wire.write_fd))
-        self._lines = LineSplitter(line_limit_bytes)
+        self._lines = HostLines(line_limit_bytes)
 
-    def read(self) -> tuple[list[bytes | None], bool]:
-        """The lines that came in (None: one over the limit), and whether the input has ended."""
+    def read(self) -> tuple[list[bytes | JobError], bool]:
+        """The lines that came in, an error for each that is none, and whether the input has
+        ended."""
         chunk = os.read(self.read_fd, READ_SIZE_BYTES)
         if chunk:
-            return list(self._lines.feed(chunk)), False
-        return list(self._lines.end()), True
+            return self._lines.feed(chunk), False
+        return self._lines.end(), True
 
     @property
     def unread(self) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
+from upscaled_protocol.lines import decode_line
 
 
 def read_message(line: bytes) -> dict[str, Any] | None:
     """What a worker says, as far as a supervisor relies on it; None where it is no message."""
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        fields = decode_line(line)
+    except ValueError:
         return None
     match fields:
         case (

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from upscaled_protocol.codec import decode_worker_message
-from upscaled_protocol.lines import LineSplitter
+from upscaled_protocol.lines import LineSplitter, decode_line
 
 Row = dict[str, Any]
 # What one message is about: events of different jobs may come in any order.
@@ -94,7 +94,7 @@ class Session:
         for line in self._lines.feed(chunk):
             assert line is not None
             decode_worker_message(line)
-            message = orjson.loads(line)
+            message = decode_line(line)
             if message["type"] != "progress":
                 self.said[topic_of(message)].append(steady(message))
         return bool(chunk)
@@ -124,7 +124,7 @@ def play(path: Path, command: str, directory: Path) -> None:
     try:
         for row in rows:
             if row["dir"] == "worker":
-                session.expect(orjson.loads(row["line"]))
+                session.expect(decode_line(row["line"].encode()))
                 continue
             session.wait_until_met()
             if row["dir"] == "host":

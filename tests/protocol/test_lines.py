@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upscaled_protocol.lines import LineSplitter, encode_line
+from upscaled_protocol.lines import LineSplitter, decode_line, encode_line
 
 LIMIT = 8
 MIB = 1024 * 1024
+# A high half before a low one would be a whole character, and is read as that.
+JSON_TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text("a\udc80\udcff\udfff")
 
 
 def lines_of(chunks: list[bytes], limit_bytes: int = LIMIT) -> list[bytes | None]:
@@ -87,11 +89,38 @@ def test_a_line_that_comes_a_few_bytes_at_a_time_takes_no_more_memory_than_its_l
     assert splitter.feed(b"\n") == [b"xyz" * 300_000]
 
 
-def test_half_a_surrogate_pair_becomes_a_question_mark_and_not_an_exception() -> None:
-    line = encode_line({"error": "cannot read caf\udce9.png: Ürümqi", "size": 3})
-    assert orjson.loads(line) == {"error": "cannot read caf?.png: Ürümqi", "size": 3}
+def test_half_a_surrogate_pair_is_written_escaped_and_read_back() -> None:
+    fields = {"error": "cannot read caf\udce9.png: Ürümqi \ud83d", "\udcff": 3}
+    line = encode_line(fields)
+    assert rb"caf\udce9.png" in line
+    assert "Ürümqi".encode() in line
+    assert decode_line(line) == json.loads(line) == fields
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
+
+
+@given(
+    st.recursive(
+        JSON_TEXT | st.integers(), lambda one: st.lists(one) | st.dictionaries(JSON_TEXT, one)
+    )
+)
+def test_any_text_survives_a_line(value: object) -> None:
+    assert decode_line(encode_line({"value": value})) == {"value": value}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a":"\\ud83d","b":NaN}',
+        b'{"a":"\\ud83d","b":"\xed\xa0\xbd"}',
+        b'{"a":"\\ud83d","b":1',
+        b'{"a":"\\ud83d","b":%b1%b}' % (b"[" * 100_000, b"]" * 100_000),
+    ],
+    ids=["NaN", "no UTF-8", "cut off", "deep"],
+)
+def test_an_escaped_half_pair_makes_no_other_line_json(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        decode_line(line)
 
 
 def test_a_newline_inside_a_value_does_not_end_the_line() -> None:

@@ -11,6 +11,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upscaled_protocol.lines import decode_line
 from upscaled_protocol.log import Logger
 from upscaled_protocol.outbox import Outbox
 
@@ -144,10 +145,10 @@ def test_a_log_line_takes_any_value_and_any_text(tmp_path: Path) -> None:
         Logger(file.fileno(), component="test").log(
             "warning", "odd", path=tmp_path, name="caf\udce9", error=ValueError("no"), none=None
         )
-    line = orjson.loads(path.read_bytes())
+    line = decode_line(path.read_bytes())
     assert line["level"] == "warning"
     assert (line["component"], line["event"], line["pid"]) == ("test", "odd", os.getpid())
-    assert (line["path"], line["name"], line["error"]) == (str(tmp_path), "caf?", "no")
+    assert (line["path"], line["name"], line["error"]) == (str(tmp_path), "caf\udce9", "no")
     assert "none" not in line
 
 

@@ -2,8 +2,10 @@
 
 from upscaled_protocol.lineage import die_with_parent
 from upscaled_protocol.stdio import Wire, claim_stdio
+from upscaled_protocol.utf8 import require_utf8
 
 if __name__ == "__main__":
+    require_utf8()
     # First of all: from here on no import, print or child process can reach the host's wire.
     _wire = claim_stdio()
 
@@ -21,6 +23,8 @@ from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 
 DEFAULT_MAX_QUEUE = 10_000
+# Drained, but the input was not UTF-8: what jobs it had nobody knows.
+EXIT_UNREADABLE_INPUT = 1
 
 _EXAMPLES = """examples:
   printf '{"job_id":"1","method":"esrgan","config":{"image_path":"a.jpg"}}\\n' | upscaled worker
@@ -119,7 +123,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
-    """Serve until the host is done. The exit status: 0 drained, 2 usage, 4 the host is gone."""
+    """Serve until the host is done. The exit status: 0 drained, 1 the input was UTF-16, 2 usage,
+    4 the host is gone."""
     options = read_options(argv)
     if options.parent_pid is not None:
         die_with_parent(options.parent_pid)
@@ -149,15 +154,16 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         cloud_budget_s=options.cloud_budget_s,
     )
     engines = {method: engine_class(method)(settings) for method in options.methods}
-    Worker(
+    worker = Worker(
         wire,
         engines,
         max_queue=options.max_queue,
         # A supervisor has judged the host's lines by its own limit, and may have added to them.
         line_limit_bytes=sys.maxsize if options.supervised else options.line_limit_bytes,
         supervised=options.supervised,
-    ).serve()
-    return 0
+    )
+    worker.serve()
+    return EXIT_UNREADABLE_INPUT if worker.has_unread_text else 0
 
 
 def _count(text: str) -> int:

@@ -27,7 +27,8 @@ from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.codec import decode_host_message
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.heldjobs import HeldJobs
-from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.hostlines import HostLines
+from upscaled_protocol.lines import READ_SIZE_BYTES
 from upscaled_protocol.log import Logger
 from upscaled_protocol.messages import (
     Accepted,
@@ -85,7 +86,7 @@ class Worker:
         self._engines = engines
         self._max_queue = max_queue
         self._supervised = supervised
-        self._lines = LineSplitter(line_limit_bytes)
+        self._lines = HostLines(line_limit_bytes)
         self._stdout = Stdout(wire.write_fd)
         self._log = Logger(component="worker")
         self._started_at = time.monotonic()
@@ -131,6 +132,11 @@ class Worker:
             engine.close()
         self._stdout.send(Status(message="stopped"))
         self._stdout.drain()
+
+    @property
+    def has_unread_text(self) -> bool:
+        """True if the input held UTF-16, so that jobs in it were not even seen."""
+        return self._lines.has_wide_text
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -211,10 +217,10 @@ class Worker:
         self._log.log("warning", "host_gone")
         os._exit(EXIT_HOST_GONE)
 
-    def _take(self, line: bytes | None) -> None:
+    def _take(self, line: bytes | JobError) -> None:
         try:
-            if line is None:
-                raise JobError(ErrorCode.LINE_TOO_LONG, "the line passes the limit and was dropped")
+            if isinstance(line, JobError):
+                raise line
             message = decode_host_message(line)
             if isinstance(message, BaseJob):
                 self._handle_job(message, len(line))
@@ -350,7 +356,7 @@ class Worker:
             self._stdout.send(
                 Error(
                     job_id=None if taken else error.job_id,
-                    refused_job_id=error.job_id if taken else None,
+                    refused_job_id=error.job_id if taken else error.refused_job_id,
                     error=error.message,
                     code=error.code,
                     retryable=error.retryable,

@@ -33,10 +33,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import orjson
-
 from upscaled_protocol.lineage import adopt_orphans, child_pids, die_with_parent, kill_descendants
-from upscaled_protocol.lines import LineSplitter
+from upscaled_protocol.lines import LineSplitter, decode_line, encode_line
 from upscaled_protocol.stdio import claim_stdio
 
 _MAX_MESSAGE_BYTES = 64 * 1024
@@ -96,7 +94,7 @@ class Nursery:
             os.set_inheritable(fd, False)  # a worker has them as stdio, and must not twice
         for line in self._lines.feed(data):
             if line is not None:
-                request = orjson.loads(line)
+                request = decode_line(line)
                 try:
                     pid = self._spawn(request, fds)
                 except OSError as error:  # the machine has no room; the others live on
@@ -176,7 +174,7 @@ class Nursery:
                     os.kill(pid, signal.SIGKILL)
 
     def _tell(self, **message: Any) -> None:
-        self._control.sendall(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+        self._control.sendall(encode_line(message))
 
 
 def _preimport(methods: tuple[str, ...]) -> None:

@@ -393,7 +393,7 @@ export interface ErrorMessage {
   error: string;
   code: ErrorCode;
   retryable: boolean;
-  /** The id of a line refused while another job of that id is in flight. */
+  /** The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON). */
   refused_job_id?: string;
   cause?: Cause;
   attempt?: number;

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from upscaled_cli import exits
+from upscaled_protocol.utf8 import require_utf8
 from upscaled_protocol.version import VERSION
 
 
@@ -52,7 +53,9 @@ more of their own.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit status."""
+    """Run one subcommand; the exit status. `argv`: this process's own arguments by default."""
+    if argv is None:
+        require_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
     if name not in _FOR_HOSTS:
