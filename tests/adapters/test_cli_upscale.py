@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from upscaled_cli import exits
+from upscaled_cli.channel import Channel
 from upscaled_cli.client import Client, DaemonGoneError
 from upscaled_cli.upscale import main
 
@@ -363,6 +364,22 @@ def test_ctrl_c_cancels_the_jobs_and_waits_for_their_end(daemon: list[str]) -> N
     assert cli.returncode == exits.INTERRUPTED
     assert error == "cancelled 1\ninterrupted\n"
     assert out == ""
+
+
+def test_ctrl_c_right_after_a_job_was_sent_cancels_it_too(
+    daemon: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    interrupts = iter([KeyboardInterrupt])
+    send = Channel.send
+
+    def interrupted(channel: Channel, *lines: bytes) -> None:
+        send(channel, *lines)
+        for interrupt in interrupts:
+            raise interrupt
+
+    monkeypatch.setattr(Channel, "send", interrupted)
+    assert run(daemon, "-v", "a.jpg", "--config", "wait=1") == exits.INTERRUPTED
+    assert capfd.readouterr().err.splitlines() == ["waiting", "cancelled 1", "interrupted"]
 
 
 def test_a_second_ctrl_c_kills_a_daemon_that_does_not_obey(daemon: list[str]) -> None:

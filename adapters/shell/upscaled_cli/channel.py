@@ -114,8 +114,7 @@ class Channel:
         it did not read is lost.
         """
         with self._changed:
-            while self._unsent_bytes > _UNSENT_LIMIT_BYTES and not self._is_broken:
-                self._changed.wait()
+            self.wait_for_room()
             if self._is_broken or self._is_closed:
                 return
             if len(lines) == 1 and not self._unsent_bytes and self._write_at_once(lines[0]):
@@ -123,6 +122,12 @@ class Channel:
             self._unsent.extend(lines)
             self._unsent_bytes += sum(map(len, lines))
             self._changed.notify_all()
+
+    def wait_for_room(self) -> None:
+        """Wait while very much is unsent."""
+        with self._changed:
+            while self._unsent_bytes > _UNSENT_LIMIT_BYTES and not self._is_broken:
+                self._changed.wait()
 
     def close(self) -> None:
         """Send nothing after what was sent: the daemon finishes what it has, and ends."""

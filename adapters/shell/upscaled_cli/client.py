@@ -88,6 +88,9 @@ class Client:
         """
         self._check_process()
         _check(method, config, job_id, fields)
+        # A Ctrl-C is most likely to come here, where nothing is registered yet. From then on a job
+        # counts as sent, because the daemon may have it: a cancel must reach it.
+        self._process.channel.wait_for_room()
         with self._mailboxes.lock:
             if job_id is None:
                 job_id = self._next_id()
@@ -98,12 +101,7 @@ class Client:
             channel = self._process.channel  # the next one is sent all jobs that there are
             # Before it is sent: its answer may come at once.
             self._mailboxes.register(job_id, line)
-        try:
-            channel.send(line)
-        except BaseException:  # interrupted while it waited
-            with self._mailboxes.lock:
-                self._mailboxes.forget(job_id)
-            raise
+        channel.send(line)
         return job_id
 
     def cancel(self, job_id: str | None = None) -> None:

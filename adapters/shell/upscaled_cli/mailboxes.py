@@ -84,11 +84,6 @@ class Mailboxes:
         self.jobs[job_id] = Job(weakref.ref(mailbox), line)
         mailbox.in_flight += 1
 
-    def forget(self, job_id: str) -> None:
-        """Take back what `register` noted."""
-        if self.jobs.pop(job_id, None) is not None:
-            self.own().in_flight -= 1
-
     def put(self, message: Message, owner: weakref.ref[Mailbox] | None, job: Job | None) -> None:
         """Give a message to the thread that is to have it."""
         mailbox = self._common
