@@ -264,7 +264,8 @@ def _length(response: http.client.HTTPResponse, part: _Part) -> int | None:
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return response.length
     where = re.fullmatch(
-        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+        r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)",
+        response.headers.get("Content-Range", "").strip(),
     )
     if where is None or int(where[1]) != part.size:
         part.restart()

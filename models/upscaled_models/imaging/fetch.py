@@ -29,6 +29,10 @@ _SILENCE_S = 10.0
 # Between two looks at the deadline and at whether the job was cancelled.
 _LOOK_S = 0.1
 _MAX_REDIRECTS = 5
+# RFC 1035, 2.3.4; international names are longer once they are encoded, never shorter.
+_LONGEST_HOST = 253
+# Of a server's own words in an error.
+_LONGEST_REASON = 100
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
@@ -107,7 +111,7 @@ def _redirected(url: str, location: str) -> str:
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        valid = parts.hostname and parts.port != 0
+        valid = 0 < len(parts.hostname or "") <= _LONGEST_HOST and parts.port != 0
     except ValueError:
         raise _unreadable("image_url is no valid URL") from None
     if parts.scheme not in ("http", "https"):
@@ -217,7 +221,8 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: in
     if response.status in _GONE:
         raise JobError(ErrorCode.INPUT_NOT_FOUND, f"image_url answers {response.status}")
     if response.status != http.client.OK:
-        raise _unreadable(f"image_url answers {response.status} {response.reason}")
+        reason = "".join(filter(str.isprintable, response.reason[:_LONGEST_REASON]))
+        raise _unreadable(f"image_url answers {response.status} {reason}")
     announced = response.length
     if announced is not None and announced > limit_bytes:
         raise too_large(limit_bytes)

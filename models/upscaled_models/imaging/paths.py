@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_protocol.errors import ErrorCode, JobError
+
+# Linux' PATH_MAX; an error must not repeat megabytes.
+_LONGEST_PATH_BYTES = 4096
 
 
 def given_path(text: str) -> Path:
@@ -15,6 +19,12 @@ def given_path(text: str) -> Path:
     """
     if "\0" in text:
         raise JobError(ErrorCode.INVALID_JOB, "a path holds a zero character")
+    length = len(os.fsencode(text))
+    if length > _LONGEST_PATH_BYTES:
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"a path has {length} bytes, and no system takes more than {_LONGEST_PATH_BYTES}",
+        )
     return Path(text).absolute()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from isal import isal_zlib
@@ -19,6 +20,8 @@ from upscaled_models.imaging.rows import Picture
 
 # Filters of a row are numbered from 0, none, to this one.
 _FILTER_PAETH = 4
+# Real files have one for each 8 KiB of their pixels.
+_MOST_CHUNKS = 100_000
 # Rows that are inflated at once, to see that they are there.
 _ROWS = 64
 
@@ -28,9 +31,11 @@ def stored_rows(data: bytes, picture: Picture) -> bytes | None:
     another kind of picture than ``picture``, in size, bands, bits, transparency or order of rows.
     """
     try:
-        chunks = list(_chunks(data))
+        chunks = list(islice(_chunks(data), _MOST_CHUNKS))
         kinds = [kind for kind, _ in chunks]
-        if kinds[0] != b"IHDR" or chunks[0][1] != header(picture) or b"tRNS" in kinds:
+        if (kinds[0], kinds[-1]) != (b"IHDR", b"IEND"):
+            return None
+        if chunks[0][1] != header(picture) or b"tRNS" in kinds:
             return None
         stored = b"".join(body for kind, body in chunks if kind == b"IDAT")
         return stored if _is_whole(stored, picture) else None

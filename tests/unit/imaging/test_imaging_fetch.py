@@ -79,6 +79,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(10**12))
         self.end_headers()
 
+    def send_wordy(self, _: str) -> None:
+        self.send_response(500, "sorry \x1b[31m" + "again " * 5000)
+        self.end_headers()
+
     def send_short(self, _: str) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "5000")
@@ -200,6 +204,21 @@ def test_what_cannot_be_fetched_is_one_plain_error(
 ) -> None:
     small = replace(private, max_input_bytes=1_000_000)
     assert error_of(base + path, small, context).code is code
+
+
+def test_no_error_repeats_a_long_host(private: Settings, context: Context) -> None:
+    error = error_of("http://" + "a." * 100_000 + "com/x.png", private, context)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert len(error.message) < 200
+
+
+def test_of_a_servers_own_words_an_error_has_some(
+    base: str, private: Settings, context: Context
+) -> None:
+    error = error_of(base + "/wordy", private, context)
+    assert error.message.startswith("image_url answers 500 sorry")
+    assert error.message.isprintable()
+    assert len(error.message) < 200
 
 
 def test_an_endless_redirect_ends(base: str, private: Settings, context: Context) -> None:

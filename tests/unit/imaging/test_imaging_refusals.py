@@ -103,6 +103,13 @@ def test_a_missing_file_is_not_found(tmp_path: Path, opened: Opener) -> None:
     assert error_of(opened, image_path="a\0b").code is ErrorCode.INVALID_JOB
 
 
+def test_a_path_longer_than_any_system_takes_is_not_repeated(opened: Opener) -> None:
+    error = error_of(opened, image_path="/" + "a/" * 100_000)
+    assert error.code is ErrorCode.INVALID_JOB
+    assert "200001 bytes" in error.message
+    assert len(error.message) < 200
+
+
 def test_a_named_pipe_does_not_hold_the_job(tmp_path: Path, opened: Opener) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert error_of(opened, image_path=tmp_path / "pipe.png").code is ErrorCode.INPUT_NOT_FOUND

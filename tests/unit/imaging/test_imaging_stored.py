@@ -187,3 +187,12 @@ def test_a_file_with_any_byte_changed_or_missing_is_not_taken() -> None:
 )
 def test_a_file_of_rows_that_are_not_whole_is_not_taken(data: bytes) -> None:
     assert stored_rows(data, SMALL) is None
+
+
+def test_a_file_of_countless_chunks_is_decoded_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small()
+    at = data.index(b"IDAT") - 4
+    empty = png((b"IDAT", b""))[8:]
+    assert stored_rows(data[:at] + empty * 20 + data[at:], SMALL) is not None
+    monkeypatch.setattr("upscaled_models.imaging.stored._MOST_CHUNKS", 20)
+    assert stored_rows(data[:at] + empty * 20 + data[at:], SMALL) is None
