@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 
 from upscaled_models.esrgan.standins import allow_standins
-from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of
+from upscaled_models.imaging.kinds import HEAD_BYTES
+from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
@@ -106,7 +107,7 @@ def _not_weights(path: Path, head: bytes) -> JobError:
                 f"{path.name} is {name}, which is no weights file for this method: "
                 "get the same model as .safetensors or .pth",
             )
-    if told := _kind(head):
+    if told := what_it_is_instead(head):
         return useless(path, told)
     if path.suffix.lower() in _SUFFIXES:
         return _truncated(path)
@@ -114,21 +115,6 @@ def _not_weights(path: Path, head: bytes) -> JobError:
         ErrorCode.INVALID_JOB,
         f"{path.name} is no weights file for this method: use .safetensors or .pth",
     )
-
-
-def _kind(head: bytes) -> str | None:
-    """What stands in place of weights, and what to do; None if it is nothing that is known."""
-    if not head:
-        return "it is empty: fetch the file again"
-    kind = kind_of(head) if head.strip(b"\0") else None
-    if kind is None:
-        return None
-    if "git-lfs" in kind.name:
-        return f"it is {kind.name}, {kind.advice}"
-    if "archive" in kind.name:
-        return f"it is {kind.name}: unpack it, and give the weights that are inside"
-    name = f"a picture ({kind.name})" if kind.is_read else kind.name
-    return f"it is {name}, and no weights: fetch the file again"
 
 
 def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> JobError:

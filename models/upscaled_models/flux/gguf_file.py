@@ -14,7 +14,7 @@ from typing import Any
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from upscaled_models.flux.formats import FORMATS
-from upscaled_models.flux.header import Entry, WeightsFile, corrupt, open_file
+from upscaled_models.flux.header import Entry, WeightsFile, corrupt, no_weights, open_file
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -69,8 +69,9 @@ class _Header:
         self._position = 0
         self._buffer = b""
         self._buffer_start = 0
-        if self._take(len(_MAGIC)) != _MAGIC:
-            raise corrupt(path, "it is no GGUF file")
+        if os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
+            raise no_weights(path, descriptor, "it is no GGUF file")
+        self._take(len(_MAGIC))
         version = self._scalar("<I")
         if version not in _VERSIONS:
             raise corrupt(path, f"its GGUF version is {version}, and 2 or 3 is needed")

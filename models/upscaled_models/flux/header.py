@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from upscaled_models.flux.formats import FORMATS, Format
+from upscaled_models.imaging.kinds import HEAD_BYTES
+from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # A header of the published files has some 30 KB; one that claims more is no header, and is not
@@ -119,10 +121,18 @@ def corrupt(path: Path, why: str) -> JobError:
     )
 
 
+def no_weights(path: Path, descriptor: int, otherwise: str) -> JobError:
+    """The error of a file that does not begin as it should: what it is, else ``otherwise``."""
+    told = what_it_is_instead(os.pread(descriptor, HEAD_BYTES, 0))
+    if told is None:
+        return corrupt(path, otherwise)
+    return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {told}")
+
+
 def _safetensors_entries(path: Path, descriptor: int) -> dict[str, Entry]:
     length = int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
     if not 0 < length <= _LONGEST_HEADER:
-        raise corrupt(path, "it has no header of a safetensors file")
+        raise no_weights(path, descriptor, "it has no header of a safetensors file")
     text = os.pread(descriptor, length, _LENGTH_BYTES)
     if len(text) < length:
         raise corrupt(path, "it is truncated within its header")

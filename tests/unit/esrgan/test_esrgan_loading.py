@@ -345,3 +345,20 @@ def test_a_zip_with_other_files_is_corrupt(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "no model")
     assert refused(path).code is ErrorCode.MODEL_CORRUPT
+
+
+HEADS = [b"", b"PK\x03\x04", b"\x80\x02", b"\x40\0\0\0\0\0\0\0{", b"GGUF", b"<", b"\x08\x07\x12"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    head=st.sampled_from(HEADS), rest=st.binary(max_size=200), suffix=st.sampled_from(["", ".pth"])
+)
+def test_any_bytes_are_refused_in_one_sentence(
+    tmp_path: Path, head: bytes, rest: bytes, suffix: str
+) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(head + rest)
+    error = refused(path)
+    assert error.code in (ErrorCode.MODEL_CORRUPT, ErrorCode.INVALID_JOB, ErrorCode.MODEL_UNSAFE)
+    assert error.message.isprintable()

@@ -239,6 +239,28 @@ def test_a_gguf_that_claims_the_impossible_is_refused_in_a_short_line(
     assert len(refused.value.message) < 500
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(100), "a ZIP archive: unpack it"),
+        (b"\x03\x8f" * 100, ""),
+    ],
+)
+@pytest.mark.parametrize("open_file", [open_flux, open_safetensors])
+def test_what_stands_in_place_of_weights_is_named(
+    content: bytes, told: str, open_file: Callable[[Path], WeightsFile], tmp_path: Path
+) -> None:
+    path = tmp_path / "made.gguf"
+    path.write_bytes(content)
+    with pytest.raises(JobError) as refused:
+        open_file(path)
+    assert refused.value.code == ErrorCode.MODEL_CORRUPT
+    assert told in refused.value.message
+
+
 def test_what_other_programs_tell_in_a_gguf_is_passed_over(tmp_path: Path) -> None:
     words = array(STRING, 1000, text(b"word") * 1000)
     numbers = array(UINT32, 10**6, bytes(4 * 10**6))
