@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -51,11 +50,15 @@ func (j Job) line() (line []byte, err error) {
 // MarshalJSON is the job's line: the config says the method.
 func (j Job) MarshalJSON() ([]byte, error) {
 	config := reflect.ValueOf(j.Config)
-	if j.Config == nil || config.Kind() == reflect.Pointer && config.IsNil() {
+	if j.Config == nil || isNil(config) {
 		return nil, &refusal{CodeInvalidJob, "the job has no config"}
 	}
 	written, err := marshalConfig(config)
 	if err != nil {
+		return nil, err
+	}
+	method := j.Config.Method()
+	if err := checkText(method, "the method"); err != nil {
 		return nil, err
 	}
 	type plain Job
@@ -63,7 +66,7 @@ func (j Job) MarshalJSON() ([]byte, error) {
 		Method string `json:"method"`
 		plain
 		Config json.RawMessage `json:"config"`
-	}{j.Config.Method(), plain(j), written})
+	}{method, plain(j), written})
 }
 
 // refusal is why a value has no line.
@@ -146,53 +149,4 @@ func marshalConfig(config reflect.Value) (json.RawMessage, error) {
 		members = append(members, fmt.Sprintf("%q:%s", name, quotePath(path))...)
 	}
 	return append(members, '}'), nil
-}
-
-// withoutRawPaths is the config without those of its paths that are no UTF-8, and these by their names.
-func withoutRawPaths(config reflect.Value) (reflect.Value, map[string]string) {
-	bare := config
-	if bare.Kind() == reflect.Pointer {
-		bare = bare.Elem()
-	}
-	if bare.Kind() != reflect.Struct || writesItself(config) {
-		return config, nil
-	}
-	var paths map[string]string
-	for i := 0; i < bare.NumField(); i++ {
-		field := bare.Type().Field(i)
-		name := jsonName(field)
-		if field.Type.Kind() != reflect.String || !isPath(name) || utf8.ValidString(bare.Field(i).String()) {
-			continue
-		}
-		if paths == nil {
-			paths = map[string]string{}
-			copied := reflect.New(bare.Type()).Elem()
-			copied.Set(bare)
-			bare, config = copied, copied
-		}
-		paths[name] = bare.Field(i).String()
-		bare.Field(i).SetString("")
-	}
-	return config, paths
-}
-
-// isPath tells whether a field of a config is a file's name; a model may be one.
-func isPath(name string) bool {
-	return strings.HasSuffix(name, "_path") || strings.HasSuffix(name, "model")
-}
-
-// quotePath writes a path in JSON. Each byte that is no UTF-8 becomes U+DC80 to U+DCFF, as Python has it.
-func quotePath(path string) []byte {
-	quoted := []byte{'"'}
-	for len(path) > 0 {
-		r, size := utf8.DecodeRuneInString(path)
-		if r == utf8.RuneError && size == 1 {
-			quoted = append(quoted, fmt.Sprintf(`\udc%02x`, path[0])...)
-		} else {
-			letter, _ := json.Marshal(path[:size])
-			quoted = append(quoted, letter[1:len(letter)-1]...)
-		}
-		path = path[size:]
-	}
-	return append(quoted, '"')
 }

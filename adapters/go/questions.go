@@ -25,6 +25,11 @@ func (c *Client) Replay(ctx context.Context, jobIDs ...string) error {
 	if err != nil {
 		return err
 	}
+	for _, id := range jobIDs {
+		if err := checkText(id, "a job_id"); err != nil {
+			return localError(id, CodeInvalidJob, err.Error(), nil)
+		}
+	}
 	return c.send(ctx, d, Replay{Type: "replay", JobIDs: jobIDs})
 }
 
