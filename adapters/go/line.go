@@ -53,9 +53,18 @@ func (j Job) MarshalJSON() ([]byte, error) {
 	if j.Config == nil || isNil(config) {
 		return nil, &refusal{CodeInvalidJob, "the job has no config"}
 	}
-	written, err := marshalConfig(config)
-	if err != nil {
+	config, paths := withoutRawPaths(config)
+	// Where encoding/json meets bytes that are no UTF-8, it writes U+FFFD.
+	if err := (&textCheck{}).value(config, "config", 1); err != nil {
 		return nil, err
+	}
+	written := config.Interface()
+	if len(paths) > 0 {
+		bare, err := json.Marshal(written)
+		if err != nil {
+			return nil, err
+		}
+		written = withRawPaths(bare, paths)
 	}
 	method := j.Config.Method()
 	if err := checkText(method, "the method"); err != nil {
@@ -65,7 +74,7 @@ func (j Job) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Method string `json:"method"`
 		plain
-		Config json.RawMessage `json:"config"`
+		Config any `json:"config"`
 	}{method, plain(j), written})
 }
 
@@ -127,26 +136,4 @@ func nesting(line []byte) int {
 		}
 	}
 	return deepest
-}
-
-// marshalConfig writes a config. encoding/json puts U+FFFD in the place of bytes that are no UTF-8: here
-// they are refused, but in a path, where they are bytes of a file's name.
-func marshalConfig(config reflect.Value) (json.RawMessage, error) {
-	config, paths := withoutRawPaths(config)
-	if err := (&textCheck{}).value(config, "config", 1); err != nil {
-		return nil, err
-	}
-	written, err := json.Marshal(config.Interface())
-	if err != nil || len(paths) == 0 {
-		return written, err
-	}
-	// Of a name that occurs twice the last one counts.
-	members := bytes.TrimSuffix(written, []byte{'}'})
-	for name, path := range paths {
-		if len(members) > 1 {
-			members = append(members, ',')
-		}
-		members = append(members, fmt.Sprintf("%q:%s", name, quotePath(path))...)
-	}
-	return append(members, '}'), nil
 }

@@ -24,10 +24,9 @@ func withoutRawPaths(config reflect.Value) (reflect.Value, map[string]string) {
 		return config, nil
 	}
 	var paths map[string]string
-	for i := 0; i < bare.NumField(); i++ {
-		field := bare.Type().Field(i)
-		name := jsonName(field)
-		if field.Type.Kind() != reflect.String || !isPath(name) || utf8.ValidString(bare.Field(i).String()) {
+	for _, field := range fieldsOf(bare.Type()) {
+		value := bare.Field(field.index)
+		if value.Kind() != reflect.String || !isPath(field.name) || utf8.ValidString(value.String()) {
 			continue
 		}
 		if paths == nil {
@@ -36,10 +35,23 @@ func withoutRawPaths(config reflect.Value) (reflect.Value, map[string]string) {
 			copied.Set(bare)
 			bare, config = copied, copied
 		}
-		paths[name] = bare.Field(i).String()
-		bare.Field(i).SetString("")
+		paths[field.name] = bare.Field(field.index).String()
+		bare.Field(field.index).SetString("")
 	}
 	return config, paths
+}
+
+// withRawPaths is the JSON of the bare config with these paths. Of a name that occurs twice the last one
+// counts.
+func withRawPaths(bare []byte, paths map[string]string) json.RawMessage {
+	members := bytes.TrimSuffix(bare, []byte{'}'})
+	for name, path := range paths {
+		if len(members) > 1 {
+			members = append(members, ',')
+		}
+		members = append(members, fmt.Sprintf("%q:%s", name, quotePath(path))...)
+	}
+	return append(members, '}')
 }
 
 // isPath tells whether a field of a config is a file's name; a model may be one.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -46,7 +47,7 @@ func (c *textCheck) value(v reflect.Value, name string, levels int) error {
 	case reflect.Pointer:
 		return c.within(v.Pointer(), levels, func() error { return c.value(v.Elem(), name, levels) })
 	case reflect.Struct:
-		return c.structure(v, name, levels+1)
+		return c.structure(v, levels+1)
 	case reflect.Map:
 		return c.within(v.Pointer(), levels+1, func() error { return c.mapping(v, name, levels+1) })
 	case reflect.Slice:
@@ -76,13 +77,9 @@ func (c *textCheck) within(pointer uintptr, levels int, check func() error) erro
 	return check()
 }
 
-func (c *textCheck) structure(v reflect.Value, name string, levels int) error {
-	for i := 0; i < v.NumField(); i++ {
-		field := v.Type().Field(i)
-		if field.Tag.Get("json") == "-" || !field.IsExported() && !field.Anonymous {
-			continue
-		}
-		if err := c.value(v.Field(i), jsonName(field), levels); err != nil {
+func (c *textCheck) structure(v reflect.Value, levels int) error {
+	for _, field := range fieldsOf(v.Type()) {
+		if err := c.value(v.Field(field.index), field.name, levels); err != nil {
 			return err
 		}
 	}
@@ -106,8 +103,7 @@ func (c *textCheck) mapping(v reflect.Value, name string, levels int) error {
 }
 
 func (c *textCheck) elements(v reflect.Value, name string, levels int) error {
-	switch v.Type().Elem().Kind() {
-	case reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64, reflect.Uint8:
+	if hasNoText(v.Type().Elem()) {
 		return nil
 	}
 	for i := 0; i < v.Len(); i++ {
@@ -145,10 +141,40 @@ func isNil(v reflect.Value) bool {
 	return false
 }
 
-// jsonName is what encoding/json calls a field.
-func jsonName(field reflect.StructField) string {
-	if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); name != "" {
-		return name
+// jsonField is a field that encoding/json writes and that may hold text.
+type jsonField struct {
+	index int
+	name  string
+}
+
+// What fieldsOf said of a type: the same few types come again and again.
+var jsonFields sync.Map
+
+func fieldsOf(t reflect.Type) []jsonField {
+	if known, ok := jsonFields.Load(t); ok {
+		return known.([]jsonField)
 	}
-	return field.Name
+	var fields []jsonField
+	for i := 0; i < t.NumField(); i++ {
+		field := t.Field(i)
+		tag := field.Tag.Get("json")
+		if tag == "-" || !field.IsExported() && !field.Anonymous || hasNoText(field.Type) {
+			continue
+		}
+		name, _, _ := strings.Cut(tag, ",")
+		if name == "" {
+			name = field.Name
+		}
+		fields = append(fields, jsonField{i, name})
+	}
+	jsonFields.Store(t, fields)
+	return fields
+}
+
+// hasNoText tells whether a type is a plain number or truth, or a pointer to one.
+func hasNoText(t reflect.Type) bool {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return !isNamed(t) && t.Kind() >= reflect.Bool && t.Kind() <= reflect.Complex128
 }
