@@ -55,7 +55,7 @@ func TestThePictureComesBackLarger(t *testing.T) {
 	}
 
 	for url, want := range map[string]int{
-		"/upscale":              http.StatusUnprocessableEntity,
+		"/upscale":              http.StatusUnsupportedMediaType,
 		"/upscale?factor=1e9":   http.StatusBadRequest,
 		"/upscale?factor=large": http.StatusBadRequest,
 	} {
