@@ -155,6 +155,13 @@ def test_links_pipes_and_sockets_hold_nothing_up(folder: Folder, tmp_path: Path)
     assert "left out 3: no ordinary files: pipe, pipe.jpg, s\n" in folder.err
 
 
+def test_an_output_folder_that_is_a_link_in_a_circle_is_told(folder: Folder) -> None:
+    folder.add("a.jpg")
+    folder.large.symlink_to(folder.large)
+    assert folder.batch() == exits.FAILED
+    assert "the output folder cannot be written" in folder.err
+
+
 @pytest.mark.parametrize("names", [(), ("notes.txt", ".a.jpg")])
 def test_a_folder_without_a_picture_is_a_failure(folder: Folder, names: tuple[str, ...]) -> None:
     folder.photos.mkdir()

@@ -40,36 +40,55 @@ def find_pictures(folder: Path, output: Path) -> Found:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    if output.resolve() == folder.resolve():
+    try:
+        known: os.stat_result | None = output.stat()
+    except OSError:  # not made yet
+        known = None
+    if known is not None and os.path.samestat(known, folder.stat()):
         raise ValueError("the output folder must be another one than the input folder")
     found = Found()
-
-    def note(error: OSError) -> None:
-        found.failures[str(error.filename)] = f"it cannot be read: {error.strerror}"
-
-    for parent, folders, names in os.walk(folder, onerror=note):
-        here = Path(parent).relative_to(folder)
-        kept = []
-        for name in sorted(folders):
-            reason = _reason_to_skip(Path(parent, name), output)
-            if reason is None:
-                kept.append(name)
-            else:
+    # No recursion: folders may lie deeper than Python's stack.
+    waiting = [Path()]
+    while waiting:
+        here = waiting.pop()
+        try:
+            with os.scandir(folder / here) as entries:
+                is_folder = {entry.name: _is_folder(entry) for entry in entries}
+        except OSError as error:
+            found.failures[str(folder / here)] = f"it cannot be read: {error.strerror}"
+            continue
+        below = []
+        stems = {Path(name).stem for name, deeper in is_folder.items() if not deeper}
+        for name in sorted(is_folder):
+            path = folder / here / name
+            if not is_folder[name]:
+                _sort(path, here / name, stems, found)
+            elif (reason := _reason_to_skip(path, known)) is not None:
                 found.left_out.add(reason, f"{here / name}/")
-        folders[:] = kept
-        stems = {Path(name).stem for name in names}
-        for name in sorted(names):
-            _sort(Path(parent, name), here / name, stems, found)
+            else:
+                below.append(here / name)
+        waiting += reversed(below)
     return found
 
 
-def _reason_to_skip(folder: Path, output: Path) -> str | None:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _reason_to_skip(folder: Path, output: os.stat_result | None) -> str | None:
     if folder.name.startswith("."):
         return "hidden folders"
     if folder.is_symlink():
         return "links to folders, which are not followed"
+    try:
+        is_output = output is not None and os.path.samestat(output, folder.stat())
+    except OSError:  # told when its files are looked for
+        return None
     # An output folder below the input must not become input the next time.
-    return "the output folder" if folder.resolve() == output.resolve() else None
+    return "the output folder" if is_output else None
 
 
 def _sort(path: Path, name: Path, stems: set[str], found: Found) -> None:

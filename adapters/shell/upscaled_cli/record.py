@@ -55,7 +55,7 @@ class Record:
         output.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._output = output
-        self._way_back = os.path.relpath(folder.resolve(), output.resolve())
+        self._way_back = os.path.relpath(os.path.realpath(folder), os.path.realpath(output))
         self._file = (output / NAME).open("a+b", buffering=0)
 
     def pictures(self, names: list[Path], suffix: str) -> list[Picture]:
@@ -110,7 +110,9 @@ class Record:
         return entries
 
     def _write(self, entries: list[dict[str, str]]) -> None:
-        self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+        rest = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
+        while rest:  # a full disk takes a part, and tells the next time
+            rest = rest[self._file.write(rest) :]
 
     def _key(self, name: Path) -> str:
         return str(Path(self._way_back, name))
