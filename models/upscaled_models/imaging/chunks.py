@@ -60,6 +60,9 @@ def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
         head = read_at(at, 4)
         if len(head) < 4 or head[0] != 0xFF or head[1] == _START_OF_SCAN:
             return
+        if head[1] == 0xFF:  # any number of these may stand before a marker
+            at += 1
+            continue
         end = at + 2 + int.from_bytes(head[2:])
         yield Chunk(head[1:2], at + 4, end)
         at = end

@@ -16,10 +16,11 @@ from upscaled_models.imaging.tags import Entry, Reader, Tag, TagType, header, pa
 
 _EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
 _POINTERS = frozenset({_EXIF, _GPS, _INTEROPERABILITY})
-# What of a TIFF's main directory describes the picture, not the storage of its pixels: title,
-# make, model, software, date, artist, host, rating, copyright, and Windows' five.
-_DESCRIPTIVE = frozenset(
-    {270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)}
+# What of a TIFF's main directory describes the picture, not the storage of its pixels: the
+# document's name, title, make, model, page, software, date, artist, host, rating, copyright, and
+# Windows' five.
+DESCRIPTIVE = frozenset(
+    {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)}
 )
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
@@ -106,6 +107,15 @@ def descriptive_tags(exif: bytes) -> list[Tag]:
     return _descriptive(lambda at, count: exif[at : at + count])
 
 
+def from_texts(texts: dict[int, str]) -> bytes:
+    """A block that holds nothing but texts, by their tags."""
+    tags = [
+        Tag(number, TagType.ASCII, text.replace("\0", " ").encode() + b"\0")
+        for number, text in texts.items()
+    ]
+    return header(8, big=False) + pack(tags, 8)
+
+
 def from_tiff(
     read_at: Callable[[int, int], bytes], check: Callable[[], None] = lambda: None
 ) -> bytes | None:
@@ -123,7 +133,7 @@ def _descriptive(
 ) -> list[Tag]:
     try:
         reader = Reader(read_at, check)
-        return reader.directory(reader.first, wanted=_DESCRIPTIVE | _POINTERS, inside=_POINTERS)
+        return reader.directory(reader.first, wanted=DESCRIPTIVE | _POINTERS, inside=_POINTERS)
     except ValueError:
         return []
 

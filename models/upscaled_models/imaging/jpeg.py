@@ -15,6 +15,7 @@ import pyvips
 
 from upscaled_models.imaging.libvips import image_of
 from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.photoshop import IPTC, resource
 from upscaled_models.imaging.rows import Picture
 
 # No loss to be seen, at a tenth of a PNG's size.
@@ -27,6 +28,10 @@ _SEGMENT_BYTES = 65_533
 MAX_EXIF_BYTES = _SEGMENT_BYTES - len(_EXIF_NAME)
 MAX_XMP_BYTES = _SEGMENT_BYTES - len(_XMP_NAME)
 _ICC_PART_BYTES = _SEGMENT_BYTES - len(_ICC_NAME) - 2
+MAX_COMMENT_BYTES = _SEGMENT_BYTES
+_IPTC_NAME = b"Photoshop 3.0\0"
+# Beside the records there are 12 bytes of Photoshop's, and they have an even length.
+MAX_IPTC_BYTES = _SEGMENT_BYTES - len(_IPTC_NAME) - 13
 MAX_ICC_BYTES = 255 * _ICC_PART_BYTES  # a byte counts the parts
 
 
@@ -79,10 +84,14 @@ def _segments(metadata: Metadata) -> bytes:
         segments += _segment(0xE1, _EXIF_NAME + exif)
     if metadata.xmp is not None:
         segments += _segment(0xE1, _XMP_NAME + metadata.xmp)
+    if metadata.iptc is not None:
+        segments += _segment(0xED, _IPTC_NAME + resource(IPTC, metadata.iptc))
     icc = metadata.icc or b""
     parts = [icc[at : at + _ICC_PART_BYTES] for at in range(0, len(icc), _ICC_PART_BYTES)]
     for number, part in enumerate(parts, 1):
         segments += _segment(0xE2, _ICC_NAME + bytes([number, len(parts)]) + part)
+    for text in metadata.texts:
+        segments += _segment(0xFE, text.text.encode())
     return segments
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from upscaled_models.imaging.exif import revised
 
@@ -12,17 +13,31 @@ from upscaled_models.imaging.exif import revised
 _NUMBER = re.compile(rb"(?:\s*+=\s*+[\"']|>)([\d/]++)[\"'<]")
 
 
+# What a text without any name is: PNG registers it, and JPEG and GIF have only such.
+COMMENT = "Comment"
+
+
+class Text(NamedTuple):
+    """A text, and what it is about: "Description", "Author", "Comment", ..."""
+
+    keyword: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Metadata:
     """Kept from the input to the output, in each format's own place for it.
 
     icc: colour profile. exif: from its byte order on. xmp: the XML packet. dpi: dots an inch.
+    iptc: captions, as records. texts: PNG's, and the comments of JPEG and GIF.
     """
 
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: float | None = None
+    iptc: bytes | None = None
+    texts: tuple[Text, ...] = ()
 
     def resized(self, width: int, height: int, dpi: float | None) -> Metadata:
         """The same for the upright output: sizes, orientation and resolution follow the pixels."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from upscaled_models.dimensions import Plan
 from upscaled_models.engine import Context, Outcome, Settings
 from upscaled_models.freename import fitting
-from upscaled_models.imaging.jpeg import MAX_EXIF_BYTES, MAX_ICC_BYTES, MAX_XMP_BYTES
+from upscaled_models.imaging.carried import carried
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
 from upscaled_models.imaging.read import Source
@@ -130,8 +130,7 @@ def plan_output(
     metadata = source.metadata.resized(
         plan.output.width, plan.output.height, plan.dpi or source.metadata.dpi
     )
-    if kind == "jpeg":
-        metadata = _fitting(metadata, context)
+    metadata = carried(metadata, kind, context.warn)
     path = None
     roots: tuple[Path, ...] = ()
     if not config.output_base64:
@@ -174,20 +173,6 @@ def _check_size(kind: OutputFormat, plan: Plan, settings: Settings) -> None:
             f"the output would be {width}x{height}, but {kind} takes at most "
             f"{_LONGEST_SIDE[kind]} pixels a side: choose png or tiff",
         )
-
-
-def _fitting(metadata: Metadata, context: Context) -> Metadata:
-    """What fits into a JPEG's segments of 64 KiB; a profile may take 255 of them."""
-    if metadata.exif is not None and len(metadata.exif) > MAX_EXIF_BYTES:
-        context.warn("the EXIF block is too long for JPEG: it was left out")
-        metadata = replace(metadata, exif=None)
-    if metadata.xmp is not None and len(metadata.xmp) > MAX_XMP_BYTES:
-        context.warn("the XMP packet is too long for JPEG: it was left out")
-        metadata = replace(metadata, xmp=None)
-    if metadata.icc is not None and len(metadata.icc) > MAX_ICC_BYTES:
-        context.warn("the colour profile is too long for JPEG: it was left out")
-        metadata = replace(metadata, icc=None)
-    return metadata
 
 
 def _path(config: ImageConfig, settings: Settings, source: Source, ending: str) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 from isal import isal_zlib
 
 from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.pngtext import packed_iptc, text_chunk
 from upscaled_models.imaging.rows import Picture
 from upscaled_models.threads import computing_threads
 
@@ -142,6 +143,10 @@ def _head(file: BinaryIO, picture: Picture, metadata: Metadata) -> None:
         _chunk(file, b"eXIf", metadata.exif)
     if metadata.xmp is not None:
         _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+    if metadata.iptc is not None:
+        _chunk(file, b"zTXt", packed_iptc(metadata.iptc))
+    for text in metadata.texts:
+        _chunk(file, *text_chunk(text))
 
 
 def _data(file: BinaryIO, data: bytes) -> None:

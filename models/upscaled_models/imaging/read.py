@@ -15,20 +15,20 @@ import pyvips
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
-from upscaled_models.imaging.avifrange import with_full_range
-from upscaled_models.imaging.chunks import ReadAt, late_png_chunks
+from upscaled_models.imaging.chunks import ReadAt
 from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.extrasamples import load_tiff
+from upscaled_models.imaging.gather import gather
 from upscaled_models.imaging.gif import with_open_canvas
 from upscaled_models.imaging.jpegkind import check_jpeg
 from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.origin import Origin, open_origin
-from upscaled_models.imaging.resolution import dots_an_inch
+from upscaled_models.imaging.origin import open_origin
 from upscaled_models.imaging.rows import Picture
 from upscaled_models.imaging.stored import stored_rows
 from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_models.imaging.told import told_profile
+from upscaled_models.imaging.valuerange import with_full_range
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -37,13 +37,6 @@ _CHECKS = {"tiff": check_tiff, "jpeg": check_jpeg}
 _UPRIGHT = 1
 # Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
 _FIRST_ON_ITS_SIDE = 5
-# The name that XMP has for the second picture in an Ultra HDR JPEG.
-_GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/"
-# What a PNG's chunk of XMP begins with: its name, not compressed, in no language.
-_XMP_CHUNK = b"XML:com.adobe.xmp\0\0\0\0\0"
-# Far past any real packet; a forged one must not hold the daemon.
-_LONGEST_XMP_BYTES = 16 * 1024 * 1024
-_LONGEST_LATE_BYTES = 16 * 1024 * 1024
 # A picture that must be turned is held once: in memory up to here, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
 
@@ -84,7 +77,7 @@ class Source:
         self.rows_left = self.height
         # Not a method of our own: a circle of references would keep the pixels until Python's
         # collector comes by, which does not know how many there are.
-        decoder = _Decoder(image, self.width, self.height, upright=orientation == _UPRIGHT)
+        decoder = _Decoder(image, self.width, self.height, orientation)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
 
     @property
@@ -118,9 +111,9 @@ class Source:
 class _Decoder:
     """The upright image's rows as they are."""
 
-    def __init__(self, image: pyvips.Image, width: int, height: int, *, upright: bool) -> None:
+    def __init__(self, image: pyvips.Image, width: int, height: int, orientation: int) -> None:
         self._image = image
-        self._upright = upright
+        self._orientation = orientation
         self._width, self._height = width, height
         self._dtype = np.dtype("uint16" if image.format == "ushort" else "uint8")
         self._next = 0
@@ -131,9 +124,9 @@ class _Decoder:
         if count == 0:
             return np.empty(shape, self._dtype)
         try:
-            if not self._upright:
-                self._image = _turned(self._image)
-                self._upright = True
+            if self._orientation != _UPRIGHT:
+                self._image = _turned(self._image, self._orientation)
+                self._orientation = _UPRIGHT
             # A region belongs to the thread that made it, and callers may change threads.
             region = pyvips.Region.new(self._image)
             data = region.fetch(0, self._next, self._width, count)
@@ -169,22 +162,21 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
         pictures = formats.pictures(kind, origin.read_at, image)
         if pictures > 1:
             context.warn(f"the input holds {pictures} pictures: only the first was taken")
-        if kind == "png":
-            image = _with_late_metadata(image, origin.read_at)
-        elif kind == "gif":
+        if kind == "gif":
             image = with_open_canvas(image, origin.read_at)
         try:
-            metadata = _metadata(kind, origin, image, context)
-            if kind == "avif":
-                image = with_full_range(image, origin.read_at)
+            metadata = gather(kind, origin.read_at, image, context)
+            image = with_full_range(kind, image, origin.read_at)
             if formats.is_premultiplied(kind, origin.read_at):
                 image = straight(image)
             image, icc = normalised(image, context.warn)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
-        if icc is None:
-            icc = told_profile(kind, origin.read_at, is_gray=image.bands < 3, warn=context.warn)
+        icc = told_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
         orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
+        if kind == "png" and metadata.exif is not None:
+            # libvips looks for EXIF neither behind the pixels nor in texts.
+            orientation = exif.orientation(metadata.exif)
         is_as_stored = image is loaded and orientation == _UPRIGHT
         yield Source(
             image,
@@ -206,52 +198,7 @@ def _check_megapixels(width: int, height: int, settings: Settings) -> None:
         )
 
 
-def _with_late_metadata(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
-    """A PNG with the EXIF and XMP behind its pixels: there ImageMagick puts it, and libvips does
-    not look.
-    """
-    found = {}
-    for chunk in late_png_chunks(read_at):
-        length = chunk.end - chunk.start
-        if chunk.kind not in (b"eXIf", b"iTXt") or length > _LONGEST_LATE_BYTES:
-            continue
-        data = read_at(chunk.start, length)
-        if chunk.kind == b"eXIf":
-            found["exif-data"] = data.removeprefix(b"Exif\0\0")
-        elif data.startswith(_XMP_CHUNK):
-            found["xmp-data"] = data[len(_XMP_CHUNK) :]
-    fields = {name: data for name, data in found.items() if data and not image.get_typeof(name)}
-    if fields:
-        image = image.copy()
-    for name, data in fields.items():
-        image.set_type(pyvips.GValue.blob_type, name, data)
-    if "exif-data" in fields:
-        orientation = exif.orientation(fields["exif-data"])
-        image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
-    return image
-
-
-def _metadata(kind: str, origin: Origin, image: pyvips.Image, context: Context) -> Metadata:
-    block = _blob(image, "exif-data")
-    if kind == "tiff":
-        block = exif.from_tiff(origin.read_at, context.check_cancelled)
-    elif block is not None:
-        block = block.removeprefix(b"Exif\0\0")
-    xmp = _blob(image, "xmp-data")
-    if xmp is not None and len(xmp) > _LONGEST_XMP_BYTES:
-        context.warn(f"the input's XMP has {len(xmp) / 2**20:.0f} MiB: it was left out")
-        xmp = None
-    if xmp is not None and _GAIN_MAP in xmp:
-        context.warn("the input has an HDR gain map, which nothing here can keep: it was left out")
-    dpi = dots_an_inch(kind, origin.read_at, block, context.warn)
-    return Metadata(exif=block, xmp=xmp, dpi=dpi)
-
-
-def _blob(image: pyvips.Image, name: str) -> bytes | None:
-    return bytes(image.get(name)) if image.get_typeof(name) else None
-
-
-def _turned(image: pyvips.Image) -> pyvips.Image:
+def _turned(image: pyvips.Image, orientation: int) -> pyvips.Image:
     # Turning needs the pixels in another order than the file has them.
     size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
     if size <= _TURNED_IN_MEMORY_BYTES:
@@ -260,6 +207,8 @@ def _turned(image: pyvips.Image) -> pyvips.Image:
         _check_room(size)
         held = pyvips.Image.new_temp_file("%s.v")
         image.write(held)
+    held = held.copy()
+    held.set_type(pyvips.GValue.gint_type, "orientation", orientation)
     return held.autorot()
 
 

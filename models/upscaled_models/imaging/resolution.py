@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from upscaled_models.imaging.chunks import ReadAt, jpeg_segments, png_chunks
 from upscaled_models.imaging.exif import resolution, tiff_resolution
+from upscaled_models.imaging.photoshop import resolution as photoshop_resolution
 
 _METRES_AN_INCH = 0.0254
 _JFIF, _JFIF_BYTES = b"JFIF\0", 12
@@ -18,12 +19,20 @@ _TOLERANCE = 0.01
 
 
 def dots_an_inch(
-    kind: str, read_at: ReadAt, exif: bytes | None, warn: Callable[[str], None]
+    kind: str,
+    read_at: ReadAt,
+    exif: bytes | None,
+    warn: Callable[[str], None],
+    photoshop: bytes = b"",
 ) -> float | None:
-    """What EXIF tells, else the file's own format; None where it is nothing that can be meant."""
+    """What EXIF tells, else the file's own format, else Photoshop's resources; None if it is
+    nothing that can be meant.
+    """
     told = resolution(exif) if exif else None
     if told is None and kind in _READERS:
         told = _READERS[kind](read_at)
+    if told is None or not all(told):
+        told = photoshop_resolution(photoshop)
     if told is None or not all(1 <= dots <= _HIGHEST_DPI for dots in told):
         return None
     across, down = told

@@ -84,6 +84,8 @@ def _tags(picture: Picture, metadata: Metadata, strip_rows: int) -> list[Tag]:
         tags += [rational(282, metadata.dpi), rational(283, metadata.dpi), short(296, 2)]
     if metadata.icc is not None:
         tags.append(Tag(34675, TagType.UNDEFINED, metadata.icc))
+    if metadata.iptc is not None:
+        tags.append(Tag(33723, TagType.UNDEFINED, metadata.iptc))
     if metadata.xmp is not None:
         tags.append(Tag(700, TagType.BYTE, metadata.xmp))
     if metadata.exif is not None:

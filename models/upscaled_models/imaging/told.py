@@ -35,10 +35,25 @@ _CHROMATICITY_TOLERANCE = 0.002
 
 
 def told_profile(
-    kind: str, read_at: ReadAt, *, is_gray: bool, warn: Callable[[str], None]
+    kind: str,
+    read_at: ReadAt,
+    embedded: bytes | None = None,
+    *,
+    is_gray: bool,
+    warn: Callable[[str], None],
 ) -> bytes | None:
-    """The profile of what the file tells about its colours; None where that is sRGB or nothing."""
-    told = _READERS[kind](read_at, warn) if kind in _READERS else None
+    """The profile of the colours; None if that is sRGB, or the file tells nothing.
+
+    It is the ``embedded`` one, unless the file has none or tells in a chunk that ranks before it.
+    """
+    if embedded is not None and kind != "png":
+        return embedded
+    if kind == "png":
+        told, is_first = _of_png(read_at, embedded, warn)
+        if embedded is not None and not is_first:
+            return embedded
+    else:
+        told = _of_avif(read_at, warn) if kind == "avif" else None
     if told is None:
         return None
     primaries, curve = told
@@ -55,23 +70,27 @@ def _of_avif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, C
     return None if told is None else _by_code_points(told.primaries, told.curve, warn)
 
 
-def _of_png(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
+def _of_png(
+    read_at: ReadAt, embedded: bytes | None, warn: Callable[[str], None]
+) -> tuple[tuple[Primaries, Curve] | None, bool]:
+    """What the numbers say, and whether they rank before a profile, as those of cICP do."""
     found = {chunk.kind: read_at(chunk.start, 32) for chunk in png_chunks(read_at)}
-    if b"iCCP" in found:  # libpng left it out, without a word
+    if b"iCCP" in found and embedded is None:  # libpng left it out, without a word
         warn(PROFILE_LEFT_OUT)
     if len(found.get(b"cICP", b"")) >= 4:
-        return _by_code_points(found[b"cICP"][0], found[b"cICP"][1], warn)
+        told = _by_code_points(found[b"cICP"][0], found[b"cICP"][1], warn)
+        return told, told is not None
     if b"sRGB" in found or b"gAMA" not in found:
-        return None
+        return None, False
     (gamma,) = struct.unpack_from(">I", found[b"gAMA"].ljust(4, b"\0"))
     if not 1_000 <= gamma <= 1_000_000:
-        return None
+        return None, False
     exponent = 100_000 / gamma
     curve = SRGB_CURVE if abs(exponent - 2.2) < 2.2 * _GAMMA_TOLERANCE else (exponent,)
     primaries = SRGB_PRIMARIES
     if len(found.get(b"cHRM", b"")) >= 32:
         primaries = _chromaticities(found[b"cHRM"])
-    return primaries, curve
+    return (primaries, curve), False
 
 
 def _chromaticities(data: bytes) -> Primaries:
@@ -103,6 +122,3 @@ def _by_code_points(
 
 def _name(curve: Curve) -> str:
     return "sRGB" if curve == SRGB_CURVE else f"gamma {curve[0]:.3g}"
-
-
-_READERS = {"avif": _of_avif, "png": _of_png}

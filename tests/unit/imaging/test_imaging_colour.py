@@ -132,6 +132,59 @@ def test_a_pngs_numbers_become_the_profile_they_amount_to(
     assert context.warnings == []
 
 
+def profile_chunk(name: str) -> bytes:
+    return b"a name\0\0" + zlib.compress(PROFILES[name])
+
+
+@pytest.mark.parametrize("code_points", [(12, 13), (1, 13)], ids=["p3", "srgb"])
+def test_a_pngs_code_points_rank_before_its_profile(
+    tmp_path: Path, opened: Opener, context: Any, code_points: tuple[int, int]
+) -> None:
+    embedded = "srgb" if code_points[0] == 12 else "p3"
+    chunks = {"iCCP": profile_chunk(embedded), "cICP": bytes([*code_points, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        icc = source.metadata.icc
+    if code_points[0] == 1:
+        assert icc is None
+    else:
+        assert icc is not None
+        assert np.abs(shown(RGB, icc, PROFILES["p3"]) - RGB).max() <= 4
+    assert context.warnings == []
+
+
+@pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("has_profile", [False, True])
+def test_an_hdr_png_is_told_and_keeps_the_profile_that_it_has(
+    tmp_path: Path, opened: Opener, context: Any, curve: int, name: str, has_profile: bool
+) -> None:
+    chunks = {"iCCP": profile_chunk("p3")} if has_profile else {}
+    chunks |= {"cICP": bytes([9, curve, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        assert source.metadata.icc == (PROFILES["p3"] if has_profile else None)
+    (warning,) = context.warnings
+    assert f"HDR ({name})" in warning
+
+
+def test_code_points_that_say_nothing_leave_the_profile(tmp_path: Path, opened: Opener) -> None:
+    chunks = {"iCCP": profile_chunk("p3"), "cICP": bytes([2, 2, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        assert source.metadata.icc == PROFILES["p3"]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_of_limited_range_goes_from_black_to_white(
+    tmp_path: Path, opened: Opener, bits: int
+) -> None:
+    unit = 1 if bits == 8 else 256
+    gray = np.array([[0, 16, 126, 235, 255]], f"uint{bits}") * unit
+    chunks = {"cICP": bytes([1, 13, 0, 0])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", gray, **chunks)) as source:
+        out = source.rows(1)[0, :, 0].astype(int)
+    top = 2**bits - 1
+    assert np.array_equal(out[[0, 1, 3, 4]], [0, 0, top, top])
+    assert abs(out[2] - (126 - 16) / 219 * top) <= 1
+
+
 @pytest.mark.parametrize(
     "chunks",
     [
