@@ -21,10 +21,15 @@ _HAVE_IPTC = ("png", "tiff", "jpeg")
 _DESCRIPTION = "Description"
 _EXIF_TAGS = {"Title": 270, _DESCRIPTION: 270, "Author": 315, "Copyright": 33432, "Software": 305}
 _NAMED = 5
+# ImageMagick's copies of what other places hold: the file's dates, the profile's name, EXIF.
+_COPIES, _EXIF_COPIES = ("date:", "icc:"), ("exif:", "tiff:")
 
 
 def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
     """The metadata in the places that the format has."""
+    copies = _COPIES if metadata.exif is None else _COPIES + _EXIF_COPIES
+    texts = tuple(text for text in metadata.texts if not text.keyword.startswith(copies))
+    metadata = replace(metadata, texts=texts)
     if kind == "png":
         return metadata
     metadata = _with_texts(metadata, kind, warn)

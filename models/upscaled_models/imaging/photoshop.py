@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 IPTC = 0x0404
 _RESOLUTION = 0x03ED
-# What is nothing to be missed: the caption's digest, thumbnails, and how to show and print a copy.
+_GUIDES = 0x0408
+# What is nothing to be missed: the captions' digest, thumbnails, how to show and to print a copy,
+# and which of the layers, which are named by themselves, are open.
 _TECHNICAL = frozenset(
-    {0x03E9, 0x03F3, 0x03F5, 0x03F8, 0x0409, 0x040A, 0x040C, 0x040D, 0x0411, 0x0414, 0x0415}
-    | {0x0416, 0x0419, 0x041A, 0x041C, 0x041D, 0x041E, 0x0421, 0x0425, 0x0426, 0x0428, 0x2710}
+    {0x03E9, 0x03F3, 0x03F5, 0x03F8, 0x0400, 0x0402, 0x0406, 0x0409, 0x040A, 0x040C, 0x040D}
+    | {0x0411, 0x0414, 0x0415, 0x0416, 0x0419, 0x041A, 0x041C, 0x041D, 0x041E, 0x0421, 0x0425}
+    | {0x0426, 0x0428, 0x042D, 0x0430, 0x043A, 0x043B, 0x2710}
 )
 # What other blocks hold: the profile, EXIF twice, XMP.
 _ELSEWHERE = frozenset({0x040F, 0x0422, 0x0423, 0x0424})
@@ -70,4 +73,8 @@ def resolution(block: bytes) -> tuple[float, float] | None:
 def is_more(block: bytes) -> bool:
     """Whether a block holds anything else of use, such as paths, guides or slices."""
     known = {IPTC, _RESOLUTION} | _TECHNICAL | _ELSEWHERE
-    return any(number not in known for number, _ in resources(block))
+    return any(
+        # The grid is always there; a count of guides lies behind it.
+        any(data[12:16]) if number == _GUIDES else number not in known
+        for number, data in resources(block)
+    )

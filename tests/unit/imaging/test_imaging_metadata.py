@@ -224,6 +224,17 @@ def test_texts_beside_exif_are_named(
     assert "(Author, Title)" in warning
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_copies_of_exif_in_texts_are_not_carried_on(
+    tmp_path: Path, upscale: Upscale, context: RecordingContext, kind: str
+) -> None:
+    copies = text("date:create", b"2020") + text("exif:Orientation", b"6")
+    path = png(tmp_path / "in.png", copies + chunk(b"eXIf", exif()))
+    out = picture(upscale(image_path=str(path), output_path=str(tmp_path / f"out.{kind}")))
+    assert not {"date:create", "exif:Orientation"} & set(out.info)
+    assert context.warnings == []
+
+
 @pytest.mark.parametrize("source", ["jpg", "gif"])
 def test_a_comment_is_carried_on(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, source: str
@@ -270,6 +281,13 @@ def test_photoshops_resolution_counts_if_nothing_else_tells_one(
     with opened(image_path=path) as source:
         assert source.metadata.dpi == 300
     assert context.warnings == []
+
+
+def test_what_photoshop_always_writes_is_no_loss() -> None:
+    grid = struct.pack(">IIII", 1, 576, 576, 0)
+    always = resource(0x0425, bytes(16)) + resource(0x0408, grid) + resource(0x2710, bytes(10))
+    assert not is_more(PHOTOSHOP + always)
+    assert is_more(PHOTOSHOP + always + resource(0x0408, grid[:12] + b"\0\0\0\1"))
 
 
 SEGMENTS = [
