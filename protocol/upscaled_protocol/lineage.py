@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -39,6 +39,11 @@ def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hold_back_hangups() -> None:
+    """Have a SIGHUP wait until somebody handles it: by default it ends the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
 def child_pids(pid: int) -> list[int]:
@@ -80,6 +85,27 @@ def kill_group(leader_pid: int, signum: int = signal.SIGKILL) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def from_existing_folder() -> Iterator[None]:
+    """For libraries to be loaded: some (MKL) end the process if the working folder was deleted.
+
+    The working folder is `/` meanwhile, for the whole process; afterwards relative paths mean what
+    they did.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        deleted = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.chdir("/")
+            yield
+        finally:
+            os.fchdir(deleted)
+            os.close(deleted)
+    else:
+        yield
 
 
 def _prctl(option: int, value: int) -> None:

@@ -1,9 +1,11 @@
 """`upscaled run`: supervised workers on stdio."""
 
+from upscaled_protocol.lineage import hold_back_hangups
 from upscaled_protocol.stdio import claim_stdio
 from upscaled_protocol.utf8 import require_utf8
 
 if __name__ == "__main__":
+    hold_back_hangups()
     require_utf8()
     # First of all: from here on no import, print or child process can reach the host's wire.
     _wire = claim_stdio()
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 
 from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
-from upscaled_supervisor.options import EXIT_NO_WORKER, read_options
+from upscaled_supervisor.options import read_options
 
 
 def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
@@ -21,18 +23,9 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     options = read_options(argv)
     wire = wire or claim_stdio()
     log = Logger(component="supervisor")
-    journal = None
-    if options.journal is not None:
-        from upscaled_supervisor.journal import Journal, JournalError
-
-        try:
-            journal = Journal(options.journal)
-        except JournalError as error:
-            log.log("error", "journal_unusable", detail=str(error))
-            return EXIT_NO_WORKER
     from upscaled_supervisor.loop import Supervisor
 
-    return Supervisor(wire, options, journal, log).run()
+    return Supervisor(wire, options, log).run()
 
 
 if __name__ == "__main__":

@@ -53,6 +53,13 @@ def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
     return Cause("exit", exit_code=exit_code, detail=last_words)
 
 
+def cause_of_nursery_exit(exit_code: int) -> Cause:
+    """Why the workers of a nursery are gone: it was killed (a negative number), or it left."""
+    if exit_code > 0:  # and so will the next one
+        return Cause("exit", exit_code=exit_code, detail="its parent process failed")
+    return Cause("signal", signal="SIGKILL", detail="its parent process was killed")
+
+
 def count_oom_kills(
     vmstat: Path = Path("/proc/vmstat"), events: Path = Path("/sys/fs/cgroup/memory.events")
 ) -> int:

@@ -54,7 +54,7 @@ class Child:
         self.spawned_at = time.monotonic()
         self.jobs_done = 0
         self.reserved_for: Job | None = None  # gets it alone, once it has nothing else
-        self.oom_kills_before = count_oom_kills()
+        self._oom_kills_before = count_oom_kills()
         # The worker that it is to take over from, why, and the models it loads for that.
         self.replaces: Child | None = None
         self.replaces_for: Cause | None = None
@@ -85,6 +85,11 @@ class Child:
         lines, ended = _read(self.stderr_fd, self._stderr)
         self.last_words.extend(lines)
         return lines, ended
+
+    @property
+    def oom_kills(self) -> int:
+        """OOM kills by the kernel since it was started."""
+        return count_oom_kills() - self._oom_kills_before
 
     @property
     def is_alone(self) -> bool:

@@ -49,6 +49,11 @@ class Dispatcher:
                 self.hand_over(job, child)
         return None
 
+    def fail_all(self, text: str) -> None:
+        """Answer every waiting job: no worker can be had."""
+        for job in list(self._ledger.queue):
+            self._ledger.fail(job, ErrorCode.WORKER_CRASHED, text)
+
     def _hand_over_reserved(self) -> None:
         """A job that is to run alone waits for one worker, unless another has nothing to do."""
         for child in self._children.values():

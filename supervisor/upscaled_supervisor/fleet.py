@@ -7,23 +7,23 @@ While a child is recycled its slot has two: the old one works until the new one 
 from __future__ import annotations
 
 import os
-import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lineage import child_pids, kill_descendants, kill_group
 from upscaled_protocol.log import Logger
-from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
+from upscaled_supervisor.announcer import Announcer
+from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_nursery_exit
 from upscaled_supervisor.child import LEAVE_TIMEOUT_S, Child, open_pipes
 from upscaled_supervisor.devices import Placement
 from upscaled_supervisor.dispatch import Dispatcher
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import MemoryWatch
 from upscaled_supervisor.nursery import Nursery
-from upscaled_supervisor.options import EXIT_USAGE, Options
+from upscaled_supervisor.options import Options
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.recycling import Recycler
@@ -50,10 +50,8 @@ class Fleet:
         self._ledger = ledger
         self._poller = poller
         self._log = log
-        self._tell_host = tell_host
+        self._announcer = Announcer(tell_host)
         self._next_number = 0
-        self._was_ready = False
-        self._is_degraded = False
         self._closing = False
         # A shell that started us by `exec` leaves us its own children, such as the `tee` that
         # reads our stdout: not ours to end.
@@ -86,7 +84,7 @@ class Fleet:
         """For `health`: what is true right now."""
         if self.failure is not None:
             return "failed"
-        if not self._was_ready:
+        if not self._announcer.was_ready:
             return "loading"
         serving = all(slot.is_serving for slot in self.slots)
         broken = any(
@@ -140,10 +138,8 @@ class Fleet:
         """Hand out waiting jobs; where no worker can be had, answer them with the reason."""
         if self.failure is None or self.has_usage_error:
             self._dispatcher.dispatch()
-            return
-        for job in list(self._ledger.queue):
-            text = f"no worker can be started: {self.failure}"
-            self._ledger.fail(job, ErrorCode.WORKER_CRASHED, text)
+        else:
+            self._dispatcher.fail_all(f"no worker can be started: {self.failure}")
 
     def end_job(self, job: Job, reason: str) -> bool:
         """Have the worker stop a job, for reason "cancel" or "deadline"; False where it waits."""
@@ -185,12 +181,19 @@ class Fleet:
             self._poller.forget(child.stderr_fd)
 
     def _handle_line(self, child: Child, line: bytes) -> None:
-        fields = read_message(line)
-        if fields is None:
-            # It may have been the end of a job: nothing that this worker does can be relied on.
-            self._log.log("error", "worker_line_unreadable", worker=child.slot)
-            child.end_for_violation(f"it wrote {line[:_QUOTED_BYTES]!r}")
-            return
+        try:
+            fields = read_message(line)
+            if fields is not None:
+                self._handle_message(child, fields, line)
+                return
+            detail = None
+        except Exception:  # noqa: BLE001 - whatever it says, the other workers go on
+            detail = traceback.format_exc()
+        # It may have been the end of a job: nothing that this worker does can be relied on.
+        self._log.log("error", "worker_line_unreadable", worker=child.slot, traceback=detail)
+        child.end_for_violation(f"it wrote {line[:_QUOTED_BYTES]!r}")
+
+    def _handle_message(self, child: Child, fields: dict[str, Any], line: bytes) -> None:
         kind = fields["type"]
         if kind == "status":
             self._handle_status(child, fields)
@@ -199,25 +202,23 @@ class Fleet:
         elif (job := child.jobs.get(fields["job_id"])) is None:
             self._log.log("warning", "worker_line_unexpected", worker=child.slot, line=kind)
         elif kind == "progress":
-            job.heard_at = time.monotonic()
-            job.budget_s = fields.get("budget_s") or self._options.stall_timeout_s
-            job.waiting = fields["stage"] == WAITING_STAGE
+            job.note_progress(fields, self._options.stall_timeout_s)
             self._ledger.progress(job, line, fields)
         else:
             self._handle_terminal(child, job, fields, line)
 
     def _handle_terminal(self, child: Child, job: Job, fields: dict[str, Any], line: bytes) -> None:
-        outcome = fields.get("code", "completed")
+        outcome = fields["code"] if fields["type"] == "error" else "completed"
         if outcome == ErrorCode.SHUTTING_DOWN and child.state != "ready":
             self._take_back(child, job)
             return
-        child.take_back(job)
-        child.jobs_done += 1
-        self.slots[child.slot].failures = 0
         if job.ending == "deadline" and outcome == ErrorCode.CANCELLED:
             self._ledger.fail_deadline(job)
         else:
             self._ledger.finish(job, line, outcome)
+        child.take_back(job)
+        child.jobs_done += 1
+        self.slots[child.slot].failures = 0
         if outcome == "completed":
             self.memory.note_job(child, job.model)
         else:
@@ -232,6 +233,9 @@ class Fleet:
                 self._take_back(child, job)
         if fields["message"] != "ready" or child.end_cause is not None:
             return
+        if child.state != "starting":
+            self._note_ready_again(child, fields)
+            return
         slot = self.slots[child.slot]
         old = child.replaces
         if old is not None and not set(old.ready["methods"]) <= set(fields["methods"]):
@@ -243,7 +247,8 @@ class Fleet:
         child.state = "ready"
         child.ready = fields
         child.lanes = fields["lanes"]
-        child.pid = child.pid or fields["pid"]  # its parent may be slower to tell
+        if child.pid is None and self.nursery and fields["pid"] in child_pids(self.nursery.pid):
+            child.pid = fields["pid"]  # its parent is slower to tell
         self.memory.note_ready(child)
         self._log.log("info", "worker_ready", worker=child.slot, worker_pid=child.pid)
         if child.replaces_for is not None:
@@ -253,15 +258,16 @@ class Fleet:
             child.replaces = None
             old.state = "draining"
             self._settle(old)
-        if not self._was_ready or self._is_degraded:
-            self._was_ready, self._is_degraded = True, False
-            if fields.get("detail"):
-                degraded = {"type": "status", "message": "degraded", "worker": child.slot}
-                self._tell_host(degraded | {"detail": fields["detail"]})
-            self._tell_host(fields | {"pid": os.getpid()})
+        self._announcer.tell_ready(child)
         if slot.last_restart is not None:
-            status = {"type": "status", "message": "worker_restarted", "worker": child.slot}
-            self._tell_host(status | {"pid": child.pid, "cause": slot.last_restart})
+            self._announcer.tell_restarted(child, slot.last_restart)
+
+    def _note_ready_again(self, child: Child, fields: dict[str, Any]) -> None:
+        """An engine that could not start has started later."""
+        was_broken = child.ready.get("detail")
+        child.ready, child.lanes = fields, fields["lanes"]
+        if was_broken != fields.get("detail"):
+            self._announcer.tell_ready_again(child)
 
     def _let_leave(self, child: Child, signal_name: str) -> None:
         """Somebody has sent a worker a signal: it finishes what it has, and takes no more."""
@@ -341,20 +347,27 @@ class Fleet:
 
     def _read_nursery(self) -> None:
         assert self.nursery is not None
-        messages = self.nursery.read()
-        if messages is None:
+        try:
+            notices = self.nursery.read()
+        except ValueError as error:
+            self._log.log("error", "nursery_line_unreadable", detail=str(error))
+            return self._end_nursery()
+        if notices is None:
             return self._lose_nursery()
-        for message in messages:
-            if "spawn" in message and message["spawn"] in self.children:
-                child = self.children[message["spawn"]]
-                child.pid = message.get("pid")
+        for notice in notices:
+            if "spawn" in notice and notice["spawn"] in self.children:
+                child = self.children[notice["spawn"]]
+                child.pid = notice.get("pid")
                 if child.pid is None:
-                    self._bury(child, Cause("load_failed", detail=message["failed"]))
+                    self._bury(child, Cause("load_failed", detail=notice["failed"]))
                 elif child.end_cause is not None:
                     child.kill()
-            elif "exited" in message:
-                self._bury_pid(message["exited"], message["status"])
-            elif message.get("template") is False and self._options.template:
+            elif "exited" in notice:
+                self._bury_pid(notice["exited"], notice["status"])
+            elif "usage" in notice:
+                self.has_usage_error = True
+                self.failure = "the workers' options are wrong; stderr says how"
+            elif notice.get("template") is False and self._options.template:
                 self._log.log("warning", "template_unusable", detail="a library has a thread")
         return None
 
@@ -367,14 +380,9 @@ class Fleet:
         # What it would have ended was handed up to us.
         kill_descendants(spared=self._inherited_pids)
         self.nursery = None
-        if exit_code == EXIT_USAGE:
-            self.has_usage_error = True
-            self.failure = "the workers' options are wrong; stderr says how"
-        elif not self._closing:
+        if not self._closing and not self.has_usage_error:
             self._log.log("error", "nursery_lost", exit_code=exit_code)
-        cause = Cause("signal", signal="SIGKILL", detail="its parent process was killed")
-        if exit_code > 0:  # it left by itself, and so will the next
-            cause = Cause("exit", exit_code=exit_code, detail="its parent process failed")
+        cause = cause_of_nursery_exit(exit_code)
         for child in list(self.children.values()):
             child.kill()
             child.end_cause = child.end_cause or cause
@@ -383,10 +391,11 @@ class Fleet:
     def _bury_pid(self, pid: int, status: int) -> None:
         for child in list(self.children.values()):
             if child.pid == pid:
-                oom_kills = count_oom_kills() - child.oom_kills_before
                 self._read_stderr(child)
                 last_words = None if child.ready else child.last_line()
-                self._bury(child, child.end_cause or cause_of_exit(status, oom_kills, last_words))
+                self._bury(
+                    child, child.end_cause or cause_of_exit(status, child.oom_kills, last_words)
+                )
 
     def _bury(self, child: Child, cause: Cause) -> None:
         """A worker is dead: give its jobs back, and its slot a successor."""
@@ -446,17 +455,9 @@ class Fleet:
         self._log.log("warning", "worker_gone", worker=slot.number, worker_pid=pid, **cause)
         has_worked = child is not None and child.jobs_done > 0
         slot.plan_restart(cause, died_loading=died_loading, has_worked=has_worked)
-        if slot.is_hopeless:
-            text = f"given up: {cause.sentence()}"
-            if all(one.is_hopeless for one in self.slots):
-                self.failure = cause.sentence()
-        elif slot.is_failing and not self._is_degraded:
-            self._is_degraded = True
-            text = f"workers keep dying, and are tried again ever more slowly: {cause.sentence()}"
-        else:
-            return
-        status = {"type": "status", "message": "degraded", "worker": slot.number}
-        self._tell_host(status | {"cause": cause, "detail": text})
+        if all(one.is_hopeless for one in self.slots):
+            self.failure = cause.sentence()
+        self._announcer.tell_lost(slot, cause)
 
     # --- the clock --------------------------------------------------------------------------
 

@@ -57,16 +57,24 @@ class HealthDesk:
         return bool(self._requests)
 
     def report(
-        self, request_id: str | None, *, draining: bool, dropped_progress: int
+        self,
+        request_id: str | None,
+        *,
+        draining: bool,
+        dropped_progress: int,
+        missing: str | None = None,
     ) -> dict[str, Any]:
-        """The message, as in `HealthReport`."""
+        """The message, as in `HealthReport`. missing: what the daemon has to do without for now."""
+        state = self._fleet.state
+        if missing is not None and state == "ok":
+            state = "degraded"
         reports = [child.health for child in self._fleet.children.values() if child.health]
         gpus = [report for report in reports if report.get("gpu_available")]
         return {
             "type": "health",
             "request_id": request_id,
-            "status": "draining" if draining else self._fleet.state,
-            "detail": self._fleet.failure,
+            "status": "draining" if draining else state,
+            "detail": self._fleet.failure or missing,
             "gpu_available": bool(gpus) if reports else None,
             "gpu_name": gpus[0].get("gpu_name") if gpus else None,
             "gpu_memory_free": gpus[0].get("gpu_memory_free") if gpus else None,

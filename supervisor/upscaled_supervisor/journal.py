@@ -7,6 +7,7 @@ event is kept then, for hosts that missed it. A row is committed before the host
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import NamedTuple
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _VERSION = 1
+# Another process may hold the file for a moment only, such as a backup.
+_LOCK_TIMEOUT_S = 0.2
 # Terminal events kept for hosts that ask again, and their bytes, for a result may hold a picture;
 # the oldest go first, a quarter of the bytes at once.
 _KEPT_EVENTS = 100_000
@@ -35,7 +38,11 @@ CREATE INDEX IF NOT EXISTS jobs_by_seq ON jobs (seq);
 
 
 class JournalError(Exception):
-    """The journal cannot be opened: damaged, locked by another supervisor, or not ours."""
+    """The journal cannot be opened: damaged, or not ours."""
+
+
+class JournalHeldError(JournalError):
+    """Another supervisor has the journal open."""
 
 
 class PendingJob(NamedTuple):
@@ -53,9 +60,12 @@ class Journal:
         self._path = path
         # Events that a full disk kept out of the file: written as soon as it takes them.
         self._unrecorded: dict[str, bytes] = {}
+        _create(path)
         try:
             # Absolute, for SQLite has a special meaning for some names (`:memory:`).
-            self._db = sqlite3.connect(path.absolute(), timeout=1.0, isolation_level=None)
+            self._db = sqlite3.connect(
+                path.absolute(), timeout=_LOCK_TIMEOUT_S, isolation_level=None
+            )
             # Ours alone: a second supervisor on it would run every job twice. Without fsync at
             # each commit rows survive any death of processes, though not of the machine's power.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -70,13 +80,15 @@ class Journal:
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
             self._seq, self._event_bytes = self._db.execute(
-                "SELECT coalesce(max(seq), 0), coalesce(sum(length(event)), 0) FROM jobs"
+                "SELECT coalesce(CAST(max(seq) AS INTEGER), 0), "
+                "coalesce(sum(length(event)), 0) FROM jobs"
             ).fetchone()
             self._file = _identity(path)
         except sqlite3.OperationalError as error:
-            held = "locked" in str(error)
-            reason = "another supervisor holds it" if held else str(error)
-            raise JournalError(f"cannot open the journal {path}: {reason}") from None
+            if "locked" in str(error):
+                text = f"cannot open the journal {path}: another supervisor holds it"
+                raise JournalHeldError(text) from None
+            raise JournalError(f"cannot open the journal {path}: {error}") from None
         except sqlite3.DatabaseError as error:
             raise JournalError(
                 f"the journal {path} is damaged or no journal: {error}; move it away to start anew"
@@ -88,7 +100,16 @@ class Journal:
         rows = self._db.execute(
             "SELECT job_id, line, attempts FROM jobs WHERE event IS NULL ORDER BY seq"
         )
-        return [PendingJob(job_id, bytes(line), attempts) for job_id, line, attempts in rows]
+        # SQLite gives any column any type. A row whose id is damaged belongs to nobody.
+        return [
+            PendingJob(
+                job_id,
+                line if isinstance(line, bytes) else b"",
+                attempts if isinstance(attempts, int) else 0,
+            )
+            for job_id, line, attempts in rows
+            if isinstance(job_id, str)
+        ]
 
     def accept(self, job_id: str, line: bytes) -> None:
         """Record a job; an earlier finished one of its id is forgotten.
@@ -161,17 +182,29 @@ class Journal:
         for job_id in self._finished_ids() if job_ids is None else job_ids:
             row = self._db.execute("SELECT event FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             event = self._unrecorded.get(job_id) or (row and row[0])
-            yield bytes(event or b"")
+            yield event if isinstance(event, bytes) and _is_line(event) else b""
 
     def _finished_ids(self) -> list[str]:
         rows = self._db.execute("SELECT job_id FROM jobs WHERE event IS NOT NULL ORDER BY seq")
-        return [job_id for (job_id,) in rows] + list(self._unrecorded)
+        return [job_id for (job_id,) in rows if isinstance(job_id, str)] + list(self._unrecorded)
 
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
         with contextlib.suppress(sqlite3.Error):  # the disk is still full, as was told
             self.catch_up()
         self._db.close()
+
+
+def _create(path: Path) -> None:
+    """Make the file for its owner alone, because job lines may hold pictures and prompts. SQLite
+    gives the files that it makes beside it the same mode. What is wrong SQLite tells later."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _is_line(event: bytes) -> bool:
+    """Whether an event is one line, as it was recorded."""
+    return event.startswith(b"{") and event.endswith(b"}\n") and b"\n" not in event[:-1]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from upscaled_protocol.log import Logger
 from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.deadlines import Deadlines
-from upscaled_supervisor.journal import Journal
+from upscaled_supervisor.journal import Journal, PendingJob
 from upscaled_supervisor.queue import Job, JobQueue, with_accepted_as
 
 # Ids remembered for cancels that come before or after their job.
@@ -41,6 +41,7 @@ class Ledger:
         self.deadlines = Deadlines()
         self.jobs: dict[str, Job] = {}
         self.journal: Journal | None = None
+        self.awaits_journal = False  # another daemon still holds it: no job is accepted
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
         self.durations: dict[str, list[float]] = {}  # by method: a bucket each, the rest, the sum
         self.refused = 0  # lines
@@ -54,6 +55,7 @@ class Ledger:
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._replays: deque[Iterator[bytes]] = deque()
+        self._early_replays: deque[list[str] | None] = deque(maxlen=REMEMBERED_IDS)
 
     @property
     def failed(self) -> int:
@@ -63,11 +65,12 @@ class Ledger:
     @property
     def has_room(self) -> bool:
         """Whether the next job can be accepted."""
-        return len(self.jobs) < self._max_jobs and self._queued_bytes < MAX_QUEUED_BYTES
+        has_room = len(self.jobs) < self._max_jobs and self._queued_bytes < MAX_QUEUED_BYTES
+        return has_room and not self.awaits_journal
 
     def expects_cancelled(self, job: Job) -> bool:
         """Whether the host has cancelled this job before it wrote its line."""
-        return job.job_id in self._early_cancels
+        return job.job_id in self._early_cancels and not self.awaits_journal
 
     def accept(self, job: Job) -> None:
         """Take a job whose id is free, and tell the host; an early cancel ends it at once.
@@ -83,12 +86,13 @@ class Ledger:
         if self._early_cancels.pop(job.job_id, "no") is None:
             self.fail_cancelled(job)
 
-    def restore(self) -> None:
-        """Take up the journal's pending jobs; the host is told of each as accepted."""
-        assert self.journal is not None
-        for pending in self.journal.pending():
+    def restore(self, journal: Journal) -> None:
+        """Take up a journal and its pending jobs; the host is told of each as accepted."""
+        self.journal = journal
+        self.awaits_journal = False
+        for pending in journal.pending():
             try:
-                job = Job(open_envelope(pending.line), pending.line)
+                job = _restored(pending)
             except JobError as error:  # damaged on disk, or accepted by another release
                 error.job_id = pending.job_id
                 self._record_event(pending.job_id, self.refuse(error))
@@ -97,6 +101,8 @@ class Ledger:
             self._take(job)
             if job.attempts >= job.max_attempts:  # we were killed before we could say so
                 self.fail_for_good(job, None)
+        while self._early_replays:
+            self.replay(self._early_replays.popleft())
 
     def retry(self, job: Job) -> None:
         """Put a job that lost its worker back in its place."""
@@ -108,6 +114,8 @@ class Ledger:
 
         cause: how the worker was taken down by it; None where that was not the job's doing.
         """
+        if self.jobs.get(job.job_id) is not job:
+            return  # it has ended, though its worker's last line could not be dealt with
         if job.ending == "cancel":
             self.fail_cancelled(job)
         elif job.ending == "deadline":
@@ -213,6 +221,8 @@ class Ledger:
         """Have recorded terminal events sent again, as fast as `send_replays` is called."""
         if self.journal is not None:
             self._replays.append(self.journal.events(job_ids))
+        elif self.awaits_journal:
+            self._early_replays.append(job_ids)
 
     @property
     def is_replaying(self) -> bool:
@@ -285,6 +295,14 @@ class Ledger:
         counts = self.durations.setdefault(job.method, [0.0] * (len(DURATION_BUCKETS_S) + 2))
         counts[bisect_left(DURATION_BUCKETS_S, seconds)] += 1
         counts[-1] += seconds
+
+
+def _restored(pending: PendingJob) -> Job:
+    """A job of the journal. Raises `JobError` if its row is damaged."""
+    envelope = open_envelope(pending.line)
+    if envelope.type != "job" or envelope.job_id != pending.job_id:
+        raise JobError(ErrorCode.INVALID_JOB, "the journal holds another line under this job's id")
+    return Job(envelope, pending.line)
 
 
 def _error(error: JobError) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from upscaled_protocol.lines import encode_line, has_half_pair
 from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
 from upscaled_supervisor.fleet import Fleet
+from upscaled_supervisor.handover import Handover
 from upscaled_supervisor.health import HealthDesk
 from upscaled_supervisor.intake import Intake
-from upscaled_supervisor.journal import Journal
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import (
     EXIT_COMPLETED,
@@ -66,16 +66,22 @@ class HostGoneError(Exception):
 class Supervisor:
     """Runs from the first line of the host to the last terminal event."""
 
-    def __init__(self, wire: Wire, options: Options, journal: Journal | None, log: Logger) -> None:
+    def __init__(self, wire: Wire, options: Options, log: Logger) -> None:
         self._options = options
         self._log = log
         self._poller = Poller()
         self._host = HostWire(wire, options.line_limit_bytes)
         self._ledger = Ledger(self._host.outbox, log, options.max_queue)
-        self._ledger.journal = journal
         self._intake = Intake(self._ledger)
         self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
         self._health = HealthDesk(self._fleet, self._ledger)
+        self._handover = Handover(
+            options,
+            self._ledger,
+            log,
+            serve_metrics=self._serve_metrics,
+            tell_degraded=self._tell_degraded,
+        )
         self._reading = False
         self._input_ended = False
         self._draining = False
@@ -90,8 +96,9 @@ class Supervisor:
     def run(self) -> int:
         """Serve; the exit status."""
         try:
-            if not self._start():
-                return EXIT_USAGE
+            self._start()
+            if self._handover.exit_status is not None:
+                return self._handover.exit_status
             while not self._is_done():
                 self._turn()
             self._send({"type": "status", "message": "stopped"})
@@ -106,36 +113,28 @@ class Supervisor:
                 self._ledger.journal.close()
         return self._exit_status()
 
-    def _start(self) -> bool:
-        """Set everything going; False where the options do not allow that."""
-        self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
-        self._flush_host()
+    def _start(self) -> None:
+        """Set everything going, unless the handover says that the options do not allow it."""
         signals = self._catch_signals()
+        self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
+        self._handover.proceed(time.monotonic())
+        if self._handover.exit_status is not None:
+            return
+        self._flush_host()
         adopt_orphans()
-        if not self._serve_metrics():
-            return False
-        self._fleet.start()
         self._poller.watch_reading(self._host.watch_fd, self._host_is_gone, events=0)
         self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
-        if self._ledger.journal is not None:
-            self._ledger.restore()
+        self._fleet.start()
         # Start-up's objects live as long as we do; no collection need look at them again.
         gc.freeze()
-        return True
 
-    def _serve_metrics(self) -> bool:
-        address = self._options.metrics_address
-        if address is None:
-            return True
+    def _serve_metrics(self, address: str) -> None:
         from upscaled_supervisor.metrics import serve_metrics
 
-        try:
-            serve_metrics(address, self._fleet, self._ledger, self._host.outbox)
-        except (OSError, ValueError, OverflowError) as error:
-            detail = f"cannot serve metrics on {address}: {error}"
-            self._log.log("error", "metrics_unusable", detail=detail)
-            return False
-        return True
+        serve_metrics(address, self._fleet, self._ledger, self._host.outbox)
+
+    def _tell_degraded(self, detail: str) -> None:
+        self._send({"type": "status", "message": "degraded", "detail": detail})
 
     def _turn(self) -> None:
         """Wait for something to happen, and deal with all of it."""
@@ -160,6 +159,7 @@ class Supervisor:
                 self._health.report(
                     request_id,
                     draining=self._draining,
+                    missing=self._handover.detail,
                     dropped_progress=self._host.outbox.dropped_progress,
                 )
             )
@@ -176,7 +176,11 @@ class Supervisor:
             text = f"no worker can be started: {self._fleet.failure}"
             self._let_go(ErrorCode.WORKER_CRASHED, text)
             return True
+        if self._handover.exit_status is not None:
+            return True
         is_busy = self._ledger.jobs or self._ledger.is_replaying or not self._intake.is_empty
+        if self._drain_until is None:  # else what the journal holds is left to the next start
+            is_busy = is_busy or self._ledger.awaits_journal
         if not self._draining or is_busy:
             return False
         if not self._stopping:
@@ -186,6 +190,8 @@ class Supervisor:
         return self._fleet.is_gone
 
     def _exit_status(self) -> int:
+        if self._handover.exit_status is not None:
+            return self._handover.exit_status
         if self._fleet.has_usage_error:
             return EXIT_USAGE
         if self._fleet.failure is not None:
@@ -324,7 +330,10 @@ class Supervisor:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(signum, lambda *_: None)
+            # What `nohup` or a shell's `&` has us ignore stays ignored.
+            is_ignored = signal.getsignal(signum) == signal.SIG_IGN
+            if not is_ignored or signum not in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(signum, lambda *_: None)
         # A host may have blocked some for itself, and what it starts has inherited that.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         return read_fd
@@ -355,6 +364,7 @@ class Supervisor:
         self._fleet.tick(now)
         if now >= self._next_check:
             self._next_check = now + _CHECK_S
+            self._handover.proceed(now)
             self._ledger.catch_up()
             if self._options.recycles:
                 self._fleet.recycle_due(now)

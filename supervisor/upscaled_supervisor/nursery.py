@@ -14,6 +14,9 @@ from typing import Any
 from upscaled_protocol.lineage import kill_group
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, decode_line, encode_line
 
+_PIDS = 2**31
+# So much of a line that is no notice is told.
+_QUOTED_BYTES = 80
 # Killing what is below it takes milliseconds; while it still imports, the wait is in vain.
 _CLOSE_TIMEOUT_S = 1.0
 
@@ -51,7 +54,8 @@ class Nursery:
         self._exit_code: int | None = None
 
     def read(self) -> list[dict[str, Any]] | None:
-        """What it has told since; None where it is gone."""
+        """What it has told since; None if it is gone. Raises `ValueError` if it tells something
+        that it never should."""
         try:
             data = self._control.recv(READ_SIZE_BYTES)
         except BlockingIOError:
@@ -60,7 +64,7 @@ class Nursery:
             return None
         if not data:
             return None
-        return [decode_line(line) for line in self._lines.feed(data) if line is not None]
+        return [read_notice(line) for line in self._lines.feed(data) if line is not None]
 
     def spawn(self, number: int, argv: list[str], env: dict[str, str], stdio: list[int]) -> None:
         """Ask for a worker on these three descriptors. Raises `OSError` where it is gone.
@@ -96,3 +100,16 @@ class Nursery:
                 return
             if pid == self.pid:
                 self._exit_code = os.waitstatus_to_exitcode(status)
+
+
+def read_notice(line: bytes) -> dict[str, Any]:
+    """What a nursery tells. Raises `ValueError` if it is none of its notices."""
+    notice = decode_line(line)
+    match notice:
+        case {"template": bool()} | {"usage": True} | {"spawn": int(), "failed": str()}:
+            return dict(notice)
+        case {"spawn": int(), "pid": int(pid)} if 1 < pid < _PIDS:
+            return dict(notice)
+        case {"exited": int(pid), "status": int(status)} if 1 < pid < _PIDS and 0 <= status < 2**16:
+            return dict(notice)
+    raise ValueError(f"the nursery wrote {line[:_QUOTED_BYTES]!r}")

@@ -6,8 +6,9 @@ import itertools
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from upscaled_protocol.envelope import Envelope
+from upscaled_protocol.envelope import WAITING_STAGE, Envelope
 
 
 class Job:
@@ -66,6 +67,12 @@ class Job:
         """The job is accepted: its `timeout_s` begins."""
         if self.timeout_s is not None:
             self.deadline = time.monotonic() + self.timeout_s
+
+    def note_progress(self, fields: dict[str, Any], usual_budget_s: float) -> None:
+        """Its worker tells of progress: the stall clock starts anew."""
+        self.heard_at = time.monotonic()
+        self.budget_s = fields.get("budget_s") or usual_budget_s
+        self.waiting = fields["stage"] == WAITING_STAGE
 
     @property
     def line_for_worker(self) -> bytes:

@@ -155,16 +155,54 @@ def test_a_damaged_journal_is_told_before_any_job_is_taken(
     assert journal.read_bytes() == content
 
 
-def test_two_supervisors_never_share_a_journal(
+def test_a_journal_is_taken_over_from_a_daemon_that_drains(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "jobs.db")
+    first = start_supervisor("--journal", journal)
+    first.job("a", hang=True)
+    first.wait_accepted("a")
+    second = start_supervisor("--journal", journal, "--grace-s", "600")
+    assert "another supervisor holds it" in second.wait_status("degraded")["detail"]
+    second.job("b")
+    second.job("c")
+    second.send({"type": "replay"}, {"type": "cancel", "job_id": "c"})
+    assert second.wait_terminal("c")["code"] == "cancelled"
+    second.wait_health(lambda one: one["status"] == "degraded" and "holds it" in one["detail"])
+    assert not [line for line in second.lines if line["type"] == "accepted"]
+    first.send({"type": "cancel", "job_id": "a"})
+    assert first.finish() == 1
+    assert second.wait_terminal("b")["type"] == "result"
+    assert second.wait_terminal("a")["code"] == "cancelled"  # which the replay sends again
+    assert second.finish() == 1  # `c` was cancelled
+
+
+def test_a_journal_that_is_held_for_good_ends_the_daemon(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     journal = str(tmp_path / "jobs.db")
     first = start_supervisor("--journal", journal)
     first.job("a")
     first.wait_terminal("a")
-    second = start_supervisor("--journal", journal)
+    second = start_supervisor("--journal", journal, "--grace-s", "0.1")
+    second.job("b")
     assert second.wait() == 3
     assert b"another supervisor holds it" in second.stderr
+    # It was never accepted, so that the host can give it to another daemon.
+    assert not [line for line in second.lines if line.get("job_id") == "b"]
+
+
+def test_a_journal_is_readable_to_its_owner_alone(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    daemon = start_supervisor("--journal", str(folder / "jobs.db"))
+    daemon.job("a")
+    daemon.wait_terminal("a")
+    files = list(folder.iterdir())
+    assert len(files) > 1
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
 def test_a_full_disk_refuses_jobs_clearly_and_ends_the_accepted_ones(
@@ -396,7 +434,7 @@ def test_events_are_kept_within_their_bytes_and_pending_jobs_always(
     journal = journals.Journal(path)
     journal.accept("pending", b"{}")
     sizes = [100, 900, 4000]
-    events = [f"{number}:".encode().ljust(sizes[number % 3], b".") for number in range(300)]
+    events = [b'{"%d":"%b"}\n' % (number, b"." * sizes[number % 3]) for number in range(300)]
     for number, event in enumerate(events):
         # Half of the ids are used again: what they had is replaced.
         job_id = str(number % 150)
@@ -411,3 +449,34 @@ def test_events_are_kept_within_their_bytes_and_pending_jobs_always(
             journal = journals.Journal(path)
     assert [job.job_id for job in journal.pending()] == ["pending"]
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE jobs SET line = NULL",
+        "UPDATE jobs SET line = 7",
+        'UPDATE jobs SET line = \'{"type":"health"}\'',
+        'UPDATE jobs SET line = CAST(\'{"type":"health"}\' AS BLOB)',
+        'UPDATE jobs SET line = CAST(\'{"job_id":"x","method":"fake"}\' AS BLOB)',
+        "UPDATE jobs SET event = 'two\nlines'",
+        "UPDATE jobs SET event = 3.5",
+        "UPDATE jobs SET job_id = x'ff'",
+        "UPDATE jobs SET attempts = 'many', line = NULL",
+        "UPDATE jobs SET seq = 'last'",
+    ],
+)
+def test_a_row_of_any_other_types_harms_no_other_job(
+    start_supervisor: StartDaemon, tmp_path: Path, damage: str
+) -> None:
+    journal = tmp_path / "jobs.db"
+    leave_pending(start_supervisor, journal)
+    change(journal, damage)
+    daemon = start_supervisor("--journal", str(journal))
+    daemon.send({"type": "replay"}, {"type": "replay", "job_ids": ["a"]})
+    daemon.send({"type": "cancel", "job_id": "a"})  # where it is left, it would hang
+    daemon.job("b")
+    assert daemon.wait_terminal("b")["type"] == "result"
+    daemon.send({"type": "shutdown"})
+    assert daemon.wait() in (0, 1)
+    assert not [line for line in daemon.terminals() if line["job_id"] not in ("a", "b")]

@@ -9,6 +9,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from waiting import TIMEOUT_S, wait_until
@@ -61,11 +62,29 @@ def test_a_worker_that_does_not_answer_is_not_up(start_supervisor: StartDaemon) 
     wait_until(lambda: scrape(daemon)[up] == 0, "the worker's absence")
 
 
-def test_an_address_that_is_taken_is_told_and_nothing_starts(start_supervisor: StartDaemon) -> None:
+def test_a_port_that_is_taken_is_told_and_tried_again(start_supervisor: StartDaemon) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        daemon = start_supervisor("--metrics-address", f"127.0.0.1:{port}")
-        assert daemon.wait() == 2
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = start_supervisor("--metrics-address", address)
+        assert "cannot serve metrics" in daemon.wait_status("degraded")["detail"]
+        daemon.job("a")  # the daemon works all the same
+        assert daemon.wait_terminal("a")["type"] == "result"
+        report = daemon.ask_health()
+        assert report["status"] == "degraded"
+        assert address in report["detail"]
+    report = daemon.wait_health(lambda one: one["status"] == "ok")
+    assert "detail" not in report
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
+        assert b"upscaled_jobs_total" in answer.read()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:many", "no.such.host.invalid:0", "127.0.0.1:70000"])
+def test_an_address_that_can_never_be_served_is_wrong_usage(
+    start_supervisor: StartDaemon, address: str
+) -> None:
+    daemon = start_supervisor("--metrics-address", address)
+    assert daemon.wait() == 2
     assert b"cannot serve metrics" in daemon.stderr

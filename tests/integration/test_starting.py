@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
@@ -54,3 +58,81 @@ def test_an_engine_that_cannot_start_answers_its_jobs_with_the_reason(
     assert "no-such-model" in error["error"]
     daemon.job("b")
     assert daemon.wait_terminal("b")["type"] == "result"
+
+
+@pytest.mark.parametrize("template", ["--template", "--no-template"])
+def test_a_deleted_working_folder_is_no_obstacle(tmp_path: Path, template: str) -> None:
+    """MKL, which comes with torch, ends a process that loads it in such a folder, with status 2."""
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
+    config = {
+        "image_path": str(tmp_path / "in.png"),
+        "output_path": str(tmp_path / "out.png"),
+        "model": "compact-x2",
+        "upscale_factor": 2,
+    }
+    command = [sys.executable, "-m", "upscaled_supervisor", "--methods", "esrgan", template]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *command],
+        cwd=folder,
+        input=json.dumps({"job_id": "a", "method": "esrgan", "config": config}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_exit_status_of_a_library_is_not_wrong_usage(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'upscaled_worker.nursery' in sys.orig_argv:\n    os._exit(2)\n"
+    )
+    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    daemon.wait_status("degraded")
+    assert daemon.finish() == 3
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("module", ["upscaled_supervisor", "upscaled_worker"])
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(module: str, name: str) -> None:
+    """As `nohup` and a shell's `&` have it."""
+    code = (
+        "import os, signal, sys\n"
+        f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', *sys.argv[1:]])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, module, "--methods", "fake"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as daemon:
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        while b'"ready"' not in daemon.stdout.readline():
+            pass
+        ignored = Path(f"/proc/{daemon.pid}/status").read_text().split("SigIgn:")[1].split()[0]
+        assert int(ignored, 16) & 1 << (signal.Signals[name] - 1)
+        daemon.stdin.close()
+        daemon.stdout.read()
+
+
+def test_a_hangup_during_the_start_waits() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from upscaled_cli.__main__ import main\n"
+        "sys.meta_path.insert(0, type('Hangup', (), {'find_spec': lambda *_: "
+        "os.kill(os.getpid(), signal.SIGHUP)})())\n"
+        "sys.exit(main(['run', '--methods', 'fake']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=b'{"job_id":"a","method":"fake"}\n',
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

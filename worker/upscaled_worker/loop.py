@@ -28,6 +28,7 @@ from upscaled_protocol.codec import decode_host_message
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.heldjobs import HeldJobs
 from upscaled_protocol.hostlines import HostLines
+from upscaled_protocol.lineage import from_existing_folder
 from upscaled_protocol.lines import READ_SIZE_BYTES
 from upscaled_protocol.log import Logger
 from upscaled_protocol.messages import (
@@ -119,8 +120,9 @@ class Worker:
         """Take lines until the host ends its input or says shutdown, and every job is done."""
         self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
         start([self._starter, self._trimmer])
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._handle_signal)
+        signal.signal(signal.SIGTERM, self._handle_signal)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # else a shell's `&` has set that
+            signal.signal(signal.SIGINT, self._handle_signal)
         # A host may have blocked them for itself, and what it starts has inherited that.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         poll = select.poll()
@@ -368,7 +370,8 @@ class Worker:
     def _start_engines(self) -> None:
         for method, engine in self._engines.items():
             try:
-                engine.preimport()
+                with from_existing_folder():
+                    engine.preimport()
                 engine.start()
             except JobError as error:
                 self._break(method, error)

@@ -12,7 +12,8 @@ then it kills everything below itself, grandchildren too, which as a subreaper i
 it be killed itself, the kernel kills its workers, and the supervisor what those leave behind.
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
-worker's three stdio descriptors. Out: `{"template": true|false}` when it is set up, `{"spawn": N,
+worker's three stdio descriptors. Out: `{"template": true|false}` when it is set up, or `{"usage":
+true}` if the workers' options are wrong, `{"spawn": N,
 "pid": P}` or `{"spawn": N, "failed": "why"}`, and `{"exited": P, "status": S}` (as `os.waitpid`
 gives it).
 """
@@ -33,7 +34,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from upscaled_protocol.lineage import adopt_orphans, child_pids, die_with_parent, kill_descendants
+from upscaled_protocol.lineage import (
+    adopt_orphans,
+    child_pids,
+    die_with_parent,
+    from_existing_folder,
+    kill_descendants,
+)
 from upscaled_protocol.lines import LineSplitter, decode_line, encode_line
 from upscaled_protocol.stdio import claim_stdio
 
@@ -57,9 +64,15 @@ class Nursery:
         """Import what workers need, unless they are to be fresh interpreters."""
         from upscaled_worker.__main__ import read_options
 
-        options = read_options(self._worker_argv)
+        try:
+            options = read_options(self._worker_argv)
+        except SystemExit:
+            # An exit status alone does not say it: libraries leave with any, when they are loaded.
+            self._tell(usage=True)
+            raise
         if self._template:
-            _preimport(options.methods)
+            with from_existing_folder():
+                _preimport(options.methods)
             # A thread of a library would not live on in a fork, and its locks might stay taken.
             self._template = _is_single_threaded()
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from upscaled_cli import exits
+from upscaled_protocol.lineage import hold_back_hangups
 from upscaled_protocol.utf8 import require_utf8
 from upscaled_protocol.version import VERSION
 
@@ -54,10 +55,12 @@ more of their own.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit status. `argv`: this process's own arguments by default."""
-    if argv is None:
-        require_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
+    if name == "run":
+        hold_back_hangups()  # which ask it for a rolling restart
+    if argv is None:
+        require_utf8()
     if name not in _FOR_HOSTS:
         _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

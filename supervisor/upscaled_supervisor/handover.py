@@ -1,0 +1,95 @@
+"""What the daemon before us may still hold while it drains: the journal, and the metrics' port.
+
+Both are tried again. Without the port the daemon works all the same. Without the journal it accepts
+no job: the lines wait, until the predecessor should long be gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+
+from upscaled_protocol.log import Logger
+from upscaled_supervisor.ledger import Ledger
+from upscaled_supervisor.options import EXIT_NO_WORKER, EXIT_USAGE, Options
+
+# A predecessor is taken to have our own grace for its drain, and as much again for all the rest.
+_WAIT_GRACES = 2
+
+
+class Handover:
+    """Takes both over. `serve_metrics` serves at an address; `tell_degraded` tells the host."""
+
+    def __init__(
+        self,
+        options: Options,
+        ledger: Ledger,
+        log: Logger,
+        *,
+        serve_metrics: Callable[[str], None],
+        tell_degraded: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._ledger = ledger
+        self._log = log
+        self._serve_metrics = serve_metrics
+        self._tell_degraded = tell_degraded
+        self._give_up_at = time.monotonic() + _WAIT_GRACES * options.grace_s
+        self._faults: dict[str, str] = {}  # by event, what is still held
+        self._needs_metrics = options.metrics_address is not None
+        ledger.awaits_journal = options.journal is not None
+        self.exit_status: int | None = None  # why the daemon cannot go on, if it cannot
+
+    @property
+    def detail(self) -> str | None:
+        """What is still held, for people; None if nothing is."""
+        return "; ".join(self._faults.values()) or None
+
+    def proceed(self, now: float) -> None:
+        """Try to take over what is still missing."""
+        if self._needs_metrics:
+            self._try_metrics()
+        if self._ledger.awaits_journal and self.exit_status is None:
+            self._try_journal(now)
+
+    def _try_metrics(self) -> None:
+        address = self._options.metrics_address or ""
+        try:
+            self._serve_metrics(address)
+        except (OSError, ValueError, OverflowError) as error:
+            detail = f"cannot serve metrics on {address}: {error}"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                self._wait("metrics_held", f"{detail}; it is tried again")
+            else:
+                self._fail("metrics_unusable", detail, EXIT_USAGE)
+        else:
+            self._needs_metrics = False
+            self._faults.pop("metrics_held", None)
+
+    def _try_journal(self, now: float) -> None:
+        from upscaled_supervisor.journal import Journal, JournalError, JournalHeldError
+
+        assert self._options.journal is not None
+        try:
+            journal = Journal(self._options.journal)
+        except JournalHeldError as error:
+            if now < self._give_up_at:
+                self._wait("journal_held", f"{error}; no job is accepted until it is free")
+            else:
+                self._fail("journal_unusable", str(error), EXIT_NO_WORKER)
+        except JournalError as error:
+            self._fail("journal_unusable", str(error), EXIT_NO_WORKER)
+        else:
+            self._faults.pop("journal_held", None)
+            self._ledger.restore(journal)
+
+    def _wait(self, event: str, detail: str) -> None:
+        if event not in self._faults:
+            self._faults[event] = detail
+            self._log.log("warning", event, detail=detail)
+            self._tell_degraded(detail)
+
+    def _fail(self, event: str, detail: str, exit_status: int) -> None:
+        self._log.log("error", event, detail=detail)
+        self.exit_status = exit_status
