@@ -9,11 +9,10 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from threading import Condition
 from typing import Protocol, TypeVar
 
-import psutil
+from upscaled_protocol.memorygroup import total_bytes
 
 
 class Model(Protocol):
@@ -165,7 +164,7 @@ def shared_models(
         return ModelCache(int(budget_gb * 1e9), idle_s)
     if device_bytes is not None:
         return ModelCache(device_bytes, idle_s)
-    return ModelCache(int(psutil.virtual_memory().total * _DEFAULT_SHARE), idle_s)
+    return ModelCache(int(total_bytes() * _DEFAULT_SHARE), idle_s)
 
 
 def keep_freed_memory() -> None:
@@ -186,30 +185,3 @@ def return_freed_memory() -> None:
     """Give freed memory back to the system."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def available_bytes() -> int:
-    """Memory of the host that this process may still take, within its control group's limit."""
-    return min([int(psutil.virtual_memory().available), *_group_headroom()])
-
-
-def _group_headroom() -> list[int]:
-    """What the control groups of this process have left (Linux, cgroup version 2)."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
-        own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    except OSError:
-        return []
-    if own is None:
-        return []
-    headroom = []
-    group = Path("/sys/fs/cgroup") / own.lstrip("/")
-    for folder in (group, *group.parents):
-        try:
-            limit = (folder / "memory.max").read_text("ascii").strip()
-            used = int((folder / "memory.current").read_text("ascii"))
-        except (OSError, ValueError):
-            continue
-        if limit != "max":
-            headroom.append(max(int(limit) - used, 0))
-    return headroom

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 from upscaled_protocol.lineage import EXIT_NO_ROOM
@@ -58,25 +57,6 @@ def cause_of_nursery_exit(exit_code: int) -> Cause:
     if exit_code > 0:  # and so will the next one
         return Cause("exit", exit_code=exit_code, detail="its parent process failed")
     return Cause("signal", signal="SIGKILL", detail="its parent process was killed")
-
-
-def count_oom_kills(
-    vmstat: Path = Path("/proc/vmstat"), events: Path = Path("/sys/fs/cgroup/memory.events")
-) -> int:
-    """OOM kills so far: of the machine since its start, and of our own memory cgroup."""
-    return _counter(vmstat, "oom_kill") + _counter(events, "oom_kill")
-
-
-def _counter(path: Path, name: str) -> int:
-    try:
-        text = path.read_text()
-    except OSError:
-        return 0
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
 
 
 def _signal_name(signum: int) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from upscaled_protocol.lineage import kill_group
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.memorygroup import count_oom_kills
 from upscaled_protocol.outbox import Outbox
-from upscaled_supervisor.causes import Cause, count_oom_kills
+from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.devices import Placement
 from upscaled_supervisor.queue import Job
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from upscaled_protocol.log import Logger
+from upscaled_protocol.memorygroup import available_bytes
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.nvml import Nvml
 
@@ -121,9 +122,7 @@ class MemoryWatch:
 
     def has_room_for_two(self, child: Child) -> bool:
         """Whether a replacement fits beside it, in main memory and on its GPU."""
-        import psutil
-
-        if psutil.virtual_memory().available / _MIB < (rss_mb(child.pid) or 0.0):
+        if available_bytes() / _MIB < (rss_mb(child.pid) or 0.0):
             return False
         gpu = child.placement.gpu
         free = self._nvml.free_mb(gpu) if gpu is not None else None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from upscaled_supervisor.causes import Cause, cause_of_exit, count_oom_kills
+from upscaled_supervisor.causes import Cause, cause_of_exit
 
 
 def wait_status(code: str) -> int:
@@ -40,15 +39,6 @@ def test_a_kill_is_the_kernels_where_its_counter_rose() -> None:
     assert cause_of_exit(killed, 1, None) == {"reason": "oom_kill", "signal": "SIGKILL"}
     crashed = wait_status("import os; os.kill(os.getpid(), 11)")
     assert cause_of_exit(crashed, 1, None)["reason"] == "signal"
-
-
-def test_oom_kills_are_counted_over_the_machine_and_the_cgroup(tmp_path: Path) -> None:
-    vmstat = tmp_path / "vmstat"
-    vmstat.write_text("nr_free_pages 12\noom_kill 3\n")
-    events = tmp_path / "memory.events"
-    events.write_text("low 0\noom 9\noom_kill 2\n")
-    assert count_oom_kills(vmstat, events) == 5
-    assert count_oom_kills(tmp_path / "none", tmp_path / "none") == 0
 
 
 @pytest.mark.parametrize(

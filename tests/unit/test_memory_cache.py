@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from upscaled_models.memory import ModelCache, available_bytes, shared_models
+from upscaled_models.memory import ModelCache, shared_models
+from upscaled_protocol.memorygroup import available_bytes, total_bytes
 from waiting import TIMEOUT_S
 
 
@@ -182,10 +183,9 @@ def test_engines_with_the_same_bounds_share_a_cache() -> None:
 
 
 def test_a_cache_without_a_budget_leaves_half_of_the_memory() -> None:
-    import psutil
 
     cache = shared_models(None, 1234.0)
-    third = psutil.virtual_memory().total // 3
+    third = total_bytes() // 3
     use(cache, "a", third)
     use(cache, "b", third)
     assert cache.names() == ["b"]

@@ -23,10 +23,11 @@ from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.output import plan_output
 from upscaled_models.imaging.read import Source, open_source
 from upscaled_models.imaging.write import open_sink
-from upscaled_models.memory import available_bytes, shared_models
+from upscaled_models.memory import shared_models
 from upscaled_models.threads import computing_thread, computing_threads
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.memorygroup import available_bytes
 from upscaled_protocol.messages import Size
 
 ResultT = TypeVar("ResultT")

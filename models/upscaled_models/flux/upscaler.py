@@ -31,9 +31,10 @@ from upscaled_models.imaging.output import plan_output
 from upscaled_models.imaging.read import Source, open_source
 from upscaled_models.imaging.rows import Picture
 from upscaled_models.imaging.write import open_sink
-from upscaled_models.memory import available_bytes, shared_models
+from upscaled_models.memory import shared_models
 from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.memorygroup import available_bytes
 from upscaled_protocol.messages import Size
 
 # 18 GB from a cold, slow disk.

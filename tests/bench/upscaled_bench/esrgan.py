@@ -10,8 +10,9 @@ Rivals in one run, on one file, each at its best of several rounds in turn:
 # ruff: noqa: E402
 from __future__ import annotations
 
-from upscaled_models.memory import available_bytes, keep_freed_memory
+from upscaled_models.memory import keep_freed_memory
 from upscaled_models.threads import computing_thread, settle_waiting
+from upscaled_protocol.memorygroup import available_bytes
 
 # As in a worker, for all rivals alike; torch reads it when it is imported.
 settle_waiting()

@@ -1,0 +1,125 @@
+"""Memory as the control group of this process has it (Linux, both versions), else the machine.
+
+In a container the machine's numbers are somebody else's: it may have memory that this process may
+not take, and its kernel may have killed processes of other containers. Groups are nested, and each
+may have a limit. See the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_PROC = Path("/proc")
+# Version 1 writes a number near the largest one for "no limit".
+_NO_LIMIT = 2**60
+
+
+class _Names(NamedTuple):
+    """What a version calls its files, and the cache among them that is given back on demand."""
+
+    limit: str
+    used: str
+    cache: str
+    kills: tuple[str, ...]
+
+
+# `memory.events.local` counts this group's own processes, whoever killed them; before Linux 5.2
+# there is only the count with the groups below.
+_VERSION_1 = _Names(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    ("memory.oom_control",),
+)
+_VERSION_2 = _Names(
+    "memory.max", "memory.current", "inactive_file", ("memory.events.local", "memory.events")
+)
+
+
+def available_bytes(proc: Path = _PROC) -> int:
+    """Memory that this process may still take: the machine's, within every group's limit."""
+    import psutil  # here, for it costs a start 20 ms
+
+    names, folders = _groups(proc)
+    available = [int(psutil.virtual_memory().available)]
+    for folder in folders:
+        limit, used = _number(folder / names.limit), _number(folder / names.used)
+        if limit is not None and used is not None and limit < _NO_LIMIT:
+            cache = _counter(folder / "memory.stat", names.cache) or 0
+            available.append(max(limit - max(used - cache, 0), 0))
+    return min(available)
+
+
+def total_bytes(proc: Path = _PROC) -> int:
+    """Memory of the machine, or of the smallest group that this process is in."""
+    import psutil
+
+    names, folders = _groups(proc)
+    limits = (_number(folder / names.limit) for folder in folders)
+    return min([int(psutil.virtual_memory().total), *(one for one in limits if one is not None)])
+
+
+def count_oom_kills(proc: Path = _PROC) -> int:
+    """Processes of our own group that the kernel has killed for want of memory so far; of the
+    machine, if no group counts them."""
+    names, folders = _groups(proc)
+    for folder in folders[:1]:
+        for name in names.kills:
+            count = _counter(folder / name, "oom_kill")
+            if count is not None:
+                return count
+    return _counter(proc / "vmstat", "oom_kill") or 0
+
+
+def _groups(proc: Path) -> tuple[_Names, list[Path]]:
+    """The folders of the memory groups that this process is in, the innermost first."""
+    try:
+        groups = (proc / "self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+        mounts = (proc / "self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return _VERSION_2, []
+    paths = {controllers: path for _, controllers, path in (one.split(":", 2) for one in groups)}
+    for controllers, path in paths.items():
+        if "memory" in controllers.split(","):
+            return _VERSION_1, list(_folders(path, mounts, "cgroup", "memory"))
+    if "" in paths:
+        return _VERSION_2, list(_folders(paths[""], mounts, "cgroup2", ""))
+    return _VERSION_2, []
+
+
+def _folders(path: str, mounts: list[str], kind: str, controller: str) -> Iterator[Path]:
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        _, _, _, root, point, *_ = before.split(" ")
+        found, _, options = after.split(" ")[:3]
+        if found == kind and (not controller or controller in options.split(",")):
+            top = Path(point)
+            # A container may see its group as the root of the mount, or by its name outside.
+            inside = path.removeprefix(root.rstrip("/")) if _is_below(path, root) else ""
+            folder = top / inside.strip("/")
+            while folder != top and top in folder.parents:
+                yield folder
+                folder = folder.parent
+            yield top
+            return
+
+
+def _is_below(path: str, root: str) -> bool:
+    return ".." not in path.split("/") and f"{path}/".startswith(f"{root.rstrip('/')}/")
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _counter(path: Path, name: str) -> int | None:
+    try:
+        lines = path.read_text("ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.split()[:1] == [name])
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
