@@ -19,6 +19,8 @@ from upscaled_models.imaging.photoshop import IPTC, resource
 _MOST_TEXTS = 1000
 _MOST_WARNINGS = 5
 _LONGEST_BYTES = 16 * 1024 * 1024
+# A few bytes can be made to inflate to all of that: so often it is tried in vain.
+_MOST_LOST = 8
 _KINDS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
 # No text can have this keyword: it is for the chunk of its own.
 _EXIF = "\0eXIf"
@@ -111,8 +113,9 @@ def _chunks(read_at: ReadAt, warn: Callable[[str], None]) -> Iterator[tuple[str,
         if chunk.kind not in _KINDS:
             continue
         length = chunk.end - chunk.start
-        data = read_at(chunk.start, length) if length <= left and texts_left else b""
-        parsed = _parsed(chunk.kind, data, left) if len(data) == length else None
+        is_tried = length <= left and texts_left and lost < _MOST_LOST
+        data = read_at(chunk.start, length) if is_tried else b""
+        parsed = _parsed(chunk.kind, data, left) if is_tried and len(data) == length else None
         if parsed is None:
             lost += 1
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -14,10 +15,14 @@ from counting import CountedReader, SearchedBytes
 from upscaled_models.imaging.chunks import boxes_at, jpeg_segments, late_png_chunks, png_chunks
 from upscaled_models.imaging.exif import from_tiff, resolution, revised, tiff_resolution
 from upscaled_models.imaging.gif import first_frame
+from upscaled_models.imaging.giftext import gif_texts
 from upscaled_models.imaging.icc import usable
 from upscaled_models.imaging.jpegkind import check_jpeg
 from upscaled_models.imaging.kinds import kind_of
+from upscaled_models.imaging.leftout import warn_of_left_out
 from upscaled_models.imaging.metadata import Metadata
+from upscaled_models.imaging.photoshop import resources
+from upscaled_models.imaging.pngtext import png_texts
 from upscaled_models.imaging.resolution import dots_an_inch
 from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_models.imaging.told import told_profile
@@ -136,14 +141,30 @@ def test_any_chunks_are_read_in_steps_that_follow_the_length(data: bytes, kind: 
         "png": lambda: (list(png_chunks(reader)), list(late_png_chunks(reader))),
         "jpeg": lambda: list(jpeg_segments(reader)),
         "avif": lambda: list(boxes_at(reader, b"meta", b"iprp", b"ipco")),
-        "gif": lambda: first_frame(reader),
+        "gif": lambda: (first_frame(reader), gif_texts(reader)),
     }
     walks[kind]()
+    warn_of_left_out(kind, reader, None, lambda _: None)
     with suppress(JobError):
         check_jpeg(reader)
     told_profile(kind, reader, is_gray=False, warn=lambda _: None)
     dots_an_inch(kind, reader, None, lambda _: None)
-    assert reader.calls <= 2 * len(data) + 50
+    assert reader.calls <= 6 * len(data) + 100
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"zTXt", b"tEXt", b"iTXt", b"eXIf"]))
+def test_any_text_of_a_png_is_read_once(text: bytes, kind: bytes) -> None:
+    chunk = struct.pack(">I", len(text)) + kind + text + bytes(4)
+    reader = CountedReader(b"\x89PNG\r\n\x1a\n" + chunk * 3)
+    png_texts(reader, lambda _: None)
+    assert reader.bytes <= 4 * len(chunk) * 3
+
+
+@given(st.binary(max_size=200))
+def test_image_resources_are_never_longer_than_their_block(block: bytes) -> None:
+    for start in (b"", b"8BIM\4\4\0\0\0\0\0\4"):
+        found = list(resources(start + block))
+        assert sum(len(one.data) + 12 for one in found) <= len(start + block)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +223,17 @@ def test_a_profile_with_a_forged_count_of_tags_is_left_out() -> None:
 @pytest.mark.parametrize("piece", [b"<!-- -->", b"<?x?>", b"<!", b"<!doctype ", b"<a:", b" ", b"<"])
 def test_markup_of_any_repetition_has_a_kind(piece: bytes) -> None:
     assert kind_of(b"<" + piece * (16_000 // len(piece))) is not None
+
+
+def test_texts_that_inflate_without_end_are_tried_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("upscaled_models.imaging.pngtext._LONGEST_BYTES", 2**16)
+    packed = zlib.compress(bytes(2**17))
+    body = b"zTXt" + b"Comment\0\0" + packed
+    chunk = struct.pack(">I", len(body) - 4) + body + bytes(4)
+    reader = CountedReader(b"\x89PNG\r\n\x1a\n" + chunk * 60)
+    warnings: list[str] = []
+    assert png_texts(reader, warnings.append).texts == ()
+    assert warnings == ["60 of the input's texts are broken or too long: left out"]
+    assert len(packed) < reader.bytes < 10 * len(chunk)
