@@ -65,12 +65,13 @@ func (c *Channel) Send(stop <-chan struct{}, message any) error {
 	if err != nil {
 		return err
 	}
-	return c.sendLine(stop, line)
+	return c.sendLine(stop, append(line, '\n'))
 }
 
+// sendLine sends a line with its end. The same line may be sent again.
 func (c *Channel) sendLine(stop <-chan struct{}, line []byte) error {
 	select {
-	case c.lines <- append(line, '\n'):
+	case c.lines <- line:
 		return nil
 	case <-c.ended:
 		return ErrDaemonGone

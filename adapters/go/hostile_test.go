@@ -321,22 +321,60 @@ func TestCallsBeyondAFullQueueWait(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
-		// A close waits for them too.
-		var calls []*upscaled.Call
-		for i := 0; i < 10; i++ {
-			call, err := client.Submit(bounded(t), fake(upscaled.FakeConfig{Steps: upscaled.Ptr(2)}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			calls = append(calls, call)
-		}
 		client.Close()
-		for _, call := range calls {
-			if _, err := call.Wait(bounded(t)); err != nil {
-				t.Errorf("%s: %v", name, err)
+	}
+}
+
+// fullDaemon refuses the job b for a full queue, until the file that it is given has a line.
+const fullDaemon = `
+echo '{"type":"status","message":"ready"}'
+read a; echo '{"type":"accepted","job_id":"a","position":0}'
+read b; echo '{"type":"error","job_id":"b","error":"full","code":"queue_full","retryable":true}'
+read line < "$0"; echo '{"type":"result","job_id":"a","status":"completed"}'
+read b; echo '{"type":"result","job_id":"b","status":"completed"}'
+read end`
+
+func TestACloseWaitsForAJobThatAFullQueueRefused(t *testing.T) {
+	line := filepath.Join(t.TempDir(), "line")
+	if err := syscall.Mkfifo(line, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan struct{})
+	client := upscaled.New(
+		upscaled.WithCommand("sh", "-c", fullDaemon, line),
+		upscaled.WithMessages(func(m upscaled.Message) {
+			if m.Type == "error" {
+				close(refused)
 			}
+		}))
+	var calls []*upscaled.Call
+	for _, id := range []string{"a", "b"} {
+		job := fake(upscaled.FakeConfig{})
+		job.JobID = id
+		call, err := client.Submit(bounded(t), job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, call)
+	}
+	<-refused
+	closed := make(chan struct{})
+	ended, end := context.WithCancel(context.Background())
+	end()
+	go func() { client.Close(); close(closed) }()
+	waitUntil(t, "the close", func() bool {
+		_, err := client.Health(ended)
+		return errors.Is(err, upscaled.ErrClosed)
+	})
+	if err := os.WriteFile(line, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range calls {
+		if _, err := call.Wait(bounded(t)); err != nil {
+			t.Errorf("%s: %v", call.ID(), err)
 		}
 	}
+	<-closed
 }
 
 func TestACallThatWaitsForADaemonEndsWithItsContextAndWithAClose(t *testing.T) {

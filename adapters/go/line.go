@@ -16,7 +16,7 @@ const (
 	jobIDCharacters = 128
 )
 
-// line is the job as one line of the protocol. The error is a *JobError: what no daemon could attribute
+// line is the job as one line of the protocol, with its end. The error is a *JobError: what no daemon could attribute
 // an answer to, or could not read, is refused here.
 func (j Job) line() (line []byte, err error) {
 	defer func() {
@@ -39,7 +39,7 @@ func (j Job) line() (line []byte, err error) {
 	var refused *refusal
 	switch {
 	case err == nil:
-		return line, nil
+		return append(line, '\n'), nil
 	case errors.As(err, &refused):
 		return nil, localError(j.JobID, refused.code, refused.sentence, nil)
 	default:
