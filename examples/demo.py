@@ -40,7 +40,7 @@ def main() -> int:
     OUTPUT.mkdir(exist_ok=True)
     pictures = []
     with subprocess.Popen(
-        [sys.executable, "-m", "upscaled_cli", "run"],
+        [sys.executable, "-P", "-m", "upscaled_cli", "run"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -105,10 +105,8 @@ class FakeEngine(Engine[FakeConfig]):
         if config.c_print_text is not None:
             _print_from_c(config.c_print_text)
         if config.subprocess_text is not None:
-            subprocess.run(
-                [sys.executable, "-c", "import sys; print(sys.argv[1])", config.subprocess_text],
-                check=True,
-            )
+            code = "import sys; print(sys.argv[1])"
+            subprocess.run([sys.executable, "-P", "-c", code, config.subprocess_text], check=True)
 
     def _fail(self, config: FakeConfig) -> None:
         if config.raise_text is not None:

@@ -38,11 +38,12 @@ class Nursery:
         ]
         # In a session of its own: what a terminal or a host sends to our process group must not
         # reach the workers while we drain. numpy's thread pool starts at its import, and a fork
-        # needs a single thread. posix_spawn, for importing subprocess costs our start 10 ms.
+        # needs a single thread. What a library starts is to import nothing from the working
+        # folder either. posix_spawn, for importing subprocess costs our start 10 ms.
         self.pid = os.posix_spawn(
             sys.executable,
             argv,
-            os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, 2, 1),

@@ -1,4 +1,4 @@
-"""`python -m upscaled_worker`, the same as `upscaled worker`: one bare worker on stdio."""
+"""`python -P -m upscaled_worker`, the same as `upscaled worker`: one bare worker on stdio."""
 
 from upscaled_protocol.lineage import die_with_parent
 from upscaled_protocol.stdio import Wire, claim_stdio

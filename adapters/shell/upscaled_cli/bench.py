@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
+    # Every Python that a benchmark starts imports nothing from the working folder, as with -P.
+    os.environ["PYTHONSAFEPATH"] = "1"
     for name in names:
         import_module(f"upscaled_bench.{name}").main()
     return exits.OK

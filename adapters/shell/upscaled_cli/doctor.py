@@ -161,7 +161,8 @@ def _run(code: str) -> tuple[str, str | None]:
     """Output and error of Python code in a process of its own: a bad library may crash it."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            # -P: nothing is to be imported from the working folder.
+            [sys.executable, "-P", "-c", code],
             check=False,
             capture_output=True,
             text=True,
