@@ -7,6 +7,7 @@ from typing import Protocol
 from upscaled_models.engine import ConfigT, Device, Engine, Settings
 from upscaled_models.memory import keep_freed_memory
 from upscaled_models.threads import settle_waiting
+from upscaled_models.torchcache import settle_torch_cache
 
 
 class Upscaler(Protocol):
@@ -37,6 +38,7 @@ class LocalEngine(Engine[ConfigT]):
         """Prepare memory and threads for torch, which reads their settings as it is imported."""
         settle_waiting()
         keep_freed_memory()
+        settle_torch_cache()
 
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 from upscaled_protocol.lineage import EXIT_NO_ROOM
+from upscaled_supervisor.limits import with_limit
 
 _SENTENCES = {
     "exit": "the worker left with exit code {exit_code}",
@@ -29,6 +30,8 @@ class Cause(dict[str, Any]):
 
     def __init__(self, reason: str, **fields: Any) -> None:
         super().__init__(reason=reason)
+        if reason == "load_failed" and fields.get("detail"):
+            fields["detail"] = with_limit(fields["detail"])
         self.update((name, value) for name, value in fields.items() if value is not None)
 
     def sentence(self) -> str:

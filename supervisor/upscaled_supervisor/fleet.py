@@ -368,7 +368,7 @@ class Fleet:
                 self.has_usage_error = True
                 self.failure = "the workers' options are wrong; stderr says how"
             elif notice.get("template") is False and self._options.template:
-                self._log.log("warning", "template_unusable", detail="a library has a thread")
+                self._log.log("warning", "template_unusable", detail=notice.get("detail"))
         return None
 
     def _lose_nursery(self) -> None:

@@ -40,6 +40,7 @@ from upscaled_supervisor.options import (
 )
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
+from upscaled_supervisor.slots import starvation
 from upscaled_supervisor.stdio import HostWire
 
 # How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
@@ -177,6 +178,10 @@ class Supervisor:
             self._let_go(ErrorCode.WORKER_CRASHED, text)
             return True
         if self._handover.exit_status is not None:
+            return True
+        if self._draining and not self._stopping and (why := starvation(self._fleet.slots)):
+            self._fleet.failure = why
+            self._let_go(ErrorCode.WORKER_CRASHED, f"no worker can be started: {why}")
             return True
         is_busy = self._ledger.jobs or self._ledger.is_replaying or not self._intake.is_empty
         if self._drain_until is None:  # else what the journal holds is left to the next start

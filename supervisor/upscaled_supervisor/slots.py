@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upscaled_supervisor.causes import Cause
@@ -17,6 +18,8 @@ _BACKOFF_LIMIT_S = 30.0
 _FAILING_AFTER = 3
 # A worker that leaves by itself before it is ready will leave again: after so many we stop.
 _HOPELESS_AFTER = 3
+# A machine may have room again later. Once the host sends nothing more, nothing waits for that.
+_STARVED_AFTER = 4
 
 
 @dataclass
@@ -64,3 +67,12 @@ class Slot:
         """Forget the failures: somebody has mended what was wrong."""
         self.failures = self.load_failures = 0
         self.respawn_at = 0.0
+
+
+def starvation(slots: Sequence[Slot]) -> str | None:
+    """Why the machine has no room for any worker; None if it has, or has not been asked enough."""
+    causes = [slot.last_restart for slot in slots if slot.failures >= _STARVED_AFTER]
+    if len(causes) < len(slots):
+        return None
+    starved = [one for one in causes if one is not None and one["reason"] == "load_failed"]
+    return starved[0].sentence() if len(starved) == len(slots) else None

@@ -50,6 +50,7 @@ from upscaled_protocol.version import VERSION
 from upscaled_worker.deadlines import Deadlines
 from upscaled_worker.job import RunningJob
 from upscaled_worker.lanes import Lane
+from upscaled_worker.starvation import lack, start_failure
 from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
 from upscaled_worker.threads import start
 
@@ -338,12 +339,13 @@ class Worker:
         except MemoryError:
             message = _failure(ErrorCode.OUT_OF_MEMORY, "memory ran out", job)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a job ends no worker
-            message = _failure(
-                ErrorCode.INTERNAL,
-                f"unexpected {type(error).__name__}: {error}",
-                job,
-                traceback=traceback.format_exc()[-_TRACEBACK_LIMIT:],
-            )
+            text = f"unexpected {type(error).__name__}: {error}"
+            lacking = lack(text, error)
+            if lacking is not None:
+                message = _failure(lacking.code, lacking.message, job)
+            else:
+                trace = traceback.format_exc()[-_TRACEBACK_LIMIT:]
+                message = _failure(ErrorCode.INTERNAL, text, job, traceback=trace)
         with self._lock:
             del self._jobs[job.job_id]
             _remember(self._finished, job.job_id)
@@ -377,8 +379,7 @@ class Worker:
                 self._break(method, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others must start
                 self._log.log("error", "engine_broken", traceback=traceback.format_exc())
-                text = f"the {method} engine cannot start: {type(error).__name__}: {error}"
-                self._break(method, JobError(ErrorCode.INTERNAL, text))
+                self._break(method, start_failure(method, error))
         for lane in self._lanes.values():
             lane.start()
         if self._state == "loading":

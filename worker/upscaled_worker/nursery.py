@@ -12,10 +12,9 @@ then it kills everything below itself, grandchildren too, which as a subreaper i
 it be killed itself, the kernel kills its workers, and the supervisor what those leave behind.
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
-worker's three stdio descriptors. Out: `{"template": true|false}` when it is set up, or `{"usage":
-true}` if the workers' options are wrong, `{"spawn": N,
-"pid": P}` or `{"spawn": N, "failed": "why"}`, and `{"exited": P, "status": S}` (as `os.waitpid`
-gives it).
+worker's three stdio descriptors. Out: `{"template": true|false, "detail": "why not"}` when it is
+set up, or `{"usage": true}` if the workers' options are wrong, `{"spawn": N, "pid": P}` or
+`{"spawn": N, "failed": "why"}`, and `{"exited": P, "status": S}` (as `os.waitpid` gives it).
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ class Nursery:
         self._control = control
         self._worker_argv = worker_argv
         self._template = template
+        self._fault: str | None = None  # why it cannot be a template
         self._lines = LineSplitter()
         self._pid = os.getpid()
         self._workers: set[int] = set()
@@ -72,9 +72,11 @@ class Nursery:
             raise
         if self._template:
             with from_existing_folder():
-                _preimport(options.methods)
+                self._fault = _preimport(options.methods)
             # A thread of a library would not live on in a fork, and its locks might stay taken.
-            self._template = _is_single_threaded()
+            if self._fault is None and not _is_single_threaded():
+                self._fault = "a library has a thread"
+            self._template = self._fault is None
 
     def serve(self) -> None:
         """Answer the supervisor until it is gone, then leave nothing behind."""
@@ -87,7 +89,7 @@ class Nursery:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         try:
-            self._tell(template=self._template)
+            self._tell(template=self._template, detail=self._fault)
             while True:
                 ready = dict(poll.poll())
                 if self._wake_read in ready:
@@ -190,18 +192,25 @@ class Nursery:
         self._control.sendall(encode_line(message))
 
 
-def _preimport(methods: tuple[str, ...]) -> None:
+def _preimport(methods: tuple[str, ...]) -> str | None:
+    """Import what the engines need; why no worker may be forked from here, if so."""
     import upscaled_worker.loop  # noqa: F401 - for the workers forked later
     from upscaled_models.registry import engine_class
 
+    fault = None
     for method in methods:
         try:
             engine_class(method).preimport()
-        except Exception as error:  # noqa: BLE001 - the worker will say so, as that engine's fault
+        except ModuleNotFoundError as error:  # not installed: the worker says so, as that engine's
             sys.stderr.write(f"upscaled: cannot pre-import the {method} engine: {error}\n")
+        except Exception as error:  # noqa: BLE001 - whatever a library raises
+            # It is half imported, and in this process it cannot be imported again.
+            fault = f"cannot pre-import the {method} engine: {error}"
+            sys.stderr.write(f"upscaled: {fault}\n")
     # What lives now lives for good; kept out of collections, its pages stay shared after a fork.
     gc.collect()
     gc.freeze()
+    return fault
 
 
 def _is_single_threaded() -> bool:

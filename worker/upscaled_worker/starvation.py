@@ -1,0 +1,54 @@
+"""What a host lacks, told from the exception that an engine's start or a job ended with."""
+
+from __future__ import annotations
+
+import errno
+import resource
+
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_NO_FOLDER = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+_NO_FILES = (errno.EMFILE, errno.ENFILE)
+_NO_MEMORY = (errno.ENOMEM, errno.EAGAIN)
+# From the dynamic loader and from Python; they come without a number.
+_WORDS_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't start new thread")
+_WORDS_OF_FOLDERS = ("no usable temporary directory",)
+
+
+def start_failure(method: str, error: BaseException) -> JobError:
+    """Why an engine cannot start. Retryable if the host lacks something, else `internal`."""
+    text = f"the {method} engine cannot start: {type(error).__name__}: {error}"
+    return lack(text, error) or JobError(ErrorCode.INTERNAL, text)
+
+
+def lack(text: str, error: BaseException) -> JobError | None:
+    """The error with what the host lacks and what to do added to its sentence; None if that is
+    not what is wrong."""
+    for one in _chain(error):
+        number = one.errno if isinstance(one, OSError) else None
+        words = str(one).lower()
+        if number in _NO_FILES:
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            text += f"; this process may have {most} open files: raise `ulimit -n`"
+            return JobError(ErrorCode.WORKER_CRASHED, text)
+        if number in _NO_FOLDER or any(word in words for word in _WORDS_OF_FOLDERS):
+            text += "; no temporary file can be written: set TMPDIR to a folder that has room"
+            return JobError(ErrorCode.WORKER_CRASHED, text)
+        if (
+            isinstance(one, MemoryError)
+            or number in _NO_MEMORY
+            or any(word in words for word in _WORDS_OF_MEMORY)
+        ):
+            most = resource.getrlimit(resource.RLIMIT_AS)[0]
+            if most != resource.RLIM_INFINITY:
+                text += f"; its memory is limited to {most // 2**20} MiB: raise `ulimit -v`"
+            return JobError(ErrorCode.OUT_OF_MEMORY, text)
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
