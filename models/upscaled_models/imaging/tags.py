@@ -228,8 +228,7 @@ class Reader:
         inline = struct.calcsize(self._pointer)
         size = entry.values * _SIZES.get(entry.type, (1, 1))[0]
         if value is not None:
-            code = "H" if entry.type == TagType.SHORT else self._pointer
-            data = struct.pack(self.order + code, value)
+            data = struct.pack(self.order + self._code(entry), value)
         elif size > inline:
             data = struct.pack(self.order + self._pointer, entry.place)
         else:
