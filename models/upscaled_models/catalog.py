@@ -105,7 +105,7 @@ class Catalog:
         if len(name_or_path) > _LONGEST_PATH or "\0" in name_or_path:
             raise JobError(ErrorCode.MODEL_NOT_FOUND, "the model is neither a name nor a path")
         model = self.find(name_or_path)
-        if model is not None and model.path(model_dir).is_file():
+        if model is not None and is_file(model.path(model_dir)):
             return model.path(model_dir)
         path = Path(name_or_path)
         if path.name == name_or_path:
@@ -115,10 +115,12 @@ class Catalog:
         if model is not None:
             raise JobError(
                 ErrorCode.MODEL_NOT_FOUND,
-                f"the model {model.name} is not installed: run `upscaled models pull {model.name}`",
+                why_unreadable(model_dir)
+                or f"the model {model.name} is not installed: "
+                f"run `upscaled models pull {model.name}`",
             )
         _check_allowed(path, model_dir, allowed_roots)
-        if _is_file(path):
+        if is_file(path):
             return path
         raise JobError(ErrorCode.MODEL_NOT_FOUND, self._unknown(name_or_path))
 
@@ -133,11 +135,29 @@ class Catalog:
 
 
 def default_model_dir() -> Path:
-    """MODEL_CACHE_DIR, else a folder of the user's cache."""
+    """MODEL_CACHE_DIR, else a folder of the user's cache, or of the machine's for a uid without a
+    user."""
     configured = os.environ.get("MODEL_CACHE_DIR")
     if configured:
         return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "upscaled"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "upscaled"
+    except RuntimeError:  # no HOME, and a uid that has no user, as with `docker run --user`
+        return Path("/var/cache/upscaled")
+
+
+def why_unreadable(model_dir: Path) -> str | None:
+    """One sentence if the model folder is there and cannot be read; it counts as empty then."""
+    try:
+        for folder in (model_dir, *(model_dir / name for name in FOLDERS)):
+            if folder.exists():
+                next(folder.iterdir(), None)
+    except OSError as error:
+        return (
+            f"the model folder {model_dir} cannot be read and counts as empty ({error.strerror}): "
+            "give --model-dir or MODEL_CACHE_DIR"
+        )
+    return None
 
 
 def bundled_weights_dir() -> Path:
@@ -162,12 +182,13 @@ def _installed(name: str, model_dir: Path) -> Path | None:
     for folder in FOLDERS:
         for candidate in (name, *(name + suffix for suffix in WEIGHT_SUFFIXES)):
             path = model_dir / folder / candidate
-            if path.suffix in WEIGHT_SUFFIXES and _is_file(path):
+            if path.suffix in WEIGHT_SUFFIXES and is_file(path):
                 return path
     return None
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """False too if that cannot be known."""
     try:
         return path.is_file()
     except OSError:  # a name that is too long, or a folder that may not be searched

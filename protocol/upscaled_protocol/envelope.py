@@ -6,14 +6,15 @@ parse. `test_envelope` proves that this reading and the models in `messages.py` 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.jobid import read_job_id
 from upscaled_protocol.lines import decode_line, encode_line, has_half_pair
 
 METHODS = ("esrgan", "flux", "imagen", "fake")
-COMMANDS = ("cancel", "health", "trim", "replay", "shutdown")
+Command = Literal["cancel", "health", "trim", "replay", "shutdown"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
 
 MAX_JOB_ID_LENGTH = 128
 MAX_REQUEST_ID_LENGTH = 128
@@ -35,7 +36,7 @@ _QUOTE_LENGTH = 64
 class Envelope(NamedTuple):
     """One host line, read as far as routing needs. `fields` is the whole parsed object."""
 
-    type: str
+    type: Literal["job"] | Command
     job_id: str | None
     fields: dict[str, Any]
     method: str = ""
@@ -62,15 +63,16 @@ def open_envelope(line: bytes) -> Envelope:
     try:
         if kind == "job":
             return _open_job(fields, usable)
-        if kind not in COMMANDS:
+        command = next((name for name in COMMANDS if name == kind), None)
+        if command is None:
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
                 f"unknown message type {quote(kind)}; known: job, {', '.join(COMMANDS)}",
             )
-        if kind == "cancel" and not usable:
+        if command == "cancel" and not usable:
             raise _bad_job_id()
-        request_id = _request_id(fields) if kind in ("health", "trim") else None
-        return Envelope(kind, job_id if usable else None, fields, request_id=request_id)
+        request_id = _request_id(fields) if command in ("health", "trim") else None
+        return Envelope(command, job_id if usable else None, fields, request_id=request_id)
     except JobError as error:
         raise attribute(error, job_id) from None
 

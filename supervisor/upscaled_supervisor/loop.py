@@ -16,10 +16,10 @@ import gc
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, assert_never
 
 from upscaled_protocol import PROTOCOL_VERSION
-from upscaled_protocol.envelope import open_envelope
+from upscaled_protocol.envelope import Envelope, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lineage import adopt_orphans
 from upscaled_protocol.lines import encode_line, has_half_pair
@@ -229,20 +229,16 @@ class Supervisor:
         try:
             if isinstance(line, JobError):
                 raise line
-            envelope = open_envelope(line)
-            if envelope.type == "job":
-                if self._draining:
-                    raise JobError(
-                        ErrorCode.SHUTTING_DOWN,
-                        _GOING_DOWN,
-                        job_id=envelope.job_id,
-                    )
-                self._intake.offer(Job(envelope, line))
-                return
+            self._handle(open_envelope(line), line)
         except JobError as error:
             self._intake.refuse(error)
-            return
+
+    def _handle(self, envelope: Envelope, line: bytes) -> None:
         match envelope.type:
+            case "job":
+                if self._draining:
+                    raise JobError(ErrorCode.SHUTTING_DOWN, _GOING_DOWN, job_id=envelope.job_id)
+                self._intake.offer(Job(envelope, line))
             case "cancel":
                 self._cancel(envelope.job_id or "")
             case "health":
@@ -253,6 +249,8 @@ class Supervisor:
                 self._replay(envelope.fields.get("job_ids"))
             case "shutdown":
                 self._drain()
+            case _ as unknown:
+                assert_never(unknown)
 
     def _cancel(self, job_id: str) -> None:
         if self._intake.cancel(job_id):

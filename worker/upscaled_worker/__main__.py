@@ -17,10 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from upscaled_models.catalog import default_model_dir
+from upscaled_models.catalog import default_model_dir, why_unreadable
 from upscaled_models.registry import DEFAULT_METHODS, engine_class, known_methods
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+from upscaled_protocol.log import Logger
 
 DEFAULT_MAX_QUEUE = 10_000
 # Drained, but the input was not UTF-8: what jobs it had nobody knows.
@@ -124,7 +125,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     """Serve until the host is done. The exit status: 0 drained, 1 the input was UTF-16, 2 usage,
-    4 the host is gone."""
+    4 the host is gone, 70 the worker failed."""
     options = read_options(argv)
     if options.parent_pid is not None:
         die_with_parent(options.parent_pid)
@@ -162,6 +163,9 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         line_limit_bytes=sys.maxsize if options.supervised else options.line_limit_bytes,
         supervised=options.supervised,
     )
+    unreadable = why_unreadable(options.model_dir)
+    if unreadable is not None:
+        Logger(component="worker").log("warning", "model_folder_unreadable", detail=unreadable)
     worker.serve()
     return EXIT_UNREADABLE_INPUT if worker.has_unread_text else 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,11 +13,18 @@ from upscaled_models.engine import Outcome, Phase
 from upscaled_protocol.codec import unknown_fields
 from upscaled_protocol.envelope import RUNNING_STAGE, WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.messages import Job, Progress, Result, Timings
+from upscaled_protocol.messages import Error, Job, Progress, Result, Timings
 from upscaled_worker.turns import Turns
 
 # Progress more often than this tells a person nothing and costs the device time.
 _PROGRESS_INTERVAL_S = 0.02
+# A traceback's end says most.
+_TRACEBACK_LIMIT = 8000
+
+
+def traceback_of(error: BaseException) -> str:
+    """The end of an exception's traceback, for a person to read."""
+    return "".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:]
 
 
 class RunningJob:
@@ -141,6 +149,17 @@ class RunningJob:
             upstream_calls=outcome.upstream_calls,
             attempt=self.attempt,
             warnings=self._warnings + outcome.warnings,
+        )
+
+    def failure(self, code: ErrorCode, text: str, *, traceback: str | None = None) -> Error:
+        """The terminal message of a job that did not."""
+        return Error(
+            job_id=self.job_id,
+            error=text,
+            code=code,
+            retryable=JobError(code, text).retryable,
+            attempt=self.attempt,
+            traceback=traceback,
         )
 
     def _eta_s(self, now: float) -> float | None:

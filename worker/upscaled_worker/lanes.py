@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from upscaled_worker.job import RunningJob
-from upscaled_worker.threads import start
+from upscaled_worker.threads import guarded, start
 from upscaled_worker.turns import Turns
 
 # How soon a lane goes on once the host has read its results.
@@ -19,7 +19,7 @@ class Lane:
     """One queue and the threads that empty it, highest priority first, equals in order.
 
     `slots` jobs run at once; what they do on the device is serialised by `turns`. While `is_held`
-    says so, no job starts.
+    says so, no job starts. `on_failure` is told of an exception that ends one of the threads.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class Lane:
         slots: int,
         execute: Callable[[RunningJob], None],
         is_held: Callable[[], bool] = lambda: False,
+        on_failure: Callable[[BaseException], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.slots = slots
@@ -39,10 +40,7 @@ class Lane:
         self._waiting: list[tuple[int, int, RunningJob]] = []  # sorted
         self._busy = 0
         self._open = self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{slot}", daemon=True)
-            for slot in range(slots)
-        ]
+        self._threads = [guarded(f"{name}-{slot}", self._work, on_failure) for slot in range(slots)]
 
     def start(self) -> None:
         """Start the threads, which wait until the lane is opened."""

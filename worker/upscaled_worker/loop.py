@@ -15,12 +15,12 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 import time
-import traceback
 from collections import OrderedDict
 from queue import SimpleQueue
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 from upscaled_models.engine import Device, Engine
 from upscaled_protocol import PROTOCOL_VERSION
@@ -48,11 +48,11 @@ from upscaled_protocol.messages import (
 from upscaled_protocol.stdio import Wire
 from upscaled_protocol.version import VERSION
 from upscaled_worker.deadlines import Deadlines
-from upscaled_worker.job import RunningJob
+from upscaled_worker.job import RunningJob, traceback_of
 from upscaled_worker.lanes import Lane
 from upscaled_worker.starvation import lack, start_failure
 from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
-from upscaled_worker.threads import start
+from upscaled_worker.threads import EXIT_FAILED, guarded, start
 
 # Ids remembered for cancels that come before or after their job.
 _REMEMBERED_IDS = 1024
@@ -66,8 +66,6 @@ _UNREAD_CHECK_S = 0.05
 # A job as its model holds it, with its config.
 _JOB_BYTES = 8 * 1024
 _GOING_DOWN = "no more jobs are taken; the worker is going down"
-# A traceback is for a person to read; its end says most.
-_TRACEBACK_LIMIT = 8000
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -89,7 +87,10 @@ class Worker:
         self._max_queue = max_queue
         self._supervised = supervised
         self._lines = HostLines(line_limit_bytes)
-        self._stdout = Stdout(wire.write_fd)
+        self._failure: BaseException | None = None
+        # Ends the wait of the loop: everything is done, a thread failed, or a signal came.
+        self._wake_read, self._wake_write = os.pipe()
+        self._stdout = Stdout(wire.write_fd, self._note_failure)
         self._log = Logger(component="worker")
         self._started_at = time.monotonic()
         self._lock = threading.Lock()
@@ -101,11 +102,9 @@ class Worker:
         self._state = "loading"
         self._reading = False
         self._input_ended = False
-        self._starter = threading.Thread(target=self._start_engines, name="starter", daemon=True)
-        self._trimmer = threading.Thread(target=self._trim_on_request, name="trim", daemon=True)
+        self._starter = guarded("starter", self._start_engines, self._note_failure)
+        self._trimmer = guarded("trim", self._trim_on_request, self._note_failure)
         self._trims: SimpleQueue[Trim | None] = SimpleQueue()
-        # Ends the wait of the loop: everything is done, or a signal came.
-        self._wake_read, self._wake_write = os.pipe()
         self._is_ending = self._is_done = False
         self._signal: signal.Signals | None = None
         self._deadlines = Deadlines()
@@ -114,11 +113,13 @@ class Worker:
         for engine in engines.values():
             if engine.lane not in self._lanes:
                 self._lanes[engine.lane] = Lane(
-                    engine.lane, engine.slots, self._execute, self._is_unread
+                    engine.lane, engine.slots, self._execute, self._is_unread, self._note_failure
                 )
 
     def serve(self) -> None:
-        """Take lines until the host ends its input or says shutdown, and every job is done."""
+        """Take lines until the host ends its input or says shutdown, and every job is done.
+
+        Ends the process (`EXIT_FAILED`) if one of its threads fails."""
         self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
         start([self._starter, self._trimmer])
         signal.signal(signal.SIGTERM, self._handle_signal)
@@ -129,8 +130,11 @@ class Worker:
         poll = select.poll()
         poll.register(self._wire.write_fd, 0)
         poll.register(self._wake_read, select.POLLIN)
-        while not self._turn(poll):
-            pass
+        try:
+            while not self._turn(poll):
+                pass
+        except BaseException as error:  # noqa: BLE001 - whatever it is, jobs are answered first
+            self._fail(error)
         for engine in self._engines.values():
             engine.close()
         self._stdout.send(Status(message="stopped"))
@@ -162,6 +166,8 @@ class Worker:
             self._leave_dead_host()
         if self._wake_read in events:
             os.read(self._wake_read, 64)
+            if self._failure is not None:
+                raise self._failure
             if self._signal is not None:
                 while self._held:
                     job_id = self._held.take_first().job_id
@@ -216,6 +222,31 @@ class Worker:
         self._is_done = True
         os.write(self._wake_write, b"\n")
 
+    def _note_failure(self, error: BaseException) -> None:
+        """A thread has ended by an exception: the loop ends the worker."""
+        self._failure = error
+        os.write(self._wake_write, b"\n")
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Tell why, answer every job, and end the process: a worker that lacks a thread of its
+        own would accept jobs and never end them. A supervisor runs its jobs again elsewhere."""
+        reason = f"the worker failed: {type(error).__name__}: {error}"
+        self._log.log("error", "worker_failed", detail=reason, traceback=traceback_of(error))
+        sys.stderr.write(f"{reason}\n")  # the last line is what a supervisor tells as the cause
+        sys.stderr.flush()
+        self._stdout.send(Status(message="degraded", detail=reason))
+        if not self._supervised:
+            while self._held:
+                job_id = self._held.take_first().job_id
+                self._refuse(JobError(ErrorCode.WORKER_CRASHED, reason, job_id=job_id))
+            with self._lock:
+                for job in self._jobs.values():
+                    self._stdout.send(job.failure(ErrorCode.WORKER_CRASHED, reason))
+                self._jobs.clear()
+            self._stdout.send(Status(message="stopped", detail=reason))
+        self._stdout.drain()
+        os._exit(EXIT_FAILED)
+
     def _leave_dead_host(self) -> NoReturn:
         self._log.log("warning", "host_gone")
         os._exit(EXIT_HOST_GONE)
@@ -227,6 +258,7 @@ class Worker:
             message = decode_host_message(line)
             if isinstance(message, BaseJob):
                 self._handle_job(message, len(line))
+                return
         except JobError as error:
             self._refuse(error)
             return
@@ -241,6 +273,8 @@ class Worker:
                 self._drain()
             case Replay():
                 pass  # a bare worker keeps no journal, so it has nothing to send again
+            case _:
+                assert_never(message)
 
     # --- jobs -------------------------------------------------------------------------------
 
@@ -278,7 +312,7 @@ class Worker:
             self._accept(self._held.take_first())
         if self._state == "draining" and not self._held and not self._is_ending:
             self._is_ending = True
-            start([threading.Thread(target=self._wait_for_the_rest, name="drain", daemon=True)])
+            start([guarded("drain", self._wait_for_the_rest, self._note_failure)])
 
     def _accept(self, job: Job) -> None:
         lane = self._lanes[self._engines[job.method].lane]
@@ -335,21 +369,22 @@ class Worker:
             job.start()
             message = job.result(self._engines[job.job.method].run(job.job.config, job))
         except JobError as error:
-            message = _failure(error.code, error.message, job)
+            message = job.failure(error.code, error.message)
         except MemoryError:
-            message = _failure(ErrorCode.OUT_OF_MEMORY, "memory ran out", job)
+            message = job.failure(ErrorCode.OUT_OF_MEMORY, "memory ran out")
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a job ends no worker
             text = f"unexpected {type(error).__name__}: {error}"
             lacking = lack(text, error)
             if lacking is not None:
-                message = _failure(lacking.code, lacking.message, job)
+                message = job.failure(lacking.code, lacking.message)
             else:
-                trace = traceback.format_exc()[-_TRACEBACK_LIMIT:]
-                message = _failure(ErrorCode.INTERNAL, text, job, traceback=trace)
+                message = job.failure(ErrorCode.INTERNAL, text, traceback=traceback_of(error))
         with self._lock:
+            if job.job_id not in self._jobs:
+                return  # answered already, because the worker fails
+            self._stdout.send(message)
             del self._jobs[job.job_id]
             _remember(self._finished, job.job_id)
-            self._stdout.send(message)
             if self._held:
                 os.write(self._wake_write, b"\n")  # there is room now
 
@@ -377,8 +412,8 @@ class Worker:
                 engine.start()
             except JobError as error:
                 self._break(method, error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others must start
-                self._log.log("error", "engine_broken", traceback=traceback.format_exc())
+            except BaseException as error:  # noqa: BLE001 - also a library's SystemExit
+                self._log.log("error", "engine_broken", traceback=traceback_of(error))
                 self._break(method, start_failure(method, error))
         for lane in self._lanes.values():
             lane.start()
@@ -460,18 +495,6 @@ class Worker:
             uptime_s=round(time.monotonic() - self._started_at, 3),
             dropped_progress=self._stdout.dropped_progress,
         )
-
-
-def _failure(code: ErrorCode, text: str, job: RunningJob, *, traceback: str | None = None) -> Error:
-    error = JobError(code, text)
-    return Error(
-        job_id=job.job_id,
-        error=text,
-        code=code,
-        retryable=error.retryable,
-        attempt=job.attempt,
-        traceback=traceback,
-    )
 
 
 def _remember(ids: OrderedDict[str, None], job_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Callable
 
 from pydantic import BaseModel
 
@@ -12,7 +13,7 @@ from upscaled_protocol.codec import encode
 from upscaled_protocol.messages import Progress
 from upscaled_protocol.outbox import Outbox
 from upscaled_protocol.stdio import NonBlockingWriter
-from upscaled_worker.threads import start
+from upscaled_worker.threads import guarded, start
 
 # The host is gone: nobody is left to tell, and nothing may hold the device any longer.
 EXIT_HOST_GONE = 4
@@ -25,10 +26,13 @@ class Stdout:
     is gone the process ends at once.
     """
 
-    def __init__(self, write_fd: int) -> None:
+    def __init__(
+        self, write_fd: int, on_failure: Callable[[BaseException], None] = lambda _: None
+    ) -> None:
+        """`on_failure` is told of an exception that ends the thread."""
         self._outbox = Outbox(NonBlockingWriter(write_fd))
         self._changed = threading.Condition()
-        start([threading.Thread(target=self._flush, name="stdout", daemon=True)])
+        start([guarded("stdout", self._flush, on_failure)])
 
     def send(self, message: BaseModel) -> None:
         """Send one message; progress may be coalesced."""
@@ -53,10 +57,13 @@ class Stdout:
         return self._outbox.dropped_progress
 
     def drain(self) -> None:
-        """Wait until the host has taken everything, or is gone."""
-        with self._changed:
-            while self._outbox.waiting_bytes:
-                self._changed.wait()
+        """Wait until the host has taken everything, or is gone. Needs no other thread."""
+        poll = select.poll()
+        poll.register(self._outbox.fd, select.POLLOUT)
+        while self.waiting_bytes:
+            poll.poll()
+            with self._changed:
+                self._write()
 
     def _write(self) -> None:
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from upscaled_models.catalog import FOLDERS, Catalog
+from upscaled_models.catalog import FOLDERS, Catalog, is_file
 from upscaled_models.engine import Context, Outcome
 from upscaled_models.local import LocalEngine
 from upscaled_protocol.configs import EsrganConfig
@@ -57,8 +58,8 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         catalog = Catalog.load()
         folder = self.settings.model_dir / FOLDERS[0]
         known = [model for model in catalog if model.method == self.method]
-        names = [model.name for model in known if model.path(self.settings.model_dir).is_file()]
-        if folder.is_dir():
+        names = [model.name for model in known if is_file(model.path(self.settings.model_dir))]
+        with contextlib.suppress(OSError):  # none, or none that can be read
             files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
             names += [path.stem for path in files if catalog.find(path.name) is None]
         return list(dict.fromkeys(names))

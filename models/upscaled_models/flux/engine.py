@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,10 @@ class FluxEngine(LocalEngine[FluxConfig]):
         """Transformers in the model folder, by catalogue name or stem."""
         catalog = Catalog.load()
         found: list[str] = []
-        for path in sorted((self.settings.model_dir / "unet").glob("*.gguf")):
-            model = catalog.find(path.name)
-            found.append(path.stem if model is None else model.name)
+        with contextlib.suppress(OSError):  # a folder that cannot be read
+            for path in sorted((self.settings.model_dir / "unet").glob("*.gguf")):
+                model = catalog.find(path.name)
+                found.append(path.stem if model is None else model.name)
         return found
 
     def _get(self) -> Upscaler:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upscaled_models.catalog import Catalog
+from upscaled_models.catalog import Catalog, is_file
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _CONFIGS = Path(__file__).with_name("configs")
@@ -40,7 +40,7 @@ class Files:
         scheduler. Raises `JobError` (model_corrupt) where one's own is not usable."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         own = self.model_dir / "configs" / part / name
-        path = own if own.is_file() else _CONFIGS / part / name
+        path = own if is_file(own) else _CONFIGS / part / name
         try:
             fields = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -76,7 +76,7 @@ def find_files(
             ErrorCode.INVALID_JOB,
             f"{transformer.name} is no weights file for this method: use a .gguf of FLUX.1-dev",
         )
-    t5 = [path for path in (_path(catalog, name, model_dir) for name in _T5) if path.is_file()]
+    t5 = [path for path in (_path(catalog, name, model_dir) for name in _T5) if is_file(path)]
     files = Files(
         model_dir,
         transformer,
@@ -93,7 +93,7 @@ def find_files(
 
 def require(path: Path, model_dir: Path) -> None:
     """Raise `JobError` (model_not_found) where a file of the set is not installed."""
-    if not path.is_file():
+    if not is_file(path):
         raise JobError(
             ErrorCode.MODEL_NOT_FOUND,
             f"the flux method needs {path.relative_to(model_dir)}, which is not installed: "
