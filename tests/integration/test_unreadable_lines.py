@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from upscaled_models.catalog import bundled_weights_dir
 from upscaled_protocol.lines import decode_line, encode_line
 
 if TYPE_CHECKING:
@@ -107,7 +109,10 @@ def test_a_file_name_is_its_bytes_whatever_the_locale_says(
 ) -> None:
     text = picture.decode(errors="surrogateescape")
     daemon = start_daemon(module, "--methods", "esrgan", *options, env=env)
-    config = {"model": "compact-x2", "image_path": text, "upscale_factor": 2}
+    weights = picture.replace(b".png", b".safetensors")
+    shutil.copy(os.fsencode(bundled_weights_dir() / "compact-x2.safetensors"), weights)
+    model = weights.decode(errors="surrogateescape")
+    config = {"model": model, "image_path": text, "upscale_factor": 2}
     daemon.job("default", "esrgan", **config)
     daemon.job("given", "esrgan", **config, output_path=text.replace(".png", "größ\udcff.png"))
     daemon.job("gone", "esrgan", **config | {"image_path": text + "\udc80"})

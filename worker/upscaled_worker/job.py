@@ -151,15 +151,15 @@ class RunningJob:
             warnings=self._warnings + outcome.warnings,
         )
 
-    def failure(self, code: ErrorCode, text: str, *, traceback: str | None = None) -> Error:
-        """The terminal message of a job that did not."""
+    def failure(self, code: ErrorCode, text: str, error: BaseException | None = None) -> Error:
+        """The terminal message of a job that did not. error: for the traceback of `internal`."""
         return Error(
             job_id=self.job_id,
             error=text,
             code=code,
             retryable=JobError(code, text).retryable,
             attempt=self.attempt,
-            traceback=traceback,
+            traceback=traceback_of(error) if error and code is ErrorCode.INTERNAL else None,
         )
 
     def _eta_s(self, now: float) -> float | None:

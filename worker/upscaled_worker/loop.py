@@ -117,9 +117,8 @@ class Worker:
                 )
 
     def serve(self) -> None:
-        """Take lines until the host ends its input or says shutdown, and every job is done.
-
-        Ends the process (`EXIT_FAILED`) if one of its threads fails."""
+        """Take lines until the host ends its input or says shutdown, and every job is done; ends
+        the process (`EXIT_FAILED`) if one of its threads fails."""
         self._stdout.send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
         start([self._starter, self._trimmer])
         signal.signal(signal.SIGTERM, self._handle_signal)
@@ -142,7 +141,7 @@ class Worker:
 
     @property
     def has_unread_text(self) -> bool:
-        """True if the input held UTF-16, so that jobs in it were not even seen."""
+        """True if the input held UTF-16, whose jobs were not even seen."""
         return self._lines.has_wide_text
 
     # --- reading ----------------------------------------------------------------------------
@@ -374,14 +373,11 @@ class Worker:
             message = job.failure(ErrorCode.OUT_OF_MEMORY, "memory ran out")
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a job ends no worker
             text = f"unexpected {type(error).__name__}: {error}"
-            lacking = lack(text, error)
-            if lacking is not None:
-                message = job.failure(lacking.code, lacking.message)
-            else:
-                message = job.failure(ErrorCode.INTERNAL, text, traceback=traceback_of(error))
+            known = lack(text, error) or JobError(ErrorCode.INTERNAL, text)
+            message = job.failure(known.code, known.message, error)
         with self._lock:
-            if job.job_id not in self._jobs:
-                return  # answered already, because the worker fails
+            if job.job_id not in self._jobs:  # answered already, because the worker fails
+                return
             self._stdout.send(message)
             del self._jobs[job.job_id]
             _remember(self._finished, job.job_id)

@@ -21,6 +21,7 @@ from upscaled_models.esrgan.standins import allow_standins
 from upscaled_models.imaging.kinds import HEAD_BYTES
 from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import has_half_pair
 
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 # A header of the published files has up to 1 MB; what claims more is not taken apart.
@@ -74,7 +75,9 @@ def _read(path: Path, file: BinaryIO) -> Any:
     head = file.read(HEAD_BYTES)
     file.seek(0)
     if int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{":
-        return safetensors.torch.load_file(path)
+        # By its descriptor if its name is not UTF-8, which the library does not take.
+        name = f"/dev/fd/{file.fileno()}" if has_half_pair(str(path)) else path
+        return safetensors.torch.load_file(name)
     if head.startswith(_ZIP):
         _check_archive(path, file)
     elif not _PICKLE.match(head):
