@@ -7,16 +7,16 @@
 
 import type { Readable, Writable } from "node:stream";
 
+import { LINE_LIMIT_BYTES } from "./jobline.js";
 import { LineSplitter } from "./lines.js";
 import type { HostMessage, WorkerMessage } from "./protocol.js";
-
-// The protocol's own limit.
-const LINE_LIMIT_BYTES = 32 * 1024 * 1024;
 
 export interface ChannelListener {
   onMessage(message: WorkerMessage): void;
   /** There is room again, after `send` said that there is none. */
   onRoom(): void;
+  /** Nothing more can be sent, though the other side may still send. */
+  onInputLost(): void;
   /** Nothing more will come. */
   onEnd(): void;
 }
@@ -31,8 +31,7 @@ export class Channel {
     this.#writable = writable;
     this.#listener = listener;
     writable.on("drain", () => listener.onRoom());
-    // A daemon that is gone says so by the end of its stdout; what it did not read is lost with it.
-    writable.on("error", () => {});
+    writable.on("error", () => listener.onInputLost());
     readable.on("error", () => {});
     readable.on("data", (chunk: Buffer) => this.#take(this.#lines.feed(chunk)));
     readable.on("close", () => this.#end());
@@ -44,9 +43,14 @@ export class Channel {
     return this.#writable.writable && !this.#writable.writableNeedDrain;
   }
 
-  /** Write one line. */
+  /** Write one message. */
   send(message: HostMessage): void {
-    if (this.#writable.writable) this.#writable.write(`${JSON.stringify(message)}\n`);
+    this.sendLine(JSON.stringify(message));
+  }
+
+  /** Write a message that is a line already. */
+  sendLine(line: string): void {
+    if (this.#writable.writable) this.#writable.write(`${line}\n`);
   }
 
   /** Say that nothing more will be sent: the daemon finishes what it has, and ends. */

@@ -6,46 +6,21 @@
  *     await up.close();
  */
 
-import { randomUUID } from "node:crypto";
 import { EventEmitter, on } from "node:events";
 import { clearTimeout, setTimeout } from "node:timers";
 
-import { Daemon } from "./daemon.js";
+import { Backlog } from "./backlog.js";
+import { Call, cancelled } from "./call.js";
+import { Daemon, notStarted } from "./daemon.js";
 import type { LogRecord } from "./daemon.js";
 import { DaemonGoneError, JobError } from "./errors.js";
-import type { HealthReport, Job, Progress, Result, Status, WorkerMessage } from "./protocol.js";
-
-export interface RestartPolicy {
-  /** Starts in a row that may fail before it is given up. */
-  readonly attempts: number;
-  /** Before the first new start; doubled with each that fails. */
-  readonly delayMs: number;
-  readonly maxDelayMs: number;
-}
-
-export interface UpscalerOptions {
-  /** The daemon. Default: `upscaled run`. */
-  readonly command?: readonly string[];
-  /** More of its arguments, as in `["--workers", "2"]`. */
-  readonly args?: readonly string[];
-  readonly cwd?: string;
-  readonly env?: NodeJS.ProcessEnv;
-  /** False: it is never started again. */
-  readonly restart?: Partial<RestartPolicy> | false;
-  /** Given to the jobs in flight when the client is closed. Default: 30 s. */
-  readonly closeTimeoutMs?: number;
-}
-
-type Request<J> = J extends Job ? Omit<J, "type" | "job_id" | "attempt"> & { job_id?: string } : never;
-
-/** A job; without a `job_id` it is given one. */
-export type JobRequest = Request<Job>;
-
-export interface CallOptions {
-  /** Cancels the job. The call ends when the daemon has let go of it: with `cancelled`, as a rule. */
-  readonly signal?: AbortSignal;
-  readonly onProgress?: (progress: Progress) => void;
-}
+import { checkedId, jobLine, LINE_LIMIT_BYTES } from "./jobline.js";
+import type { JobRequest } from "./jobline.js";
+import { checkedAskOptions, checkedCallOptions } from "./options.js";
+import type { AskOptions, CallOptions, UpscalerOptions } from "./options.js";
+import type { ErrorMessage, HealthReport, Result, Status, WorkerMessage } from "./protocol.js";
+import { Questions } from "./questions.js";
+import { Restarts } from "./restarts.js";
 
 export interface UpscalerEvents {
   /** Every message of the daemon. */
@@ -59,46 +34,32 @@ export interface UpscalerEvents {
 }
 
 const COMMAND = ["upscaled", "run"];
-const RESTART: RestartPolicy = { attempts: 5, delayMs: 200, maxDelayMs: 10_000 };
 const CLOSE_TIMEOUT_MS = 30_000;
 
-// The daemon's exit status for wrong usage.
-const USAGE_STATUS = 2;
-
-interface Call {
-  readonly job: Job;
-  readonly onProgress: ((progress: Progress) => void) | undefined;
-  settle(outcome: Result | Error): void;
-}
-
-interface Question {
-  readonly type: "health" | "trim";
-  settle(outcome: HealthReport | Error): void;
-}
+// The daemon needs up to 20 s (`--cancel-grace-s`), and some more to kill a worker.
+const CANCEL_GRACE_MS = 25_000;
 
 export class Upscaler extends EventEmitter<UpscalerEvents> {
   readonly #options: UpscalerOptions;
-  readonly #restart: RestartPolicy | undefined;
+  readonly #restarts: Restarts;
   readonly #calls = new Map<string, Call>();
-  // Calls whose job is not written yet, in order.
-  readonly #unsent = new Set<Call>();
-  // The first is asked; an answer does not say what it answers, so the others wait for theirs.
-  readonly #questions: Question[] = [];
+  readonly #backlog = new Backlog();
+  readonly #questions = new Questions();
   readonly #ready: Promise<Status>;
   #settleReady!: (outcome: Status | Error) => void;
   #daemon: Daemon | undefined;
-  #isReady = false;
-  #wasReady = false;
-  #failedStarts = 0;
   #backoff: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
+  // Once the daemon's input has ended, nothing can be sent again.
+  #hasEndedInput = false;
+  #handleWritten: () => void = () => {};
   #end: DaemonGoneError | undefined;
 
   /** Starts the daemon; does not wait for it. Jobs are taken at once. */
   constructor(options: UpscalerOptions = {}) {
     super();
     this.#options = options;
-    this.#restart = options.restart === false ? undefined : { ...RESTART, ...options.restart };
+    this.#restarts = new Restarts(options.restart);
     this.#ready = new Promise((resolve, reject) => {
       this.#settleReady = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome));
     });
@@ -123,49 +84,41 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     return this.#daemon?.pid;
   }
 
-  /** Run one job. Rejects with `JobError`, or with `DaemonGoneError` where the daemon went away. */
-  upscale(request: JobRequest, { signal, onProgress }: CallOptions = {}): Promise<Result> {
-    const job: Job = { ...request, job_id: request.job_id ?? randomUUID() };
-    const id = job.job_id;
-    return new Promise((resolve, reject) => {
-      const refusal = this.#refusal(id, signal);
-      if (refusal !== undefined) return reject(refusal);
-      const cancel = (): void => this.#cancel(call, signal?.reason);
-      const call: Call = {
-        job,
-        onProgress,
-        settle: (outcome) => {
-          signal?.removeEventListener("abort", cancel);
-          this.#calls.delete(id);
-          this.#unsent.delete(call);
-          if (outcome instanceof JobError && signal?.aborted) outcome.cause ??= signal.reason;
-          outcome instanceof Error ? reject(outcome) : resolve(outcome);
-          this.#updateLiveness();
-        },
-      };
-      signal?.addEventListener("abort", cancel, { once: true });
-      this.#calls.set(id, call);
-      this.#unsent.add(call);
-      this.#updateLiveness();
-      this.#write();
+  /**
+   * Run one job. Rejects with `JobError`; with `DaemonGoneError` where the daemon went away after it had
+   * accepted the job, or none can be started. A job that cannot be sent is refused before anything is
+   * written.
+   */
+  async upscale(request: JobRequest, options?: CallOptions): Promise<Result> {
+    const line = jobLine(request, this.#options.lineLimitBytes ?? LINE_LIMIT_BYTES);
+    const checked = checkedCallOptions(line.id, options);
+    const refusal = this.#refusal(line.id, checked.signal);
+    if (refusal !== undefined) throw refusal;
+    const call = new Call(line, checked, {
+      onEnding: (ending, error) => this.#endCall(ending, error),
+      onSettled: (settled) => this.#handleSettled(settled),
     });
+    this.#calls.set(call.id, call);
+    this.#backlog.add(call);
+    this.#updateLiveness();
+    this.#write();
+    return call.outcome;
   }
 
-  /** How the daemon is. Rejects with `DaemonGoneError`. */
-  health(): Promise<HealthReport> {
-    return this.#ask("health");
+  /** How the daemon is. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
+  health(options?: AskOptions): Promise<HealthReport> {
+    return this.#ask("health", options);
   }
 
-  /** Have it free its caches and the models that no job is using. Rejects with `DaemonGoneError`. */
-  trim(): Promise<HealthReport> {
-    return this.#ask("trim");
+  /** Have it free its caches and the models that no job is using. Rejects as `health` does. */
+  trim(options?: AskOptions): Promise<HealthReport> {
+    return this.#ask("trim", options);
   }
 
-  /** Have a daemon with a journal say again how these jobs ended, or all; see `events`. */
+  /** Have a daemon with a journal say again how these jobs ended, or all; see `events`. Throws `JobError`. */
   replay(jobIds?: readonly string[]): void {
-    this.#daemon?.channel.send(
-      jobIds === undefined ? { type: "replay" } : { type: "replay", job_ids: [...jobIds] },
-    );
+    const ids = jobIds === undefined ? {} : { job_ids: jobIds.map(checkedId) };
+    this.#daemon?.channel.send({ type: "replay", ...ids });
   }
 
   /** Every message of the daemon from now on, until the client ends. */
@@ -200,125 +153,179 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   async #close(): Promise<void> {
     clearTimeout(this.#backoff);
     const timeoutMs = this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS;
+    const start = performance.now();
+    await this.#waitWritten(timeoutMs);
+    this.#hasEndedInput = true;
     // Stream writes keep their order, so the end of the input comes after the last job.
-    for (const call of this.#unsent) this.#send(call);
-    await this.#daemon?.close(timeoutMs);
+    await this.#daemon?.close(Math.max(0, timeoutMs - (performance.now() - start)));
     this.#finish(new DaemonGoneError("the client is closed"));
+  }
+
+  /** Resolves when no job waits to be written, at the latest after this time. */
+  #waitWritten(timeoutMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#handleWritten = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.#write();
+    });
   }
 
   #refusal(id: string, signal: AbortSignal | undefined): Error | undefined {
     if (this.#closing !== undefined) return JobError.local(id, "shutting_down", "the client is closed");
     if (this.#end !== undefined) return this.#end;
-    if (signal?.aborted) return cancelled(id, signal.reason);
-    if (this.#calls.has(id)) return JobError.local(id, "duplicate_job", `job ${id} is in flight`);
+    if (signal?.aborted) return cancelled(id, signal);
+    if (this.#calls.has(id) || this.#backlog.holds(id)) {
+      return JobError.local(id, "duplicate_job", `job ${id} is in flight`);
+    }
     return undefined;
   }
 
-  #cancel(call: Call, reason: unknown): void {
-    if (this.#unsent.has(call)) call.settle(cancelled(call.job.job_id, reason));
-    else this.#daemon?.channel.send({ type: "cancel", job_id: call.job.job_id });
+  /** The caller or the clock ends a call. The daemon gets some time to end its job. */
+  #endCall(call: Call, error: JobError): void {
+    if (this.#backlog.isWaiting(call)) return call.settle(error);
+    this.#daemon?.channel.send({ type: "cancel", job_id: call.id });
+    call.settleWithin(this.#options.cancelGraceMs ?? CANCEL_GRACE_MS, error);
   }
 
-  #ask(type: Question["type"]): Promise<HealthReport> {
-    return new Promise((resolve, reject) => {
-      const end = this.#closing ? new DaemonGoneError("the client is closed") : this.#end;
-      if (end !== undefined) return reject(end);
-      const settle: Question["settle"] = (outcome) =>
-        outcome instanceof Error ? reject(outcome) : resolve(outcome);
-      this.#questions.push({ type, settle });
-      if (this.#questions.length === 1) this.#daemon?.channel.send({ type });
-      this.#updateLiveness();
-    });
+  #handleSettled(call: Call): void {
+    this.#calls.delete(call.id);
+    this.#backlog.remove(call);
+    this.#updateLiveness();
+    this.#write();
   }
 
-  /** Write the jobs that wait, as long as there is room. */
+  async #ask(type: "health" | "trim", options: AskOptions | undefined): Promise<HealthReport> {
+    const checked = checkedAskOptions(options);
+    const end = this.#closing ? new DaemonGoneError("the client is closed") : this.#end;
+    if (end !== undefined) throw end;
+    const answer = this.#questions.ask(type, checked, () => this.#updateLiveness());
+    this.#updateLiveness();
+    this.#write();
+    return answer;
+  }
+
+  /** Write what waits, as long as there is room. */
   #write(): void {
-    for (const call of this.#unsent) {
-      if (!this.#daemon?.channel.hasRoom) return;
-      this.#send(call);
+    const channel = this.#daemon?.channel;
+    if (channel !== undefined) this.#questions.write(channel);
+    while (channel?.hasRoom) {
+      const call = this.#backlog.take();
+      if (call === undefined) break;
+      channel.sendLine(call.line);
     }
-  }
-
-  #send(call: Call): void {
-    if (this.#daemon === undefined) return;
-    this.#unsent.delete(call);
-    this.#daemon.channel.send(call.job);
+    if (channel === undefined || this.#backlog.isWritten) this.#handleWritten();
   }
 
   #spawn(): void {
     const { command = COMMAND, args = [], cwd, env } = this.#options;
-    this.#isReady = false;
-    this.#daemon = new Daemon(
-      [...command, ...args],
-      { ...(cwd !== undefined && { cwd }), ...(env !== undefined && { env }) },
-      {
-        onMessage: (message) => this.#handle(message),
-        onRoom: () => this.#write(),
-        onLog: (record) => this.emit("log", record),
-        onGone: (error) => this.#handleGone(error),
-      },
-    );
-    const [question] = this.#questions;
-    if (question !== undefined) this.#daemon.channel.send({ type: question.type });
+    this.#restarts.handleStart();
+    try {
+      this.#daemon = new Daemon(
+        [...command, ...args],
+        { ...(cwd !== undefined && { cwd }), ...(env !== undefined && { env }) },
+        {
+          onMessage: (message) => this.#handle(message),
+          onRoom: () => this.#write(),
+          onInputLost: () => this.#handleInputLost(),
+          onLog: (record) => this.emit("log", record),
+          onGone: (error) => this.#handleGone(error),
+        },
+      );
+    } catch (error) {
+      // Later, as all other ends of a daemon: the caller of the constructor listens to nothing yet.
+      queueMicrotask(() => this.#handleGone(notStarted(error, cwd)));
+    }
     this.#updateLiveness();
     this.#write();
   }
 
   #handle(message: WorkerMessage): void {
+    this.#restarts.handleMessage();
     switch (message.type) {
       case "status":
         if (message.message === "ready") this.#handleReady(message);
         break;
+      case "accepted":
+        this.#backlog.accepted(message.job_id);
+        this.#calls.get(message.job_id)?.accept();
+        if (this.#closing !== undefined) this.#write();
+        break;
       case "progress": {
         const call = this.#calls.get(message.job_id);
+        call?.accept();
         if (call?.onProgress !== undefined) guarded(() => call.onProgress?.(message));
         break;
       }
       case "result":
-        this.#calls.get(message.job_id)?.settle(message);
+        this.#settle(message.job_id, message);
         break;
       case "error":
         // An error without an id ends no job.
-        if (typeof message.job_id === "string") {
-          this.#calls.get(message.job_id)?.settle(new JobError(message.job_id, message));
-        }
+        if (typeof message.job_id === "string") this.#handleError(message.job_id, message);
         break;
       case "health":
-        this.#handleHealth(message);
+        this.#questions.answer(message);
         break;
     }
     guarded(() => this.emit("message", message));
   }
 
-  #handleReady(status: Status): void {
-    this.#isReady = true;
-    this.#wasReady = true;
-    this.#failedStarts = 0;
-    this.#settleReady(status);
-    this.#updateLiveness();
+  #handleError(id: string, message: ErrorMessage): void {
+    const call = this.#calls.get(id);
+    const isRefused = call !== undefined && !call.isAccepted && !call.isEnding;
+    if (isRefused && this.#waitAgain(call, message.code)) return this.#write();
+    this.#settle(id, new JobError(id, message));
   }
 
-  #handleHealth(report: HealthReport): void {
-    this.#questions.shift()?.settle(report);
-    const [next] = this.#questions;
-    if (next !== undefined) this.#daemon?.channel.send({ type: next.type });
+  /** Whether a job that was not accepted can wait: for room, or for the next daemon. */
+  #waitAgain(call: Call, code: string): boolean {
+    if (code === "queue_full") return !this.#hasEndedInput && this.#backlog.waitForRoom(call);
+    if (code !== "shutting_down" || this.#closing !== undefined || !this.#restarts.mayLose(call)) return false;
+    this.#backlog.waitForNext(call);
+    return true;
+  }
+
+  #settle(id: string, outcome: Result | JobError): void {
+    this.#backlog.ended(id);
+    const call = this.#calls.get(id);
+    if (call === undefined) this.#write();
+    else call.settle(outcome);
+  }
+
+  /** It takes no more jobs, and may finish those that it has. Those that it did not accept go to the next daemon. */
+  #handleInputLost(): void {
+    void this.#daemon?.close(this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS);
+  }
+
+  #handleReady(status: Status): void {
+    this.#restarts.handleReady();
+    this.#settleReady(status);
     this.#updateLiveness();
   }
 
   #handleGone(error: DaemonGoneError): void {
     this.#daemon = undefined;
-    this.#failedStarts += this.#isReady ? 0 : 1;
-    for (const call of [...this.#calls.values()]) {
-      if (!this.#unsent.has(call)) call.settle(error);
-    }
-    for (const question of this.#questions.splice(0)) question.settle(error);
+    this.#questions.rejectAll(error);
     if (this.#closing !== undefined) return this.#finish(error);
+    this.#keepUnaccepted(error);
     guarded(() => this.emit("gone", error));
-    const { attempts = 0, delayMs = 0, maxDelayMs = 0 } = this.#restart ?? {};
-    if (this.#failedStarts >= attempts || isHopeless(error)) return this.#finish(error);
-    const delayNow = Math.min(delayMs * 2 ** this.#failedStarts, maxDelayMs);
-    this.#backoff = setTimeout(() => this.#spawn(), delayNow);
+    const delayMs = this.#restarts.delayMsAfter(error);
+    if (delayMs === undefined) return this.#finish(error);
+    this.#backoff = setTimeout(() => this.#spawn(), delayMs);
     this.#updateLiveness();
+  }
+
+  /** A job that no daemon has accepted is sent to the next one; the others end with the daemon. */
+  #keepUnaccepted(error: DaemonGoneError): void {
+    const calls = [...this.#calls.values()];
+    const isKept = (call: Call): boolean =>
+      this.#backlog.isWaiting(call) || (!call.isAccepted && !call.isEnding && this.#restarts.mayLose(call));
+    const kept = new Set(calls.filter(isKept));
+    this.#backlog.restart(kept);
+    for (const call of calls) if (!kept.has(call)) call.settle(error);
   }
 
   /** Nothing more will be done: settle what is open. */
@@ -327,25 +334,17 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     this.#end = error;
     this.#settleReady(error);
     for (const call of [...this.#calls.values()]) call.settle(error);
-    for (const question of this.#questions.splice(0)) question.settle(error);
+    this.#questions.rejectAll(error);
+    this.#handleWritten();
     guarded(() => this.emit("end"));
   }
 
   /** An idle daemon does not keep the host's process from ending; one that is awaited does. */
   #updateLiveness(): void {
-    const isAwaited = this.#calls.size > 0 || this.#questions.length > 0 || !this.#wasReady;
+    const isAwaited = this.#calls.size > 0 || this.#questions.size > 0 || !this.#restarts.wasReady;
     this.#daemon?.keepAlive(isAwaited || this.#closing !== undefined);
     isAwaited ? this.#backoff?.ref() : this.#backoff?.unref();
   }
-}
-
-/** Whether a new start would end the same way. */
-function isHopeless({ status, cause }: DaemonGoneError): boolean {
-  return status === USAGE_STATUS || (cause instanceof Error && "code" in cause && cause.code === "ENOENT");
-}
-
-function cancelled(id: string, reason: unknown): JobError {
-  return JobError.local(id, "cancelled", "the job was cancelled", { cause: reason });
 }
 
 /** What a user's function throws is the user's, and must not end our reading. */

@@ -2,6 +2,7 @@
 
 import { spawn } from "node:child_process";
 import type { ChildProcessWithoutNullStreams } from "node:child_process";
+import { statSync } from "node:fs";
 import { clearTimeout, setTimeout } from "node:timers";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -21,6 +22,8 @@ export interface LogRecord {
 export interface DaemonListener {
   onMessage(message: WorkerMessage): void;
   onRoom(): void;
+  /** It reads no more, though it still runs: its stdin is closed. */
+  onInputLost(): void;
   onLog(record: LogRecord): void;
   /** It has ended, and all that it said was read. The last call of all. */
   onGone(error: DaemonGoneError): void;
@@ -41,6 +44,7 @@ const LAST_WORDS = 20;
 export class Daemon {
   readonly channel: Channel;
   readonly #process: ChildProcessWithoutNullStreams;
+  readonly #cwd: string | undefined;
   readonly #listener: DaemonListener;
   readonly #lastWords: string[] = [];
   #failure: Error | undefined;
@@ -48,24 +52,34 @@ export class Daemon {
   #hasEnded = false;
   #hasLogEnded = false;
   #isGone = false;
+  #isKeptAlive = true;
   #lastGasp: NodeJS.Timeout | undefined;
   /** Resolved when it is gone. */
   readonly gone: Promise<void>;
   #resolveGone!: () => void;
 
+  /** Throws what `spawn` throws, if the machine has no room for another process. */
   constructor(
     command: readonly string[],
     options: { cwd?: string; env?: NodeJS.ProcessEnv },
     listener: DaemonListener,
   ) {
+    this.#cwd = options.cwd;
     this.#listener = listener;
     this.gone = new Promise((resolve) => (this.#resolveGone = resolve));
     const [program = "", ...args] = command;
     // A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
     this.#process = spawn(program, args, { ...options, detached: true, stdio: "pipe" });
-    this.channel = new Channel(this.#process.stdout, this.#process.stdin, {
+    this.#process.on("error", (error) => {
+      this.#failure = error;
+      if (this.#process.pid === undefined) this.#exit();
+    });
+    const { stdout, stdin } = this.#process as Partial<ChildProcessWithoutNullStreams>;
+    if (stdout === undefined || stdin === undefined) throw new Error("no pipe to it can be opened");
+    this.channel = new Channel(stdout, stdin, {
       onMessage: (message) => listener.onMessage(message),
       onRoom: () => listener.onRoom(),
+      onInputLost: () => listener.onInputLost(),
       onEnd: () => {
         this.#hasEnded = true;
         this.#checkGone();
@@ -73,10 +87,6 @@ export class Daemon {
     });
     this.#readLog();
     this.#process.on("exit", () => this.#exit());
-    this.#process.on("error", (error) => {
-      this.#failure = error;
-      if (this.#process.pid === undefined) this.#exit();
-    });
   }
 
   /** The process's id; undefined where it could not be started. */
@@ -86,8 +96,12 @@ export class Daemon {
 
   /** Whether it keeps the host's event loop alive. */
   keepAlive(keep: boolean): void {
+    if (keep === this.#isKeptAlive) return;
+    this.#isKeptAlive = keep;
     const { stdin, stdout, stderr } = this.#process;
-    for (const one of [this.#process, stdin, stdout, stderr] as unknown as NodeJS.Timeout[]) {
+    // A stream that is closed would wait for its next opening, with one more listener each time.
+    const streams = [stdin, stdout, stderr].filter(({ destroyed }) => !destroyed);
+    for (const one of [this.#process, ...streams] as unknown as NodeJS.Timeout[]) {
       keep ? one.ref() : one.unref();
     }
   }
@@ -166,13 +180,23 @@ export class Daemon {
   #error(): DaemonGoneError {
     const { exitCode: status, signalCode: signal } = this.#process;
     if (this.#failure !== undefined && this.#process.pid === undefined) {
-      const message = `the daemon cannot be started: ${this.#failure.message}`;
-      return new DaemonGoneError(message, {}, { cause: this.#failure });
+      return notStarted(this.#failure, this.#cwd);
     }
     const how = signal === null ? `with status ${status}` : `by ${signal}`;
     const words = this.#lastWords.length > 0 ? `; its last words:\n${this.#lastWords.join("\n")}` : "";
     return new DaemonGoneError(`the daemon ended ${how}${words}`, { status, signal });
   }
+}
+
+/** Why there is no process. Of a missing folder `spawn` says the same as of a missing program. */
+export function notStarted(cause: unknown, cwd: string | undefined): DaemonGoneError {
+  const sentence = cause instanceof Error ? cause.message : String(cause);
+  const why = isFolder(cwd) ? sentence : `its working directory ${cwd} does not exist or is no folder`;
+  return new DaemonGoneError(`the daemon cannot be started: ${why}`, {}, { cause });
+}
+
+function isFolder(cwd: string | undefined): boolean {
+  return cwd === undefined || statSync(cwd, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
 function logRecord(line: string): LogRecord {

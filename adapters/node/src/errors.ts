@@ -29,14 +29,16 @@ export class JobError extends Error {
 }
 
 /**
- * Thrown when the daemon went away with the call open, or cannot be started. The job may have run or
- * not. `message` has the daemon's last words.
+ * Thrown when the daemon went away after it had accepted the job, or cannot be started. The job may have
+ * run or not. `message` has the daemon's last words.
  */
 export class DaemonGoneError extends Error {
   override readonly name = "DaemonGoneError";
   /** The exit status; null where a signal ended it, or where it never ran. */
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
+  /** The same job may succeed on another daemon. */
+  readonly retryable = true;
 
   constructor(
     message: string,
@@ -47,4 +49,9 @@ export class DaemonGoneError extends Error {
     this.status = how.status ?? null;
     this.signal = how.signal ?? null;
   }
+}
+
+/** Thrown when the daemon does not answer a question in time. It may be busy, stopped or stuck. */
+export class NoAnswerError extends Error {
+  override readonly name = "NoAnswerError";
 }

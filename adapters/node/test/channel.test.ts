@@ -11,15 +11,16 @@ function channelOf(highWaterMark?: number): {
   read: PassThrough;
   write: PassThrough;
   messages: WorkerMessage[];
-  counts: { room: number; end: number };
+  counts: { room: number; lost: number; end: number };
 } {
   const read = new PassThrough();
   const write = new PassThrough(highWaterMark === undefined ? {} : { highWaterMark });
   const messages: WorkerMessage[] = [];
-  const counts = { room: 0, end: 0 };
+  const counts = { room: 0, lost: 0, end: 0 };
   const channel = new Channel(read, write, {
     onMessage: (message) => messages.push(message),
     onRoom: () => counts.room++,
+    onInputLost: () => counts.lost++,
     onEnd: () => counts.end++,
   });
   return { channel, read, write, messages, counts };
@@ -58,9 +59,11 @@ test("a daemon that does not read is written no more than it has room for", asyn
   assert.equal(counts.room, 1);
 });
 
-test("sending to a daemon that is gone raises nothing", () => {
-  const { channel, write } = channelOf();
+test("sending to a daemon that is gone raises nothing, and it is told once", async () => {
+  const { channel, write, counts } = channelOf();
   write.destroy(new Error("EPIPE"));
+  await new Promise<void>((resolve) => write.once("close", resolve));
+  assert.equal(counts.lost, 1);
   channel.send({ type: "health" });
   channel.close();
   assert.ok(!channel.hasRoom);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { EventEmitter, getEventListeners, once } from "node:events";
+import { getEventListeners, once } from "node:events";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
 
@@ -133,6 +133,9 @@ test("a killed daemon settles every open call, and is started again", { timeout:
   await up.upscale(fakeJob());
   const family = familyOf(up.pid ?? 0);
   const calls = Array.from({ length: 20 }, () => up.upscale(fakeJob({ hang: true })));
+  let accepted = 0;
+  up.on("message", ({ type }) => type === "accepted" && accepted++);
+  await waitUntil(() => accepted === calls.length, "the jobs' acceptance");
   process.kill(up.pid ?? 0, "SIGKILL");
   // Asked before the client can know of its end, and too late for an answer.
   const questions = [up.health(), up.trim()];
@@ -140,6 +143,7 @@ test("a killed daemon settles every open call, and is started again", { timeout:
     assert.equal(outcome.status, "rejected");
     assert.ok(outcome.reason instanceof DaemonGoneError);
     assert.equal(outcome.reason.signal, "SIGKILL");
+    assert.equal(outcome.reason.retryable, true);
   }
   assert.equal((await up.upscale(fakeJob())).status, "completed");
   await waitUntil(() => !family.some(isAlive), "the end of the first daemon's processes");
@@ -205,7 +209,6 @@ test("an idle daemon does not keep its host alive", { timeout: TIMEOUT_MS }, asy
 test("ten thousand requests leave no listener and no open file behind", { timeout: TIMEOUT_MS }, async () => {
   await using up = await startFake();
   const { signal } = new AbortController();
-  EventEmitter.setMaxListeners(IN_FLIGHT + 1, signal);
   const request = (): Promise<Result> => up.upscale(fakeJob({ steps: 0 }), { signal });
   const count = (): number[] => [
     openFiles(),
@@ -219,6 +222,22 @@ test("ten thousand requests leave no listener and no open file behind", { timeou
   // What an earlier test left may have been closed meanwhile.
   const isNoMore = (): boolean => count().every((now, at) => now <= (before[at] ?? 0));
   await waitUntil(isNoMore, `no more than ${before} of files, resources and listeners`);
+});
+
+test("calls that share one signal leave it one listener, and are all cancelled by it", { timeout: TIMEOUT_MS }, async () => {
+  await using up = await startFake();
+  const abort = new AbortController();
+  const warnings: Error[] = [];
+  const note = (warning: Error): unknown => warnings.push(warning);
+  process.on("warning", note);
+  const calls = Array.from({ length: 50 }, () => up.upscale(fakeJob({ hang: true }), { signal: abort.signal }));
+  assert.equal(getEventListeners(abort.signal, "abort").length, 1);
+  abort.abort();
+  for (const outcome of await Promise.allSettled(calls)) {
+    assert.ok(outcome.status === "rejected" && isCode("cancelled")(outcome.reason));
+  }
+  assert.deepEqual(warnings, []);
+  process.off("warning", note);
 });
 
 test("events are iterated, and stderr comes as log records", { timeout: TIMEOUT_MS }, async () => {

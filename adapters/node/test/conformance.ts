@@ -2,50 +2,75 @@
 
 import { createInterface } from "node:readline";
 
-import { JobError, Upscaler } from "../src/index.js";
+import { JobError, NoAnswerError, Upscaler } from "../src/index.js";
 import type { HealthReport, JobRequest } from "../src/index.js";
+
+type StepJob = JobRequest & { job_id: string; config: Record<string, unknown> };
 
 interface Step {
   do: string;
   command: string[];
+  attempts?: number;
   close_timeout_s: number;
-  job: JobRequest & { job_id: string };
+  cancel_grace_s?: number;
+  deadline_s?: number;
+  job: StepJob;
+  spoil?: keyof typeof SPOILERS;
   job_id: string;
   job_ids?: string[];
 }
+
+// What JSON cannot say of a job.
+const SPOILERS = {
+  id: (job: StepJob) => ({ ...job, job_id: `${job.job_id}\ud83d` }),
+  text: (job: StepJob) => withConfig(job, { output_text: `${job.config["output_text"]}\ud83d` }),
+  size: (job: StepJob) => withConfig(job, { output_text: "x".repeat(32 * 1024 * 1024) }),
+  value: (job: StepJob) => withConfig(job, { step_s: NaN }),
+  path: (job: StepJob) => withConfig(job, { output_path: `${job.config["output_path"]}\udcff` }),
+};
 
 const EVENTS = new Set(["status", "accepted", "progress"]);
 const aborts = new Map<string, AbortController>();
 let upscaler: Upscaler | undefined;
 
+function withConfig(job: StepJob, more: object): StepJob {
+  return { ...job, config: { ...job.config, ...more } } as StepJob;
+}
+
 function report(row: unknown): void {
   process.stdout.write(`${JSON.stringify(row)}\n`);
 }
 
-function start(step: Step): Upscaler {
-  const closeTimeoutMs = step.close_timeout_s * 1000;
-  const started = new Upscaler({ command: step.command, restart: false, closeTimeoutMs });
+function start({ command, attempts = 0, close_timeout_s, cancel_grace_s = 25 }: Step): Upscaler {
+  const started = new Upscaler({
+    command,
+    restart: attempts > 0 && { attempts, delayMs: 1 },
+    closeTimeoutMs: close_timeout_s * 1000,
+    cancelGraceMs: cancel_grace_s * 1000,
+  });
   started.on("message", (message) => {
     if (EVENTS.has(message.type)) report({ event: message });
   });
   return started;
 }
 
-function submit(up: Upscaler, job: Step["job"]): void {
-  const id = job.job_id;
+function submit(up: Upscaler, { job, spoil, deadline_s }: Step): void {
+  const settled = job.job_id;
   const abort = new AbortController();
-  aborts.set(id, abort);
-  up.upscale(job, { signal: abort.signal }).then(
-    (result) => report({ settled: id, result }),
-    (error) =>
-      report({ settled: id, ...(error instanceof JobError ? { error: error.details } : { gone: true }) }),
+  aborts.set(settled, abort);
+  const deadline = deadline_s === undefined ? [] : [AbortSignal.timeout(deadline_s * 1000)];
+  const signal = AbortSignal.any([abort.signal, ...deadline]);
+  const request = spoil === undefined ? job : SPOILERS[spoil](job);
+  up.upscale(request as JobRequest, { signal }).then(
+    (result) => report({ settled, result }),
+    (error) => report({ settled, ...(error instanceof JobError ? { error: error.details } : { gone: true }) }),
   );
 }
 
 function ask(did: string, answer: Promise<HealthReport>): void {
   answer.then(
     (health) => report({ did, answer: health }),
-    () => report({ did, gone: true }),
+    (error) => report({ did, ...(error instanceof NoAnswerError ? { late: true } : { gone: true }) }),
   );
 }
 
@@ -54,14 +79,14 @@ for await (const line of createInterface({ input: process.stdin })) {
   upscaler ??= start(step);
   switch (step.do) {
     case "submit":
-      submit(upscaler, step.job);
+      submit(upscaler, step);
       break;
     case "cancel":
       aborts.get(step.job_id)?.abort();
       break;
     case "health":
     case "trim":
-      ask(step.do, upscaler[step.do]());
+      ask(step.do, upscaler[step.do](step.deadline_s === undefined ? {} : { timeoutMs: step.deadline_s * 1000 }));
       break;
     case "replay":
       upscaler.replay(step.job_ids);

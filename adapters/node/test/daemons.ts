@@ -14,6 +14,25 @@ export function startFake(options: UpscalerOptions = {}): Promise<Upscaler> {
   return Upscaler.start({ args: ["--methods", "fake"], ...options });
 }
 
+/**
+ * The command of a daemon in a few lines of JavaScript. `job` and `question` handle what comes, with `message`
+ * and `say`; `start` comes first of all, and ends it all with a `return`; `end` comes at the end of the input.
+ */
+export function scripted({ start = "", job = "", question = "", end = "process.exit(0);" }: Record<string, string>): string[] {
+  const script = `
+    const fs = require("node:fs");
+    const say = (message) => fs.writeSync(1, JSON.stringify(message) + "\\n");
+    const result = (job_id) => ({ type: "result", job_id, status: "completed", processing_time: 0, timings: {} });
+    ${start}
+    say({ type: "status", message: "ready", protocol: 1 });
+    require("node:readline").createInterface({ input: process.stdin }).on("line", (line) => {
+      const message = JSON.parse(line);
+      if (message.method) { ${job} }
+      if (message.type === "health") { ${question} }
+    }).on("close", () => { ${end} });`;
+  return [process.execPath, "-e", `(() => {${script}})()`];
+}
+
 /** Makes progress once, and then none, with a child process of its own. */
 export const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true, spawn_sleeper: true };
 
