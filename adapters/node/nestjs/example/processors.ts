@@ -5,7 +5,6 @@ import { join } from "node:path";
 
 import { OnQueueEvent, Processor, QueueEventsHost, QueueEventsListener } from "@nestjs/bullmq";
 import { Inject, Injectable } from "@nestjs/common";
-import type { OnApplicationBootstrap } from "@nestjs/common";
 import { UpscaledService } from "upscaled-nestjs";
 import { UpscaleProcessor } from "upscaled-nestjs/bullmq";
 
@@ -17,7 +16,7 @@ import { Settings } from "./settings.js";
 export class FluxProcessor extends UpscaleProcessor {}
 
 @Injectable()
-abstract class ConcurrentProcessor extends UpscaleProcessor implements OnApplicationBootstrap {
+abstract class ConcurrentProcessor extends UpscaleProcessor {
   constructor(
     @Inject(UpscaledService) upscaled: UpscaledService,
     @Inject(Settings) private readonly settings: Settings,
@@ -25,7 +24,8 @@ abstract class ConcurrentProcessor extends UpscaleProcessor implements OnApplica
     super(upscaled);
   }
 
-  onApplicationBootstrap(): void {
+  override async onApplicationBootstrap(): Promise<void> {
+    await super.onApplicationBootstrap();
     this.worker.concurrency = this.settings.maxConcurrentJobs;
   }
 }

@@ -3,8 +3,6 @@
 import { Inject, Injectable } from "@nestjs/common";
 import { HealthIndicatorService } from "@nestjs/terminus";
 import type { HealthIndicatorResult } from "@nestjs/terminus";
-import { firstValueFrom, from, timeout } from "rxjs";
-import type { HealthReport } from "upscaled";
 
 import { UpscaledService } from "./upscaled.service.js";
 
@@ -16,9 +14,6 @@ const SERVING = new Set(["ok", "loading", "degraded"]);
 
 @Injectable()
 export class UpscaledHealthIndicator {
-  // Probes of a daemon that does not answer share one question.
-  #asked: Promise<HealthReport> | undefined;
-
   constructor(
     @Inject(UpscaledService) private readonly upscaled: UpscaledService,
     @Inject(HealthIndicatorService) private readonly indicators: HealthIndicatorService,
@@ -34,9 +29,8 @@ export class UpscaledHealthIndicator {
   ): Promise<HealthIndicatorResult<Key>> {
     const indicator = this.indicators.check(key);
     try {
-      this.#asked ??= this.upscaled.health().finally(() => (this.#asked = undefined));
-      const report = await firstValueFrom(from(this.#asked).pipe(timeout(timeoutMs)));
-      const { type: _type, workers: _workers, status: state, ...fields } = report;
+      const report = await this.upscaled.health({ timeoutMs });
+      const { type: _type, request_id: _id, workers: _workers, status: state, ...fields } = report;
       return SERVING.has(state) ? indicator.up({ state, ...fields }) : indicator.down({ state, ...fields });
     } catch (error) {
       return indicator.down(error instanceof Error ? error.message : String(error));

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger } from "@nestjs/common";
 import type { OnApplicationShutdown, OnModuleInit } from "@nestjs/common";
 import { DaemonGoneError, Upscaler } from "upscaled";
-import type { CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
+import type { AskOptions, CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
 
 import { MODULE_OPTIONS_TOKEN } from "./upscaled.module-definition.js";
 import type { UpscaledModuleOptions } from "./upscaled.module-definition.js";
@@ -53,9 +53,9 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return this.client.upscale(request, options);
   }
 
-  /** How the daemon is. Rejects with `DaemonGoneError`. */
-  async health(): Promise<HealthReport> {
-    return this.client.health();
+  /** How the daemon is. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
+  async health(options?: AskOptions): Promise<HealthReport> {
+    return this.client.health(options);
   }
 
   /** What the daemon logs goes where the application's log goes. */

@@ -92,6 +92,63 @@ test("a job ends with its result", { timeout: TIMEOUT_MS }, async () => {
   assert.equal((await queue.result(await queue.add({}))).status, "completed");
 });
 
+test("a job that cannot be sent fails at once, is not tried again, and holds up no other", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue);
+  const half = "😀".slice(0, 1);
+  const data: unknown[] = [
+    "fake", null, 7, [],
+    { config: {} },
+    { method: 7, config: {} },
+    { method: "esrgan" },
+    { method: "esrgan", config: "a.png" },
+    { method: "esrgan", config: { image_path: `${half}.png` } },
+    { method: "fake", config: { output_text: half } },
+    { method: "fake", config: {}, type: "shutdown" },
+    { method: "fake", config: {}, timeout_s: "5" },
+  ];
+  for (const one of data) {
+    const job = await queue.queue.add("fake", one, RETRIES);
+    await assert.rejects(queue.result(job), /^Error: invalid_job: /, JSON.stringify(one));
+    const ended = await queue.reload(job);
+    assert.equal(await ended.getState(), "failed");
+    assert.equal(ended.attemptsMade, 1);
+    assert.equal(failureOf(ended)?.retryable, false);
+  }
+  assert.equal((await queue.result(await queue.add({}))).status, "completed");
+});
+
+test("a request of the application's own that cannot be sent fails at once too", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  const deep: unknown[] = [];
+  for (let list = deep, level = 0; level < 2000; level++) list.push((list = []));
+  const requests: Record<string, [() => unknown, string]> = {
+    bigint: [() => ({ method: "fake", config: { steps: 9n } }), "invalid_job"],
+    cycle: [() => { const config: object = {}; return { method: "fake", config: Object.assign(config, { config }) }; }, "invalid_job"],
+    getter: [() => ({ get method() { throw new Error("no"); } }), "invalid_job"],
+    deep: [() => ({ method: "fake", config: {}, deep }), "invalid_json"],
+    long: [() => ({ method: "fake", config: { model: "x".repeat(20_000) } }), "line_too_long"],
+  };
+  await using _ = await startWorkerApp(queue, {}, { lineLimitBytes: 10_000 }, false, ({ name }) => requests[name]?.[0]());
+  for (const [name, [, code]] of Object.entries(requests)) {
+    const job = await queue.queue.add(name, {}, RETRIES);
+    await assert.rejects(queue.result(job), new RegExp(`: ${code}: `), name);
+    assert.equal((await queue.reload(job)).attemptsMade, 1);
+  }
+});
+
+test("jobs with ids that are too long for the daemon, or cut within a character, run side by side", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue, { concurrency: 4 });
+  const long = "😀".repeat(200);
+  const ids = [`a${long}`, `b${long}`, `${long.slice(1)}`, "x".repeat(500)];
+  const config: FakeConfig = { steps: 2, step_s: 0.05 };
+  const jobs = await Promise.all(ids.map((jobId) => queue.queue.add("fake", { method: "fake", config }, { jobId })));
+  // BullMQ's events name an id as Redis keeps it, so they are not waited for here.
+  await waitUntil(async () => (await queue.queue.getCompletedCount()) === jobs.length, "the jobs' results");
+  assert.equal(await queue.queue.getFailedCount(), 0);
+});
+
 test("progress is told while the job runs, and never falls", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using worker = await startWorkerApp(queue);
@@ -213,6 +270,20 @@ test("a job that comes back to the process that has it runs on once", { timeout:
   assert.equal((await queue.result(job)).status, "completed");
   assert.equal(await queue.count("completed", job), 1);
   assert.equal((await queue.reload(job)).attemptsStarted, 2);
+});
+
+test("a job that loses its process again and again is run again each time", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using worker = await startWorkerApp(queue, FINDER);
+  const job = await queue.addRunning(HELD);
+  for (let delivery = 2; delivery <= 5; delivery++) {
+    const again = running(worker, `${queue.name}/${job.id}/${delivery}`);
+    await queue.breakLock(job);
+    await again;
+  }
+  await killDaemonsWorker(worker);
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal(await queue.count("stalled", job), 4);
 });
 
 test("a job that stalls more often than it may ends as a crash", { timeout: TIMEOUT_MS }, async () => {

@@ -17,13 +17,13 @@ export interface Redis {
   stop(): Promise<void>;
 }
 
-/** Starts redis-server on a free port of 127.0.0.1. It ends with this process at the latest. */
-export async function startRedis(): Promise<Redis> {
+/** Starts redis-server with these options on a free port of 127.0.0.1. It ends with this process at the latest. */
+export async function startRedis(...options: string[]): Promise<Redis> {
   const port = await freePort();
   const folder = await mkdtemp(join(tmpdir(), "upscaled-redis-"));
   // The shell outlives us by as much as it takes to see the end of its input.
-  const script = 'redis-server --bind 127.0.0.1 --port "$0" --dir "$1" --save "" & echo pid $!; cat; kill -CONT $!; kill $!; wait';
-  const shell = spawn("sh", ["-c", script, String(port), folder], { stdio: ["pipe", "pipe", "inherit"] });
+  const script = 'redis-server --bind 127.0.0.1 --save "" --port "$0" --dir "$@" & echo pid $!; cat; kill -CONT $!; kill $!; wait';
+  const shell = spawn("sh", ["-c", script, String(port), folder, ...options], { stdio: ["pipe", "pipe", "inherit"] });
   let pid = 0;
   let isReady = false;
   for await (const line of createInterface({ input: shell.stdout })) {
@@ -39,7 +39,7 @@ export async function startRedis(): Promise<Redis> {
   };
   if (!isReady) {
     await stop();
-    return startRedis(); // somebody else has taken the port meanwhile
+    return startRedis(...options); // somebody else has taken the port meanwhile
   }
   return {
     port,

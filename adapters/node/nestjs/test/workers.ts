@@ -37,9 +37,14 @@ export async function startWorkerApp(
   worker: Partial<WorkerOptions> = {},
   options: UpscaledModuleOptions = {},
   logger: LoggerService | false = false,
+  request?: (job: Job) => unknown,
 ): Promise<WorkerApp> {
   @Processor(name, { ...WORKER, ...worker })
-  class FakeProcessor extends UpscaleProcessor {}
+  class FakeProcessor extends UpscaleProcessor {
+    protected override request(job: Job): JobRequest {
+      return request === undefined ? super.request(job) : (request(job) as JobRequest);
+    }
+  }
 
   @Module({
     imports: [
@@ -51,7 +56,13 @@ export async function startWorkerApp(
   })
   class WorkerModule {}
 
-  const app = await NestFactory.createApplicationContext(WorkerModule, { logger });
+  const app = await NestFactory.create(WorkerModule, { logger, abortOnError: false });
+  try {
+    await app.init();
+  } catch (error) {
+    await app.close();
+    throw error;
+  }
   return {
     app,
     upscaled: app.get(UpscaledService),

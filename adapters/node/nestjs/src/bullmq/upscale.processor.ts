@@ -7,20 +7,28 @@
  *     await queue.add("poster", { method: "esrgan", config: { … } }, { attempts: 3, backoff: … });
  */
 
+import { createHash } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+
 import { OnWorkerEvent, WorkerHost } from "@nestjs/bullmq";
 import { Inject, Logger } from "@nestjs/common";
-import type { BeforeApplicationShutdown, OnApplicationShutdown } from "@nestjs/common";
+import type { BeforeApplicationShutdown, OnApplicationBootstrap, OnApplicationShutdown } from "@nestjs/common";
 import { UnrecoverableError, WaitingError } from "bullmq";
 import type { Job } from "bullmq";
 import { DaemonGoneError, JobError } from "upscaled";
 import type { JobRequest, Result } from "upscaled";
 
 import { UpscaledService } from "../upscaled.service.js";
+import { evictionProblem } from "./eviction.js";
 import { failedReason } from "./failure.js";
 import { ProgressReporter } from "./progress.reporter.js";
+import { defaultWorkerOptions } from "./worker.options.js";
 
 // The protocol's limit of an id.
 const LONGEST_ID = 128;
+
+// For Redis to say how it is set, before the application starts without knowing.
+const REDIS_WAIT_MS = 3000;
 
 interface Attempt {
   readonly abort: AbortController;
@@ -29,15 +37,19 @@ interface Attempt {
 
 export abstract class UpscaleProcessor
   extends WorkerHost
-  implements BeforeApplicationShutdown, OnApplicationShutdown
+  implements OnApplicationBootstrap, BeforeApplicationShutdown, OnApplicationShutdown
 {
   readonly #logger = new Logger(this.constructor.name);
   // The attempts that run here, by BullMQ's job id.
   readonly #attempts = new Map<string, Attempt>();
+  // Asked once, before the first job.
+  #evictionProblem: Promise<string | undefined> | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(@Inject(UpscaledService) protected readonly upscaled: UpscaledService) {
     super();
+    // Before the worker is made, which looks for stalled jobs as soon as it is there.
+    defaultWorkerOptions(this.constructor);
   }
 
   /** What the daemon is asked for: the job's data, unless overridden. */
@@ -52,6 +64,8 @@ export abstract class UpscaleProcessor
    * BullMQ gives a signal only to functions that declare three parameters: an override has to, too.
    */
   override async process(job: Job, token?: string, signal?: AbortSignal): Promise<Result> {
+    const problem = await this.#checkEviction();
+    if (problem !== undefined) throw await this.#giveBack(job, token, problem);
     const id = job.id ?? "";
     // A job comes to a process that still has it when its lock ran out, as while the event loop was blocked.
     this.#abort(id, "the job was delivered again");
@@ -78,6 +92,21 @@ export abstract class UpscaleProcessor
     this.#logger.warn(error.message);
   }
 
+  /**
+   * Throws, and so ends the application's start, if Redis would lose jobs. A Redis that is away is asked when it
+   * comes. An override has to call this.
+   */
+  async onApplicationBootstrap(): Promise<void> {
+    const timer = new AbortController();
+    const late = delay(REDIS_WAIT_MS, undefined, { signal: timer.signal }).catch(() => undefined);
+    const problem = await Promise.race([this.#checkEviction(), late]);
+    timer.abort();
+    if (problem === undefined) return;
+    // Nest closes nothing of an application that did not start. A job that has come already is given back.
+    await this.worker.close();
+    throw new Error(problem);
+  }
+
   /** Take no more jobs. */
   beforeApplicationShutdown(): void {
     this.#closed = this.worker.close();
@@ -96,7 +125,7 @@ export abstract class UpscaleProcessor
   async #run(job: Job, token: string | undefined, signal: AbortSignal): Promise<Result> {
     const progress = new ProgressReporter(job);
     try {
-      const request = { ...this.request(job), job_id: attemptId(job) };
+      const request = requestFor(attemptId(job), this.request(job));
       return await this.upscaled.upscale(request, { signal, onProgress: (news) => progress.report(news) });
     } catch (error) {
       throw await this.#verdict(error, job, token);
@@ -111,18 +140,51 @@ export abstract class UpscaleProcessor
     if (!(error instanceof JobError || error instanceof DaemonGoneError)) return error as Error;
     if (error instanceof JobError && !error.retryable) return new UnrecoverableError(failedReason(error));
     if (this.upscaled.isOpen) return new Error(failedReason(error), { cause: error });
-    // First pause, or we would be the ones to take it; without a daemon we would fail the whole queue in no time.
+    // Without a daemon we would fail the whole queue in no time.
+    return this.#giveBack(job, token, "no daemon runs here any more");
+  }
+
+  #checkEviction(): Promise<string | undefined> {
+    this.#evictionProblem ??= evictionProblem(this.worker).catch((error: Error) => {
+      // Redis went away meanwhile: ask again at the next job.
+      this.#evictionProblem = undefined;
+      this.#logger.warn(error.message);
+      return undefined;
+    });
+    return this.#evictionProblem;
+  }
+
+  /** Leave this job and all others to other processes. Resolves with what to tell BullMQ. */
+  async #giveBack(job: Job, token: string | undefined, reason: string): Promise<Error> {
+    // First pause, or we would be the ones to take it.
     await this.worker.pause(true);
     await job.moveToWait(token);
-    this.#logger.warn(`no daemon runs here any more; job ${job.id} is left to other processes`);
+    this.#logger.error(`${reason}; job ${job.id} is left to other processes`);
     return new WaitingError();
+  }
+}
+
+/** The request under that id. Throws `JobError` if it is none. */
+function requestFor(job_id: string, request: unknown): JobRequest {
+  if (typeof request !== "object" || request === null || Array.isArray(request)) {
+    const sentence = "the job's data must be an object with a method and a config";
+    throw JobError.local(job_id, "invalid_job", sentence);
+  }
+  try {
+    return { ...(request as JobRequest), job_id };
+  } catch (error) {
+    throw JobError.local(job_id, "invalid_job", "the job's request cannot be read", { cause: error });
   }
 }
 
 /**
  * Unique per delivery, for `attemptsStarted` counts the deliveries after a stall too: a daemon that still has
- * an earlier attempt does not take the new one for a duplicate.
+ * an earlier attempt does not take the new one for a duplicate. BullMQ's own ids may be longer than the
+ * protocol's, and hold half a surrogate pair.
  */
 function attemptId({ queueName, id, attemptsStarted }: Job): string {
-  return `${queueName}/${id}/${attemptsStarted}`.slice(-LONGEST_ID);
+  const name = `${queueName}/${id}`.toWellFormed();
+  const whole = `${name}/${attemptsStarted}`;
+  if ([...whole].length <= LONGEST_ID) return whole;
+  return `${createHash("sha256").update(name).digest("hex")}/${attemptsStarted}`;
 }
