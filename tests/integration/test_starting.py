@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+
+from upscaled_models.catalog import bundled_weights_dir
 
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
@@ -136,3 +139,23 @@ def test_a_hangup_during_the_start_waits() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
+def test_an_engine_that_could_not_start_is_tried_again(
+    start_daemon: StartDaemon, module: str, tmp_path: Path
+) -> None:
+    models = tmp_path / "models" / "upscale_models"
+    models.mkdir(parents=True)
+    options = ("--methods", "esrgan", "--preload", "mine", "--model-dir", str(models.parent))
+    daemon = start_daemon(module, *options)
+    assert daemon.wait_status("ready")["methods"] == []
+    shutil.copy(bundled_weights_dir() / "compact-x2.safetensors", models / "mine.safetensors")
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
+    config = {"image_path": str(tmp_path / "in.png"), "model": "mine", "upscale_factor": 2}
+    daemon.job("a", method="esrgan", **config)
+    end = daemon.wait_terminal("a")
+    assert end["type"] == "result", end
+    ready = [line for line in daemon.lines if line.get("message") == "ready"]
+    assert ready[-1]["methods"] == ["esrgan"]
+    assert daemon.ask_health()["status"] == "ok"

@@ -65,6 +65,8 @@ _IDLE_CHECK_S = 5.0
 _UNREAD_CHECK_S = 0.05
 # A job as its model holds it, with its config.
 _JOB_BYTES = 8 * 1024
+# An engine that is started again may load what it is to preload, as at the start.
+_MEND_BUDGET_S = 600.0
 _GOING_DOWN = "no more jobs are taken; the worker is going down"
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -99,6 +101,8 @@ class Worker:
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._broken: dict[str, JobError] = {}
+        self._mend_at: dict[str, float] = {}
+        self._mending = threading.Lock()
         self._state = "loading"
         self._reading = False
         self._input_ended = False
@@ -362,10 +366,9 @@ class Worker:
         """Run one job to its terminal message, in a thread of its lane."""
         message: Any
         try:
-            broken = self._broken.get(job.job.method)
-            if broken is not None:
-                raise broken
             job.start()
+            if job.job.method in self._broken:
+                self._mend(job)
             message = job.result(self._engines[job.job.method].run(job.job.config, job))
         except JobError as error:
             message = job.failure(error.code, error.message)
@@ -401,20 +404,52 @@ class Worker:
     # --- engines ----------------------------------------------------------------------------
 
     def _start_engines(self) -> None:
-        for method, engine in self._engines.items():
-            try:
-                with from_existing_folder():
-                    engine.preimport()
-                engine.start()
-            except JobError as error:
-                self._break(method, error)
-            except BaseException as error:  # noqa: BLE001 - also a library's SystemExit
-                self._log.log("error", "engine_broken", traceback=traceback_of(error))
-                self._break(method, start_failure(method, error))
+        for method in self._engines:
+            self._start_engine(method)
         for lane in self._lanes.values():
             lane.start()
         if self._state == "loading":
             self._state = "ok" if not self._broken else "degraded"
+        self._tell_ready()
+        # What the imports left lives for good; no collection need walk through it again.
+        gc.freeze()
+        for lane in self._lanes.values():
+            lane.open()
+
+    def _start_engine(self, method: str) -> None:
+        try:
+            with from_existing_folder():
+                self._engines[method].preimport()
+            self._engines[method].start()
+        except JobError as error:
+            self._break(method, error)
+        except BaseException as error:  # noqa: BLE001 - also a library's SystemExit
+            self._log.log("error", "engine_broken", traceback=traceback_of(error))
+            self._break(method, start_failure(method, error))
+        else:
+            self._broken.pop(method, None)
+
+    def _mend(self, job: RunningJob) -> None:
+        """Try a broken engine again: what it lacked may be there now. Raises `JobError`."""
+        method = job.job.method
+        with self._mending:
+            broken = self._broken.get(method)
+            if broken is not None and time.monotonic() >= self._mend_at.get(method, 0.0):
+                job.progress(0, "load", budget_s=_MEND_BUDGET_S)
+                began = time.monotonic()
+                self._start_engine(method)
+                # Half of the time at most goes into vain attempts.
+                self._mend_at[method] = 2 * time.monotonic() - began
+                if method not in self._broken:
+                    if self._state == "degraded" and not self._broken:
+                        self._state = "ok"
+                    if self._state != "draining":
+                        self._tell_ready()
+            broken = self._broken.get(method)
+        if broken is not None:
+            raise broken
+
+    def _tell_ready(self) -> None:
         device = self._device()
         working = [method for method in self._engines if method not in self._broken]
         faults = "; ".join(error.message for error in self._broken.values()) or None
@@ -434,10 +469,6 @@ class Worker:
                 pid=os.getpid(),
             )
         )
-        # What the imports left lives for good; no collection need walk through it again.
-        gc.freeze()
-        for lane in self._lanes.values():
-            lane.open()
 
     def _break(self, method: str, error: JobError) -> None:
         self._broken[method] = error

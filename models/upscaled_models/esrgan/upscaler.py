@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +53,9 @@ class Upscaler:
         )
         # Weights files whose results in half precision were unusable.
         self._full_precision_only: set[Path] = set()
+        # What was loaded last, for when its file is replaced by one that cannot be used.
+        self._last_keys: dict[tuple[Path, torch.dtype], Hashable] = {}
+        self._last_paths: dict[str, Path] = {}
 
     def preload(self, name: str) -> None:
         """Load a model in the precision that most jobs will ask for. Raises `JobError`."""
@@ -64,7 +67,7 @@ class Upscaler:
     def run(self, config: EsrganConfig, context: Context) -> Outcome:
         """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
         settings = self.settings
-        path = self._catalog.locate(config.model, settings.model_dir, settings.allowed_roots)
+        path = self._locate(config.model)
         with contextlib.ExitStack() as held:
             with context.phase("decode"):
                 source = held.enter_context(open_source(config, settings, context))
@@ -167,11 +170,11 @@ class Upscaler:
         with contextlib.ExitStack() as held:
             context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
             with context.phase("load"):
-                network = held.enter_context(self._network(path, dtype))
+                network = held.enter_context(self._network(path, dtype, context.warn))
 
             def full_precision() -> Network:
                 self._full_precision_only.add(path)
-                return held.enter_context(self._network(path, torch.float32))
+                return held.enter_context(self._network(path, torch.float32, context.warn))
 
             yield Job(
                 network,
@@ -184,11 +187,48 @@ class Upscaler:
                 full_precision=full_precision,
             )
 
+    def _locate(self, model: str) -> Path:
+        """The weights file that a job means, also if it is gone while its network is in memory."""
+        settings = self.settings
+        try:
+            path = self._catalog.locate(model, settings.model_dir, settings.allowed_roots)
+        except JobError as error:
+            last = self._last_paths.get(model)
+            loaded = {key[0] for key in self._last_keys}
+            if error.code != ErrorCode.MODEL_NOT_FOUND or last not in loaded:
+                raise
+            return last
+        self._last_paths[model] = path
+        return path
+
     @contextlib.contextmanager
-    def _network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:
-        """Hold a network in memory."""
+    def _network(
+        self, path: Path, dtype: torch.dtype, warn: Callable[[str], None] | None = None
+    ) -> Iterator[Network]:
+        """Hold a network in memory. If its file cannot be used any longer, the one that was loaded
+        from it goes on being used while it is in memory, and `warn` tells why."""
         if path in self._full_precision_only:
             dtype = torch.float32
+        with contextlib.ExitStack() as held:
+            try:
+                network = held.enter_context(self._current_network(path, dtype))
+            except JobError as error:
+                fault = error
+                last = self._last_keys.pop((path, dtype), None)
+                if last is None or warn is None:
+                    raise
+
+                def load() -> Network:
+                    raise fault
+
+                network = held.enter_context(self._models.use(last, path.stem, 0, load))
+                self._last_keys[path, dtype] = last
+                warn(f"the model that was loaded before is still used: {error.message}")
+            yield network
+
+    @contextlib.contextmanager
+    def _current_network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:
+        """Hold the network that the file has now."""
         try:
             status = path.stat()
         except OSError as error:
@@ -202,6 +242,7 @@ class Upscaler:
             return self._compute(lambda: Network(load_descriptor(path), self._device, dtype))
 
         with self._models.use(key, path.stem, status.st_size, load) as network:
+            self._last_keys[path, dtype] = key
             yield network
 
     def _compute(self, task: Callable[[], ResultT]) -> ResultT:

@@ -188,8 +188,9 @@ class Upscaler:
     @contextmanager
     def _flux_models(self, files: Files, each: EachTensor) -> Iterator[FluxModels]:
         stats = [path.stat() for path in (files.transformer, files.autoencoder)]
-        # A file that was replaced is another model.
-        key = (files, *((status.st_mtime_ns, status.st_size) for status in stats))
+        # A file that was replaced is another model, and so are the same weights with other configs.
+        configs = (repr(sorted(files.config(part).items())) for part in ("transformer", "vae"))
+        key = (files, *((status.st_mtime_ns, status.st_size) for status in stats), *configs)
         size = sum(status.st_size for status in stats)
 
         def load() -> FluxModels:

@@ -324,6 +324,28 @@ def test_a_replaced_file_is_another_model(engine: EsrganEngine, folder: Path) ->
     assert not np.array_equal(read(run(engine, path).output_path), first)
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_a_loaded_model_is_used_on_while_its_file_cannot_be(
+    engine: EsrganEngine, folder: Path, damage: str
+) -> None:
+    path = write(folder / "in.png", photograph())
+    weights = folder / "models" / "upscale_models" / "tiny-x4.safetensors"
+    first = read(run(engine, path).output_path)
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage == "cut off":
+        weights.write_bytes(whole[:1000])
+    context = RecordingContext()
+    assert np.array_equal(read(run(engine, path, context).output_path), first)
+    assert any("loaded before is still used" in warning for warning in context.warnings)
+    save(compact(seed=5), folder / "spare.safetensors").replace(weights)
+    assert not np.array_equal(read(run(engine, path).output_path), first)
+    weights.unlink()
+    engine.trim()  # it is in memory no longer
+    with pytest.raises(JobError):
+        run(engine, path)
+
+
 def test_models_to_preload_are_there_at_once(folder: Path) -> None:
     settings = Settings(model_dir=folder / "models", preload=("tiny-x2", "flux1-dev-Q8_0"))
     engine = EsrganEngine(settings)
