@@ -32,8 +32,8 @@ _EXAMPLES = """examples:
   upscaled worker --methods fake            # a host's test partner: starts at once, no weights
   upscaled worker --allow-root /data --preload compact-x4
 
-exit status: 0 drained, whatever became of the jobs, 2 wrong usage, 4 the host went away, 75 the
-machine has no room for a thread.
+exit status: 0 drained, whatever became of the jobs, 1 the input was UTF-16 or UTF-32, 2 wrong
+usage, 4 the host went away, 70 the worker failed, 75 the machine has no room for a thread.
 """
 
 

@@ -19,16 +19,16 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NoReturn, assert_never
 
-from upscaled_models.engine import Device, Engine
+from upscaled_models.engine import Engine
 from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.codec import decode_host_message
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.heldjobs import HeldJobs
 from upscaled_protocol.hostlines import HostLines
-from upscaled_protocol.lineage import from_existing_folder
 from upscaled_protocol.lines import READ_SIZE_BYTES
 from upscaled_protocol.log import Logger
 from upscaled_protocol.messages import (
@@ -48,9 +48,10 @@ from upscaled_protocol.messages import (
 from upscaled_protocol.stdio import Wire
 from upscaled_protocol.version import VERSION
 from upscaled_worker.deadlines import Deadlines
+from upscaled_worker.engines import Engines
 from upscaled_worker.job import RunningJob, traceback_of
 from upscaled_worker.lanes import Lane
-from upscaled_worker.starvation import lack, start_failure
+from upscaled_worker.starvation import lack
 from upscaled_worker.stdio import EXIT_HOST_GONE, Stdout
 from upscaled_worker.threads import EXIT_FAILED, guarded, start
 
@@ -65,8 +66,6 @@ _IDLE_CHECK_S = 5.0
 _UNREAD_CHECK_S = 0.05
 # A job as its model holds it, with its config.
 _JOB_BYTES = 8 * 1024
-# An engine that is started again may load what it is to preload, as at the start.
-_MEND_BUDGET_S = 600.0
 _GOING_DOWN = "no more jobs are taken; the worker is going down"
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -85,24 +84,22 @@ class Worker:
         supervised: bool = False,
     ) -> None:
         self._wire = wire
-        self._engines = engines
+        self._log = Logger(component="worker")
+        self._engines = Engines(engines, self._log)
         self._max_queue = max_queue
         self._supervised = supervised
         self._lines = HostLines(line_limit_bytes)
         self._failure: BaseException | None = None
         # Ends the wait of the loop: everything is done, a thread failed, or a signal came.
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._stdout = Stdout(wire.write_fd, self._note_failure)
-        self._log = Logger(component="worker")
         self._started_at = time.monotonic()
         self._lock = threading.Lock()
         self._jobs: dict[str, RunningJob] = {}
         self._held = HeldJobs[Job](_JOB_BYTES)  # changed by the main thread alone
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._broken: dict[str, JobError] = {}
-        self._mend_at: dict[str, float] = {}
-        self._mending = threading.Lock()
         self._state = "loading"
         self._reading = False
         self._input_ended = False
@@ -138,8 +135,7 @@ class Worker:
                 pass
         except BaseException as error:  # noqa: BLE001 - whatever it is, jobs are answered first
             self._fail(error)
-        for engine in self._engines.values():
-            engine.close()
+        self._engines.close()
         self._stdout.send(Status(message="stopped"))
         self._stdout.drain()
 
@@ -168,7 +164,7 @@ class Worker:
         if events.get(self._wire.write_fd, 0) & _GONE:
             self._leave_dead_host()
         if self._wake_read in events:
-            os.read(self._wake_read, 64)
+            os.read(self._wake_read, READ_SIZE_BYTES)
             if self._failure is not None:
                 raise self._failure
             if self._signal is not None:
@@ -212,7 +208,7 @@ class Worker:
             os._exit(128 + signum)
         # The loop drains, for here it may be in the middle of writing a line.
         self._signal = signal.Signals(signum)
-        os.write(self._wake_write, b"\n")
+        self._wake()
 
     def _wait_for_the_rest(self) -> None:
         self._starter.join()
@@ -223,12 +219,17 @@ class Worker:
         self._trims.put(None)
         self._trimmer.join()
         self._is_done = True
-        os.write(self._wake_write, b"\n")
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the loop look at what has changed. Never waits: a full pipe wakes it anyhow."""
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b"\n")
 
     def _note_failure(self, error: BaseException) -> None:
         """A thread has ended by an exception: the loop ends the worker."""
         self._failure = error
-        os.write(self._wake_write, b"\n")
+        self._wake()
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Tell why, answer every job, and end the process: a worker that lacks a thread of its
@@ -284,9 +285,10 @@ class Worker:
     def _handle_job(self, job: Job, line_bytes: int) -> None:
         """Accept a job, or hold it until there is room."""
         if job.method not in self._engines:
+            served = ", ".join(self._engines.methods)
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
-                f"method {job.method!r} is not served here; served: {', '.join(self._engines)}. "
+                f"method {job.method!r} is not served here; served: {served}. "
                 "`upscaled doctor` says what is missing",
                 job_id=job.job_id,
             )
@@ -367,8 +369,8 @@ class Worker:
         message: Any
         try:
             job.start()
-            if job.job.method in self._broken:
-                self._mend(job)
+            if self._engines.require(job):
+                self._report_mended()
             message = job.result(self._engines[job.job.method].run(job.job.config, job))
         except JobError as error:
             message = job.failure(error.code, error.message)
@@ -385,7 +387,7 @@ class Worker:
             del self._jobs[job.job_id]
             _remember(self._finished, job.job_id)
             if self._held:
-                os.write(self._wake_write, b"\n")  # there is room now
+                self._wake()  # there is room now
 
     def _refuse(self, error: JobError) -> None:
         """Answer a bad line. An id in flight is another job's: the error must not end that."""
@@ -404,95 +406,59 @@ class Worker:
     # --- engines ----------------------------------------------------------------------------
 
     def _start_engines(self) -> None:
-        for method in self._engines:
-            self._start_engine(method)
+        self._engines.start()
         for lane in self._lanes.values():
             lane.start()
         if self._state == "loading":
-            self._state = "ok" if not self._broken else "degraded"
-        self._tell_ready()
+            self._state = "degraded" if self._engines.faults else "ok"
+        self._report_ready()
         # What the imports left lives for good; no collection need walk through it again.
         gc.freeze()
         for lane in self._lanes.values():
             lane.open()
 
-    def _start_engine(self, method: str) -> None:
-        try:
-            with from_existing_folder():
-                self._engines[method].preimport()
-            self._engines[method].start()
-        except JobError as error:
-            self._break(method, error)
-        except BaseException as error:  # noqa: BLE001 - also a library's SystemExit
-            self._log.log("error", "engine_broken", traceback=traceback_of(error))
-            self._break(method, start_failure(method, error))
-        else:
-            self._broken.pop(method, None)
+    def _report_mended(self) -> None:
+        """An engine that was broken works now."""
+        if self._state == "degraded" and not self._engines.faults:
+            self._state = "ok"
+        if self._state != "draining":
+            self._report_ready()
 
-    def _mend(self, job: RunningJob) -> None:
-        """Try a broken engine again: what it lacked may be there now. Raises `JobError`."""
-        method = job.job.method
-        with self._mending:
-            broken = self._broken.get(method)
-            if broken is not None and time.monotonic() >= self._mend_at.get(method, 0.0):
-                job.progress(0, "load", budget_s=_MEND_BUDGET_S)
-                began = time.monotonic()
-                self._start_engine(method)
-                # Half of the time at most goes into vain attempts.
-                self._mend_at[method] = 2 * time.monotonic() - began
-                if method not in self._broken:
-                    if self._state == "degraded" and not self._broken:
-                        self._state = "ok"
-                    if self._state != "draining":
-                        self._tell_ready()
-            broken = self._broken.get(method)
-        if broken is not None:
-            raise broken
-
-    def _tell_ready(self) -> None:
-        device = self._device()
-        working = [method for method in self._engines if method not in self._broken]
-        faults = "; ".join(error.message for error in self._broken.values()) or None
+    def _report_ready(self) -> None:
+        device = self._engines.device()
+        faults = self._engines.faults
         if faults:
             self._stdout.send(Status(message="degraded", detail=faults))
-        # Ready also where no engine works: a host that waits for this word must get its answers.
+        # Also if no engine works: a host that waits for this word must get its answers.
         self._stdout.send(
             Status(
                 message="ready",
                 detail=faults,
                 protocol=PROTOCOL_VERSION,
                 version=VERSION,
-                methods=working,
-                models=[name for method in working for name in self._engines[method].models()],
+                methods=self._engines.working,
+                models=self._engines.models(),
                 device=device.name if device else None,
                 lanes=self._lane_info(),
                 pid=os.getpid(),
             )
         )
 
-    def _break(self, method: str, error: JobError) -> None:
-        self._broken[method] = error
-        self._log.log("error", "engine_broken", method=method, detail=error.message)
-
     def _lane_info(self) -> dict[str, LaneInfo]:
         """Broken engines' methods too: their jobs are answered with what is wrong."""
+        engines = self._engines
         return {
             name: LaneInfo(
-                methods=[one for one, engine in self._engines.items() if engine.lane == name],
+                methods=[one for one in engines.methods if engines[one].lane == name],
                 slots=lane.slots,
             )
             for name, lane in self._lanes.items()
         }
 
-    def _device(self) -> Device | None:
-        devices = [engine.device() for engine in self._engines.values()]
-        return next((device for device in devices if device is not None), None)
-
     def _trim_on_request(self) -> None:
         """A thread of its own: an engine may take its time for it."""
         while (trim := self._trims.get()) is not None:
-            for engine in self._engines.values():
-                engine.trim()
+            self._engines.trim()
             self._stdout.send(self._health(trim.request_id))
 
     def _trim_idle(self) -> None:
@@ -500,23 +466,20 @@ class Worker:
         now = time.monotonic()
         if now >= self._next_idle_check:
             self._next_idle_check = now + _IDLE_CHECK_S
-            for engine in self._engines.values():
-                engine.trim(idle_only=True)
+            self._engines.trim(idle_only=True)
 
     def _health(self, request_id: str | None) -> HealthReport:
         loading = self._state == "loading"
-        device = None if loading else self._device()
+        device = None if loading else self._engines.device()
         waiting = sum(lane.waiting for lane in self._lanes.values())
         return HealthReport(
             request_id=request_id,
             status=self._state,
-            detail="; ".join(error.message for error in self._broken.values()) or None,
+            detail=self._engines.faults,
             gpu_available=None if loading else bool(device and device.gpu_name),
             gpu_name=device.gpu_name if device else None,
             gpu_memory_free=device.gpu_memory_free_gb if device else None,
-            models_loaded=[
-                name for engine in self._engines.values() for name in engine.models_loaded()
-            ],
+            models_loaded=self._engines.models_loaded(),
             queue_size=waiting,
             in_flight=len(self._jobs),
             uptime_s=round(time.monotonic() - self._started_at, 3),
