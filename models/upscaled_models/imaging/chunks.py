@@ -1,7 +1,8 @@
-"""The pieces that files are made of: PNG's chunks, JPEG's segments, the boxes of AVIF.
+"""The pieces that files are made of: PNG's chunks, JPEG's segments, GIF's blocks, AVIF's boxes.
 
 For what libvips does not tell. A walk ends where the file does, or makes no sense.
-Source: PNG specification, third edition; ITU-T T.81, annex B; ISO/IEC 14496-12, 4.2.
+Source: PNG specification, third edition; ITU-T T.81, annex B; GIF89a (CompuServe, 1990), sections
+15 and 18 to 26; ISO/IEC 14496-12, 4.2.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ _MOST = 1000
 _MOST_OF_PIXELS = 100_000
 _START_OF_SCAN = 0xDA
 _WHOLE_FILE = 2**62
+GIF_IMAGE = b"\x2c"
+_GIF_EXTENSION = b"\x21"
+_GIF_HEADER_BYTES, _GIF_IMAGE_BYTES = 13, 10
+# Sub-blocks have up to 255 bytes: room for 16 MiB of comments, XMP, profiles and pixels.
+_MOST_GIF_BLOCKS = 65_536
 
 
 class Chunk(NamedTuple):
@@ -66,6 +72,46 @@ def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
         end = at + 2 + int.from_bytes(head[2:])
         yield Chunk(head[1:2], at + 4, end)
         at = end
+
+
+def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:
+    """A GIF's pictures, named `GIF_IMAGE`, and its extensions, named by their labels.
+
+    A picture is the ten bytes of its descriptor; an extension is its sub-blocks, the lengths
+    between them included.
+    """
+    head = read_at(0, _GIF_HEADER_BYTES)
+    if len(head) < _GIF_HEADER_BYTES:
+        return
+    at, left = _GIF_HEADER_BYTES + _gif_palette_bytes(head[10]), _MOST_GIF_BLOCKS
+    while left > 0:
+        block = read_at(at, _GIF_IMAGE_BYTES)
+        if block[:1] == GIF_IMAGE and len(block) == _GIF_IMAGE_BYTES:
+            yield Chunk(GIF_IMAGE, at, at + _GIF_IMAGE_BYTES)
+            # The palette, and the byte that tells how many bits a code has.
+            start = at + _GIF_IMAGE_BYTES + _gif_palette_bytes(block[9]) + 1
+        elif block[:1] == _GIF_EXTENSION and len(block) > 1:
+            start = at + 2
+        else:
+            return
+        at, count = _gif_blocks_end(read_at, start, left)
+        left -= count
+        if block[:1] == _GIF_EXTENSION:
+            yield Chunk(block[1:2], start, at)
+
+
+def _gif_blocks_end(read_at: ReadAt, at: int, most: int) -> tuple[int, int]:
+    """The place behind the sub-blocks that begin at ``at``, and how many there are."""
+    for count in range(1, most + 1):
+        length = read_at(at, 1)
+        at += 1 + int.from_bytes(length)
+        if length in (b"\0", b""):
+            return at, count
+    return at, most
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 3 * (2 << (flags & 7)) if flags & 0x80 else 0
 
 
 def boxes(read_at: ReadAt, start: int = 0, end: int = _WHOLE_FILE) -> Iterator[Chunk]:

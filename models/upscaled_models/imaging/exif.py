@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from upscaled_models.imaging.tags import Entry, Reader, Tag, TagType, header, pack
 
-_EXIF, _GPS, _INTEROPERABILITY = 34665, 34853, 40965
-_POINTERS = frozenset({_EXIF, _GPS, _INTEROPERABILITY})
+EXIF_POINTER, _GPS, INTEROPERABILITY = 34665, 34853, 40965
+_POINTERS = frozenset({EXIF_POINTER, _GPS, INTEROPERABILITY})
 # What of a TIFF's main directory describes the picture, not the storage of its pixels: the
 # document's name, title, make, model, page, software, date, artist, host, rating, copyright, and
 # Windows' five.
@@ -42,12 +42,12 @@ def revised(
     """
     block = bytearray(_EMPTY if exif is None else exif)
     try:
-        reader = _reader(block)
+        reader = block_reader(block)
         entries, thumbnail_at = reader.entries(reader.first)
     except ValueError:
         return None
     for entry in entries:
-        if entry.number == _EXIF:
+        if entry.number == EXIF_POINTER:
             with suppress(ValueError):
                 _set_dimensions(block, reader, entry, width, height)
     order = reader.order
@@ -57,14 +57,14 @@ def revised(
             _erase_thumbnail(block, reader, thumbnail_at)
     for number, value in ((_WIDTH, width), (_HEIGHT, height)):
         if number in table:
-            table[number] = _entry(order, number, TagType.LONG, value)
+            table[number] = packed_entry(order, number, TagType.LONG, value)
     if _ORIENTATION in table:
-        table[_ORIENTATION] = _entry(order, _ORIENTATION, TagType.SHORT, 1)
+        table[_ORIENTATION] = packed_entry(order, _ORIENTATION, TagType.SHORT, 1)
     block += bytes(len(block) % 2)
     if dpi is not None:
         for number in (_X_RESOLUTION, _Y_RESOLUTION):
-            table[number] = _entry(order, number, TagType.RATIONAL, len(block))
-        table[_RESOLUTION_UNIT] = _entry(order, _RESOLUTION_UNIT, TagType.SHORT, _INCH)
+            table[number] = packed_entry(order, number, TagType.RATIONAL, len(block))
+        table[_RESOLUTION_UNIT] = packed_entry(order, _RESOLUTION_UNIT, TagType.SHORT, _INCH)
         block += struct.pack(f"{order}II", round(dpi * 10_000), 10_000)
     struct.pack_into(f"{order}I", block, 4, len(block))
     block += struct.pack(f"{order}H", len(table))
@@ -75,7 +75,7 @@ def revised(
 def orientation(exif: bytes) -> int:
     """How the picture lies, 1 to 8; 1, upright, where the block does not tell."""
     try:
-        reader = _reader(exif)
+        reader = block_reader(exif)
         tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}
         told = reader.integer(tags[_ORIENTATION])
     except (ValueError, KeyError):
@@ -138,16 +138,18 @@ def _descriptive(
         return []
 
 
-def _reader(block: bytes | bytearray) -> Reader:
+def block_reader(block: bytes | bytearray) -> Reader:
+    """Reads the directories of a block. Raises `ValueError` if it is none."""
     reader = Reader(lambda at, count: bytes(block[at : at + count]))
     if reader.big:
         raise ValueError("EXIF has no 64-bit form")
     return reader
 
 
-def _entry(order: str, number: int, kind: TagType, value: int) -> bytes:
+def packed_entry(order: str, number: int, kind: TagType, value: int, *, count: int = 1) -> bytes:
+    """An entry of one number, or one that points to where ``count`` numbers lie."""
     code = "HHIHxx" if kind == TagType.SHORT else "HHII"
-    return struct.pack(order + code, number, kind, 1, value)
+    return struct.pack(order + code, number, kind, count, value)
 
 
 def _set_dimensions(
@@ -156,7 +158,7 @@ def _set_dimensions(
     values = {_PIXEL_X_DIMENSION: width, _PIXEL_Y_DIMENSION: height}
     for entry in reader.entries(reader.integer(pointer))[0]:
         if entry.number in values:
-            packed = _entry(reader.order, entry.number, TagType.LONG, values[entry.number])
+            packed = packed_entry(reader.order, entry.number, TagType.LONG, values[entry.number])
             block[entry.at : entry.at + _ENTRY_BYTES] = packed
 
 

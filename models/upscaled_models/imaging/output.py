@@ -12,6 +12,7 @@ from upscaled_models.freename import fitting
 from upscaled_models.imaging.carried import carried
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
+from upscaled_models.imaging.pixelcounts import scaled_metadata
 from upscaled_models.imaging.read import Source
 from upscaled_models.pendingfile import PendingFile, unwritable
 from upscaled_protocol.configs import ImageConfig, OutputFormat
@@ -129,6 +130,13 @@ def plan_output(
         context.warn("JPEG has no transparency: the picture was laid on white")
     metadata = source.metadata.resized(
         plan.output.width, plan.output.height, plan.dpi or source.metadata.dpi
+    )
+    metadata = scaled_metadata(
+        metadata,
+        Size(width=source.width, height=source.height),
+        plan.scaled,
+        has_moved=source.was_turned or plan.output != plan.scaled,
+        warn=context.warn,
     )
     metadata = carried(metadata, kind, context.warn)
     path = None

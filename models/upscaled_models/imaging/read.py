@@ -44,7 +44,8 @@ _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
 class Source:
     """A picture that is read once, from the top down.
 
-    width, height: pixels, after the EXIF orientation was applied.
+    width, height: pixels, after the EXIF orientation was applied. was_turned: whether that did more
+    than nothing.
     bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight).
     bits: 8 or 16 a channel.
     metadata: what the output should carry on.
@@ -67,6 +68,7 @@ class Source:
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
+        self.was_turned = orientation != _UPRIGHT
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
         self._read_at = read_at

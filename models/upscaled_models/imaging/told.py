@@ -22,11 +22,30 @@ from upscaled_models.imaging.icc import (
     rgb_profile,
 )
 
-_BT2020 = Primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), (0.3127, 0.3290))
-_P3 = Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.3127, 0.3290))
-_PRIMARIES = {1: SRGB_PRIMARIES, 9: _BT2020, 12: _P3}
+_D65, _ILLUMINANT_C = (0.3127, 0.3290), (0.310, 0.316)
+_BT2020 = Primaries((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65)
+_P3 = Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65)
+_BT601_525 = Primaries((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65)
+_BT601_625 = Primaries((0.64, 0.33), (0.29, 0.60), (0.15, 0.06), _D65)
+_UNSPECIFIED = 2
+# Where only one of the two numbers is given, the other is that of sRGB, as in browsers.
+_PRIMARIES = {
+    1: SRGB_PRIMARIES,
+    _UNSPECIFIED: SRGB_PRIMARIES,
+    4: Primaries((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), _ILLUMINANT_C),
+    5: _BT601_625,
+    6: _BT601_525,
+    7: _BT601_525,
+    8: Primaries((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), _ILLUMINANT_C),
+    9: _BT2020,
+    11: _P3._replace(white=(0.314, 0.351)),
+    12: _P3,
+    22: Primaries((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
+}
+_NAMES = {_BT2020: "BT.2020", _P3: "Display P3", SRGB_PRIMARIES: "BT.709"}
+_NAMES |= {_BT601_525: "BT.601 (525 lines)", _BT601_625: "BT.601 (625 lines)"}
 # The curves of video (BT.709 and its like) are shown as sRGB's nearly everywhere.
-_CURVES: dict[int, Curve] = dict.fromkeys((1, 6, 13, 14, 15), SRGB_CURVE)
+_CURVES: dict[int, Curve] = dict.fromkeys((1, _UNSPECIFIED, 6, 7, 11, 12, 13, 14, 15), SRGB_CURVE)
 _CURVES |= {4: (2.2,), 5: (2.8,), 8: (1.0,)}
 _HDR = {16: "PQ", 18: "HLG"}
 # A gamma that differs less from 2.2 is meant for sRGB; libpng has the same bound.
@@ -61,8 +80,8 @@ def told_profile(
         return None if curve == SRGB_CURVE else gray_profile(_name(curve), curve)
     if (primaries, curve) == (SRGB_PRIMARIES, SRGB_CURVE):
         return None
-    name = {_BT2020: "BT.2020", _P3: "Display P3", SRGB_PRIMARIES: "BT.709"}.get(primaries, "RGB")
-    return rgb_profile(f"{name}, {_name(curve)}", primaries, curve)
+    name = f"{_NAMES.get(primaries, 'RGB')}, {_name(curve)}"
+    return rgb_profile(name, primaries, curve)
 
 
 def _of_avif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
@@ -115,7 +134,13 @@ def _by_code_points(
     if curve in _HDR:
         warn(f"the input is HDR ({_HDR[curve]}), which nothing here can keep: it will look flat")
         return None
+    if primaries == curve == _UNSPECIFIED:
+        return None
     if primaries not in _PRIMARIES or curve not in _CURVES:
+        warn(
+            f"the input's colours are told by numbers that nothing here knows (primaries "
+            f"{primaries}, transfer {curve}): they were left out, and the colours may look wrong"
+        )
         return None
     return _PRIMARIES[primaries], _CURVES[curve]
 

@@ -165,6 +165,49 @@ def test_an_hdr_png_is_told_and_keeps_the_profile_that_it_has(
     assert f"HDR ({name})" in warning
 
 
+# To linear sRGB, from the linear values of BT.601 with 525 and with 625 lines.
+FROM_BT601 = {
+    6: [[0.9395, 0.0502, 0.0103], [0.0178, 0.9658, 0.0164], [-0.0016, -0.0044, 1.0060]],
+    5: [[1.0440, -0.0440, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0118, 0.9882]],
+}
+
+
+@pytest.mark.parametrize("primaries", [5, 6])
+def test_the_primaries_of_old_video_are_known(
+    tmp_path: Path, opened: Opener, context: Any, primaries: int
+) -> None:
+    colours = np.array([[[200, 100, 50], [90, 160, 110], [60, 80, 190], [128, 128, 128]]], np.uint8)
+    chunks = {"cICP": bytes([primaries, 6, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", colours, **chunks)) as source:
+        icc = source.metadata.icc
+    assert icc is not None
+    values = colours / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = linear @ np.array(FROM_BT601[primaries]).T
+    wanted = np.round((1.055 * linear.clip(0, 1) ** (1 / 2.4) - 0.055) * 255)
+    assert np.abs(shown(colours, icc, PROFILES["srgb"]) - wanted).max() <= 2
+    assert context.warnings == []
+
+
+@pytest.mark.parametrize("code_points", [(10, 13), (1, 17), (200, 13), (0, 0)])
+def test_code_points_that_nothing_here_knows_are_named(
+    tmp_path: Path, opened: Opener, context: Any, code_points: tuple[int, int]
+) -> None:
+    chunks = {"iCCP": profile_chunk("p3"), "cICP": bytes([*code_points, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        assert source.metadata.icc == PROFILES["p3"]
+    (warning,) = context.warnings
+    assert f"(primaries {code_points[0]}, transfer {code_points[1]})" in warning
+
+
+def test_one_code_point_that_says_nothing_is_that_of_srgb(tmp_path: Path, opened: Opener) -> None:
+    chunks = {"cICP": bytes([12, 2, 0, 1])}
+    with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
+        icc = source.metadata.icc
+    assert icc is not None
+    assert np.abs(shown(RGB, icc, PROFILES["p3"]) - RGB).max() <= 4
+
+
 def test_code_points_that_say_nothing_leave_the_profile(tmp_path: Path, opened: Opener) -> None:
     chunks = {"iCCP": profile_chunk("p3"), "cICP": bytes([2, 2, 0, 1])}
     with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:

@@ -1,0 +1,250 @@
+"""XMP packets, revised as text: every byte stays but for single numbers, and thumbnails.
+
+Packets come from strangers, and searching them holds the interpreter: each pattern here takes a
+bounded number of bytes, or is possessive, so that nothing is tried twice.
+Source: XMP specification, parts 1 and 2 (Adobe, 2012); MWG guidelines 2.0; IPTC photo metadata
+2023.2; Google's photo sphere metadata (GPano); Exif 2.32 metadata for XMP.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+# Behind a name: an attribute, name="1", or an element, <name>1<.
+_NUMBER = re.compile(rb"(?:\s*+=\s*+[\"']|>)([\d/]++)[\"'<]")
+# The same, of a number that may have a sign and a fraction.
+_SCALABLE = re.compile(
+    rb"(?:\s{0,9}+=\s{0,9}+[\"']|>)\s{0,99}+([-+]?\d{1,9}+(?:\.\d{1,20}+)?+(?:/\d{1,9}+)?+)"
+    rb"\s{0,99}+[\"'<]"
+)
+_ITEM = re.compile(rb"(<rdf:li[^<>]{0,99}+>\s{0,99}+)(\d{1,9}+)(?=\s{0,99}+<)")
+# A real packet has one for each namespace.
+_MOST_PREFIXES = 4
+
+_GPANO = "http://ns.google.com/photos/1.0/panorama/"
+_EXIF = "http://ns.adobe.com/exif/1.0/"
+_DRONE = "http://www.dji.com/drone-dji/1.0/"
+_REGIONS = "http://www.metadataworkinggroup.com/schemas/regions/"
+_ACDSEE = "http://ns.acdsee.com/regions/"
+_IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
+_PAGES = "http://ns.adobe.com/xap/1.0/t/pg/"
+_ACROSS, _DOWN = 0, 1
+# Properties that are one number of pixels, by the axis along which it counts.
+_NUMBERS = {
+    _GPANO: {
+        "FullPanoWidthPixels": _ACROSS,
+        "FullPanoHeightPixels": _DOWN,
+        "CroppedAreaImageWidthPixels": _ACROSS,
+        "CroppedAreaImageHeightPixels": _DOWN,
+        "CroppedAreaLeftPixels": _ACROSS,
+        "CroppedAreaTopPixels": _DOWN,
+        "LargestValidInteriorRectLeft": _ACROSS,
+        "LargestValidInteriorRectTop": _DOWN,
+        "LargestValidInteriorRectWidth": _ACROSS,
+        "LargestValidInteriorRectHeight": _DOWN,
+    },
+    _EXIF: {"FocalPlaneXResolution": _ACROSS, "FocalPlaneYResolution": _DOWN},
+    _DRONE: {
+        "CalibratedFocalLength": _ACROSS,
+        "CalibratedOpticalCenterX": _ACROSS,
+        "CalibratedOpticalCenterY": _DOWN,
+    },
+}
+# Lists of numbers of pixels: across, down, across, down.
+_LISTS = ((_EXIF, "SubjectArea"), (_EXIF, "SubjectLocation"))
+# Structures whose fields are numbers of pixels if their unit says so.
+_SIDES = {"w": _ACROSS, "h": _DOWN}
+_BOUNDARY = {"rbX": _ACROSS, "rbY": _DOWN, "rbW": _ACROSS, "rbH": _DOWN, "rbRx": _ACROSS}
+_STRUCTURES = (
+    (_REGIONS, "AppliedToDimensions", _DIMENSIONS, _SIDES),
+    (_ACDSEE, "AppliedToDimensions", _DIMENSIONS, _SIDES),
+    (_PAGES, "MaxPageSize", _DIMENSIONS, _SIDES),
+    (_IPTC, "RegionBoundary", _IPTC, _BOUNDARY),
+)
+_UNIT = b"pixel"
+# Numbers of pixels within other text, or in a unit that another property tells.
+_UNSCALABLE = (
+    (_DRONE, "DewarpData"),
+    ("http://pix4d.com/camera/1.0", "VignettingCenter"),
+    ("http://pix4d.com/camera/1.0/", "VignettingCenter"),
+    ("http://ns.adobe.com/camera-raw-settings/1.0/", "CropWidth"),
+)
+# What tells places in the picture, in whatever unit: a crop moves them, and so does a turn.
+_PLACES = (
+    *((_GPANO, name) for name in _NUMBERS[_GPANO]),
+    *((_DRONE, name) for name in _NUMBERS[_DRONE]),
+    *_LISTS,
+    (_REGIONS, "Regions"),
+    (_ACDSEE, "Regions"),
+    (_IPTC, "RegionBoundary"),
+    ("http://ns.microsoft.com/photo/1.2/", "RegionInfo"),
+    *_UNSCALABLE[:3],
+)
+
+
+def revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> bytes:
+    """The packet for the picture's new size: upright, without thumbnails, with ``dpi`` dots."""
+    values = {
+        "tiff:Orientation": "1",
+        "tiff:ImageWidth": str(width),
+        "tiff:ImageLength": str(height),
+        "exif:PixelXDimension": str(width),
+        "exif:PixelYDimension": str(height),
+    }
+    if dpi is not None:
+        resolution = f"{round(dpi * 10_000)}/10000"
+        values |= {"tiff:XResolution": resolution, "tiff:YResolution": resolution}
+        values |= {"tiff:ResolutionUnit": "2"}
+    for name, value in values.items():
+        xmp = _with_value(xmp, name.encode(), value.encode())
+    # As in EXIF: it shows the picture before whatever was done to it.
+    return _without(xmp, b"<xmp:Thumbnails>", b"</xmp:Thumbnails>")
+
+
+def scaled_xmp(xmp: bytes, scales: tuple[float, float]) -> tuple[bytes, list[str]]:
+    """The packet with its numbers of pixels times ``scales``, across and down, and the names of
+    those that could not be scaled."""
+    left: list[str] = []
+    for space, axes in _NUMBERS.items():
+        for prefix in _prefixes(xmp, space):
+            xmp = _scaled_fields(xmp, prefix, axes, scales, left)
+    for space, name in _LISTS:
+        for full in _names(xmp, space, name):
+            xmp = _scaled_list(xmp, full, scales, left)
+    for space, name, field_space, axes in _STRUCTURES:
+        for full in _names(xmp, space, name):
+            prefixes = _prefixes(xmp, field_space)
+            parts, done = [], 0
+            for start, end in _elements(xmp, full, left):
+                part = xmp[start:end]
+                if _UNIT in part:
+                    for prefix in prefixes:
+                        part = _scaled_fields(part, prefix, axes, scales, left)
+                parts += [xmp[done:start], part]
+                done = end
+            xmp = b"".join([*parts, xmp[done:]])
+    left += _found(xmp, _UNSCALABLE)
+    return xmp, list(dict.fromkeys(left))
+
+
+def places_told(xmp: bytes) -> list[str]:
+    """The names of what tells places in the picture."""
+    return list(dict.fromkeys(_found(xmp, _PLACES)))
+
+
+def _prefixes(xmp: bytes, space: str) -> list[bytes]:
+    """What stands for a namespace in the packet."""
+    address = space.encode()
+    if address not in xmp:
+        return []
+    declared = re.compile(
+        rb"xmlns:([\w.-]{1,60}+)\s{0,9}+=\s{0,9}+[\"']" + re.escape(address) + rb"[\"']"
+    )
+    found = dict.fromkeys(match[1] for match in declared.finditer(xmp))
+    return list(islice(found, _MOST_PREFIXES))
+
+
+def _names(xmp: bytes, space: str, name: str) -> list[bytes]:
+    return [prefix + b":" + name.encode() for prefix in _prefixes(xmp, space)]
+
+
+def _found(xmp: bytes, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    for space, name in names:
+        for full in _names(xmp, space, name):
+            if next(_ends(xmp, full), None) is not None:
+                yield full.decode("latin-1")
+
+
+def _ends(xmp: bytes, name: bytes) -> Iterator[int]:
+    """The places behind an attribute's or an opening element's name."""
+    at = 0
+    while (start := xmp.find(name, at)) >= 0:
+        at = start + len(name)
+        if xmp[max(0, start - 1) : start] in b"< \t\r\n" and xmp[at : at + 1] in b"=> \t\r\n/":
+            yield at
+
+
+def _scaled_fields(
+    xmp: bytes, prefix: bytes, axes: dict[str, int], scales: tuple[float, float], left: list[str]
+) -> bytes:
+    for name, axis in axes.items():
+        full = prefix + b":" + name.encode()
+        parts, done = [], 0
+        for at in _ends(xmp, full):
+            number = _SCALABLE.match(xmp, at)
+            value = number and _scaled(number[1], scales[axis])
+            if number is None or value is None:
+                left.append(full.decode("latin-1"))
+            else:
+                parts += [xmp[done : number.start(1)], value]
+                done = number.end(1)
+        xmp = b"".join([*parts, xmp[done:]]) if parts else xmp
+    return xmp
+
+
+def _scaled_list(xmp: bytes, name: bytes, scales: tuple[float, float], left: list[str]) -> bytes:
+    parts, done = [], 0
+    for start, end in _elements(xmp, name, left):
+        parts.append(xmp[done:start])
+        done, count = start, 0
+        for count, item in enumerate(_ITEM.finditer(xmp, start, end), 1):
+            value = round(int(item[2]) * scales[(count - 1) % 2])
+            parts += [xmp[done : item.start(2)], str(value).encode()]
+            done = item.end(2)
+        if count == 0:
+            left.append(name.decode("latin-1"))
+    return b"".join([*parts, xmp[done:]]) if parts else xmp
+
+
+def _elements(xmp: bytes, name: bytes, left: list[str]) -> Iterator[tuple[int, int]]:
+    """Where each element of the name begins and ends, its closing tag left out."""
+    done = 0
+    for at in _ends(xmp, name):
+        start = at - len(name) - 1
+        if start < done or xmp[start : start + 1] != b"<":
+            continue
+        end = xmp.find(b">", at)
+        if end > 0 and xmp[end - 1 : end] != b"/":
+            end = xmp.find(b"</" + name, end)
+        if end < 0:
+            left.append(name.decode("latin-1"))
+            return
+        done = end
+        yield start, end
+
+
+def _scaled(number: bytes, scale: float) -> bytes | None:
+    value, _, divisor = number.partition(b"/")
+    if divisor and int(divisor) == 0:
+        return None
+    scaled = float(value) / int(divisor or 1) * scale
+    if divisor:
+        return f"{round(scaled * 10_000)}/10000".encode()
+    return f"{scaled:.6f}".encode() if b"." in value else str(round(scaled)).encode()
+
+
+def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
+    """The packet with ``value`` for each number that it gives under ``name``."""
+    parts, done, at = [], 0, 0
+    while (start := xmp.find(name, at)) >= 0:
+        at = start + len(name)
+        number = _NUMBER.match(xmp, at)
+        if number and not xmp[max(0, start - 1) : start].isalnum():
+            parts += [xmp[done : number.start(1)], value]
+            done = at = number.end(1)
+    return b"".join([*parts, xmp[done:]]) if parts else xmp
+
+
+def _without(xmp: bytes, opening: bytes, closing: bytes) -> bytes:
+    """The packet without what lies between the two, and without themselves."""
+    parts, done = [], 0
+    while (start := xmp.find(opening, done)) >= 0:
+        end = xmp.find(closing, start)
+        if end < 0:
+            break
+        parts.append(xmp[done:start])
+        done = end + len(closing)
+    return b"".join([*parts, xmp[done:]]) if parts else xmp
