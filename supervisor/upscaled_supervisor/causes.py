@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 from upscaled_protocol.lineage import EXIT_NO_ROOM
-from upscaled_supervisor.limits import with_limit
+from upscaled_supervisor.limits import killing_limit, memory_limit, with_limit
 
 _SENTENCES = {
     "exit": "the worker left with exit code {exit_code}",
@@ -48,7 +48,7 @@ def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
         # say it.
         if signum == signal.SIGKILL and oom_kills > 0:
             return Cause("oom_kill", signal="SIGKILL")
-        return Cause("signal", signal=_signal_name(signum), detail=last_words)
+        return _cause_of_signal(signum, last_words)
     exit_code = os.waitstatus_to_exitcode(status)
     if exit_code == EXIT_NO_ROOM:
         return Cause("load_failed", detail=last_words)
@@ -58,8 +58,18 @@ def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
 def cause_of_nursery_exit(exit_code: int) -> Cause:
     """Why the workers of a nursery are gone: it was killed (a negative number), or it left."""
     if exit_code > 0:  # and so will the next one
-        return Cause("exit", exit_code=exit_code, detail="its parent process failed")
-    return Cause("signal", signal="SIGKILL", detail="its parent process was killed")
+        detail = _joined("its parent process failed, and stderr says why", memory_limit())
+        return Cause("exit", exit_code=exit_code, detail=detail)
+    return _cause_of_signal(-exit_code or signal.SIGKILL, "its parent process was killed")
+
+
+def _cause_of_signal(signum: int, detail: str | None) -> Cause:
+    detail = _joined(detail, killing_limit(signum))
+    return Cause("signal", signal=_signal_name(signum), detail=detail)
+
+
+def _joined(*details: str | None) -> str | None:
+    return "; ".join(one for one in details if one is not None) or None
 
 
 def _signal_name(signum: int) -> str:

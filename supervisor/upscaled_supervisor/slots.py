@@ -18,7 +18,8 @@ _BACKOFF_LIMIT_S = 30.0
 _FAILING_AFTER = 3
 # A worker that leaves by itself before it is ready will leave again: after so many we stop.
 _HOPELESS_AFTER = 3
-# A machine may have room again later. Once the host sends nothing more, nothing waits for that.
+# A machine may have room again later, also if its limits killed the workers while they started.
+# Once the host sends nothing more, nothing waits for that.
 _STARVED_AFTER = 4
 
 
@@ -34,6 +35,7 @@ class Slot:
     respawn_at: float = 0.0
     restarts: int = 0
     last_restart: Cause | None = None
+    start_failure: Cause | None = None  # why its last worker was gone before it was ready
     no_recycling_until: float = 0.0
 
     @property
@@ -58,6 +60,8 @@ class Slot:
         """
         if died_loading and cause["reason"] == "exit":
             self.load_failures += 1
+        never_ready = died_loading or cause["reason"] == "load_failed"
+        self.start_failure = cause if never_ready else None
         self.failures = 0 if has_worked else self.failures + 1
         delay_s = _BACKOFF_BASE_S * 2 ** (self.failures - 2) if self.failures > 1 else 0.0
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that a fleet does not restart in step
@@ -70,9 +74,7 @@ class Slot:
 
 
 def starvation(slots: Sequence[Slot]) -> str | None:
-    """Why the machine has no room for any worker; None if it has, or has not been asked enough."""
-    causes = [slot.last_restart for slot in slots if slot.failures >= _STARVED_AFTER]
-    if len(causes) < len(slots):
-        return None
-    starved = [one for one in causes if one is not None and one["reason"] == "load_failed"]
-    return starved[0].sentence() if len(starved) == len(slots) else None
+    """Why no worker gets ready on this machine; None if one does, or was not tried often enough."""
+    causes = [slot.start_failure for slot in slots if slot.failures >= _STARVED_AFTER]
+    found = [cause for cause in causes if cause is not None]
+    return found[0].sentence() if found and len(found) == len(slots) else None

@@ -44,6 +44,34 @@ def test_a_pipe_of_jobs_ends_on_a_host_without_room_for_a_worker() -> None:
     assert "a process may have 10: raise `ulimit -n`" in end["error"]
 
 
+def test_a_pipe_of_jobs_ends_on_a_host_without_memory_for_a_worker() -> None:
+    limit = "ulimit -s 8192; ulimit -v 60000"  # no room for a worker's threads
+    status, end = run_limited(limit, {"job_id": "1", "method": "fake"}, "--methods=fake")
+    assert (status, end["code"], end["retryable"]) == (3, "worker_crashed", True)
+    assert "a process may have 58 MiB of memory: raise `ulimit -v`" in end["error"]
+
+
+KILLED_WHILE_STARTING = """
+import os
+import sys
+
+if "upscaled_worker.nursery" in sys.orig_argv:
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_pipe_of_jobs_ends_if_every_worker_is_killed_before_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(KILLED_WHILE_STARTING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    limit = "ulimit -t 500"  # seconds of processor time
+    status, end = run_limited(limit, {"job_id": "1", "method": "fake"}, "--methods=fake")
+    assert (status, end["code"], end["retryable"]) == (3, "worker_crashed", True)
+    assert "ended by SIGKILL" in end["error"]
+    assert "a process may use 500 s of processor time: raise `ulimit -t`" in end["error"]
+
+
 NO_TEMPORARY_FOLDER = """
 import tempfile
 

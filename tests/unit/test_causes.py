@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from upscaled_supervisor.causes import Cause, cause_of_exit
+from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_nursery_exit
 
 
 def wait_status(code: str) -> int:
@@ -57,3 +58,24 @@ def test_a_kill_is_the_kernels_where_its_counter_rose() -> None:
 )
 def test_every_cause_has_a_sentence(reason: str) -> None:
     assert Cause(reason).sentence().startswith(("the ", "a "))
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "limit", "advice"),
+    [
+        (1, resource.RLIMIT_AS, "ulimit -v"),
+        (-signal.SIGSEGV, resource.RLIMIT_AS, "ulimit -v"),
+        (-signal.SIGKILL, resource.RLIMIT_CPU, "ulimit -t"),
+        (-signal.SIGXCPU, resource.RLIMIT_CPU, "ulimit -t"),
+    ],
+)
+def test_an_end_that_a_limit_may_explain_names_it(
+    monkeypatch: pytest.MonkeyPatch, exit_code: int, limit: int, advice: str
+) -> None:
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    assert "ulimit" not in cause_of_nursery_exit(exit_code).sentence()
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (2**30, 2**30) if kind == limit else unlimited
+    )
+    assert advice in cause_of_nursery_exit(exit_code).sentence()
