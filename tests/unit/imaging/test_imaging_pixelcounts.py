@@ -171,7 +171,9 @@ def test_an_exif_blocks_numbers_of_pixels_follow_the_picture() -> None:
         rational(FOCAL_PLANE_X, 4000.5), related,
     )  # fmt: skip
     assert places_in_exif(exif) == ["SubjectArea", "SubjectLocation"]
-    found = inner_tags(scaled_exif(exif, Size(width=12, height=8), Size(width=24, height=24)))
+    revised = scaled_exif(exif, Size(width=12, height=8), Size(width=24, height=24))
+    assert len(revised) == len(exif)
+    found = inner_tags(revised)
     assert found[SUBJECT_AREA] == (12, 12, 4, 3)
     assert found[SUBJECT_LOCATION] == (12, 12)
     assert found[FOCAL_PLANE_X] == 8001
@@ -204,6 +206,7 @@ def test_broken_blocks_never_raise(noise: bytes, at: int) -> None:
 def panorama(path: Path, orientation: int = 1) -> str:
     exif = Image.Exif()
     exif[274] = orientation
+    exif.get_ifd(ExifTags.IFD.Exif)[SUBJECT_LOCATION] = (6, 4)
     Image.fromarray(PIXELS).save(path, xmp=PANORAMA.encode(), exif=exif, quality=95)
     return str(path)
 
@@ -217,6 +220,8 @@ def test_an_enlarged_panorama_is_still_one(
     data = out.read_bytes()
     width = Image.open(io.BytesIO(data)).width
     assert width == 24
+    exif = Image.open(io.BytesIO(data)).getexif()
+    assert exif.get_ifd(ExifTags.IFD.Exif)[SUBJECT_LOCATION] == (12, 8)
     assert f'GPano:CroppedAreaImageWidthPixels="{width}"'.encode() in data
     assert b'GPano:FullPanoWidthPixels="48"' in data
     assert b'GPano:CroppedAreaLeftPixels="12"' in data
@@ -225,10 +230,14 @@ def test_an_enlarged_panorama_is_still_one(
     assert context.warnings == []
 
 
-def test_places_in_a_turned_picture_are_named(
-    tmp_path: Path, upscale: Upscale, context: RecordingContext
+@pytest.mark.parametrize("change", ["turned", "cropped"])
+def test_places_in_a_picture_that_was_turned_or_cropped_are_named(
+    tmp_path: Path, upscale: Upscale, context: RecordingContext, change: str
 ) -> None:
-    path = panorama(tmp_path / "in.jpg", orientation=6)
-    upscale(image_path=path, output_path=str(tmp_path / "out.png"), upscale_factor=2)
-    (warning,) = context.warnings
+    path = panorama(tmp_path / "in.jpg", orientation=6 if change == "turned" else 1)
+    target = {"target_width": 20, "target_height": 16, "crop": "center"}
+    fields = {"upscale_factor": 2} if change == "turned" else target
+    upscale(image_path=path, output_path=str(tmp_path / "out.png"), **fields)
+    warning = next(one for one in context.warnings if "cropped or turned" in one)
     assert "GPano:CroppedAreaLeftPixels" in warning
+    assert "SubjectLocation" in warning
