@@ -128,7 +128,7 @@ func (c *Client) Kill() {
 	<-c.stopped
 }
 
-// beginClose returns the daemon that is to be closed, if there is one and nobody else does it.
+// beginClose returns the daemon that is to be closed, if there is one and no other call closes it.
 func (c *Client) beginClose() *daemon {
 	c.mu.Lock()
 	defer c.mu.Unlock()

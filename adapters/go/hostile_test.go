@@ -181,7 +181,7 @@ func TestALetterForAnUnreadableOneIsALetter(t *testing.T) {
 	}
 }
 
-// hostile is a job that nobody should send.
+// hostile is a job that no client should send.
 type hostile struct{ upscaled.Job }
 
 var fragments = []string{"\xff", "\xed\xa0\xbd", "😀", "\x00", `\`, `"`, "\n", "é", "job_id", "\u2028", `\ud83d`, "[", "{", "steps"}

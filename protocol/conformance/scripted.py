@@ -105,7 +105,7 @@ class Script:
     def _answer(self, message: Row) -> bytes:
         """The answer with the client's own request_id: the one of the question, or the oldest."""
         if "request_id" in message:
-            # One that nobody asked with stays as it is.
+            # An id that no question had stays as it is.
             own = self._request_ids.get(message["request_id"], message["request_id"])
         else:
             own = self._asked[0] if self._asked else None

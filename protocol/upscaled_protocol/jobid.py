@@ -42,7 +42,7 @@ class _At(Enum):
 class JobIdReader:
     """Takes a line in parts; `value` is then what its top level has as `job_id`, None if nothing
     readable. Of a name that occurs twice the last one counts. Reading ends where the line is no
-    JSON any more, for what stands behind that may be anything."""
+    JSON any more, because what stands behind that may be anything."""
 
     def __init__(self) -> None:
         self.value: Any = None

@@ -25,7 +25,7 @@ class _Names(NamedTuple):
     kills: tuple[str, ...]
 
 
-# `memory.events.local` counts this group's own processes, whoever killed them; before Linux 5.2
+# `memory.events.local` counts this group's own processes, whatever killed them; before Linux 5.2
 # there is only the count with the groups below.
 _VERSION_1 = _Names(
     "memory.limit_in_bytes",
@@ -40,7 +40,7 @@ _VERSION_2 = _Names(
 
 def available_bytes(proc: Path = _PROC) -> int:
     """Memory that this process may still take: the machine's, within every group's limit."""
-    import psutil  # here, for it costs a start 20 ms
+    import psutil  # here, because it costs a start 20 ms
 
     names, folders = _groups(proc)
     available = [int(psutil.virtual_memory().available)]

@@ -100,7 +100,7 @@ class Journal:
         rows = self._db.execute(
             "SELECT job_id, line, attempts FROM jobs WHERE event IS NULL ORDER BY seq"
         )
-        # SQLite gives any column any type. A row whose id is damaged belongs to nobody.
+        # SQLite gives any column any type. A row whose id is damaged belongs to no host.
         return [
             PendingJob(
                 job_id,

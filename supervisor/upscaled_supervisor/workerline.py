@@ -1,4 +1,4 @@
-"""What a worker says: checked, for a worker whose memory is damaged may say anything.
+"""A worker's lines, checked, because a worker with damaged memory may write anything.
 
 By hand, because pydantic would double a supervisor's start. Every field that a supervisor reads has
 its type checked; the others reach the host as they came.

@@ -24,7 +24,7 @@ from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger
 
 DEFAULT_MAX_QUEUE = 10_000
-# Drained, but the input was not UTF-8: what jobs it had nobody knows.
+# Drained, but the input was not UTF-8, so its jobs were not read.
 EXIT_UNREADABLE_INPUT = 1
 
 _EXAMPLES = """examples:

@@ -160,7 +160,7 @@ class Copy {
   }
 
   #fields(object: object): Record<string, unknown> {
-    // Without a prototype, for a field may be called `__proto__`.
+    // Without a prototype, because a field may be called `__proto__`.
     const copy = Object.create(null) as Record<string, unknown>;
     for (const name of Object.keys(object)) {
       this.#names.push(name);

@@ -151,7 +151,7 @@ test("answers find their questions by id, in any order", { timeout: TIMEOUT_MS }
   await using up = await Upscaler.start({ command: scripted({ question }), ...SHORT });
   const [first, second] = await Promise.all([up.health(), up.health()]);
   assert.ok(first.queue_size < second.queue_size);
-  // The answer to a question that was given up is nobody's.
+  // The answer to a question that was given up settles no other one.
   const abort = new AbortController();
   const givenUp = up.health({ signal: abort.signal });
   abort.abort(new Error("the probe has ended"));

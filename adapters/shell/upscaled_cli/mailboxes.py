@@ -26,7 +26,7 @@ _RECHECK_S = 1.0
 
 @dataclass(eq=False)
 class Job:
-    """A job that was submitted, and whose end nobody has received yet."""
+    """A job that was submitted, and whose end has not been received yet."""
 
     owner: weakref.ref[Mailbox]
     line: bytes
@@ -50,7 +50,7 @@ class Mailbox:
     thread_name: str
     arrived: threading.Condition
     letters: deque[Letter] = field(default_factory=deque)
-    in_flight: int = 0  # its jobs whose end nobody has received
+    in_flight: int = 0  # its jobs whose end has not been received
     is_open: bool = False
     robbed_by: str | None = None  # the thread that received the end of one of its jobs
 
@@ -65,7 +65,7 @@ class Mailboxes:
         self.has_ended = False
         self._local = threading.local()
         self._common = Mailbox("", threading.Condition(self.lock))
-        # Weak, for a thread may end; its letters are kept all the same.
+        # Weak, because a thread may end; its messages are kept all the same.
         self._open: list[tuple[weakref.ref[Mailbox], deque[Letter]]] = []
 
     def own(self) -> Mailbox:

@@ -1,4 +1,4 @@
-"""What weights are that no upscaling architecture fits: a sentence for whoever picked the file."""
+"""What weights are that no upscaling architecture fits, as a sentence for the user."""
 
 from __future__ import annotations
 
