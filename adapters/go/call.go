@@ -24,6 +24,8 @@ type Call struct {
 	// The daemon that has the job, or is being given it; nil while the job waits for one, or for room.
 	daemon     *daemon
 	delivering bool
+	// The daemon ended while the job was being given to it.
+	missed     bool
 	accepted   bool
 	cancelling bool
 	settled    bool

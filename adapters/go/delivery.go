@@ -81,6 +81,7 @@ func (c *Client) assign(call *Call) (*daemon, []byte, <-chan struct{}, error) {
 		return nil, nil, nil, closed(call.id)
 	}
 	c.place(call, c.daemon)
+	call.missed = false
 	return c.daemon, call.line, c.changed, nil
 }
 
@@ -88,8 +89,8 @@ func (c *Client) assign(call *Call) (*daemon, []byte, <-chan struct{}, error) {
 func (c *Client) delivered(call *Call, d *daemon) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !call.settled && call.daemon != d {
-		// The daemon ended meanwhile.
+	// Its answer may have come already: then the call is settled, or waits for room.
+	if !call.settled && call.missed {
 		call.lost++
 		if call.lost < c.settings.restart.Attempts {
 			return false
@@ -97,7 +98,11 @@ func (c *Client) delivered(call *Call, d *daemon) bool {
 		call.settle(nil, d.err)
 	}
 	call.delivering = false
-	if call.cancelling && !call.settled {
+	switch {
+	case call.settled || !call.cancelling:
+	case call.daemon == nil:
+		call.settle(nil, cancelled(call.id, nil))
+	default:
 		go c.sendCancel(call, d)
 	}
 	return true
@@ -240,6 +245,7 @@ func (c *Client) handleLost(d *daemon) {
 		case call.delivering:
 			// The one who delivers sees it.
 			c.place(call, nil)
+			call.missed = true
 		case call.cancelling:
 			call.settle(nil, cancelled(call.id, nil))
 		default:

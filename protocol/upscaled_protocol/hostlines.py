@@ -52,8 +52,10 @@ class HostLines:
     def _dropped(self) -> JobError | None:
         head, job_id = self._lines.dropped.pop(0)
         told = self._examined(head)
-        if not isinstance(told, bytes):
+        if isinstance(told, JobError):
             return told
+        if self._is_wide:
+            return None
         text = "the line passes the limit and was dropped"
         return attribute(JobError(ErrorCode.LINE_TOO_LONG, text), job_id)
 

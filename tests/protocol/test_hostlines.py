@@ -89,6 +89,7 @@ def test_any_chunking_of_any_stream_gives_the_same_lines(lines: list[bytes], siz
         (b'{"job_id":"1","config":{"image_base64":"%b"}}', "1"),
         (b'{"config":{"image_base64":"%b","job_id":"2"},"job_id":"1"}', "1"),
         (b'{"job_id":"1","config":{"image_base64":"%b', "1"),
+        (b" " * 20 + b'{"job_id":"1","config":{"image_base64":"%b"}}', "1"),
         (b'{"job_id":12,"config":{"image_base64":"%b"}}', "12"),
         (b'{"config":{"image_base64":"%b"}}', None),
     ],

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.precision import choose_dtype
 
 CPU = torch.device("cpu")
+# oneDNN refuses bf16 on processors without AVX-512, and no job computes in it there.
+HAS_BF16 = choose_dtype("auto", CPU, bits=8)[0] == torch.bfloat16
+DTYPES = [torch.float32, torch.bfloat16] if HAS_BF16 else [torch.float32]
 
 
 def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0) -> nn.Module:

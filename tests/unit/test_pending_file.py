@@ -103,6 +103,17 @@ def test_every_file_system_has_a_way_that_replaces_nothing(
     }
 
 
+@pytest.mark.parametrize("without", ["_rename", "_link"])
+def test_no_empty_file_ever_has_the_name_if_the_file_system_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    monkeypatch.delattr("os.O_TMPFILE")
+    monkeypatch.setattr(freename, without, refusing(errno.EINVAL))
+    monkeypatch.setattr(freename, "_reserve", refusing(errno.EIO))
+    for name in ("a.png", "a-2.png"):
+        assert publish(tmp_path / "a.png", "text") == tmp_path / name
+
+
 def test_what_cannot_be_renamed_leaves_no_empty_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

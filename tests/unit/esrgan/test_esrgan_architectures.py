@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import upscaled_models.esrgan
-from tiny_networks import compact, in_bands, network, psnr, rrdb, smooth_picture, weights
+from tiny_networks import HAS_BF16, compact, in_bands, network, psnr, rrdb, smooth_picture, weights
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.stage import Stage
@@ -117,6 +117,7 @@ def test_an_architecture_runs_as_the_table_says(name: str) -> None:
         assert psnr(tiled, whole) >= (40 if name in LOOKS_EVERYWHERE else 60)
 
 
+@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_an_architecture_runs_in_half_precision(name: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from recording import RecordingContext
-from tiny_networks import compact, psnr, random_picture, rrdb, save, smooth_picture
+from tiny_networks import HAS_BF16, compact, psnr, random_picture, rrdb, save, smooth_picture
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.job import Job
@@ -122,9 +122,7 @@ def test_half_precision_is_close_to_full(engine: EsrganEngine, folder: Path) -> 
     path = write(folder / "in.png", photograph(100, 100))
     full = read(run(engine, path, use_fp16=False).output_path)
     outcome = run(engine, path)
-    fast = torch.cpu.get_capabilities()
-    has_bf16 = fast.get("avx512_bf16") or fast.get("amx_bf16")
-    assert outcome.precision == ("bf16" if has_bf16 else "fp32")
+    assert outcome.precision == ("bf16" if HAS_BF16 else "fp32")
     assert psnr(read(outcome.output_path), full, 255) >= 50
 
 
@@ -423,9 +421,7 @@ def drowning() -> nn.Module:
     return model
 
 
-@pytest.mark.skipif(
-    not torch.cpu.get_capabilities().get("avx512_bf16"), reason="bf16 is not used on this machine"
-)
+@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
 def test_a_model_that_is_black_in_half_precision_goes_on_in_full(
     engine: EsrganEngine, folder: Path
 ) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tiny_networks import compact, in_bands, random_picture
+from tiny_networks import HAS_BF16, compact, in_bands, random_picture
 from upscaled_models.esrgan import native
 from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
@@ -136,6 +136,7 @@ def result(graph: RowGraph, picture: Tensor, scale: int, band_rows: int) -> np.n
     return np.concatenate(rows)
 
 
+@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_a_network_gives_the_same_without_them(scale: int) -> None:
     model, picture = compact(24, 3, scale), random_picture(50, 70)

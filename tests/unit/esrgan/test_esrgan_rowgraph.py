@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tiny_networks import compact, in_bands, random_picture, rrdb
+from tiny_networks import DTYPES, compact, in_bands, random_picture, rrdb
 from upscaled_models.esrgan.rowgraph import RowGraph
 from upscaled_models.esrgan.tracing import NotRowLocalError, trace
-
-DTYPES = [torch.float32, torch.bfloat16]
 
 
 @torch.inference_mode()
