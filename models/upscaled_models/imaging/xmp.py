@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 
 # Behind a name: an attribute, name="1", or an element, <name>1<.
 _NUMBER = re.compile(rb"(?:\s*+=\s*+[\"']|>)([\d/]++)[\"'<]")
@@ -20,8 +19,11 @@ _SCALABLE = re.compile(
     rb"\s{0,99}+[\"'<]"
 )
 _ITEM = re.compile(rb"(<rdf:li[^<>]{0,99}+>\s{0,99}+)(\d{1,9}+)(?=\s{0,99}+<)")
+_DECLARATION = re.compile(rb"xmlns:([\w.-]{1,60}+)\s{0,9}+=\s{0,9}+[\"']([^\"'<>]{1,200}+)[\"']")
 # A real packet has one for each namespace.
 _MOST_PREFIXES = 4
+# Far past any real packet, whose outlines of regions are the longest lists of numbers.
+_MOST_OF_A_NAME = 100_000
 
 _GPANO = "http://ns.google.com/photos/1.0/panorama/"
 _EXIF = "http://ns.adobe.com/exif/1.0/"
@@ -108,15 +110,16 @@ def scaled_xmp(xmp: bytes, scales: tuple[float, float]) -> tuple[bytes, list[str
     """The packet with its numbers of pixels times ``scales``, across and down, and the names of
     those that could not be scaled."""
     left: list[str] = []
+    declared = _declared(xmp)
     for space, axes in _NUMBERS.items():
-        for prefix in _prefixes(xmp, space):
+        for prefix in declared.get(space, []):
             xmp = _scaled_fields(xmp, prefix, axes, scales, left)
     for space, name in _LISTS:
-        for full in _names(xmp, space, name):
+        for full in _names(declared, space, name):
             xmp = _scaled_list(xmp, full, scales, left)
     for space, name, field_space, axes in _STRUCTURES:
-        for full in _names(xmp, space, name):
-            prefixes = _prefixes(xmp, field_space)
+        for full in _names(declared, space, name):
+            prefixes = declared.get(field_space, [])
             parts, done = [], 0
             for start, end in _elements(xmp, full, left):
                 part = xmp[start:end]
@@ -135,25 +138,24 @@ def places_told(xmp: bytes) -> list[str]:
     return list(dict.fromkeys(_found(xmp, _PLACES)))
 
 
-def _prefixes(xmp: bytes, space: str) -> list[bytes]:
-    """What stands for a namespace in the packet."""
-    address = space.encode()
-    if address not in xmp:
-        return []
-    declared = re.compile(
-        rb"xmlns:([\w.-]{1,60}+)\s{0,9}+=\s{0,9}+[\"']" + re.escape(address) + rb"[\"']"
-    )
-    found = dict.fromkeys(match[1] for match in declared.finditer(xmp))
-    return list(islice(found, _MOST_PREFIXES))
+def _declared(xmp: bytes) -> dict[str, list[bytes]]:
+    """What stands for each namespace in the packet."""
+    found: dict[str, list[bytes]] = {}
+    for match in _DECLARATION.finditer(xmp):
+        prefixes = found.setdefault(match[2].decode("latin-1"), [])
+        if match[1] not in prefixes and len(prefixes) < _MOST_PREFIXES:
+            prefixes.append(match[1])
+    return found
 
 
-def _names(xmp: bytes, space: str, name: str) -> list[bytes]:
-    return [prefix + b":" + name.encode() for prefix in _prefixes(xmp, space)]
+def _names(declared: dict[str, list[bytes]], space: str, name: str) -> list[bytes]:
+    return [prefix + b":" + name.encode() for prefix in declared.get(space, [])]
 
 
 def _found(xmp: bytes, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
+    declared = _declared(xmp)
     for space, name in names:
-        for full in _names(xmp, space, name):
+        for full in _names(declared, space, name):
             if next(_ends(xmp, full), None) is not None:
                 yield full.decode("latin-1")
 
@@ -161,7 +163,10 @@ def _found(xmp: bytes, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
 def _ends(xmp: bytes, name: bytes) -> Iterator[int]:
     """The places behind an attribute's or an opening element's name."""
     at = 0
-    while (start := xmp.find(name, at)) >= 0:
+    for _ in range(_MOST_OF_A_NAME):
+        start = xmp.find(name, at)
+        if start < 0:
+            return
         at = start + len(name)
         if xmp[max(0, start - 1) : start] in b"< \t\r\n" and xmp[at : at + 1] in b"=> \t\r\n/":
             yield at
