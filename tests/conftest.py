@@ -193,20 +193,24 @@ class Daemon:
 
     def _read_stdout(self) -> None:
         assert self.process.stdout is not None
-        rest = b""
+        begun: list[bytes] = []
         while True:
             self._stall.wait()
             chunk = self.process.stdout.read(65536)
             if not chunk:
                 break
-            *whole, rest = (rest + chunk).split(b"\n")
+            *whole, last = chunk.split(b"\n")
+            if whole:
+                whole[0] = b"".join([*begun, whole[0]])
+                begun = []
+            begun.append(last)  # not joined yet: a line may be long
             with self._changed:
                 self.raw += whole
                 self.lines += [decode_line(line) for line in whole]
                 self._changed.notify_all()
         with self._changed:
             self._ended = True
-            if rest:
+            if rest := b"".join(begun):
                 self.raw.append(rest)
             self._changed.notify_all()
 

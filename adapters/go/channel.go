@@ -29,10 +29,11 @@ type Channel struct {
 	lines   chan []byte
 	closing chan struct{}
 	ended   chan struct{}
+	err     error
 }
 
 // NewChannel reads from r and writes to w until r ends, and closes w by then. It calls handle with
-// each message, in order.
+// each message, in order. If the end of a job is in a line past the limit, handle gets an error in its place.
 func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
 	c := &Channel{
 		// Not buffered: who sends waits for who reads.
@@ -43,13 +44,20 @@ func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
 	go c.write(w)
 	go func() {
 		defer close(c.ended)
-		readLines(r, lineLimitBytes, func(line []byte) {
+		takeLine := func(line []byte) {
 			// Hosts pass over what they do not understand.
 			var message Message
 			if json.Unmarshal(line, &message) == nil && message.Type != "" {
 				message.Raw = append(json.RawMessage(nil), line...)
 				handle(message)
 			}
+		}
+		c.err = readLines(r, lineLimitBytes, takeLine, func(head []byte) error {
+			message, err := lostEnd(head)
+			if message != nil {
+				handle(*message)
+			}
+			return err
 		})
 	}()
 	return c
@@ -91,6 +99,10 @@ func (c *Channel) Close() { close(c.closing) }
 // Ended is closed when nothing more will come.
 func (c *Channel) Ended() <-chan struct{} { return c.ended }
 
+// Err is why nothing more is read, though the daemon may write more; nil if its output has ended. It is set when
+// Ended is closed.
+func (c *Channel) Err() error { return c.err }
+
 func (c *Channel) write(w io.WriteCloser) {
 	defer w.Close()
 	for {
@@ -107,27 +119,32 @@ func (c *Channel) write(w io.WriteCloser) {
 }
 
 // readLines calls handle with each line that is not blank, until the end. Lines past the limit are
-// dropped as they come in.
-func readLines(r io.Reader, limit int, handle func([]byte)) {
+// dropped as they come in; dropped gets the beginning of each, and its error ends the reading.
+func readLines(r io.Reader, limit int, handle func([]byte), dropped func(head []byte) error) error {
 	reader := bufio.NewReaderSize(r, 64<<10)
 	var begun []byte
 	dropping := false
 	for {
 		part, err := reader.ReadSlice('\n')
-		if len(begun)+len(part) > limit+1 {
-			dropping, begun = true, nil
-		}
 		if !dropping {
 			begun = append(begun, part...)
+		}
+		if len(begun) > limit+1 {
+			// A copy: what is dropped is to be freed.
+			dropping, begun = true, append([]byte(nil), begun[:headBytes]...)
 		}
 		if err == bufio.ErrBufferFull {
 			continue
 		}
-		if line := bytes.TrimSpace(begun); len(line) > 0 {
+		if dropping {
+			if err := dropped(begun); err != nil {
+				return err
+			}
+		} else if line := bytes.TrimSpace(begun); len(line) > 0 {
 			handle(line)
 		}
 		if err != nil {
-			return
+			return nil
 		}
 		dropping, begun = false, begun[:0]
 	}

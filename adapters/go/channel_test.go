@@ -63,3 +63,50 @@ func TestASendWaitsForAReaderAndCanBeStopped(t *testing.T) {
 	}
 	daemonsIn.Close()
 }
+
+// long is a line past the limit of 32 MiB that begins so.
+func long(head string) string { return head + strings.Repeat("x", 32<<20) + "\"}\n" }
+
+func TestAResultOrAnErrorPastTheLimitEndsItsJobWithACode(t *testing.T) {
+	text := long(`{"type":"result","job_id":"`+strings.Repeat(`\ud83d\ude00`, 128)+`","output_base64":"`) +
+		"{\"type\":\"status\"}\n" + strings.TrimSpace(long(` { "type" : "error" , "job_id" : "b\"" , "error":"`))
+	var ends []upscaled.ErrorMessage
+	channel := upscaled.NewChannel(strings.NewReader(text), nowhere{}, func(m upscaled.Message) {
+		var end upscaled.ErrorMessage
+		if err := m.Decode(&end); err != nil || end.Type != m.Type || end.JobID != m.JobID {
+			t.Errorf("%+v, %v", m, err)
+		}
+		ends = append(ends, end)
+	})
+	<-channel.Ended()
+	if err := channel.Err(); err != nil || len(ends) != 3 || ends[1].Type != "status" {
+		t.Fatalf("%v, %+v", err, ends)
+	}
+	result, failed := ends[0], ends[2]
+	if result.JobID != strings.Repeat("😀", 128) || !strings.Contains(result.Error, "more than 32 MiB: give output_path instead of output_base64") {
+		t.Errorf("%+v", result)
+	}
+	if failed.Type != "error" || failed.JobID != `b"` || failed.Code != upscaled.CodeLineTooLong || failed.Retryable {
+		t.Errorf("%+v", failed)
+	}
+}
+
+func TestAnyOtherLinePastTheLimitChangesNothing(t *testing.T) {
+	text := long(`{"type":"progress","job_id":"a","stage":"`) + long(`{"type":"error","job_id":null,"error":"`) +
+		long(`{"type":"status","detail":"`) + long("a library's print") + "{\"type\":\"status\"}\n"
+	if got := strings.Join(read(t, strings.NewReader(text)), ","); got != "status " {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestALinePastTheLimitThatTellsNoJobEndsTheReading(t *testing.T) {
+	for _, head := range []string{`{"output_base64":"`, `{"type":"result","output_base64":"`, `{"type":"result","job_id":"`} {
+		count := 0
+		text := "{\"type\":\"status\"}\n" + long(head) + "{\"type\":\"status\"}\n"
+		channel := upscaled.NewChannel(strings.NewReader(text), nowhere{}, func(upscaled.Message) { count++ })
+		<-channel.Ended()
+		if err := channel.Err(); count != 1 || err == nil || !strings.Contains(err.Error(), "does not begin with type and job_id") {
+			t.Errorf("%s: %d, %v", head, count, err)
+		}
+	}
+}

@@ -60,7 +60,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 	logEnded := make(chan struct{})
 	go func() {
 		defer close(logEnded)
-		readLines(ours[2], logLimitBytes, func(line []byte) { d.takeLog(line, log) })
+		_ = readLines(ours[2], logLimitBytes, func(line []byte) { d.takeLog(line, log) }, func([]byte) error { return nil })
 	}()
 	go func() {
 		err = command.Wait()
@@ -72,7 +72,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 		select {
 		case <-d.exited:
 		case <-d.channel.Ended():
-			if !within(lastGasp, d.exited) {
+			if d.channel.Err() != nil || !within(lastGasp, d.exited) {
 				d.kill()
 			}
 		}
@@ -84,7 +84,9 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 		<-d.channel.Ended()
 		<-logEnded
 		closeAll(ours)
-		if err == nil {
+		if fault := d.channel.Err(); fault != nil {
+			err = fault
+		} else if err == nil {
 			err = errExited
 		}
 		d.err = &DaemonGoneError{command.ProcessState.ExitCode(), strings.Join(d.words, "\n"), err}

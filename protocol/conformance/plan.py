@@ -99,6 +99,8 @@ class Plan:
                 self._step({"do": "close" if row["stream"] == "stdin" else "kill"})
                 self._closed = True
             case "worker":
+                if row.get("lost"):
+                    self._lose(row)
                 message = _message(row)
                 if self._left_out and self._answers_nothing(message):
                     return
@@ -202,6 +204,16 @@ class Plan:
             self._accepted.discard(str(job_id))
             self.outcomes.append(outcome_of({"settled": job_id, kind: message}))
 
+    def _lose(self, row: Row) -> None:
+        """Note what the client must make of the head of a line that is too long to be read."""
+        names, message = _head(row)
+        job_id = message.get("job_id")
+        is_end = message.get("type") in ("result", "error")
+        if is_end and names == ["type", "job_id"] and job_id in self._in_flight:
+            self._in_flight.remove(job_id)
+            self._accepted.discard(job_id)
+            self.outcomes.append({"settled": job_id, "code": "line_too_long"})
+
     def _answer(self, message: Row) -> None:
         request_id = message.get("request_id")
         for question in self._asked:
@@ -249,8 +261,18 @@ def _message(row: Row) -> Row:
     """The message that a client reads in a worker's row; empty where it is none."""
     if row.get("lost") or "base64" in row:
         return {}
+    return _parsed(padded(row))
+
+
+def _head(row: Row) -> tuple[list[str], Row]:
+    """The names that a worker's line begins with, and its message before it was blown up."""
+    message = _parsed(row["line"])
+    return list(message)[:2], message
+
+
+def _parsed(line: str) -> Row:
     try:
-        message = json.loads(padded(row))
+        message = json.loads(line)
     except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}

@@ -158,7 +158,7 @@ class Ledger:
 
     def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
         """End a job with an error of the supervisor's own."""
-        error = _error(JobError(code, text)) | {"job_id": job.job_id}
+        error = _error(JobError(code, text, job_id=job.job_id))
         if job.started_at:
             error["attempt"] = max(job.attempts, 1)
         if cause is not None:
@@ -170,7 +170,7 @@ class Ledger:
         """End a job that was never accepted, and so is in no list here."""
         _remember(self._finished, job.job_id)
         self.outcomes[job.method, code] += 1
-        self._outbox.put(encode_line(_error(JobError(code, text)) | {"job_id": job.job_id}))
+        self._outbox.put(encode_line(_error(JobError(code, text, job_id=job.job_id))))
 
     def fail_cancelled(self, job: Job) -> None:
         """End a job that the host wants no more."""
@@ -204,10 +204,8 @@ class Ledger:
         fields = _error(error)
         if is_taken or error.job_id in self.jobs:
             fields |= {"job_id": None, "refused_job_id": error.job_id}
-        else:
-            fields["job_id"] = error.job_id
-            if error.refused_job_id is not None:
-                fields["refused_job_id"] = error.refused_job_id
+        elif error.refused_job_id is not None:
+            fields["refused_job_id"] = error.refused_job_id
         line = encode_line(fields)
         self._outbox.put(line)
         return line
@@ -308,6 +306,7 @@ def _restored(pending: PendingJob) -> Job:
 def _error(error: JobError) -> dict[str, Any]:
     return {
         "type": "error",
+        "job_id": error.job_id,
         "error": error.message,
         "code": error.code,
         "retryable": error.retryable,

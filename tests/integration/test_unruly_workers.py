@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from upscaled_protocol.lineage import child_pids
 from waiting import wait_until
+from wires import stop, wire, write_as_worker
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon, Line, StartDaemon
@@ -45,29 +45,8 @@ def wait_until_replaced(daemon: Daemon, pid: int) -> None:
     daemon.wait_health(lambda one: one["workers"][0].get("pid") != pid)
 
 
-def wire(pid: int) -> Path:
-    """What a worker writes to: the first pipe above stderr that it can."""
-    for fd in sorted(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()):
-        path = Path(f"/proc/{pid}/fd/{fd}")
-        flags = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().split("flags:")[1].split()[0]
-        if fd > 2 and str(path.readlink()).startswith("pipe") and int(flags, 8) & os.O_WRONLY:
-            return path
-    pytest.fail("the worker has no wire")
-
-
-def write_as_worker(pid: int, line: bytes) -> None:
-    wire(pid).write_bytes(line)
-
-
 def unread_bytes(pipe: int) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
-def stop(pid: int) -> None:
-    """Have it stand still, and wait until it does."""
-    os.kill(pid, signal.SIGSTOP)
-    process = psutil.Process(pid)
-    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the stop")
 
 
 @pytest.mark.parametrize(

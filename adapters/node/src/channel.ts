@@ -9,25 +9,29 @@ import type { Readable, Writable } from "node:stream";
 
 import { LINE_LIMIT_BYTES } from "./jobline.js";
 import { LineSplitter } from "./lines.js";
+import { lostEnd, UNREADABLE } from "./longline.js";
 import type { HostMessage, WorkerMessage } from "./protocol.js";
 
 export interface ChannelListener {
+  /** Also an error of the channel's own, in place of a result or an error in a line past the limit. */
   onMessage(message: WorkerMessage): void;
   /** There is room again, after `send` said that there is none. */
   onRoom(): void;
   /** Nothing more can be sent, though the other side may still send. */
   onInputLost(): void;
-  /** Nothing more will come. */
-  onEnd(): void;
+  /** Nothing more will come. With a fault nothing more is read: the other side is to be ended. */
+  onEnd(fault?: string): void;
 }
 
 export class Channel {
+  readonly #readable: Readable;
   readonly #writable: Writable;
   readonly #listener: ChannelListener;
-  readonly #lines = new LineSplitter(LINE_LIMIT_BYTES);
+  readonly #lines = new LineSplitter(LINE_LIMIT_BYTES, (head) => this.#takeDropped(head));
   #ended = false;
 
   constructor(readable: Readable, writable: Writable, listener: ChannelListener) {
+    this.#readable = readable;
     this.#writable = writable;
     this.#listener = listener;
     writable.on("drain", () => listener.onRoom());
@@ -59,16 +63,29 @@ export class Channel {
   }
 
   #end(): void {
+    this.#take(this.#lines.end());
     if (this.#ended) return;
     this.#ended = true;
-    this.#take(this.#lines.end());
     this.#listener.onEnd();
   }
 
   #take(lines: Iterable<string>): void {
     for (const line of lines) {
+      if (this.#ended) return;
       const message = parse(line);
       if (message !== undefined) this.#listener.onMessage(message);
+    }
+  }
+
+  #takeDropped(head: string): void {
+    if (this.#ended) return;
+    const message = lostEnd(head);
+    if (message === "unreadable") {
+      this.#ended = true;
+      this.#readable.destroy();
+      this.#listener.onEnd(UNREADABLE);
+    } else if (message !== undefined) {
+      this.#listener.onMessage(message);
     }
   }
 }

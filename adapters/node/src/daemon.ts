@@ -48,6 +48,8 @@ export class Daemon {
   readonly #listener: DaemonListener;
   readonly #lastWords: string[] = [];
   #failure: Error | undefined;
+  // Why we ended it.
+  #fault: string | undefined;
   #hasExited = false;
   #hasEnded = false;
   #hasLogEnded = false;
@@ -80,8 +82,10 @@ export class Daemon {
       onMessage: (message) => listener.onMessage(message),
       onRoom: () => listener.onRoom(),
       onInputLost: () => listener.onInputLost(),
-      onEnd: () => {
+      onEnd: (fault) => {
         this.#hasEnded = true;
+        this.#fault = fault;
+        if (fault !== undefined) this.kill();
         this.#checkGone();
       },
     });
@@ -182,9 +186,10 @@ export class Daemon {
     if (this.#failure !== undefined && this.#process.pid === undefined) {
       return notStarted(this.#failure, this.#cwd);
     }
-    const how = signal === null ? `with status ${status}` : `by ${signal}`;
+    const ended = signal === null ? `ended with status ${status}` : `ended by ${signal}`;
+    const how = this.#fault === undefined ? ended : `was ended, because ${this.#fault}`;
     const words = this.#lastWords.length > 0 ? `; its last words:\n${this.#lastWords.join("\n")}` : "";
-    return new DaemonGoneError(`the daemon ended ${how}${words}`, { status, signal });
+    return new DaemonGoneError(`the daemon ${how}${words}`, { status, signal });
   }
 }
 

@@ -12,18 +12,38 @@ function channelOf(highWaterMark?: number): {
   write: PassThrough;
   messages: WorkerMessage[];
   counts: { room: number; lost: number; end: number };
+  faults: (string | undefined)[];
 } {
   const read = new PassThrough();
   const write = new PassThrough(highWaterMark === undefined ? {} : { highWaterMark });
   const messages: WorkerMessage[] = [];
   const counts = { room: 0, lost: 0, end: 0 };
+  const faults: (string | undefined)[] = [];
   const channel = new Channel(read, write, {
     onMessage: (message) => messages.push(message),
     onRoom: () => counts.room++,
     onInputLost: () => counts.lost++,
-    onEnd: () => counts.end++,
+    onEnd: (fault) => {
+      counts.end++;
+      faults.push(fault);
+    },
   });
-  return { channel, read, write, messages, counts };
+  return { channel, read, write, messages, counts, faults };
+}
+
+/** A line past the limit of 32 MiB that begins so. */
+function long(head: string, end = "\n"): Buffer {
+  return Buffer.concat([Buffer.from(head), Buffer.alloc(2 ** 25, "x"), Buffer.from(`"}${end}`)]);
+}
+
+/** What comes of this stream, written in pieces. */
+async function readAll(...lines: (Buffer | string)[]): Promise<ReturnType<typeof channelOf>> {
+  const made = channelOf();
+  const bytes = Buffer.concat(lines.map((line) => Buffer.from(line)));
+  for (let at = 0; at < bytes.length; at += 1_000_000) made.read.write(bytes.subarray(at, at + 1_000_000));
+  made.read.end();
+  await once(made.read, "close");
+  return made;
 }
 
 test("lines that are cut anywhere, within a letter too, arrive whole", async () => {
@@ -68,3 +88,44 @@ test("sending to a daemon that is gone raises nothing, and it is told once", asy
   channel.close();
   assert.ok(!channel.hasRoom);
 });
+
+test("a result or an error past the limit ends its job with line_too_long", async () => {
+  const id = "😀".repeat(128);
+  const escaped = "\\ud83d\\ude00".repeat(128);
+  const { messages, faults } = await readAll(
+    long(`{"type":"result","job_id":"${escaped}","output_base64":"`),
+    '{"type":"status"}\n',
+    long(' { "type" : "error" , "job_id" : "b\\"" , "error":"', ""),
+  );
+  const [result, status, error] = messages as unknown as Record<string, unknown>[];
+  assert.equal(result?.["job_id"], id);
+  assert.match(String(result?.["error"]), /more than 32 MiB: give output_path instead of output_base64/);
+  assert.deepEqual(status, { type: "status" });
+  assert.match(String(error?.["error"]), /its error was dropped/);
+  assert.deepEqual(
+    { ...error, error: "" },
+    { type: "error", job_id: 'b"', error: "", code: "line_too_long", retryable: false },
+  );
+  assert.deepEqual(faults, [undefined]);
+});
+
+test("any other line past the limit changes nothing", async () => {
+  const { messages, faults } = await readAll(
+    long('{"type":"progress","job_id":"a","stage":"'),
+    long('{"type":"error","job_id":null,"error":"'),
+    long('{"type":"status","detail":"'),
+    long("a library's print"),
+    '{"type":"status"}\n',
+  );
+  assert.deepEqual(messages, [{ type: "status" }]);
+  assert.deepEqual(faults, [undefined]);
+});
+
+for (const head of ['{"output_base64":"', '{"type":"result","output_base64":"', '{"type":"result","job_id":"']) {
+  test(`a line past the limit that tells no job ends the reading: ${head}`, async () => {
+    const { messages, faults } = await readAll('{"type":"status"}\n', long(head), '{"type":"status"}\n');
+    assert.deepEqual(messages, [{ type: "status" }]);
+    assert.equal(faults.length, 1);
+    assert.match(faults[0] ?? "", /does not begin with type and job_id/);
+  });
+}

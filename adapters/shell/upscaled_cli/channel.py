@@ -23,8 +23,9 @@ from typing import Any
 
 import orjson
 
+from upscaled_cli.longline import LongLineSplitter, UnreadableLineError, lost_end
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, READ_SIZE_BYTES
 
 Message = dict[str, Any]
 
@@ -83,7 +84,8 @@ class Channel:
     """Sends and receives messages until either side closes its pipe.
 
     It owns both descriptors. `take` gets every message and `end` is called once after the last
-    one, however the reading ends; both in the reader's thread.
+    one, however the reading ends; both in the reader's thread. If the end of a job is in a line
+    over the limit, `take` gets an error in its place.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Channel:
         self._unsent_bytes = 0
         self._is_closed = False  # nothing more is to be sent
         self._is_broken = False  # nothing more can be sent
+        self.fault: str | None = None  # why the reading ended, if the daemon did not end it
         for fd in self._fds:
             os.set_blocking(fd, False)
         self._threads = [
@@ -153,24 +156,23 @@ class Channel:
         os.close(fd)
 
     def _read_all(self, fd: int) -> None:
-        lines = LineSplitter(DEFAULT_LINE_LIMIT_BYTES)
+        lines = LongLineSplitter()
+
+        def take(found: list[bytes | None]) -> None:
+            for line in found:
+                message = lost_end(lines.heads.popleft()) if line is None else _message(line)
+                if message is not None:
+                    self._take(message)
+
         try:
             with contextlib.suppress(OSError):
-                read_all(fd, lambda chunk: self._take_lines(lines.feed(chunk)))
-            self._take_lines(lines.end())
+                read_all(fd, lambda chunk: take(lines.feed(chunk)))
+            take(lines.end())
+        except UnreadableLineError as error:
+            self.fault = str(error)
         finally:
             self._close(fd)
             self._end()
-
-    def _take_lines(self, lines: list[bytes | None]) -> None:
-        for line in lines:
-            # Hosts pass over what they do not understand; a daemon's log that strays here is that.
-            try:
-                message = json.loads(line or b"null")
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(message, dict):
-                self._take(message)
 
     def _write_all(self, fd: int) -> None:
         try:
@@ -213,6 +215,16 @@ class Channel:
             chunk = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             self._unsent.clear()
             return chunk
+
+
+def _message(line: bytes) -> Message | None:
+    """The message of a line. Hosts pass over what they do not understand; a daemon's log that
+    strays here is that."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def read_all(fd: int, take: Callable[[bytes], None]) -> None:

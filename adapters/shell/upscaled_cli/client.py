@@ -225,8 +225,10 @@ class Client:
         return None
 
     def _end(self) -> None:
-        """In the reader's thread: the daemon's stdout has ended."""
+        """In the reader's thread: the daemon's stdout has ended, or cannot be read any more."""
         with self._mailboxes.lock:
+            if self._process.channel.fault is not None:
+                self._process.kill()
             if self._starts_left > 0 and not self._is_closing:
                 failed = self._process
                 failed.kill()
@@ -252,7 +254,8 @@ class Client:
 
     def _gone(self) -> DaemonGoneError:
         self._process.kill()
-        words = f"the daemon ended with status {self._process.returncode}"
+        fault = self._process.channel.fault
+        words = fault or f"the daemon ended with status {self._process.returncode}"
         if not self._show_log:
             words += f": {self._process.last_words()}"
         return DaemonGoneError(words)

@@ -1,0 +1,81 @@
+"""A line of the daemon that passes the limit: what its beginning tells.
+
+Such a line is dropped as it comes in. It may have been the end of a job, whose caller would wait
+for ever, so its first bytes are kept: results and errors begin with their type and their job_id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from typing import Any
+
+from upscaled_protocol.errors import ErrorCode
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, LineSplitter
+
+# The type, and an id of 128 characters with two escapes each, which takes 1538 bytes.
+_HEAD_BYTES = 4096
+
+_STRING = r'"(?:[^"\\]|\\.)*+"'
+_HEAD = re.compile(
+    rf'\s*\{{\s*"type"\s*:\s*({_STRING})(?:\s*,\s*"job_id"\s*:\s*(null|{_STRING}))?', re.DOTALL
+)
+
+_SENTENCES = {
+    "result": "the job is done, but its result was dropped, because the line has more than "
+    "{limit} MiB: give output_path instead of output_base64",
+    "error": "the job failed, but its error was dropped, because the line has more than "
+    "{limit} MiB; the daemon's log may say more",
+}
+
+
+class UnreadableLineError(Exception):
+    """Raised when nobody can tell which job a dropped line ended, if any."""
+
+
+class LongLineSplitter(LineSplitter):
+    """Keeps how each line over the limit begins: `heads`, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_LINE_LIMIT_BYTES)
+        self.heads: deque[bytes] = deque()
+        self._head = b""
+
+    def _drop(self, part: bytes | bytearray) -> None:
+        self._head += part[: _HEAD_BYTES - len(self._head)]
+
+    def _end_dropped(self) -> None:
+        self.heads.append(self._head)
+        self._head = b""
+
+
+def lost_end(head: bytes) -> dict[str, Any] | None:
+    """The error that stands for a dropped line; None if that line ended no job.
+
+    Raises `UnreadableLineError` if the head of a message does not tell.
+    """
+    text = head.decode(errors="replace").lstrip()
+    if text and not text.startswith("{"):
+        return None  # no message: some library's print
+    try:
+        found = _HEAD.match(text)
+        kind = json.loads(found[1]) if found else None
+        job_id = json.loads(found[2]) if found and found[2] else ""
+    except ValueError:
+        kind, job_id = None, ""
+    if kind is not None and (kind not in _SENTENCES or job_id is None):
+        return None
+    limit_mib = DEFAULT_LINE_LIMIT_BYTES // 2**20
+    if not kind or not job_id:
+        raise UnreadableLineError(
+            f"the daemon was ended, because it wrote a line of more than {limit_mib} MiB that "
+            "does not begin with type and job_id, so it cannot be told which job that line ended"
+        )
+    return {
+        "type": "error",
+        "job_id": job_id,
+        "error": _SENTENCES[kind].format(limit=limit_mib),
+        "code": ErrorCode.LINE_TOO_LONG.value,
+        "retryable": False,
+    }
