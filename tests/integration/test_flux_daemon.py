@@ -117,7 +117,7 @@ def test_bad_files_have_their_codes_and_the_worker_goes_on(
     worker = start_worker(*options(models, "flux"))
     for job_id, model, code, sentence in (
         ("a", "cut", "model_corrupt", "truncated"),
-        ("b", "junk", "model_corrupt", "no GGUF file"),
+        ("b", "junk", "model_corrupt", "it is plain text, and no weights"),
         ("c", "absent", "model_not_found", "no model is called absent"),
     ):
         send(worker, job_id, picture, model=model)

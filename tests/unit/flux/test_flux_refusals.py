@@ -67,7 +67,7 @@ def remodel(**fields: Any) -> Callable[[Replica], None]:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (rewrite(lambda data: b""), "it is truncated within its header"),
+        (rewrite(lambda data: b""), "it is empty: fetch the file again"),
         (rewrite(lambda data: b"JUNK" + data[4:]), "it is no GGUF file"),
         (rewrite(lambda data: data[:4] + b"\x07" + data[5:]), "its GGUF version is 7"),
         (rewrite(lambda data: data[:3000]), "it is truncated within its header"),
