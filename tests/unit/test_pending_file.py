@@ -1,4 +1,4 @@
-"""Files that get the first free name: never in place of another, whoever else is writing there."""
+"""Files that get the first free name: never in place of another, whatever else is writing there."""
 
 from __future__ import annotations
 

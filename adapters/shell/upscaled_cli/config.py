@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaled_cli.channel import line_of
+from upscaled_models.imaging.suffixes import FORMATS
 from upscaled_protocol.envelope import METHODS
 
 # Options by the config field that they fill.
@@ -29,16 +30,6 @@ _INPUTS = ("image_path", "image_base64", "image_url")
 _INCHES = ("target_width_inches", "target_height_inches")
 _PIXELS = ("target_width", "target_height")
 _IMAGEN_FACTORS = ("x2", "x3", "x4")
-# What the suffix of an output says, where --format does not.
-_SUFFIX_FORMATS = {
-    ".png": "png",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".avif": "avif",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -114,7 +105,7 @@ def remarks_on(method: str, config: Mapping[str, Any], output: str | None) -> li
     if sizes and "upscale_factor" in config and method != "imagen":
         remarks.append(f"--factor has no effect beside {' and '.join(sizes)}, which say the size")
     file = Path(output or "")
-    suffix = _SUFFIX_FORMATS.get(file.suffix.lower())
+    suffix = FORMATS.get(file.suffix.lower())
     kind = config.get("output_format") or suffix or "png"
     if "quality" in config and kind in ("png", "tiff"):
         remarks.append(f"--quality has no effect on {kind}, which loses nothing")

@@ -31,7 +31,7 @@ _SENTENCES = {
 
 
 class UnreadableLineError(Exception):
-    """Raised when nobody can tell which job a dropped line ended, if any."""
+    """Raised when a dropped line does not tell which job it ended, if any."""
 
 
 class LongLineSplitter(LineSplitter):

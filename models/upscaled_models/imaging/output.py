@@ -14,21 +14,13 @@ from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
 from upscaled_models.imaging.pixelcounts import scaled_metadata
 from upscaled_models.imaging.read import Source
+from upscaled_models.imaging.suffixes import FORMATS
 from upscaled_models.pendingfile import PendingFile, unwritable
 from upscaled_protocol.configs import ImageConfig, OutputFormat
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
-_FORMATS: dict[str, OutputFormat] = {
-    "": "png",
-    ".png": "png",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".avif": "avif",
-}
+_FORMATS: dict[str, OutputFormat] = {"": "png", **FORMATS}
 _SUFFIXES: dict[OutputFormat, str] = {
     "png": ".png",
     "tiff": ".tif",
