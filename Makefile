@@ -1,25 +1,38 @@
 # `make demo` upscales a real photograph, `make test` passes the tests. Both set up what they need.
 
-PYTHON ?= python3.11
+# The first one that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+  $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+  echo $$python && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
+# PyPI's torch for Linux brings CUDA's libraries, which are gigabytes. Without an NVIDIA card take
+# PyTorch's build for processors, if its index can be reached.
+CPU_TORCH := $(if $(shell command -v nvidia-smi),,--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 NODE_PACKAGES := adapters/node adapters/node/nestjs
 NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long node lint format schema bench clean
+.PHONY: help demo test test-long docs-test node lint format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(STAMP): pyproject.toml constraints.txt hatch_build.py models/upscaled_models/esrgan/native.c
+$(BASE): pyproject.toml constraints.txt hatch_build.py models/upscaled_models/esrgan/native.c
+	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or later with its venv module was found. Install one" \
+	  "(Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make demo PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) -e .
 	@touch $@
 
-demo: $(STAMP)  ## upscale a photograph, and show the lines that go in and come out
+$(STAMP): $(BASE)
+	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) -e '.[dev]'
+	@touch $@
+
+demo: $(BASE)  ## upscale a photograph, and show the lines that go in and come out
 	$(BIN)/python examples/demo.py
 
 # Hundreds of real processes, perhaps on a busy machine: what fails is tried once more, alone and in
@@ -30,6 +43,9 @@ test: $(STAMP) node lint  ## everything that must hold
 
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
+
+docs-test: $(STAMP)  ## run every command of every README and docs page, as written
+	$(BIN)/python -m pytest -m docs tests/docs
 
 node: $(NODE_STAMPS)  ## what the Node packages are built with
 $(NODE_STAMPS): %/node_modules/.installed: %/package.json
@@ -50,7 +66,7 @@ schema: $(STAMP)  ## write protocol/schema, and the adapters' types, anew from t
 	$(BIN)/python -m upscaled_protocol.schema protocol/schema
 	$(BIN)/python adapters/generate.py
 
-bench: $(STAMP)  ## print every benchmark's ratios
+bench: $(BASE)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench
 
 clean:  ## remove what the targets made

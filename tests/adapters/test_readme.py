@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def block(language: str) -> str:
     """The first block of code in that language."""
-    found = re.search(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^```{language}\b.*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found.group(1)
 

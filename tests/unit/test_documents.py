@@ -1,0 +1,44 @@
+"""What holds for every README and docs page before any of their commands runs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from documents import INTERPRETERS, ROOT, SHELLS, SHOWN, Block, blocks, pages, prose
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_has_a_language_that_the_runner_knows(page: str) -> None:
+    for block in blocks(page):
+        assert block.language in {*SHELLS, *INTERPRETERS, *SHOWN}, f"{block}: {block.language!r}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_remark_is_one_that_the_runner_knows_and_gives_its_reason(page: str) -> None:
+    for block in filter(lambda one: one.is_runnable and one.remark, blocks(page)):
+        assert block.not_run or (block.is_server and block.shown), f"{block}: {block.remark!r}"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_command_is_in_a_fenced_block(page: str) -> None:
+    text = prose(page)
+    command = r"^(?: {4}|\t)(?:\$ |(?:upscaled|make|npm|npx|pip|python3?|go|curl|export) ).*"
+    assert re.findall(command, text, re.MULTILINE) == []
+    assert re.findall(r"^ +```.*", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_relative_link_leads_to_a_file(page: str) -> None:
+    text = prose(page)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not re.match(r"\w+:", target):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_a_console_block_is_its_commands_and_its_shown_lines() -> None:
+    text = "$ one | \\\n  two\nsaid\n$ three <<END\n> text\n> END\nsaid …\n"
+    block = Block("README.md", 1, "console", "", text)
+    assert block.script == "one | \\\n  two\nthree <<END\ntext\nEND\n"
+    assert block.shown == ["said", "said …"]
