@@ -8,7 +8,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 type nowhere struct{}

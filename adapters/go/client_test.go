@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 // inFlight runs that many jobs, 64 at a time.

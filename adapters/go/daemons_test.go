@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 // Far beyond what anything here takes, on a busy machine too.

@@ -1,3 +1,3 @@
-module upscaled
+module github.com/upscaled/upscaled/adapters/go
 
 go 1.19

@@ -16,7 +16,7 @@ import (
 	"testing/quick"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 // loose is a config that is whatever a host puts in.

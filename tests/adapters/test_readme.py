@@ -25,6 +25,7 @@ ENV = os.environ | {
     "GOFLAGS": "-mod=mod",
     "GOTOOLCHAIN": "local",
 }
+GO_MODULE = "github.com/upscaled/upscaled/adapters/go"
 Message = dict[str, Any]
 # What differs from machine to machine and from run to run.
 VOLATILE = {"version", "methods", "device", "progress", "done", "total", "eta_s", "stage"}
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def block(language: str) -> str:
     """The first block of code in that language."""
-    found = re.search(rf"^```{language}\b.*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^```{language}\b[^\n]*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert found is not None
     return found.group(1)
 
@@ -98,8 +99,8 @@ def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
 def test_the_go_lines_upscale_a_picture(folder: Path) -> None:
     (folder / "main.go").write_text(block("go"))
     (folder / "go.mod").write_text(
-        "module host\n\ngo 1.19\n\nrequire upscaled v0.1.0\n\n"
-        f"replace upscaled => {ROOT / 'adapters' / 'go'}\n"
+        f"module host\n\ngo 1.19\n\nrequire {GO_MODULE} v0.1.0\n\n"
+        f"replace {GO_MODULE} => {ROOT / 'adapters' / 'go'}\n"
     )
     said = run(["go", "run", "."], folder)
     assert "%" in said

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -37,7 +38,7 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._servers: list[subprocess.Popen[str]] = []
+        self._servers: list[tuple[subprocess.Popen[str], threading.Thread]] = []
         for name in files():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -56,7 +57,6 @@ class Workspace:
     def serve(self, block: Block) -> None:
         """Start a block, and return when it has printed the lines that the page shows."""
         process = self._start(block)
-        self._servers.append(process)
         missing = [_pattern(line) for line in block.shown]
         said: list[str] = []
         is_up = threading.Event()
@@ -70,18 +70,23 @@ class Workspace:
                     is_up.set()
             is_up.set()
 
-        threading.Thread(target=read, daemon=True).start()
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        self._servers.append((process, reader))
         is_up.wait(SERVER_S)
         assert not missing, f"{block} never printed {missing}:\n{''.join(said)[-8000:]}"
 
     def close(self) -> None:
         """End the servers, the last one first."""
-        for process in reversed(self._servers):
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(SERVER_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        for process, reader in reversed(self._servers):
+            # What is left of a server that has ended keeps the group.
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                reader.join(SERVER_S)
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def _start(self, block: Block) -> subprocess.Popen[str]:
         if block.language in SHELLS:

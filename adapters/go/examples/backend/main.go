@@ -15,7 +15,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 const uploadLimitBytes = 50 << 20

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 func post(t *testing.T, url string, upload []byte) *http.Response {

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 // The protocol's limit.

@@ -12,7 +12,7 @@ import (
 	"os/exec"
 	"time"
 
-	"upscaled"
+	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
 type order struct {
