@@ -440,15 +440,17 @@ type Size struct {
 
 // Status: The daemon's own state. `ready` is the handshake: hosts wait for it or write at once.
 type Status struct {
-	Type     string              `json:"type"`
-	Message  string              `json:"message"`
-	Protocol *int                `json:"protocol,omitempty"`
-	Version  string              `json:"version,omitempty"`
-	Methods  []string            `json:"methods,omitempty"`
-	Models   []string            `json:"models,omitempty"`
-	Device   string              `json:"device,omitempty"`
-	Lanes    map[string]LaneInfo `json:"lanes,omitempty"`
-	PID      *int                `json:"pid,omitempty"`
+	Type     string   `json:"type"`
+	Message  string   `json:"message"`
+	Protocol *int     `json:"protocol,omitempty"`
+	Version  string   `json:"version,omitempty"`
+	Methods  []string `json:"methods,omitempty"`
+	// Methods that lack files or credentials, each with what to do about it.
+	Unavailable map[string]string   `json:"unavailable,omitempty"`
+	Models      []string            `json:"models,omitempty"`
+	Device      string              `json:"device,omitempty"`
+	Lanes       map[string]LaneInfo `json:"lanes,omitempty"`
+	PID         *int                `json:"pid,omitempty"`
 	// Which worker, from 0; supervised only.
 	Worker *int   `json:"worker,omitempty"`
 	Cause  *Cause `json:"cause,omitempty"`

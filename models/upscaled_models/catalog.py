@@ -16,8 +16,11 @@ from typing import Any, Self
 
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# The layout under MODEL_CACHE_DIR, which other programs for the same weights share.
+# The layout under MODEL_CACHE_DIR, which is that of ComfyUI's folder `models`.
 FOLDERS = ("upscale_models", "unet", "vae", "clip")
+
+# ComfyUI reads these beside those above.
+_SECOND_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 
 # What a stem may end in, in order of preference: a safetensors file cannot hold code.
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
@@ -38,6 +41,7 @@ class Model:
     description: str
     folder: str
     file: str
+    other_files: tuple[str, ...] = ()
     scale: int | None = None
     size_bytes: int | None = None
     sha256: str | None = None
@@ -47,12 +51,20 @@ class Model:
     bundled: bool = False
 
     def path(self, model_dir: Path) -> Path:
-        """Where its file lies, or would lie once pulled."""
-        return (
-            bundled_weights_dir() / self.file
-            if self.bundled
-            else model_dir / self.folder / self.file
+        """Where its file lies, under any of the names that ComfyUI's users know, or would lie once
+        pulled."""
+        places = (
+            folder / file
+            for folder in folders_of(self.folder, model_dir)
+            for file in (self.file, *self.other_files)
         )
+        target = self.target(model_dir)
+        return target if self.bundled else next(filter(is_file, places), target)
+
+    def target(self, model_dir: Path) -> Path:
+        """Where `pull` puts its file."""
+        folder = bundled_weights_dir() if self.bundled else model_dir / self.folder
+        return folder / self.file
 
 
 class Catalog:
@@ -62,7 +74,9 @@ class Catalog:
         self.models = tuple(models)
         self._by_name = {model.name: model for model in self.models}
         self._by_alias = {model.alias: model for model in self.models if model.alias}
-        self._by_file = {model.file: model for model in self.models}
+        self._by_file = {
+            file: model for model in self.models for file in (model.file, *model.other_files)
+        }
 
     @classmethod
     def load(cls) -> Self:
@@ -149,7 +163,7 @@ def default_model_dir() -> Path:
 def why_unreadable(model_dir: Path) -> str | None:
     """One sentence if the model folder is there and cannot be read; it counts as empty then."""
     try:
-        for folder in (model_dir, *(model_dir / name for name in FOLDERS)):
+        for folder in (model_dir, *_all_folders(model_dir)):
             if folder.exists():
                 next(folder.iterdir(), None)
     except OSError as error:
@@ -158,6 +172,18 @@ def why_unreadable(model_dir: Path) -> str | None:
             "give --model-dir or MODEL_CACHE_DIR"
         )
     return None
+
+
+def folders_of(folder: str, model_dir: Path) -> list[Path]:
+    """The folders that are read for one of `FOLDERS`; they need not exist. `pull` writes into the
+    first."""
+    names = (folder, _SECOND_FOLDERS.get(folder))
+    return [model_dir / name for name in names if name is not None]
+
+
+def _all_folders(model_dir: Path) -> Iterator[Path]:
+    for folder in FOLDERS:
+        yield from folders_of(folder, model_dir)
 
 
 def bundled_weights_dir() -> Path:
@@ -173,15 +199,15 @@ def _data_dir() -> Path:
 
 
 def _model(entry: dict[str, Any]) -> Model:
-    for name in ("sources", "requires"):
+    for name in ("sources", "requires", "other_files"):
         entry[name] = tuple(entry.get(name, ()))
     return Model(**entry)
 
 
 def _installed(name: str, model_dir: Path) -> Path | None:
-    for folder in FOLDERS:
+    for folder in _all_folders(model_dir):
         for candidate in (name, *(name + suffix for suffix in WEIGHT_SUFFIXES)):
-            path = model_dir / folder / candidate
+            path = folder / candidate
             if path.suffix in WEIGHT_SUFFIXES and is_file(path):
                 return path
     return None

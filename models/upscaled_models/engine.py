@@ -146,6 +146,11 @@ class Engine(ABC, Generic[ConfigT]):
         """Names of the models that could be used now, without a download."""
         return []
 
+    def lacks(self) -> str | None:
+        """What no job can do without and is not here: files, credentials. One sentence that says
+        what to do; None if jobs can run, as far as can be seen at once and without a network."""
+        return None
+
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""
         return []

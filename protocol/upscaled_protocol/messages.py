@@ -217,6 +217,9 @@ class Status(WorkerMessage):
     protocol: int | None = None
     version: str | None = None
     methods: list[str] | None = None
+    unavailable: dict[str, str] | None = Field(
+        None, description="Methods that lack files or credentials, each with what to do about it."
+    )
     models: list[str] | None = None
     device: str | None = None
     lanes: dict[str, LaneInfo] | None = None

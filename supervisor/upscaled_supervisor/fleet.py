@@ -238,7 +238,9 @@ class Fleet:
             return
         slot = self.slots[child.slot]
         old = child.replaces
-        if old is not None and not set(old.ready["methods"]) <= set(fields["methods"]):
+        # What lacks its files now lacks them in the old worker too.
+        explained = {*fields["methods"], *(fields.get("unavailable") or ())}
+        if old is not None and not set(old.ready["methods"]) <= explained:
             # Something has changed for the worse meanwhile. What works goes on.
             child.end(Cause("load_failed", detail=fields.get("detail")))
             return
@@ -263,10 +265,10 @@ class Fleet:
             self._announcer.tell_restarted(child, slot.last_restart)
 
     def _note_ready_again(self, child: Child, fields: dict[str, Any]) -> None:
-        """An engine that could not start has started later."""
-        was_broken = child.ready.get("detail")
+        """An engine that could not start has started later, or what it lacked is there."""
+        before = child.ready
         child.ready, child.lanes = fields, fields["lanes"]
-        if was_broken != fields.get("detail"):
+        if any(before.get(name) != fields.get(name) for name in ("detail", "methods")):
             self._announcer.tell_ready_again(child)
 
     def _let_leave(self, child: Child, signal_name: str) -> None:

@@ -76,6 +76,10 @@ def _are_lanes(value: Any) -> bool:
     )
 
 
+def _are_reasons(value: Any) -> bool:
+    return type(value) is dict and all(map(_is_text, value.values()))
+
+
 def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -100,6 +104,7 @@ _MESSAGES: dict[str, dict[str, Check]] = {
 _STATUSES: dict[str, dict[str, Check]] = {
     "ready": {
         "methods": _are_texts,
+        "unavailable": _or_none(_are_reasons),
         "lanes": _are_lanes,
         "pid": _is_pid,
         "device": _or_none(_is_text),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -159,3 +160,28 @@ def test_an_engine_that_could_not_start_is_tried_again(
     ready = [line for line in daemon.lines if line.get("message") == "ready"]
     assert ready[-1]["methods"] == ["esrgan"]
     assert daemon.ask_health()["status"] == "ok"
+
+
+# A fake engine that lacks a file, though its jobs run.
+_LACKING = """
+from upscaled_models.fake import FakeEngine
+FakeEngine.lacks = lambda self: "the fake method needs luck: pull it"
+"""
+
+
+@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
+def test_a_method_that_lacks_its_files_is_explained_and_named_once_it_works(
+    start_daemon: StartDaemon, module: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_LACKING)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    daemon = start_daemon(module, "--methods", "fake", env={"PYTHONPATH": paths})
+    ready = daemon.wait_status("ready")
+    assert ready["methods"] == []
+    assert ready["unavailable"] == {"fake": "the fake method needs luck: pull it"}
+    assert daemon.ask_health()["status"] == "ok"
+    daemon.job("a")
+    assert daemon.wait_terminal("a")["type"] == "result"
+    again = [line for line in daemon.lines if line.get("message") == "ready"][-1]
+    assert again["methods"] == ["fake"]
+    assert "unavailable" not in again

@@ -123,6 +123,21 @@ def test_a_bundled_model_and_one_whose_file_has_another_name_are_found(tmp_path:
     assert CATALOG.locate("flux-ae", tmp_path) == autoencoder
 
 
+def test_comfyuis_names_and_folders_are_read(tmp_path: Path) -> None:
+    autoencoder = install(tmp_path, "vae", "ae.safetensors")
+    transformer = install(tmp_path, "diffusion_models", "flux1-dev-Q8_0.gguf")
+    encoder = install(tmp_path, "text_encoders", "clip_l.safetensors")
+    assert CATALOG.locate("flux-ae", tmp_path) == autoencoder
+    assert CATALOG.locate("ae.safetensors", tmp_path) == autoencoder
+    assert CATALOG.locate("flux", tmp_path) == transformer
+    assert CATALOG.locate("clip_l", tmp_path) == encoder
+    own = install(tmp_path, "diffusion_models", "mine.gguf")
+    assert CATALOG.locate("mine", tmp_path) == own
+    flux = CATALOG.find("flux")
+    assert flux is not None
+    assert flux.target(tmp_path) == tmp_path / "unet" / "flux1-dev-Q8_0.gguf"
+
+
 def test_a_known_model_in_another_format_is_found_by_its_name(tmp_path: Path) -> None:
     path = install(tmp_path, "upscale_models", "4x-UltraSharp.safetensors")
     assert CATALOG.locate("4x-UltraSharp", tmp_path) == path

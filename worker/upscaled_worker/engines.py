@@ -26,6 +26,7 @@ class Engines:
         self._broken: dict[str, JobError] = {}
         self._retry_at: dict[str, float] = {}
         self._retrying = threading.Lock()
+        self._proven: set[str] = set()  # methods that a job has succeeded with
 
     def __contains__(self, method: str) -> bool:
         return method in self._engines
@@ -42,6 +43,19 @@ class Engines:
     def working(self) -> list[str]:
         """The methods whose engine has started."""
         return [method for method in self._engines if method not in self._broken]
+
+    def unavailable(self) -> dict[str, str]:
+        """The methods whose engine has started, but that no job can use now, with what is lacking
+        and what to do about it."""
+        return {
+            method: why
+            for method in self.working
+            if method not in self._proven and (why := self._engines[method].lacks()) is not None
+        }
+
+    def note_success(self, method: str) -> None:
+        """A job has succeeded: whatever seemed to be missing is there."""
+        self._proven.add(method)
 
     @property
     def faults(self) -> str | None:

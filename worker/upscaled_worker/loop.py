@@ -98,6 +98,7 @@ class Worker:
         self._lock = threading.Lock()
         self._jobs: dict[str, RunningJob] = {}
         self._held = HeldJobs[Job](_JOB_BYTES)  # changed by the main thread alone
+        self._unavailable: dict[str, str] = {}  # as the host was told with `ready`
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._state = "loading"
@@ -372,6 +373,9 @@ class Worker:
             if self._engines.require(job):
                 self._report_mended()
             message = job.result(self._engines[job.job.method].run(job.job.config, job))
+            if job.job.method in self._unavailable:
+                self._engines.note_success(job.job.method)
+                self._report_mended()
         except JobError as error:
             message = job.failure(error.code, error.message)
         except MemoryError:
@@ -418,7 +422,7 @@ class Worker:
             lane.open()
 
     def _report_mended(self) -> None:
-        """An engine that was broken works now."""
+        """A method that could not be used works now."""
         if self._state == "degraded" and not self._engines.faults:
             self._state = "ok"
         if self._state != "draining":
@@ -429,6 +433,7 @@ class Worker:
         faults = self._engines.faults
         if faults:
             self._stdout.send(Status(message="degraded", detail=faults))
+        self._unavailable = unavailable = self._engines.unavailable()
         # Also if no engine works: a host that waits for this word must get its answers.
         self._stdout.send(
             Status(
@@ -436,7 +441,8 @@ class Worker:
                 detail=faults,
                 protocol=PROTOCOL_VERSION,
                 version=VERSION,
-                methods=self._engines.working,
+                methods=[one for one in self._engines.working if one not in unavailable],
+                unavailable=unavailable or None,
                 models=self._engines.models(),
                 device=device.name if device else None,
                 lanes=self._lane_info(),

@@ -486,6 +486,8 @@ export interface Status {
   protocol?: number;
   version?: string;
   methods?: string[];
+  /** Methods that lack files or credentials, each with what to do about it. */
+  unavailable?: Record<string, string>;
   models?: string[];
   device?: string;
   lanes?: Record<string, LaneInfo>;

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Context, Outcome, Settings
+from upscaled_models.flux.files import transformers, what_is_missing
 from upscaled_models.local import LocalEngine
 from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import FluxConfig
@@ -61,11 +61,14 @@ class FluxEngine(LocalEngine[FluxConfig]):
         """Transformers in the model folder, by catalogue name or stem."""
         catalog = Catalog.load()
         found: list[str] = []
-        with contextlib.suppress(OSError):  # a folder that cannot be read
-            for path in sorted((self.settings.model_dir / "unet").glob("*.gguf")):
-                model = catalog.find(path.name)
-                found.append(path.stem if model is None else model.name)
+        for path in transformers(self.settings.model_dir):
+            model = catalog.find(path.name)
+            found.append(path.stem if model is None else model.name)
         return found
+
+    def lacks(self) -> str | None:
+        """The first file of the set that is missing."""
+        return what_is_missing(Catalog.load(), self.settings.model_dir)
 
     def _get(self) -> Upscaler:
         if self._upscaler is None:

@@ -1,13 +1,15 @@
 """Which files a FLUX job needs, and what describes the models in them.
 
-Under MODEL_CACHE_DIR, in ComfyUI's layout: unet/*.gguf, vae/ae.sft, clip/clip_l.safetensors,
-clip/t5xxl_*.safetensors. They hold weights alone: what they are weights of is said by the
+Under MODEL_CACHE_DIR, in ComfyUI's layout: unet/*.gguf, vae/ae.sft (or ae.safetensors),
+clip/clip_l.safetensors, clip/t5xxl_*.safetensors; diffusion_models and text_encoders are read
+beside unet and clip. They hold weights alone: what they are weights of is said by the
 configs that come with this package, which are those of FLUX.1-dev, or by those in a folder
 `configs` of the same layout under MODEL_CACHE_DIR.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -15,12 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upscaled_models.catalog import Catalog, is_file
+from upscaled_models.catalog import Catalog, folders_of, is_file
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _CONFIGS = Path(__file__).with_name("configs")
 # The first of these that is installed: the fp16 encoder is the original, where somebody has it.
 _T5 = ("t5xxl_fp16", "t5xxl_fp8_e4m3fn")
+# The name of the default transformer, which `pull` fetches with all the others.
+_ALL = "flux"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the set that FLUX jobs need.
+
+    is_required: False for those that only a prompt needs. model: what `pull` takes.
+    """
+
+    name: str
+    path: Path
+    is_there: bool
+    is_required: bool
+    model: str
 
 
 @dataclass(frozen=True)
@@ -76,13 +94,12 @@ def find_files(
             ErrorCode.INVALID_JOB,
             f"{transformer.name} is no weights file for this method: use a .gguf of FLUX.1-dev",
         )
-    t5 = [path for path in (_path(catalog, name, model_dir) for name in _T5) if is_file(path)]
     files = Files(
         model_dir,
         transformer,
         _path(catalog, "flux-ae", model_dir),
         _path(catalog, "clip_l", model_dir),
-        t5[0] if t5 else _path(catalog, _T5[-1], model_dir),
+        _path(catalog, _t5(catalog, model_dir), model_dir),
         _path(catalog, "clip_l.tokenizer", model_dir),
         _path(catalog, "t5xxl.tokenizer", model_dir),
     )
@@ -91,19 +108,63 @@ def find_files(
     return files
 
 
+def transformers(model_dir: Path) -> list[Path]:
+    """The transformers in the model folder; none if it cannot be read."""
+    found: list[Path] = []
+    for folder in folders_of("unet", model_dir):
+        with contextlib.suppress(OSError):
+            found += sorted(folder.glob("*.gguf"))
+    return found
+
+
+def parts(catalog: Catalog, model_dir: Path) -> list[Part]:
+    """The set of files, each with the path where it is, or where it is looked for."""
+    named = [("transformer", path, True, _ALL) for path in transformers(model_dir)]
+    if not named:
+        named = [("transformer", _path(catalog, _ALL, model_dir), True, _ALL)]
+    t5 = _t5(catalog, model_dir)
+    for name, model, is_required in (
+        ("autoencoder", "flux-ae", True),
+        ("CLIP text encoder", "clip_l", True),
+        ("T5 text encoder", t5, True),
+        ("CLIP tokenizer, for prompts", "clip_l.tokenizer", False),
+        ("T5 tokenizer, for prompts", "t5xxl.tokenizer", False),
+    ):
+        named.append((name, _path(catalog, model, model_dir), is_required, model))
+    return [Part(name, path, is_file(path), needed, model) for name, path, needed, model in named]
+
+
+def what_is_missing(catalog: Catalog, model_dir: Path) -> str | None:
+    """One sentence about the first file without which no FLUX job can run; None if there are
+    all."""
+    for part in parts(catalog, model_dir):
+        if part.is_required and not part.is_there:
+            return _missing(part.path, model_dir)
+    return None
+
+
 def require(path: Path, model_dir: Path) -> None:
     """Raise `JobError` (model_not_found) where a file of the set is not installed."""
     if not is_file(path):
-        raise JobError(
-            ErrorCode.MODEL_NOT_FOUND,
-            f"the flux method needs {path.relative_to(model_dir)}, which is not installed: "
-            "run `upscaled models pull flux`",
-        )
+        raise JobError(ErrorCode.MODEL_NOT_FOUND, _missing(path, model_dir))
+
+
+def _missing(path: Path, model_dir: Path) -> str:
+    return (
+        f"the flux method needs {path.relative_to(model_dir)}, which is not installed: "
+        "run `upscaled models pull flux`"
+    )
 
 
 def bad_config(path: Path, why: object) -> JobError:
     """The error of a config that describes no model."""
     return JobError(ErrorCode.MODEL_CORRUPT, f"{path} is not usable: {why}")
+
+
+def _t5(catalog: Catalog, model_dir: Path) -> str:
+    """The name of the encoder that is used."""
+    there = (name for name in _T5 if is_file(_path(catalog, name, model_dir)))
+    return next(there, _T5[-1])
 
 
 def _path(catalog: Catalog, name: str, model_dir: Path) -> Path:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from upscaled_models.catalog import is_file
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -23,6 +25,8 @@ _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MODEL = re.compile(r"[\w.@-]+", re.ASCII)
+# Set on Google's machines: App Engine, Cloud Run and Functions, and by whoever names a server.
+_GOOGLES_VARIABLES = ("GAE_SERVICE", "K_SERVICE", "CLOUD_RUN_JOB", "GCE_METADATA_HOST")
 # RFC 6750, 2.1.
 _TOKEN = re.compile(r"[\w.~+/-]+=*", re.ASCII)
 
@@ -76,6 +80,37 @@ def _is_base_url(text: str) -> bool:
         return False
 
 
+def credentials_in_sight() -> str | None:
+    """Where credentials would be taken from, without reading any; None if nothing is in sight.
+
+    Google's own machines are known by their firmware's name or their services' variables, because
+    asking their metadata server could take seconds elsewhere.
+    """
+    if os.environ.get(TOKEN_VARIABLE, "").strip():
+        return f"the token in {TOKEN_VARIABLE}"
+    if key_file := os.environ.get(KEY_FILE_VARIABLE):
+        return f"{KEY_FILE_VARIABLE}, {key_file}" if is_file(Path(key_file)) else None
+    try:
+        folder = Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
+    except RuntimeError:  # no HOME
+        folder = Path()
+    own = folder / "application_default_credentials.json"
+    if is_file(own):
+        return f"gcloud's, {own}"
+    if os.environ.get("NO_GCE_CHECK") == "true":  # the SDK then asks no metadata server
+        return None
+    if any(os.environ.get(name) for name in _GOOGLES_VARIABLES) or _is_googles_machine():
+        return "this machine's service account"
+    return None
+
+
+def _is_googles_machine() -> bool:
+    try:
+        return Path("/sys/class/dmi/id/product_name").read_text("utf-8").startswith("Google")
+    except (OSError, ValueError):
+        return False
+
+
 def sign_in(credentials: Any) -> Any:
     """Credentials with a token: these, or where they are None the operator's own, which are a token
     or what Application Default Credentials find.
@@ -95,7 +130,7 @@ def sign_in(credentials: Any) -> Any:
         except GoogleAuthError:
             raise
         except Exception:  # noqa: BLE001 - some faults of a file show only here
-            raise _unusable() from None
+            raise unusable() from None
     return credentials
 
 
@@ -114,10 +149,11 @@ def _found_credentials() -> Any:
         found = google.auth.default()[0]
         return with_scopes_if_required(found, [_SCOPE])  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 - it differs by what is broken; none of it may be repeated
-        raise _unusable() from None
+        raise unusable() from None
 
 
-def _unusable() -> JobError:
+def unusable() -> JobError:
+    """The error of credentials that are missing or cannot be used."""
     path = os.environ.get(KEY_FILE_VARIABLE)
     return JobError(
         ErrorCode.UPSTREAM_AUTH,

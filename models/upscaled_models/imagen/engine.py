@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Context, Engine, Outcome, Settings
+from upscaled_models.imagen.account import credentials_in_sight, unusable
 from upscaled_models.registry import is_installed
 from upscaled_models.threads import give_way
 from upscaled_protocol.configs import ImagenConfig
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Importing the SDK takes half a second, from a cold disk some more.
 _LOAD_BUDGET_S = 120.0
+_NO_SDK = "the imagen method needs Google's SDK: pip install 'upscaled[imagen]'"
 
 
 class ImagenEngine(Engine[ImagenConfig]):
@@ -42,6 +44,12 @@ class ImagenEngine(Engine[ImagenConfig]):
         """Import numpy and libvips, which the other engines need too. The SDK is imported by the
         first job: no worker starts later on its account."""
         import upscaled_models.imagen.job  # noqa: F401 - for the jobs to come
+
+    def lacks(self) -> str | None:
+        """The SDK, or credentials. A project may come with each job."""
+        if not is_installed(self.method):
+            return _NO_SDK
+        return None if credentials_in_sight() else unusable().message
 
     def run(self, config: ImagenConfig, context: Context) -> Outcome:
         """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
@@ -81,10 +89,7 @@ class ImagenEngine(Engine[ImagenConfig]):
 
     def _loaded_service(self, context: Context) -> Service:
         if not is_installed(self.method):
-            raise JobError(
-                ErrorCode.UNKNOWN_METHOD,
-                "the imagen method needs Google's SDK: pip install 'upscaled[imagen]'",
-            )
+            raise JobError(ErrorCode.UNKNOWN_METHOD, _NO_SDK)
         if self._service is None:
             context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
         with self._lock:

@@ -34,7 +34,8 @@ def test_what_is_missing_is_named_at_the_job_and_nothing_is_sent(
     env = NOBODY | {"GOOGLE_VERTEX_BASE_URL": server.url, "HOME": str(tmp_path)}
     daemon = start_daemon("upscaled_supervisor", "--methods", "imagen,fake", env=env)
     ready = daemon.wait_status("ready")
-    assert ready["methods"] == ["imagen", "fake"]
+    assert ready["methods"] == ["fake"]
+    assert "GOOGLE_OAUTH_ACCESS_TOKEN" in ready["unavailable"]["imagen"]
     host = Host(daemon, "missing")
     path = save(tmp_path / "in.png", photo())
     for config, code, text in (

@@ -87,6 +87,26 @@ def test_a_picture_is_upscaled_and_refined(engine: FluxEngine, picture: Path) ->
     assert "flux1-dev-Q8_0" not in engine.models_loaded()
 
 
+def test_the_files_are_found_under_the_names_of_comfyuis_users(
+    engine: FluxEngine, picture: Path, copy: Path
+) -> None:
+    (copy / "vae" / "ae.sft").rename(copy / "vae" / "ae.safetensors")
+    (copy / "unet").rename(copy / "diffusion_models")
+    (copy / "clip").rename(copy / "text_encoders")
+    assert engine.models() == ["flux1-dev-Q8_0"]
+    assert engine.lacks() is None
+    assert run(engine, picture, prompt="a cat").model == "flux1-dev-Q8_0"
+
+
+def test_the_first_file_that_is_missing_is_named(engine: FluxEngine, copy: Path) -> None:
+    (copy / "clip" / "clip_l.tokenizer.json").unlink()  # only a prompt needs it
+    assert engine.lacks() is None
+    (copy / "clip" / "clip_l.safetensors").unlink()
+    assert "needs clip/clip_l.safetensors, which is not installed" in str(engine.lacks())
+    next((copy / "unet").glob("*.gguf")).unlink()
+    assert "needs unet/flux1-dev-Q8_0.gguf" in str(engine.lacks())
+
+
 def test_a_seed_gives_the_same_bits_again(engine: FluxEngine, picture: Path) -> None:
     first, again, other = (
         read(run(engine, picture, denoise=0.9, seed=seed).output_path) for seed in (3, 3, 4)

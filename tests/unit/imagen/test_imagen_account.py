@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from upscaled_models.imagen.account import find_account, sign_in
+from imagen_host import NOBODY
+from upscaled_models.imagen.account import credentials_in_sight, find_account, sign_in
 from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -92,3 +93,21 @@ def test_a_base_url_that_no_request_can_be_built_on_is_refused_and_not_repeated(
 )
 def test_a_base_url_may_have_a_port_and_a_path(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     assert base_url(monkeypatch, text) == text
+
+
+def test_credentials_are_seen_without_being_read_or_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in NOBODY.items():
+        monkeypatch.setenv(name, value)
+    assert credentials_in_sight() is None
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    own = tmp_path / "application_default_credentials.json"
+    own.write_text(CANARY)
+    assert credentials_in_sight() == f"gcloud's, {own}"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(own))
+    assert credentials_in_sight() == f"GOOGLE_APPLICATION_CREDENTIALS, {own}"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
+    assert credentials_in_sight() is None
+    monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", CANARY)
+    assert credentials_in_sight() == "the token in GOOGLE_OAUTH_ACCESS_TOKEN"
