@@ -105,6 +105,19 @@ class Catalog:
                     found.append(required)
         return found
 
+    def own_files(self, model_dir: Path) -> list[Path]:
+        """Weights in `upscale_models` that no entry knows; jobs name them by their stem. None if
+        the folder cannot be read."""
+        try:
+            files = sorted((model_dir / FOLDERS[0]).iterdir())
+        except OSError:
+            return []
+        return [
+            path
+            for path in files
+            if path.suffix in WEIGHT_SUFFIXES and path.name not in self._by_file and is_file(path)
+        ]
+
     def locate(
         self, name_or_path: str, model_dir: Path, allowed_roots: Sequence[Path] = ()
     ) -> Path:

@@ -110,8 +110,8 @@ def test_output_that_nobody_can_take_is_told_in_a_line_at_most(
 def test_ctrl_c_needs_no_traceback() -> None:
     # Interrupted while it looks at the machine, as from a terminal.
     code = (
-        "import os, signal, sys; import upscaled_cli.doctor as doctor;"
-        "doctor._python = lambda: os.kill(os.getpid(), signal.SIGINT);"
+        "import os, signal, sys; import upscaled_cli.doctor.installation as looked_at;"
+        "looked_at.python = lambda: os.kill(os.getpid(), signal.SIGINT);"
         "from upscaled_cli.__main__ import main; sys.exit(main(['doctor']))"
     )
     done = subprocess.run(

@@ -1,70 +1,118 @@
-"""`upscaled doctor` on a sound installation, and on one that is broken in many ways at once."""
+"""`upscaled doctor` on a sound installation, and on one that is broken in many ways at once.
+
+One test runs a real daemon. The others give the command a daemon of their own, which only speaks.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imagen_host import NOBODY
 from upscaled_cli import exits
 from upscaled_cli.doctor import main
+from upscaled_models.catalog import bundled_weights_dir
+from upscaled_models.registry import is_installed
 
-# It loads every library several times over, from a cold disk on a busy machine.
-TIMEOUT_S = 500
+SILENT = [sys.executable, "-c", ""]  # ends at once
 
-pytestmark = pytest.mark.timeout(600)
+# Answers every job: one that names a model with an error.
+SPEAKING = [
+    sys.executable,
+    "-c",
+    """
+import json, sys
+def say(**fields):
+    print(json.dumps(fields), flush=True)
+say(type="status", message="ready", methods=["esrgan"], unavailable={"flux": "flux needs luck"})
+for line in sys.stdin:
+    job = json.loads(line)
+    if job.get("type") == "health":
+        say(type="health", status="ok", gpu_name="A Card", gpu_memory_free=7.25, queue_size=0)
+        continue
+    model = job["config"].get("model")
+    if model:
+        say(type="error", job_id=job["job_id"], error=model + " is spoilt", code="model_corrupt")
+    else:
+        say(type="result", job_id=job["job_id"], processing_time=0.1, precision="fp16")
+""",
+]
 
 
-def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "upscaled_cli", "doctor", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=os.environ | environment,
-    )
+@pytest.fixture(autouse=True)
+def _without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in NOBODY.items():
+        monkeypatch.setenv(name, value)
 
 
-def test_a_sound_installation_has_no_problem_and_upscales_a_picture(tmp_path: Path) -> None:
-    done = doctor(MODEL_CACHE_DIR=str(tmp_path))
-    assert done.returncode == exits.OK, done.stdout + done.stderr
-    assert "ok       torch        torch " in done.stdout
-    assert "picture      upscaled in" in done.stdout
-    assert f"environment  MODEL_CACHE_DIR={tmp_path}" in done.stdout
-    assert done.stdout.endswith("\n0 problems\n")
+def report_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], daemon: list[str] = SPEAKING
+) -> dict[str, Any]:
+    main(["--json", "--model-dir", str(folder)], daemon)
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def texts(report: dict[str, Any], name: str, state: str) -> list[str]:
+    found = [one for one in report["findings"] if (one["name"], one["state"]) == (name, state)]
+    return [f"{one['text']} -> {one['fix']}" for one in found]
+
+
+def put(path: Path, data: bytes = b"cut short") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_sound_installation_upscales_a_picture_also_by_a_model_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_CACHE_DIR", str(tmp_path))
+    put(tmp_path / "upscale_models" / "broken.pth", b"")
+    own = tmp_path / "upscale_models" / "mine.safetensors"
+    shutil.copy(bundled_weights_dir() / "compact-x2.safetensors", own)
+    assert main([]) == exits.OK
+    said = capsys.readouterr().out
+    assert "ok       torch        torch " in said
+    assert "picture      upscaled in" in said
+    assert "ok       own model    mine.safetensors: has upscaled a picture" in said
+    assert "note     own model    broken.pth is not usable: it is empty" in said
+    assert f"environment  MODEL_CACHE_DIR={tmp_path}" in said
+    assert "esrgan can run" in said
+    assert "[dev]" not in said
+    assert said.endswith("\n0 problems\n")
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report on an installation with a damaged model, a bad library, bad settings."""
+def broken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The problems of an installation with a damaged model, bad libraries, bad settings."""
     folder = tmp_path_factory.mktemp("broken")
-    (folder / "upscale_models").mkdir()
-    (folder / "upscale_models" / "4x-UltraSharp.pth").write_bytes(b"cut short")
-    (folder / "file").write_bytes(b"")
-    (folder / "spandrel.py").write_text("raise ImportError('spandrel is broken')")
-    done = doctor(
-        "--json",
-        MODEL_CACHE_DIR=str(folder),
-        OUTPUT_DIR=str(folder / "file"),
-        DEFAULT_DPI="many",
-        PYTHONPATH=str(folder),
-    )
-    assert done.returncode == exits.FAILED
-    report: dict[str, Any] = json.loads(done.stdout)
+    put(folder / "upscale_models" / "4x-UltraSharp.pth")
+    put(folder / "torch.py", b"raise ImportError('torch is broken')")
+    put(folder / "pyvips.py", b"import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    file = put(folder / "file")
+    with pytest.MonkeyPatch.context() as patch, pytest.MonkeyPatch.context() as output:
+        patch.setenv("OUTPUT_DIR", str(file))
+        patch.setenv("DEFAULT_DPI", "many")
+        patch.setenv("PYTHONPATH", str(folder))
+        said: list[str] = []
+        output.setattr("builtins.print", lambda *words, **_: said.append(" ".join(words)))
+        assert main(["--json", "--model-dir", str(folder)], SILENT) == exits.FAILED
+    report = json.loads("".join(said))
     assert report["ok"] is False
-    return report
+    return [finding for finding in report["findings"] if finding["state"] == "problem"]
 
 
 @pytest.mark.parametrize(
     ("name", "text", "fix"),
     [
-        ("spandrel", "spandrel is broken", "pip install --force-reinstall spandrel"),
+        ("torch", "torch is broken", "pip install --force-reinstall --no-deps torch"),
+        ("libvips", "killed by signal 9", "pip install --force-reinstall --no-deps pyvips"),
         ("models", "4x-UltraSharp", "upscaled models pull 4x-UltraSharp"),
         ("output", "cannot be written", "OUTPUT_DIR"),
         ("environment", "DEFAULT_DPI is no number: many", "DEFAULT_DPI"),
@@ -72,15 +120,75 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ],
 )
 def test_each_problem_is_named_and_says_how_to_mend_it(
-    broken: dict[str, Any], name: str, text: str, fix: str
+    broken: list[dict[str, Any]], name: str, text: str, fix: str
 ) -> None:
-    problems = [f for f in broken["findings"] if f["state"] == "problem" and f["name"] == name]
-    assert any(text in f["text"] and fix in f["fix"] for f in problems), problems
+    problems = [problem for problem in broken if problem["name"] == name]
+    assert any(text in one["text"] and fix in one["fix"] for one in problems), broken
 
 
-def test_what_is_sound_beside_the_problems_is_no_problem(broken: dict[str, Any]) -> None:
-    problems = {f["name"] for f in broken["findings"] if f["state"] == "problem"}
-    assert problems == {"spandrel", "models", "output", "environment", "picture"}
+def test_what_is_sound_beside_the_problems_is_no_problem(broken: list[dict[str, Any]]) -> None:
+    # spandrel needs torch.
+    wanted = {"torch", "spandrel", "libvips", "models", "output", "environment", "picture"}
+    assert {problem["name"] for problem in broken} == wanted
+
+
+def test_flux_is_told_file_by_file_with_the_paths_that_are_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformer = put(tmp_path / "diffusion_models" / "mine.gguf")
+    autoencoder = put(tmp_path / "vae" / "ae.safetensors")
+    report = report_on(tmp_path, capsys)
+    assert texts(report, "flux", "ok") == [f"transformer: {transformer} -> None"]
+    (damaged,) = texts(report, "flux", "problem")
+    assert f"{autoencoder} is not of the published size" in damaged
+    missing = texts(report, "flux", "note")
+    encoder = tmp_path / "clip" / "clip_l.safetensors"
+    wanted = f"CLIP text encoder: missing, looked for as {encoder} -> upscaled models pull clip_l"
+    assert wanted in missing
+    assert len(missing) == 5
+
+
+@pytest.mark.skipif(not is_installed("imagen"), reason="needs the imagen extra")
+def test_an_account_is_told_without_its_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(texts(report_on(tmp_path, capsys), "imagen", "note")) == 2  # no project, no token
+    monkeypatch.setenv("GCP_PROJECT_ID", "my-project")
+    monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "canary")
+    report = report_on(tmp_path, capsys)
+    project, credentials = texts(report, "imagen", "ok")
+    assert "project my-project, region us-central1" in project
+    assert "the token in GOOGLE_OAUTH_ACCESS_TOKEN" in credentials
+    assert "canary" not in json.dumps(report)
+    monkeypatch.setenv("GOOGLE_OAUTH_ACCESS_TOKEN", "")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "gone.json"))
+    (wrong,) = texts(report_on(tmp_path, capsys), "imagen", "problem")
+    assert str(tmp_path / "gone.json") in wrong
+
+
+def test_what_the_daemon_says_is_passed_on_and_a_large_folder_is_not_tried_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        put(tmp_path / "upscale_models" / f"own{number:02}.pth")
+    report = report_on(tmp_path, capsys)
+    assert report["ok"]
+    assert texts(report, "device", "ok") == ["A Card, 7.2 GB free, fp16 -> None"]
+    assert texts(report, "methods", "note") == ["flux cannot run: flux needs luck -> None"]
+    *tried, untried = texts(report, "own model", "note")
+    assert tried[0].startswith("own00.pth is spoilt")
+    assert len(tried) == 10
+    assert "2 more were not tried, from own10.pth on" in untried
+
+
+def test_on_a_terminal_it_says_what_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["--model-dir", str(tmp_path)], SPEAKING)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["--model-dir", str(tmp_path)], SPEAKING)
+    assert "starting a daemon, which loads the libraries" in capsys.readouterr().err
 
 
 def test_a_model_folder_that_cannot_be_looked_into_ends_no_report(
@@ -88,7 +196,7 @@ def test_a_model_folder_that_cannot_be_looked_into_ends_no_report(
 ) -> None:
     # A name too long stands for a folder of somebody else's: root may look into those.
     folder = tmp_path / ("x" * 300)
-    main(["--model-dir", str(folder)], [sys.executable, "-c", ""])
+    main(["--model-dir", str(folder)], SPEAKING)
     assert f"models       {folder}: none pulled" in capsys.readouterr().out
 
 

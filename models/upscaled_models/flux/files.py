@@ -31,7 +31,7 @@ _ALL = "flux"
 class Part:
     """One file of the set that FLUX jobs need.
 
-    is_required: False for those that only a prompt needs. model: what `pull` takes.
+    is_required: False for those that some jobs do without. model: what `pull` takes.
     """
 
     name: str
@@ -129,6 +129,7 @@ def parts(catalog: Catalog, model_dir: Path) -> list[Part]:
         ("T5 text encoder", t5, True),
         ("CLIP tokenizer, for prompts", "clip_l.tokenizer", False),
         ("T5 tokenizer, for prompts", "t5xxl.tokenizer", False),
+        ("first stage, unless a job names another", "4x-UltraSharp", False),
     ):
         named.append((name, _path(catalog, model, model_dir), is_required, model))
     return [Part(name, path, is_file(path), needed, model) for name, path, needed, model in named]

@@ -1,0 +1,143 @@
+"""Python, the machine, the libraries and the extras."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from upscaled_cli.doctor.finding import Finding
+
+# Loading torch from a cold disk on a small machine takes a while.
+_LOAD_TIMEOUT_S = 180
+
+# What has to load, lightest first: what imports it, and the distributions that it comes in.
+_LIBRARIES = {
+    "psutil": ("psutil", ("psutil",)),
+    "protocol": ("upscaled_protocol.codec", ("pydantic", "orjson")),
+    "libvips": ("upscaled_models.imaging.libvips", ("pyvips", "pyvips-binary")),
+    "torch": ("torch", ("torch", "torchvision")),
+    "spandrel": ("upscaled_models.esrgan.loading", ("spandrel", "safetensors")),
+}
+# What the extras are for. An extra that is not here is for the people who develop upscaled.
+_PURPOSES = {
+    "flux": "FLUX jobs",
+    "imagen": "Imagen jobs",
+    "nvml": "the GPU memory of each worker",
+}
+
+# Imports one library after the other, and says how each went. `error` is None for one that loads.
+_IMPORTER = """
+import importlib, json, sys
+for module in sys.argv[1:]:
+    print(json.dumps([module]), flush=True)
+    try:
+        importlib.import_module(module)
+        error = None
+    except BaseException as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    print(json.dumps([module, error]), flush=True)
+"""
+
+
+def python() -> Finding:
+    """The interpreter."""
+    return Finding("python", "ok", f"{sys.version.split()[0]}, {sys.executable}")
+
+
+def machine() -> Finding:
+    """Cores and memory."""
+    try:
+        import psutil
+
+        memory = f", {psutil.virtual_memory().total / 2**30:.1f} GiB of memory"
+    except ImportError:  # the libraries' findings say so
+        memory = ""
+    return Finding("machine", "ok", f"{len(os.sched_getaffinity(0))} cores{memory}")
+
+
+def libraries(is_proven: bool, tell: Callable[[str], None]) -> Iterator[Finding]:
+    """One finding for each. is_proven: all of them loaded in the daemon, so none is tried again."""
+    missing = {
+        name: [one for one in distributions if version(one) is None]
+        for name, (_, distributions) in _LIBRARIES.items()
+    }
+    modules = [module for name, (module, _) in _LIBRARIES.items() if not missing[name]]
+    errors = {} if is_proven else dict(_import_errors(modules, tell))
+    for name, (module, distributions) in _LIBRARIES.items():
+        if missing[name]:
+            absent = " ".join(missing[name])
+            yield Finding(name, "problem", f"{absent}: not installed", f"pip install {absent}")
+            continue
+        versions = ", ".join(f"{one} {version(one)}" for one in distributions)
+        if errors.get(module) is None:
+            yield Finding(name, "ok", f"{versions}: loads")
+        else:
+            yield Finding(
+                name,
+                "problem",
+                f"{versions}: does not load: {errors[module]}",
+                f"pip install --force-reinstall --no-deps {' '.join(distributions)}",
+            )
+
+
+def extras() -> Iterator[Finding]:
+    """What can be added to the base, and whether it is."""
+    wanted: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires("upscaled") or []:
+        extra = re.search(r"extra == ['\"](.+?)['\"]", requirement)
+        distribution = re.match(r"[\w.-]+", requirement)
+        if extra and distribution:
+            wanted.setdefault(extra[1], []).append(distribution[0])
+    for name, purpose in _PURPOSES.items():
+        absent = [one for one in wanted.get(name, []) if version(one) is None]
+        if absent:
+            text = f"for {purpose}: {', '.join(absent)} not installed"
+            yield Finding(f"[{name}]", "note", text, f"pip install 'upscaled[{name}]'")
+        elif name in wanted:
+            yield Finding(f"[{name}]", "ok", f"for {purpose}: installed")
+
+
+def version(distribution: str) -> str | None:
+    """The version that is installed, if it is."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _import_errors(
+    modules: list[str], tell: Callable[[str], None]
+) -> Iterator[tuple[str, str | None]]:
+    """Modules and why they cannot be imported; tried in another process, which a bad library may
+    crash."""
+    while modules:
+        tell(f"loading {', '.join(modules)}")
+        try:
+            done = subprocess.run(
+                # -P: nothing is to be imported from the working folder.
+                [sys.executable, "-P", "-c", _IMPORTER, *modules],
+                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                timeout=_LOAD_TIMEOUT_S,
+            )
+            output, fault = done.stdout, f"the process ended with status {done.returncode}"
+            if done.returncode < 0:
+                fault = f"the process was killed by signal {-done.returncode}"
+        except subprocess.TimeoutExpired as error:
+            output = (error.stdout or b"").decode()
+            fault = f"nothing happens for {_LOAD_TIMEOUT_S} s"
+        answers = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
+        errors = {answer[0]: answer[1] for answer in answers if len(answer) > 1}
+        yield from errors.items()
+        if len(errors) == len(modules):
+            return
+        # The one after the last answer has ended the process; the others get another one.
+        yield modules[len(errors)], fault
+        modules = modules[len(errors) + 1 :]
