@@ -14,6 +14,9 @@ CPU_TORCH := $(if $(shell command -v nvidia-smi),,--retries 1 --extra-index-url 
 NODE_PACKAGES := adapters/node adapters/node/nestjs
 NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 
+# The tests start hundreds of processes: without cached bytecode, each compiles its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long docs-test node lint format schema bench clean
 
