@@ -1,6 +1,7 @@
 package upscaled_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -24,6 +25,7 @@ func read(t *testing.T, r io.Reader) (ids []string) {
 }
 
 func TestLinesThatAreCutAnywhereArriveWhole(t *testing.T) {
+	t.Parallel()
 	text := "\r\n{\"type\":\"result\",\"job_id\":\"é—😀\"}\r\n \n{\"type\":\"status\"}"
 	for _, r := range []io.Reader{iotest.OneByteReader(strings.NewReader(text)), iotest.HalfReader(strings.NewReader(text))} {
 		if got := strings.Join(read(t, r), ","); got != "result é—😀,status " {
@@ -33,6 +35,7 @@ func TestLinesThatAreCutAnywhereArriveWhole(t *testing.T) {
 }
 
 func TestWhatIsNoMessageIsPassedOver(t *testing.T) {
+	t.Parallel()
 	text := "null\n[1]\n\"ready\"\n{\"type\":7}\n{}\n{\"type\":\"a\"\n" + strings.Repeat("[", 100_000) + "\n{\"type\":\"status\"}\n"
 	if got := strings.Join(read(t, strings.NewReader(text)), ","); got != "status " {
 		t.Errorf("got %q", got)
@@ -40,6 +43,7 @@ func TestWhatIsNoMessageIsPassedOver(t *testing.T) {
 }
 
 func TestASendWaitsForAReaderAndCanBeStopped(t *testing.T) {
+	t.Parallel()
 	daemonsIn, w := io.Pipe()
 	r, daemonsOut := io.Pipe()
 	channel := upscaled.NewChannel(r, w, func(upscaled.Message) {})
@@ -64,14 +68,41 @@ func TestASendWaitsForAReaderAndCanBeStopped(t *testing.T) {
 	daemonsIn.Close()
 }
 
+var filler = bytes.Repeat([]byte{'x'}, 64<<10)
+
 // long is a line past the limit of 32 MiB that begins so.
-func long(head string) string { return head + strings.Repeat("x", 32<<20) + "\"}\n" }
+func long(head string) io.Reader {
+	parts := []io.Reader{strings.NewReader(head)}
+	for length := 0; length < 32<<20; length += len(filler) {
+		parts = append(parts, bytes.NewReader(filler))
+	}
+	return io.MultiReader(append(parts, strings.NewReader("\"}"))...)
+}
+
+// lines is what the daemon writes: texts, and lines that are long.
+func lines(parts ...any) io.Reader {
+	var readers []io.Reader
+	for i, part := range parts {
+		if i > 0 {
+			readers = append(readers, strings.NewReader("\n"))
+		}
+		if text, ok := part.(string); ok {
+			readers = append(readers, strings.NewReader(text))
+		} else {
+			readers = append(readers, part.(io.Reader))
+		}
+	}
+	return io.MultiReader(readers...)
+}
 
 func TestAResultOrAnErrorPastTheLimitEndsItsJobWithACode(t *testing.T) {
-	text := long(`{"type":"result","job_id":"`+strings.Repeat(`\ud83d\ude00`, 128)+`","output_base64":"`) +
-		"{\"type\":\"status\"}\n" + strings.TrimSpace(long(` { "type" : "error" , "job_id" : "b\"" , "error":"`))
+	t.Parallel()
+	stream := lines(
+		long(`{"type":"result","job_id":"`+strings.Repeat(`\ud83d\ude00`, 128)+`","output_base64":"`),
+		`{"type":"status"}`,
+		long(` { "type" : "error" , "job_id" : "b\"" , "error":"`))
 	var ends []upscaled.ErrorMessage
-	channel := upscaled.NewChannel(strings.NewReader(text), nowhere{}, func(m upscaled.Message) {
+	channel := upscaled.NewChannel(stream, nowhere{}, func(m upscaled.Message) {
 		var end upscaled.ErrorMessage
 		if err := m.Decode(&end); err != nil || end.Type != m.Type || end.JobID != m.JobID {
 			t.Errorf("%+v, %v", m, err)
@@ -92,18 +123,21 @@ func TestAResultOrAnErrorPastTheLimitEndsItsJobWithACode(t *testing.T) {
 }
 
 func TestAnyOtherLinePastTheLimitChangesNothing(t *testing.T) {
-	text := long(`{"type":"progress","job_id":"a","stage":"`) + long(`{"type":"error","job_id":null,"error":"`) +
-		long(`{"type":"status","detail":"`) + long("a library's print") + "{\"type\":\"status\"}\n"
-	if got := strings.Join(read(t, strings.NewReader(text)), ","); got != "status " {
+	t.Parallel()
+	stream := lines(
+		long(`{"type":"progress","job_id":"a","stage":"`), long(`{"type":"error","job_id":null,"error":"`),
+		long(`{"type":"status","detail":"`), long("a library's print"), `{"type":"status"}`)
+	if got := strings.Join(read(t, stream), ","); got != "status " {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestALinePastTheLimitThatTellsNoJobEndsTheReading(t *testing.T) {
+	t.Parallel()
 	for _, head := range []string{`{"output_base64":"`, `{"type":"result","output_base64":"`, `{"type":"result","job_id":"`} {
 		count := 0
-		text := "{\"type\":\"status\"}\n" + long(head) + "{\"type\":\"status\"}\n"
-		channel := upscaled.NewChannel(strings.NewReader(text), nowhere{}, func(upscaled.Message) { count++ })
+		stream := lines(`{"type":"status"}`, long(head), `{"type":"status"}`)
+		channel := upscaled.NewChannel(stream, nowhere{}, func(upscaled.Message) { count++ })
 		<-channel.Ended()
 		if err := channel.Err(); count != 1 || err == nil || !strings.Contains(err.Error(), "does not begin with type and job_id") {
 			t.Errorf("%s: %d, %v", head, count, err)

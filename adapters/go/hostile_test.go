@@ -65,6 +65,7 @@ func unstarted(t *testing.T) *upscaled.Client {
 }
 
 func TestWhatCannotBeSentIsRefusedWithItsCode(t *testing.T) {
+	t.Parallel()
 	cycle := loose{}
 	cycle["self"] = cycle
 	var pointers any
@@ -118,6 +119,7 @@ func rawJob(text string) upscaled.Job {
 }
 
 func TestAsManyLevelsAsTheLimitAreSent(t *testing.T) {
+	t.Parallel()
 	client := startFake(t)
 	// The daemon reads the line, and knows no such field.
 	for _, job := range []upscaled.Job{
@@ -132,6 +134,7 @@ func TestAsManyLevelsAsTheLimitAreSent(t *testing.T) {
 }
 
 func TestAFileNameThatIsNoUTF8ReachesTheDaemon(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "caf\xe9 \"é\"\x80.txt")
 	config := upscaled.FakeConfig{OutputPath: path, OutputText: "it is here"}
 	client := startFake(t)
@@ -154,6 +157,7 @@ func TestAFileNameThatIsNoUTF8ReachesTheDaemon(t *testing.T) {
 }
 
 func TestAResultsPathsAreReadAsTheyAre(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		`"/a\udce9\udc80"`:            "/a\xe9\x80",
 		`"/\uD83D\uDE00\uDCFF\u00e9"`: "/😀\xffé",
@@ -171,6 +175,7 @@ func TestAResultsPathsAreReadAsTheyAre(t *testing.T) {
 }
 
 func TestALetterForAnUnreadableOneIsALetter(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "\uFFFD.txt")
 	job := fake(upscaled.FakeConfig{OutputPath: path})
 	if _, err := startFake(t).Upscale(bounded(t), job); err != nil {
@@ -237,6 +242,7 @@ func (hostile) Generate(r *rand.Rand, _ int) reflect.Value {
 }
 
 func TestEveryHostileJobSettles(t *testing.T) {
+	t.Parallel()
 	client := startFake(t)
 	settles := func(job hostile) bool {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -254,6 +260,7 @@ func TestEveryHostileJobSettles(t *testing.T) {
 }
 
 func TestADaemonThatIsStoppedLeavesNoCallOpen(t *testing.T) {
+	t.Parallel()
 	client := startFake(t, upscaled.WithCancelGrace(time.Millisecond), upscaled.WithCloseTimeout(time.Millisecond))
 	_ = syscall.Kill(client.PID(), syscall.SIGSTOP)
 	// More than the pipe holds: the first are written, one in part, and the others wait to be.
@@ -308,6 +315,7 @@ func TestADaemonThatIsStoppedLeavesNoCallOpen(t *testing.T) {
 }
 
 func TestCallsBeyondAFullQueueWait(t *testing.T) {
+	t.Parallel()
 	for name, command := range map[string][]string{
 		"worker":     {"upscaled", "worker", "--methods", "fake", "--max-queue", "2"},
 		"supervisor": {"upscaled", "run", "--methods", "fake", "--max-queue", "2"},
@@ -335,6 +343,7 @@ read b; echo '{"type":"result","job_id":"b","status":"completed"}'
 read end`
 
 func TestACloseWaitsForAJobThatAFullQueueRefused(t *testing.T) {
+	t.Parallel()
 	line := filepath.Join(t.TempDir(), "line")
 	if err := syscall.Mkfifo(line, 0o600); err != nil {
 		t.Fatal(err)
@@ -378,6 +387,7 @@ func TestACloseWaitsForAJobThatAFullQueueRefused(t *testing.T) {
 }
 
 func TestACallThatWaitsForADaemonEndsWithItsContextAndWithAClose(t *testing.T) {
+	t.Parallel()
 	client := upscaled.New(
 		upscaled.WithCommand("sh", "-c", "exit 3"),
 		upscaled.WithRestart(upscaled.RestartPolicy{Attempts: 1000, Delay: time.Hour, MaxDelay: time.Hour}))
@@ -401,6 +411,7 @@ func TestACallThatWaitsForADaemonEndsWithItsContextAndWithAClose(t *testing.T) {
 }
 
 func TestAJobThatWasNotSentCanBeLogged(t *testing.T) {
+	t.Parallel()
 	if _, err := json.Marshal(upscaled.Job{}); err == nil {
 		t.Error("a job without a config was written")
 	}

@@ -6,12 +6,16 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from conformance.plan import Plan
 from conformance.play import Driver, LeftOutError, Play, UnmetError
 
 _HERE = Path(__file__).resolve().parent
+# Cases that are played at once: each of them waits most of its time for its processes.
+_AT_ONCE = 4
 TRANSCRIPTS = {
     path.stem: path
     for folder in (_HERE.parent / "examples", _HERE / "cases")
@@ -30,24 +34,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.driver:
         parser.error("name the client's driver, a command")
     names = options.case or list(TRANSCRIPTS)
-    failed = [name for name in names if not _holds(name, options.driver)]
-    sys.stdout.write(f"{len(names) - len(failed)} of {len(names)} cases hold\n")
-    return 1 if failed else 0
+    # Not one after the other, because each case has a driver, a worker and a folder of its own.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        verdicts = []
+        for verdict in pool.map(lambda name: _play(name, options.driver), names):
+            sys.stdout.write(f"{verdict.sentence}\n")
+            verdicts.append(verdict)
+    held = sum(verdict.holds for verdict in verdicts)
+    sys.stdout.write(f"{held} of {len(names)} cases hold\n")
+    return 0 if held == len(names) else 1
 
 
-def _holds(name: str, command: list[str]) -> bool:
+class _Verdict(NamedTuple):
+    holds: bool
+    sentence: str
+
+
+def _play(name: str, command: list[str]) -> _Verdict:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             with Driver(command) as driver:
                 Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder)).run()
         except UnmetError as error:
-            sys.stdout.write(f"FAILED {name}: {error}\n")
-            return False
+            return _Verdict(False, f"FAILED {name}: {error}")
         except LeftOutError as error:
-            sys.stdout.write(f"left out {name}: the client has no {error}\n")
-            return True
-    sys.stdout.write(f"ok {name}\n")
-    return True
+            return _Verdict(True, f"left out {name}: the client has no {error}")
+    return _Verdict(True, f"ok {name}")
 
 
 if __name__ == "__main__":

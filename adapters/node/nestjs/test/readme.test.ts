@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 import { NestFactory } from "@nestjs/core";
-import ts from "typescript";
 
 import { TIMEOUT_MS } from "./processes.js";
 import { startRedis } from "./redis.js";
@@ -13,22 +15,26 @@ import { TestQueue } from "./workers.js";
 const PIXEL =
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgaGgAAAGEAQFWjyAjAAAAAElFTkSuQmCC";
 
+const PACKAGE = new URL("../../", import.meta.url);
+
+/** Compiles the lines as a part of this package; the module that they make. */
+async function compiled(lines: string): Promise<{ AppModule: new () => object }> {
+  const folder = new URL("dist/test/readme/", PACKAGE);
+  await mkdir(folder, { recursive: true });
+  await writeFile(new URL("lines.ts", folder), lines);
+  const config = { extends: "../../../tsconfig.json", compilerOptions: { rootDir: ".", outDir: "." }, files: ["lines.ts"], include: [] };
+  await writeFile(new URL("tsconfig.json", folder), JSON.stringify(config));
+  const tsc = fileURLToPath(new URL("node_modules/.bin/tsc", PACKAGE));
+  await promisify(execFile)(tsc, ["-p", fileURLToPath(folder)]);
+  return import(new URL("lines.js", folder).href) as Promise<{ AppModule: new () => object }>;
+}
+
 test("the lines of the README's first screen run jobs", { timeout: TIMEOUT_MS }, async () => {
-  const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+  const readme = await readFile(new URL("README.md", PACKAGE), "utf8");
   const [, lines = assert.fail()] = /^```ts\n(.*?)^```$/ms.exec(readme) ?? [];
   const redis = await startRedis();
   try {
-    const { outputText } = ts.transpileModule(lines.replace("6379", String(redis.port)), {
-      compilerOptions: {
-        target: ts.ScriptTarget.ES2022,
-        module: ts.ModuleKind.ESNext,
-        experimentalDecorators: true,
-        emitDecoratorMetadata: true,
-      },
-    });
-    const file = new URL("readme-lines.js", import.meta.url);
-    await writeFile(file, outputText);
-    const { AppModule } = (await import(file.href)) as { AppModule: new () => object };
+    const { AppModule } = await compiled(lines.replace("6379", String(redis.port)));
     await using queue = new TestQueue(redis.port, "upscale");
     const app = await NestFactory.createApplicationContext(AppModule, { logger: false });
     try {

@@ -31,6 +31,11 @@ const WORKER: Partial<WorkerOptions> = { drainDelay: 1, concurrency: 2 };
 /** A worker that looks for jobs whose locks are lost, and at once. */
 export const FINDER: Partial<WorkerOptions> = { stalledInterval: 100 };
 
+/** Whatever is done to such a job at its first progress is done in its middle. */
+export const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true };
+
+export const RETRIES: JobsOptions = { attempts: 3, backoff: { type: "fixed", delay: 10 } };
+
 /** An application that works on the queue until it is closed. */
 export async function startWorkerApp(
   { name, port }: TestQueue,
