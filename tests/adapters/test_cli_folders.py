@@ -29,9 +29,9 @@ with open(sys.argv[1], "a") as sent:
 """
 
 PNG = b"\x89PNG\r\n\x1a\n"
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+PSD = b"8BPS\0\x01"
 MP4 = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2"
-BMP = b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"
+JPEG_2000 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
 class Folder:
@@ -99,12 +99,12 @@ def test_pictures_are_known_by_their_content(folder: Folder) -> None:
 
 def test_a_picture_of_a_kind_that_cannot_be_read_is_a_failure(folder: Folder) -> None:
     folder.add("a.jpg")
-    folder.add("b.heic", content=HEIC)
-    folder.add("c.bmp", content=BMP)
+    folder.add("b.psd", content=PSD)
+    folder.add("c.jp2", content=JPEG_2000)
     assert folder.batch() == exits.FAILED
     assert folder.sent() == ["a.jpg"]
-    assert "b.heic: it is HEIC, which is not read here: convert it to" in folder.err
-    assert "c.bmp: it is BMP, which is not read here" in folder.err
+    assert "b.psd: it is PSD, which is not read here: convert it to" in folder.err
+    assert "c.jp2: it is JPEG 2000, which is not read here" in folder.err
     assert folder.out == "1 upscaled, 0 done before, 2 failed\n"
 
 
@@ -261,7 +261,7 @@ def test_what_the_daemon_has_to_say_of_pictures_is_passed_on(folder: Folder) -> 
 
 def test_thousands_of_failures_fit_on_a_screen_and_verbose_names_all(folder: Folder) -> None:
     folder.add("a.jpg")
-    folder.add(*(f"{number}.heic" for number in range(1000)), content=HEIC)
+    folder.add(*(f"{number}.psd" for number in range(1000)), content=PSD)
     folder.add(*(f"{number}.txt" for number in range(1000)))
     assert folder.batch() == exits.FAILED
     assert len(folder.err.splitlines()) == 22

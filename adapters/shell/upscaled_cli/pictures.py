@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled_cli.report import Tally
-from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of
+from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of, read_suffixes
 
 # A file of such a name is meant to be a picture: if it is none, the daemon says what it is.
-PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".avif", ".gif"}
-)
+PICTURE_SUFFIXES = read_suffixes()
 # The default name of an output; see `plan_output` in the imaging package.
 _OUTPUT_STEM = re.compile(r"(.+)_(?:esrgan|flux|imagen)_[0-9.]+x(?:-[0-9]+)?", re.DOTALL)
 

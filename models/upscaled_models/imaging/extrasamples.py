@@ -52,11 +52,20 @@ class _Layout(NamedTuple):
         return None
 
 
-def load_tiff(origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
+def load_tiff(
+    origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
+) -> pyvips.Image:
     """The first picture of a TIFF: its colours, and straight alpha if it has transparency.
 
-    Other extra channels are left out with a warning. Raises `JobError` (input_unreadable).
+    Other extra channels are left out with a warning. Raises `JobError` (input_unreadable) and what
+    ``check_size`` raises.
     """
+    image = _colours_and_alpha(origin, warn)
+    check_size(image.width, image.height)
+    return image
+
+
+def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
     layout = _layout(origin.read_at)
     if layout is None:
         return formats.load("tiff", origin.source)

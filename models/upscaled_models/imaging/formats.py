@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyvips
 
 from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
+from upscaled_models.imaging.heifitem import HEIF_KINDS
 from upscaled_models.imaging.libvips import is_out_of_memory, reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _LOADERS = {"avif": "heifload_source"}
 _ANIMATED_WEBP = 0x02
+# The first brand of a HEIF that is a film before it is a picture.
+_FILMS = (b"avis", b"hevc", b"hevx", b"msf1")
+# How libheif and Pillow say that memory ran out.
+_NO_MEMORY = re.compile(r"^Out of memory|Allocating \d+ bytes failed|cannot allocate memory")
 
 
 def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
@@ -23,8 +29,21 @@ def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
         animated = head[12:16] == b"VP8X" and bool(head[20] & _ANIMATED_WEBP)
         return animated and pages(image) > 1
     if kind == "avif":
-        return read_at(8, 4) == b"avis" and _avif_frames(read_at) != 1
+        return is_film(read_at)
     return kind == "gif" and pages(image) > 1
+
+
+def animated() -> JobError:
+    """The error of a film."""
+    return JobError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        "the input is animated: send its frames as pictures of their own",
+    )
+
+
+def is_film(read_at: ReadAt) -> bool:
+    """Whether a HEIF is a film of more frames than one, or does not tell of how many."""
+    return read_at(8, 4) in _FILMS and _film_frames(read_at) != 1
 
 
 def _apng_frames(read_at: ReadAt) -> int:
@@ -36,7 +55,7 @@ def _apng_frames(read_at: ReadAt) -> int:
     return 0 if control is None else int.from_bytes(read_at(control.start, 4))
 
 
-def _avif_frames(read_at: ReadAt) -> int | None:
+def _film_frames(read_at: ReadAt) -> int | None:
     """The frames of a sequence's first track; None if it does not tell.
 
     Source: ISO/IEC 14496-12, 8.7.3.2 (stsz: version and flags, size, count).
@@ -48,7 +67,7 @@ def _avif_frames(read_at: ReadAt) -> int | None:
 
 def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
     """Whether the colours were multiplied by their alpha; libvips does so with TIFF itself."""
-    return kind == "avif" and any(
+    return kind in HEIF_KINDS and any(
         box.kind == b"prem" for box in boxes_at(read_at, b"meta", b"iref")
     )
 
@@ -80,13 +99,35 @@ def load(kind: str, source: pyvips.Source) -> pyvips.Image:
 
 def unreadable(error: pyvips.Error) -> JobError:
     """The error of an input that is broken or truncated, or that there is no memory for."""
-    if is_out_of_memory(error):
-        return JobError(
-            ErrorCode.OUT_OF_MEMORY,
-            "memory ran out as the input was decoded: free some on this machine, or send a "
-            "smaller picture",
-        )
-    told = reason(error)
+    return _out_of_memory() if is_out_of_memory(error) else broken(reason(error))
+
+
+def decoder_error(error: Exception) -> JobError:
+    """The same for a decoder that is not libvips'."""
+    told = " ".join(str(error).split()).rstrip(".")
+    lacks_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(told)
+    return _out_of_memory() if lacks_memory else broken(told)
+
+
+def cannot_load(name: str, distribution: str, error: ImportError) -> JobError:
+    """The error of a kind whose decoder is installed and does not load."""
+    return JobError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"the input is {name}, and {distribution} does not load ({error}): run `pip install "
+        f"--force-reinstall {distribution}`",
+    )
+
+
+def broken(told: str = "") -> JobError:
+    """The error of an input that is broken; told: what says so, as the end of a sentence."""
     return JobError(
         ErrorCode.INPUT_UNREADABLE, "the input is broken or truncated" + (told and f": {told}")
+    )
+
+
+def _out_of_memory() -> JobError:
+    return JobError(
+        ErrorCode.OUT_OF_MEMORY,
+        "memory ran out as the input was decoded: free some on this machine, or send a "
+        "smaller picture",
     )

@@ -74,7 +74,9 @@ def _found(kind: str, read_at: ReadAt, image: pyvips.Image, context: Context) ->
         told_by_gif = gif_texts(read_at)
         texts = tuple(_comment(comment) for comment in told_by_gif.comments)
         return _Found(block, xmp or told_by_gif.xmp, texts=texts)
-    return _Found(block, xmp)
+    if kind == "tga":
+        return _Found(None, None, texts=tuple(_of_tga(image)))
+    return _Found(block, xmp, iptc=_blob(image, "iptc-data") if kind == "heic" else None)
 
 
 def _photoshop_parts(read_at: ReadAt) -> Iterator[bytes]:
@@ -98,6 +100,14 @@ def _of_tiff(read_at: ReadAt) -> tuple[bytes | None, bytes | None]:
     except ValueError:
         pass
     return found.get(_PHOTOSHOP_TAG), found.get(_IPTC_TAG)
+
+
+def _of_tga(image: pyvips.Image) -> Iterator[Text]:
+    author, comments = _blob(image, "tga-author"), _blob(image, "tga-comments")
+    if author is not None:
+        yield Text("Author", author.decode("latin-1"))
+    if comments is not None:
+        yield _comment(comments)
 
 
 def _comment(data: bytes) -> Text:

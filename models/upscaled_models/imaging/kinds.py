@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from upscaled_models.imaging.textkinds import is_svg, text_kind
@@ -16,7 +18,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 # Bytes of a file that tell its kind: an SVG's licence may stand in front of its first element.
 HEAD_BYTES = 16 * 1024
-# Where the brands of an AVIF stand; further on the same letters mean nothing.
+# Where the brands of a HEIF stand; further on the same letters mean nothing.
 _BRANDS_END = 512
 
 _READ = {
@@ -26,14 +28,57 @@ _READ = {
     "tiff": rb"II[*+]\0|MM\0[*+]",
     "avif": rb"....ftyp(avif|avis|(mif1|miaf|msf1).*avif)",
     "gif": rb"GIF8[79]a",
+    # The length of its second header is what tells it from a text that begins with BM.
+    "bmp": rb"BM............[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
 }
-_CONVERT = "which is not read here: convert it to PNG, JPEG, WebP, TIFF or AVIF"
+# Files with such a name are meant to be pictures, whatever they hold.
+_SUFFIXES = {
+    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "webp": (".webp",),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif",),
+    "gif": (".gif",),
+    "bmp": (".bmp", ".dib"),
+    "tga": (".tga",),
+    "heic": (".heic", ".heif", ".hif"),
+}
+_OR_CONVERT = "convert it to PNG, JPEG, WebP, TIFF or AVIF"
+_CONVERT = f"which is not read here: {_OR_CONVERT}"
 _DEVELOP = "which is not read here: develop it in a raw converter, and send its TIFF or JPEG"
 _EXPORT = "which is not read here: export it as PNG or TIFF, in the size that you want"
 _FRAMES = "no picture: send its frames as pictures of their own"
 _UNPACK = "no picture: unpack it, and send the pictures that are inside"
 _NO_PICTURE = "no picture: send PNG, JPEG, WebP, TIFF or AVIF"
 _SIDECAR = "no picture: it belongs to the file of the same name without ._, so send that"
+
+
+class _Extra(NamedTuple):
+    """A kind that is read if one of upscaled's extras is installed. title: as people call it.
+
+    module: what the extra brings.
+    """
+
+    title: str
+    pattern: bytes
+    module: str
+    extra: str
+
+    @property
+    def is_installed(self) -> bool:
+        return _is_installed(self.module)
+
+    @property
+    def advice(self) -> str:
+        return (
+            "which takes a package that is not installed: run "
+            f"`pip install 'upscaled[{self.extra}]'`, or {_OR_CONVERT}"
+        )
+
+
+_EXTRAS = {
+    "heic": _Extra("HEIC", rb"....ftyp(hei|hev|mif1|miaf|msf1)", "pillow_heif", "heic"),
+}
 # In this order: the first pattern that fits tells the kind.
 _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
     (
@@ -53,9 +98,8 @@ _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
     (
         _CONVERT,
         {
-            "HEIC": rb"....ftyp(hei|hev|mif1|miaf|msf1|avci|avcs|vvi|j2ki|j2is)",
-            # The length of its second header is what tells it from a text that begins with BM.
-            "BMP": rb"BM............[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0|BA....\0\0\0\0",
+            "a HEIF of H.264, H.266 or JPEG 2000": rb"....ftyp(avci|avcs|vvi|j2ki|j2is)",
+            "a BMP of OS/2": rb"BM............\x10\0\0\0|BA....\0\0\0\0",
             "PSD": rb"8BPS",
             "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
             "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
@@ -168,7 +212,10 @@ _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
         },
     ),
 )
-_READ_PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _READ.items()}
+_READ_PATTERNS = {
+    name: re.compile(pattern, re.DOTALL)
+    for name, pattern in (_READ | {name: extra.pattern for name, extra in _EXTRAS.items()}).items()
+}
 _OTHER_PATTERNS = [
     (name, advice, re.compile(pattern, re.DOTALL))
     for advice, group in _OTHERS
@@ -180,8 +227,8 @@ _GZIP_HEADER = 16 + zlib.MAX_WBITS
 
 
 class Kind(NamedTuple):
-    """What a file is. ``name``: png, jpeg, webp, tiff, avif or gif of those that are read, else as
-    people call it. ``advice``: why the file is not read and what to do; empty for the former.
+    """What a file is. ``name``: png, jpeg, webp, ... of those that are read, else as people call
+    it. ``advice``: why the file is not read and what to do; empty for the former.
     """
 
     name: str
@@ -195,10 +242,21 @@ class Kind(NamedTuple):
     @property
     def is_picture(self) -> bool:
         """Whether it is a picture, also one that has to be converted first."""
-        return self.is_read or self.advice in (_CONVERT, _DEVELOP)
+        return self.is_read or self.advice in (_CONVERT, _DEVELOP, *_INSTALL)
 
 
+_INSTALL = tuple(extra.advice for extra in _EXTRAS.values())
 _APPLES_PNG = Kind("a PNG in Apple's own form (CgBI)", _CONVERT)
+
+
+def read_kinds() -> tuple[str, ...]:
+    """The names of the kinds that are read with the packages that are installed."""
+    return tuple(name for name in _SUFFIXES if _read_kind(name).is_read)
+
+
+def read_suffixes() -> frozenset[str]:
+    """The suffixes that files of these kinds usually have, in small letters."""
+    return frozenset(suffix for name in read_kinds() for suffix in _SUFFIXES[name])
 
 
 def kind_of(head: bytes) -> Kind | None:
@@ -210,7 +268,7 @@ def kind_of(head: bytes) -> Kind | None:
             return Kind(name, advice)
     for name, pattern in _READ_PATTERNS.items():
         if pattern.match(head, 0, _BRANDS_END):
-            return _APPLES_PNG if name == "png" and head[12:16] == b"CgBI" else Kind(name)
+            return _APPLES_PNG if name == "png" and head[12:16] == b"CgBI" else _read_kind(name)
     text = text_kind(head)
     if text is not None:
         return Kind(*text)
@@ -219,7 +277,7 @@ def kind_of(head: bytes) -> Kind | None:
     for name, advice, pattern in _OTHER_PATTERNS:
         if pattern.match(head):
             return Kind(name, advice)
-    return Kind("TGA", _CONVERT) if _is_tga(head) else None
+    return Kind("tga") if _is_tga(head) else None
 
 
 def recognise(head: bytes) -> str:
@@ -239,6 +297,18 @@ def recognise(head: bytes) -> str:
     if not kind.is_read:
         raise JobError(ErrorCode.UNSUPPORTED_FORMAT, f"the input is {kind.name}, {kind.advice}")
     return kind.name
+
+
+def _read_kind(name: str) -> Kind:
+    extra = _EXTRAS.get(name)
+    if extra is None or extra.is_installed:
+        return Kind(name)
+    return Kind(extra.title, extra.advice)
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    return find_spec(module) is not None
 
 
 def _unzipped(head: bytes) -> bytes:

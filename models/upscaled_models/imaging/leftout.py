@@ -62,7 +62,11 @@ _RIFF_HEADER_BYTES = 12
 _MOST_CHUNKS = 1000
 _LONGEST_LIST_BYTES = 65_536
 _C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-_AUXILIARY = {b"depth": "a depth map", b"gainmap": "an HDR gain map"}
+_AUXILIARY = {
+    b"depth": "a depth map",
+    b"urn:mpeg:hevc:2015:auxid:2": "a depth map",
+    b"gainmap": "an HDR gain map",
+}
 
 
 def warn_of_left_out(
@@ -152,7 +156,7 @@ def _of_tiff(read_at: ReadAt) -> Iterator[str]:
         yield f"data in TIFF tags of its own ({told}{more})"
 
 
-def _of_avif(read_at: ReadAt) -> Iterator[str]:
+def _of_heif(read_at: ReadAt) -> Iterator[str]:
     for box in boxes_at(read_at, b"meta", b"iprp", b"ipco"):
         if box.kind == b"auxC":
             name = read_at(box.start + 4, min(box.end - box.start, 200)).split(b"\0")[0]
@@ -178,5 +182,6 @@ _READERS: dict[str, Callable[[ReadAt], Iterable[str]]] = {
     "png": _of_png,
     "tiff": _of_tiff,
     "webp": _of_webp,
-    "avif": _of_avif,
+    "avif": _of_heif,
+    "heic": _of_heif,
 }

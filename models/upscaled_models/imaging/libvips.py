@@ -22,7 +22,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 # files, and new releases add others.
 _LOADERS = ("Png", "Jpeg", "Webp", "Tiff", "Heif", "Nsgif")
 # Only AVIF's encoder makes use of threads, and the network needs the cores.
-_THREADS = 4
+THREADS = 4
 # How libvips, libjpeg and libheif say that memory ran out; where libheif meets a limit of its own
 # there is a colon, and not a bracket.
 _OUT_OF_MEMORY = ("out of memory", "Insufficient memory", "Memory allocation error (")
@@ -35,7 +35,7 @@ def _set_up() -> None:
     logging.getLogger("pyvips").setLevel(logging.ERROR)
     # Every job's picture is a new one: a cache of operations would only hold memory.
     pyvips.cache_set_max(0)
-    pyvips.concurrency_set(min(_THREADS, os.cpu_count() or 1))
+    pyvips.concurrency_set(min(THREADS, os.cpu_count() or 1))
     pyvips.operation_block_set("VipsForeignLoad", True)
     for name in _LOADERS:
         pyvips.operation_block_set(f"VipsForeignLoad{name}", False)

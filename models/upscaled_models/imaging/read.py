@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +18,20 @@ from upscaled_models.imaging import exif, formats
 from upscaled_models.imaging.alpha import FilledRows
 from upscaled_models.imaging.chunks import ReadAt
 from upscaled_models.imaging.colour import normalised, straight
-from upscaled_models.imaging.extrasamples import load_tiff
 from upscaled_models.imaging.gather import gather
 from upscaled_models.imaging.gif import with_open_canvas
-from upscaled_models.imaging.jpegkind import check_jpeg
+from upscaled_models.imaging.heifitem import HEIF_KINDS, is_turned
 from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import open_origin
+from upscaled_models.imaging.readers import load
 from upscaled_models.imaging.rows import Picture
 from upscaled_models.imaging.stored import stored_rows
-from upscaled_models.imaging.tiffkind import check_tiff
 from upscaled_models.imaging.told import told_profile
 from upscaled_models.imaging.valuerange import with_full_range
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# What is looked at before libvips, which would call it broken or take a part for the whole.
-_CHECKS = {"tiff": check_tiff, "jpeg": check_jpeg}
 _UPRIGHT = 1
 # Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
 _FIRST_ON_ITS_SIDE = 5
@@ -60,15 +58,16 @@ class Source:
         stem: str,
         *,
         orientation: int = _UPRIGHT,
+        was_turned: bool = False,
         read_at: ReadAt | None = None,
     ) -> None:
-        """orientation: EXIF's, as it is applied to the image. read_at: reads the file, where its
-        pixels are the picture's without any change.
+        """orientation: EXIF's, as it is applied to the image. was_turned: whether the decoder has
+        turned it. read_at: reads the file, where its pixels are the picture's without any change.
         """
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
-        self.was_turned = orientation != _UPRIGHT
+        self.was_turned = was_turned or orientation != _UPRIGHT
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
         self._read_at = read_at
@@ -149,21 +148,14 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
     """
     with open_origin(config, settings, context) as origin:
         kind = recognise(origin.read_at(0, HEAD_BYTES))
-        if kind in _CHECKS:
-            _CHECKS[kind](origin.read_at)
-        if kind == "tiff":
-            image = loaded = load_tiff(origin, context.warn)
-        else:
-            image = loaded = formats.load(kind, origin.source)
-        _check_megapixels(image.width, image.height, settings)
+        check_size = partial(_check_megapixels, settings)
+        image = loaded = load(kind, origin, check_size, context.warn)
         if formats.is_animated(kind, origin.read_at, image):
-            raise JobError(
-                ErrorCode.UNSUPPORTED_FORMAT,
-                "the input is animated: send its frames as pictures of their own",
-            )
+            raise formats.animated()
         pictures = formats.pictures(kind, origin.read_at, image)
         if pictures > 1:
-            context.warn(f"the input holds {pictures} pictures: only the first was taken")
+            taken = "main one" if kind in HEIF_KINDS else "first"
+            context.warn(f"the input holds {pictures} pictures: only the {taken} was taken")
         if kind == "gif":
             image = with_open_canvas(image, origin.read_at)
         try:
@@ -186,11 +178,12 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             origin.path,
             origin.stem,
             orientation=orientation,
+            was_turned=kind in HEIF_KINDS and is_turned(origin.read_at),
             read_at=origin.read_at if is_as_stored else None,
         )
 
 
-def _check_megapixels(width: int, height: int, settings: Settings) -> None:
+def _check_megapixels(settings: Settings, width: int, height: int) -> None:
     megapixels = width * height / 1e6
     if megapixels > settings.max_input_megapixels:
         raise JobError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from upscaled_models.imaging.bmp import bmp_resolution
 from upscaled_models.imaging.chunks import ReadAt, jpeg_segments, png_chunks
 from upscaled_models.imaging.exif import resolution, tiff_resolution
 from upscaled_models.imaging.photoshop import resolution as photoshop_resolution
@@ -61,4 +62,4 @@ def _of_jpeg(read_at: ReadAt) -> tuple[float, float] | None:
     return None
 
 
-_READERS = {"png": _of_png, "jpeg": _of_jpeg, "tiff": tiff_resolution}
+_READERS = {"png": _of_png, "jpeg": _of_jpeg, "tiff": tiff_resolution, "bmp": bmp_resolution}

@@ -1,7 +1,7 @@
 """Colours that a file tells in numbers instead of by a profile, as the profile they amount to.
 
-AVIF has code points for them (nclx), PNG the same (cICP), or a gamma and chromaticities (gAMA,
-cHRM). libvips knows neither; without them a picture of wide gamut would come out pale.
+AVIF and HEIC have code points for them (nclx), PNG the same (cICP), or a gamma and chromaticities
+(gAMA, cHRM). libvips knows neither; without them a picture of wide gamut would come out pale.
 Source: ITU-T H.273 (code points); PNG specification, third edition, 4.3 and 11.3.2 (precedence).
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from upscaled_models.imaging.avifitem import nclx
 from upscaled_models.imaging.chunks import ReadAt, png_chunks
 from upscaled_models.imaging.colour import PROFILE_LEFT_OUT
+from upscaled_models.imaging.heifitem import HEIF_KINDS, nclx
 from upscaled_models.imaging.icc import (
     SRGB_CURVE,
     SRGB_PRIMARIES,
@@ -72,7 +72,7 @@ def told_profile(
         if embedded is not None and not is_first:
             return embedded
     else:
-        told = _of_avif(read_at, warn) if kind == "avif" else None
+        told = _of_heif(read_at, warn) if kind in HEIF_KINDS else None
     if told is None:
         return None
     primaries, curve = told
@@ -84,7 +84,7 @@ def told_profile(
     return rgb_profile(name, primaries, curve)
 
 
-def _of_avif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
+def _of_heif(read_at: ReadAt, warn: Callable[[str], None]) -> tuple[Primaries, Curve] | None:
     told = nclx(read_at)
     return None if told is None else _by_code_points(told.primaries, told.curve, warn)
 

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import pyvips
 
-from upscaled_models.imaging.avifitem import is_monochrome, nclx
 from upscaled_models.imaging.chunks import ReadAt, png_chunks
+from upscaled_models.imaging.heifitem import HEIF_KINDS, is_monochrome, nclx
 
 # Of 8 bits: black, white, and the steps between them; the steps of differences of colour.
 _BLACK, _STEPS, _DIFFERENCE_STEPS = 16, 219, 224
 _IDENTITY = 0
-_RGB = 3
 
 
 def with_full_range(kind: str, image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
     """The image with each band from 0 to the most that it holds."""
-    if kind == "avif":
-        return _of_avif(image, read_at)
+    if kind in HEIF_KINDS:
+        return _of_heif(image, read_at)
     return _of_png(image, read_at) if kind == "png" else image
 
 
@@ -39,8 +38,8 @@ def _of_png(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
     return _scaled(image, factors, offsets)
 
 
-def _of_avif(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
-    # As RGB, with or without alpha.
+def _of_heif(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
+    colours = image.bands - (image.bands in (2, 4))
     bits = image.get("bits-per-sample") if image.get_typeof("bits-per-sample") else 8
     deep = image.format == "ushort"
     # What white is now, and what it should be.
@@ -51,7 +50,8 @@ def _of_avif(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
         if is_monochrome(read_at):
             unit = 256 if deep else 1
             gain = top / (_STEPS * unit)
-            factors[:_RGB], offsets[:_RGB] = [gain] * _RGB, [-_BLACK * unit * gain] * _RGB
+            factors[:colours] = [gain] * colours
+            offsets[:colours] = [-_BLACK * unit * gain] * colours
         elif told.matrix == _IDENTITY:
             factors[0] *= _DIFFERENCE_STEPS / _STEPS
             factors[2] *= _DIFFERENCE_STEPS / _STEPS

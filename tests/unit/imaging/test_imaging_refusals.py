@@ -31,7 +31,7 @@ def comment(text: str) -> PngImagePlugin.PngInfo:
     return info
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif", "bmp", "tga"])
 def test_a_truncated_file_is_unreadable(tmp_path: Path, opened: Opener, suffix: str) -> None:
     big = RNG.integers(0, 256, (300, 400, 3), dtype=np.uint8)
     path = save(tmp_path / f"whole.{suffix}", big)
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_unreadable(tmp_path: Path, opened: Opener) -> None:
         (b"\x89PNG\r\n\x1a\n", ErrorCode.INPUT_UNREADABLE),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ErrorCode.UNSUPPORTED_FORMAT),
         (b"%PDF-1.7\n", ErrorCode.UNSUPPORTED_FORMAT),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ErrorCode.UNSUPPORTED_FORMAT),
+        (b"8BPS\0\x01", ErrorCode.UNSUPPORTED_FORMAT),
     ],
 )  # fmt: skip
 def test_what_is_no_picture_says_so(
