@@ -49,6 +49,7 @@ def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterato
         yield from weights.bundled(catalog)
         yield from weights.pulled(catalog, model_dir)
         yield from surroundings.folders(model_dir)
+        yield installation.pictures()
         yield from installation.extras()
         yield from weights.flux(catalog, model_dir)
         yield from surroundings.imagen()

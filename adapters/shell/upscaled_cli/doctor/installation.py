@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from upscaled_cli.doctor.finding import Finding
+from upscaled_models.imaging.kinds import read_kinds
 
 # Loading torch from a cold disk on a small machine takes a while.
 _LOAD_TIMEOUT_S = 180
@@ -26,6 +27,7 @@ _LIBRARIES = {
 # What the extras are for. An extra that is not here is for the people who develop upscaled.
 _PURPOSES = {
     "flux": "FLUX jobs",
+    "heic": "HEIC pictures",
     "imagen": "Imagen jobs",
     "nvml": "the GPU memory of each worker",
 }
@@ -100,6 +102,11 @@ def extras() -> Iterator[Finding]:
             yield Finding(f"[{name}]", "note", text, f"pip install 'upscaled[{name}]'")
         elif name in wanted:
             yield Finding(f"[{name}]", "ok", f"for {purpose}: installed")
+
+
+def pictures() -> Finding:
+    """The kinds of pictures that are read."""
+    return Finding("pictures", "ok", f"{', '.join(read_kinds())} are read")
 
 
 def version(distribution: str) -> str | None:
