@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from upscaled_models.esrgan.architectures import MAIN_REGISTRY
+from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.precision import choose_dtype
 
@@ -43,7 +43,8 @@ def rrdb(features: int = 8, blocks: int = 1, seed: int = 0) -> nn.Module:
 
 def network(model: nn.Module, dtype: torch.dtype = torch.float32) -> Network:
     """What the engine makes of a module's weights."""
-    descriptor = MAIN_REGISTRY.load({name: value.clone() for name, value in weights(model).items()})
+    named = {name: value.clone() for name, value in weights(model).items()}
+    descriptor = morearchitectures.load(named)
     descriptor.eval()
     for parameter in descriptor.model.parameters():
         parameter.requires_grad_(False)

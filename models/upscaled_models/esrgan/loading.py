@@ -8,11 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from upscaled_models.esrgan.architectures import (
-    MAIN_REGISTRY,
-    ImageModelDescriptor,
-    UnsupportedModelError,
-)
+from upscaled_models.esrgan import morearchitectures
+from upscaled_models.esrgan.architectures import ImageModelDescriptor, UnsupportedModelError
 from upscaled_models.esrgan.foreign import what_it_is
 from upscaled_models.esrgan.weightsfile import read_weights, useless
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -59,8 +56,11 @@ def load_descriptor(path: Path) -> Descriptor:
 def _model(path: Path, weights: dict[Any, Any]) -> Any:
     """The network that any known architecture makes of the weights, wherever in them it lies."""
     for candidate in _candidates(weights):
+        extra = morearchitectures.upscaler_of(candidate)
+        if extra is not None and not morearchitectures.is_installed():
+            raise useless(path, morearchitectures.how_to_load(extra))
         try:
-            return MAIN_REGISTRY.load(candidate)
+            return morearchitectures.load(candidate)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except UnsupportedModelError:

@@ -37,6 +37,7 @@ class Stream(Protocol):
 class Network:
     """One network on one device in one precision. Safe to use from any thread.
 
+    architecture: as spandrel calls it.
     scale: output pixels an input pixel. channels: 1 or 3, in and out.
     by_rows: whether it runs row by row, so that bands of any height cost the same.
     overlap: pixels of its neighbours that a tile has to see.
@@ -54,6 +55,7 @@ class Network:
         sizes = descriptor.size_requirements
         self.device = device
         self.dtype = supported(descriptor, dtype)
+        self.architecture: str = descriptor.architecture.name
         self.scale: int = descriptor.scale
         self.channels: int = descriptor.input_channels
         self.tiling: ModelTiling = descriptor.tiling

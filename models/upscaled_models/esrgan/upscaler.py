@@ -15,6 +15,7 @@ from upscaled_models.dimensions import Plan, plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.job import Job
 from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import free_caches
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
@@ -171,6 +172,8 @@ class Upscaler:
             context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
             with context.phase("load"):
                 network = held.enter_context(self._network(path, dtype, context.warn))
+            if note := licence_note(network.architecture):
+                context.warn(note)
 
             def full_precision() -> Network:
                 self._full_precision_only.add(path)

@@ -14,6 +14,7 @@ from torch import nn
 
 import upscaled_models.esrgan
 from tiny_networks import HAS_BF16, compact, in_bands, network, psnr, rrdb, smooth_picture, weights
+from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.stage import Stage
@@ -25,9 +26,11 @@ README = Path(upscaled_models.esrgan.__file__).with_name("README.md")
 HEIGHT, WIDTH = 150, 171
 
 
-def build(architecture: str, name: str | None = None, **sizes: Any) -> Callable[[], nn.Module]:
+def build(
+    architecture: str, name: str | None = None, library: str = "spandrel", **sizes: Any
+) -> Callable[[], nn.Module]:
     def construct() -> nn.Module:
-        module = importlib.import_module(f"spandrel.architectures.{architecture}")
+        module = importlib.import_module(f"{library}.architectures.{architecture}")
         torch.manual_seed(0)
         model: nn.Module = getattr(module, name or architecture)(**sizes)
         return model.eval()
@@ -81,6 +84,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "FDAT": build("FDAT", embed_dim=12, num_groups=1, depth_per_group=1, num_heads=2),
     "RealCUGAN": build("RealCUGAN", "UpCunet2x"),
 }
+if morearchitectures.is_installed():
+    BUILDERS["SRFormer"] = windowed(
+        "SRFormer", library="spandrel_extra_arches", upsampler="pixelshuffledirect"
+    )
 # Beside windows it looks at the whole picture: what random weights make of that is no measure.
 LOOKS_EVERYWHERE = {"RealPLKSR", "OmniSR", "ATD", "DCTLSA", "CRAFT"}
 
@@ -94,7 +101,7 @@ def table() -> dict[str, tuple[str, str]]:
 
 
 def test_the_table_names_every_architecture_that_is_run_here() -> None:
-    assert set(table()) == set(BUILDERS)
+    assert set(table()) == {*BUILDERS, "SRFormer"}
 
 
 @pytest.mark.filterwarnings("ignore")  # the architectures' own
@@ -107,7 +114,7 @@ def test_an_architecture_runs_as_the_table_says(name: str) -> None:
     ]
     picture = as_from_a_file(HEIGHT, WIDTH)
     with torch.inference_mode():
-        whole = MAIN_REGISTRY.load(weights(model)).eval()(picture.clone())
+        whole = morearchitectures.load(weights(model)).eval()(picture.clone())
     tiled = in_tiles(small, picture, 96).clamp(0, 1)
     assert tiled.shape == whole.shape == (1, 3, HEIGHT * small.scale, WIDTH * small.scale)
     if small.exact:
@@ -137,7 +144,7 @@ def test_an_architecture_may_write_into_what_it_is_given() -> None:
     picture = as_from_a_file(200, 60)
     with torch.inference_mode():
         given = picture.clone()
-        whole = MAIN_REGISTRY.load(weights(model)).eval()(given)
+        whole = morearchitectures.load(weights(model)).eval()(given)
     assert not torch.equal(given, picture)
     assert psnr(in_tiles(network(model), picture, 128), whole) >= 50
 

@@ -1,0 +1,100 @@
+"""Architectures of `spandrel_extra_arches`, which the extra `[more-architectures]` brings.
+
+Their code is for non-commercial use, so they come apart from the others: whoever installs them is
+told, and so is whoever uses one. The package is imported when a file of its kind is loaded.
+Source of the licences: the LICENSE beside each architecture in spandrel's repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from upscaled_models.esrgan.architectures import MAIN_REGISTRY, UnsupportedModelError
+
+EXTRA = "more-architectures"
+# Of the code of each architecture. Whoever trained the weights may ask for more.
+_LICENCES = {
+    "AdaCode": "CC-BY-NC-SA-4.0",
+    "CodeFormer": "S-Lab License 1.0",
+    "DDColor": "Alibaba, for academic and non-commercial use",
+    "FeMaSR": "CC-BY-NC-SA-4.0",
+    "M3SNet": "Academic Public License",
+    "MAT": "CC-BY-NC-4.0",
+    "MIRNet2": "Academic Public License",
+    "MPRNet": "Academic Public License",
+    "Restormer": "Academic Public License",
+    "SRFormer": "CC-BY-NC-4.0",
+}
+# Those that upscale, by names that only their weights have all of. The first that fits counts.
+_UPSCALERS = {
+    "SRFormer": (
+        "conv_first.weight",
+        "layers.0.residual_group.blocks.0.attn.aligned_relative_position_index",
+    ),
+    "AdaCode": (
+        "multiscale_encoder.in_conv.weight",
+        "weight_predictor.blocks.0.swin_blks.0.residual_group.blocks.0.norm1.weight",
+    ),
+    "FeMaSR": (
+        "multiscale_encoder.in_conv.weight",
+        "quantize_group.0.embedding.weight",
+        "after_quant_group.0.conv.weight",
+    ),
+}
+# What training programs put before every name.
+_WRAPPER = "module."
+
+
+def load(weights: dict[Any, Any]) -> Any:
+    """What any known architecture makes of the weights, as spandrel's own registry does it.
+
+    Raises `UnsupportedModelError`, and whatever an architecture trips over.
+    """
+    if is_installed() and upscaler_of(weights) is not None:
+        return _registry().load(weights)
+    try:
+        return MAIN_REGISTRY.load(weights)
+    except UnsupportedModelError:
+        if not is_installed():
+            raise
+    return _registry().load(weights)
+
+
+def upscaler_of(names: Collection[Any]) -> str | None:
+    """Which of the upscaling architectures has weights of these names, if one has."""
+    for name, wanted in _UPSCALERS.items():
+        for prefix in ("", _WRAPPER):
+            if all(prefix + one in names for one in wanted):
+                return name
+    return None
+
+
+def how_to_load(name: str) -> str:
+    """The rest of a sentence about a file whose architecture is not installed."""
+    return (
+        f"it is of the architecture {name}, whose code is for non-commercial use only "
+        f"({_LICENCES[name]}) and comes apart: run `pip install 'upscaled[{EXTRA}]'`"
+    )
+
+
+def licence_note(architecture: str) -> str | None:
+    """One sentence about the licence of an architecture of the extra; None of any other."""
+    if architecture not in _LICENCES:
+        return None
+    licence = _LICENCES[architecture]
+    return f"the code of the architecture {architecture} is for non-commercial use only ({licence})"
+
+
+def is_installed() -> bool:
+    """Whether the extra is there. Looks for it without importing it."""
+    return find_spec("spandrel_extra_arches") is not None
+
+
+@cache
+def _registry() -> Any:
+    from spandrel_extra_arches import EXTRA_REGISTRY
+
+    return EXTRA_REGISTRY
