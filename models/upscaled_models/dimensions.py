@@ -75,7 +75,7 @@ def plan_size(config: ImageConfig, input_size: Size, *, factor: float, default_d
         plan = _uncropped(
             factor, _multiply(input_size.width, factor), _multiply(input_size.height, factor), dpi
         )
-    _check_scale(input_size, plan)
+    _check_scale(config, input_size, plan)
     return plan
 
 
@@ -145,19 +145,28 @@ def _divide(numerator: int, denominator: int) -> int:
     return max(1, (2 * numerator + denominator) // (2 * denominator))
 
 
-def _check_scale(source: Size, plan: Plan) -> None:
+def _check_scale(config: ImageConfig, source: Size, plan: Plan) -> None:
     # Both sides: a stretch within the aspect tolerance may scale a long side by more.
     largest = max(plan.scaled.width / source.width, plan.scaled.height / source.height)
-    change = f"from {source.width}x{source.height} to {plan.scaled.width}x{plan.scaled.height}"
     if largest > MAX_SCALE:
-        raise JobError(
-            ErrorCode.INVALID_JOB,
-            f"{change} is {largest:.4g} times the input; at most {MAX_SCALE:g} times is possible: "
-            "ask for a smaller size",
-        )
-    if plan.scale < MIN_SCALE:
-        raise JobError(
-            ErrorCode.INVALID_JOB,
-            f"{change} is {plan.scale:.4g} times the input; at least {MIN_SCALE:g} times is "
-            "possible: check the unit of the target",
-        )
+        limit, advice = f"at most {MAX_SCALE:g} times", "give a larger picture or a smaller size"
+    elif plan.scale < MIN_SCALE:
+        largest = plan.scale
+        limit, advice = f"at least {MIN_SCALE:g} times", "check the unit of the size"
+    else:
+        return
+    raise JobError(
+        ErrorCode.INVALID_JOB,
+        f"{_asked(config, plan)}: {plan.scaled.width}x{plan.scaled.height} is {largest:.4g} times "
+        f"the input's {source.width}x{source.height}, and {limit} is possible: {advice}",
+    )
+
+
+def _asked(config: ImageConfig, plan: Plan) -> str:
+    """The fields that say the size."""
+    inches = ("target_width_inches", "target_height_inches")
+    fields = {name: getattr(config, name) for name in (*inches, "target_width", "target_height")}
+    given = [f"{name} {value:g}" for name, value in fields.items() if value is not None]
+    is_printed = config.target_width_inches is not None or config.target_height_inches is not None
+    resolution = f" at {plan.dpi} dpi" if is_printed else ""
+    return (" and ".join(given) or f"upscale_factor {plan.scale:g}") + resolution

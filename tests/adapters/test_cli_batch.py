@@ -1,4 +1,4 @@
-"""`upscaled batch`, `jobs`, `completion`, and the pipes that the shell's README shows."""
+"""`upscaled batch`, `jobs`, and the pipes that the shell's README shows."""
 
 from __future__ import annotations
 
@@ -237,28 +237,6 @@ def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:
     assert [job["job_id"] for job in jobs] == ["é.png", "caf\N{REPLACEMENT CHARACTER}.png", "z.png"]
     # A path is bytes: each that is no UTF-8 has an escape of its own.
     assert jobs[1]["config"]["image_path"].endswith("/caf\udce9.png")
-
-
-def test_bash_completes_subcommands_and_their_options(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "upscaled_cli", "completion"]
-    for shell in ("bash", "zsh", "tcsh"):
-        script = subprocess.run([*command, shell], capture_output=True, timeout=60, check=True)
-        (tmp_path / shell).write_bytes(script.stdout)
-    ask = """
-        source ./bash
-        complete_it() {
-          COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
-          _shtab_upscaled; echo "${COMPREPLY[*]}"
-        }
-        complete_it upscaled ba
-        complete_it upscaled batch --fo
-        complete_it upscaled run --metr
-        complete_it upscaled models pu
-    """
-    done = subprocess.run(
-        ["bash", "-c", ask], cwd=tmp_path, capture_output=True, timeout=60, check=True, text=True
-    )
-    assert done.stdout.splitlines() == ["batch", "--force --format", "--metrics-address", "pull"]
 
 
 SHELL_README = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")

@@ -275,7 +275,7 @@ def test_options_without_effect_on_a_folder_are_told_or_refused(folder: Folder) 
     folder.add("a.jpg")
     assert folder.batch("--factor", "2", "--width-inches", "8", "--quality", "90") == exits.OK
     assert folder.err.splitlines() == [
-        "upscaled batch: --factor has no effect beside --width-inches, which say the size",
+        "upscaled batch: --factor has no effect beside --width-inches 8",
         "upscaled batch: --quality has no effect on png, which loses nothing",
     ]
     for refused in ("output_path=b.png", "output_base64=true"):

@@ -11,14 +11,18 @@ import sys
 import termios
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from upscaled_cli import exits
+from upscaled_cli import exits, sizes
 from upscaled_cli.channel import Channel
 from upscaled_cli.client import Client, DaemonGoneError
 from upscaled_cli.upscale import main
+from upscaled_models.dimensions import plan_size
+from upscaled_protocol.configs import DEFAULT_DPI, Crop, EsrganConfig
+from upscaled_protocol.errors import JobError
+from upscaled_protocol.messages import Size
 
 TIMEOUT_S = 60
 
@@ -57,7 +61,8 @@ for line in sys.stdin:
         sys.stderr.flush()
         os._exit(7)
     if "fail" in config:
-        say(type="error", job_id=job_id, error="it failed", code="internal")
+        sentence = config["fail"] if isinstance(config["fail"], str) else "it failed"
+        say(type="error", job_id=job_id, error=sentence, code="internal")
         continue
     say(type="result", job_id=job_id, status="completed", processing_time=1.23, config=config,
         input_size={"width": 640, "height": 448}, output_size={"width": 2560, "height": 1792},
@@ -208,6 +213,14 @@ def test_several_pictures_and_existing_folders_make_the_output_a_folder(
         ["a.jpg", "--crop", "center", "--width", "800", "--height-inches", "2"],
         ["a.jpg", "--crop", "middle", "--width", "8", "--height", "8"],
         ["a.jpg", "--width", "800", "--height-inches", "2"],
+        ["a.jpg", "--width-cm", "8", "--height", "9"],
+        ["a.jpg", "--width-cm", "8", "--width-inches", "3"],
+        ["a.jpg", "--width-cm", "nan"],
+        ["a.jpg", "--height-cm", "-1"],
+        ["a.jpg", "--paper", "A4", "--height-cm", "8"],
+        ["a.jpg", "--paper", "A9"],
+        ["a.jpg", "--paper", "A4", "--config", "target_width_inches=8"],
+        ["a.jpg", "--landscape"],
         ["a.jpg", "--factor", "17"],
         ["a.jpg", "--factor", "2.5", "--method", "imagen"],
         ["a.jpg", "--quality", "0"],
@@ -249,9 +262,13 @@ def test_a_folder_may_have_the_name_of_a_picture(daemon: list[str], tmp_path: Pa
 def test_a_folder_among_the_pictures_fails_alone(
     daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(daemon, tmp_path, "b.jpg", "-o", "out/") == exits.FAILED
+    options = ("-s", "2.5", "--config", 'prompt="oil on canvas"')
+    assert run(daemon, tmp_path, "b.jpg", "-o", "out/", *options) == exits.FAILED
     captured = capsys.readouterr()
-    assert captured.err == f"{tmp_path}: it is a folder, and `upscaled batch` takes folders\n"
+    assert captured.err == (
+        f"{tmp_path}: it is a folder: run `upscaled batch {tmp_path} -o out/ --factor 2.5 "
+        "--config 'prompt=\"oil on canvas\"'`\n"
+    )
     assert captured.out.startswith("b.jpg 640x448")
 
 
@@ -259,7 +276,8 @@ def test_a_folder_among_the_pictures_fails_alone(
     ("options", "remark"),
     [
         ("--factor 2 --width-inches 8", "--factor has no effect beside --width-inches"),
-        ("--factor 2 --width 8 --height 9", "--factor has no effect beside --width and --height"),
+        ("-s 2 --width 8 --height 9", "--factor has no effect beside --width 8 and --height 9"),
+        ("--factor 2 --paper a4", "--factor has no effect beside --paper A4\n"),
         ("--quality 90", "--quality has no effect on png"),
         ("--quality 90 --format tiff", "--quality has no effect on tiff"),
         ("-o b.jpg --format png", "b.jpg will hold png, as --format says, not jpeg"),
@@ -280,10 +298,90 @@ def test_an_option_without_effect_is_told_and_the_picture_made(
     assert error.startswith(f"upscaled upscale: {remark}") if remark else error == ""
 
 
-def test_a_wrong_value_is_told_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--quality 900", "error: --quality 900: Input should be less than or equal to 100"),
+        ("--crop middle", "argument --crop: invalid choice: 'middle'"),
+        ("--paper A9", "argument --paper: invalid choice: 'A9' (choose from 'A0', 'A1'"),
+        ("--height-cm -2 --width-cm 3", "error: --height-cm -2 is no length"),
+        ("--width-inches -2", "error: --width-inches -2: Input should be greater than 0"),
+        ("--method flux --config denoise=2", "error: --config denoise: Input should be less"),
+        ("--width 8 --height-cm 2", "--width 8 and --height-cm 2 exclude each other"),
+        ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both say a width"),
+    ],
+)
+def test_a_wrong_value_is_told_by_its_option(
+    options: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(["a.jpg", "--quality", "900"], [])
-    assert "--quality 900: Input should be less than or equal to 100" in capsys.readouterr().err
+        main(["a.jpg", *options.split()], [])
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--width-inches 18 --height-inches 24.5", "--width-inches 18 and --height-inches 24.5"),
+        ("--paper a3 --landscape", "--paper A3"),
+        ("--width-cm 80", "--width-cm 80"),
+    ],
+)
+def test_the_daemon_errors_about_a_size_name_the_options_too(
+    daemon: list[str], options: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (asked,) = sent(daemon, "a.jpg", *options.split(), capsys=capsys)
+    config, size = EsrganConfig(**asked), Size(width=20, height=20)
+    with pytest.raises(JobError) as refused:
+        plan_size(config, size, factor=4, default_dpi=300)
+    sentence = refused.value.message
+    more = ("--config", f"fail={json.dumps(sentence)}")
+    assert run(daemon, "a.jpg", *options.split(), *more) == exits.FAILED
+    error = capsys.readouterr().err
+    assert error.startswith(f"a.jpg: {told}")
+    assert "target_" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "height"),
+    [
+        ("--paper A4 --dpi 300", 2480, 3508),
+        ("--paper a4 --dpi 300 --landscape", 3508, 2480),
+        ("--paper A4", 1240, 1754),
+        ("--paper Letter --dpi 300", 2550, 3300),
+        ("--paper tabloid --dpi 300 --landscape", 5100, 3300),
+        ("--width-cm 10 --height-inches 8 --dpi 254", 1000, 2032),
+    ],
+)
+def test_a_print_gets_the_pixels_that_a_print_shop_expects(
+    daemon: list[str], options: str, width: int, height: int, capsys: Any
+) -> None:
+    (asked,) = sent(daemon, "a.jpg", *options.split(), "--crop", "center", capsys=capsys)
+    plan = plan_size(
+        EsrganConfig(**asked), Size(width=1000, height=900), factor=4, default_dpi=DEFAULT_DPI
+    )
+    assert plan.output == Size(width=width, height=height)
+
+
+def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], capsys: Any) -> None:
+    typed = "-i /in/a.jpg -o /out/b.jpg -s 2 -n realesrgan-x4plus -t 200 -f jpg"
+    assert sent(daemon, *typed.split(), capsys=capsys) == [
+        {
+            "image_path": "/in/a.jpg",
+            "output_path": "/out/b.jpg",
+            "upscale_factor": 2.0,
+            "model": "realesrgan-x4plus",
+            "tile_size": 200,
+            "output_format": "jpeg",
+        }
+    ]
+    (asked,) = sent(daemon, "-t", "0", "/in/a.jpg", "-f", "TIF", capsys=capsys)
+    assert asked == {"image_path": "/in/a.jpg", "output_format": "tiff"}
+
+
+def test_the_shared_crops_and_dpi_are_those_of_the_protocol() -> None:
+    assert get_args(Crop) == sizes.CROPS
+    assert sizes.DEFAULT_DPI == DEFAULT_DPI
 
 
 def test_a_crop_that_nobody_asked_for_is_pointed_out(

@@ -171,7 +171,9 @@ def test_a_width_is_planned_exactly_where_its_scale_is_between_a_sixteenth_and_s
     if source.width / 16 <= width <= source.width * 16:
         assert plan(source, target_width=width).output.width == width
     else:
-        with pytest.raises(JobError, match=f"from {source.width}x{source.height} to") as refusal:
+        with pytest.raises(
+            JobError, match=f"the input's {source.width}x{source.height}"
+        ) as refusal:
             plan(source, target_width=width)
         assert refusal.value.code is ErrorCode.INVALID_JOB
 

@@ -12,14 +12,14 @@ from typing import Any
 from upscaled_cli import exits
 from upscaled_cli.channel import Message
 from upscaled_cli.client import DAEMON, Client, DaemonGoneError
-from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
 from upscaled_cli.pictures import Found, find_pictures
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
 
 _EXAMPLES = f"""examples:
   upscaled batch photos -o large
-  upscaled batch scans -o prints --width-inches 18 --dpi 300 --format tiff
+  upscaled batch scans -o prints --paper A4 --dpi 300 --format tiff
   upscaled batch photos -o large          # again: only what is new, has changed or has failed
 
 Pictures are known by their content, whatever their names. Hidden files, links to folders and files
@@ -53,7 +53,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         found = find_pictures(options.folder, options.output)
     except ValueError as error:
         arguments.error(str(error))
-    for remark in remarks_on(options.method, config, None):
+    for remark in remarks_on(options, config, None):
         print(f"upscaled batch: {remark}", file=sys.stderr)
     if not found.names:
         _show(found, Tally(), options)
@@ -85,7 +85,7 @@ def _run(
         for picture, end in _upscale(to_do, options, config, daemon):
             ended += 1
             if isinstance(end, str):
-                found.failures[picture.name] = end
+                found.failures[picture.name] = by_options(end, options)
                 continue
             done += 1
             record.note_done(picture, suffix, made_with)
@@ -187,6 +187,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
         prog="upscaled batch",
+        usage="upscaled batch DIR -o DIR [options]",
         description="Upscale a folder of pictures, and go on where that was interrupted.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -37,19 +37,25 @@ _EPILOG = "\n".join(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks named, or all; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="upscaled bench",
-        description="Measure this machine. Each number stands beside its rival's in the same run.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", nargs="*", metavar="NAME", help="which (default: all)")
-    names = parser.parse_args(argv).name or list(BENCHMARKS)
+    arguments = parser()
+    names = arguments.parse_args(argv).name or list(BENCHMARKS)
     for name in names:
         if name not in BENCHMARKS:
-            parser.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
+            arguments.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
     # Every Python that a benchmark starts imports nothing from the working folder, as with -P.
     os.environ["PYTHONSAFEPATH"] = "1"
     for name in names:
         import_module(f"upscaled_bench.{name}").main()
     return exits.OK
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled bench",
+        description="Measure this machine. Each number stands beside its rival's in the same run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("name", nargs="*", metavar="BENCHMARK", help="default: all")
+    return arguments

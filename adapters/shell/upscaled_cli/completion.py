@@ -1,45 +1,45 @@
-"""`upscaled completion SHELL`: a script by which the shell completes our command lines."""
+"""`upscaled completion SHELL`: a script by which the shell completes our command lines.
+
+The scripts are small: they ask `upscaled completion --words WORD...` at each Tab, so that what they
+offer is always what this release and this model folder have. File names are left to the shell.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import resources
 
 from upscaled_cli import exits
-from upscaled_cli.__main__ import SUBCOMMANDS
 
 _EXAMPLES = """examples:
   upscaled completion bash > ~/.local/share/bash-completion/completions/upscaled
-  upscaled completion zsh > ~/.zfunc/_upscaled
+  upscaled completion fish > ~/.config/fish/completions/upscaled.fish
+  upscaled completion zsh > ~/.zfunc/_upscaled    # ~/.zfunc must be in fpath before compinit
+  source <(upscaled completion bash)              # or for this shell alone
 
 exit status: 0 done, 1 it could not be written, 2 wrong usage.
 """
 
-# Whose parser is not beside its `main`.
-_PARSERS = {"run": "upscaled_supervisor.options"}
-
 
 def main(argv: Sequence[str]) -> int:
-    """Print the script; the exit status."""
+    """Print the script, or with `--words` what may come next; the exit status."""
+    if argv[:1] == ["--words"]:
+        from upscaled_cli.candidates import candidates
+
+        for line in candidates(argv[1:]).lines():
+            print(line)
+        return exits.OK
+    if argv[:1] == ["--line"]:  # tcsh has no list of words
+        from upscaled_cli.candidates import candidates, words_of
+
+        for word in candidates(words_of(argv[1])).words:
+            print(word)
+        return exits.OK
     options = parser().parse_args(argv)
-    import shtab
-
-    print(shtab.complete(_whole_parser(), shell=options.shell))
+    scripts = resources.files("upscaled_cli") / "completions"
+    print((scripts / f"upscaled.{options.shell}").read_text("utf-8"), end="")
     return exits.OK
-
-
-def _whole_parser() -> argparse.ArgumentParser:
-    """The command with all its subcommands, which are parsed apart from each other otherwise."""
-    whole = argparse.ArgumentParser(prog="upscaled")
-    whole.add_argument("--version", action="store_true", help="print the version")
-    subcommands = whole.add_subparsers()
-    for name, subcommand in SUBCOMMANDS.items():
-        module = import_module(_PARSERS.get(name, subcommand.module))
-        # One without a parser of its own is completed by its name alone.
-        parents = [module.parser()] if hasattr(module, "parser") else []
-        subcommands.add_parser(name, parents=parents, add_help=False, help=subcommand.summary)
-    return whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,5 +50,5 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    arguments.add_argument("shell", choices=("bash", "fish", "tcsh", "zsh"))
     return arguments

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from upscaled_cli.channel import line_of
+from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, shown
 from upscaled_models.imaging.suffixes import FORMATS
 from upscaled_protocol.envelope import METHODS
 
@@ -38,25 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     # The fake engine takes no picture.
     methods = [method for method in METHODS if method != "fake"]
     add("--method", choices=methods, default="esrgan", help="default: %(default)s")
-    add("--model", help="a name of `upscaled models list`, or a weights file")
-    size = parser.add_argument_group("size (default: 4 times the input)")
-    size.add_argument("--factor", type=float, help="1 to 16, fractions too; imagen: 2, 3 or 4")
-    size.add_argument("--width", type=int, metavar="PX", help="pixels; not beside inches")
-    size.add_argument("--height", type=int, metavar="PX", help="pixels; not beside inches")
-    size.add_argument("--width-inches", type=float, metavar="IN", help="print width")
-    size.add_argument("--height-inches", type=float, metavar="IN", help="print height")
-    size.add_argument("--dpi", type=int, help="dots per inch, also written into the output")
-    size.add_argument(
-        "--crop",
-        metavar="ANCHOR",
-        help="cut the picture to a size of both width and height: center, top, bottom, left, "
-        "right, top-left, ...",
-    )
+    add("-n", "--model", help="a name of `upscaled models list`, or a weights file")
+    add_size_arguments(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--format", metavar="FORMAT", help="png, tiff, jpeg, webp or avif")
+    output.add_argument(
+        "-f",
+        "--format",
+        choices=list(dict.fromkeys(FORMATS.values())),
+        type=lambda text: FORMATS.get(f".{text.lower()}", text),
+        metavar="FORMAT",
+        help="png, tiff, jpeg, webp or avif",
+    )
     output.add_argument("--quality", type=int, help="1 to 100, for jpeg, webp and avif")
     more = parser.add_argument_group("more")
-    more.add_argument("--tile-size", type=int, metavar="PX", help="default: by free memory")
+    more.add_argument(
+        "-t", "--tile-size", type=int, metavar="PX", help="default, and 0: by free memory"
+    )
     more.add_argument(
         "--config",
         action="append",
@@ -75,8 +74,11 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
     common: dict[str, Any] = {
         field: value
         for field, option in OPTIONS.items()
-        if (value := getattr(options, option.removeprefix("--").replace("-", "_"))) is not None
+        if (value := getattr(options, _destination(option))) is not None
     }
+    common.update(print_size(options))
+    if common.get("tile_size") == 0:
+        del common["tile_size"]
     if options.method == "imagen" and options.factor is not None:
         common["upscale_factor"] = f"x{options.factor:g}"
         if common["upscale_factor"] not in _IMAGEN_FACTORS:
@@ -88,22 +90,26 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
         if name in _INPUTS:
             raise ValueError(f"--config {name} is not for here: give the picture's path")
         if name in common:
-            other = OPTIONS.get(name, f"another --config {name}")
+            other = _typed(name, options) or f"another --config {name}"
             raise ValueError(f"--config {pair} and {other} say the same: give one of them")
         common[name] = _value(value)
     line_of(common)  # what no job can say is wrong for every picture
     if common:
-        _check_fields(options.method, common)
+        _check_fields(options, common)
     _check_crop(common)
     return common
 
 
-def remarks_on(method: str, config: Mapping[str, Any], output: str | None) -> list[str]:
+def remarks_on(
+    options: argparse.Namespace, config: Mapping[str, Any], output: str | None
+) -> list[str]:
     """A sentence for each option without effect. ``output``: the file's name, if one is given."""
     remarks = []
-    sizes = [OPTIONS[field] for field in (*_INCHES, *_PIXELS) if field in config]
+    method = options.method
+    sizes = [field for field in (*_INCHES, *_PIXELS) if field in config]
     if sizes and "upscale_factor" in config and method != "imagen":
-        remarks.append(f"--factor has no effect beside {' and '.join(sizes)}, which say the size")
+        names = dict.fromkeys(_typed(field, options) or f"--config {field}" for field in sizes)
+        remarks.append(f"--factor has no effect beside {' and '.join(names)}")
     file = Path(output or "")
     suffix = FORMATS.get(file.suffix.lower())
     kind = config.get("output_format") or suffix or "png"
@@ -118,7 +124,60 @@ def remarks_on(method: str, config: Mapping[str, Any], output: str | None) -> li
     return remarks
 
 
-def _check_fields(method: str, config: Mapping[str, Any]) -> None:
+def typed(options: argparse.Namespace) -> list[str]:
+    """These options as words of a command line; those that have their default are left out."""
+    shared = argparse.ArgumentParser()
+    add_arguments(shared)
+    words: list[str] = []
+    for action in shared._actions:
+        value = getattr(options, action.dest, action.default)
+        if value == action.default:
+            continue
+        option = action.option_strings[-1]
+        if action.nargs == 0:
+            words.append(option)
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += shown(option, one).split(" ", 1)
+    return words
+
+
+def by_options(sentence: str, options: argparse.Namespace) -> str:
+    """A sentence of the daemon with our options in place of the config's fields."""
+
+    def option(found: re.Match[str]) -> str:
+        if found["config"]:
+            return _typed(found["config"], options) or f"--config {found['config']}"
+        return (_typed(found["field"], options) if found["value"] else None) or OPTIONS[
+            found["field"]
+        ]
+
+    # pydantic writes "config.quality: Input ...", others "target_width 9 is ..." or "tile_size"
+    fields = "|".join(sorted((field for field in OPTIONS if "_" in field), key=len, reverse=True))
+    sentence = re.sub(
+        rf"\bconfig\.(?P<config>\w+)(?=:)|\b(?P<field>{fields})\b(?P<value> [0-9][0-9.]*)?",
+        option,
+        sentence,
+    )
+    # A paper is both sides.
+    return re.sub(r"(--paper \S+) and \1", r"\1", sentence)
+
+
+def _typed(field: str, options: argparse.Namespace) -> str | None:
+    """The option that fills the field, with its value; None if it was not given."""
+    if field in (*_INCHES, *_PIXELS):
+        return next(iter(options_of_side(options, "width" if "width" in field else "height")), None)
+    option = OPTIONS.get(field)
+    if option is None or (value := getattr(options, _destination(option))) is None:
+        return None
+    return shown(option, value)
+
+
+def _destination(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def _check_fields(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
     """Raise `ValueError` for values that the protocol does not allow. Names that it does not know
     are left to the daemon, which may be of another release.
     """
@@ -131,16 +190,13 @@ def _check_fields(method: str, config: Mapping[str, Any]) -> None:
         "flux": configs.FluxConfig,
         "imagen": configs.ImagenConfig,
     }
-    fields = models[method].model_fields
+    fields = models[options.method].model_fields
     known = {name: value for name, value in config.items() if name in fields}
-    job = {"job_id": "1", "method": method, "config": {"image_path": "a.png", **known}}
+    job = {"job_id": "1", "method": options.method, "config": {"image_path": "a.png", **known}}
     try:
         decode_host_message(line_of(job))
     except JobError as error:
-        sentence = error.message
-        for field, option in OPTIONS.items():
-            sentence = sentence.replace(f"config.{field}:", f"{option} {config.get(field)}:")
-        raise ValueError(sentence) from None
+        raise ValueError(by_options(error.message, options)) from None
 
 
 def _check_crop(config: Mapping[str, Any]) -> None:
@@ -148,8 +204,8 @@ def _check_crop(config: Mapping[str, Any]) -> None:
         return
     if not any(all(side in config for side in sides) for sides in (_INCHES, _PIXELS)):
         raise ValueError(
-            f"--crop {config['crop']} cuts to a width and a height: give both, as in "
-            "--width-inches 18 --height-inches 24"
+            f"--crop {config['crop']} cuts to a width and a height: give both, as in --paper A4 "
+            "or --width-cm 20 --height-cm 30"
         )
 
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         _check_output(options, common)
     except ValueError as error:
         arguments.error(str(error))
-    for remark in remarks_on(options.method, common, common.get("output_path")):
+    for remark in remarks_on(options, common, common.get("output_path")):
         print(f"upscaled jobs: {remark}", file=sys.stderr)
     status = exits.OK
     seen: set[str] = set()
@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
         prog="upscaled jobs",
+        usage="upscaled jobs IN... [-o DIR] [options]",
         description="Write job lines for pictures.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

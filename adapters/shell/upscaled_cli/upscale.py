@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any
 from upscaled_cli import exits
 from upscaled_cli.channel import Message
 from upscaled_cli.client import DAEMON, Client, DaemonGoneError
-from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
   upscaled upscale photo.jpg -o large.tiff --factor 2
   upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
-  upscaled upscale photo.jpg --width-inches 18 --height-inches 24 --dpi 300 --crop center
+  upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
 One picture may go to a file or into a folder, several go into a folder. A path is a folder if there
@@ -39,13 +40,16 @@ _WINDOW = 1000
 def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the pictures; the exit status."""
     arguments = parser()
-    options = arguments.parse_args(argv)
+    options = arguments.parse_intermixed_args(argv)
+    options.inputs += options.input
+    if not options.inputs:
+        arguments.error("give a picture, as in `upscaled upscale photo.jpg`")
     try:
         configs = _configs(options)
     except ValueError as error:
         arguments.error(str(error))
     file = None if _is_folder(options) else configs[0].get("output_path")
-    for remark in remarks_on(options.method, configs[0], file):
+    for remark in remarks_on(options, configs[0], file):
         print(f"upscaled upscale: {remark}", file=sys.stderr)
     command = [*daemon]
     if _is_folder(options):
@@ -61,11 +65,11 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
 
 
 def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
-    with Report(len(configs), options.json, options.crop is None) as report:
+    with Report(len(configs), options) as report:
         try:
             for name, config in zip(options.inputs, configs, strict=True):
                 if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises for some names
-                    report.refuse(name, "it is a folder, and `upscaled batch` takes folders")
+                    report.refuse(name, f"it is a folder: run `{_batch_command(name, options)}`")
                     continue
                 while len(client.pending) >= _WINDOW:
                     report.take(client.receive())
@@ -90,13 +94,12 @@ def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str
 class Report:
     """What a person sees: a bar on a terminal, and a line for each picture."""
 
-    def __init__(self, pictures: int, as_json: bool, hint_crop: bool) -> None:
+    def __init__(self, pictures: int, options: argparse.Namespace) -> None:
         from tqdm import tqdm
 
         self.failed = 0
         self.interrupted = False
-        self._as_json = as_json
-        self._hint_crop = hint_crop
+        self._options = options
         self._names: dict[str, str] = {}
         self._progress: dict[str, float] = {}
         self._bar = tqdm(
@@ -139,18 +142,19 @@ class Report:
 
     def _end(self, name: str, message: Message) -> None:
         self.failed += message["type"] == "error"
-        if self._as_json:
+        if self._options.json:
             self._say(json.dumps({"input": name, **message}), sys.stdout)
         elif message["type"] == "result":
             for line in (_success(name, message), *self._remarks(message)):
                 self._say(line, sys.stdout)
         elif not self.interrupted:
-            self._say(f"{name}: {message.get('error')}", sys.stderr)
+            sentence = by_options(str(message.get("error")), self._options)
+            self._say(f"{name}: {sentence}", sys.stderr)
 
     def _remarks(self, message: Message) -> list[str]:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
         crop = message.get("crop_info")
-        if crop and self._hint_crop:
+        if crop and self._options.crop is None:
             inches = f" ({crop['amount_inches']:.2f} in)" if "amount_inches" in crop else ""
             side = "taller" if crop["direction"] == "vertical" else "wider"
             remarks.append(
@@ -211,6 +215,11 @@ def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> Non
         )
 
 
+def _batch_command(folder: str, options: argparse.Namespace) -> str:
+    output = options.output or f"{folder.rstrip(os.sep)}-upscaled"
+    return shlex.join(["upscaled", "batch", folder, "-o", output, *typed(options)])
+
+
 def _is_folder(options: argparse.Namespace) -> bool:
     output: str | None = options.output
     if output is None:
@@ -222,12 +231,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
         prog="upscaled upscale",
+        usage="upscaled upscale IN... [-o OUT] [options]",
         description="Upscale pictures.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("inputs", nargs="+", metavar="IN", help="PNG, JPEG, WebP, TIFF, AVIF or GIF files")
+    add("inputs", nargs="*", metavar="IN", help="PNG, JPEG, WebP, TIFF, AVIF or GIF files")
+    add("-i", "--input", action="append", default=[], metavar="IN", help="the same")
     add(
         "-o",
         "--output",

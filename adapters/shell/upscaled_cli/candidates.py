@@ -1,0 +1,170 @@
+"""What may come next on a command line of `upscaled`, for the completion of a shell."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from upscaled_cli.__main__ import SUBCOMMANDS
+from upscaled_models.catalog import WEIGHT_SUFFIXES, Catalog, default_model_dir
+
+# Options that are given to the workers are completed for `run` too.
+_PARSERS = {"run": ("upscaled_supervisor.options", "upscaled_worker.__main__")}
+
+# Where the weights of a method's `--model` lie, below the model folder.
+_MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
+
+
+class Candidates(NamedTuple):
+    """Words with a description each, and whether the shell offers names of files or folders too."""
+
+    words: Mapping[str, str] = {}
+    names: Literal["files", "folders", "none"] = "none"
+
+    def lines(self) -> Iterator[str]:
+        """For a shell's script: which names to offer, then a line for each word, cut by a tab."""
+        yield self.names
+        for word, description in self.words.items():
+            yield f"{word}\t{' '.join(description.split())}"
+
+
+def candidates(words: Sequence[str]) -> Candidates:
+    """What may stand in place of the last of `words`, which come after `upscaled` itself."""
+    *before, current = words or [""]
+    found = _candidates(before, current)
+    prefix = current.partition("=")[2] if _is_assignment(current) else current
+    matching = {word: text for word, text in found.words.items() if word.startswith(prefix)}
+    return Candidates(matching, found.names)
+
+
+def words_of(line: str) -> list[str]:
+    """The words after `upscaled`, the last one as far as it has been typed."""
+    return [*line.split()[1:], *([""] if line[-1:].isspace() else [])]
+
+
+def _candidates(before: Sequence[str], current: str) -> Candidates:
+    if not before:
+        options = {"--help": "show all subcommands", "--version": "print the version"}
+        subcommands = {name: subcommand.summary for name, subcommand in SUBCOMMANDS.items()}
+        return Candidates(options if current.startswith("-") else subcommands)
+    if before[0] not in SUBCOMMANDS:
+        return Candidates()
+    line = _Line(_parsers(before[0]))
+    for word in before[1:]:
+        line.read(word)
+    return line.next(current)
+
+
+def _parsers(subcommand: str) -> list[argparse.ArgumentParser]:
+    modules = _PARSERS.get(subcommand, (SUBCOMMANDS[subcommand].module,))
+    return [import_module(module).parser() for module in modules]
+
+
+class _Line:
+    """A command line, read word by word as argparse reads it."""
+
+    def __init__(self, parsers: Sequence[argparse.ArgumentParser]) -> None:
+        self._values: dict[str, str] = {}
+        self._enter(parsers)
+
+    def _enter(self, parsers: Sequence[argparse.ArgumentParser]) -> None:
+        # The actions of a parser have no public name.
+        actions = [action for parser in parsers for action in parser._actions]
+        self._options = {name: action for action in actions for name in action.option_strings}
+        self._positionals = [action for action in actions if not action.option_strings]
+        self._awaiting: argparse.Action | None = None  # the option that the next word belongs to
+        self._only_positionals = False
+
+    def read(self, word: str) -> None:
+        """Take a word that is complete."""
+        if self._awaiting is not None:
+            self._values[self._awaiting.dest] = word
+            self._awaiting = None
+        elif word == "--":
+            self._only_positionals = True
+        elif word.startswith("-") and word != "-" and not self._only_positionals:
+            name, equals, value = word.partition("=")
+            option = self._options.get(name)
+            if option is not None and equals:
+                self._values[option.dest] = value
+            elif option is not None and option.nargs != 0:
+                self._awaiting = option
+        elif self._positionals:
+            self._take_positional(word)
+
+    def _take_positional(self, word: str) -> None:
+        action = self._positionals[0]
+        if isinstance(action, argparse._SubParsersAction):
+            self._enter([action.choices[word]] if word in action.choices else [])
+        elif action.nargs not in ("*", "+"):
+            self._positionals = self._positionals[1:]
+
+    def next(self, current: str) -> Candidates:
+        """What may stand in place of a word that has begun."""
+        if self._awaiting is not None:
+            return self._candidates_of(self._awaiting)
+        if not self._only_positionals and current.startswith("-"):
+            option = self._options.get(current.partition("=")[0])
+            if option is not None and _is_assignment(current):
+                return self._candidates_of(option)
+            return Candidates(dict(self._names_of_options()))
+        return self._candidates_of(self._positionals[0]) if self._positionals else Candidates()
+
+    def _names_of_options(self) -> Iterator[tuple[str, str]]:
+        for name, action in self._options.items():
+            if name.startswith("--") and action.help is not argparse.SUPPRESS:
+                yield name, (action.help or "") % vars(action)
+
+    def _candidates_of(self, action: argparse.Action) -> Candidates:
+        if action.choices is not None:
+            helps = {one.dest: one.help or "" for one in getattr(action, "_choices_actions", ())}
+            return Candidates({str(one): helps.get(str(one), "") for one in action.choices})
+        # What the help calls a value says what it is.
+        metavar = action.metavar or action.dest.upper()
+        if metavar == "MODEL":
+            return Candidates(_models(self._values.get("method", "esrgan")), "files")
+        if isinstance(metavar, str) and metavar in _WORDS:
+            return Candidates(dict.fromkeys(_WORDS[metavar](), ""))
+        if metavar in _FOLDERS:
+            return Candidates(names="folders")
+        return Candidates(names="files" if metavar in _FILES or action.type is Path else "none")
+
+
+def _is_assignment(word: str) -> bool:
+    return word.startswith("--") and "=" in word
+
+
+def _models(method: str) -> dict[str, str]:
+    """Names for `--model`: those of the catalogue, and files of one's own by their stem."""
+    folder = _MODEL_FOLDERS.get(method)
+    if folder is None:
+        return {}
+    model_dir = default_model_dir()
+    own = (path for path in sorted((model_dir / folder).glob("*")) if path.is_file())
+    names = {path.stem: "your own" for path in own if path.suffix in WEIGHT_SUFFIXES}
+    for model in Catalog.load():
+        if model.method == method and model.folder == folder:
+            is_here = model.bundled or model.path(model_dir).is_file()
+            names[model.name] = model.description if is_here else "not pulled yet"
+    return names
+
+
+def _catalog_names() -> Iterable[str]:
+    return (model.name for model in Catalog.load())
+
+
+def _benchmarks() -> Iterable[str]:
+    from upscaled_cli.bench import BENCHMARKS
+
+    return BENCHMARKS
+
+
+_WORDS: dict[str, Callable[[], Iterable[str]]] = {
+    "BENCHMARK": _benchmarks,
+    "NAME": _catalog_names,
+}
+_FILES = ("FILE", "IN", "OUT", "FILE|URL", "PATH")
+_FOLDERS = ("DIR", "MODEL_DIR", "OUTPUT_DIR")

@@ -1,0 +1,21 @@
+# bash completion for upscaled
+_upscaled() {
+  local IFS=$'\n' word words=() lines=()
+  # bash cuts a word at `=`: `--crop=top` are three words, and the value is completed alone.
+  for word in "${COMP_WORDS[@]:1:COMP_CWORD}"; do
+    [[ $word == '=' ]] || words+=("$word")
+  done
+  [[ ${COMP_WORDS[COMP_CWORD]} == '=' ]] && words+=('')
+  mapfile -t lines < <("${COMP_WORDS[0]}" completion --words "${words[@]}" 2>/dev/null)
+  COMPREPLY=()
+  for word in "${lines[@]:1}"; do
+    printf -v word %q "${word%%$'\t'*}"
+    COMPREPLY+=("$word")
+  done
+  # File names are readline's own, where no word fits.
+  case ${lines[0]-files} in
+    none) compopt +o default ;;
+    folders) compopt +o default -o dirnames ;;
+  esac
+}
+complete -o default -F _upscaled upscaled

@@ -1,0 +1,120 @@
+"""The options that say how large a picture becomes: by a factor, in pixels, or on paper."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+# Width and height in millimetres: ISO 216, and ANSI for the last three.
+PAPERS = {
+    "A0": (841.0, 1189.0),
+    "A1": (594.0, 841.0),
+    "A2": (420.0, 594.0),
+    "A3": (297.0, 420.0),
+    "A4": (210.0, 297.0),
+    "A5": (148.0, 210.0),
+    "A6": (105.0, 148.0),
+    "letter": (215.9, 279.4),
+    "legal": (215.9, 355.6),
+    "tabloid": (279.4, 431.8),
+}
+# The protocol's, which would take pydantic to import; a test compares them.
+CROPS = (
+    "none",
+    "center",
+    "top",
+    "bottom",
+    "left",
+    "right",
+    "top-left",
+    "top-right",
+    "bottom-left",
+    "bottom-right",
+)
+_MM_PER_INCH = 25.4
+# The daemon's own default, at which sides in millimetres are rounded if no other is given.
+DEFAULT_DPI = 150
+
+
+def add_size_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options, in two groups."""
+    size = parser.add_argument_group("size (default: 4 times the input)")
+    size.add_argument("-s", "--factor", type=float, help="1 to 16, fractions too; imagen: 2, 3, 4")
+    size.add_argument("--width", type=int, metavar="PX", help="pixels; not beside a print size")
+    size.add_argument("--height", type=int, metavar="PX", help="pixels; not beside a print size")
+    paper = parser.add_argument_group("size of a print")
+    paper.add_argument(
+        "--paper", choices=PAPERS, type=_paper, metavar="PAPER", help=", ".join(PAPERS)
+    )
+    paper.add_argument("--landscape", action="store_true", help="turn the paper on its side")
+    for side in ("width", "height"):
+        paper.add_argument(f"--{side}-cm", type=float, metavar="CM", help=f"{side} of the print")
+        paper.add_argument(f"--{side}-inches", type=float, metavar="INCHES", help="the same")
+    paper.add_argument("--dpi", type=int, help="dots per inch, also written into the output")
+    paper.add_argument(
+        "--crop",
+        choices=CROPS,
+        metavar="ANCHOR",
+        help="cut the picture to a size of both width and height: center, top, bottom, left, "
+        "right, top-left, ...",
+    )
+
+
+def print_size(options: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the config, in inches, for a paper or for centimetres.
+
+    Raises `ValueError` if two options say one side.
+    """
+    if options.landscape and options.paper is None:
+        raise ValueError("--landscape turns a --paper: give one, as in --paper A4 --landscape")
+    fields = {}
+    for side in ("width", "height"):
+        given = options_of_side(options, side)
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say a {side}: give one of them")
+        if options.paper is not None:
+            long, short = max(PAPERS[options.paper]), min(PAPERS[options.paper])
+            millimetres = long if (side == "width") == options.landscape else short
+        elif getattr(options, f"{side}_cm") is not None:
+            millimetres = getattr(options, f"{side}_cm") * 10
+            if not 0 < millimetres < math.inf:
+                raise ValueError(f"{given[0]} is no length: give centimetres above 0")
+        else:
+            continue
+        fields[f"target_{side}_inches"] = _inches(millimetres, max(options.dpi or DEFAULT_DPI, 1))
+    given = [name for side in ("width", "height") for name in options_of_side(options, side)]
+    if len({name.startswith(("--width ", "--height ")) for name in given}) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} exclude each other: give both in pixels, or both for a print"
+        )
+    return fields
+
+
+def options_of_side(options: argparse.Namespace, side: str) -> list[str]:
+    """The options that say the width or the height, with their values."""
+    given = {
+        f"--{side}": getattr(options, side),
+        f"--{side}-cm": getattr(options, f"{side}_cm"),
+        f"--{side}-inches": getattr(options, f"{side}_inches"),
+        "--paper": options.paper,
+    }
+    return [shown(option, value) for option, value in given.items() if value is not None]
+
+
+def shown(option: str, value: object) -> str:
+    """An option as it was typed."""
+    return f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
+
+
+def _inches(millimetres: float, dpi: int) -> float:
+    """Inches of which the daemon, which cuts off fractions of a pixel, makes the nearest pixel: A4
+    at 300 dpi has 2480x3508 pixels as in every print shop, not 2480x3507."""
+    pixels = round(millimetres / _MM_PER_INCH * dpi)
+    # A hundredth of a pixel more, because pixels / dpi * dpi may fall short of a whole number.
+    return (max(pixels, 1) + 0.01) / dpi
+
+
+def _paper(text: str) -> str:
+    names = {name.casefold(): name for name in PAPERS}
+    return names.get(text.casefold(), text)
