@@ -77,6 +77,8 @@ class Catalog:
         self._by_file = {
             file: model for model in self.models for file in (model.file, *model.other_files)
         }
+        names = {**self._by_alias, **self._by_name}
+        self._by_spelling = {_spelling(name): model for name, model in names.items()}
 
     @classmethod
     def load(cls) -> Self:
@@ -92,7 +94,11 @@ class Catalog:
         return iter(self.models)
 
     def find(self, name: str) -> Model | None:
-        """The entry of that name, alias or file name."""
+        """The entry of that name, alias or file name; failing that, in another spelling: other
+        programs write realesrgan-x4plus for RealESRGAN_x4plus."""
+        return self._find_exactly(name) or self._by_spelling.get(_spelling(name))
+
+    def _find_exactly(self, name: str) -> Model | None:
         return self._by_name.get(name) or self._by_alias.get(name) or self._by_file.get(name)
 
     def with_requirements(self, model: Model) -> list[Model]:
@@ -131,7 +137,7 @@ class Catalog:
         """
         if len(name_or_path) > _LONGEST_PATH or "\0" in name_or_path:
             raise JobError(ErrorCode.MODEL_NOT_FOUND, "the model is neither a name nor a path")
-        model = self.find(name_or_path)
+        model = self._find_exactly(name_or_path)
         if model is not None and is_file(model.path(model_dir)):
             return model.path(model_dir)
         path = Path(name_or_path)
@@ -139,6 +145,9 @@ class Catalog:
             installed = _installed(name_or_path, model_dir)
             if installed is not None:
                 return installed
+            model = self.find(name_or_path)
+            if model is not None and is_file(model.path(model_dir)):
+                return model.path(model_dir)
         if model is not None:
             raise JobError(
                 ErrorCode.MODEL_NOT_FOUND,
@@ -209,6 +218,10 @@ def _data_dir() -> Path:
     # A wheel holds the data inside the package; a checkout keeps it beside the package.
     inside = Path(__file__).with_name("data")
     return inside if inside.is_dir() else Path(__file__).parents[1]
+
+
+def _spelling(name: str) -> str:
+    return name.casefold().replace("_", "-")
 
 
 def _model(entry: dict[str, Any]) -> Model:

@@ -153,6 +153,17 @@ def test_a_known_model_in_another_format_is_found_by_its_name(tmp_path: Path) ->
     assert CATALOG.locate("4x-UltraSharp", tmp_path) == path
 
 
+def test_another_programs_spelling_is_known_unless_a_file_has_just_that_name(
+    tmp_path: Path,
+) -> None:
+    known = install(tmp_path, "upscale_models", "RealESRGAN_x4plus.pth")
+    assert CATALOG.locate("realesrgan-x4plus", tmp_path) == known
+    anime = CATALOG.find("realesrgan-x4plus-anime")
+    assert anime is CATALOG.find("RealESRGAN_x4plus_anime_6B")
+    own = install(tmp_path, "upscale_models", "realesrgan-x4plus.pth")
+    assert CATALOG.locate("realesrgan-x4plus", tmp_path) == own
+
+
 def test_a_model_that_is_not_installed_says_how_to_get_it(tmp_path: Path) -> None:
     error = refusal("4x-UltraSharp", tmp_path)
     assert error.code is ErrorCode.MODEL_NOT_FOUND
@@ -160,7 +171,7 @@ def test_a_model_that_is_not_installed_says_how_to_get_it(tmp_path: Path) -> Non
 
 
 def test_an_unknown_model_is_answered_with_the_closest_name(tmp_path: Path) -> None:
-    error = refusal("4x-Ultrasharp", tmp_path)
+    error = refusal("4x-Ultrasharpe", tmp_path)
     assert error.code is ErrorCode.MODEL_NOT_FOUND
     assert "did you mean 4x-UltraSharp?" in error.message
     assert "upscaled models list" in refusal("zzz", tmp_path).message
