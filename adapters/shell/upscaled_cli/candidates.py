@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from upscaled_cli.__main__ import SUBCOMMANDS
-from upscaled_models.catalog import WEIGHT_SUFFIXES, Catalog, default_model_dir
+from upscaled_models.catalog import Catalog, default_model_dir, is_file
 
 # Options that are given to the workers are completed for `run` too.
 _PARSERS = {"run": ("upscaled_supervisor.options", "upscaled_worker.__main__")}
@@ -140,14 +140,12 @@ def _is_assignment(word: str) -> bool:
 def _models(method: str) -> dict[str, str]:
     """Names for `--model`: those of the catalogue, and files of one's own by their stem."""
     folder = _MODEL_FOLDERS.get(method)
-    if folder is None:
-        return {}
-    model_dir = default_model_dir()
-    own = (path for path in sorted((model_dir / folder).glob("*")) if path.is_file())
-    names = {path.stem: "your own" for path in own if path.suffix in WEIGHT_SUFFIXES}
-    for model in Catalog.load():
+    catalog, model_dir = Catalog.load(), default_model_dir()
+    own = catalog.own_files(model_dir) if method == "esrgan" else []
+    names = {path.stem: "your own" for path in own}
+    for model in catalog:
         if model.method == method and model.folder == folder:
-            is_here = model.bundled or model.path(model_dir).is_file()
+            is_here = is_file(model.path(model_dir))
             names[model.name] = model.description if is_here else "not pulled yet"
     return names
 
