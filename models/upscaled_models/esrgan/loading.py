@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import ImageModelDescriptor, UnsupportedModelError
@@ -21,6 +23,8 @@ Descriptor: TypeAlias = ImageModelDescriptor
 # that were averaged over the training come first.
 _PLACES = ("params_ema", "g_ema", "net_g_ema", "ema", "params", "generator", "net_g", "netG", "gen",
            "network_g", "network", "model_g", "model", "net")  # fmt: skip
+
+_RANDOM_WEIGHTS = (init.kaiming_uniform_, init.uniform_, init.normal_)
 
 
 def load_descriptor(path: Path) -> Descriptor:
@@ -45,7 +49,7 @@ def load_descriptor(path: Path) -> Descriptor:
             f"{path.name} takes {channels[0]} channels and gives {channels[1]}: "
             "choose a model for RGB or for grayscale",
         )
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.model.state_dict().values()):
+    if not all(map(_is_finite, model.model.state_dict().values())):
         raise useless(path, "its weights hold numbers that are not finite; fetch the file again")
     model.eval().float()
     for parameter in model.model.parameters():
@@ -60,7 +64,8 @@ def _model(path: Path, weights: dict[Any, Any]) -> Any:
         if extra is not None and not morearchitectures.is_installed():
             raise useless(path, morearchitectures.how_to_load(extra))
         try:
-            return morearchitectures.load(candidate)
+            with _NoRandomWeights():
+                return morearchitectures.load(candidate)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except UnsupportedModelError:
@@ -75,6 +80,25 @@ def _model(path: Path, weights: dict[Any, Any]) -> Any:
         "its architecture is not known: choose a super-resolution model that spandrel knows"
     )
     raise useless(path, told)
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves new layers' weights as they are: random ones would take as long as to read the file,
+    and all of them are replaced by the file's."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in _RANDOM_WEIGHTS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    if not weights.is_floating_point() or not weights.numel():
+        return True
+    # Neither passes over a NaN; two passes fewer than to look at each number.
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(weights))
 
 
 def _candidates(weights: dict[Any, Any]) -> Iterator[dict[Any, Any]]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from upscaled_models.esrgan import native
 from upscaled_models.esrgan.precision import ImpreciseError
+from upscaled_models.esrgan.recording import Node, map_nodes
 
 # Given the shape of a result and a tensor of its type: memory where its reader would like it.
 Room = Callable[[Sequence[int], Tensor], Tensor]
@@ -48,7 +49,7 @@ class Convolution:
 
     def compiled(self, dtype: torch.dtype) -> Compute:
         """The convolution, to be called many times, computing in `dtype`."""
-        weight = self.weight.to(dtype, memory_format=torch.channels_last)
+        weight = self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         padding, stride = [0, self.columns], [1, 1]
         dilation, groups, slope = list(self.dilation), self.groups, self.slope
@@ -73,6 +74,8 @@ class Convolution:
                 *activation,
                 "",
             )
+
+        weight = weight.contiguous(memory_format=torch.channels_last)
 
         def convolve(inputs: Sequence[Tensor], _: Room) -> Tensor:
             result = functional.conv2d(
@@ -157,10 +160,10 @@ def enlargement(factor: int) -> Compute:
 
 
 def pixel_wise(
-    node: Any,
+    node: Node,
     *,
-    sources: Sequence[fx.Node],
-    constants: Mapping[fx.Node, Any],
+    sources: Sequence[Node],
+    constants: Mapping[Node, Any],
     pick: Callable[[Any], Tensor] | None,
 ) -> Compute:
     """The call that was traced: `sources` stand for the inputs, `constants` for themselves.
@@ -169,10 +172,10 @@ def pixel_wise(
     """
     positions = {source: index for index, source in enumerate(sources)}
 
-    def template(item: Any) -> Any:
+    def template(item: Node) -> Any:
         return _Input(positions[item]) if item in positions else constants[item]
 
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), template)
+    args, kwargs = map_nodes((node.args, node.kwargs), template)
 
     def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
         def fill(item: Any) -> Any:

@@ -1,29 +1,28 @@
-"""From a network's module to a graph of row-local operations, where it consists of such.
+"""From a network's module to a graph of row-local operations, if it consists of such.
 
-The module is traced down to ATen, torch's own small set of operations, so that it does not matter
-how an architecture is written. What depends on the weights alone is computed once, here.
+The module is recorded in ATen, torch's own small set of operations, so that it does not matter how
+an architecture is written. What depends on the weights alone is computed once, here.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.func import functionalize
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, nn
 
 from upscaled_models.esrgan import native
+from upscaled_models.esrgan.recording import Node, record
 from upscaled_models.esrgan.rowgraph import Operation, RowGraph
 from upscaled_models.esrgan.rowops import (
     Compute,
     Convolution,
+    Room,
     enlarged_sum,
     enlargement,
     pixel_wise,
@@ -53,9 +52,6 @@ _CHANNELS = (1, -3)
 # Layers of networks that look at whole rows or pictures; tracing those would take seconds.
 _GLOBAL_LAYERS = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.AdaptiveAvgPool2d)
 
-# Tracing switches torch's dispatcher for the whole process.
-_tracing = threading.Lock()
-
 
 class NotRowLocalError(Exception):
     """Raised when a network cannot be run row by row; it has to be run in tiles then."""
@@ -73,12 +69,10 @@ def trace(model: nn.Module, channels: int, multiple: int, dtype: torch.dtype) ->
         raise NotRowLocalError("it has a layer that looks at whole rows or at the whole picture")
     side = multiple * math.ceil(8 / multiple)
     # Sides in a ratio that no network has, so that height and width are told apart.
-    example = torch.linspace(0, 1, channels * side * side * 6).view(1, channels, 3 * side, -1)
-    example = example.to(next(model.parameters()).device)
+    shape = (1, channels, 3 * side, 6 * side)
+    example = torch.empty(shape, device=next(model.parameters()).device)
     try:
-        with _tracing, torch.no_grad():
-            module = make_fx(functionalize(model))(example)
-            graph = _Builder(module, example, dtype).build()
+        graph = _Builder(*record(model, example), example.device, dtype).build()
     except NotRowLocalError:
         raise
     except Exception as error:  # a network may do anything in its forward
@@ -89,17 +83,15 @@ def trace(model: nn.Module, channels: int, multiple: int, dtype: torch.dtype) ->
 
 
 class _Builder:
-    def __init__(self, module: fx.GraphModule, example: Tensor, dtype: torch.dtype) -> None:
-        module.graph.eliminate_dead_code()
-        self._module = module
+    def __init__(
+        self, source: Node, calls: Sequence[Node], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._calls = calls
         self._dtype = dtype
-        self._example = example
-        # What each node gives for the example.
-        self._values: dict[fx.Node, Any] = {}
         # The nodes that depend on the picture, by the number of their operation; the source's is 0.
-        self._numbers: dict[fx.Node, int] = {}
+        self._numbers = {source: 0}
         # Nodes with several results, each of which becomes an operation of its own.
-        self._several: set[fx.Node] = set()
+        self._several: set[Node] = set()
         self._operations = [
             Operation(
                 lambda inputs, _: inputs[0],
@@ -109,7 +101,7 @@ class _Builder:
                 ratio=Fraction(1),
                 lag=0,
                 radius=Fraction(0),
-                row_bytes=Fraction(example.shape[1] * torch.float32.itemsize),
+                row_bytes=Fraction(source.value.shape[1] * torch.float32.itemsize),
             )
         ]
         self._convolutions: dict[int, Convolution] = {}
@@ -118,42 +110,29 @@ class _Builder:
         self._shuffles: dict[int, int] = {}
         self._enlargements: dict[int, int] = {}
         # Whether the compiled steps, which are for bf16, are of use.
-        on_processor = example.device.type == "cpu" and dtype == torch.bfloat16
+        on_processor = device.type == "cpu" and dtype == torch.bfloat16
         self._native = on_processor and native.available()
         # Whether an operation's result is in float32 because it never passed a convolution.
         self._wide = [True]
         self._multiple = 1
 
     def build(self) -> RowGraph:
-        for node in self._module.graph.nodes:
-            if node.op == "placeholder":
-                self._values[node] = self._example
-                self._numbers[node] = 0
-            elif node.op == "get_attr":
-                self._values[node] = getattr(self._module, node.target)
-            elif node.op == "call_function":
-                self._call(node)
-            elif self._numbers.get(node.args[0]) != len(self._operations) - 1:
-                raise NotRowLocalError("its result is not its last operation")
+        for node in self._calls:
+            if not isinstance(node.value, Tensor):
+                self._several.add(node)
+                continue
+            if node.target is operator.getitem:
+                self._add(node.args[0], node.value, operator.itemgetter(node.args[1]))
+            else:
+                self._add(node, node.value, None)
+            self._numbers[node] = len(self._operations) - 1
+        # Now that it is known what each convolution does besides.
+        for number, convolution in self._convolutions.items():
+            compute = convolution.compiled(self._dtype)
+            self._operations[number] = replace(self._operations[number], compute=compute)
         return RowGraph(self._operations[0], self._operations[1:], self._multiple)
 
-    def _call(self, node: Any) -> None:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        value = node.target(*args, **kwargs)
-        self._values[node] = value
-        inputs = node.all_input_nodes
-        if not any(source in self._numbers or source in self._several for source in inputs):
-            return
-        if not isinstance(value, Tensor):
-            self._several.add(node)
-            return
-        if node.target is operator.getitem:
-            self._add(node.args[0], value, operator.itemgetter(node.args[1]))
-        else:
-            self._add(node, value, None)
-        self._numbers[node] = len(self._operations) - 1
-
-    def _add(self, node: Any, value: Tensor, pick: Callable[[Any], Tensor] | None) -> None:
+    def _add(self, node: Node, value: Tensor, pick: Callable[[Any], Tensor] | None) -> None:
         packet = getattr(node.target, "overloadpacket", None)
         if packet is aten.convolution:
             self._add_convolution(node, value)
@@ -171,7 +150,7 @@ class _Builder:
             self._multiple = math.lcm(self._multiple, math.ceil(step))
             self._add_resize(node, value, Fraction(1, factor), shuffle(-factor))
         elif packet is aten.upsample_nearest2d:
-            before = self._values[node.args[0]].shape
+            before = node.args[0].value.shape
             factor, rest = divmod(value.shape[2], before[2])
             if rest or value.shape[3] != factor * before[3]:
                 raise NotRowLocalError("it enlarges by a fraction")
@@ -182,11 +161,11 @@ class _Builder:
         else:
             raise NotRowLocalError(f"{node.target} is not row-local")
 
-    def _add_convolution(self, node: Any, value: Tensor) -> None:
+    def _add_convolution(self, node: Node, value: Tensor) -> None:
         given = _arguments(node)
         source, weight_node, bias_node = (given[name] for name in ("input", "weight", "bias"))
-        weight = self._values[weight_node]
-        bias = None if bias_node is None else self._values[bias_node]
+        weight: Tensor = weight_node.value
+        bias: Tensor | None = None if bias_node is None else bias_node.value
         padding, dilation = given["padding"], given["dilation"]
         reach = [step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True)]
         same_size = given["stride"] == [1, 1] and [2 * side for side in padding] == reach
@@ -199,7 +178,7 @@ class _Builder:
         before = self._operations[self._numbers[source]]
         self._append(
             value,
-            convolution.compiled(self._dtype),
+            _not_compiled,
             [self._numbers[source]],
             halo=padding[0],
             lag=before.lag + padding[0],
@@ -207,12 +186,13 @@ class _Builder:
             wide=False,
         )
 
-    def _is_alone_behind_convolution(self, node: Any) -> bool:
+    def _is_alone_behind_convolution(self, node: Node) -> bool:
         """Whether a call reads the last operation, that is a convolution, and nothing else does."""
         source = node.args[0]
         last = len(self._operations) - 1
         return (
             last in self._convolutions
+            and isinstance(source, Node)
             and self._numbers.get(source) == last
             and len(source.users) == 1
         )
@@ -220,10 +200,8 @@ class _Builder:
     def _change_last_convolution(self, change: Callable[[Convolution], Convolution]) -> None:
         last = len(self._operations) - 1
         self._convolutions[last] = change(self._convolutions[last])
-        compute = self._convolutions[last].compiled(self._dtype)
-        self._operations[last] = replace(self._operations[last], compute=compute)
 
-    def _slope(self, node: Any) -> float | None:
+    def _slope(self, node: Node) -> float | None:
         """Below zero, of a call that is a leaky ReLU; None for any other call."""
         match getattr(node.target, "overloadpacket", None):
             case aten.relu:
@@ -231,44 +209,44 @@ class _Builder:
             case aten.leaky_relu:
                 return float(_arguments(node).get("negative_slope", 0.01))
             case aten._prelu_kernel if node.args[1] not in self._numbers:
-                slopes = self._values[node.args[1]].unique()
+                slopes = node.args[1].value.unique()
                 return float(slopes) if slopes.numel() == 1 else None
         return None
 
-    def _add_shuffle(self, node: Any, value: Tensor) -> None:
+    def _add_shuffle(self, node: Node, value: Tensor) -> None:
         source, factor = node.args
         compute = shuffle(factor)
         if self._is_alone_behind_convolution(node):
-            order = shuffle_order(self._values[source].shape[1], factor)
+            order = shuffle_order(source.value.shape[1], factor)
             self._change_last_convolution(lambda last: last.with_outputs(order))
             compute = shuffle_ordered(factor)
             self._shuffles[len(self._operations)] = factor
         self._add_resize(node, value, Fraction(factor), compute)
 
-    def _is_native_prelu(self, source: fx.Node, slopes: fx.Node) -> bool:
+    def _is_native_prelu(self, source: Node, slopes: Node) -> bool:
         """Whether the compiled PReLU does it: for what is in bf16, with slopes that are weights."""
         number = self._numbers.get(source)
         fits = number is not None and not self._wide[number] and slopes not in self._numbers
         return self._native and fits
 
-    def _add_prelu(self, node: Any, value: Tensor) -> None:
+    def _add_prelu(self, node: Node, value: Tensor) -> None:
         source, slopes = node.args
         number = self._numbers[source]
         before = self._operations[number]
         self._append(
             value,
-            prelu(self._values[slopes].to(self._dtype)),
+            prelu(slopes.value.to(self._dtype)),
             [number],
             lag=before.lag,
             radius=before.radius,
             wide=False,
         )
 
-    def _enlarged_sum(self, node: Any, value: Tensor) -> tuple[int, int] | None:
+    def _enlarged_sum(self, node: Node, value: Tensor) -> tuple[int, int] | None:
         """The numbers of the shuffle and the enlargement that a call adds, where these are the last
         two operations, nothing else reads them, and it can be done in one; else None."""
         last = len(self._operations) - 1
-        sources = node.all_input_nodes
+        sources = node.inputs
         numbers = {self._numbers.get(source) for source in sources}
         if numbers != {last - 1, last} or any(len(source.users) > 1 for source in sources):
             return None
@@ -303,7 +281,7 @@ class _Builder:
             compute_bytes=enlarged_sum(torch.uint8),
         )
 
-    def _add_resize(self, node: Any, value: Tensor, gain: Fraction, compute: Compute) -> None:
+    def _add_resize(self, node: Node, value: Tensor, gain: Fraction, compute: Compute) -> None:
         number = self._numbers[node.args[0]]
         before = self._operations[number]
         self._append(
@@ -318,13 +296,13 @@ class _Builder:
         )
 
     def _add_pixel_wise(
-        self, node: Any, value: Tensor, pick: Callable[[Any], Tensor] | None
+        self, node: Node, value: Tensor, pick: Callable[[Any], Tensor] | None
     ) -> None:
-        sources = [source for source in node.all_input_nodes if source in self._numbers]
-        if not sources or any(source in self._several for source in node.all_input_nodes):
+        sources = [source for source in node.inputs if source in self._numbers]
+        if not sources or any(source in self._several for source in node.inputs):
             raise NotRowLocalError("it takes apart what was taken apart")
         numbers = [self._numbers[source] for source in sources]
-        if len({self._values[source].shape[2:] for source in sources}) > 1:
+        if len({source.value.shape[2:] for source in sources}) > 1:
             raise NotRowLocalError("it combines rows of different lengths")
         wide = any(self._wide[number] for number in numbers)
 
@@ -337,9 +315,7 @@ class _Builder:
             return value.detach().to(self._dtype) if narrow else value.detach()
 
         constants = {
-            source: constant(self._values[source])
-            for source in node.all_input_nodes
-            if source not in self._numbers
+            source: constant(source.value) for source in node.inputs if source not in self._numbers
         }
         compute = pixel_wise(node, sources=sources, constants=constants, pick=pick)
         before = [self._operations[number] for number in numbers]
@@ -383,7 +359,11 @@ class _Builder:
         self._wide.append(wide)
 
 
-def _is_across(node: Any) -> bool:
+def _not_compiled(inputs: Sequence[Tensor], room: Room) -> Tensor:
+    raise NotImplementedError
+
+
+def _is_across(node: Node) -> bool:
     """Whether an operation that may work along any dimension works along the channels."""
     dimensions = _arguments(node).get("dim", 0)
     if isinstance(dimensions, int):
@@ -391,7 +371,7 @@ def _is_across(node: Any) -> bool:
     return bool(dimensions) and all(dimension in _CHANNELS for dimension in dimensions)
 
 
-def _arguments(node: Any) -> dict[str, Any]:
+def _arguments(node: Node) -> dict[str, Any]:
     """The arguments that a call was given, by name."""
     names = [argument.name for argument in node.target._schema.arguments]
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}

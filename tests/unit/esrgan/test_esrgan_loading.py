@@ -55,6 +55,13 @@ def test_weights_in_half_precision_are_loaded_in_full(tmp_path: Path) -> None:
     assert load_descriptor(path).dtype == torch.float32
 
 
+def test_no_random_weights_are_made_only_to_be_replaced(tmp_path: Path) -> None:
+    path = save(rrdb(), tmp_path / "rrdb.safetensors")
+    before = torch.get_rng_state()
+    load_descriptor(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.pth").code is ErrorCode.MODEL_NOT_FOUND
     assert refused(tmp_path / "none.safetensors").code is ErrorCode.MODEL_NOT_FOUND

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_networks import DTYPES, compact, in_bands, random_picture, rrdb
 from upscaled_models.esrgan.rowgraph import RowGraph
+from upscaled_models.esrgan.rowops import Compute, Convolution
 from upscaled_models.esrgan.tracing import NotRowLocalError, trace
 
 
@@ -224,3 +226,57 @@ def test_a_network_that_is_not_row_local_is_refused(kind: str) -> None:
 
 def test_the_same_network_without_that_layer_is_taken() -> None:
     assert trace(Broken("nothing").eval(), 3, 1, torch.float32).radius == 2
+
+
+class Writing(nn.Module):
+    """Writes into its tensors, of which some share their memory with others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 1, 1), nn.Conv2d(2, 2, 3, 1, 1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        features: Tensor = self.first(picture)
+        features[:, :2] = self.second(features[:, :2])
+        left, right = torch.split(features, 3, 1)  # type: ignore[no-untyped-call]
+        left.mul_(0.5)
+        result: Tensor = left + features[:, :3] * torch.relu_(right)
+        return result
+
+
+def test_a_network_that_writes_into_shared_memory_gives_what_it_gives_itself() -> None:
+    torch.manual_seed(0)
+    model = Writing().eval()
+    graph = trace(model, 3, 1, torch.float32)
+    picture = random_picture(20, 30, seed=0)
+    with torch.no_grad():
+        assert torch.allclose(stream(graph, picture, 1, 7), model(picture), atol=1e-6)
+
+
+class NoConvolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses to compute any."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            assert type(args[0]) is not Tensor or args[0].is_meta
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_network_is_traced_without_computing_it() -> None:
+    model = rrdb()
+    with NoConvolutions():  # type: ignore[no-untyped-call]
+        trace(model, 3, 1, torch.float32)
+
+
+def test_weights_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out = []
+    compiled = Convolution.compiled
+
+    def counted(convolution: Convolution, dtype: torch.dtype) -> Compute:
+        laid_out.append(convolution)
+        return compiled(convolution, dtype)
+
+    monkeypatch.setattr(Convolution, "compiled", counted)
+    model = rrdb()
+    trace(model, 3, 1, torch.float32)
+    assert len(laid_out) == sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
