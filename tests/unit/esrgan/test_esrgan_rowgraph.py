@@ -238,7 +238,7 @@ class Writing(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         features: Tensor = self.first(picture)
         features[:, :2] = self.second(features[:, :2])
-        left, right = torch.split(features, 3, 1)  # type: ignore[no-untyped-call]
+        left, right = torch.split(features, 3, 1)
         left.mul_(0.5)
         result: Tensor = left + features[:, :3] * torch.relu_(right)
         return result
