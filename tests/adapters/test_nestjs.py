@@ -15,7 +15,10 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("part", ["module", "processor", "stalls", "eviction", "example", "readme"])
+@pytest.mark.parametrize(
+    "part",
+    ["module", "processor", "stalls", "eviction", "example", "jobs", "main", "swagger", "readme"],
+)
 def test_the_nestjs_package_holds_against_a_real_redis_and_a_real_daemon(
     part: str,
 ) -> None:

@@ -236,7 +236,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
       );
     } catch (error) {
       // Later, as all other ends of a daemon: the caller of the constructor listens to nothing yet.
-      queueMicrotask(() => this.#handleGone(notStarted(error, cwd)));
+      queueMicrotask(() => this.#handleGone(notStarted(error, { program: command[0] ?? "", cwd })));
     }
     this.#updateLiveness();
     this.#write();

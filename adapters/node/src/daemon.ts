@@ -2,7 +2,8 @@
 
 import { spawn } from "node:child_process";
 import type { ChildProcessWithoutNullStreams } from "node:child_process";
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
+import { resolve } from "node:path";
 import { clearTimeout, setTimeout } from "node:timers";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -44,7 +45,7 @@ const LAST_WORDS = 20;
 export class Daemon {
   readonly channel: Channel;
   readonly #process: ChildProcessWithoutNullStreams;
-  readonly #cwd: string | undefined;
+  readonly #place: { program: string; cwd?: string | undefined };
   readonly #listener: DaemonListener;
   readonly #lastWords: string[] = [];
   #failure: Error | undefined;
@@ -66,10 +67,10 @@ export class Daemon {
     options: { cwd?: string; env?: NodeJS.ProcessEnv },
     listener: DaemonListener,
   ) {
-    this.#cwd = options.cwd;
     this.#listener = listener;
     this.gone = new Promise((resolve) => (this.#resolveGone = resolve));
     const [program = "", ...args] = command;
+    this.#place = { program, cwd: options.cwd };
     // A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
     this.#process = spawn(program, args, { ...options, detached: true, stdio: "pipe" });
     this.#process.on("error", (error) => {
@@ -184,7 +185,7 @@ export class Daemon {
   #error(): DaemonGoneError {
     const { exitCode: status, signalCode: signal } = this.#process;
     if (this.#failure !== undefined && this.#process.pid === undefined) {
-      return notStarted(this.#failure, this.#cwd);
+      return notStarted(this.#failure, this.#place);
     }
     const ended = signal === null ? `ended with status ${status}` : `ended by ${signal}`;
     const how = this.#fault === undefined ? ended : `was ended, because ${this.#fault}`;
@@ -194,10 +195,19 @@ export class Daemon {
 }
 
 /** Why there is no process. Of a missing folder `spawn` says the same as of a missing program. */
-export function notStarted(cause: unknown, cwd: string | undefined): DaemonGoneError {
-  const sentence = cause instanceof Error ? cause.message : String(cause);
-  const why = isFolder(cwd) ? sentence : `its working directory ${cwd} does not exist or is no folder`;
+export function notStarted(cause: unknown, { program, cwd }: { program: string; cwd?: string | undefined }): DaemonGoneError {
+  const why = reasonOf(cause, program, cwd);
   return new DaemonGoneError(`the daemon cannot be started: ${why}`, {}, { cause });
+}
+
+function reasonOf(cause: unknown, program: string, cwd: string | undefined): string {
+  if (!isFolder(cwd)) return `its working directory ${cwd} does not exist or is no folder`;
+  const { code, message } = cause as Partial<NodeJS.ErrnoException>;
+  if (code !== "ENOENT") return message ?? String(cause);
+  // A script whose interpreter has been moved, as with a virtual environment, ends the same way.
+  const isThere = program.includes("/") && existsSync(resolve(cwd ?? "", program));
+  const where = isThere ? "names an interpreter that does not exist" : program.includes("/") ? "does not exist" : "is not in PATH";
+  return `${program} ${where}: install upscaled, or name its program by the option \`command\``;
 }
 
 function isFolder(cwd: string | undefined): boolean {

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { getEventListeners, once } from "node:events";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
 
@@ -26,6 +29,13 @@ function startRunning(up: Upscaler, config: FakeConfig): Promise<{ call: Promise
     const call = up.upscale(fakeJob(config), { onProgress: () => resolve({ call }) });
     call.catch(reject);
   });
+}
+
+/** A script of a virtual environment that was moved. */
+function movedScript(): string {
+  const path = join(mkdtempSync(join(tmpdir(), "upscaled-node-")), "upscaled");
+  writeFileSync(path, "#!/no/such/python\n", { mode: 0o755 });
+  return path;
 }
 
 function isCode(code: ErrorCode): (error: unknown) => boolean {
@@ -169,7 +179,12 @@ test("wrong usage and a missing program are told at once", { timeout: TIMEOUT_MS
     assert.equal(error.status, 2);
     return true;
   });
-  await assert.rejects(Upscaler.start({ command: ["/no/such/program"] }), /cannot be started/);
+  const missing: [string, RegExp][] = [
+    ["/no/such/program", /cannot be started: \/no\/such\/program does not exist: install upscaled, or .* `command`/],
+    ["no-such-program", /no-such-program is not in PATH: install/],
+    [movedScript(), /names an interpreter that does not exist/],
+  ];
+  for (const [program, sentence] of missing) await assert.rejects(Upscaler.start({ command: [program] }), sentence);
 });
 
 test("a close lets accepted jobs finish and refuses new ones", { timeout: TIMEOUT_MS }, async () => {

@@ -6,7 +6,9 @@ import { ERROR_CODES } from "upscaled";
 import { METHODS } from "./methods.js";
 import type { Method } from "./methods.js";
 
-const STATES = ["waiting", "prioritized", "delayed", "active", "completed", "failed"] as const;
+export const STATES = ["waiting", "prioritized", "delayed", "active", "completed", "failed"] as const;
+
+export type State = (typeof STATES)[number];
 
 export class AcceptedDto {
   @ApiProperty({ format: "uuid" }) readonly job_id!: string;
@@ -47,9 +49,17 @@ export class StatusDto {
   @ApiProperty({ format: "uuid" }) readonly job_id!: string;
   @ApiProperty({ enum: METHODS }) readonly method!: Method;
   @ApiProperty({ enum: STATES }) readonly state!: string;
+  @ApiProperty({ format: "date-time", description: "When it was uploaded." }) readonly created_at!: string;
   @ApiProperty({ description: "Percent." }) readonly progress!: number;
   @ApiProperty({ required: false, example: "tile" }) readonly stage?: string;
   @ApiProperty({ required: false, description: "Seconds to go." }) readonly eta_s?: number;
   @ApiProperty({ type: ResultDto, required: false }) readonly result?: ResultDto;
   @ApiProperty({ type: FailureDto, required: false }) readonly error?: FailureDto;
+}
+
+export class CancelledDto {
+  @ApiProperty({ format: "uuid" }) readonly job_id!: string;
+  @ApiProperty({ enum: METHODS }) readonly method!: Method;
+  @ApiProperty({ enum: ["cancelled", "cancelling"], description: "A job that is `cancelling` ends as failed, with the code `cancelled`." })
+  readonly state!: "cancelled" | "cancelling";
 }

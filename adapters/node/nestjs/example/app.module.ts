@@ -7,11 +7,13 @@ import { UpscaledModule } from "upscaled-nestjs";
 import { UpscaledHealthIndicator } from "upscaled-nestjs/terminus";
 
 import { HealthController, RedisHealthIndicator } from "./health.controller.js";
+import { JobsController } from "./jobs.controller.js";
 import { JobsService } from "./jobs.service.js";
 import { METHODS, queueOf } from "./methods.js";
 import * as processors from "./processors.js";
 import { ResultsController } from "./results.controller.js";
 import { Settings } from "./settings.js";
+import { ShutdownBound } from "./shutdown.js";
 import { UpscaleController } from "./upscale.controller.js";
 import { uploadsInto } from "./uploads.js";
 
@@ -27,10 +29,13 @@ class SettingsModule {
   imports: [
     UpscaledModule.forRootAsync({
       inject: [Settings],
-      useFactory: ({ uploadDir, outputDir, command, daemonArgs }: Settings) => ({
+      useFactory: ({ uploadDir, outputDir, command, daemonArgs, closeTimeoutMs }: Settings) => ({
         ...(command !== undefined && { command }),
+        ...(closeTimeoutMs !== undefined && { closeTimeoutMs }),
         // The second lock: jobs name no other paths, and could not use them.
         args: ["--allow-root", uploadDir, "--allow-root", outputDir, ...daemonArgs],
+        // A daemon that cannot be started is told now, and not by each job.
+        eager: true,
       }),
     }),
     BullModule.forRootAsync({
@@ -41,8 +46,8 @@ class SettingsModule {
     MulterModule.registerAsync({ inject: [Settings], useFactory: uploadsInto }),
     TerminusModule.forRoot({ logger: false }),
   ],
-  controllers: [UpscaleController, ResultsController, HealthController],
-  providers: [JobsService, UpscaledHealthIndicator, RedisHealthIndicator, ...Object.values(processors)],
+  controllers: [UpscaleController, JobsController, ResultsController, HealthController],
+  providers: [JobsService, ShutdownBound, UpscaledHealthIndicator, RedisHealthIndicator, ...Object.values(processors)],
 })
 export class AppModule {
   static for(settings: Settings): DynamicModule {

@@ -1,6 +1,6 @@
 import { InjectQueue } from "@nestjs/bullmq";
 import { Controller, Get, Inject, Injectable } from "@nestjs/common";
-import { ApiTags } from "@nestjs/swagger";
+import { ApiOperation, ApiTags } from "@nestjs/swagger";
 import { HealthCheck, HealthCheckService, HealthIndicatorService } from "@nestjs/terminus";
 import type { HealthCheckResult, HealthIndicatorResult } from "@nestjs/terminus";
 import type { Queue } from "bullmq";
@@ -40,6 +40,7 @@ export class HealthController {
   ) {}
 
   @Get()
+  @ApiOperation({ summary: "How the daemon and Redis are; 503 if either is down." })
   @HealthCheck()
   check(): Promise<HealthCheckResult> {
     return this.health.check([() => this.upscaled.isHealthy("upscaled"), () => this.redis.isHealthy("redis")]);

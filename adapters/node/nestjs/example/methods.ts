@@ -4,3 +4,6 @@ export const METHODS = ["flux", "esrgan", "imagen"] as const;
 export type Method = (typeof METHODS)[number];
 
 export const queueOf = (method: Method): string => `upscale-${method}`;
+
+/** The event by which every process of the API learns that a job is to be cancelled. */
+export const CANCEL = "cancel";

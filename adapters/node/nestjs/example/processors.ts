@@ -1,14 +1,14 @@
-/** A processor for each method's queue, and what is done when a job has ended for good. */
+/** A processor for each method's queue, and what is done when the queue says that a job has ended or is to end. */
 
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import { OnQueueEvent, Processor, QueueEventsHost, QueueEventsListener } from "@nestjs/bullmq";
-import { Inject, Injectable } from "@nestjs/common";
+import { Inject, Injectable, Logger } from "@nestjs/common";
 import { UpscaledService } from "upscaled-nestjs";
-import { UpscaleProcessor } from "upscaled-nestjs/bullmq";
+import { logOnceAMinute, UpscaleProcessor } from "upscaled-nestjs/bullmq";
 
-import { queueOf } from "./methods.js";
+import { CANCEL, queueOf } from "./methods.js";
 import { Settings } from "./settings.js";
 
 /** One at a time, as BullMQ's default has it: a FLUX job fills a GPU. */
@@ -39,37 +39,66 @@ export class ImagenProcessor extends ConcurrentProcessor {}
 // From the first event that the queue remembers: so the jobs are caught up on that ended while nobody listened.
 const ALL = { lastEventId: "0" };
 
-/**
- * Removes the uploads of jobs that ended for good. A retry needs its upload, and so does a job that comes
- * back after its process died between the result and BullMQ's knowing of it: only the queue tells when.
- */
+/** What the queue says of its jobs to every process of the API. */
 @Injectable()
-abstract class UploadRemover extends QueueEventsHost {
-  constructor(@Inject(Settings) private readonly settings: Settings) {
+abstract class JobEvents extends QueueEventsHost {
+  readonly #logger = new Logger(this.constructor.name);
+
+  constructor(
+    private readonly settings: Settings,
+    private readonly processor: UpscaleProcessor,
+  ) {
     super();
   }
 
   @OnQueueEvent("completed")
   onCompleted({ jobId }: { jobId: string }): Promise<void> {
-    return this.#remove(jobId);
+    return this.#removeUpload(jobId);
   }
 
   /** BullMQ says this to its queue only when no attempt is left. */
   @OnQueueEvent("failed")
   onFailed({ jobId }: { jobId: string }): Promise<void> {
-    return this.#remove(jobId);
+    return this.#removeUpload(jobId);
   }
 
-  #remove(jobId: string): Promise<void> {
+  /** An event of our own. The process that runs the job ends it. */
+  @OnQueueEvent(CANCEL as never)
+  onCancel({ jobId }: { jobId: string }): void {
+    this.processor.worker.cancelJob(jobId, "the job was cancelled by DELETE");
+  }
+
+  @OnQueueEvent("error")
+  onError(error: Error): void {
+    logOnceAMinute(this.#logger, error.message);
+  }
+
+  /**
+   * A retry needs its upload, and so does a job that comes back after its process died between the result and
+   * BullMQ's knowing of it: only the queue tells when.
+   */
+  #removeUpload(jobId: string): Promise<void> {
     return rm(join(this.settings.uploadDir, jobId), { force: true });
   }
 }
 
 @QueueEventsListener(queueOf("flux"), ALL)
-export class FluxUploadRemover extends UploadRemover {}
+export class FluxEvents extends JobEvents {
+  constructor(@Inject(Settings) settings: Settings, @Inject(FluxProcessor) processor: FluxProcessor) {
+    super(settings, processor);
+  }
+}
 
 @QueueEventsListener(queueOf("esrgan"), ALL)
-export class EsrganUploadRemover extends UploadRemover {}
+export class EsrganEvents extends JobEvents {
+  constructor(@Inject(Settings) settings: Settings, @Inject(EsrganProcessor) processor: EsrganProcessor) {
+    super(settings, processor);
+  }
+}
 
 @QueueEventsListener(queueOf("imagen"), ALL)
-export class ImagenUploadRemover extends UploadRemover {}
+export class ImagenEvents extends JobEvents {
+  constructor(@Inject(Settings) settings: Settings, @Inject(ImagenProcessor) processor: ImagenProcessor) {
+    super(settings, processor);
+  }
+}

@@ -1,5 +1,5 @@
 import { Controller, Get, Inject, NotFoundException, Param, Res } from "@nestjs/common";
-import { ApiNotFoundResponse, ApiOkResponse, ApiTags } from "@nestjs/swagger";
+import { ApiNotFoundResponse, ApiOkResponse, ApiOperation, ApiTags } from "@nestjs/swagger";
 import type { Response } from "express";
 
 import { Settings } from "./settings.js";
@@ -13,6 +13,7 @@ export class ResultsController {
   constructor(@Inject(Settings) private readonly settings: Settings) {}
 
   @Get(":file")
+  @ApiOperation({ summary: "The picture that a job's result names." })
   @ApiOkResponse({ description: "The picture.", content: { "image/*": {} } })
   @ApiNotFoundResponse()
   async download(@Param("file") file: string, @Res() response: Response): Promise<void> {

@@ -11,6 +11,8 @@ export abstract class Settings {
   /** What starts the daemon; `upscaled run` in PATH where it is absent. */
   abstract readonly command?: readonly string[];
   abstract readonly daemonArgs: readonly string[];
+  /** Given to the jobs that run when the application is closed; the daemon client's default where it is absent. */
+  abstract readonly closeTimeoutMs?: number;
   abstract readonly port: number;
 }
 

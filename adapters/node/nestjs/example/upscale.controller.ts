@@ -18,6 +18,7 @@ import {
   ApiConsumes,
   ApiNotFoundResponse,
   ApiOkResponse,
+  ApiOperation,
   ApiPayloadTooLargeResponse,
   ApiTags,
   ApiUnsupportedMediaTypeResponse,
@@ -30,10 +31,11 @@ import { EsrganDto, FluxDto, ImagenDto } from "./upscale.dto.js";
 import { PicturePipe } from "./uploads.js";
 
 /** `POST upscale/{method}` with the field `image`, answered with 202 and the job. */
-const Upscale = (method: Method): MethodDecorator =>
+const Upscale = (method: Method, summary: string): MethodDecorator =>
   applyDecorators(
     Post(`upscale/${method}`),
     HttpCode(202),
+    ApiOperation({ summary }),
     UseInterceptors(FileInterceptor("image")),
     ApiConsumes("multipart/form-data"),
     ApiAcceptedResponse({ type: AcceptedDto }),
@@ -47,22 +49,23 @@ const Upscale = (method: Method): MethodDecorator =>
 export class UpscaleController {
   constructor(@Inject(JobsService) private readonly jobs: JobsService) {}
 
-  @Upscale("flux")
+  @Upscale("flux", "Enlarge a picture and redraw its details with FLUX.1-dev, which needs its weights and a GPU.")
   flux(@UploadedFile(PicturePipe) image: Express.Multer.File, @Body() dto: FluxDto): Promise<AcceptedDto> {
     return this.#accept("flux", image, dto);
   }
 
-  @Upscale("esrgan")
+  @Upscale("esrgan", "Enlarge a picture with a Real-ESRGAN model; without any other field, four times.")
   esrgan(@UploadedFile(PicturePipe) image: Express.Multer.File, @Body() dto: EsrganDto): Promise<AcceptedDto> {
     return this.#accept("esrgan", image, dto);
   }
 
-  @Upscale("imagen")
+  @Upscale("imagen", "Enlarge a picture with Google's Imagen on Vertex AI, which needs an account.")
   imagen(@UploadedFile(PicturePipe) image: Express.Multer.File, @Body() dto: ImagenDto): Promise<AcceptedDto> {
     return this.#accept("imagen", image, dto);
   }
 
   @Get("status/:id")
+  @ApiOperation({ summary: "How a job is; its result or its error once it has ended." })
   @ApiOkResponse({ type: StatusDto })
   @ApiNotFoundResponse()
   status(@Param("id", new ParseUUIDPipe({ errorHttpStatusCode: 404 })) id: string): Promise<StatusDto> {

@@ -1,28 +1,24 @@
 import assert from "node:assert/strict";
-import { openAsBlob } from "node:fs";
 import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 
 import type { NestExpressApplication } from "@nestjs/platform-express";
 
+import { UpscaledService } from "upscaled-nestjs";
 import type { JobProgress } from "upscaled-nestjs/bullmq";
 
 import type { AcceptedDto, StatusDto } from "../example/answers.dto.js";
 import { createApp } from "../example/app.js";
 import { settingsFrom } from "../example/settings.js";
 import type { Settings } from "../example/settings.js";
+import { listen, photograph, post } from "./api.js";
 import { TIMEOUT_MS, waitUntil } from "./processes.js";
 import { startRedis } from "./redis.js";
 import type { Redis } from "./redis.js";
 import { TestQueue } from "./workers.js";
-
-// 256 x 256.
-const PHOTOGRAPH = fileURLToPath(new URL("../../../../../examples/astronaut.jpg", import.meta.url));
 
 let redis: Redis;
 let folder: string;
@@ -49,27 +45,6 @@ after(async () => {
   await redis.stop();
   await rm(folder, { recursive: true });
 });
-
-async function listen(one: NestExpressApplication): Promise<string> {
-  await one.listen(0, "127.0.0.1");
-  return `http://127.0.0.1:${(one.getHttpServer().address() as AddressInfo).port}`;
-}
-
-async function photograph(): Promise<Blob> {
-  return openAsBlob(PHOTOGRAPH, { type: "image/jpeg" });
-}
-
-/** Uploads a picture; the photograph, unless told otherwise. */
-async function post(
-  method: string,
-  fields: Record<string, string> = {},
-  { image = undefined as Blob | undefined, name = "a photograph.JPG" } = {},
-): Promise<Response> {
-  const form = new FormData();
-  for (const [field, value] of Object.entries(fields)) form.append(field, value);
-  form.append("image", image ?? (await photograph()), name);
-  return fetch(`${url}/api/upscale/${method}`, { method: "POST", body: form });
-}
 
 /** The status that the job ends with. */
 async function finish(response: Response): Promise<StatusDto> {
@@ -107,7 +82,7 @@ async function assertRefused(response: Response, status: number, message: RegExp
 }
 
 test("an uploaded picture is upscaled, and can be fetched", { timeout: TIMEOUT_MS }, async () => {
-  const status = await finish(await post("esrgan", { model: "compact-x2", upscale_factor: "2" }));
+  const status = await finish(await post(url, "esrgan", { model: "compact-x2", upscale_factor: "2" }));
   assert.equal(status.state, "completed", JSON.stringify(status));
   assert.equal(status.progress, 100);
   assert.deepEqual(status.result?.output_size, { width: 512, height: 512 });
@@ -123,7 +98,7 @@ test("a print size and a format are kept, and progress is told", { timeout: TIME
   const seen = new Map<string, JobProgress>();
   queue.events.on("progress", ({ jobId, data }) => seen.set(jobId, data as JobProgress));
   const fields = { target_width_inches: "3", target_height_inches: "2", target_dpi: "200", output_format: "webp" };
-  const status = await finish(await post("esrgan", { ...fields, crop: "center", tile_size: "32" }));
+  const status = await finish(await post(url, "esrgan", { ...fields, crop: "center", tile_size: "32" }));
   assert.deepEqual(status.result?.output_size, { width: 600, height: 400 }, JSON.stringify(status));
   await waitUntil(() => seen.has(status.job_id), "the job's progress");
   assert.equal(typeof seen.get(status.job_id)?.stage, "string");
@@ -132,44 +107,51 @@ test("a print size and a format are kept, and progress is told", { timeout: TIME
 });
 
 test("fields that are unknown or out of range are refused by name", { timeout: TIMEOUT_MS }, async () => {
-  await assertRefused(await post("esrgan", { upscale_faktor: "2" }), 400, /upscale_faktor should not exist/);
-  await assertRefused(await post("esrgan", { output_path: "/etc/passwd" }), 400, /output_path should not exist/);
-  await assertRefused(await post("esrgan", { upscale_factor: "17" }), 400, /upscale_factor must not be greater/);
-  await assertRefused(await post("esrgan", { model: "../../weights.pth" }), 400, /model must match/);
-  await assertRefused(await post("flux", { denoise: "much" }), 400, /denoise must be a number/);
-  await assertRefused(await post("imagen", { upscale_factor: "4" }), 400, /upscale_factor must be one of/);
-  await assertRefused(await post("imagen", { gcp_region: "example.com/" }), 400, /gcp_region must match/);
+  await assertRefused(await post(url, "esrgan", { upscale_faktor: "2" }), 400, /upscale_faktor should not exist/);
+  await assertRefused(await post(url, "esrgan", { output_path: "/etc/passwd" }), 400, /output_path should not exist/);
+  await assertRefused(await post(url, "esrgan", { upscale_factor: "17" }), 400, /upscale_factor must not be greater/);
+  await assertRefused(await post(url, "esrgan", { model: "../../weights.pth" }), 400, /model must match/);
+  await assertRefused(await post(url, "flux", { denoise: "much" }), 400, /denoise must be a number/);
+  await assertRefused(await post(url, "imagen", { upscale_factor: "4" }), 400, /upscale_factor must be one of/);
+  await assertRefused(await post(url, "imagen", { gcp_region: "example.com/" }), 400, /gcp_region must match/);
+});
+
+test("empty fields are absent", { timeout: TIMEOUT_MS }, async () => {
+  const fields = { model: "compact-x2", upscale_factor: "2", quality: "", crop: "", use_fp16: "", target_dpi: "", upscale_model: "" };
+  const { result } = await finish(await post(url, "esrgan", fields));
+  assert.deepEqual(result?.output_size, { width: 512, height: 512 });
+  await assertRefused(await post(url, "esrgan", { output_path: "" , upscale_faktor: "2" }), 400, /upscale_faktor/);
 });
 
 test("what is no picture is refused, by its name and by its content", { timeout: TIMEOUT_MS }, async () => {
   const text = new Blob(["no picture"]);
-  await assertRefused(await post("esrgan", {}, { name: "a.gif" }), 415, /no PNG, JPEG or WebP/);
-  await assertRefused(await post("esrgan", {}, { image: text, name: "a.png" }), 415, /no PNG, JPEG or WebP/);
+  await assertRefused(await post(url, "esrgan", {}, { name: "a.gif" }), 415, /no PNG, JPEG or WebP/);
+  await assertRefused(await post(url, "esrgan", {}, { image: text, name: "a.png" }), 415, /no PNG, JPEG or WebP/);
   await assertRefused(await fetch(`${url}/api/upscale/esrgan`, { method: "POST", body: new FormData() }), 400, /image/);
 });
 
 test("an upload of more than 50 MB is refused", { timeout: TIMEOUT_MS }, async () => {
   const large = new Blob([await photograph(), new Uint8Array(50 * 1024 * 1024)]);
-  await assertRefused(await post("esrgan", {}, { image: large }), 413, /too large/i);
+  await assertRefused(await post(url, "esrgan", {}, { image: large }), 413, /too large/i);
 });
 
 test("a failed job tells its code, and no path of the machine", { timeout: TIMEOUT_MS }, async () => {
   const half = new Blob([(await photograph()).slice(0, 4000)]);
-  const truncated = await finish(await post("esrgan", {}, { image: half }));
+  const truncated = await finish(await post(url, "esrgan", {}, { image: half }));
   assert.deepEqual(truncated.error, { code: "input_unreadable", retryable: false });
-  const unserved = await finish(await post("flux"));
+  const unserved = await finish(await post(url, "flux"));
   assert.deepEqual(unserved.error, { code: "unknown_method", retryable: false });
-  const contrary = await finish(await post("esrgan", { target_width: "9", target_width_inches: "9" }));
+  const contrary = await finish(await post(url, "esrgan", { target_width: "9", target_width_inches: "9" }));
   assert.equal(contrary.error?.code, "invalid_job");
   assert.match(contrary.error?.error ?? "", /inches/);
   await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the uploads' removal");
 });
 
 test("an upload that outlived its job is removed at the next start", { timeout: TIMEOUT_MS }, async () => {
-  const { job_id } = await finish(await post("esrgan", { model: "compact-x2", upscale_factor: "2" }));
+  const { job_id } = await finish(await post(url, "esrgan", { model: "compact-x2", upscale_factor: "2" }));
   await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the upload's removal");
   await writeFile(join(settings.uploadDir, job_id), "");
-  const next = await createApp(settings, { logger: false });
+  const next = await createApp({ ...settings, daemonArgs: ["--methods", "fake"] }, { logger: false });
   await next.init();
   await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the late removal");
   await next.close();
@@ -201,26 +183,32 @@ test("health tells of the daemon and of Redis, and is 503 without either", { tim
   redis.thaw();
 });
 
-test("health is 503 where no daemon can be had", { timeout: TIMEOUT_MS }, async () => {
-  const broken = await createApp({ ...settings, command: ["/no/such/program"] }, { logger: false });
-  await health(await listen(broken), 503, ["upscaled"]);
-  await broken.close();
+test("health is 503 once no daemon can be had", { timeout: TIMEOUT_MS }, async () => {
+  const other = await createApp({ ...settings, daemonArgs: ["--methods", "fake"] }, { logger: false });
+  const base = await listen(other);
+  await other.get(UpscaledService).client.kill();
+  await health(base, 503, ["upscaled"]);
+  await other.close();
 });
 
-test("Swagger has every route, and the fields of each upload", { timeout: TIMEOUT_MS }, async () => {
+test("Swagger has every route, with a summary, and the fields of each upload", { timeout: TIMEOUT_MS }, async () => {
   assert.equal((await fetch(`${url}/api/docs`)).status, 200);
   const { paths, components } = (await (await fetch(`${url}/api/docs-json`)).json()) as {
-    paths: object;
+    paths: Record<string, Record<string, { summary?: string }>>;
     components: { schemas: Record<string, { properties: object }> };
   };
   assert.deepEqual(Object.keys(paths).toSorted(), [
     "/api/health",
+    "/api/jobs",
+    "/api/jobs/{id}",
     "/api/results/{file}",
     "/api/status/{id}",
     "/api/upscale/esrgan",
     "/api/upscale/flux",
     "/api/upscale/imagen",
   ]);
+  const operations = Object.values(paths).flatMap((path) => Object.values(path));
+  assert.deepEqual(operations.filter(({ summary }) => !summary), []);
   assert.ok("denoise" in (components.schemas["FluxDto"]?.properties ?? {}));
   assert.ok("image" in (components.schemas["EsrganDto"]?.properties ?? {}));
 });

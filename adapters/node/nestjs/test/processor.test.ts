@@ -106,13 +106,18 @@ test("an error that no retry mends ends the job at its first attempt", { timeout
   assert.equal(failureOf(failed)?.retryable, false);
 });
 
-test("a retryable error is retried as often as the job says", { timeout: TIMEOUT_MS }, async () => {
+test("a retryable error is retried as often as the job says, and each failure is logged", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
-  await using _ = await startWorkerApp(queue);
+  const log: string[] = [];
+  const note = (sentence: unknown): void => void log.push(String(sentence));
+  await using _ = await startWorkerApp(queue, {}, {}, { log: () => {}, warn: note, error: note });
   const job = await queue.add({ error_code: "upstream_quota" }, RETRIES);
   await assert.rejects(queue.result(job), /upstream_quota/);
   const failed = await queue.reload(job);
   assert.equal(failed.attemptsMade, 3);
+  await waitUntil(() => log.length >= 3, "the failures' sentences");
+  assert.match(log[0] ?? "", /^job 1 failed at attempt 1 of 3: upstream_quota: .*; it is tried again$/);
+  assert.match(log[2] ?? "", /^job 1 failed at attempt 3 of 3: upstream_quota: .*[^n]$/);
   assert.equal(failureOf(failed)?.retryable, true);
 });
 

@@ -22,6 +22,7 @@ import { UpscaledService } from "../upscaled.service.js";
 import { evictionProblem } from "./eviction.js";
 import { failedReason } from "./failure.js";
 import { ProgressReporter } from "./progress.reporter.js";
+import { logOnceAMinute } from "./repeated.errors.js";
 import { defaultWorkerOptions } from "./worker.options.js";
 
 // The protocol's limit of an id.
@@ -44,6 +45,8 @@ export abstract class UpscaleProcessor
   readonly #attempts = new Map<string, Attempt>();
   // Asked once, before the first job.
   #evictionProblem: Promise<string | undefined> | undefined;
+  // A signal may end the application while it starts, before there is a worker.
+  #hasWorker = false;
   #closed: Promise<void> | undefined;
 
   constructor(@Inject(UpscaledService) protected readonly upscaled: UpscaledService) {
@@ -87,9 +90,20 @@ export abstract class UpscaleProcessor
     for (const id of ids) this.#abort(id, "the job's lock ran out");
   }
 
+  /** Of the worker's connections to Redis, as a rule: they all say the same, at each try. */
   @OnWorkerEvent("error")
   onError(error: Error): void {
-    this.#logger.warn(error.message);
+    logOnceAMinute(this.#logger, error.message);
+  }
+
+  @OnWorkerEvent("failed")
+  onFailed(job: Job | undefined, error: Error): void {
+    // BullMQ says this of jobs that it has removed meanwhile too.
+    if (job === undefined) return;
+    const { id, attemptsMade, opts } = job;
+    const isLast = error instanceof UnrecoverableError || attemptsMade >= (opts.attempts ?? 1);
+    const sentence = `job ${id} failed at attempt ${attemptsMade} of ${opts.attempts ?? 1}: ${error.message}`;
+    isLast ? this.#logger.error(sentence) : this.#logger.warn(`${sentence}; it is tried again`);
   }
 
   /**
@@ -97,6 +111,7 @@ export abstract class UpscaleProcessor
    * comes. An override has to call this.
    */
   async onApplicationBootstrap(): Promise<void> {
+    this.#hasWorker = true;
     const timer = new AbortController();
     const late = delay(REDIS_WAIT_MS, undefined, { signal: timer.signal }).catch(() => undefined);
     const problem = await Promise.race([this.#checkEviction(), late]);
@@ -109,7 +124,7 @@ export abstract class UpscaleProcessor
 
   /** Take no more jobs. */
   beforeApplicationShutdown(): void {
-    this.#closed = this.worker.close();
+    if (this.#hasWorker) this.#closed = this.worker.close();
   }
 
   /** BullMQ waits for running jobs as long as they take; so the daemon, which does not, is closed first. */

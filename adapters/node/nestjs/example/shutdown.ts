@@ -1,0 +1,27 @@
+import { Inject, Injectable, Logger } from "@nestjs/common";
+import type { BeforeApplicationShutdown } from "@nestjs/common";
+import { UpscaledService } from "upscaled-nestjs";
+
+// For BullMQ to tell Redis what became of the jobs, once the daemon has ended them.
+const REDIS_MS = 2000;
+
+/**
+ * Ends the process within a bound after a signal: Nest waits for BullMQ, which waits as long as it takes for a
+ * Redis that is away. A job that could not be given back comes to another process when its lock has run out.
+ */
+@Injectable()
+export class ShutdownBound implements BeforeApplicationShutdown {
+  readonly #logger = new Logger(ShutdownBound.name);
+
+  constructor(@Inject(UpscaledService) private readonly upscaled: UpscaledService) {}
+
+  beforeApplicationShutdown(signal?: string): void {
+    // Without a signal somebody else than the system has closed the application, and goes on.
+    if (signal !== undefined) void this.upscaled.close().then(() => setTimeout(() => this.#exit(), REDIS_MS));
+  }
+
+  #exit(): void {
+    this.#logger.error(`Redis did not answer within ${REDIS_MS / 1000} s; the process ends without it`);
+    process.exit(1);
+  }
+}
