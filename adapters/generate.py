@@ -1,7 +1,7 @@
 """Writes the adapters' types from `protocol/schema`: `python adapters/generate.py [--check]`.
 
-`node/src/protocol.ts` and `go/protocol.go` are checked in. With `--check` nothing is written, and
-the exit status is 1 where one of them is stale.
+`node/src/protocol.ts`, `go/protocol.go` and `python/upscaled/protocol.py` are checked in. With
+`--check` nothing is written, and the exit status is 1 if one of them is stale.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ _GO_INITIALISMS = {
 }
 
 
+_PY_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+# A call's own result has the picture too.
+_PY_RENAMED = {"Error": "ErrorMessage", "Result": "ResultMessage"}
+# Absent with the fake engine alone.
+_PY_ALWAYS = {("Result", "input_size"), ("Result", "output_size")}
+# What a call takes as its input and its output.
+_PY_GIVEN = {"image_path", "image_base64", "image_url", "output_path", "output_base64"}
+
 _HOST, _WORKER, _ERRORS = (
     json.loads((_SCHEMA / f"{name}.json").read_text("utf-8"))
     for name in ("host", "worker", "errors")
@@ -51,6 +59,7 @@ _ENUMS = {
     for name, definition in schema["$defs"].items()
     if "enum" in definition
 }
+_HOST_ENUMS = {"Crop", "ImagenFactor", "OutputFormat", "Precision"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = {
         _HERE / "node" / "src" / "protocol.ts": typescript(),
         _HERE / "go" / "protocol.go": go(),
+        _HERE / "python" / "upscaled" / "protocol.py": python(),
     }
     stale = 0
     for path, text in texts.items():
@@ -181,6 +191,175 @@ def go() -> str:
             elif "properties" in definition and "method" not in definition["properties"]:
                 lines += ["", *_go_struct(_RENAMED.get(name, name), definition)]
     return "\n".join(lines) + "\n"
+
+
+def python() -> str:
+    """The types as one Python module: a TypedDict for what a host writes, because it is written as
+    JSON, and a dataclass for what it reads."""
+    codes = [
+        f"    {json.dumps(code)}: {meaning['retryable']},  # {meaning['meaning']}"
+        for code, meaning in _ERRORS["codes"].items()
+    ]
+    lines = [
+        "# Generated from protocol/schema by adapters/generate.py. Do not edit.",
+        "# fmt: off",
+        "# ruff: noqa: E501",
+        '"""What a host and a daemon say to each other, version 1 of the protocol."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from dataclasses import dataclass, field",
+        "from typing import Any, ClassVar, Literal, NotRequired, TypedDict",
+        "",
+        f"PROTOCOL_VERSION = {_ERRORS['protocol']}",
+        "",
+        "# Every error code, and whether the same job may succeed later.",
+        "ERROR_CODES: dict[str, bool] = {",
+        *codes,
+        "}",
+    ]
+    for name in sorted(_HOST_ENUMS):
+        values = ", ".join(json.dumps(value) for value in _HOST["$defs"][name]["enum"])
+        lines += ["", f"{name} = Literal[{values}]"]
+    jobs = []
+    for name, definition in _HOST["$defs"].items():
+        if name.endswith(("Config", "Job")) and "properties" in definition:
+            lines += ["", "", *_py_dict(name, definition)]
+            jobs += [name] if name.endswith("Job") else []
+    lines += ["", "", *_py_options()]
+    lines += [
+        "",
+        "",
+        "# The only message that may leave out its type.",
+        f"Job = {' | '.join(jobs)}",
+    ]
+    written: set[str] = set()
+    for name in _WORKER["$defs"]:
+        lines += _py_classes(name, written)
+    return "\n".join(lines) + "\n"
+
+
+def _py_dict(name: str, definition: Schema) -> Iterator[str]:
+    is_job = name.endswith("Job")
+    yield f"class {name}(TypedDict{'' if is_job else ', total=False'}):"
+    yield f'    """{definition["description"]}"""'
+    yield ""
+    # A job without an id is given one.
+    required = set(definition.get("required", ())) - {"job_id"}
+    for field, schema in definition["properties"].items():
+        if is_job and ("Job", field) in _LEFT_OUT:
+            continue
+        if "description" in schema:
+            yield f"    # {schema['description']}"
+        typed = _py_type(schema)
+        if is_job and field not in required:
+            typed = f"NotRequired[{typed}]"
+        yield f"    {field}: {typed}"
+
+
+def _py_options() -> Iterator[str]:
+    """What a call may ask for: the configs' fields, but for those that it fills in itself."""
+    yield "class Options(TypedDict, total=False):"
+    yield '    """The fields of all configs, as keyword arguments. The daemon refuses a field that'
+    yield '    the method does not have."""'
+    yield ""
+    configs = {
+        name.removesuffix("Config").lower(): definition["properties"]
+        for name, definition in _HOST["$defs"].items()
+        if name.endswith("Config") and name != "FakeConfig"
+    }
+    names = dict.fromkeys(field for fields in configs.values() for field in fields)
+    for field in names:
+        if field in _PY_GIVEN:
+            continue
+        having = {method: fields[field] for method, fields in configs.items() if field in fields}
+        some = "" if len(having) == len(configs) else f"{' and '.join(having)}: "
+        told = next(
+            (schema["description"] for schema in having.values() if "description" in schema), ""
+        )
+        yield f"    # {some}{told}".rstrip(": ")
+        yield f"    {field}: {' | '.join(dict.fromkeys(map(_py_type, having.values())))}"
+
+
+def _py_classes(name: str, written: set[str]) -> list[str]:
+    """A message or a part of one, after the parts that it has."""
+    definition = _WORKER["$defs"][name]
+    if name in written or "properties" not in definition:
+        return []
+    written.add(name)
+    properties = definition["properties"]
+    parts = {
+        field: part
+        for field, schema in properties.items()
+        if (part := _py_part(schema)) is not None
+    }
+    lines = [line for _, part in parts.values() for line in _py_classes(part, written)]
+    lines += [
+        "",
+        "",
+        "@dataclass(slots=True, kw_only=True)",
+        f"class {_PY_RENAMED.get(name, name)}:",
+    ]
+    lines += [f'    """{definition.get("description", "A part of a message.")}"""', ""]
+    if parts:
+        pairs = ", ".join(
+            f'"{field}": ("{shape}", {part})' for field, (shape, part) in parts.items()
+        )
+        lines += [f"    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {{{pairs}}}", ""]
+    required = definition.get("required", ())
+    for field, schema in properties.items():
+        if field == "type":
+            continue
+        if "description" in schema:
+            lines.append(f"    # {schema['description']}")
+        is_there = field in required or (name, field) in _PY_ALWAYS
+        lines.append(f"    {field}: {_py_field(schema, is_there)}")
+    return lines
+
+
+def _py_field(schema: Schema, is_required: bool) -> str:
+    """The type of a field, and what it is if the daemon leaves it out."""
+    typed = _py_type(schema)
+    plain = _without_null(schema)
+    default = schema.get("default")
+    if typed.startswith(("list", "dict")) and (is_required or default is not None):
+        return f"{typed} = field(default_factory={typed.partition('[')[0]})"
+    if "$ref" in plain and _name(plain) not in _ENUMS and is_required:
+        return f"{typed} = field(default_factory={typed})"
+    if default is None and is_required and not (typed == "str" and "anyOf" in schema):
+        default = {"str": "", "int": 0, "float": 0.0, "bool": False}[typed]
+    if default is None:
+        return f"{typed} | None = None"
+    return f"{typed} = {json.dumps(default) if isinstance(default, str) else default}"
+
+
+def _py_part(schema: Schema) -> tuple[str, str] | None:
+    """How a field holds parts of a message, and which; None if it holds none."""
+    plain = _without_null(schema)
+    for shape, held in (
+        ("one", plain),
+        ("list", plain.get("items")),
+        ("map", plain.get("additionalProperties")),
+    ):
+        if isinstance(held, dict) and "$ref" in held and _name(held) not in _ENUMS:
+            return shape, _name(held)
+    return None
+
+
+def _py_type(schema: Schema) -> str:
+    plain = _without_null(schema)
+    if "$ref" in plain:
+        name = _name(plain)
+        # A later daemon may say more than we know.
+        return "str" if name in _ENUMS and name not in _HOST_ENUMS else name
+    if "const" in plain:
+        return f"Literal[{json.dumps(plain['const'])}]"
+    if plain["type"] == "array":
+        return f"list[{_py_type(plain['items'])}]"
+    if plain["type"] == "object":
+        values = plain.get("additionalProperties")
+        return f"dict[str, {_py_type(values) if values else 'Any'}]"
+    return _PY_TYPES[plain["type"]]
 
 
 def _go_struct(name: str, definition: Schema) -> Iterator[str]:

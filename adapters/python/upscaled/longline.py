@@ -11,7 +11,6 @@ import re
 from collections import deque
 from typing import Any
 
-from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, LineSplitter
 
 # The type, and an id of 128 characters with two escapes each, which takes 1538 bytes.
@@ -69,13 +68,13 @@ def lost_end(head: bytes) -> dict[str, Any] | None:
     limit_mib = DEFAULT_LINE_LIMIT_BYTES // 2**20
     if not kind or not job_id:
         raise UnreadableLineError(
-            f"the daemon was ended, because it wrote a line of more than {limit_mib} MiB that "
+            f"it wrote a line of more than {limit_mib} MiB that "
             "does not begin with type and job_id, so it cannot be told which job that line ended"
         )
     return {
         "type": "error",
         "job_id": job_id,
         "error": _SENTENCES[kind].format(limit=limit_mib),
-        "code": ErrorCode.LINE_TOO_LONG.value,
+        "code": "line_too_long",
         "retryable": False,
     }

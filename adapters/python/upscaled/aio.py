@@ -1,0 +1,284 @@
+"""For asyncio.
+
+async with upscaled.AsyncUpscaler() as up:
+    result = await up.upscale("in.jpg", "out.png", factor=2)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar, Unpack, overload
+
+from upscaled.call import Call
+from upscaled.client import ASK_TIMEOUT_S
+from upscaled.jobline import Message
+from upscaled.messages import read
+from upscaled.protocol import HealthReport, Job, Progress, Status
+from upscaled.request import CallOptions, is_path
+from upscaled.result import Result
+from upscaled.upscaler import (
+    StrPath,
+    UpscalerOptions,
+    checked_request,
+    client_of,
+    start_call,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from PIL import Image
+
+    from upscaled.upscaler import Array, Picture
+
+T = TypeVar("T")
+
+
+class AsyncCall(Generic[T]):
+    """A job that was submitted. `await` it for its result; iterate over it for its progress, which
+    raises the job's error at the end if it failed.
+
+    If a task is cancelled while it does either, the job is cancelled too. The task ends when the
+    daemon has let go of the job: nothing is written to the output after that.
+    """
+
+    def __init__(self, started: asyncio.Future[Call[T]], *, reads: bool) -> None:
+        self._started = started
+        self._reads = reads  # the picture, which is not to be done in the loop's thread
+
+    def cancel(self) -> bool:
+        """End the job; false if it has ended."""
+        if not self._started.done():
+            return self._started.cancel()
+        if self._started.cancelled() or self._started.exception() is not None:
+            return False
+        return self._started.result().cancel()
+
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        started = self._started
+        if not started.done():
+            return False
+        is_refused = started.cancelled() or started.exception() is not None
+        return is_refused or started.result().done()
+
+    def __await__(self) -> Generator[Any, None, Result[T]]:
+        return self._result().__await__()
+
+    async def _result(self) -> Result[T]:
+        call = await self._started
+        await _ended(call)
+        return await asyncio.to_thread(call.result) if self._reads else call.result()
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        call = await self._started
+        loop = asyncio.get_running_loop()
+        news: asyncio.Queue[Progress | None] = asyncio.Queue()
+
+        def put(progress: Progress | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(news.put_nowait, progress)
+
+        call.listen(put)
+        call.add_done_callback(lambda _: put(None))
+        try:
+            while (progress := await news.get()) is not None:
+                yield progress
+        except asyncio.CancelledError:
+            call.cancel()
+            await _ended(call)
+            raise
+        await self._result()
+
+
+async def _ended(call: Call[Any]) -> None:
+    """Wait for the call's end. If the task is cancelled, so is the job, and its end is waited for;
+    a second cancel is obeyed at once."""
+    ended = _event_of(call)
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        call.cancel()
+        await ended.wait()
+        raise
+
+
+def _event_of(future: Future[Any]) -> asyncio.Event:
+    """An event of the running loop that is set when the future is done."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def set_event(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(event.set)
+
+    future.add_done_callback(set_event)
+    return event
+
+
+class AsyncUpscaler:
+    """`Upscaler` for asyncio: see there. Any number of tasks and loops may use one."""
+
+    def __init__(self, **options: Unpack[UpscalerOptions]) -> None:
+        self._client, self._by_file = client_of(options)
+
+    async def start(self) -> Status:
+        """Start the daemon now, and wait until it is ready: what it says of itself then. Raises
+        `DaemonGoneError` if it cannot get there."""
+        ready = self._client.ready()
+        await _event_of(ready).wait()
+        return read(Status, ready.result())
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's process; None while there is none."""
+        return self._client.pid
+
+    @overload
+    async def upscale(
+        self, picture: Picture, output: type[T], **options: Unpack[CallOptions]
+    ) -> Result[T]: ...
+    @overload
+    async def upscale(
+        self, picture: Picture, output: StrPath, **options: Unpack[CallOptions]
+    ) -> Result[None]: ...
+    @overload
+    async def upscale(
+        self, picture: StrPath, output: None = None, **options: Unpack[CallOptions]
+    ) -> Result[None]: ...
+    @overload
+    async def upscale(
+        self, picture: bytes | BinaryIO, output: None = None, **options: Unpack[CallOptions]
+    ) -> Result[bytes]: ...
+    @overload
+    async def upscale(
+        self, picture: Image.Image, output: None = None, **options: Unpack[CallOptions]
+    ) -> Result[Image.Image]: ...
+    @overload
+    async def upscale(
+        self, picture: Array, output: None = None, **options: Unpack[CallOptions]
+    ) -> Result[Array]: ...
+    async def upscale(
+        self, picture: Any, output: Any = None, **options: Unpack[CallOptions]
+    ) -> Result[Any]:
+        """Upscale one picture; as `Upscaler.upscale`."""
+        return await self._submit(picture, output, options)
+
+    @overload
+    def submit(
+        self, picture: Picture, output: type[T], **options: Unpack[CallOptions]
+    ) -> AsyncCall[T]: ...
+    @overload
+    def submit(
+        self, picture: Picture, output: StrPath, **options: Unpack[CallOptions]
+    ) -> AsyncCall[None]: ...
+    @overload
+    def submit(
+        self, picture: StrPath, output: None = None, **options: Unpack[CallOptions]
+    ) -> AsyncCall[None]: ...
+    @overload
+    def submit(
+        self, picture: bytes | BinaryIO, output: None = None, **options: Unpack[CallOptions]
+    ) -> AsyncCall[bytes]: ...
+    @overload
+    def submit(
+        self, picture: Image.Image, output: None = None, **options: Unpack[CallOptions]
+    ) -> AsyncCall[Image.Image]: ...
+    @overload
+    def submit(
+        self, picture: Array, output: None = None, **options: Unpack[CallOptions]
+    ) -> AsyncCall[Array]: ...
+    def submit(
+        self, picture: Any, output: Any = None, **options: Unpack[CallOptions]
+    ) -> AsyncCall[Any]:
+        """Begin to upscale one picture: `async for progress in up.submit(...)`, or `await` it."""
+        return self._submit(picture, output, options)
+
+    def submit_job(
+        self, job: Job | Message, on_progress: Callable[[Any], None] | None = None
+    ) -> AsyncCall[None]:
+        """Submit a job as the protocol has it, of any method."""
+        call = self._client.submit(
+            job, lambda message: Result.of(message, None), _in_loop(on_progress)
+        )
+        return AsyncCall(_done(call), reads=False)
+
+    def cancel_all(self) -> None:
+        """Cancel every call that is open."""
+        self._client.cancel_all()
+
+    async def health(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
+        """How the daemon is. Raises `NoAnswerError` after this time, and `DaemonGoneError`."""
+        return await self._ask("health", timeout_s)
+
+    async def trim(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
+        """Have it free its caches and the models that no job is using. Raises as `health` does."""
+        return await self._ask("trim", timeout_s)
+
+    def replay(self, job_ids: Sequence[str] | None = None) -> None:
+        """Have a daemon with a journal say again how these jobs ended, or all: see `on_message`."""
+        self._client.replay(job_ids)
+
+    async def close(self) -> None:
+        """As `Upscaler.close`."""
+        await asyncio.to_thread(self._client.close)
+
+    async def kill(self) -> None:
+        """As `Upscaler.kill`."""
+        await asyncio.to_thread(self._client.kill)
+
+    def _submit(self, picture: Any, output: Any, options: CallOptions) -> AsyncCall[Any]:
+        options = {**options, "on_progress": _in_loop(options.get("on_progress"))}  # type: ignore[typeddict-item]
+
+        def start() -> Call[Any]:
+            request = checked_request(picture, output, options, by_file=self._by_file)
+            return start_call(self._client, request)
+
+        if is_path(picture):
+            started = _done(start())
+        else:
+            # It is written to a file, and perhaps encoded: not in the loop's thread.
+            started = asyncio.ensure_future(asyncio.to_thread(start))
+        reads = not (output is None and is_path(picture)) and not is_path(output)
+        return AsyncCall(started, reads=reads)
+
+    async def _ask(self, kind: str, timeout_s: float) -> HealthReport:
+        answer = self._client.ask(kind, timeout_s)
+        await _event_of(answer).wait()
+        return read(HealthReport, answer.result())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error nobody waits for what is in flight.
+        if kind is not None and not self._client.is_idle:
+            await self.kill()
+        else:
+            await self.close()
+
+
+def _done(call: Call[T]) -> asyncio.Future[Call[T]]:
+    future: asyncio.Future[Call[T]] = asyncio.get_running_loop().create_future()
+    future.set_result(call)
+    return future
+
+
+def _in_loop(on_progress: Callable[[Any], None] | None) -> Callable[[Any], None] | None:
+    """Call it in the running loop's thread."""
+    if on_progress is None:
+        return None
+    loop, callback = asyncio.get_running_loop(), on_progress
+
+    def call(progress: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback, progress)
+
+    return call

@@ -1,0 +1,144 @@
+"""One call: its job's line, its deadline, its progress, and its one end."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from upscaled.errors import JobCancelledError, UpscaledError, error_of
+from upscaled.jobline import JobLine, Message
+from upscaled.messages import read
+from upscaled.protocol import Progress
+from upscaled.result import Result
+from upscaled.timers import Timer
+
+T = TypeVar("T")
+
+# Refusals after which a job that is still wanted waits in the client.
+_WOULD_WAIT = frozenset({"queue_full", "shutting_down"})
+
+
+class CallOwner(Protocol):
+    """The client, to its calls."""
+
+    def cancel(self, call: Call[Any]) -> bool:
+        """End the call's job."""
+
+    def check_may_wait(self) -> None:
+        """Raise `RuntimeError` in a thread that must not wait for a call."""
+
+
+class Call(Future[Result[T]], Generic[T]):
+    """A job that was submitted: a future of its result, also for `concurrent.futures.wait` and
+    `as_completed`.
+
+    Iterating yields its progress as it comes, and raises the job's error at the end if it failed.
+    """
+
+    def __init__(
+        self,
+        line: JobLine,
+        owner: CallOwner,
+        make_result: Callable[[Message], Result[T]],
+    ) -> None:
+        super().__init__()
+        # As a future, it cannot be taken back without a word to the daemon.
+        self.set_running_or_notify_cancel()
+        self.job_id = line.job_id
+        self._owner = owner
+        self._make_result = make_result
+        self._made: Result[T] | None = None
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[Progress], None]] = []
+        self._latest: Progress | None = None
+        # The client's, under its lock: what to write, until a daemon has accepted the job; daemons
+        # that went away before they did; what the call ends with if the daemon does not end it.
+        self.line = line.line
+        self.timeout_s = line.timeout_s
+        self.losses = 0
+        self.is_accepted = False
+        self.is_resuming = False  # the next daemon has its job, by the journal
+        self.ending: UpscaledError | None = None
+        # The deadline's; once the call is ending, the grace's.
+        self.timer: Timer | None = None
+
+    def cancel(self) -> bool:
+        """End the job; false if it has ended. The call ends when the daemon has let go of it, as a
+        rule with `JobCancelledError`: nothing is written to the output after that."""
+        return self._owner.cancel(self)
+
+    def result(self, timeout: float | None = None) -> Result[T]:
+        """Wait for the job's end. Raises `UpscaledError`, and `TimeoutError` if the end does not
+        come within `timeout` seconds, which leaves the job as it is."""
+        if not self.done():
+            self._owner.check_may_wait()
+        message = cast(Message, super().result(timeout))
+        # The picture is read once, in the thread that asks first.
+        with self._lock:
+            if self._made is None:
+                self._made = self._make_result(message)
+        return self._made
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job's end, as `result` does: what the job failed with, if it did."""
+        if not self.done():
+            self._owner.check_may_wait()
+        return super().exception(timeout)
+
+    def listen(self, listener: Callable[[Progress], None]) -> None:
+        """Have each progress from the latest on."""
+        with self._lock:
+            self._listeners.append(listener)
+            if self._latest is not None:
+                listener(self._latest)
+
+    def __iter__(self) -> Iterator[Progress]:
+        self._owner.check_may_wait()
+        news: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+        self.listen(news.put)
+        self.add_done_callback(lambda _: news.put(None))
+        while (progress := news.get()) is not None:
+            yield progress
+        self.result()
+
+    # --- for the client -----------------------------------------------------------------------
+
+    def advance(self, message: Message) -> None:
+        """The daemon has told of progress."""
+        if self.done():
+            return
+        progress = read(Progress, message)
+        with self._lock:
+            self._latest = progress
+            listeners = self._listeners[:]
+        for listener in listeners:
+            listener(progress)
+
+    def settle(self, outcome: Message | UpscaledError) -> None:
+        """The one end."""
+        if isinstance(outcome, UpscaledError):
+            self.set_exception(outcome)
+        else:
+            self.set_result(cast(Any, outcome))
+
+    def told(self, message: Message) -> UpscaledError:
+        """The daemon's error as the caller is to see it."""
+        error = error_of(message)
+        ending = self.ending
+        # We sent a cancel because the time was over, and the daemon says what it was told.
+        was_late = ending is not None and not isinstance(ending, JobCancelledError)
+        if error.code == "cancelled" and was_late:
+            return ending or error
+        # It had no room for the job, which would have been sent again.
+        if error.code in _WOULD_WAIT and not self.is_accepted:
+            return ending or error
+        return error
+
+    def forget(self, error: UpscaledError) -> None:
+        """In a forked child, where nothing will end it: end it, whatever its locks were doing."""
+        Future.__init__(self)
+        self._lock = threading.Lock()
+        self.set_exception(error)

@@ -1,0 +1,172 @@
+"""What a call raises: one class per family of the protocol's codes, all below `UpscaledError`.
+
+Go by the class, by `code`, or by `retryable` if you know neither: a later daemon may have more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from upscaled.protocol import ERROR_CODES
+
+
+class UpscaledError(Exception):
+    """Raised when a job ends without a result. `str(error)` is one sentence for people.
+
+    code: the protocol's, None if the daemon said none. retryable: the same job may succeed later.
+    details: the daemon's message, where `cause`, `attempt` and `traceback` are.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool | None = None,
+        job_id: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        known = ERROR_CODES.get(code, False) if code is not None else False
+        self.retryable = known if retryable is None else retryable
+        self.job_id = job_id
+        self.details: Mapping[str, Any] = details if details is not None else {}
+
+
+class InvalidJobError(UpscaledError, ValueError):
+    """Raised when the job cannot be sent, or the daemon refuses it as it is."""
+
+
+class QueueFullError(UpscaledError):
+    """Raised when the daemon has no room for the job, and none of this client's will make any."""
+
+
+class InputError(UpscaledError):
+    """Raised when the input is missing, broken, too large or of a kind that is not read."""
+
+
+class OutputError(UpscaledError):
+    """Raised when the output cannot be written."""
+
+
+class NotAllowedError(UpscaledError):
+    """Raised when a path or a URL lies outside of what the daemon allows."""
+
+
+class ModelError(UpscaledError):
+    """Raised when the model is missing, broken or unsafe."""
+
+
+class OutOfMemoryError(UpscaledError):
+    """Raised when memory ran out even at the smallest tile size."""
+
+
+class JobCancelledError(UpscaledError):
+    """Raised when the job was cancelled, by its handle or by the client's end."""
+
+
+class DeadlineExceededError(UpscaledError, TimeoutError):
+    """Raised when the job's `timeout_s` passed."""
+
+
+class WorkerError(UpscaledError):
+    """Raised when the job's worker died or hung, and the job was not to be tried again."""
+
+
+class UpstreamError(UpscaledError):
+    """Raised when a cloud service refused the job or did not answer."""
+
+
+class JournalError(UpscaledError):
+    """Raised when the journal cannot be written, so that the job was not accepted."""
+
+
+class ShuttingDownError(UpscaledError):
+    """Raised when the daemon, or the client, takes no more jobs."""
+
+
+class InternalError(UpscaledError):
+    """Raised for a defect in upscaled. `details["traceback"]` says where."""
+
+
+class DaemonGoneError(UpscaledError):
+    """Raised when the daemon ended after it had accepted the job, or cannot be started. The job may
+    have run or not. The sentence has the daemon's last words.
+
+    status: its exit status, negative if a signal ended it; None if it never ran.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, job_id: str | None = None
+    ) -> None:
+        super().__init__(message, retryable=True, job_id=job_id)
+        self.status = status
+
+
+class NoAnswerError(UpscaledError, TimeoutError):
+    """Raised when the daemon does not answer a question in time: it is busy, stopped or stuck."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
+
+
+class ForkedError(UpscaledError):
+    """Raised in a forked process by a call of its parent's: the parent has the result."""
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message, retryable=True, job_id=job_id)
+
+
+FAMILIES: dict[str, type[UpscaledError]] = {
+    "invalid_json": InvalidJobError,
+    "invalid_job": InvalidJobError,
+    "unknown_method": InvalidJobError,
+    "line_too_long": InvalidJobError,
+    "duplicate_job": InvalidJobError,
+    "queue_full": QueueFullError,
+    "input_not_found": InputError,
+    "input_unreadable": InputError,
+    "input_too_large": InputError,
+    "unsupported_format": InputError,
+    "output_unwritable": OutputError,
+    "path_not_allowed": NotAllowedError,
+    "model_not_found": ModelError,
+    "model_corrupt": ModelError,
+    "model_unsafe": ModelError,
+    "out_of_memory": OutOfMemoryError,
+    "cancelled": JobCancelledError,
+    "deadline_exceeded": DeadlineExceededError,
+    "stalled": WorkerError,
+    "worker_crashed": WorkerError,
+    "poisoned": WorkerError,
+    "upstream_auth": UpstreamError,
+    "upstream_quota": UpstreamError,
+    "upstream_filtered": UpstreamError,
+    "upstream_unavailable": UpstreamError,
+    "journal_unwritable": JournalError,
+    "shutting_down": ShuttingDownError,
+    "internal": InternalError,
+}
+
+
+def error_of(message: Mapping[str, Any]) -> UpscaledError:
+    """The exception for a daemon's `error`, whatever is in it."""
+    code = message.get("code")
+    known = code if isinstance(code, str) else None
+    job_id = message.get("job_id")
+    return FAMILIES.get(known or "", UpscaledError)(
+        str(message.get("error") or "the job failed"),
+        code=known,
+        # An error without it is not retryable, whatever its code.
+        retryable=message.get("retryable") is True,
+        job_id=job_id if isinstance(job_id, str) else None,
+        details=message,
+    )
+
+
+def local_error(code: str, message: str, job_id: str | None = None) -> UpscaledError:
+    """What the daemon would have said of a job that it does not get."""
+    details = {"error": message, "code": code, "retryable": ERROR_CODES[code], "job_id": job_id}
+    return error_of({name: value for name, value in details.items() if value is not None})

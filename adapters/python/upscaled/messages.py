@@ -1,0 +1,31 @@
+"""A daemon's messages, from JSON to their classes in `protocol`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+M = TypeVar("M")
+
+
+def read(kind: type[M], fields: Mapping[str, Any]) -> M:
+    """A message of this kind. What is absent, or of another shape than its class says, has its
+    default: a later daemon may say more, and the end of a job counts whatever else is in it."""
+    message = kind()
+    known = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    parts: dict[str, tuple[str, Any]] = getattr(kind, "PARTS", {})
+    for name, value in fields.items():
+        if name not in known or value is None:
+            continue
+        if name not in parts:
+            setattr(message, name, value)
+            continue
+        shape, part = parts[name]
+        if shape == "one" and isinstance(value, dict):
+            setattr(message, name, read(part, value))
+        elif shape == "list" and isinstance(value, list):
+            setattr(message, name, [read(part, one) for one in value if isinstance(one, dict)])
+        elif shape == "map" and isinstance(value, dict):
+            rows = {key: read(part, one) for key, one in value.items() if isinstance(one, dict)}
+            setattr(message, name, rows)
+    return message

@@ -1,0 +1,529 @@
+# Generated from protocol/schema by adapters/generate.py. Do not edit.
+# fmt: off
+# ruff: noqa: E501
+"""What a host and a daemon say to each other, version 1 of the protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
+
+PROTOCOL_VERSION = 1
+
+# Every error code, and whether the same job may succeed later.
+ERROR_CODES: dict[str, bool] = {
+    "invalid_json": False,  # the line is not one JSON object in UTF-8
+    "invalid_job": False,  # a field is missing, unknown or out of range; the sentence names it
+    "unknown_method": False,  # the method or message type is not served here
+    "line_too_long": False,  # the line passes the limit (32 MiB by default)
+    "duplicate_job": False,  # the job_id is in flight; `refused_job_id` names it, the first job goes on
+    "queue_full": True,  # the queue is at its limit; send the job again later
+    "input_not_found": False,  # there is no input file at that path or URL
+    "input_unreadable": False,  # the input is broken, truncated or of no known kind
+    "input_too_large": False,  # the input passes a size limit
+    "unsupported_format": False,  # the input or the output is of a kind that is not read or written here
+    "output_unwritable": False,  # the output cannot be written
+    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL points into a private network
+    "model_not_found": False,  # the model is neither known nor a file
+    "model_corrupt": False,  # the weights are truncated, altered or of no known architecture
+    "model_unsafe": False,  # the weights would run code when loaded
+    "out_of_memory": True,  # memory ran out even at the smallest tile size, or a growing worker was stopped
+    "cancelled": False,  # the host cancelled the job
+    "deadline_exceeded": False,  # the job's timeout_s passed
+    "stalled": True,  # the job made no progress within its budget, and max_attempts allowed one start
+    "worker_crashed": True,  # the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it
+    "poisoned": False,  # the job brought its worker down on each of its attempts; `cause` says how
+    "upstream_auth": False,  # the cloud service refused the credentials
+    "upstream_quota": True,  # the cloud service's quota is used up
+    "upstream_filtered": False,  # the cloud service's safety filter refused the picture
+    "upstream_unavailable": True,  # the cloud service did not answer rightly
+    "journal_unwritable": True,  # the journal cannot be written (a full disk), so the job was not accepted
+    "shutting_down": True,  # the daemon takes no more jobs; it is going down
+    "internal": False,  # a defect in upscaled; the traceback says where
+}
+
+Crop = Literal["none", "center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
+
+ImagenFactor = Literal["x2", "x3", "x4"]
+
+OutputFormat = Literal["png", "tiff", "jpeg", "webp", "avif"]
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+
+
+class EsrganConfig(TypedDict, total=False):
+    """ESRGAN and every other single-image network that spandrel knows."""
+
+    # Input file.
+    image_path: str
+    # Input file's bytes.
+    image_base64: str
+    # Input over http or https.
+    image_url: str
+    # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
+    output_path: str
+    # Return the output file's bytes in the result instead of writing a file.
+    output_base64: bool
+    # Default: by output_path's suffix, else png.
+    output_format: OutputFormat
+    # Lossy formats; 100 makes WebP and AVIF lossless.
+    quality: int
+    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    target_dpi: int
+    # Print width.
+    target_width_inches: float
+    # Print height.
+    target_height_inches: float
+    # Output width in pixels.
+    target_width: int
+    # Output height in pixels.
+    target_height: int
+    # What to keep where the print size has another aspect ratio.
+    crop: Crop
+    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    tile_size: int
+    # Default: DEFAULT_UPSCALE_FACTOR or 4.
+    upscale_factor: float
+    # A catalogue name or the path of a weights file.
+    model: str
+    # The same under FLUX's name for it; `model` wins.
+    upscale_model: str
+    # False forces fp32, whatever `precision` says.
+    use_fp16: bool
+    # auto: the fastest faithful one here.
+    precision: Precision
+
+
+class EsrganJob(TypedDict):
+    """Upscale with an ESRGAN-family network."""
+
+    type: NotRequired[Literal["job"]]
+    job_id: NotRequired[str]
+    # Higher first; equals in order.
+    priority: NotRequired[int]
+    # From acceptance to the terminal event; then deadline_exceeded.
+    timeout_s: NotRequired[float]
+    # Starts allowed before a job that takes its worker down is poisoned.
+    max_attempts: NotRequired[int]
+    method: Literal["esrgan"]
+    config: EsrganConfig
+
+
+class FakeConfig(TypedDict, total=False):
+    """The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for."""
+
+    steps: int
+    step_s: float
+    # Model load time.
+    load_s: float
+    # Named in the result; see load_s.
+    model: str
+    at_step: int
+    # print() it, where stdout used to be.
+    print_text: str
+    # The same from C: puts() and write(1).
+    c_print_text: str
+    # The same from a child process.
+    subprocess_text: str
+    # Raise a RuntimeError with this text.
+    raise_text: str
+    # Fail with this code of the protocol.
+    error_code: str
+    # Leave the process at once.
+    exit_code: int
+    # Kill the process with a signal.
+    signal: int
+    # Stop making progress, for ever.
+    hang: bool
+    # The same in native code that holds the GIL.
+    hang_native: bool
+    ignore_cancel: bool
+    # Leave a grandchild process behind.
+    spawn_sleeper: bool
+    # Memory to allocate, kept for good.
+    grow_mb: int
+    # Fail as an engine that ran out of memory.
+    out_of_memory: bool
+    # Write `output_text` there.
+    output_path: str
+    output_text: str
+    # Misbehave on this attempt alone: 1 shows a recovery.
+    only_on_attempt: int
+
+
+class FakeJob(TypedDict):
+    """Exercise a host: see `FakeConfig`."""
+
+    type: NotRequired[Literal["job"]]
+    job_id: NotRequired[str]
+    # Higher first; equals in order.
+    priority: NotRequired[int]
+    # From acceptance to the terminal event; then deadline_exceeded.
+    timeout_s: NotRequired[float]
+    # Starts allowed before a job that takes its worker down is poisoned.
+    max_attempts: NotRequired[int]
+    method: Literal["fake"]
+    config: NotRequired[FakeConfig]
+
+
+class FluxConfig(TypedDict, total=False):
+    """FLUX.1-dev: an ESRGAN upscale, then image-to-image in tiles."""
+
+    # Input file.
+    image_path: str
+    # Input file's bytes.
+    image_base64: str
+    # Input over http or https.
+    image_url: str
+    # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
+    output_path: str
+    # Return the output file's bytes in the result instead of writing a file.
+    output_base64: bool
+    # Default: by output_path's suffix, else png.
+    output_format: OutputFormat
+    # Lossy formats; 100 makes WebP and AVIF lossless.
+    quality: int
+    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    target_dpi: int
+    # Print width.
+    target_width_inches: float
+    # Print height.
+    target_height_inches: float
+    # Output width in pixels.
+    target_width: int
+    # Output height in pixels.
+    target_height: int
+    # What to keep where the print size has another aspect ratio.
+    crop: Crop
+    # Output pixels a tile side.
+    tile_size: int
+    # Default: DEFAULT_UPSCALE_FACTOR or 4.
+    upscale_factor: float
+    # Catalogue name or GGUF path.
+    model: str
+    # First-stage model.
+    upscale_model: str
+    # 0 keeps the first stage as it is.
+    denoise: float
+    # Model calls really made for each tile.
+    steps: int
+    guidance: float
+    prompt: str
+    seed: int
+    # End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does.
+    block_cache: float
+
+
+class FluxJob(TypedDict):
+    """Upscale with FLUX.1-dev."""
+
+    type: NotRequired[Literal["job"]]
+    job_id: NotRequired[str]
+    # Higher first; equals in order.
+    priority: NotRequired[int]
+    # From acceptance to the terminal event; then deadline_exceeded.
+    timeout_s: NotRequired[float]
+    # Starts allowed before a job that takes its worker down is poisoned.
+    max_attempts: NotRequired[int]
+    method: Literal["flux"]
+    config: FluxConfig
+
+
+class ImagenConfig(TypedDict, total=False):
+    """Imagen on Vertex AI."""
+
+    # Input file.
+    image_path: str
+    # Input file's bytes.
+    image_base64: str
+    # Input over http or https.
+    image_url: str
+    # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
+    output_path: str
+    # Return the output file's bytes in the result instead of writing a file.
+    output_base64: bool
+    # Default: by output_path's suffix, else png.
+    output_format: OutputFormat
+    # Lossy formats; 100 makes WebP and AVIF lossless.
+    quality: int
+    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    target_dpi: int
+    # Print width.
+    target_width_inches: float
+    # Print height.
+    target_height_inches: float
+    # Output width in pixels.
+    target_width: int
+    # Output height in pixels.
+    target_height: int
+    # What to keep where the print size has another aspect ratio.
+    crop: Crop
+    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    tile_size: int
+    upscale_factor: ImagenFactor
+    model: str
+    # Cut a picture that is too large for one call into several; each is billed.
+    tile: bool
+    # Default: GCP_PROJECT_ID from the environment.
+    gcp_project_id: str
+    # Default: GCP_REGION or us-central1.
+    gcp_region: str
+
+
+class ImagenJob(TypedDict):
+    """Upscale with Imagen on Vertex AI."""
+
+    type: NotRequired[Literal["job"]]
+    job_id: NotRequired[str]
+    # Higher first; equals in order.
+    priority: NotRequired[int]
+    # From acceptance to the terminal event; then deadline_exceeded.
+    timeout_s: NotRequired[float]
+    # Starts allowed before a job that takes its worker down is poisoned.
+    max_attempts: NotRequired[int]
+    method: Literal["imagen"]
+    config: ImagenConfig
+
+
+class Options(TypedDict, total=False):
+    """The fields of all configs, as keyword arguments. The daemon refuses a field that
+    the method does not have."""
+
+    # Default: by output_path's suffix, else png.
+    output_format: OutputFormat
+    # Lossy formats; 100 makes WebP and AVIF lossless.
+    quality: int
+    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    target_dpi: int
+    # Print width.
+    target_width_inches: float
+    # Print height.
+    target_height_inches: float
+    # Output width in pixels.
+    target_width: int
+    # Output height in pixels.
+    target_height: int
+    # What to keep where the print size has another aspect ratio.
+    crop: Crop
+    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    tile_size: int
+    # Default: DEFAULT_UPSCALE_FACTOR or 4.
+    upscale_factor: float | ImagenFactor
+    # A catalogue name or the path of a weights file.
+    model: str
+    # esrgan and flux: The same under FLUX's name for it; `model` wins.
+    upscale_model: str
+    # esrgan: False forces fp32, whatever `precision` says.
+    use_fp16: bool
+    # esrgan: auto: the fastest faithful one here.
+    precision: Precision
+    # flux: 0 keeps the first stage as it is.
+    denoise: float
+    # flux: Model calls really made for each tile.
+    steps: int
+    # flux
+    guidance: float
+    # flux
+    prompt: str
+    # flux
+    seed: int
+    # flux: End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does.
+    block_cache: float
+    # imagen: Cut a picture that is too large for one call into several; each is billed.
+    tile: bool
+    # imagen: Default: GCP_PROJECT_ID from the environment.
+    gcp_project_id: str
+    # imagen: Default: GCP_REGION or us-central1.
+    gcp_region: str
+
+
+# The only message that may leave out its type.
+Job = EsrganJob | FakeJob | FluxJob | ImagenJob
+
+
+@dataclass(slots=True, kw_only=True)
+class Accepted:
+    """The job is taken: exactly one `result` or `error` with its id will follow."""
+
+    job_id: str = ""
+    # Jobs that start before this one.
+    position: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Cause:
+    """Why a worker went away."""
+
+    reason: str = ""
+    exit_code: int | None = None
+    # As in SIGKILL.
+    signal: str | None = None
+    # One sentence.
+    detail: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class CropInfo:
+    """How far the upscaled picture passes the print size, in one direction."""
+
+    direction: str = ""
+    amount_px: int = 0
+    # amount_px / DPI; null where no DPI is known.
+    amount_inches: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ErrorMessage:
+    """Terminal for `job_id`; null where the line had no usable id, or the id is another job's."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"cause": ("one", Cause)}
+
+    job_id: str | None = None
+    # One plain sentence.
+    error: str = ""
+    code: str = ""
+    retryable: bool = False
+    # The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON).
+    refused_job_id: str | None = None
+    cause: Cause | None = None
+    attempt: int | None = None
+    # Internal errors only.
+    traceback: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerHealth:
+    """A supervisor's row for one worker."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"last_restart": ("one", Cause)}
+
+    worker: int = 0
+    state: str = ""
+    pid: int | None = None
+    device: str | None = None
+    # Ids in flight on this worker.
+    jobs: list[str] = field(default_factory=list)
+    models_loaded: list[str] = field(default_factory=list)
+    rss_mb: float | None = None
+    baseline_rss_mb: float | None = None
+    gpu_memory_used_mb: float | None = None
+    jobs_done: int = 0
+    restarts: int = 0
+    last_restart: Cause | None = None
+    uptime_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class HealthReport:
+    """The answer to `health` and `trim`."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"workers": ("list", WorkerHealth)}
+
+    # As in the question.
+    request_id: str | None = None
+    status: str = ""
+    detail: str | None = None
+    # Null until a worker has told.
+    gpu_available: bool | None = None
+    gpu_name: str | None = None
+    # GB.
+    gpu_memory_free: float | None = None
+    models_loaded: list[str] = field(default_factory=list)
+    # Jobs accepted that have not started.
+    queue_size: int = 0
+    in_flight: int = 0
+    uptime_s: float = 0.0
+    # Progress messages coalesced away.
+    dropped_progress: int = 0
+    workers: list[WorkerHealth] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class LaneInfo:
+    """A queue of its own inside the worker: jobs of different lanes never wait for each other."""
+
+    methods: list[str] = field(default_factory=list)
+    # Jobs the lane holds at once.
+    slots: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Never falling. Coalesced for a slow reader: only the newest of a job is kept."""
+
+    job_id: str = ""
+    # Percent.
+    progress: float = 0.0
+    stage: str = ""
+    # Steps or tiles done in this stage.
+    done: int | None = None
+    total: int | None = None
+    eta_s: float | None = None
+    attempt: int = 1
+    # Silence allowed after this message before it counts as a stall.
+    budget_s: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Size:
+    """Pixels."""
+
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Timings:
+    """Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole."""
+
+    queue: float = 0.0
+    load: float = 0.0
+    decode: float = 0.0
+    inference: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class ResultMessage:
+    """Terminal: the output is whole and in place."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"input_size": ("one", Size), "output_size": ("one", Size), "crop_info": ("one", CropInfo), "timings": ("one", Timings)}
+
+    job_id: str = ""
+    status: Literal["completed"] = "completed"
+    output_path: str | None = None
+    output_base64: str | None = None
+    input_size: Size = field(default_factory=Size)
+    output_size: Size = field(default_factory=Size)
+    scale_factor: float | None = None
+    crop_info: CropInfo | None = None
+    # Seconds from start to end, queue left out.
+    processing_time: float = 0.0
+    timings: Timings = field(default_factory=Timings)
+    model: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    # Cloud calls made; may be billed.
+    upstream_calls: int | None = None
+    attempt: int = 1
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Status:
+    """The daemon's own state. `ready` is the handshake: hosts wait for it or write at once."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"lanes": ("map", LaneInfo), "cause": ("one", Cause)}
+
+    message: str = ""
+    protocol: int | None = None
+    version: str | None = None
+    methods: list[str] | None = None
+    models: list[str] | None = None
+    device: str | None = None
+    lanes: dict[str, LaneInfo] | None = None
+    pid: int | None = None
+    # Which worker, from 0; supervised only.
+    worker: int | None = None
+    cause: Cause | None = None
+    detail: str | None = None

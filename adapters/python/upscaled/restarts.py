@@ -1,0 +1,60 @@
+"""Whether a daemon that went away gets a successor, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from upscaled.call import Call
+from upscaled.errors import DaemonGoneError
+
+_MAX_DELAY_S = 10.0
+
+# The daemon's exit status for wrong usage.
+_USAGE_STATUS = 2
+
+
+class Restarts:
+    """`attempts`: starts in a row that may fail, and daemons that may go away without accepting a
+    job. `delay_s` is doubled with each start that fails."""
+
+    def __init__(self, attempts: int, delay_s: float) -> None:
+        self._attempts = attempts
+        self._delay_s = delay_s
+        self._failed_starts = 0
+        self._has_spoken = False
+        self._is_ready = False
+        self._was_ready = False
+
+    def handle_start(self) -> None:
+        """A daemon is being started."""
+        self._has_spoken = self._is_ready = False
+
+    def handle_message(self) -> None:
+        """It has said something."""
+        self._has_spoken = True
+
+    def handle_ready(self) -> None:
+        """It is ready."""
+        self._is_ready = self._was_ready = True
+        self._failed_starts = 0
+
+    def delay_after(self, error: DaemonGoneError) -> float | None:
+        """Seconds from this end to the next start; None if there will be none."""
+        self._failed_starts += not self._is_ready
+        if self._failed_starts >= self._attempts or self._is_hopeless(error):
+            return None
+        return float(min(self._delay_s * 2**self._failed_starts, _MAX_DELAY_S))
+
+    def may_lose(self, call: Call[Any]) -> bool:
+        """Count a daemon that did not accept this job; false if there were as many as starts may
+        fail."""
+        call.losses += 1
+        return call.losses < self._attempts
+
+    def _is_hopeless(self, error: DaemonGoneError) -> bool:
+        """Whether a new start would end the same way. What has worked once may work again, as after
+        a deployment."""
+        if self._was_ready:
+            return False
+        is_missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
+        return is_missing or (error.status == _USAGE_STATUS and not self._has_spoken)
