@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from upscaled.call import Call
-from upscaled.client import ASK_TIMEOUT_S, Client, ClientOptions
+from upscaled.client import ASK_TIMEOUT_S, Client
 from upscaled.errors import NoAnswerError, UpscaledError
+from upscaled.options import ClientOptions
 from upscaled.result import Result
 
 _EVENTS = ("status", "accepted", "progress")

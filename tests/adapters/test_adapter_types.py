@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+from upscaled.errors import FAMILIES, UpscaledError, error_of
+from upscaled.protocol import ERROR_CODES
+from upscaled_protocol.errors import MEANINGS, ErrorCode
 from upscaled_protocol.version import VERSION
 
 ADAPTERS = Path(__file__).parents[2] / "adapters"
-GENERATED = [Path("node/src/protocol.ts"), Path("go/protocol.go")]
+GENERATED = [
+    Path("node/src/protocol.ts"),
+    Path("go/protocol.go"),
+    Path("python/upscaled/protocol.py"),
+]
 
 
 def generate(adapters: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -38,9 +46,28 @@ def test_types_are_stale_when_the_schema_changes(tmp_path: Path) -> None:
     assert generate(tmp_path / "adapters", "--check").returncode == 1
     assert generate(tmp_path / "adapters").returncode == 0
     assert generate(tmp_path / "adapters", "--check").returncode == 0
-    typescript, go = ((tmp_path / "adapters" / path).read_text() for path in GENERATED)
+    typescript, go, python = ((tmp_path / "adapters" / path).read_text() for path in GENERATED)
     assert "too_sleepy: { retryable: true }" in typescript
     assert 'CodeTooSleepy Code = "too_sleepy"' in go
+    assert '"too_sleepy": True,' in python
+
+
+def test_every_code_has_an_exception_of_its_family_and_says_whether_to_try_again() -> None:
+    assert set(FAMILIES) == set(ERROR_CODES) == set(ErrorCode)
+    for code in ErrorCode:
+        retryable = MEANINGS[code].retryable
+        error = error_of({"code": code, "error": "why", "retryable": retryable, "job_id": "7"})
+        assert type(error) is FAMILIES[code] is not UpscaledError
+        assert (error.code, error.retryable, error.job_id) == (code, retryable, "7")
+        assert str(error) == "why"
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), again.code, again.job_id) == (type(error), code, "7")
+
+
+def test_a_code_of_a_later_daemon_goes_by_retryable() -> None:
+    error = error_of({"code": "too_sleepy", "error": "it is late", "retryable": True})
+    assert type(error) is UpscaledError
+    assert (error.code, error.retryable) == ("too_sleepy", True)
 
 
 def test_the_package_has_the_release_of_the_daemon() -> None:

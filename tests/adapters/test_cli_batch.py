@@ -269,21 +269,3 @@ def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
     assert re.search(r"^photos/0 x\.jpg\t32\t24\t\d+\.\d+$", said[0].stdout, re.MULTILINE)
     assert "photos/1 x.jpg is done\n" in said[1].stdout
     assert (tmp_path / "large" / "1 x.png").is_file()
-
-
-@pytest.mark.timeout(600)
-def test_the_readmes_python_lines_upscale_a_picture(tmp_path: Path) -> None:
-    Image.new("RGB", (24, 16), "teal").save(tmp_path / "in.png")
-    found = re.search(r"^```python\n(.*?)^```$", SHELL_README, re.DOTALL | re.MULTILINE)
-    assert found is not None
-    said = subprocess.run(
-        [sys.executable, "-c", found.group(1)],
-        cwd=tmp_path,
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        text=True,
-        check=True,
-    )
-    assert said.stdout == "{'width': 96, 'height': 64}\n"
-    with Image.open(tmp_path / "out.png") as image:
-        assert image.size == (96, 64)

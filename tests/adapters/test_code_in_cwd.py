@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from upscaled_cli.client import DAEMON, Client
+from upscaled import Upscaler
+from upscaled.command import default_command
 
 ROOT = Path(__file__).parents[2]
 UPSCALED = Path(sys.executable).with_name("upscaled")
@@ -31,10 +32,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("options", [(), ("--no-template",)])
 def test_the_python_clients_daemon_runs_nothing(folder: Path, options: tuple[str, ...]) -> None:
-    with Client([*DAEMON, "--methods", "fake", *options]) as client:
-        client.submit("fake", {"subprocess_text": "a child"})
-        ends = [one["type"] for one in client.events(TIMEOUT_S) if one["type"] != "status"]
-    assert ends[-1] == "result"
+    with Upscaler(command=[*default_command(), "--methods", "fake", *options]) as up:
+        job = {"method": "fake", "config": {"subprocess_text": "a child"}}
+        assert up.submit_job(job).result(TIMEOUT_S).status == "completed"
     assert not (folder / "ran").exists()
 
 
@@ -60,7 +60,13 @@ def test_the_command_runs_nothing(folder: Path, arguments: tuple[str, ...]) -> N
 
 def test_whatever_starts_a_python_of_ours_gives_it_p() -> None:
     starts: list[str] = []
-    for part in ("adapters/shell", "examples", "models", "protocol/upscaled_protocol"):
+    for part in (
+        "adapters/python",
+        "adapters/shell",
+        "examples",
+        "models",
+        "protocol/upscaled_protocol",
+    ):
         starts += started_by(ROOT / part)
     starts += started_by(ROOT / "supervisor") + started_by(ROOT / "worker")
     assert len(starts) >= 5

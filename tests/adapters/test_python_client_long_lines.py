@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from upscaled_cli.client import Client, DaemonGoneError
+from upscaled import DaemonGoneError, InvalidJobError, Upscaler
 
 TIMEOUT_S = 60.0
 
@@ -28,34 +28,32 @@ sys.stdin.read()
 """
 
 
-def daemon(*heads: str) -> Client:
-    return Client([sys.executable, "-SE", "-c", DAEMON, *heads])
+def daemon(*heads: str, **options: Any) -> Upscaler:
+    return Upscaler(command=[sys.executable, "-SE", "-c", DAEMON, *heads], attempts=0, **options)
 
 
-def ends(client: Client, *job_ids: str) -> dict[str, Any]:
-    for job_id in job_ids:
-        client.submit("fake", {}, job_id=job_id)
-    messages = list(client.events(TIMEOUT_S))
-    return {one["job_id"]: one for one in messages if "job_id" in one}
+def ends(up: Upscaler, *job_ids: str) -> dict[str, BaseException | None]:
+    calls = [up.submit_job({"job_id": one, "method": "fake", "config": {}}) for one in job_ids]
+    return {call.job_id: call.exception(TIMEOUT_S) for call in calls}
 
 
 @pytest.mark.parametrize("job_id", ["a", "😀" * 128], ids=["short", "long"])
 def test_a_result_past_the_limit_ends_its_job_with_a_code_and_the_others_go_on(job_id: str) -> None:
     escaped = job_id.replace("😀", "\\ud83d\\ude00")
-    with daemon(f'{{"type":"result","job_id":"{escaped}","output_base64":"') as client:
-        got = ends(client, job_id, "b")
-    assert got["b"]["type"] == "result"
-    sentence = got[job_id].pop("error")
-    assert "more than 32 MiB: give output_path instead of output_base64" in sentence
-    code = {"code": "line_too_long", "retryable": False}
-    assert got[job_id] == {"type": "error", "job_id": job_id, **code}
+    with daemon(f'{{"type":"result","job_id":"{escaped}","output_base64":"') as up:
+        got = ends(up, job_id, "b")
+    assert got["b"] is None
+    error = got[job_id]
+    assert isinstance(error, InvalidJobError)
+    assert "more than 32 MiB: give output_path instead of output_base64" in str(error)
+    assert (error.code, error.retryable, error.job_id) == ("line_too_long", False, job_id)
 
 
 def test_an_error_past_the_limit_ends_its_job_with_a_code() -> None:
-    with daemon(' { "type" : "error" , "job_id" : "a\\"" , "error":"') as client:
-        got = ends(client, 'a"', "b")
-    assert got['a"']["code"] == "line_too_long"
-    assert "its error was dropped" in got['a"']["error"]
+    with daemon(' { "type" : "error" , "job_id" : "a\\"" , "error":"') as up:
+        error = ends(up, 'a"', "b")['a"']
+    assert isinstance(error, InvalidJobError)
+    assert "its error was dropped" in str(error)
 
 
 def test_any_other_line_past_the_limit_changes_nothing() -> None:
@@ -65,18 +63,19 @@ def test_any_other_line_past_the_limit_changes_nothing() -> None:
         '{"type":"status","detail":"',
         "a library's print",
     ]
-    with daemon(*heads) as client:
-        client.submit("fake", {}, job_id="b")
-        client.send({"type": "trim"})
-        types = [one["type"] for one in client.events(TIMEOUT_S)]
-    assert types == ["status", "result"]
+    said: list[dict[str, Any]] = []
+    with daemon(*heads, on_message=said.append) as up:
+        calls = [up.submit_job({"job_id": one, "method": "fake"}) for one in ("b", "c")]
+        assert calls[0].exception(TIMEOUT_S) is None
+    assert [one["type"] for one in said] == ["status", "result"]
 
 
 @pytest.mark.parametrize(
     "head", ['{"output_base64":"', '{"type":"result","output":"', '{"type":"result","job_id":"']
 )
 def test_a_line_past_the_limit_that_tells_no_job_ends_the_daemon(head: str) -> None:
-    with daemon(head) as client:
-        with pytest.raises(DaemonGoneError, match="does not begin with type and job_id"):
-            ends(client, "a", "b")
-        assert client.returncode == -9
+    with daemon(head) as up:
+        error = ends(up, "a", "b")["a"]
+    assert isinstance(error, DaemonGoneError)
+    assert "does not begin with type and job_id" in str(error)
+    assert error.status == -9

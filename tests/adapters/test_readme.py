@@ -84,6 +84,13 @@ def test_the_shell_session_says_what_the_readme_shows(tmp_path: Path) -> None:
     assert (tmp_path / "examples" / "astronaut_esrgan_4x.png").is_file()
 
 
+def test_the_python_lines_upscale_a_picture(folder: Path) -> None:
+    said = run([sys.executable, "-c", block("python")], folder)
+    assert "%" in said
+    assert "Size(width=96, height=64)" in said
+    assert size_of(folder / "out.png") == (96, 64)
+
+
 @pytest.mark.usefixtures("node_packages")
 def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
     (folder / "node_modules").mkdir()

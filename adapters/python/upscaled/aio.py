@@ -16,11 +16,11 @@ from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S
 from upscaled.jobline import Message
 from upscaled.messages import read
+from upscaled.options import StrPath
 from upscaled.protocol import HealthReport, Job, Progress, Status
 from upscaled.request import CallOptions, is_path
 from upscaled.result import Result
 from upscaled.upscaler import (
-    StrPath,
     UpscalerOptions,
     checked_request,
     client_of,

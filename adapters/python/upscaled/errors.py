@@ -104,6 +104,12 @@ class DaemonGoneError(UpscaledError):
         super().__init__(message, retryable=True, job_id=job_id)
         self.status = status
 
+    def of_job(self, job_id: str | None) -> DaemonGoneError:
+        """The same for one of several jobs: an exception keeps where it was raised."""
+        error = DaemonGoneError(str(self), status=self.status, job_id=job_id)
+        error.__cause__ = self.__cause__
+        return error
+
 
 class NoAnswerError(UpscaledError, TimeoutError):
     """Raised when the daemon does not answer a question in time: it is busy, stopped or stuck."""

@@ -519,6 +519,8 @@ class Status:
     protocol: int | None = None
     version: str | None = None
     methods: list[str] | None = None
+    # Methods that lack files or credentials, each with what to do about it.
+    unavailable: dict[str, str] | None = None
     models: list[str] | None = None
     device: str | None = None
     lanes: dict[str, LaneInfo] | None = None

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypedDict, TypeVar, Unpack, overload
 
 from upscaled.call import Call
-from upscaled.client import ASK_TIMEOUT_S, Client, ClientOptions
+from upscaled.client import ASK_TIMEOUT_S, Client
 from upscaled.errors import UpscaledError, local_error
 from upscaled.jobline import Message
 from upscaled.messages import read
+from upscaled.options import ClientOptions, StrPath
 from upscaled.protocol import HealthReport, Job, Status
 from upscaled.request import CallOptions, Request, request_of
 from upscaled.result import Result
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Picture = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Array
 
-StrPath = str | os.PathLike[str]
 T = TypeVar("T")
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from upscaled.errors import DaemonGoneError
+from upscaled.jobline import Message
 from upscaled_cli import exits
-from upscaled_cli.channel import Message
-from upscaled_cli.client import DAEMON, Client, DaemonGoneError
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
 from upscaled_cli.pictures import Found, find_pictures
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
+from upscaled_cli.session import DAEMON, Session
 
 _EXAMPLES = f"""examples:
   upscaled batch photos -o large
@@ -148,7 +149,7 @@ def _upscale(
     waiting = iter(pictures)
     running: dict[str, Picture] = {}
     bar = tqdm(total=len(pictures), unit="picture", leave=False, disable=None)
-    with bar, Client(daemon, show_log=options.verbose) as client:
+    with bar, Session(daemon, show_log=options.verbose) as client:
 
         def submit_next() -> Iterator[tuple[Picture, str]]:
             """Give the daemon one more; those that it cannot be given have failed."""

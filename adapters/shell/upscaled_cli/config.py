@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from upscaled_cli.channel import line_of
+from upscaled.jobline import line_of
 from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, shown
 from upscaled_models.imaging.suffixes import FORMATS
 from upscaled_protocol.envelope import METHODS

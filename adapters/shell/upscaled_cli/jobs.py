@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from upscaled.jobline import line_of
 from upscaled_cli import exits
-from upscaled_cli.channel import line_of
 from upscaled_cli.config import add_arguments, config_of, remarks_on
 
 _EXAMPLES = """examples:

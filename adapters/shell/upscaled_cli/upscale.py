@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from upscaled.errors import DaemonGoneError
+from upscaled.jobline import Message
 from upscaled_cli import exits
-from upscaled_cli.channel import Message
-from upscaled_cli.client import DAEMON, Client, DaemonGoneError
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
 from upscaled_cli.pictures import PICTURE_SUFFIXES
+from upscaled_cli.session import DAEMON, Session
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
@@ -55,7 +56,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     if _is_folder(options):
         command.append(f"--output-dir={options.output}")  # it may begin with a dash
     try:
-        with Client(command, show_log=options.verbose) as client:
+        with Session(command, show_log=options.verbose) as client:
             return _run(client, options, configs)
     except DaemonGoneError as error:
         print(f"upscaled upscale: {error}", file=sys.stderr)
@@ -64,7 +65,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         return exits.INTERRUPTED
 
 
-def _run(client: Client, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
+def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
     with Report(len(configs), options) as report:
         try:
             for name, config in zip(options.inputs, configs, strict=True):

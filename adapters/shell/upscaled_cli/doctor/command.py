@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from upscaled_cli import exits
-from upscaled_cli.client import DAEMON, Client
 from upscaled_cli.doctor import installation, surroundings, trial, weights
 from upscaled_cli.doctor.finding import Finding
+from upscaled_cli.session import DAEMON, Session
 from upscaled_models.catalog import Catalog, default_model_dir
 
 _EXAMPLES = """examples:
@@ -42,7 +42,7 @@ def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterato
     catalog = Catalog.load()
     own = [path.name for path in catalog.own_files(model_dir)]
     # The client is left first: if this is interrupted, that ends the daemon, and so the thread.
-    with ThreadPoolExecutor(1) as pool, Client([*daemon, *trial.options(model_dir)]) as client:
+    with ThreadPoolExecutor(1) as pool, Session([*daemon, *trial.options(model_dir)]) as client:
         trying = pool.submit(trial.run, client, own, report.tell)
         yield installation.python()
         yield installation.machine()

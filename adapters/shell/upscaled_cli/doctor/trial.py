@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from upscaled_cli.channel import Message
-from upscaled_cli.client import Client, DaemonGoneError
+from upscaled.errors import DaemonGoneError, NoAnswerError
+from upscaled.jobline import Message
 from upscaled_cli.doctor.finding import Finding
+from upscaled_cli.session import Session
 
 # A picture of 8x8 gray pixels, as PNG.
 _PICTURE = (
@@ -86,10 +87,10 @@ def options(model_dir: Path) -> list[str]:
     return ["--methods", methods, "--model-dir", str(model_dir)]
 
 
-def run(client: Client, own: Sequence[str], tell: Callable[[str], None]) -> Trial:
+def run(client: Session, own: Sequence[str], tell: Callable[[str], None]) -> Trial:
     """Send the daemon a picture for the default model, then one for each file of `own`.
 
-    tell: is given what goes on. Raises `RefusedError` if the client was closed before.
+    tell: is given what goes on. Raises `ShuttingDownError` if the client was closed before.
     """
     tried = Trial(untried=list(own[_MOST_TRIED:]))
     tell("starting a daemon, which loads the libraries")
@@ -102,10 +103,8 @@ def run(client: Client, own: Sequence[str], tell: Callable[[str], None]) -> Tria
         for message in client.events():
             _take(message, tried, names, tell)
         if tried.has_upscaled:
-            client.send({"type": "health"})
-            while tried.health.get("type") != "health":
-                tried.health = client.receive()
-    except DaemonGoneError as error:
+            tried.health = client.health()
+    except (DaemonGoneError, NoAnswerError) as error:
         tried.faults.append(str(error))
     return tried
 

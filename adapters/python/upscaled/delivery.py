@@ -1,0 +1,251 @@
+"""The way of a call to a daemon, and to its end:
+
+    add ─> waits ─> written ─> accepted ─> settled
+             ▲         │  │        │          ▲
+             │         │  └────────┼── cancel, deadline: by the daemon's answer, or the grace
+             └─ lost, or refused   └── the daemon is gone: by the next one's journal, or as gone
+                for want of room
+
+A cancel settles a call that is not written at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from upscaled.backlog import Backlog
+from upscaled.call import Call
+from upscaled.channel import Channel
+from upscaled.errors import DaemonGoneError, UpscaledError, error_of, local_error
+from upscaled.jobline import Message, line_of
+from upscaled.options import ClientOptions
+from upscaled.restarts import Restarts
+from upscaled.timers import Timers
+
+# From a daemon's `ready` to the end of a call that its journal does not tell of.
+_RESUME_S = 30.0
+
+# Ids in one `replay`, so that its line stays short.
+_REPLAYED_IDS = 1000
+
+_LOG = logging.getLogger("upscaled")
+
+
+class Delivery:
+    """The open calls. Hold `lock` for all but `flush`, which is to be called after it."""
+
+    def __init__(self, options: ClientOptions, restarts: Restarts, timers: Timers) -> None:
+        self._options = options
+        self._restarts = restarts
+        self._timers = timers
+        # Reentrant: a signal handler may end a call in the middle of anything.
+        self.lock = threading.RLock()
+        self._deferred: deque[Callable[[], None]] = deque()
+        self.calls: dict[str, Call[Any]] = {}
+        self.backlog = Backlog()
+        self.channel: Channel | None = None
+        self.is_closing = False
+        # Once the daemon's input has ended, nothing can be sent again.
+        self.has_ended_input = False
+        # Set while closing, once the daemon has every job that it is to have.
+        self.written = threading.Event()
+
+    def defer(self, call: Callable[[], None]) -> None:
+        """Do this after the lock was released."""
+        self._deferred.append(call)
+
+    def flush(self) -> None:
+        """Do what was deferred."""
+        while self._deferred:
+            with contextlib.suppress(IndexError):
+                self._deferred.popleft()()
+
+    def add(self, call: Call[Any]) -> None:
+        """Have a daemon do its job. Raises `InvalidJobError`, and `ShuttingDownError`."""
+        if self.is_closing:
+            raise local_error("shutting_down", "the client is closed", call.job_id)
+        if call.job_id in self.calls or self.backlog.holds(call.job_id):
+            text = f"job {call.job_id!r} is in flight"
+            raise local_error("duplicate_job", text, call.job_id)
+        self.calls[call.job_id] = call
+        self._start_deadline(call)
+        self.backlog.add(call)
+        self.write()
+
+    def write(self) -> None:
+        """Write what waits, as long as there is room."""
+        channel = self.channel
+        while channel is not None and channel.has_room:
+            call = self.backlog.take()
+            if call is None:
+                break
+            channel.send(call.line)
+        if self.is_closing and (channel is None or self.backlog.is_written):
+            self.written.set()
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def end(self, call: Call[Any], error: UpscaledError) -> bool:
+        """The caller or the clock ends a call; false if it has ended. The daemon gets some time to
+        end its job."""
+        if self.calls.get(call.job_id) is not call:
+            return False
+        if call.ending is not None:
+            return True
+        call.ending = error
+        if self.backlog.is_waiting(call):
+            self.settle(call, error)
+            return True
+        self._send_cancel(call)
+        grace_s = self._options.cancel_grace_s
+        text = f"{error}; the daemon did not confirm within {grace_s:g} s that the job has ended"
+        late = error_of({**error.details, "error": text})
+        self._start_timer(call, grace_s, lambda: self.settle(call, late))
+        return True
+
+    def settle(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
+        """The call's end, if it has none yet."""
+        if self.calls.get(call.job_id) is not call:
+            return
+        del self.calls[call.job_id]
+        self.backlog.remove(call)
+        if call.timer is not None:
+            call.timer.cancel()
+        self.defer(lambda: self._tell_end(call, outcome))
+        self.write()
+
+    def settle_all(self, error: DaemonGoneError) -> None:
+        """Nothing more will be done."""
+        for call in list(self.calls.values()):
+            self.settle(call, error.of_job(call.job_id))
+        self.written.set()
+
+    def _tell_end(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
+        call.settle(outcome)
+        if self._options.on_settled is not None:
+            guarded(self._options.on_settled)(call)
+
+    def _start_deadline(self, call: Call[Any]) -> None:
+        """Its time counts from now; until a daemon has accepted it, that bounds the wait."""
+        if call.timeout_s is not None:
+            text = f"timeout_s is over: {call.timeout_s:g} s"
+            error = local_error("deadline_exceeded", text, call.job_id)
+            self._start_timer(call, call.timeout_s, lambda: self.end(call, error))
+
+    def _start_timer(self, call: Call[Any], delay_s: float, then: Callable[[], object]) -> None:
+        def fire() -> None:
+            with self.lock:
+                then()
+            self.flush()
+
+        if call.timer is not None:
+            call.timer.cancel()
+        call.timer = self._timers.start(delay_s, fire)
+
+    def _send_cancel(self, call: Call[Any]) -> None:
+        if self.channel is not None:
+            self.channel.send(line_of({"type": "cancel", "job_id": call.job_id}))
+
+    # --- what the daemon says -----------------------------------------------------------------
+
+    def handle(self, kind: object, job_id: str, message: Message) -> None:
+        """A message about a job, which may be none of ours."""
+        call = self.calls.get(job_id)
+        if kind in ("accepted", "progress"):
+            if kind == "accepted":
+                self.backlog.accepted(job_id)
+            if call is not None:
+                self._accept(call)
+            if self.is_closing:
+                self.write()
+        elif kind == "error" and call is not None and self._waits_again(call, message):
+            self.write()
+        elif kind in ("result", "error"):
+            self.backlog.ended(job_id)
+            if call is None:
+                self.write()
+            else:
+                self.settle(call, message if kind == "result" else call.told(message))
+
+    def _accept(self, call: Call[Any]) -> None:
+        call.is_resuming = False
+        if not call.is_accepted:
+            call.is_accepted = True
+            call.line = b""
+            if call.ending is None:
+                self._start_deadline(call)
+
+    def _waits_again(self, call: Call[Any], message: Message) -> bool:
+        """Whether a job that was not accepted can wait: for room, or for the next daemon."""
+        if call.is_accepted or call.ending is not None:
+            return False
+        code = message.get("code")
+        if code == "queue_full":
+            return not self.has_ended_input and self.backlog.wait_for_room(call)
+        if code != "shutting_down" or self.is_closing or not self._restarts.may_lose(call):
+            return False
+        self.backlog.wait_for_next(call)
+        return True
+
+    # --- from one daemon to the next ----------------------------------------------------------
+
+    def keep(self, error: DaemonGoneError, *, has_next: bool) -> None:
+        """The daemon is gone. A job that no daemon has accepted is sent to the next one, and one
+        that was accepted is the journal's, if there is one. The others end with the daemon."""
+        waiting, held = [], []
+        for call in self.calls.values():
+            is_lost = not call.is_accepted and call.ending is None
+            if self.backlog.is_waiting(call) or (is_lost and self._restarts.may_lose(call)):
+                waiting.append(call)
+            elif call.is_accepted and self._options.journal is not None and has_next:
+                call.is_resuming = True
+                held.append(call)
+        kept = {call.job_id for call in (*waiting, *held)}
+        self.backlog.restart(waiting, held)
+        for call in list(self.calls.values()):
+            if call.job_id not in kept:
+                self.settle(call, error.of_job(call.job_id))
+
+    def resume(self, channel: Channel) -> None:
+        """The next daemon is there: ask its journal for the ends of what the one before had
+        accepted, and send what waits."""
+        self.channel = channel
+        held = [call for call in self.calls.values() if call.is_resuming]
+        ids = [call.job_id for call in held]
+        for at in range(0, len(ids), _REPLAYED_IDS):
+            channel.send(line_of({"type": "replay", "job_ids": ids[at : at + _REPLAYED_IDS]}))
+        for call in held:
+            if call.ending is not None:
+                self._send_cancel(call)
+        self.write()
+
+    def handle_ready(self) -> None:
+        """A daemon that is ready has told of what its journal has: the rest is lost."""
+        lost = [call for call in self.calls.values() if call.is_resuming]
+        if lost:
+            self._timers.start(_RESUME_S, lambda: self._give_up(lost))
+
+    def _give_up(self, calls: list[Call[Any]]) -> None:
+        error = DaemonGoneError("the daemon went away, and its journal does not tell of this job")
+        with self.lock:
+            for call in calls:
+                if call.is_resuming:
+                    self.settle(call, error.of_job(call.job_id))
+        self.flush()
+
+
+def guarded(callback: Callable[[Any], None]) -> Callable[[Any], None]:
+    """What a user's function raises is the user's, and must not end our reading."""
+
+    def call(message: Any) -> None:
+        try:
+            callback(message)
+        except Exception:  # noqa: BLE001 - whatever it is
+            _LOG.exception("a callback failed")
+
+    return call

@@ -1,0 +1,112 @@
+"""A daemon for a command that waits in one thread: all that it says, in order."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from upscaled.call import Call
+from upscaled.client import Client
+from upscaled.command import default_command
+from upscaled.errors import DaemonGoneError, UpscaledError
+from upscaled.jobline import Message
+from upscaled.options import ClientOptions
+from upscaled.result import Result
+
+DAEMON = default_command()
+
+# A daemon that fails before it is ready may have met its predecessor, which was still leaving.
+_STARTS = 2
+
+
+class Session:
+    """Starts the daemon at once; leaving the context ends it, with every process it started."""
+
+    def __init__(self, command: Sequence[str] = DAEMON, *, show_log: bool = False) -> None:
+        self._said: queue.SimpleQueue[Message | Call[Any] | DaemonGoneError] = queue.SimpleQueue()
+        self._pending: set[str] = set()
+        self._count = 0
+        self._client = Client(
+            ClientOptions(
+                command=command,
+                show_log=show_log,
+                attempts=_STARTS,
+                on_message=self._take,
+                on_settled=self._said.put,
+            )
+        )
+        self._client.start()
+
+    def submit(self, method: str, config: dict[str, Any]) -> str:
+        """Send one job; the id that its messages will carry. Raises `UpscaledError` if it cannot be
+        sent; a daemon that is gone says so to `receive`, after all else that it had to say."""
+        self._count += 1
+        job_id = str(self._count)
+        # Before it is sent: a Ctrl-C may come as soon as the daemon has it.
+        self._pending.add(job_id)
+        job = {"job_id": job_id, "method": method, "config": config}
+        try:
+            self._client.submit(job, lambda message: Result.of(message, None))
+        except DaemonGoneError as error:
+            self._said.put(error)
+        except UpscaledError:
+            self._pending.discard(job_id)
+            raise
+        return job_id
+
+    def health(self) -> Message:
+        """How the daemon is. Raises `DaemonGoneError` and `NoAnswerError`."""
+        return self._client.ask("health").result()
+
+    def cancel(self) -> None:
+        """End every job in flight; each is still answered."""
+        self._client.cancel_all()
+
+    def receive(self) -> Message:
+        """The next message, whatever it is about. Raises `DaemonGoneError` for a job whose daemon
+        went away."""
+        said = self._said.get()
+        if isinstance(said, DaemonGoneError):
+            raise said
+        if not isinstance(said, Call):
+            return said
+        self._pending.discard(said.job_id)
+        error = said.exception()
+        if error is None:
+            return said.result().message
+        if isinstance(error, UpscaledError) and error.details:
+            return {"type": "error", **error.details}
+        raise error
+
+    def events(self) -> Iterator[Message]:
+        """Every message as it comes, until each job has its result or its error."""
+        while self._pending:
+            yield self.receive()
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """Ids of the jobs whose end was not received yet."""
+        return frozenset(self._pending)
+
+    def _take(self, message: Message) -> None:
+        """In the reader's thread. How a job of ours ended is told by its call."""
+        is_end = message.get("type") in ("result", "error") and message.get("job_id") is not None
+        if not is_end:
+            self._said.put(message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # With jobs in flight somebody gave up on them.
+        if self._pending:
+            self._client.kill()
+        else:
+            self._client.close()
