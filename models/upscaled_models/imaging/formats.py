@@ -7,8 +7,10 @@ from typing import Any
 
 import pyvips
 
+from upscaled_models.imaging import heifitem
 from upscaled_models.imaging.chunks import ReadAt, boxes_at, png_chunks
 from upscaled_models.imaging.heifitem import HEIF_KINDS
+from upscaled_models.imaging.jxlheader import jxl_header
 from upscaled_models.imaging.libvips import is_out_of_memory, reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -63,6 +65,13 @@ def _film_frames(read_at: ReadAt) -> int | None:
     table = boxes_at(read_at, b"moov", b"trak", b"mdia", b"minf", b"stbl")
     sizes = next((box for box in table if box.kind == b"stsz"), None)
     return None if sizes is None else int.from_bytes(read_at(sizes.start + 8, 4))
+
+
+def is_turned(kind: str, read_at: ReadAt) -> bool:
+    """Whether the decoder turns, mirrors or cuts the picture, as the file says."""
+    if kind in HEIF_KINDS:
+        return heifitem.is_turned(read_at)
+    return kind == "jxl" and jxl_header(read_at).is_turned
 
 
 def is_premultiplied(kind: str, read_at: ReadAt) -> bool:

@@ -42,6 +42,7 @@ _SUFFIXES = {
     "bmp": (".bmp", ".dib"),
     "tga": (".tga",),
     "heic": (".heic", ".heif", ".hif"),
+    "jxl": (".jxl",),
 }
 _OR_CONVERT = "convert it to PNG, JPEG, WebP, TIFF or AVIF"
 _CONVERT = f"which is not read here: {_OR_CONVERT}"
@@ -78,6 +79,7 @@ class _Extra(NamedTuple):
 
 _EXTRAS = {
     "heic": _Extra("HEIC", rb"....ftyp(hei|hev|mif1|miaf|msf1)", "pillow_heif", "heic"),
+    "jxl": _Extra("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL ", "OpenImageIO", "jxl"),
 }
 # In this order: the first pattern that fits tells the kind.
 _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
@@ -101,7 +103,6 @@ _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
             "a HEIF of H.264, H.266 or JPEG 2000": rb"....ftyp(avci|avcs|vvi|j2ki|j2is)",
             "a BMP of OS/2": rb"BM............\x10\0\0\0|BA....\0\0\0\0",
             "PSD": rb"8BPS",
-            "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
             "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
             "JPEG XR": rb"II\xbc",
             "OpenEXR": rb"\x76\x2f\x31\x01",

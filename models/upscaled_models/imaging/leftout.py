@@ -11,6 +11,7 @@ from itertools import islice
 
 from upscaled_models.imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks
 from upscaled_models.imaging.exif import DESCRIPTIVE
+from upscaled_models.imaging.jxlheader import jxl_boxes
 from upscaled_models.imaging.tags import Reader
 
 GAIN_MAP = "the input has an HDR gain map, which nothing here can keep: it was left out"
@@ -59,6 +60,7 @@ _CHUNKS = frozenset(
 )
 _RIFF_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"ANIM", b"ANMF")
 _RIFF_HEADER_BYTES = 12
+_JXL_BOXES = (b"JXL ", b"ftyp", b"jxll", b"jxlc", b"jxlp", b"jxli", b"jbrd", b"Exif", b"xml ")
 _MOST_CHUNKS = 1000
 _LONGEST_LIST_BYTES = 65_536
 _C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
@@ -170,6 +172,15 @@ def _of_heif(read_at: ReadAt) -> Iterator[str]:
         yield "an HDR gain map"
 
 
+def _of_jxl(read_at: ReadAt) -> Iterator[str]:
+    for box in jxl_boxes(read_at):
+        kind = read_at(box.start, 4) if box.kind == b"brob" else box.kind
+        if kind in (b"jhgm", b"jumb"):
+            yield "an HDR gain map" if kind == b"jhgm" else _CREDENTIALS
+        elif kind not in _JXL_BOXES:
+            yield _of_kind(kind)
+
+
 def _has_tone_map(read_at: ReadAt) -> bool:
     items = next((box for box in boxes_at(read_at, b"meta") if box.kind == b"iinf"), None)
     return items is not None and b"tmap" in read_at(
@@ -184,4 +195,5 @@ _READERS: dict[str, Callable[[ReadAt], Iterable[str]]] = {
     "webp": _of_webp,
     "avif": _of_heif,
     "heic": _of_heif,
+    "jxl": _of_jxl,
 }

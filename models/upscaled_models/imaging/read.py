@@ -20,7 +20,7 @@ from upscaled_models.imaging.chunks import ReadAt
 from upscaled_models.imaging.colour import normalised, straight
 from upscaled_models.imaging.gather import gather
 from upscaled_models.imaging.gif import with_open_canvas
-from upscaled_models.imaging.heifitem import HEIF_KINDS, is_turned
+from upscaled_models.imaging.heifitem import HEIF_KINDS
 from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
 from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.origin import open_origin
@@ -178,7 +178,7 @@ def open_source(config: ImageConfig, settings: Settings, context: Context) -> It
             origin.path,
             origin.stem,
             orientation=orientation,
-            was_turned=kind in HEIF_KINDS and is_turned(origin.read_at),
+            was_turned=formats.is_turned(kind, origin.read_at),
             read_at=origin.read_at if is_as_stored else None,
         )
 

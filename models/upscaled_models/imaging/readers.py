@@ -13,6 +13,7 @@ from upscaled_models.imaging.extrasamples import load_tiff
 from upscaled_models.imaging.heic import load_heic
 from upscaled_models.imaging.heickind import check_heic
 from upscaled_models.imaging.jpegkind import check_jpeg
+from upscaled_models.imaging.jxl import load_jxl
 from upscaled_models.imaging.origin import Origin
 from upscaled_models.imaging.tga import load_tga
 from upscaled_models.imaging.tiffkind import check_tiff
@@ -30,6 +31,7 @@ _CHECKS: dict[str, Callable[[ReadAt], None]] = {
 _READERS: dict[str, Callable[[Origin, CheckSize, Warn], pyvips.Image]] = {
     "bmp": load_bmp,
     "heic": load_heic,
+    "jxl": load_jxl,
     "tga": load_tga,
     "tiff": load_tiff,
 }

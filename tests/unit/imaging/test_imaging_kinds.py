@@ -88,7 +88,6 @@ def test_camera_raw_files_are_named(head: bytes, name: str) -> None:
     [
         (b"BA\x36\0\0\0" + REST, "BMP of OS/2"),
         (b"\0\0\0\x18ftypavci\0\0\0\0mif1avci", "H.264"),
-        (b"\xff\x0a\x7f\0" + REST, "JPEG XL"),
         (b"8BPS\0\x02" + REST, "PSD"),
         (b"gimp xcf v011\0" + REST, "XCF"),
         (b"#?RGBE\nFORMAT=32-bit_rle_rgbe\n", "Radiance HDR"),

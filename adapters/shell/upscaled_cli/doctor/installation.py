@@ -29,6 +29,7 @@ _PURPOSES = {
     "flux": "FLUX jobs",
     "heic": "HEIC pictures",
     "imagen": "Imagen jobs",
+    "jxl": "JPEG XL pictures",
     "more-architectures": "SRFormer, FeMaSR and AdaCode, whose code is for non-commercial use only",
     "nvml": "the GPU memory of each worker",
 }
