@@ -142,7 +142,7 @@ class Catalog:
             return model.path(model_dir)
         path = Path(name_or_path)
         if path.name == name_or_path:
-            installed = _installed(name_or_path, model_dir)
+            installed = installed_as(name_or_path, model_dir)
             if installed is not None:
                 return installed
             model = self.find(name_or_path)
@@ -230,7 +230,8 @@ def _model(entry: dict[str, Any]) -> Model:
     return Model(**entry)
 
 
-def _installed(name: str, model_dir: Path) -> Path | None:
+def installed_as(name: str, model_dir: Path) -> Path | None:
+    """The file that jobs mean by a name or a stem of the model folder, if there is one."""
     for folder in _all_folders(model_dir):
         for candidate in (name, *(name + suffix for suffix in WEIGHT_SUFFIXES)):
             path = folder / candidate

@@ -61,6 +61,13 @@ class PendingFile:
             raise unwritable(self.path, error) from None
         return self.path
 
+    def publish_new(self) -> bool:
+        """Give the finished file its name; False if another file has it."""
+        try:
+            return not self._is_taken(self.path.name) and self._take(self.path.name)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
     def publish_numbered(self, mark: str | None) -> Path:
         """Give the finished file its name, or if that is taken, the first free one with a number.
 

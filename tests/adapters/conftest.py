@@ -1,13 +1,22 @@
-"""The Node packages, compiled once for all processes of a test run."""
+"""The Node packages, compiled once for all processes of a test run; a server of models."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from model_server import Server, running_server
 from nodejs import NESTJS, NODE, is_installed, require_node, run
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of models on loopback."""
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

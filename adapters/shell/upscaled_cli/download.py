@@ -6,20 +6,19 @@ run, asked for with `Range`; `If-Range` makes the server start over where its fi
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
-import os
 import re
 import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
+
+from upscaled_cli.partfile import CHUNK_BYTES, LockedError, PartFile
 
 # A mirror that says nothing for so long is given up.
 SILENCE_S = 30.0
@@ -27,7 +26,6 @@ SILENCE_S = 30.0
 # Waits before asking a source again; each new byte starts the row anew.
 RETRY_PAUSES_S = (1.0, 2.0, 4.0)
 
-_CHUNK_BYTES = 256 * 1024
 _PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 Progress = Callable[[int, int | None], None]
@@ -37,8 +35,20 @@ class DownloadError(Exception):
     """Raised when a file could not be fetched. The text says why, and what to do."""
 
 
+class SourcesError(DownloadError):
+    """Raised when no source has served the file. is_offline: not even one could be connected to."""
+
+    def __init__(self, text: str, *, is_offline: bool) -> None:
+        super().__init__(text)
+        self.is_offline = is_offline
+
+
 class _CutError(Exception):
     """The transfer broke off; asking the same source again may help."""
+
+
+class _NoConnectionError(_CutError):
+    """The source could not be connected to."""
 
 
 class _UnusableSourceError(Exception):
@@ -57,24 +67,30 @@ def download(
     """Fetch `target` from the first of `sources` that serves the right bytes.
 
     `progress` hears the bytes there and the bytes in all (None where the server does not say).
-    Without a checksum, bytes of an earlier run are fetched again: nothing proves whose they are.
+    Without a checksum, bytes of an earlier run are used again only if they are from the same source
+    and the server has not changed them since, which their ETag tells.
 
     Raises `DownloadError`; what was fetched so far is kept for the next run, unless it is wrong.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _Part.opened(target.with_name(target.name + ".part"), sha256 is not None) as part:
+        path = target.with_name(target.name + ".part")
+        with PartFile.opened(path, is_checked=sha256 is not None) as part:
             transfer = _Transfer(part, size_bytes, sha256, progress, pauses_s)
-            problems = []
+            problems: list[str] = []
+            is_offline = True
             for source in sources:
                 try:
                     transfer.run(source)
                 except _UnusableSourceError as problem:
                     problems.append(f"{source}: {problem}")
+                    is_offline &= isinstance(problem.__cause__, _NoConnectionError)
                 else:
                     part.become(target)
                     return
-            raise DownloadError("; ".join(problems))
+            raise SourcesError("; ".join(problems), is_offline=is_offline)
+    except LockedError as error:
+        raise DownloadError(str(error)) from None
     except OSError as error:
         raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -85,89 +101,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _Part:
-    """NAME.part, locked: its bytes, their checksum so far, and what the server called them."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path = path
-        self.size = 0
-        self.resumed = False  # whether its bytes were put together from several answers
-        self.source_and_etag: tuple[str, str] | None = None
-        self._file = file
-        self._sha256 = hashlib.sha256()
-
-    @classmethod
-    @contextmanager
-    def opened(cls, path: Path, keep: bool) -> Iterator[_Part]:
-        """Lock it against other runs. Raises `DownloadError` where another run has it."""
-        with _locked(path) as file:
-            part = cls(path, file)
-            if keep:
-                part._read_back()
-            else:
-                part.restart()
-            try:
-                yield part
-            finally:
-                if part.size == 0:
-                    path.unlink(missing_ok=True)
-
-    def _read_back(self) -> None:
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK_BYTES):
-            self._sha256.update(chunk)
-            self.size += len(chunk)
-        self.resumed = self.size > 0
-
-    def append(self, chunk: bytes) -> None:
-        self._file.write(chunk)
-        self._sha256.update(chunk)
-        self.size += len(chunk)
-
-    def restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._sha256 = hashlib.sha256()
-        self.size = 0
-        self.resumed = False
-        self.source_and_etag = None
-
-    def digest(self) -> str:
-        return self._sha256.hexdigest()
-
-    def become(self, target: Path) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.path.replace(target)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    while True:
-        with path.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DownloadError(f"another run is fetching {path}: wait for it") from None
-            # Between open and flock the other run may have finished and renamed this very file.
-            if not _is_still(path, file):
-                continue
-            yield file
-            return
-
-
-def _is_still(path: Path, file: BinaryIO) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
 @dataclass
 class _Transfer:
     """Gets `part` from one source after another, until its bytes are the right ones."""
 
-    part: _Part
+    part: PartFile
     size_bytes: int | None
     sha256: str | None
     progress: Progress
@@ -196,7 +134,7 @@ class _Transfer:
                     pauses = iter(self.pauses_s)
                 pause_s = next(pauses, None)
                 if pause_s is None:
-                    raise _UnusableSourceError(str(problem)) from None
+                    raise _UnusableSourceError(str(problem)) from problem
                 time.sleep(pause_s)
             else:
                 return
@@ -204,6 +142,9 @@ class _Transfer:
     def _fetch_once(self, source: str) -> None:
         part, size_bytes = self.part, self.size_bytes
         if size_bytes is not None and part.size > size_bytes:
+            part.restart()
+        origin = part.source_and_etag
+        if self.sha256 is None and origin is not None and origin[0] != source:
             part.restart()
         with _answer(source, part) as response:
             total = _length(response, part)
@@ -222,7 +163,7 @@ class _Transfer:
             raise _CutError(f"the connection was cut at {part.size} of {total} bytes")
 
 
-def _answer(source: str, part: _Part) -> http.client.HTTPResponse:
+def _answer(source: str, part: PartFile) -> http.client.HTTPResponse:
     """Ask for what is missing. Afterwards `part` ends where the answer's body begins."""
     if not source.startswith(("https://", "http://")):
         raise _UnusableSourceError("only http and https are fetched")
@@ -238,18 +179,18 @@ def _answer(source: str, part: _Part) -> http.client.HTTPResponse:
     except urllib.error.HTTPError as error:
         _refuse(error, part)
     except (OSError, http.client.HTTPException) as error:
-        raise _CutError(f"no connection: {getattr(error, 'reason', error)}") from error
+        raise _NoConnectionError(f"no connection: {getattr(error, 'reason', error)}") from error
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         part.resumed = True
     else:
         part.restart()
         etag = response.headers.get("ETag", "")
         # A weak one (W/"...") says nothing about bytes; RFC 9110 forbids it in If-Range.
-        part.source_and_etag = (source, etag) if etag.startswith('"') else None
+        part.set_origin((source, etag) if etag.startswith('"') else None)
     return response
 
 
-def _refuse(error: urllib.error.HTTPError, part: _Part) -> NoReturn:
+def _refuse(error: urllib.error.HTTPError, part: PartFile) -> NoReturn:
     with error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.restart()
@@ -259,7 +200,7 @@ def _refuse(error: urllib.error.HTTPError, part: _Part) -> NoReturn:
         raise _UnusableSourceError(f"it answers {error.code} {error.reason}")
 
 
-def _length(response: http.client.HTTPResponse, part: _Part) -> int | None:
+def _length(response: http.client.HTTPResponse, part: PartFile) -> int | None:
     """Bytes of the whole file, where the server says so."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return response.length
@@ -273,7 +214,7 @@ def _length(response: http.client.HTTPResponse, part: _Part) -> int | None:
     return None if where[2] == "*" else int(where[2])
 
 
-def _check_room(part: _Part, total: int) -> None:
+def _check_room(part: PartFile, total: int) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if free < total - part.size:
         raise DownloadError(
@@ -285,7 +226,7 @@ def _check_room(part: _Part, total: int) -> None:
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while True:
         try:
-            chunk = response.read1(_CHUNK_BYTES)
+            chunk = response.read1(CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise _CutError(f"the connection broke: {error}") from error
         if not chunk:

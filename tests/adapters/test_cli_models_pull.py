@@ -1,4 +1,4 @@
-"""`upscaled models` against a real HTTP server on loopback that cuts, lies and refuses."""
+"""`upscaled models pull` against a real HTTP server on loopback that cuts, lies and refuses."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import copy
 import fcntl
 import hashlib
 import json
-import random
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,143 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model_server import DATA, TIMEOUT_S, Server, leave_part, model, part_in, pull, target_in
 from upscaled_cli import exits
 from upscaled_cli.models import main
-from upscaled_models.catalog import Catalog, Model
+from upscaled_models.catalog import Catalog
 from waiting import wait_until
-
-DATA = random.Random(7).randbytes(300_000)
-TIMEOUT_S = 60
-
-
-@dataclass
-class Served:
-    """A file on the server, and its moods: each request takes the first of its lists."""
-
-    data: bytes = DATA
-    etag: str | None = '"one"'
-    statuses: list[int] = field(default_factory=list)
-    cuts: list[int] = field(default_factory=list)  # bytes to send before the connection drops
-    ranges: bool = True
-    wrong_range: bool = False  # answers a Range with the last ten bytes
-    range_header: str | None = None  # tells this as its Content-Range
-    gate: threading.Event | None = None  # half of the body waits for it
-    half_sent: threading.Event = field(default_factory=threading.Event)
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `files` and remembers the headers of each request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, Served] = {}
-        self.requests: list[tuple[str, dict[str, str]]] = []
-
-    def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-    def serve(self, name: str, **moods: Any) -> Served:
-        self.files[name] = Served(**moods)
-        return self.files[name]
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A puller that goes away is part of the tests."""
-
-    def ranges_asked(self) -> list[str | None]:
-        return [headers.get("range") for _, headers in self.requests]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.close_connection = True
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.requests.append((self.path, headers))
-        served = self.server.files.get(self.path.lstrip("/"))
-        if served is None or served.statuses:
-            self.send_error(served.statuses.pop(0) if served else 404)
-            return
-        start = self.start_of_range(served, headers)
-        if start and served.wrong_range:
-            start = len(served.data) - 10
-        body = served.data[start:]
-        if start and not body:
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
-        if served.etag:
-            self.send_header("ETag", served.etag)
-        if start:
-            last, size = len(served.data) - 1, len(served.data)
-            told = served.range_header or f"bytes {start}-{last}/{size}"
-            self.send_header("Content-Range", told)
-        self.end_headers()
-        if served.cuts:
-            body = body[: served.cuts.pop(0)]
-        half = len(body) // 2
-        self.wfile.write(body[:half])
-        served.half_sent.set()
-        if served.gate is not None:
-            served.gate.wait(TIMEOUT_S)
-        self.wfile.write(body[half:])
-
-    def start_of_range(self, served: Served, headers: dict[str, str]) -> int:
-        asked = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
-        unchanged = headers.get("if-range") in (None, served.etag)
-        return int(asked[1]) if asked and served.ranges and unchanged else 0
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Keep the test output clean."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(TIMEOUT_S)
-
-
-def model(*sources: str, **changes: Any) -> Model:
-    fields: dict[str, Any] = {
-        "name": "mine",
-        "method": "esrgan",
-        "architecture": "ESRGAN",
-        "licence": "CC-BY-NC-SA-4.0",
-        "commercial_use": False,
-        "description": "For tests.",
-        "folder": "upscale_models",
-        "file": "mine.pth",
-        "scale": 4,
-        "size_bytes": len(DATA),
-        "sha256": hashlib.sha256(DATA).hexdigest(),
-        "sources": sources,
-    }
-    return Model(**(fields | changes))
-
-
-def pull(folder: Path, *models: Model) -> int:
-    arguments = ["pull", models[0].name, "--model-dir", str(folder)]
-    return main(arguments, Catalog(models), pauses_s=(0, 0, 0))
-
-
-def target_in(folder: Path) -> Path:
-    return folder / "upscale_models" / "mine.pth"
-
-
-def part_in(folder: Path) -> Path:
-    return folder / "upscale_models" / "mine.pth.part"
-
-
-def leave_part(folder: Path, data: bytes) -> None:
-    part_in(folder).parent.mkdir(parents=True)
-    part_in(folder).write_bytes(data)
 
 
 def test_a_pulled_file_is_whole_and_its_licence_is_said(
@@ -333,6 +196,25 @@ def test_a_server_that_is_not_there_is_named(
     assert f"{url}: no connection" in capsys.readouterr().err
 
 
+def test_without_a_network_each_file_is_told_with_what_to_do_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/a"
+        entry = model(url, requires=("other",))
+        other = model(url, name="other", folder="vae", file="other.sft", sha256=None)
+        arguments = ["pull", "mine", "--model-dir", str(tmp_path)]
+        assert main(arguments, Catalog([entry, other]), pauses_s=(1, 2)) == exits.FAILED
+    said = capsys.readouterr().err
+    assert f"save it as {target_in(tmp_path)}\n    sha256 {entry.sha256}" in said
+    assert f"save it as {tmp_path / 'vae' / 'other.sft'}\n    no published checksum" in said
+    assert said.count(f"by hand, on another machine too: {url}") == 2
+    assert pauses == [1, 2]  # for the first file alone
+
+
 def test_a_failure_does_not_keep_the_other_files_from_coming(
     server: Server, tmp_path: Path
 ) -> None:
@@ -436,75 +318,3 @@ def test_an_interrupted_pull_goes_on_in_the_next(server: Server, tmp_path: Path)
     assert pull(tmp_path, entry) == exits.OK
     assert target_in(tmp_path).read_bytes() == DATA
     assert (server.ranges_asked()[-1] or "").startswith("bytes=")
-
-
-def test_an_unknown_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["pull", "nothing", "--model-dir", str(tmp_path)])
-    assert left.value.code == exits.USAGE
-    assert "no model is called nothing" in capsys.readouterr().err
-
-
-def listed(folder: Path, *models: Model, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    assert main(["list", "--json", "--model-dir", str(folder)], Catalog(models)) == exits.OK
-    return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-
-
-def test_the_list_says_what_is_installed(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = model(server.url("a"))
-    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "no"
-    leave_part(tmp_path, b"half")
-    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "partial"
-    target_in(tmp_path).write_bytes(DATA[:-1])
-    assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "damaged"
-    target_in(tmp_path).write_bytes(DATA)
-    (tmp_path / "upscale_models" / "own.safetensors").write_bytes(b"own")
-    (tmp_path / "upscale_models" / "gone.safetensors").symlink_to("nowhere")
-    (tmp_path / "upscale_models" / "folder.pth").mkdir()
-    rows = listed(tmp_path, entry, capsys=capsys)
-    assert rows["mine"]["installed"] == "yes"
-    assert rows["mine"]["commercial_use"] is False
-    assert rows["own"]["installed"] == "own"
-    assert not {"gone", "folder"} & set(rows)
-
-
-def test_the_list_for_people_names_every_model_of_the_catalogue(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["list", "--model-dir", str(tmp_path)]) == exits.OK
-    said = capsys.readouterr().out
-    for entry in Catalog.load():
-        assert re.search(
-            rf"^{re.escape(entry.name)} .*{re.escape(entry.licence)}", said, re.MULTILINE
-        )
-    assert "CC-BY-NC-SA-4.0 (non-commercial)" in said
-
-
-def verified(folder: Path, *names: str, entry: Model, capsys: Any) -> tuple[int, list[Any]]:
-    arguments = ["verify", *names, "--json", "--model-dir", str(folder)]
-    status = main(arguments, Catalog([entry]))
-    return status, json.loads(capsys.readouterr().out)
-
-
-def test_verify_tells_right_wrong_unpublished_and_missing_apart(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    entry = model("http://127.0.0.1/")
-    assert verified(tmp_path, entry=entry, capsys=capsys) == (exits.OK, [])
-    status, rows = verified(tmp_path, "mine", entry=entry, capsys=capsys)
-    assert (status, rows[0]["outcome"]) == (exits.FAILED, "missing")
-
-    target_in(tmp_path).parent.mkdir()
-    target_in(tmp_path).write_bytes(DATA)
-    status, rows = verified(tmp_path, entry=entry, capsys=capsys)
-    assert (status, rows[0]["outcome"]) == (exits.OK, "ok")
-    unpublished = model("http://127.0.0.1/", sha256=None)
-    status, rows = verified(tmp_path, entry=unpublished, capsys=capsys)
-    assert (status, rows[0]["outcome"]) == (exits.OK, "unpublished")
-    assert rows[0]["sha256"] == hashlib.sha256(DATA).hexdigest()
-
-    target_in(tmp_path).write_bytes(DATA[:-1] + b"x")
-    status, rows = verified(tmp_path, entry=entry, capsys=capsys)
-    assert (status, rows[0]["outcome"]) == (exits.FAILED, "wrong")

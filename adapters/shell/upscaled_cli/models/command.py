@@ -1,0 +1,102 @@
+"""The command line of the four, and which of them is run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from upscaled_cli import exits
+from upscaled_cli.download import RETRY_PAUSES_S
+from upscaled_cli.models.add import add
+from upscaled_cli.models.listing import list_models
+from upscaled_cli.models.pull import pull
+from upscaled_cli.models.verify import verify
+from upscaled_models.catalog import Catalog, Model, default_model_dir
+
+_EXAMPLES = """examples:
+  upscaled models list
+  upscaled models pull 4x-UltraSharp
+  upscaled models pull flux                  # with all that the flux method needs, 18 GB
+  upscaled models add ~/Downloads/4x_mine.pth
+  upscaled models add https://example.com/4x_mine.safetensors --name mine
+  upscaled models verify                     # hash again what is installed
+
+`add` takes a file of your own or a link to one, checks it, and puts it into the model folder; it
+replaces no other file. A cut download goes on where it stopped. MODEL_CACHE_DIR says where models
+lie.
+
+exit status: 0 done, 1 a model could not be fetched or used, is missing or damaged, 2 wrong usage,
+as a name that is not known, 130 interrupted.
+"""
+
+
+def main(
+    argv: Sequence[str],
+    catalog: Catalog | None = None,
+    pauses_s: Sequence[float] = RETRY_PAUSES_S,
+) -> int:
+    """Run one of the four; the exit status."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    catalog = catalog or Catalog.load()
+    try:
+        if options.action == "list":
+            return list_models(catalog, options.model_dir, options.json)
+        if options.action == "add":
+            try:
+                return add(catalog, options.source, options.model_dir, options.name, pauses_s)
+            except ValueError as error:
+                arguments.error(str(error))
+        named = [_find(catalog, name) for name in options.names]
+        if options.action == "pull":
+            return pull(catalog, named, options.model_dir, pauses_s)
+        # Unnamed, what is not installed is no failure; what comes with upscaled must be there.
+        there = [m for m in catalog if m.bundled or m.path(options.model_dir).is_file()]
+        return verify(named or there, options.model_dir, options.json)
+    except KeyboardInterrupt:
+        print("interrupted: run the same again to go on", file=sys.stderr)
+        return exits.INTERRUPTED
+
+
+def _find(catalog: Catalog, name: str) -> Model:
+    model = catalog.find(name)
+    if model is None:
+        print(
+            f"upscaled models: no model is called {name}; `upscaled models list` shows them",
+            file=sys.stderr,
+        )
+        raise SystemExit(exits.USAGE)
+    return model
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled models",
+        description="The models that upscaled knows, and those of your own.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = arguments.add_subparsers(
+        dest="action", required=True, metavar="list | pull | add | verify"
+    )
+    listing = actions.add_parser("list", help="every known model, and what is installed")
+    pulling = actions.add_parser("pull", help="fetch models, and all that they require")
+    pulling.add_argument("names", nargs="+", metavar="NAME", help="as `list` shows it")
+    adding = actions.add_parser("add", help="check a weights file and put it into the model folder")
+    adding.add_argument("source", metavar="FILE|URL", help="a file, or an https link to one")
+    adding.add_argument("--name", help="what jobs call it (default: the file's name)")
+    verifying = actions.add_parser("verify", help="compare installed files with their checksums")
+    verifying.add_argument("names", nargs="*", metavar="NAME", help="default: all installed")
+    for action in (listing, verifying):
+        action.add_argument("--json", action="store_true", help="for programs")
+    for action in (listing, pulling, adding, verifying):
+        action.add_argument(
+            "--model-dir",
+            type=Path,
+            default=default_model_dir(),
+            help="default: MODEL_CACHE_DIR or %(default)s",
+        )
+    return arguments

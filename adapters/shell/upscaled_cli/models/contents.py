@@ -1,0 +1,55 @@
+"""What a weights file holds, as the engine that would use it reads it: as data, never as code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_GGUF = b"GGUF"
+_ESRGAN_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """method: whose model it is. folder, suffix: where it belongs. note: on its licence."""
+
+    method: str
+    folder: str
+    suffix: str
+    facts: str
+    note: str | None = None
+
+
+def read_contents(path: Path, model_dir: Path) -> Contents:
+    """What the file is. Raises `JobError` with the sentence that a job with this file would get."""
+    with path.open("rb") as file:
+        head = file.read(len(_GGUF) + 5)
+    return _flux(path, model_dir) if head.startswith(_GGUF) else _esrgan(path, head)
+
+
+def _esrgan(path: Path, head: bytes) -> Contents:
+    from upscaled_models.esrgan.loading import load_descriptor
+    from upscaled_models.esrgan.morearchitectures import licence_note
+
+    network = load_descriptor(path)
+    suffix = path.suffix.lower()
+    if suffix not in _ESRGAN_SUFFIXES:  # the engine reads any, but looks for these
+        suffix = ".safetensors" if head[8:9] == b"{" else ".pth"
+    colours = "RGB" if network.input_channels == 3 else "grayscale"
+    architecture = network.architecture.name
+    facts = f"{architecture}, {network.scale}x, {colours}"
+    return Contents("esrgan", "upscale_models", suffix, facts, licence_note(architecture))
+
+
+def _flux(path: Path, model_dir: Path) -> Contents:
+    from upscaled_models.engine import Settings
+    from upscaled_models.flux.engine import FluxEngine
+    from upscaled_models.flux.files import Files
+
+    FluxEngine(Settings(model_dir=model_dir)).start()  # refuses if the extra is not installed
+    from upscaled_models.flux.transformer import check_transformer
+
+    others = (model_dir,) * 5  # which are not looked at
+    check_transformer(Files(model_dir, path, *others))
+    note = "FLUX.1-dev's licence is non-commercial"
+    return Contents("flux", "unet", ".gguf", "a FLUX.1 transformer, GGUF", note)

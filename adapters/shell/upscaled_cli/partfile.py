@@ -1,0 +1,128 @@
+"""NAME.part: the bytes of a file that is being fetched, locked against other runs.
+
+Without a checksum nothing else proves whose bytes an earlier run has left. So the server's name for
+that version of the file, its ETag, is kept with them, as an attribute of the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK_BYTES = 256 * 1024
+
+# An attribute of the file: where its bytes are from, and their ETag, as JSON.
+_ORIGIN = "user.upscaled.fetched_from"
+
+
+class LockedError(Exception):
+    """Raised when another run has the file."""
+
+
+class PartFile:
+    """An open NAME.part: its bytes, their checksum so far, and what the server called them."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.size = 0
+        self.resumed = False  # whether its bytes were put together from several answers
+        self.source_and_etag: tuple[str, str] | None = None
+        self._file = file
+        self._sha256 = hashlib.sha256()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, *, is_checked: bool) -> Iterator[PartFile]:
+        """Lock it against other runs. is_checked: whether its bytes will be compared with a
+        checksum; if not, those of an earlier run are kept only with their ETag. Raises
+        `LockedError`."""
+        with _locked(path) as file:
+            part = cls(path, file)
+            origin = part._kept_origin()
+            if is_checked or origin is not None:
+                part._read_back()
+                part.source_and_etag = origin
+            else:
+                part.restart()
+            try:
+                yield part
+            finally:
+                if part.size == 0:
+                    path.unlink(missing_ok=True)
+
+    def append(self, chunk: bytes) -> None:
+        """Add what was fetched."""
+        self._file.write(chunk)
+        self._sha256.update(chunk)
+        self.size += len(chunk)
+
+    def restart(self) -> None:
+        """Throw all bytes away."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._sha256 = hashlib.sha256()
+        self.size = 0
+        self.resumed = False
+        self.set_origin(None)
+
+    def set_origin(self, source_and_etag: tuple[str, str] | None) -> None:
+        """Keep where the bytes are from, also for the next run if the file system can."""
+        self.source_and_etag = source_and_etag
+        with suppress(OSError):
+            if source_and_etag is None:
+                os.removexattr(self._file.fileno(), _ORIGIN)
+            else:
+                os.setxattr(self._file.fileno(), _ORIGIN, json.dumps(source_and_etag).encode())
+
+    def digest(self) -> str:
+        """The SHA-256 of all bytes so far."""
+        return self._sha256.hexdigest()
+
+    def become(self, target: Path) -> None:
+        """Give the finished file its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.set_origin(None)
+        self.path.replace(target)
+
+    def _read_back(self) -> None:
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK_BYTES):
+            self._sha256.update(chunk)
+            self.size += len(chunk)
+        self.resumed = self.size > 0
+
+    def _kept_origin(self) -> tuple[str, str] | None:
+        try:
+            source, etag = json.loads(os.getxattr(self._file.fileno(), _ORIGIN))
+        except (OSError, ValueError):  # none, or the file system has no attributes
+            return None
+        return str(source), str(etag)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    while True:
+        with path.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(f"another run is fetching {path}: wait for it") from None
+            # Between open and flock the other run may have finished and renamed this very file.
+            if not _is_still(path, file):
+                continue
+            yield file
+            return
+
+
+def _is_still(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
