@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyvips
+
 PICTURE = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("astronaut.jpg"))
 OUTPUT = Path("demo-output").absolute()
+
+# The side of the detail that before-after.jpg shows, in the picture's pixels.
+DETAIL = 112
 
 JOBS = [
     {
@@ -33,6 +38,21 @@ JOBS = [
         },
     },
 ]
+
+
+def show_before_and_after(upscaled: str) -> Path:
+    """A detail of the picture, enlarged as a browser does and beside it by the model."""
+    before = pyvips.Image.new_from_file(str(PICTURE)).autorot()
+    after = pyvips.Image.new_from_file(upscaled)
+    factor = after.width // before.width
+    side = min(DETAIL, before.width, before.height)
+    left, top = (before.width - side) // 2, (before.height - side) // 16
+    box = (factor * left, factor * top, factor * side, factor * side)
+    halves = [one.crop(*box) for one in (before.resize(factor, kernel="cubic"), after)]
+    path = OUTPUT / "before-after.jpg"
+    both = pyvips.Image.arrayjoin(halves, across=2, shim=6, background=[255])
+    both.write_to_file(str(path), Q=90)
+    return path
 
 
 def main() -> int:
@@ -65,7 +85,11 @@ def main() -> int:
             f"{PICTURE.name}, {before['width']}x{before['height']}, is now "
             f"{after['width']}x{after['height']}: {message['output_path']}"
         )
-    return 0 if len(pictures) == len(JOBS) else 1
+    if len(pictures) < len(JOBS):
+        return 1
+    enlarged = next(one for one in pictures if one["job_id"] == "four-times")
+    print(f"A detail, before and after: {show_before_and_after(enlarged['output_path'])}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def test_the_demo_shows_both_ways_and_makes_its_pictures(tmp_path: Path) -> None
     assert 'daemon <- {"type":"result","job_id":"four-times"' in done.stdout
     with Image.open(tmp_path / "demo-output" / "astronaut_4x.png") as image:
         assert image.size == (1024, 1024)
+    with Image.open(tmp_path / "demo-output" / "before-after.jpg") as image:
+        assert image.size == (2 * 448 + 6, 448)
     with Image.open(tmp_path / "demo-output" / "astronaut_4x5in.jpg") as image:
         assert image.size == (800, 1000)
         assert image.info["dpi"] == (200, 200)
