@@ -37,6 +37,15 @@ def test_a_relative_link_leads_to_a_file(page: str) -> None:
             assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
+def test_every_test_that_proves_a_guarantee_exists() -> None:
+    named = re.findall(r"`(…?\w+…?)`(?=[^|]*\|$)", prose("docs/guarantees.md"), re.MULTILINE)
+    proofs = {name for name in named if name.startswith(("test_", "…"))}
+    tests = "\n".join(path.read_text("utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+    missing = [name for name in proofs if not re.search(rf"def \w*{name.strip('…')}", tests)]
+    assert len(proofs) > 20
+    assert missing == []
+
+
 def test_a_console_block_is_its_commands_and_its_shown_lines() -> None:
     text = "$ one | \\\n  two\nsaid\n$ three <<END\n> text\n> END\nsaid …\n"
     block = Block("README.md", 1, "console", "", text)
