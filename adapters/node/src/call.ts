@@ -3,7 +3,8 @@
 import { clearTimeout, setTimeout } from "node:timers";
 
 import { onAbort } from "./aborts.js";
-import { JobError } from "./errors.js";
+import { DaemonGoneError, JobError } from "./errors.js";
+import type { CallSite } from "./errors.js";
 import type { JobLine } from "./jobline.js";
 import type { CallOptions } from "./options.js";
 import type { Progress, Result } from "./protocol.js";
@@ -27,6 +28,7 @@ export class Call {
   readonly outcome: Promise<Result>;
   /** Daemons that went away before they accepted the job. */
   losses = 0;
+  readonly #site: CallSite;
   readonly #listener: CallListener;
   readonly #signal: AbortSignal | undefined;
   readonly #timeoutMs: number | undefined;
@@ -40,10 +42,11 @@ export class Call {
   // The deadline's; once the call is ending, the grace's.
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ id, line, timeoutMs }: JobLine, { signal, onProgress }: CallOptions, listener: CallListener) {
+  constructor({ id, line, timeoutMs }: JobLine, { signal, onProgress }: CallOptions, site: CallSite, listener: CallListener) {
     this.id = id;
     this.line = line;
     this.onProgress = onProgress;
+    this.#site = site;
     this.#signal = signal;
     this.#timeoutMs = timeoutMs;
     this.#listener = listener;
@@ -107,7 +110,11 @@ export class Call {
 
   /** The error as the caller is to see it. */
   #told(error: Error): Error {
-    if (!(error instanceof JobError)) return error;
+    if (error instanceof DaemonGoneError) return error.ofCall(this.#site);
+    return error instanceof JobError ? this.#site.mark(this.#endOf(error)) : error;
+  }
+
+  #endOf(error: JobError): JobError {
     // We sent a cancel because the time was over, and the daemon says what it was told.
     if (error.code === "cancelled" && this.#ending?.code === "deadline_exceeded") return this.#ending;
     // It had no room for the job, which would have been sent again.

@@ -6,6 +6,7 @@
  *     await up.close();
  */
 
+import { randomUUID } from "node:crypto";
 import { EventEmitter, on } from "node:events";
 import { clearTimeout, setTimeout } from "node:timers";
 
@@ -13,7 +14,7 @@ import { Backlog } from "./backlog.js";
 import { Call, cancelled } from "./call.js";
 import { Daemon, notStarted } from "./daemon.js";
 import type { LogRecord } from "./daemon.js";
-import { DaemonGoneError, JobError } from "./errors.js";
+import { CallSite, DaemonGoneError, JobError } from "./errors.js";
 import { checkedId, jobLine, LINE_LIMIT_BYTES } from "./jobline.js";
 import type { JobRequest } from "./jobline.js";
 import { checkedAskOptions, checkedCallOptions } from "./options.js";
@@ -21,6 +22,8 @@ import type { AskOptions, CallOptions, UpscalerOptions } from "./options.js";
 import type { ErrorMessage, HealthReport, Result, Status, WorkerMessage } from "./protocol.js";
 import { Questions } from "./questions.js";
 import { Restarts } from "./restarts.js";
+import { Transfers } from "./transfer.js";
+import type { BufferResult } from "./transfer.js";
 
 export interface UpscalerEvents {
   /** Every message of the daemon. */
@@ -45,6 +48,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   readonly #calls = new Map<string, Call>();
   readonly #backlog = new Backlog();
   readonly #questions = new Questions();
+  readonly #transfers: Transfers;
   readonly #ready: Promise<Status>;
   #settleReady!: (outcome: Status | Error) => void;
   #daemon: Daemon | undefined;
@@ -60,6 +64,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     super();
     this.#options = options;
     this.#restarts = new Restarts(options.restart);
+    this.#transfers = new Transfers(options.tempDir);
     this.#ready = new Promise((resolve, reject) => {
       this.#settleReady = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome));
     });
@@ -86,15 +91,45 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
 
   /**
    * Run one job. Rejects with `JobError`; with `DaemonGoneError` where the daemon went away after it had
-   * accepted the job, or none can be started. A job that cannot be sent is refused before anything is
-   * written.
+   * accepted the job, or none can be started; with what a stream or the disk says. A job that cannot be sent is
+   * refused before anything is written. The error's stack begins with the caller's line.
    */
-  async upscale(request: JobRequest, options?: CallOptions): Promise<Result> {
+  upscale(request: JobRequest, options: CallOptions & { readonly output: "buffer" }): Promise<BufferResult>;
+  upscale(request: JobRequest, options?: CallOptions): Promise<Result>;
+  async upscale(request: JobRequest, options?: CallOptions): Promise<Result | BufferResult> {
+    const site = new CallSite(this.upscale);
+    if (options?.input === undefined && options?.output === undefined) return this.#run(request, options, site);
+    return this.#transfer(request, options, site);
+  }
+
+  /** Runs a job whose picture comes from the caller, or goes there. */
+  async #transfer(request: JobRequest, options: CallOptions, site: CallSite): Promise<Result | BufferResult> {
+    const { input, output, ...rest } = options;
+    const config: unknown = request?.config;
+    // What is no job is refused as ever.
+    if (typeof config !== "object" || config === null || Array.isArray(config)) return this.#run(request, rest, site);
+    const id = checkedId(request.job_id ?? randomUUID());
+    const { signal } = checkedCallOptions(id, rest);
+    const refusal = this.#refusal(id, signal, site);
+    if (refusal !== undefined) throw refusal;
+    const run = (prepared: object): Promise<Result> =>
+      this.#run({ ...request, job_id: id, config: prepared } as JobRequest, rest, site);
+    try {
+      return await this.#transfers.run(id, config as Record<string, unknown>, { input, output, signal }, run);
+    } catch (error) {
+      if (error instanceof JobError) throw site.mark(error);
+      const hasEnded = signal?.aborted || this.#closing !== undefined || this.#end !== undefined;
+      // Else it is the stream's own, or the disk's; or the daemon's end.
+      throw (hasEnded && !(error instanceof DaemonGoneError) && this.#refusal(id, signal, site)) || error;
+    }
+  }
+
+  async #run(request: JobRequest, options: CallOptions | undefined, site: CallSite): Promise<Result> {
     const line = jobLine(request, this.#options.lineLimitBytes ?? LINE_LIMIT_BYTES);
     const checked = checkedCallOptions(line.id, options);
-    const refusal = this.#refusal(line.id, checked.signal);
+    const refusal = this.#refusal(line.id, checked.signal, site);
     if (refusal !== undefined) throw refusal;
-    const call = new Call(line, checked, {
+    const call = new Call(line, checked, site, {
       onEnding: (ending, error) => this.#endCall(ending, error),
       onSettled: (settled) => this.#handleSettled(settled),
     });
@@ -141,6 +176,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   async kill(): Promise<void> {
     this.#closing ??= Promise.resolve();
     clearTimeout(this.#backoff);
+    this.#updateLiveness();
     this.#daemon?.kill();
     await this.#daemon?.gone;
     this.#finish(new DaemonGoneError("the daemon was killed by its host"));
@@ -152,6 +188,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
 
   async #close(): Promise<void> {
     clearTimeout(this.#backoff);
+    this.#transfers.endReading();
     const timeoutMs = this.#options.closeTimeoutMs ?? CLOSE_TIMEOUT_MS;
     const start = performance.now();
     await this.#waitWritten(timeoutMs);
@@ -173,12 +210,12 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     });
   }
 
-  #refusal(id: string, signal: AbortSignal | undefined): Error | undefined {
-    if (this.#closing !== undefined) return JobError.local(id, "shutting_down", "the client is closed");
-    if (this.#end !== undefined) return this.#end;
-    if (signal?.aborted) return cancelled(id, signal);
+  #refusal(id: string, signal: AbortSignal | undefined, site: CallSite): Error | undefined {
+    if (this.#closing !== undefined) return site.mark(JobError.local(id, "shutting_down", "the client is closed"));
+    if (this.#end !== undefined) return this.#end.ofCall(site);
+    if (signal?.aborted) return site.mark(cancelled(id, signal));
     if (this.#calls.has(id) || this.#backlog.holds(id)) {
-      return JobError.local(id, "duplicate_job", `job ${id} is in flight`);
+      return site.mark(JobError.local(id, "duplicate_job", `job ${id} is in flight`));
     }
     return undefined;
   }
@@ -332,6 +369,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   #finish(error: DaemonGoneError): void {
     if (this.#end !== undefined) return;
     this.#end = error;
+    this.#transfers.endReading();
     this.#settleReady(error);
     for (const call of [...this.#calls.values()]) call.settle(error);
     this.#questions.rejectAll(error);

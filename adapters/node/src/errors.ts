@@ -2,6 +2,31 @@ import type { ErrorCode, ErrorMessage } from "./protocol.js";
 import { ERROR_CODES } from "./protocol.js";
 
 /**
+ * Where a call was made. What ends it later is made elsewhere, in a stack that does not know of the caller. The frames
+ * are made into text only if an error needs them.
+ */
+export class CallSite {
+  readonly stack?: string;
+
+  /** The frames from the caller of this function on. */
+  constructor(called: (...args: never[]) => unknown) {
+    Error.captureStackTrace(this, called);
+  }
+
+  /** Gives an error these frames. */
+  mark<E extends Error>(error: E): E {
+    const { stack = "" } = this;
+    const frames = stack.includes("\n") ? stack.slice(stack.indexOf("\n")) : "";
+    Object.defineProperty(error, "stack", {
+      value: `${error.name}: ${error.message}${frames}`,
+      configurable: true,
+      writable: true,
+    });
+    return error;
+  }
+}
+
+/**
  * Thrown when a job ends without a result. `code` says why, for programs; `message` is for people.
  * A later daemon may have codes that are not in `ERROR_CODES`: go by `retryable` then.
  */
@@ -48,6 +73,11 @@ export class DaemonGoneError extends Error {
     super(message, options);
     this.status = how.status ?? null;
     this.signal = how.signal ?? null;
+  }
+
+  /** The same of one call among those that a daemon's end has ended. */
+  ofCall(site: CallSite): DaemonGoneError {
+    return site.mark(new DaemonGoneError(this.message, this, "cause" in this ? { cause: this.cause } : undefined));
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { JobError } from "./errors.js";
 import type { Progress } from "./protocol.js";
+import type { JobInput, JobOutput } from "./transfer.js";
 
 export interface RestartPolicy {
   /** Starts in a row that may fail, and daemons that may go away without accepting a job, until it is given up. */
@@ -29,6 +30,11 @@ export interface UpscalerOptions {
   readonly cancelGraceMs?: number;
   /** The longest line that the daemon takes: its `--line-limit-bytes`. Default: 32 MiB. */
   readonly lineLimitBytes?: number;
+  /**
+   * Where `input` and `output` of a call lie meanwhile. Default: the system's folder for temporary files. A daemon
+   * with `--allow-root` needs one of its roots here.
+   */
+  readonly tempDir?: string;
 }
 
 export interface CallOptions {
@@ -38,6 +44,10 @@ export interface CallOptions {
    */
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
+  /** The picture, instead of `image_path` and the like. A stream is read before the job is sent. */
+  readonly input?: JobInput;
+  /** Where the picture goes, instead of `output_path`; its format is `output_format`. */
+  readonly output?: JobOutput;
 }
 
 export interface AskOptions {

@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 import { test } from "node:test";
 
 import { DaemonGoneError, ERROR_CODES, JobError, Upscaler } from "../src/index.js";
-import type { ErrorCode, FakeConfig, LogRecord, Progress, Result } from "../src/index.js";
+import type { CallOptions, ErrorCode, FakeConfig, LogRecord, Progress, Result } from "../src/index.js";
 import { familyOf, fakeJob, hangingFamilyOf, HANGS, isAlive } from "./daemons.js";
 import { openFiles, startFake, TIMEOUT_MS, waitUntil } from "./daemons.js";
 
@@ -81,6 +81,28 @@ test("every error code of the protocol arrives as a JobError", { timeout: TIMEOU
       return true;
     });
   }
+});
+
+test("a rejected call's stack begins with its caller's line", { timeout: TIMEOUT_MS }, async () => {
+  const up = await startFake({ restart: false });
+  const callOf = async (options: CallOptions, config: FakeConfig): Promise<Result> => {
+    return up.upscale(fakeJob(config), options);
+  };
+  const isMarked = (error: unknown): boolean => {
+    const { stack = "", name, message } = error as Error;
+    const [first, second = ""] = stack.slice(`${name}: ${message}`.length).split("\n");
+    return stack.startsWith(`${name}: ${message}`) && first === "" && /^    at callOf \(.*client\.test/.test(second);
+  };
+  await assert.rejects(callOf({}, { error_code: "internal" }), isMarked);
+  await assert.rejects(callOf({ signal: AbortSignal.timeout(1) }, { hang: true }), isMarked);
+  await assert.rejects(callOf({ signal: AbortSignal.abort() }, {}), isMarked);
+  const calls = [callOf({}, { hang: true }), callOf({}, { hang: true })];
+  const settled = Promise.allSettled([...calls, up.health()]);
+  process.kill(up.pid ?? 0, "SIGKILL");
+  const [first, second] = await settled;
+  for (const outcome of [first, second]) assert.ok(outcome?.status === "rejected" && isMarked(outcome.reason));
+  await assert.rejects(callOf({}, {}), isMarked);
+  await up.close();
 });
 
 test("an abort cancels the job, running, waiting or not yet begun", { timeout: TIMEOUT_MS }, async () => {

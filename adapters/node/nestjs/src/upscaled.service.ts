@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger } from "@nestjs/common";
 import type { OnApplicationShutdown, OnModuleInit } from "@nestjs/common";
 import { DaemonGoneError, Upscaler } from "upscaled";
-import type { AskOptions, CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
+import type { AskOptions, BufferResult, CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
 
 import { MODULE_OPTIONS_TOKEN } from "./upscaled.module-definition.js";
 import type { UpscaledModuleOptions } from "./upscaled.module-definition.js";
@@ -48,8 +48,10 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return this.#client;
   }
 
-  /** Run one job. Rejects with `JobError`, or with `DaemonGoneError` where the daemon went away. */
-  async upscale(request: JobRequest, options?: CallOptions): Promise<Result> {
+  /** Run one job, as the client does. Rejects with `JobError`, or with `DaemonGoneError` if the daemon went away. */
+  upscale(request: JobRequest, options: CallOptions & { readonly output: "buffer" }): Promise<BufferResult>;
+  upscale(request: JobRequest, options?: CallOptions): Promise<Result>;
+  async upscale(request: JobRequest, options?: CallOptions): Promise<Result | BufferResult> {
     return this.client.upscale(request, options);
   }
 
