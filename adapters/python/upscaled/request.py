@@ -129,7 +129,7 @@ def _write(picture: Any, file: BinaryIO) -> None:
         file.write(picture)
     elif kind is bytes:
         shutil.copyfileobj(picture, file)
-    elif hasattr(picture, "__array_interface__") and hasattr(picture, "dtype"):
+    elif _name(kind) == "numpy.ndarray":
         from upscaled.tiff import write_array
 
         write_array(picture, file)

@@ -12,7 +12,7 @@ from upscaled_cli import exits
 BENCHMARKS = {
     "startup": "from the start of the process to its first job accepted",
     "dispatch": "round trips and throughput of no-op jobs, beside a raw pipe echo",
-    "clients": "the same round trips from Node and from Go, beside their own pipe echoes",
+    "clients": "the same round trips from Python, Node and Go, beside their own pipe echoes",
     "recovery": "from a crash to ready, beside a cold start",
     "persistent": "a persistent worker, beside one process a picture",
     "encoders": "writing and resampling a picture, beside other libraries",

@@ -1,4 +1,4 @@
-"""A job's round trip from Node and from Go through the supervisor, beside a raw pipe echo's."""
+"""A job's round trip from each client through the supervisor, beside a raw pipe echo's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from upscaled_bench.pipes import ECHO, RUN
 from upscaled_bench.table import print_table
 
 _ADAPTERS = Path(__file__).resolve().parents[3] / "adapters"
+_PYTHON = ("-m", "upscaled_bench.python_client")
 _ROUNDS = 8
 _TRIPS = 300
 
@@ -23,7 +24,13 @@ def main() -> None:
     """Measure each client that can be built here, and name the others."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, command in (("Node", _node()), ("Go", _go(Path(folder)))):
+        clients = {
+            "Python": [sys.executable, *_PYTHON],
+            "Python, asyncio": [sys.executable, *_PYTHON, "--asyncio"],
+            "Node": _node(),
+            "Go": _go(Path(folder)),
+        }
+        for name, command in clients.items():
             if command is None:
                 print(f"the {name} client is left out: it cannot be built here")
                 continue
@@ -32,7 +39,7 @@ def main() -> None:
             rows.append(_row(f"{name}: supervised", seconds["client"], seconds["echo"]))
     if rows:
         header = ["", "p50", "of its echo", "p99", "of its echo"]
-        print_table("no-op jobs from other languages: round trip", header, rows)
+        print_table("no-op jobs from each client: round trip", header, rows)
 
 
 def _node() -> list[str] | None:
