@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,28 @@ def test_a_batch_keeps_the_folders_and_goes_on_where_it_was(folder: Folder, caps
     assert folder.batch() == exits.OK
     assert folder.sent() == ["a.jpg", "holiday/b.PNG"]
     assert (folder.large / "holiday" / "b.png").read_text() == "holiday/b.PNG"
-    assert capsys.readouterr().out == "2 upscaled, 0 done before, 0 failed\n"
+    assert capsys.readouterr().out.startswith("2 upscaled, 0 done before, 0 failed; 0:")
     folder.add("c.webp")
     assert folder.batch() == exits.OK
     assert folder.sent() == ["c.webp"]
-    assert capsys.readouterr().out == "1 upscaled, 2 done before, 0 failed\n"
+    assert capsys.readouterr().out.startswith("1 upscaled, 2 done before, 0 failed; ")
+    for name, made_at in (("a", "2020-02-01 08:30"), ("holiday/b", "2020-02-03 21:05")):
+        then = datetime.fromisoformat(made_at).timestamp()
+        os.utime(folder.large / f"{name}.png", (then, then))
+        picture = next(folder.photos.glob(f"{name}.*"))
+        os.utime(picture, (then - 1, then - 1))
     assert folder.batch() == exits.OK
     assert folder.sent() == []
+    output = capsys.readouterr()
+    assert output.out == "0 upscaled, 3 done before, 0 failed\n"
+    assert output.err.startswith("3 of 3 pictures were done before, from 2020-02-01 08:30 to 20")
+
+
+def test_a_batch_ends_with_its_time_and_its_rate(folder: Folder, capsys: Any) -> None:
+    folder.add("a.jpg", "broken.jpg")
+    assert folder.batch() == exits.FAILED
+    summary = r"1 upscaled, 0 done before, 1 failed; \d+:\d\d, [\d.e+]+ pictures per minute\n"
+    assert re.fullmatch(summary, capsys.readouterr().out)
 
 
 def test_a_picture_that_has_changed_is_done_again_and_force_does_all(folder: Folder) -> None:
@@ -107,7 +123,7 @@ def test_a_failed_picture_is_named_and_tried_again_next_time(folder: Folder, cap
     folder.add("a.jpg", "broken.jpg")
     assert folder.batch() == exits.FAILED
     output = capsys.readouterr()
-    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
+    assert output.out.startswith("1 upscaled, 0 done before, 1 failed;")
     assert output.err == "broken.jpg: it is broken\n"
     folder.sent()
     assert folder.batch() == exits.FAILED
@@ -145,7 +161,7 @@ def test_what_cannot_be_read_or_written_fails_alone(folder: Folder, capsys: Any)
     assert folder.batch() == exits.FAILED
     assert folder.sent() == ["a.jpg"]
     output = capsys.readouterr()
-    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
+    assert output.out.startswith("1 upscaled, 0 done before, 1 failed;")
     assert "blocked/b.jpg: [Errno 17] File exists: " in output.err
 
 
@@ -170,7 +186,7 @@ def test_a_folder_that_cannot_be_read_is_a_failure(
     assert folder.batch() == exits.FAILED
     assert folder.sent() == ["a.jpg"]
     output = capsys.readouterr()
-    assert output.out == "1 upscaled, 0 done before, 1 failed\n"
+    assert output.out.startswith("1 upscaled, 0 done before, 1 failed;")
     assert output.err == f"{folder.photos}/secret: it cannot be read: Permission denied\n"
 
 

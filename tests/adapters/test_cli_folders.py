@@ -105,7 +105,7 @@ def test_a_picture_of_a_kind_that_cannot_be_read_is_a_failure(folder: Folder) ->
     assert folder.sent() == ["a.jpg"]
     assert "b.psd: it is PSD, which is not read here: convert it to" in folder.err
     assert "c.jp2: it is JPEG 2000, which is not read here" in folder.err
-    assert folder.out == "1 upscaled, 0 done before, 2 failed\n"
+    assert folder.out.startswith("1 upscaled, 0 done before, 2 failed;")
 
 
 def test_what_is_no_picture_of_the_users_is_left_out_counted_and_named(folder: Folder) -> None:
@@ -204,24 +204,24 @@ def test_two_folders_may_share_an_output_folder(folder: Folder) -> None:
     folder.add("a.jpg", content=b"february")
     os.utime(folder.photos / "a.jpg", (1, 1))
     assert folder.batch() == exits.OK
-    assert folder.out == "1 upscaled, 0 done before, 0 failed\n"
+    assert folder.out.startswith("1 upscaled, 0 done before, 0 failed;")
     assert folder.outputs() == {"a.png": "january", "a-2.png": "february"}
 
 
 def test_pictures_made_with_other_options_are_told_and_kept(folder: Folder) -> None:
     folder.add("a.jpg")
+    told = "note on 1: done before with other options: --force does it again: a.jpg\n"
     folder.batch("--factor", "2")
     folder.batch("--factor", "2")
-    assert folder.err == ""
+    assert "note on" not in folder.err
     folder.sent()
     assert folder.batch("--factor", "4") == exits.OK
     assert folder.sent() == []
-    assert folder.err == (
-        "note on 1: done before with other options: --force does it again: a.jpg\n"
-    )
+    assert folder.err.endswith(told)
     folder.batch("--factor", "4", "--force")
-    folder.batch("--factor", "4")
     assert folder.err == ""
+    folder.batch("--factor", "4")
+    assert "note on" not in folder.err
 
 
 def test_another_format_is_another_output(folder: Folder) -> None:
@@ -268,7 +268,7 @@ def test_thousands_of_failures_fit_on_a_screen_and_verbose_names_all(folder: Fol
     assert "... and 980 more failures: -v names all\n" in folder.err
     assert "left out 1000: plain text: 0.txt, 1.txt, 10.txt and 997 more\n" in folder.err
     folder.batch("-v")
-    assert len(folder.err.splitlines()) == 1001
+    assert len(folder.err.splitlines()) == 1002
 
 
 def test_options_without_effect_on_a_folder_are_told_or_refused(folder: Folder) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from upscaled.jobline import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
 from upscaled_cli.pictures import Found, find_pictures
+from upscaled_cli.progress import Progress, clock_of
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
 from upscaled_cli.session import DAEMON, Session
@@ -78,35 +80,56 @@ def _run(
 ) -> int:
     suffix, made_with = options.format or "png", options_of(options.method, config)
     pictures = record.pictures(found.names, suffix)
-    to_do = [picture for picture in pictures if options.force or not picture.is_done]
+    done_at = {} if options.force else _done_before(pictures)
+    to_do = [picture for picture in pictures if picture not in done_at]
     remarks = _remarks_before(pictures, to_do, made_with)
+    if done_at:
+        print(_told_before(done_at, len(pictures)), file=sys.stderr)
     status = exits.OK
     done = ended = 0
-    try:
-        for picture, end in _upscale(to_do, options, config, daemon):
-            ended += 1
-            if isinstance(end, str):
-                found.failures[picture.name] = by_options(end, options)
-                continue
-            done += 1
-            record.note_done(picture, suffix, made_with)
-            for warning in end.get("warnings") or ():
-                remarks.add(str(warning), picture.name)
-            if end.get("crop_info") and "crop" not in config:
-                text = "larger than the target on one side, which --crop center cuts"
-                remarks.add(text, picture.name)
-    except (DaemonGoneError, OSError) as error:
-        print(f"upscaled batch: {error}", file=sys.stderr)
-        status = exits.FAILED
-    except KeyboardInterrupt:
-        status = exits.INTERRUPTED
+    with Progress(len(to_do)) as progress:
+        try:
+            for picture, end in _upscale(to_do, options, config, daemon, progress):
+                ended += 1
+                if isinstance(end, str):
+                    found.failures[picture.name] = by_options(end, options)
+                    continue
+                done += 1
+                record.note_done(picture, suffix, made_with)
+                for warning in end.get("warnings") or ():
+                    remarks.add(str(warning), picture.name)
+                if end.get("crop_info") and "crop" not in config:
+                    text = "larger than the target on one side, which --crop center cuts"
+                    remarks.add(text, picture.name)
+        except (DaemonGoneError, OSError) as error:
+            progress.say(f"upscaled batch: {error}", sys.stderr)
+            status = exits.FAILED
+        except KeyboardInterrupt:
+            status = exits.INTERRUPTED
+        elapsed_s = progress.elapsed_s
     _show(found, remarks, options)
-    left = len(to_do) - ended
+    left, rate = len(to_do) - ended, done / elapsed_s * 60
     print(
-        f"{done} upscaled, {len(pictures) - len(to_do)} done before, {len(found.failures)} failed"
+        f"{done} upscaled, {len(done_at)} done before, {len(found.failures)} failed"
         + (f", {left} left: run it again to go on" if left else "")
+        + (f"; {clock_of(elapsed_s)}, {rate:.3g} pictures per minute" if done else "")
     )
     return status or (exits.FAILED if found.failures else exits.OK)
+
+
+def _done_before(pictures: Sequence[Picture]) -> dict[Picture, float]:
+    """The pictures that are done, and when each was."""
+    found = ((picture, picture.done_at) for picture in pictures)
+    return {picture: done_at for picture, done_at in found if done_at is not None}
+
+
+def _told_before(done_at: Mapping[Picture, float], pictures: int) -> str:
+    first, last = (
+        datetime.fromtimestamp(extreme(done_at.values())).strftime("%Y-%m-%d %H:%M")  # noqa: DTZ006 - as a clock on the wall shows
+        for extreme in (min, max)
+    )
+    when = f"on {first}" if first == last else f"from {first} to {last}"
+    return f"{len(done_at)} of {pictures} pictures were done before, {when}"
 
 
 def _remarks_before(pictures: Sequence[Picture], to_do: Sequence[Picture], made_with: str) -> Tally:
@@ -140,16 +163,14 @@ def _upscale(
     options: argparse.Namespace,
     config: dict[str, Any],
     daemon: Sequence[str],
+    progress: Progress,
 ) -> Iterator[tuple[Picture, Message | str]]:
     """Each picture as it ends, with its result, or with a sentence if it failed."""
-    from tqdm import tqdm
-
     if not pictures:
         return
     waiting = iter(pictures)
     running: dict[str, Picture] = {}
-    bar = tqdm(total=len(pictures), unit="picture", leave=False, disable=None)
-    with bar, Session(daemon, show_log=options.verbose) as client:
+    with Session(daemon, show_log=options.verbose) as client:
 
         def submit_next() -> Iterator[tuple[Picture, str]]:
             """Give the daemon one more; those that it cannot be given have failed."""
@@ -162,7 +183,7 @@ def _upscale(
                     picture.target.parent.mkdir(parents=True, exist_ok=True)
                     job_id = client.submit(options.method, {**config, **paths})
                 except (OSError, ValueError) as error:
-                    bar.update()
+                    progress.end(None, is_failure=True)
                     yield picture, str(error)
                 else:
                     running[job_id] = picture
@@ -171,17 +192,19 @@ def _upscale(
         for _ in range(_WINDOW):
             yield from submit_next()
         for message in client.events():
-            picture = running.get(str(message.get("job_id")))
-            if message.get("type") not in ("result", "error") or picture is None:
+            kind, job_id = message.get("type"), str(message.get("job_id"))
+            if kind == "status" and message.get("message") == "loading_models":
+                progress.starting()
+            picture = running.get(job_id)
+            if picture is None:
                 continue
-            del running[str(message["job_id"])]
-            bar.update()
-            yield from submit_next()
-            yield picture, _end(message)
-
-
-def _end(message: Message) -> Message | str:
-    return message if message["type"] == "result" else str(message.get("error"))
+            if kind == "progress":
+                progress.advance(job_id, picture.name, message)
+            elif kind in ("result", "error"):
+                del running[job_id]
+                progress.end(job_id, is_failure=kind == "error")
+                yield from submit_next()
+                yield picture, message if kind == "result" else str(message.get("error"))
 
 
 def parser() -> argparse.ArgumentParser:

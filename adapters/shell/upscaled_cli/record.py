@@ -37,12 +37,14 @@ class Picture(NamedTuple):
     made_with: str | None = None
 
     @property
-    def is_done(self) -> bool:
-        """Whether the output is there, and not older than the input."""
+    def done_at(self) -> float | None:
+        """When the output was made, as `time.time()` counts; None if there is none, or if it is
+        older than the input."""
         try:
-            return self.target.stat().st_mtime >= self.source.stat().st_mtime
+            made_at = self.target.stat().st_mtime
+            return made_at if made_at >= self.source.stat().st_mtime else None
         except OSError:
-            return False
+            return None
 
 
 class Record:

@@ -16,12 +16,15 @@ from upscaled.jobline import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
 from upscaled_cli.pictures import PICTURE_SUFFIXES
+from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
+from upscaled_cli.streams import STREAM, check_streams, streams, write_stdout
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
   upscaled upscale photo.jpg -o large.tiff --factor 2
   upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
+  cat photo.jpg | upscaled upscale - -o - --format webp > large.webp
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
@@ -56,8 +59,12 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     if _is_folder(options):
         command.append(f"--output-dir={options.output}")  # it may begin with a dash
     try:
-        with Session(command, show_log=options.verbose) as client:
-            return _run(client, options, configs)
+        with streams(options, configs) as output:
+            with Session(command, show_log=options.verbose) as client:
+                status = _run(client, options, configs)
+            if output is not None and status == exits.OK:
+                write_stdout(output)
+            return status
     except DaemonGoneError as error:
         print(f"upscaled upscale: {error}", file=sys.stderr)
         return exits.FAILED
@@ -68,8 +75,9 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
 def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
     with Report(len(configs), options) as report:
         try:
-            for name, config in zip(options.inputs, configs, strict=True):
-                if os.path.isdir(name):  # noqa: PTH112 - `Path.is_dir` raises for some names
+            for given, config in zip(options.inputs, configs, strict=True):
+                name = "stdin" if given == STREAM else given
+                if os.path.isdir(given):  # noqa: PTH112 - `Path.is_dir` raises for some names
                     report.refuse(name, f"it is a folder: run `{_batch_command(name, options)}`")
                     continue
                 while len(client.pending) >= _WINDOW:
@@ -93,22 +101,16 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
 
 
 class Report:
-    """What a person sees: a bar on a terminal, and a line for each picture."""
+    """What a person sees: how far the pictures are, and a line for each that has ended."""
 
     def __init__(self, pictures: int, options: argparse.Namespace) -> None:
-        from tqdm import tqdm
-
         self.failed = 0
         self.interrupted = False
         self._options = options
+        # Nothing but the picture goes to stdout if that does.
+        self._stream = sys.stderr if options.output == STREAM else sys.stdout
         self._names: dict[str, str] = {}
-        self._progress: dict[str, float] = {}
-        self._bar = tqdm(
-            total=100 * pictures,
-            bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {desc}",
-            leave=False,
-            disable=None,  # no bar where stderr is no terminal
-        )
+        self._progress = Progress(pictures)
 
     def expect(self, job_id: str, name: str) -> None:
         """Call this job by the name of its picture."""
@@ -117,40 +119,35 @@ class Report:
     def refuse(self, name: str, sentence: str) -> None:
         """Tell of a picture that no job could be made of."""
         self.failed += 1
-        self._bar.update(100)
-        self._say(f"{name}: {sentence}", sys.stderr)
+        self._progress.end(None, is_failure=True)
+        self._progress.say(f"{name}: {sentence}", sys.stderr)
 
     def take(self, message: Message) -> None:
         """Show one message of the daemon."""
         kind, job_id = message.get("type"), str(message.get("job_id"))
         if kind == "status" and message.get("message") == "loading_models":
-            self._bar.set_description_str("starting")
+            self._progress.starting()
         elif kind == "status" and message.get("message") == "degraded":
-            self._say(f"upscaled: {message.get('detail')}", sys.stderr)
+            self._progress.say(f"upscaled: {message.get('detail')}", sys.stderr)
         elif kind == "progress" and job_id in self._names:
-            self._advance(job_id, message["progress"], message.get("stage", ""))
+            self._progress.advance(job_id, self._names[job_id], message)
         elif kind in ("result", "error") and job_id in self._names:
-            self._advance(job_id, 100.0, "")
+            self._progress.end(job_id, is_failure=kind == "error")
             self._end(self._names[job_id], message)
         elif kind == "error" and not self.interrupted:
             self.failed += 1
-            self._say(f"upscaled: {message.get('error')}", sys.stderr)
-
-    def _advance(self, job_id: str, percent: float, stage: str) -> None:
-        self._progress[job_id] = percent
-        self._bar.set_description_str(f"{Path(self._names[job_id]).name} {stage}", refresh=False)
-        self._bar.update(sum(self._progress.values()) - self._bar.n)
+            self._progress.say(f"upscaled: {message.get('error')}", sys.stderr)
 
     def _end(self, name: str, message: Message) -> None:
         self.failed += message["type"] == "error"
         if self._options.json:
-            self._say(json.dumps({"input": name, **message}), sys.stdout)
+            self._progress.say(json.dumps({"input": name, **message}), sys.stdout)
         elif message["type"] == "result":
-            for line in (_success(name, message), *self._remarks(message)):
-                self._say(line, sys.stdout)
+            for line in (_success(name, message, self._options), *self._remarks(message)):
+                self._progress.say(line, self._stream)
         elif not self.interrupted:
             sentence = by_options(str(message.get("error")), self._options)
-            self._say(f"{name}: {sentence}", sys.stderr)
+            self._progress.say(f"{name}: {sentence}", sys.stderr)
 
     def _remarks(self, message: Message) -> list[str]:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
@@ -164,24 +161,21 @@ class Report:
             )
         return remarks
 
-    def _say(self, line: str, file: Any) -> None:
-        self._bar.write(line, file=file)
-        file.flush()
-
     def __enter__(self) -> Report:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self._progress.close()
 
 
-def _success(name: str, message: Message) -> str:
+def _success(name: str, message: Message, options: argparse.Namespace) -> str:
     def size(key: str) -> str:
         pixels = message.get(key)
         return f" {pixels['width']}x{pixels['height']}" if pixels else ""
 
+    output = "stdout" if options.output == STREAM else message.get("output_path")
     return (
-        f"{name}{size('input_size')} -> {message.get('output_path')}{size('output_size')} "
+        f"{name}{size('input_size')} -> {output}{size('output_size')} "
         f"in {message['processing_time']:.1f} s"
     )
 
@@ -189,8 +183,9 @@ def _success(name: str, message: Message) -> str:
 def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One config for each picture. Raises `ValueError` if the options contradict each other."""
     common = config_of(options)
+    check_streams(options)
     _check_output(options, common)
-    if options.output is not None and not _is_folder(options):
+    if options.output not in (None, STREAM) and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
     return [{**common, "image_path": os.path.abspath(path)} for path in options.inputs]  # noqa: PTH100
 
@@ -223,7 +218,7 @@ def _batch_command(folder: str, options: argparse.Namespace) -> str:
 
 def _is_folder(options: argparse.Namespace) -> bool:
     output: str | None = options.output
-    if output is None:
+    if output is None or output == STREAM:
         return False
     return len(options.inputs) > 1 or output.endswith(os.sep) or Path(output).is_dir()
 
@@ -238,13 +233,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("inputs", nargs="*", metavar="IN", help="PNG, JPEG, WebP, TIFF, AVIF or GIF files")
+    add(
+        "inputs",
+        nargs="*",
+        metavar="IN",
+        help="PNG, JPEG, WebP, TIFF, AVIF or GIF files, - for stdin",
+    )
     add("-i", "--input", action="append", default=[], metavar="IN", help="the same")
     add(
         "-o",
         "--output",
         metavar="OUT",
-        help="a file, or a folder (default: OUTPUT_DIR, else beside the input)",
+        help="a file, a folder, or - for stdout (default: OUTPUT_DIR, else beside the input)",
     )
     more = add_arguments(arguments)
     more.add_argument("--json", action="store_true", help="the daemon's answers, one a line")

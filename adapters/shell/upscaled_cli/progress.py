@@ -1,0 +1,224 @@
+"""How far a number of pictures are: two live bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+# Between two lines of a log, which is read later.
+LOG_INTERVAL_S = 30.0
+
+# Columns for the name of the picture in work: what the bar and the numbers leave of the terminal.
+_LEAST_NAME, _MOST_NAME = 8, 30
+_LEAST_BAR = 4
+
+# Between two pictures of the bars, if nothing but numbers has changed.
+_FRAME_S = 0.1
+
+# Stages in which another picture may have the device.
+_IDLE_STAGES = ("waiting", "running")
+
+
+@dataclass
+class _Picture:
+    """A picture in work. began_s, began_done: when its stage began, and with how much done."""
+
+    name: str
+    percent: float = 0.0
+    stage: str = ""
+    done: int | None = None
+    total: int | None = None
+    eta_s: float | None = None
+    began_s: float = 0.0
+    began_done: int = 0
+
+    def take(self, message: Mapping[str, Any], now_s: float) -> None:
+        done, stage = message.get("done"), str(message.get("stage", ""))
+        if stage != self.stage:
+            self.began_s, self.began_done = now_s, done or 0
+        self.stage, self.done, self.total = stage, done, message.get("total")
+        self.percent, self.eta_s = message["progress"], message.get("eta_s")
+
+    def counts(self, now_s: float) -> str:
+        """As in "8/18, 0.6/s, 0:18 left"; what is not known is left out."""
+        parts = []
+        if self.done is not None and self.total:
+            parts.append(f"{self.done}/{self.total}")
+            if self.done > self.began_done and now_s > self.began_s:
+                parts.append(f"{(self.done - self.began_done) / (now_s - self.began_s):.2g}/s")
+        if self.eta_s is not None and self.percent < 100:
+            parts.append(f"{clock_of(self.eta_s)} left")
+        return ", ".join(parts)
+
+
+class Progress:
+    """Shows nothing of its own on a stream that is no terminal until `LOG_INTERVAL_S` have gone by.
+
+    pictures: how many there are. stream: stderr by default.
+    """
+
+    def __init__(
+        self,
+        pictures: int,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pictures = pictures
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._began_s = self._logged_s = clock()
+        # When the first picture came on, because models are loaded before that, and how far it was.
+        self._first: tuple[float, float] | None = None
+        self._in_work: dict[str, _Picture] = {}
+        self._ended = self._failed = 0
+        self._drawn: tuple[str, str] | None = None
+        self._drawn_s = 0.0
+        self._bars = _Bars(pictures, self._stream) if self._stream.isatty() else None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._began_s
+
+    def starting(self) -> None:
+        """The daemon is being started."""
+        if self._bars is not None and not self._ended:
+            self._bars.show_picture("", "starting", 0, "")
+
+    def advance(self, job_id: str, name: str, message: Mapping[str, Any]) -> None:
+        """Take a progress message."""
+        picture = self._in_work.setdefault(job_id, _Picture(name))
+        picture.take(message, self._clock())
+        self._show()
+
+    def end(self, job_id: str | None, *, is_failure: bool) -> None:
+        """A picture has ended; `job_id` is None if no job could be made of it."""
+        self._in_work.pop(job_id or "", None)
+        self._ended += 1
+        self._failed += is_failure
+        self._show()
+
+    def say(self, line: str, stream: TextIO) -> None:
+        """Write a line, above the bars."""
+        if self._bars is None:
+            print(line, file=stream)
+        else:
+            self._bars.write(line, stream)
+        stream.flush()
+
+    def close(self) -> None:
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.close()
+
+    def _show(self) -> None:
+        now_s = self._clock()
+        share = self._ended + sum(picture.percent for picture in self._in_work.values()) / 100
+        if self._first is None and share > 0:
+            self._first = now_s, share
+        shown = self._shown()
+        if self._bars is not None:
+            self._bars.show_all(share, self._summary(share, now_s))
+            if shown is not None:
+                self._bars.show_picture(shown.name, shown.stage, shown.percent, shown.counts(now_s))
+        elif now_s - self._logged_s >= LOG_INTERVAL_S:
+            self._logged_s = now_s
+            line = [f"{shown.name}: {shown.stage} {shown.percent:.0f} %"] if shown else []
+            if self._pictures > 1:
+                line.insert(0, self._summary(share, now_s))
+            elif shown is not None:
+                line.append(shown.counts(now_s))
+            print(", ".join(filter(None, line)), file=self._stream, flush=True)
+
+    def _shown(self) -> _Picture | None:
+        """The picture that is told of: the first that has the device, for as long as it has."""
+        busy = (one for one in self._in_work.values() if one.stage not in _IDLE_STAGES)
+        return next(busy, next(iter(self._in_work.values()), None))
+
+    def _summary(self, share: float, now_s: float) -> str:
+        elapsed_s = now_s - self._began_s
+        parts = [f"{self._ended}/{self._pictures} pictures"]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if self._ended and elapsed_s > 0:
+            parts.append(f"{self._ended / elapsed_s * 60:.3g}/min")
+        if self._first is not None and self._first[1] < share < self._pictures:
+            per_picture_s = (now_s - self._first[0]) / (share - self._first[1])
+            parts.append(f"{clock_of(per_picture_s * (self._pictures - share))} left")
+        return ", ".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Bars:
+    """One bar for all pictures, if they are several, and one for the picture in work."""
+
+    def __init__(self, pictures: int, stream: TextIO) -> None:
+        from tqdm import tqdm
+
+        self._tqdm = tqdm
+        self._stream = stream
+        self._all = self._new(pictures, stream, 0) if pictures > 1 else None
+        self._picture = self._new(100, stream, 0 if self._all is None else 1)
+
+    def _new(self, total: int, stream: TextIO, position: int) -> Any:
+        return self._tqdm(
+            total=total,
+            file=stream,
+            position=position,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc}",
+        )
+
+    def show_all(self, share: float, text: str) -> None:
+        if self._all is not None:
+            _show(self._all, "", share, text)
+
+    def show_picture(self, name: str, stage: str, percent: float, text: str) -> None:
+        columns = os.get_terminal_size(self._stream.fileno()).columns
+        around = f" {stage} 100%|{' ' * _LEAST_BAR}| {text}"
+        name = _short(name, min(max(columns - len(around), _LEAST_NAME), _MOST_NAME))
+        _show(self._picture, f"{name} {stage}".strip(), percent, text)
+
+    def write(self, line: str, stream: TextIO) -> None:
+        self._tqdm.write(line, file=stream)
+
+    def close(self) -> None:
+        self._picture.close()
+        if self._all is not None:
+            self._all.close()
+
+
+def _show(bar: Any, lead: str, amount: float, text: str) -> None:
+    bar.bar_format = f"{{desc}}{{percentage:3.0f}}%|{{bar}}| {text}"
+    bar.set_description_str(f"{lead} " if lead else "", refresh=False)
+    # Not `update`, which draws nothing for a bar that goes back to its beginning.
+    bar.n = amount
+    bar.refresh()
+
+
+def _short(name: str, columns: int) -> str:
+    """The file's name, without what would move a terminal's cursor, cut in its middle."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in Path(name).name)
+    if len(name) <= columns:
+        return name
+    end = columns // 2
+    return f"{name[: columns - end - 1]}…{name[-end:]}"
+
+
+def clock_of(seconds: float) -> str:
+    """As in 0:09, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
