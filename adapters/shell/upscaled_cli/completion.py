@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib import resources
 
 from upscaled_cli import exits
 
@@ -37,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
             print(word)
         return exits.OK
     options = parser().parse_args(argv)
+    from importlib import resources
+
     scripts = resources.files("upscaled_cli") / "completions"
     print((scripts / f"upscaled.{options.shell}").read_text("utf-8"), end="")
     return exits.OK
