@@ -13,6 +13,8 @@ type Call struct {
 	done       chan struct{}
 	// Closed by the first cancel.
 	stop chan struct{}
+	// Of a call whose picture is no file; else nil.
+	files *files
 
 	// The client's lock guards the rest.
 	result *Result
@@ -53,19 +55,38 @@ func (c *Client) Submit(ctx context.Context, job Job, options ...CallOption) (*C
 	if job.JobID == "" {
 		job.JobID = newID()
 	}
-	line, err := job.line()
-	if err != nil {
-		return nil, err
-	}
-	if ctx.Err() != nil {
-		return nil, cancelled(job.JobID, ctx.Err())
-	}
-	call := &Call{client: c, id: job.JobID, line: line, done: make(chan struct{}), stop: make(chan struct{})}
+	call := &Call{client: c, id: job.JobID, done: make(chan struct{}), stop: make(chan struct{})}
 	for _, option := range options {
 		option(call)
 	}
-	if err := c.register(call); err != nil {
+	var err error
+	if call.files != nil {
+		call.files.parent = c.settings.tempDir
+		if job, err = c.prepareFiles(ctx, call.files, job); err != nil {
+			return nil, err
+		}
+	}
+	if err = c.submit(ctx, call, job); err != nil {
 		return nil, err
+	}
+	return call, nil
+}
+
+// submit writes the call's job. If it cannot be written, the call ends.
+func (c *Client) submit(ctx context.Context, call *Call, job Job) (err error) {
+	defer func() {
+		if err != nil && call.files != nil {
+			call.files.remove()
+		}
+	}()
+	if call.line, err = job.line(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return cancelled(job.JobID, ctx.Err())
+	}
+	if err = c.register(call); err != nil {
+		return err
 	}
 	err = c.deliver(call, ctx.Done())
 	if errors.Is(err, errStopped) {
@@ -73,9 +94,8 @@ func (c *Client) Submit(ctx context.Context, job Job, options ...CallOption) (*C
 	}
 	if err != nil {
 		c.fail(call, err)
-		return nil, err
 	}
-	return call, nil
+	return err
 }
 
 // Wait returns how the job ended. When the context ends first, it cancels the job, and waits on.
@@ -90,7 +110,7 @@ func (call *Call) Wait(ctx context.Context) (*Result, error) {
 	var failed *JobError
 	if errors.As(call.err, &failed) {
 		ours := *failed
-		ours.context = ctx.Err()
+		ours.reason = ctx.Err()
 		return nil, &ours
 	}
 	return call.result, call.err

@@ -274,8 +274,12 @@ func TestAKillEndsWhatAJobHasStarted(t *testing.T) {
 	waitGone(t, family)
 }
 
-// TestMain lets this program be a host that is to be killed.
+// TestMain lets this program be a host that is to be killed, or a daemon.
 func TestMain(m *testing.M) {
+	if os.Getenv("UPSCALED_TEST_DAEMON") != "" {
+		beADaemon()
+		return
+	}
 	if os.Getenv("UPSCALED_TEST_HOST") != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()

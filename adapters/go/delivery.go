@@ -20,11 +20,8 @@ import (
 func (c *Client) register(call *Call) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing {
-		return closed(call.id)
-	}
-	if c.end != nil {
-		return c.end
+	if err := c.refusalLocked(call.id); err != nil {
+		return err
 	}
 	if c.calls[call.id] != nil {
 		return localError(call.id, CodeDuplicateJob, "a job of that id is in flight", nil)
@@ -33,6 +30,23 @@ func (c *Client) register(call *Call) error {
 	call.number = c.registered
 	c.calls[call.id] = call
 	call.delivering = true
+	return nil
+}
+
+// refusal is why the client takes no job; nil if it does.
+func (c *Client) refusal(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refusalLocked(id)
+}
+
+func (c *Client) refusalLocked(id string) error {
+	if c.closing {
+		return closed(id)
+	}
+	if c.end != nil {
+		return c.end
+	}
 	return nil
 }
 
@@ -277,11 +291,23 @@ func (call *Call) settle(result *Result, err error) {
 
 // end is called with the lock held.
 func (call *Call) end(result *Result, err error) {
-	if !call.settled {
-		call.settled, call.line = true, nil
+	if call.settled {
+		return
+	}
+	call.settled, call.line = true, nil
+	call.result, call.err = result, err
+	if call.files == nil {
+		close(call.done)
+		return
+	}
+	go func() {
+		// Without the lock: the Writer is the caller's, and may take its time.
+		result, err := call.files.finish(result, err)
+		call.client.mu.Lock()
+		defer call.client.mu.Unlock()
 		call.result, call.err = result, err
 		close(call.done)
-	}
+	}()
 }
 
 func cancelled(id string, context error) *JobError {

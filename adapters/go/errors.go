@@ -17,13 +17,13 @@ type Code string
 
 func (c Code) Error() string { return string(c) }
 
-// JobError is how a job ends without a result. It is its Code, and, where a context ended it, that
-// context's error too, for errors.Is.
+// JobError is how a job ends without a result. It is its Code for errors.Is and errors.As; and, if the reason lies in
+// this process, that reason's error too: of the context that ended the job, of a Marshaler in the config.
 type JobError struct {
 	// Message is the daemon's: the cause, the attempt and the traceback are there.
 	Message ErrorMessage
 	JobID   string
-	context error
+	reason  error
 }
 
 func (e *JobError) Error() string {
@@ -33,16 +33,19 @@ func (e *JobError) Error() string {
 // Unwrap is the error's Code.
 func (e *JobError) Unwrap() error { return e.Message.Code }
 
-// Is tells whether it was a context's end that ended the job.
-func (e *JobError) Is(target error) bool { return e.context != nil && errors.Is(e.context, target) }
+// Is tells whether the target is the reason that lies in this process.
+func (e *JobError) Is(target error) bool { return e.reason != nil && errors.Is(e.reason, target) }
+
+// As finds the reason that lies in this process.
+func (e *JobError) As(target any) bool { return e.reason != nil && errors.As(e.reason, target) }
 
 // Retryable tells whether the same job may succeed later.
 func (e *JobError) Retryable() bool { return e.Message.Retryable }
 
 // localError is what the daemon would have said, of a job that never got to it.
-func localError(id string, code Code, sentence string, context error) *JobError {
+func localError(id string, code Code, sentence string, reason error) *JobError {
 	message := ErrorMessage{Type: "error", JobID: id, Error: sentence, Code: code, Retryable: Codes[code]}
-	return &JobError{Message: message, JobID: id, context: context}
+	return &JobError{Message: message, JobID: id, reason: reason}
 }
 
 // DaemonGoneError is how a call ends when the daemon went away, or cannot be started. The job may

@@ -22,7 +22,8 @@ func (j Job) line() (line []byte, err error) {
 	defer func() {
 		// A Config or a Marshaler of the host's own.
 		if cause := recover(); cause != nil {
-			err = localError(j.JobID, CodeInvalidJSON, fmt.Sprintf("the job cannot be written: it panics with %v", cause), nil)
+			reason, _ := cause.(error)
+			err = localError(j.JobID, CodeInvalidJSON, fmt.Sprintf("the job cannot be written: it panics with %v", cause), reason)
 		}
 	}()
 	if !utf8.ValidString(j.JobID) {
@@ -43,7 +44,7 @@ func (j Job) line() (line []byte, err error) {
 	case errors.As(err, &refused):
 		return nil, localError(j.JobID, refused.code, refused.sentence, nil)
 	default:
-		return nil, localError(j.JobID, codeOf(err), fmt.Sprintf("the job cannot be written: %v", err), nil)
+		return nil, localError(j.JobID, codeOf(err), fmt.Sprintf("the job cannot be written: %v", err), err)
 	}
 }
 

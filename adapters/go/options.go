@@ -1,6 +1,9 @@
 package upscaled
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // Option is a setting of Start.
 type Option func(*settings)
@@ -14,6 +17,7 @@ type settings struct {
 	cancelGrace  time.Duration
 	onLog        func(LogRecord)
 	onMessage    func(Message)
+	tempDir      string
 }
 
 // RestartPolicy says when a daemon that died is started again.
@@ -69,11 +73,29 @@ func WithLog(log func(LogRecord)) Option { return func(s *settings) { s.onLog = 
 // WithMessages has every message of the daemon, in order. It must not block.
 func WithMessages(handle func(Message)) Option { return func(s *settings) { s.onMessage = handle } }
 
+// WithTempDir is where the Input and the Output of a call lie meanwhile. Default: the system's directory for temporary
+// files. A daemon with --allow-root needs one of its roots here.
+func WithTempDir(dir string) Option { return func(s *settings) { s.tempDir = dir } }
+
 // CallOption is a setting of one call.
 type CallOption func(*Call)
 
 // OnProgress has the job's progress, in order, before the call returns. It must not block.
 func OnProgress(handle func(Progress)) CallOption { return func(c *Call) { c.onProgress = handle } }
+
+// Input is the picture, instead of the config's ImagePath. Submit reads it to its end before it writes the job.
+func Input(picture io.Reader) CallOption { return func(c *Call) { c.needFiles().input = picture } }
+
+// Output gets the picture, instead of the config's OutputPath, before the call ends; its format is OutputFormat. A Writer
+// that blocks holds the call.
+func Output(picture io.Writer) CallOption { return func(c *Call) { c.needFiles().output = picture } }
+
+func (call *Call) needFiles() *files {
+	if call.files == nil {
+		call.files = &files{}
+	}
+	return call.files
+}
 
 // Ptr is for fields of which zero says something: EsrganConfig{UseFP16: upscaled.Ptr(false)}.
 func Ptr[T any](value T) *T { return &value }

@@ -41,17 +41,26 @@ func withoutRawPaths(config reflect.Value) (reflect.Value, map[string]string) {
 	return config, paths
 }
 
-// withRawPaths is the JSON of the bare config with these paths. Of a name that occurs twice the last one
-// counts.
+// withRawPaths is the JSON of the bare config with these paths.
 func withRawPaths(bare []byte, paths map[string]string) json.RawMessage {
-	members := bytes.TrimSuffix(bare, []byte{'}'})
+	members := map[string][]byte{}
 	for name, path := range paths {
-		if len(members) > 1 {
-			members = append(members, ',')
-		}
-		members = append(members, fmt.Sprintf("%q:%s", name, quotePath(path))...)
+		members[name] = quotePath(path)
 	}
-	return append(members, '}')
+	return withMembers(bare, members)
+}
+
+// withMembers is a JSON object with more members. Of a name that occurs twice the last one counts.
+func withMembers(object []byte, members map[string][]byte) json.RawMessage {
+	// A copy: the object may be the caller's.
+	written := append([]byte(nil), bytes.TrimSuffix(object, []byte{'}'})...)
+	for name, value := range members {
+		if len(written) > 1 {
+			written = append(written, ',')
+		}
+		written = append(append(written, fmt.Sprintf("%q:", name)...), value...)
+	}
+	return append(written, '}')
 }
 
 // isPath tells whether a field of a config is a file's name; a model may be one.

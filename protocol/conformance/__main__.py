@@ -7,11 +7,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from conformance.plan import Plan
-from conformance.play import Driver, LeftOutError, Play, UnmetError
+from conformance.play import TIMEOUT_S, Driver, LeftOutError, Play, UnmetError
 
 _HERE = Path(__file__).resolve().parent
 # Cases that are played at once: each of them waits most of its time for its processes.
@@ -29,15 +30,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m conformance", description="Test a client in any language."
     )
     parser.add_argument("--case", action="append", choices=TRANSCRIPTS, metavar="NAME")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=TIMEOUT_S,
+        metavar="S",
+        help="how long the client may take for a step (default: %(default)g)",
+    )
     parser.add_argument("driver", nargs=argparse.REMAINDER, help="the client's driver: a command")
     options = parser.parse_args(argv)
     if not options.driver:
         parser.error("name the client's driver, a command")
     names = options.case or list(TRANSCRIPTS)
     # Not one after the other, because each case has a driver, a worker and a folder of its own.
+    play = partial(_play, command=options.driver, timeout_s=options.timeout_s)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         verdicts = []
-        for verdict in pool.map(lambda name: _play(name, options.driver), names):
+        for verdict in pool.map(play, names):
             sys.stdout.write(f"{verdict.sentence}\n")
             verdicts.append(verdict)
     held = sum(verdict.holds for verdict in verdicts)
@@ -50,11 +59,11 @@ class _Verdict(NamedTuple):
     sentence: str
 
 
-def _play(name: str, command: list[str]) -> _Verdict:
+def _play(name: str, command: list[str], timeout_s: float) -> _Verdict:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            with Driver(command) as driver:
-                Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder)).run()
+            with Driver(command, timeout_s) as driver:
+                Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), timeout_s).run()
         except UnmetError as error:
             return _Verdict(False, f"FAILED {name}: {error}")
         except LeftOutError as error:

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from conformance.plan import Plan, Row, event_of, outcome_of
 
-# Far beyond what any step takes, on a busy machine too.
-_TIMEOUT_S = 30.0
+# Far beyond what any step takes; a machine may be so busy that it needs more.
+TIMEOUT_S = 30.0
 
 # What a client is told to grant a daemon that does not want to end, before it kills it. One that
 # does has all the time that it needs.
@@ -43,7 +43,8 @@ class LeftOutError(Exception):
 class Driver:
     """The client's driver, a process: steps go in, reports come out."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._reports: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -87,7 +88,7 @@ class Driver:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
-            self._process.wait(_TIMEOUT_S if kind is None else 0)
+            self._process.wait(self._timeout_s if kind is None else 0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -96,7 +97,10 @@ class Driver:
 class Play:
     """One plan, and what the client has reported of it so far."""
 
-    def __init__(self, plan: Plan, driver: Driver, folder: Path) -> None:
+    def __init__(
+        self, plan: Plan, driver: Driver, folder: Path, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._timeout_s = timeout_s
         self._plan = plan
         self._driver = driver
         self._script = folder / "script.jsonl"
@@ -126,14 +130,14 @@ class Play:
     def _settings(self) -> Row:
         is_deaf = any(row["dir"] in ("deaf", "freeze") for row in self._plan.worker_rows)
         return {
-            "close_timeout_s": _DEAF_CLOSE_TIMEOUT_S if is_deaf else _TIMEOUT_S,
-            "cancel_grace_s": _BOUND_S if "bound" in self._plan.needs else _TIMEOUT_S,
+            "close_timeout_s": _DEAF_CLOSE_TIMEOUT_S if is_deaf else self._timeout_s,
+            "cancel_grace_s": _BOUND_S if "bound" in self._plan.needs else self._timeout_s,
             "attempts": self._plan.attempts,
             "needs": sorted(self._plan.needs),
         }
 
     def _wait_for(self, outcomes: list[Row], events: int) -> None:
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + self._timeout_s
         missing, _ = _compared(outcomes, self._outcomes)
         while missing or len(self._events) < events:
             try:
@@ -168,7 +172,7 @@ class Play:
 
     def _check_nothing_is_left(self) -> None:
         for pid in self._pids():
-            if _is_alive(pid):
+            if _is_alive(pid, self._timeout_s):
                 raise UnmetError(f"process {pid} outlived the client's close")
 
     def _kill_what_is_left(self) -> None:
@@ -204,9 +208,9 @@ def _meets(wanted: Row, got: Row) -> bool:
     return got.get("cannot") is True or got.get("error", {}).get("code") == wanted["code"]
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, timeout_s: float) -> bool:
     # A killed process that nobody has waited for yet does nothing any more.
-    deadline = time.monotonic() + _TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -28,7 +28,7 @@ def conformance(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_python_client_meets_every_case() -> None:
-    run = conformance(sys.executable, DRIVER)
+    run = conformance("--timeout-s", "120", sys.executable, DRIVER)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "left out" not in run.stdout
 
@@ -79,7 +79,8 @@ def test_what_a_client_has_not_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_client_that_settles_nothing_is_told_so(tmp_path: Path) -> None:
     driver = tmp_path / "deaf.py"
     driver.write_text("import sys\nfor line in sys.stdin:\n    if 'close' in line: break\n")
-    run = conformance("--case", "one_job", "--case", "silent_close", sys.executable, driver)
+    cases = ["--case", "one_job", "--case", "silent_close"]
+    run = conformance("--timeout-s", "0.5", *cases, sys.executable, driver)
     assert run.returncode == 1
     assert "FAILED one_job: expected" in run.stdout
     assert "0 of 2 cases hold" in run.stdout

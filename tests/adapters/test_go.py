@@ -56,4 +56,4 @@ def test_the_go_example_is_a_backend() -> None:
 def test_the_go_client_meets_every_conformance_case(tmp_path: Path) -> None:
     driver = tmp_path / "driver"
     run("go", "build", "-race", "-o", driver, "./internal/conformance")
-    run(sys.executable, "-m", "conformance", driver, cwd=ROOT / "protocol")
+    run(sys.executable, "-m", "conformance", "--timeout-s", "120", driver, cwd=ROOT / "protocol")

@@ -18,4 +18,13 @@ def test_the_node_client_holds_against_a_real_daemon() -> None:
 
 def test_the_node_client_meets_every_conformance_case() -> None:
     driver = TESTS / "conformance.js"
-    run(sys.executable, "-m", "conformance", "node", driver, cwd=ROOT / "protocol")
+    run(
+        sys.executable,
+        "-m",
+        "conformance",
+        "--timeout-s",
+        "120",
+        "node",
+        driver,
+        cwd=ROOT / "protocol",
+    )
