@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
+from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.precision import supported
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, probe
+from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
 from upscaled_models.esrgan.rowgraph import RowGraph
 from upscaled_models.esrgan.tilestream import TileStream
 from upscaled_models.esrgan.tracing import NotRowLocalError, trace
@@ -46,12 +47,19 @@ class Network:
     lag: rows that a stream's result is behind its source.
     align: what the edges of tiles inside a picture have to be multiples of; divides `overlap`.
     tiling: what the architecture says about tiles.
+    learnt: what is kept of its file on the disk; None for nothing.
     size_bytes: memory of the weights.
     column_bytes, pixel_bytes: memory of a stream for each column of its source between bands, and
     for each pixel of a band, overlap included, while that is computed.
     """
 
-    def __init__(self, descriptor: Descriptor, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        device: torch.device,
+        dtype: torch.dtype,
+        learnt: Learnt | None = None,
+    ) -> None:
         sizes = descriptor.size_requirements
         self.device = device
         self.dtype = supported(descriptor, dtype)
@@ -64,6 +72,7 @@ class Network:
         )
         self._minimum: int = sizes.minimum
         self._multiple: int = sizes.multiple_of
+        self.learnt = learnt
         self._graph: RowGraph | None = None
         self.by_rows = True
         descriptor.model.to(device)
@@ -72,7 +81,7 @@ class Network:
         except NotRowLocalError:
             self.by_rows = False
             self._descriptor = descriptor
-            self._probe()
+            self._prepare_tiles()
         else:
             self._describe(self._graph.radius, self._multiple)
             self.lag, self.reach = self._graph.lag, self._graph.radius
@@ -114,26 +123,38 @@ class Network:
         wanted = max(radius if self.exact and radius is not None else LARGEST_RADIUS, self._minimum)
         self.overlap = math.ceil(wanted / align) * align
 
-    def _probe(self) -> None:
+    def _prepare_tiles(self) -> None:
+        known = None if self.learnt is None else self.learnt.find().tiles
+        # Before the network gets another precision, in which neighbours are less easily told apart.
+        reach = self._probe() if known is None else Reach(known.radius, known.period)
         model = self._descriptor.model
-        reach = probe(
+        model.to(dtype=self.dtype, memory_format=torch.channels_last)
+        for layer in model.modules():
+            if isinstance(layer, _NORMALISATIONS):
+                layer.float()
+        pixel_bytes = self._measure_pixel_bytes() if known is None else known.pixel_bytes
+        if known is None and self.learnt is not None:
+            self.learnt.keep_tiles(reach, pixel_bytes)
+        self._describe(reach.radius, reach.period)
+        self.lag, self.reach = self.overlap, 2 * self.overlap
+        self.column_bytes = 0
+        self.pixel_bytes = pixel_bytes
+
+    def _probe(self) -> Reach:
+        return probe(
             lambda picture: self._descriptor(picture.clone()),
             channels=self.channels,
             scale=self.scale,
             multiple=self._multiple,
             device=self.device,
         )
-        self._describe(reach.radius, reach.period)
-        model.to(dtype=self.dtype, memory_format=torch.channels_last)
-        for layer in model.modules():
-            if isinstance(layer, _NORMALISATIONS):
-                layer.float()
-        self.lag, self.reach = self.overlap, 2 * self.overlap
+
+    def _measure_pixel_bytes(self) -> int:
         side = self.padded(_SAMPLE_SIDE)
         with torch.inference_mode(), Footprint() as footprint:
             self._forward(torch.zeros(1, self.channels, side, side, device=self.device))
-        self.column_bytes = 0
-        self.pixel_bytes = math.ceil(footprint.peak_bytes / side**2)
+        pixel_bytes: int = math.ceil(footprint.peak_bytes / side**2)
+        return pixel_bytes
 
     def _forward(self, tile: Tensor) -> Tensor:
         if self._graph is not None:

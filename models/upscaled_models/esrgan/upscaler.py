@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ from upscaled_models.catalog import Catalog
 from upscaled_models.dimensions import Plan, plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.job import Job
+from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
@@ -177,6 +179,8 @@ class Upscaler:
 
             def full_precision() -> Network:
                 self._full_precision_only.add(path)
+                if network.learnt is not None:
+                    network.learnt.keep_imprecise()
                 return held.enter_context(self._network(path, torch.float32, context.warn))
 
             yield Job(
@@ -242,11 +246,24 @@ class Upscaler:
         key = (path, status.st_mtime_ns, status.st_size, dtype)
 
         def load() -> Network:
-            return self._compute(lambda: Network(load_descriptor(path), self._device, dtype))
+            return self._compute(lambda: self._load(path, status, dtype))
 
         with self._models.use(key, path.stem, status.st_size, load) as network:
             self._last_keys[path, dtype] = key
             yield network
+
+    def _load(self, path: Path, status: os.stat_result, dtype: torch.dtype) -> Network:
+        def learnt_in(dtype: torch.dtype) -> Learnt:
+            return Learnt(self.settings.model_dir, path, status, self._device, dtype)
+
+        learnt = learnt_in(dtype)
+        if dtype == torch.float32:
+            return Network(load_descriptor(path), self._device, dtype, learnt)
+        learnt.begin()
+        descriptor = load_descriptor(path)
+        if not learnt.find().is_precise:
+            dtype, learnt = torch.float32, learnt_in(torch.float32)
+        return Network(descriptor, self._device, dtype, learnt)
 
     def _compute(self, task: Callable[[], ResultT]) -> ResultT:
         # An accelerator can be given a model while it computes with another.

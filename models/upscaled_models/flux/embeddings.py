@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path
 
 import safetensors
@@ -11,8 +10,7 @@ import safetensors.torch
 
 from upscaled_models.flux.files import Files
 from upscaled_models.flux.text import Embeddings, Tokens
-from upscaled_models.pendingfile import PendingFile
-from upscaled_protocol.errors import JobError
+from upscaled_models.keptfiles import KeptFiles
 
 # Files of 4 MiB; the oldest go first.
 _KEPT = 256
@@ -27,13 +25,13 @@ class EmbeddingCache:
     """Embeddings by what they depend on: the tokens, the encoders' files and configs, the dtype."""
 
     def __init__(self, files: Files) -> None:
-        self._folder = files.model_dir / "embeddings"
+        self._kept = KeptFiles(files.model_dir / "embeddings", ".safetensors", _KEPT)
         self._files = files
 
     def find(self, tokens: Tokens) -> Embeddings | None:
         """The embeddings of these tokens, or None where they have to be computed."""
         try:
-            tensors = safetensors.torch.load_file(self._path(tokens))
+            tensors = safetensors.torch.load_file(self._kept.path(self._name(tokens)))
             found = Embeddings(tensors["sequence"], tensors["pooled"])
         except (OSError, KeyError, safetensors.SafetensorError):  # absent, or not ours
             return None
@@ -44,41 +42,16 @@ class EmbeddingCache:
         data = safetensors.torch.save(
             {"sequence": embeddings.sequence.contiguous(), "pooled": embeddings.pooled.contiguous()}
         )
-        try:
-            self._folder.mkdir(exist_ok=True)
-            pending = PendingFile(self._path(tokens))
-        except (OSError, JobError):
-            return False
-        try:
-            pending.file.write(data)
-            pending.file.flush()
-            pending.publish()
-        except (OSError, JobError):
-            return False
-        finally:
-            pending.close()
-        self._forget_oldest()
-        return True
+        return self._kept.keep(self._name(tokens), data)
 
-    def _path(self, tokens: Tokens) -> Path:
+    def _name(self, tokens: Tokens) -> str:
         key = hashlib.sha256(b"float32")
         for row in (tokens.clip, tokens.t5):
             key.update(row.numpy().tobytes() + b"|")
         for path, part in ((self._files.clip, "text_encoder"), (self._files.t5, "text_encoder_2")):
             key.update(_digest(path))
             key.update(repr(sorted(self._files.config(part).items())).encode())
-        return self._folder / f"{key.hexdigest()}.safetensors"
-
-    def _forget_oldest(self) -> None:
-        def age(path: Path) -> float:
-            try:
-                return path.stat().st_mtime
-            except OSError:  # another worker was faster
-                return 0.0
-
-        for path in sorted(self._folder.glob("*.safetensors"), key=age)[:-_KEPT]:
-            with suppress(OSError):  # another worker was faster, or it is not ours
-                path.unlink()
+        return key.hexdigest()
 
 
 def _is_whole(found: Embeddings, tokens: Tokens) -> bool:

@@ -1,0 +1,148 @@
+"""What was found out about a weights file, kept on the disk for the next worker that loads it.
+
+To show a large network two pictures takes many times as long as to load it, and what is seen is the
+same each time. A fact is kept under the digest of the file, the precision and the device, and holds
+for the versions of the libraries that it was found with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from upscaled_models.esrgan.precision import NAMES
+from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach
+from upscaled_models.keptfiles import KeptFiles
+
+FOLDER = "learnt"
+# Files of some hundred bytes.
+_KEPT = 512
+_LONGEST_FILE = 4096
+_DISTRIBUTIONS = ("upscaled", "torch", "spandrel", "spandrel_extra_arches")
+# To be raised if the same versions would find out something else.
+_REVISION = "1"
+
+Count = Annotated[int, Field(ge=1, le=1 << 30)]
+
+
+class TileFacts(BaseModel):
+    """What a network that runs in tiles was seen to do: its `Reach`, and the memory it took."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    radius: Annotated[int, Field(ge=0, le=LARGEST_RADIUS)] | None
+    period: Count
+    pixel_bytes: Count
+
+
+class Facts(BaseModel):
+    """What is known of one file in one precision on one device.
+
+    versions: of the libraries that it was found with.
+    is_precise: False if results in this precision were unusable.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    versions: dict[str, str]
+    is_precise: bool = True
+    tiles: TileFacts | None = None
+
+
+class Learnt:
+    """The facts of one weights file. Nothing here raises: a fact that is not there, or is damaged,
+    is found out anew.
+
+    folder: where models are; the facts are in a folder of it.
+    status: the file's when it was found; of a file that was replaced since nothing is known.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        path: Path,
+        status: os.stat_result,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._kept = KeptFiles(folder / FOLDER, ".json", _KEPT)
+        self._path = path
+        self._status = status
+        self._suffix = f"-{NAMES[dtype]}-{device.type}"
+        self._digest: Future[str | None] | None = None
+
+    def begin(self) -> None:
+        """Begin to read the file for its digest, beside whoever loads it."""
+        if self._digest is None:
+            reader = ThreadPoolExecutor(1, thread_name_prefix="digest")
+            self._digest = reader.submit(self._read_digest)
+            reader.shutdown(wait=False)
+
+    def find(self) -> Facts:
+        """What is known."""
+        nothing = Facts(versions=_versions())
+        name = self._name()
+        if name is None:
+            return nothing
+        try:
+            with self._kept.path(name).open("rb") as file:
+                facts = Facts.model_validate_json(file.read(_LONGEST_FILE))
+        except (OSError, ValidationError):
+            return nothing
+        return facts if facts.versions == nothing.versions else nothing
+
+    def keep_tiles(self, reach: Reach, pixel_bytes: int) -> None:
+        """Add what was seen of a network that runs in tiles."""
+        tiles = TileFacts(radius=reach.radius, period=reach.period, pixel_bytes=pixel_bytes)
+        self._keep(self.find().model_copy(update={"tiles": tiles}))
+
+    def keep_imprecise(self) -> None:
+        """Add that results in this precision are unusable."""
+        self._keep(self.find().model_copy(update={"is_precise": False}))
+
+    def _keep(self, facts: Facts) -> None:
+        name = self._name()
+        if name is not None and self._is_unchanged():
+            self._kept.keep(name, facts.model_dump_json().encode())
+
+    def _name(self) -> str | None:
+        self.begin()
+        digest = None if self._digest is None else self._digest.result()
+        return None if digest is None else digest + self._suffix
+
+    def _read_digest(self) -> str | None:
+        try:
+            with self._path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+        return digest if self._is_unchanged() else None
+
+    def _is_unchanged(self) -> bool:
+        try:
+            now = self._path.stat()
+        except OSError:
+            return False
+        return _identity(now) == _identity(self._status)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {"facts": _REVISION}
+    for name in _DISTRIBUTIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
