@@ -79,11 +79,14 @@ class Context(Protocol):
         done: int | None = None,
         total: int | None = None,
         budget_s: float | None = None,
+        tail_s: float = 0.0,
     ) -> None:
         """Tell how far the job is; it is also the heartbeat.
 
-        `percent` 0 to 100, never falling (a lower one is raised to the last). `budget_s` is the
-        silence to allow from here on: give it before work that can take long.
+        `percent` 0 to 100, never falling (a lower one is raised to the last), in proportion to the
+        time that it takes; the clock for the time left starts with the last 0. `budget_s` is the
+        silence to allow from here on: give it before work that can take long. `tail_s` is what
+        follows 100 percent, as far as that is known.
         Raises `JobError` (cancelled) where the job was cancelled.
         """
 

@@ -54,6 +54,7 @@ class TimedContext(RecordingContext):
         done: int | None = None,
         total: int | None = None,
         budget_s: float | None = None,
+        tail_s: float = 0.0,
     ) -> None:
         if stage == "refine":
             self.steps.append(time.perf_counter())

@@ -45,6 +45,7 @@ class RecordingContext:
         done: int | None = None,
         total: int | None = None,
         budget_s: float | None = None,
+        tail_s: float = 0.0,
     ) -> None:
         self.percents.append(percent)
         self.stages.append(stage)

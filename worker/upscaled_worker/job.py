@@ -14,6 +14,7 @@ from upscaled_protocol.codec import unknown_fields
 from upscaled_protocol.envelope import RUNNING_STAGE, WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Error, Job, Progress, Result, Timings
+from upscaled_worker.pace import Pace
 from upscaled_worker.turns import Turns
 
 # Progress more often than this tells a person nothing and costs the device time.
@@ -46,6 +47,7 @@ class RunningJob:
         self._seconds: dict[str, float] = {}
         self._warnings = [f"unknown field {name} was ignored" for name in unknown_fields(job)]
         self._percent = 0.0
+        self._pace = Pace(self._started_at)
         self._stage = ""
         self._sent_at = 0.0
 
@@ -53,6 +55,7 @@ class RunningJob:
         """The lane takes it up. Raises `JobError` where it was cancelled, or ran out of time,
         while it waited."""
         self._started_at = time.perf_counter()
+        self._pace.begin(self._started_at, 0.0)
         self.check_cancelled()
 
     def cancel(self) -> None:
@@ -81,23 +84,29 @@ class RunningJob:
         done: int | None = None,
         total: int | None = None,
         budget_s: float | None = None,
+        tail_s: float = 0.0,
     ) -> None:
         self.check_cancelled()
         now = time.perf_counter()
         with self._lock:
             self._percent = max(self._percent, min(percent, 100.0))
+            if not self._percent or stage == RUNNING_STAGE:
+                self._pace.begin(now, self._percent)
+            else:
+                self._pace.reach(now, self._percent)
             repeats = stage == self._stage and now - self._sent_at < _PROGRESS_INTERVAL_S
             if repeats and percent < 100 and budget_s is None:
                 return
             self._stage = stage
             self._sent_at = now
+            left_s = self._pace.seconds_left(tail_s)
             message = Progress(
                 job_id=self.job_id,
                 progress=round(self._percent, 2),
                 stage=stage,
                 done=done,
                 total=total,
-                eta_s=self._eta_s(now),
+                eta_s=None if left_s is None else round(left_s, 2),
                 attempt=self.attempt,
                 budget_s=budget_s,
             )
@@ -161,10 +170,3 @@ class RunningJob:
             attempt=self.attempt,
             traceback=traceback_of(error) if error and code is ErrorCode.INTERNAL else None,
         )
-
-    def _eta_s(self, now: float) -> float | None:
-        """From the pace so far; none before there is one."""
-        if self._percent < 1:
-            return None
-        elapsed = now - self._started_at
-        return round(elapsed * (100 - self._percent) / self._percent, 2)

@@ -32,6 +32,7 @@ class Job:
 
     memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.
     full_precision: loads the same network in float32.
+    tail_s: what the picture will take after its last tile.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Job:
         free_memory: Callable[[], None],
         full_precision: Callable[[], Network],
     ) -> None:
+        self.tail_s = 0.0
         self._network = network
         self._source = source
         self._context = context
@@ -104,6 +106,8 @@ class Job:
         if not self._stages:
             yield from bands
             return
+        # The time left is reckoned from here on: not from before the job had the device.
+        self._context.progress(0, "upscale", budget_s=_TILE_BUDGET_S)
         results = self._planes(bands)
         for stage in self._stages:
             results = stage.run(planes.float().clamp(0, 1) for planes in results)
@@ -122,7 +126,7 @@ class Job:
         done = sum(stage.tiles_done for stage in self._stages)
         total = done + sum(stage.tiles_left for stage in self._stages)
         work = sum(
-            pixels * stage.tiles_done / (stage.tiles_done + stage.tiles_left)
+            pixels * stage.share_done
             for stage, pixels in zip(self._stages, self._work, strict=True)
         )
         self._context.progress(
@@ -131,6 +135,7 @@ class Job:
             done=done,
             total=total,
             budget_s=_TILE_BUDGET_S,
+            tail_s=self.tail_s,
         )
 
     def make_room(self) -> None:

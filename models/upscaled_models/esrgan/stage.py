@@ -18,6 +18,7 @@ from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rowbuffer import RowBuffer
 from upscaled_models.esrgan.tile import Tile
 from upscaled_models.esrgan.tilestream import fade_in
+from upscaled_models.esrgan.workshare import share_by_rows, shares_in_tiles
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
@@ -81,6 +82,15 @@ class Stage:
         rows = max(self._full_height + self._network.lag - self._clock, 0)
         return math.ceil(rows / self.tile.rows) * len(self._columns)
 
+    @property
+    def share_done(self) -> float:
+        """Of the stage's work, from 0 to 1."""
+        before, after = self._share_at(0), self._share_at(1)
+        widths = [column.right - column.left for column in self._columns]
+        own = before + (after - before) * sum(widths[: self._columns_done]) / sum(widths)
+        started = self._start / self._full_height
+        return started + (1 - started) * own
+
     def run(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
         """Upscale bands of rows, (B, C, h, width) in float32, of any heights.
 
@@ -109,6 +119,7 @@ class Stage:
                 continue
             self._fed += count
             self._clock += self.tile.rows
+            self._columns_done = 0
             if ready is not None:
                 yield self._give(ready)
 
@@ -124,6 +135,7 @@ class Stage:
             if part is not None:
                 parts.append(part)
             self.tiles_done += 1
+            self._columns_done += 1
             self._host.tile_done()
         if not parts:
             return None
@@ -238,8 +250,23 @@ class Stage:
             for _ in self._columns
         ]
         # The row that is fed next, and the same counted on through the draining.
-        self._fed = self._clock = start
+        self._fed = self._clock = self._start = start
+        self._columns_done = 0
+        self._shares = (
+            None
+            if network.by_rows
+            else shares_in_tiles(
+                self._full_height - start, self.tile.rows, network.overlap, exact=network.exact
+            )
+        )
         self._skip = self._given - start * network.scale
+
+    def _share_at(self, steps: int) -> float:
+        """Of the work since the stage was opened, `steps` steps from now."""
+        clock = self._clock - self._start + steps * self.tile.rows
+        if self._shares is None:
+            return share_by_rows(clock, self._full_height - self._start, self._network.lag)
+        return self._shares[min(clock // self.tile.rows, len(self._shares) - 1)]
 
     def _completed(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
         """The bands, mirrored at the right and lower edges as far as the network asks for it."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.workshare import blended_rows, tile_rows
 
 
 class TileStream:
@@ -31,13 +32,10 @@ class TileStream:
         self._forward = forward
         self._scale = scale
         self._height = height
-        self._band_rows = band_rows
         self._overlap = overlap
-        # Half of the rows that two tiles share in the result; a tile takes part in two such zones.
-        self._blend = 0 if exact else min(overlap, band_rows) // 2
+        self._blend = blended_rows(band_rows, overlap, exact=exact)
+        self._steps = tile_rows(height, band_rows, overlap, exact=exact)
         self._rows = RowBuffer()
-        self._time = 0
-        self._done = 0
         self._faded: Tensor | None = None
 
     def feed(self, rows: Tensor) -> Tensor | None:
@@ -50,18 +48,13 @@ class TileStream:
         return self._advance()
 
     def _advance(self) -> Tensor | None:
-        self._time += self._band_rows
-        first = self._done
-        last = min(max(self._time - self._overlap, 0), self._height)
-        if self._height - last <= self._blend:
-            last = self._height
-        if last - first <= self._blend and last < self._height:
+        first, last = next(self._steps)
+        if first == last:
             return None
         top = max(first - self._overlap, 0)
         bottom = min(last + self._overlap, self._height)
         tile = self._forward(self._rows.take(top, bottom))
         self._rows.drop_before(max(last - self._overlap, 0))
-        self._done = last
         return self._joined(tile, first - top, last - top, last == self._height)
 
     def _joined(self, tile: Tensor, first: int, last: int, is_last: bool) -> Tensor:

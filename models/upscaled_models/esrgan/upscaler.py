@@ -93,6 +93,7 @@ class Upscaler:
             sink = held.enter_context(
                 open_sink(output, job.native, source.bands, source.bits, in_turns=on_processor)
             )
+            job.tail_s = sink.tail_s
             bands = held.enter_context(read_ahead(job.read(), context.check_cancelled))
 
             def compute() -> None:

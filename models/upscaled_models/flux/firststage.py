@@ -24,6 +24,7 @@ class Subordinate:
         done: int | None = None,  # noqa: ARG002
         total: int | None = None,  # noqa: ARG002
         budget_s: float | None = None,
+        tail_s: float = 0.0,  # noqa: ARG002
     ) -> None:
         self._context.progress(0, stage, budget_s=budget_s)
 

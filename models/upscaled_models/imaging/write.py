@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from upscaled_models.imaging.avif import write_avif
+from upscaled_models.imaging.encodetime import expected_s, keep_encode_time
 from upscaled_models.imaging.fit import fitted
 from upscaled_models.imaging.jpeg import write_jpeg
 from upscaled_models.imaging.output import Output
@@ -78,6 +80,12 @@ class Sink:
         self._abandoned = False
         self._failure: BaseException | None = None
         self._encoder: Thread | None = None
+
+    @property
+    def tail_s(self) -> float:
+        """What the encoder will take after the last row, as far as that is known."""
+        size = self._output.plan.output
+        return expected_s(self._output.format, size.width * size.height)
 
     def write(self, rows: np.ndarray) -> None:
         """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
@@ -165,10 +173,15 @@ class Sink:
         if self._encoder is None:
             return
         if self._output.context is not None:
-            self._output.context.progress(100, "encode", budget_s=_ENCODE_BUDGET_S)
+            self._output.context.progress(
+                100, "encode", budget_s=_ENCODE_BUDGET_S, tail_s=self.tail_s
+            )
+        start = time.perf_counter()
         while self._encoder.is_alive():
             self._encoder.join(LOOK_S)
             self._check_cancelled()
+        size = self._output.plan.output
+        keep_encode_time(self._output.format, size.width * size.height, time.perf_counter() - start)
 
     def _wait_until(self, ready: Callable[[], bool]) -> None:
         while not self._changed.wait_for(lambda: self._failure or ready(), LOOK_S):

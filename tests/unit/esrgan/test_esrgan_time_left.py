@@ -1,0 +1,206 @@
+"""The time left of a job is right within a fifth after its first tenth, on a clock that counts the
+network's work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recording import RecordingContext
+from tiny_networks import CPU
+from upscaled_models.dimensions import plan_size
+from upscaled_models.esrgan.architectures import ModelTiling
+from upscaled_models.esrgan.job import Job
+from upscaled_models.esrgan.tilestream import TileStream
+from upscaled_models.imaging import encodetime
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.messages import Size
+from upscaled_worker.pace import Pace
+
+LOAD_S, WARM_UP_S, TAIL_S = 70.0, 2.0, 30.0
+PIXEL_S = 0.004
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+
+@dataclass
+class Network:
+    """Enlarges by repeating pixels, and takes its time for each that it computes."""
+
+    clock: Clock
+    by_rows: bool
+    lag: int
+    overlap: int = 16
+    exact: bool = False
+    scale: int = 2
+    channels: int = 3
+    align: int = 1
+    column_bytes: int = 0
+    pixel_bytes: int = 1
+    reach: int = 200
+    tiling: ModelTiling = ModelTiling.SUPPORTED
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+    is_warm: bool = False
+
+    def padded(self, side: int) -> int:
+        return side
+
+    def spend(self, pixels: float) -> None:
+        self.clock.now += 0 if self.is_warm else WARM_UP_S
+        self.is_warm = True
+        self.clock.now += PIXEL_S * pixels
+
+    def forward(self, tile: Tensor) -> Tensor:
+        self.spend(tile.shape[2] * tile.shape[3])
+        return functional.interpolate(tile, scale_factor=self.scale)
+
+    def open(self, height: int, band_rows: int, *, as_bytes: bool = False) -> Any:
+        if self.by_rows:
+            return LayeredStream(self, height, band_rows)
+        return TileStream(
+            self.forward,
+            scale=self.scale,
+            height=height,
+            band_rows=band_rows,
+            overlap=self.overlap,
+            exact=self.exact,
+        )
+
+
+@dataclass
+class LayeredStream:
+    """Ten layers, each a tenth of the lag behind the one before."""
+
+    network: Network
+    height: int
+    band_rows: int
+    rows: list[Tensor] = field(default_factory=list)
+    time: int = 0
+    given: int = 0
+
+    def feed(self, rows: Tensor) -> Tensor | None:
+        self.rows.append(rows)
+        return self.drain()
+
+    def drain(self) -> Tensor | None:
+        lags = [self.network.lag * (layer + 1) // 10 for layer in range(10)]
+        before, self.time = self.time, self.time + self.band_rows
+        rows = sum(self.done(self.time - lag) - self.done(before - lag) for lag in lags)
+        picture = torch.cat(self.rows, 2)
+        self.network.spend(rows / 10 * picture.shape[3])
+        first, self.given = self.given, self.done(self.time - self.network.lag)
+        ready = picture[:, :, first : self.given]
+        return functional.interpolate(ready, scale_factor=2) if ready.shape[2] else None
+
+    def done(self, rows: int) -> int:
+        return min(max(rows, 0), self.height)
+
+
+class Source:
+    bands, bits, has_alpha = 3, 8, False
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.rows_left = height
+
+    def rows(self, count: int) -> np.ndarray:
+        count = min(count, self.rows_left)
+        self.rows_left -= count
+        return np.random.default_rng(0).integers(0, 255, (count, self.width, 3), np.uint8)
+
+
+class Timed(RecordingContext):
+    """Keeps how long the worker would say that the job still takes, and when."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.pace = Pace(0.0)
+        self.told: list[tuple[float, float]] = []
+
+    def progress(self, percent: float, stage: str, **fields: Any) -> None:
+        super().progress(percent, stage)
+        if not percent:
+            self.pace.begin(self.clock.now, percent)
+            return
+        self.pace.reach(self.clock.now, percent)
+        left_s = self.pace.seconds_left(fields["tail_s"])
+        if left_s is not None:
+            self.told.append((self.clock.now, left_s))
+
+
+@pytest.mark.parametrize("factor", [2.0, 8.0])
+@pytest.mark.parametrize(
+    ("by_rows", "lag", "tile_size"),
+    [(True, 20, 32), (True, 150, 32), (False, 16, 32), (False, 16, 50)],
+    ids=["by rows", "by rows, deep", "in tiles", "in larger tiles"],
+)
+def test_the_time_left_is_right_after_the_first_tenth(
+    by_rows: bool, lag: int, tile_size: int, factor: float
+) -> None:
+    clock = Clock(LOAD_S)
+    network = Network(clock, by_rows, lag)
+    context = Timed(clock)
+    config = EsrganConfig(image_path="in.png", upscale_factor=factor)
+    plan = plan_size(config, Size(width=90, height=130), factor=factor, default_dpi=150)
+    job = Job(
+        cast(Any, network),
+        cast(Any, Source(90, 130)),
+        plan,
+        tile_size=tile_size,
+        context=context,
+        memory_bytes=2**30,
+        free_memory=lambda: None,
+        full_precision=lambda: cast(Any, network),
+    )
+    job.tail_s = TAIL_S
+    for _ in job.upscale(job.read()):
+        pass
+    end = clock.now + TAIL_S
+    tenth = LOAD_S + (end - LOAD_S) / 10
+    told = [(now, left_s) for now, left_s in context.told if now >= tenth]
+    assert len(told) > 4
+    for now, left_s in told:
+        assert left_s == pytest.approx(end - now, rel=0.2), f"at {now:.1f} of {end:.1f} s"
+
+
+def test_the_encoder_of_a_whole_picture_is_expected_to_take_what_the_last_one_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encodetime, "_seen", {"avif": 1.0})
+    assert encodetime.expected_s("avif", 2_000_000) == 2.0
+    encodetime.keep_encode_time("avif", 1_000_000, 7.0)
+    encodetime.keep_encode_time("png", 1_000_000, 7.0)
+    assert encodetime.expected_s("avif", 2_000_000) == 14.0
+    assert encodetime.expected_s("png", 2_000_000) == 0.0
+
+
+def test_there_is_no_time_left_before_there_is_a_pace() -> None:
+    pace = Pace(0.0)
+    assert pace.seconds_left() is None
+    pace.reach(0.5, 0.5)
+    assert pace.seconds_left() is None
+    pace.reach(10.0, 10.0)
+    assert pace.seconds_left(3.0) == pytest.approx(90 + 3, rel=0.01)
+    pace.begin(50.0, 10.0)  # it waited for the device
+    assert pace.seconds_left() is None
+    pace.reach(60.0, 20.0)
+    assert pace.seconds_left() == pytest.approx(80)
+
+
+def test_marks_do_not_pile_up() -> None:
+    pace = Pace(0.0)
+    for step in range(1, 10_001):
+        pace.reach(step, step / 100)
+    assert len(pace._marks) < 200
+    assert pace.seconds_left() == 0.0
