@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_type
@@ -229,6 +230,29 @@ def test_a_task_upscales_what_is_in_memory(tmp_path: Path) -> None:
             call = up.submit(array, tmp_path / "out.png")
             assert [progress async for progress in call] == []
             assert (await call).output_path == str(tmp_path / "out.png")
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_cancelled_while_its_picture_is_read_leaves_no_job() -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, *given: Any) -> bytes:
+            reading.set()
+            assert go_on.wait(TIMEOUT_S)
+            return super().read(*given)
+
+    async def run() -> None:
+        async with AsyncUpscaler(command=repeater.COMMAND) as up:
+            task = asyncio.create_task(up.upscale(Slow(png(Image.new("L", (5, 3))))))
+            await asyncio.to_thread(reading.wait, TIMEOUT_S)
+            task.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert up._client.is_idle
 
     asyncio.run(run())
 

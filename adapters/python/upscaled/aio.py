@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar, Unpack,
 
 from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S
+from upscaled.errors import UpscaledError, local_error
 from upscaled.jobline import Message
 from upscaled.messages import read
 from upscaled.options import StrPath
@@ -45,36 +46,60 @@ class AsyncCall(Generic[T]):
     daemon has let go of the job: nothing is written to the output after that.
     """
 
-    def __init__(self, started: asyncio.Future[Call[T]], *, reads: bool) -> None:
-        self._started = started
+    def __init__(self, start: Callable[[], Call[T]], *, in_thread: bool, reads: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._start = start
+        self._is_cancelled = False
         self._reads = reads  # the picture, which is not to be done in the loop's thread
+        self._started: asyncio.Future[Call[T]]
+        if in_thread:
+            self._started = asyncio.ensure_future(asyncio.to_thread(self._begin))
+        else:
+            self._started = self._loop.create_future()
+            self._started.set_result(self._begin())
+
+    def _begin(self) -> Call[T]:
+        if self._is_cancelled:
+            raise local_error("cancelled", "the job was cancelled")
+        return self._start()
 
     def cancel(self) -> bool:
         """End the job; false if it has ended."""
-        if not self._started.done():
-            return self._started.cancel()
-        if self._started.cancelled() or self._started.exception() is not None:
+        if self.done():
             return False
-        return self._started.result().cancel()
+        self._is_cancelled = True
+        # At once, or as soon as it is there.
+        self._started.add_done_callback(_cancel_started)
+        return True
 
     def done(self) -> bool:
         """Whether the job has ended."""
         started = self._started
         if not started.done():
             return False
-        is_refused = started.cancelled() or started.exception() is not None
-        return is_refused or started.result().done()
+        return started.cancelled() or bool(started.exception()) or started.result().done()
 
     def __await__(self) -> Generator[Any, None, Result[T]]:
         return self._result().__await__()
 
     async def _result(self) -> Result[T]:
-        call = await self._started
+        call = await self._call()
         await _ended(call)
         return await asyncio.to_thread(call.result) if self._reads else call.result()
 
+    async def _call(self) -> Call[T]:
+        """The job as it was submitted. If the task is cancelled meanwhile, so is the job."""
+        try:
+            return await asyncio.shield(self._started)
+        except asyncio.CancelledError:
+            if not self._started.cancelled():
+                self.cancel()
+                with contextlib.suppress(UpscaledError):
+                    await _ended(await asyncio.shield(self._started))
+            raise
+
     async def __aiter__(self) -> AsyncIterator[Progress]:
-        call = await self._started
+        call = await self._call()
         loop = asyncio.get_running_loop()
         news: asyncio.Queue[Progress | None] = asyncio.Queue()
 
@@ -92,6 +117,11 @@ class AsyncCall(Generic[T]):
             await _ended(call)
             raise
         await self._result()
+
+
+def _cancel_started(started: asyncio.Future[Call[Any]]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        started.result().cancel()
 
 
 async def _ended(call: Call[Any]) -> None:
@@ -200,10 +230,12 @@ class AsyncUpscaler:
         self, job: Job | Message, on_progress: Callable[[Any], None] | None = None
     ) -> AsyncCall[None]:
         """Submit a job as the protocol has it, of any method."""
-        call = self._client.submit(
-            job, lambda message: Result.of(message, None), _in_loop(on_progress)
+        listener = _in_loop(on_progress)
+        return AsyncCall(
+            lambda: self._client.submit(job, lambda one: Result.of(one, None), listener),
+            in_thread=False,
+            reads=False,
         )
-        return AsyncCall(_done(call), reads=False)
 
     def cancel_all(self) -> None:
         """Cancel every call that is open."""
@@ -236,13 +268,10 @@ class AsyncUpscaler:
             request = checked_request(picture, output, options, by_file=self._by_file)
             return start_call(self._client, request)
 
-        if is_path(picture):
-            started = _done(start())
-        else:
-            # It is written to a file, and perhaps encoded: not in the loop's thread.
-            started = asyncio.ensure_future(asyncio.to_thread(start))
-        reads = not (output is None and is_path(picture)) and not is_path(output)
-        return AsyncCall(started, reads=reads)
+        is_named = is_path(picture)
+        is_file = is_path(output) or (output is None and is_named)
+        # What is in memory is written to a file, and perhaps encoded.
+        return AsyncCall(start, in_thread=not is_named, reads=not is_file)
 
     async def _ask(self, kind: str, timeout_s: float) -> HealthReport:
         answer = self._client.ask(kind, timeout_s)
@@ -263,12 +292,6 @@ class AsyncUpscaler:
             await self.kill()
         else:
             await self.close()
-
-
-def _done(call: Call[T]) -> asyncio.Future[Call[T]]:
-    future: asyncio.Future[Call[T]] = asyncio.get_running_loop().create_future()
-    future.set_result(call)
-    return future
 
 
 def _in_loop(on_progress: Callable[[Any], None] | None) -> Callable[[Any], None] | None:

@@ -38,7 +38,8 @@ T = TypeVar("T")
 ASK_TIMEOUT_S = 60.0
 
 # A library's log is silent until its user asks for it.
-logging.getLogger("upscaled").addHandler(logging.NullHandler())
+_LOG = logging.getLogger("upscaled")
+_LOG.addHandler(logging.NullHandler())
 
 
 class Client:
@@ -293,6 +294,7 @@ class Client:
             if self._delivery.is_closing:
                 self._finish(error)
             else:
+                self._delivery.defer(lambda: _LOG.warning("%s", error))
                 delay_s = self._restarts.delay_after(error)
                 self._delivery.keep(error, has_next=delay_s is not None)
                 if delay_s is None:
@@ -319,7 +321,8 @@ class Client:
 
     def after_fork_in_child(self) -> None:
         """The daemon, its threads and the open calls are the parent's."""
-        daemon, calls = self._daemon, list(self._delivery.calls.values())
+        daemon = self._daemon
+        calls = [*self._delivery.calls.values(), *self._delivery.untold]
         self._begin()
         if daemon is not None:
             daemon.forget()

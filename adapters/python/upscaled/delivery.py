@@ -47,6 +47,8 @@ class Delivery:
         self.lock = threading.RLock()
         self._deferred: deque[Callable[[], None]] = deque()
         self.calls: dict[str, Call[Any]] = {}
+        # Those that have an end that is not told yet.
+        self.untold: set[Call[Any]] = set()
         self.backlog = Backlog()
         self.channel: Channel | None = None
         self.is_closing = False
@@ -116,6 +118,7 @@ class Delivery:
         self.backlog.remove(call)
         if call.timer is not None:
             call.timer.cancel()
+        self.untold.add(call)
         self.defer(lambda: self._tell_end(call, outcome))
         self.write()
 
@@ -127,6 +130,7 @@ class Delivery:
 
     def _tell_end(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
         call.settle(outcome)
+        self.untold.discard(call)
         if self._options.on_settled is not None:
             guarded(self._options.on_settled)(call)
 

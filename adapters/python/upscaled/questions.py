@@ -48,7 +48,7 @@ class Questions:
     def write(self, channel: Channel) -> None:
         """Write those that are not written yet, as long as there is room: a daemon that hangs gets
         no more than that."""
-        for request_id, question in self._open.items():
+        for request_id, question in list(self._open.items()):  # a timer may take one out
             if not question.is_sent and channel.has_room:
                 question.is_sent = True
                 channel.send(line_of({"type": question.kind, "request_id": request_id}))
