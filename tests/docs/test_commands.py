@@ -100,7 +100,8 @@ class Workspace:
         return subprocess.Popen(
             ["bash", "-e", "-o", "pipefail", "-c", script],
             cwd=self.folder,
-            env=os.environ | {"PATH": path, "MODEL_CACHE_DIR": models},
+            # An index of packages that cannot be reached here is passed over soon.
+            env=os.environ | {"PATH": path, "MODEL_CACHE_DIR": models, "PIP_RETRIES": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
