@@ -81,7 +81,7 @@ schema: $(STAMP)  ## write protocol/schema, and the adapters' types, anew from t
 	$(BIN)/python -m upscaled_protocol.schema protocol/schema
 	$(BIN)/python adapters/generate.py
 
-bench: $(BASE)  ## print every benchmark's ratios
+bench: $(STAMP)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench
 
 clean:  ## remove what the targets made

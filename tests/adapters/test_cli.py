@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from upscaled_cli import exits
+from upscaled_cli import bench, exits
 from upscaled_cli.__main__ import SUBCOMMANDS, main
 from upscaled_protocol.schema import documents
 from upscaled_protocol.version import VERSION
@@ -151,3 +151,13 @@ def test_schema_without_a_name_prints_all_and_writes_files_on_request(
     assert main(["schema", "--output", str(tmp_path)]) == exits.OK
     for name, document in documents().items():
         assert json.loads((tmp_path / name).read_text("utf-8")) == document
+
+
+def test_a_benchmark_without_its_library_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.delitem(sys.modules, "upscaled_bench.encoders", raising=False)
+    assert bench.main(["encoders"]) == exits.FAILED
+    assert "skimage is missing: pip install 'upscaled[bench]'" in capsys.readouterr().err

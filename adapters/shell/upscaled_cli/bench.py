@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -45,7 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Every Python that a benchmark starts imports nothing from the working folder, as with -P.
     os.environ["PYTHONSAFEPATH"] = "1"
     for name in names:
-        import_module(f"upscaled_bench.{name}").main()
+        try:
+            benchmark = import_module(f"upscaled_bench.{name}")
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            extra = "flux" if name == "flux" else "bench"
+            print(
+                f"upscaled bench {name}: the Python module {module} is missing: "
+                f"pip install 'upscaled[{extra}]'",
+                file=sys.stderr,
+            )
+            return exits.FAILED
+        benchmark.main()
     return exits.OK
 
 
