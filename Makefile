@@ -6,6 +6,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
   echo $$python && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH := $(VENV)/.torch
 BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
 # PyPI's torch for Linux brings CUDA's libraries, which are gigabytes. Without an NVIDIA card take
@@ -23,17 +24,23 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(BASE): pyproject.toml constraints.txt hatch_build.py models/upscaled_models/esrgan/native.c
+$(TORCH): constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "No Python 3.11 or later with its venv module was found. Install one" \
 	  "(Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make demo PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) -e .
+	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) torch torchvision
 	@touch $@
 
-$(STAMP): $(BASE)
-	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) -e '.[dev]'
+BUILT_FROM := $(TORCH) pyproject.toml hatch_build.py $(wildcard models/upscaled_models/esrgan/*.[ch])
+
+$(BASE): $(BUILT_FROM)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
 	@touch $@
+
+$(STAMP): $(BUILT_FROM)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(BASE) $@
 
 demo: $(BASE)  ## upscale a photograph, and show the lines that go in and come out
 	$(BIN)/python examples/demo.py
@@ -85,4 +92,4 @@ bench: $(STAMP)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(NODE_PACKAGES:%=%/node_modules) $(NODE_PACKAGES:%=%/dist) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(NODE_PACKAGES:%=%/node_modules) $(NODE_PACKAGES:%=%/dist) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output

@@ -101,7 +101,7 @@ def node_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def test_the_wheel_upscales_a_picture_where_no_checkout_and_no_compiler_is(project: Path) -> None:
+def test_the_wheel_upscales_a_picture_outside_the_checkout(project: Path) -> None:
     run(sys.executable, "-m", "venv", "venv", cwd=project)
     python = project / "venv" / "bin" / "python"
     # Of torch, the build that is here.
@@ -118,6 +118,12 @@ def test_the_wheel_upscales_a_picture_where_no_checkout_and_no_compiler_is(proje
 def test_the_wheel_is_for_any_python_and_any_linux() -> None:
     name = built("*.whl").name
     assert re.fullmatch(r"upscaled-[\d.]+-py3-none-manylinux\w+(\.manylinux\w+)*\.whl", name), name
+
+
+def test_without_a_compiler_the_sdist_makes_a_wheel_for_any_system(project: Path) -> None:
+    build = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", built("*.tar.gz"))
+    run("env", "CC=no-such-compiler", *build, cwd=project)
+    assert [wheel.name[-16:] for wheel in project.glob("*.whl")] == ["py3-none-any.whl"]
 
 
 def test_the_sdist_holds_files_of_the_repository_alone() -> None:
