@@ -12,6 +12,8 @@ from upscaled_models.flux.files import Files
 from upscaled_models.flux.text import Embeddings, Tokens
 from upscaled_models.keptfiles import KeptFiles
 
+# Not `embeddings`, which in ComfyUI's folder `models` holds files of the user's own.
+_FOLDER = "flux_embeddings"
 # Files of 4 MiB; the oldest go first.
 _KEPT = 256
 # Of an encoder's file this many evenly spaced samples are hashed, with its size and its time (for a
@@ -25,7 +27,7 @@ class EmbeddingCache:
     """Embeddings by what they depend on: the tokens, the encoders' files and configs, the dtype."""
 
     def __init__(self, files: Files) -> None:
-        self._kept = KeptFiles(files.model_dir / "embeddings", ".safetensors", _KEPT)
+        self._kept = KeptFiles(files.model_dir / _FOLDER, ".safetensors", _KEPT)
         self._files = files
 
     def find(self, tokens: Tokens) -> Embeddings | None:

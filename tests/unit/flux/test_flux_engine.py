@@ -193,7 +193,7 @@ def test_embeddings_are_kept_and_the_encoders_are_not(
     before = encoders()  # the replica's own
     first = read(run(engine, picture, prompt="a cat").output_path)
     assert alive == [before]
-    assert len(list((copy / "embeddings").iterdir())) == 1
+    assert len(list((copy / "flux_embeddings").iterdir())) == 1
 
     def never(*_: Any) -> Any:
         raise AssertionError("the embeddings were there")
@@ -216,7 +216,7 @@ def test_a_damaged_embedding_file_is_made_anew(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     first = read(run(engine, picture).output_path)
-    (kept,) = (copy / "embeddings").iterdir()
+    (kept,) = (copy / "flux_embeddings").iterdir()
     kept.write_bytes(b"nonsense")
     assert np.array_equal(read(run(engine, picture).output_path), first)
     assert kept.stat().st_size > 1000
@@ -225,7 +225,7 @@ def test_a_damaged_embedding_file_is_made_anew(
 def test_a_model_folder_that_cannot_be_written_costs_a_warning(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
-    (copy / "embeddings").write_text("in the way")
+    (copy / "flux_embeddings").write_text("in the way")
     context = RecordingContext()
     run(engine, picture, context)
     assert context.warnings == [
@@ -391,7 +391,7 @@ def test_text_encoders_that_are_no_numbers_are_named_and_nothing_of_theirs_is_ke
     with pytest.raises(JobError, match=f"^{name}.safetensors is not usable") as failed:
         run(engine, picture)
     assert failed.value.code == ErrorCode.MODEL_CORRUPT
-    assert not list(copy.glob("embeddings/*"))
+    assert not list(copy.glob("flux_embeddings/*"))
     path.write_bytes(whole)
     run(engine, picture)
 
@@ -408,7 +408,7 @@ def test_kept_embeddings_that_are_none_are_made_anew(
     engine: FluxEngine, copy: Path, picture: Path, damage: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     expected = read(run(engine, picture).output_path)
-    (kept,) = (copy / "embeddings").iterdir()
+    (kept,) = (copy / "flux_embeddings").iterdir()
     whole = kept.read_bytes()
     tensors = safetensors.torch.load_file(kept)
     tensors["sequence"] = damage(tensors["sequence"])
@@ -425,12 +425,27 @@ def test_an_encoder_that_was_fetched_again_encodes_again(
     path = copy / "clip" / "t5xxl_fp8_e4m3fn.safetensors"
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     run(engine, picture)
-    assert len(list((copy / "embeddings").iterdir())) == 2
+    assert len(list((copy / "flux_embeddings").iterdir())) == 2
 
 
 def test_what_cannot_be_removed_from_the_kept_embeddings_harms_no_job(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     for number in range(257):
-        (copy / "embeddings" / f"{number}.safetensors").mkdir(parents=True)
+        (copy / "flux_embeddings" / f"{number:064x}.safetensors").mkdir(parents=True)
     assert run(engine, picture).warnings == []
+
+
+def test_the_oldest_of_the_kept_embeddings_go_and_no_file_of_another_program(
+    engine: FluxEngine, copy: Path, picture: Path
+) -> None:
+    folder = copy / "flux_embeddings"
+    folder.mkdir()
+    oldest, *_ = names = ["my_style.safetensors"] + [f"{n:064x}.safetensors" for n in range(256)]
+    for age, name in enumerate(names):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (age, age))
+    run(engine, picture)
+    assert (folder / oldest).exists()
+    assert not (folder / names[1]).exists()
+    assert len(list(folder.iterdir())) == 257
