@@ -129,6 +129,7 @@ def workspace(request: pytest.FixtureRequest) -> Iterator[Workspace]:
     ("workspace", "block"),
     [pytest.param(block.page, block, id=str(block)) for block in BLOCKS],
     indirect=["workspace"],
+    scope="module",  # else pytest makes a workspace for each block
 )
 def test_a_block_runs_as_written(workspace: Workspace, block: Block) -> None:
     if block.not_run is not None:
