@@ -19,13 +19,19 @@ pytest.importorskip("diffusers", reason="needs the flux extra")
 import safetensors.torch
 
 from recording import RecordingContext
+from upscaled_cli import exits
+from upscaled_cli.models import main as models_command
+from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.flux import upscaler as upscaling
+from upscaled_models.flux.embeddings import EmbeddingCache
 from upscaled_models.flux.engine import FluxEngine
+from upscaled_models.flux.files import find_files
 from upscaled_models.flux.gguf_file import open_gguf
 from upscaled_models.flux.libraries import CLIPTextModel, T5EncoderModel
 from upscaled_models.flux.models import load_models
+from upscaled_models.flux.text import Embeddings, tokenize
 from upscaled_protocol.configs import EsrganConfig, FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -96,6 +102,19 @@ def test_the_files_are_found_under_the_names_of_comfyuis_users(
     assert engine.models() == ["flux1-dev-Q8_0"]
     assert engine.lacks() is None
     assert run(engine, picture, prompt="a cat").model == "flux1-dev-Q8_0"
+
+
+def test_a_transformer_of_ones_own_is_added_after_its_header_was_checked(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = next((copy / "unet").glob("*.gguf")).rename(tmp_path / "mine.gguf")
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(own.read_bytes()[:-1])
+    assert models_command(["add", str(cut), "--model-dir", str(copy)]) == exits.FAILED
+    assert "cut.gguf is not usable: it is truncated" in capsys.readouterr().err
+    assert models_command(["add", str(own), "--model-dir", str(copy)]) == exits.OK
+    assert "upscaled upscale photo.jpg --method flux --model mine" in capsys.readouterr().out
+    assert (copy / "unet" / "mine.gguf").read_bytes() == own.read_bytes()
 
 
 def test_the_first_file_that_is_missing_is_named(engine: FluxEngine, copy: Path) -> None:
@@ -436,16 +455,16 @@ def test_what_cannot_be_removed_from_the_kept_embeddings_harms_no_job(
     assert run(engine, picture).warnings == []
 
 
-def test_the_oldest_of_the_kept_embeddings_go_and_no_file_of_another_program(
-    engine: FluxEngine, copy: Path, picture: Path
-) -> None:
+def test_the_oldest_of_the_kept_embeddings_go_and_no_file_of_another_program(copy: Path) -> None:
     folder = copy / "flux_embeddings"
     folder.mkdir()
     oldest, *_ = names = ["my_style.safetensors"] + [f"{n:064x}.safetensors" for n in range(256)]
     for age, name in enumerate(names):
         (folder / name).write_bytes(b"")
         os.utime(folder / name, (age, age))
-    run(engine, picture)
+    files = find_files(Catalog.load(), "flux", copy)
+    embeddings = Embeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))
+    assert EmbeddingCache(files).keep(tokenize("", files), embeddings)
     assert (folder / oldest).exists()
     assert not (folder / names[1]).exists()
     assert len(list(folder.iterdir())) == 257
