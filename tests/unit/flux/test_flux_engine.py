@@ -455,16 +455,12 @@ def test_what_cannot_be_removed_from_the_kept_embeddings_harms_no_job(
     assert run(engine, picture).warnings == []
 
 
-def test_the_oldest_of_the_kept_embeddings_go_and_no_file_of_another_program(copy: Path) -> None:
-    folder = copy / "flux_embeddings"
-    folder.mkdir()
-    oldest, *_ = names = ["my_style.safetensors"] + [f"{n:064x}.safetensors" for n in range(256)]
-    for age, name in enumerate(names):
-        (folder / name).write_bytes(b"")
-        os.utime(folder / name, (age, age))
+def test_files_in_comfyuis_folder_of_embeddings_are_left_alone(copy: Path) -> None:
+    own = copy / "embeddings"
+    own.mkdir()
+    for number in range(257):  # more than are kept of ours
+        (own / f"style{number}.safetensors").touch()
     files = find_files(Catalog.load(), "flux", copy)
     embeddings = Embeddings(torch.zeros(1, 1, 1), torch.zeros(1, 1))
     assert EmbeddingCache(files).keep(tokenize("", files), embeddings)
-    assert (folder / oldest).exists()
-    assert not (folder / names[1]).exists()
-    assert len(list(folder.iterdir())) == 257
+    assert len(list(own.iterdir())) == 257
