@@ -233,6 +233,25 @@ def test_a_worker_that_says_ready_again_takes_no_other_place() -> None:
         assert one.child.state == "draining"
 
 
+@pytest.mark.parametrize("lacking", [{"unavailable": {"fake": "no luck: pull it"}}, {}])
+def test_a_successor_takes_over_only_if_what_it_does_not_serve_lacks_files(
+    lacking: dict[str, Any],
+) -> None:
+    with stage() as one:
+        theirs, ours = open_pipes()
+        successor = Child(1, 0, one.child.placement, ours)
+        successor.replaces = one.child
+        one.fleet.children[1] = successor
+        os.write(theirs[1], orjson.dumps(READY | {"methods": []} | lacking) + b"\n")
+        one.fleet._read_stdout(successor)
+        states = ("draining", "ready") if lacking else ("ready", "starting")
+        assert (one.child.state, successor.state) == states
+        assert bool(successor.end_cause) is not bool(lacking)
+        successor.close()
+        for fd in theirs:
+            os.close(fd)
+
+
 def test_a_pid_that_is_no_child_of_the_nursery_is_not_taken_for_the_workers() -> None:
     with stage() as one:
         assert one.child.pid is None

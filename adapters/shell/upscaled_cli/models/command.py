@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     pulling.add_argument("names", nargs="+", metavar="NAME", help="as `list` shows it")
     adding = actions.add_parser("add", help="check a weights file and put it into the model folder")
     adding.add_argument("source", metavar="FILE|URL", help="a file, or an https link to one")
-    adding.add_argument("--name", help="what jobs call it (default: the file's name)")
+    adding.add_argument("--name", metavar="STEM", help="default: the file's own name")
     verifying = actions.add_parser("verify", help="compare installed files with their checksums")
     verifying.add_argument("names", nargs="*", metavar="NAME", help="default: all installed")
     for action in (listing, verifying):
