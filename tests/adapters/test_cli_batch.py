@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nearest_engine import environment
 from upscaled_cli import exits
 from upscaled_cli.batch import main as batch
 from upscaled_cli.jobs import main as jobs
 
 ROOT = Path(__file__).parents[2]
-# Loading torch from a cold disk on a busy machine takes a while.
-TIMEOUT_S = 250
-ENV = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+TIMEOUT_S = 120
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 # Copies inputs to outputs, and fails where the picture says so; notes what it was sent.
 DAEMON = """
@@ -258,9 +258,10 @@ def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:
 SHELL_README = (ROOT / "adapters" / "shell" / "README.md").read_text("utf-8")
 
 
-@pytest.mark.timeout(600)
+# `make docs-test` runs the same lines with torch.
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
 def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (16, 12), (number, 90, 90)).save(tmp_path / "photos" / f"{number} x.jpg")
@@ -271,7 +272,7 @@ def test_the_readmes_pipes_upscale_a_folder(tmp_path: Path) -> None:
         subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=tmp_path,
-            env=ENV,
+            env=environment(PATH=PATH),
             capture_output=True,
             timeout=TIMEOUT_S,
             text=True,
