@@ -364,6 +364,23 @@ def test_a_print_gets_the_pixels_that_a_print_shop_expects(
     assert plan.output == Size(width=width, height=height)
 
 
+@pytest.mark.parametrize(
+    ("options", "dpi"),
+    [
+        ("--paper A4 --crop center", 38),  # 448 px of height, which is enlarged more, on 29.7 cm
+        ("--width-inches 10", 64),
+        ("--width 2560", None),
+    ],
+)
+def test_a_print_is_told_its_effective_resolution(
+    daemon: list[str], options: str, dpi: int | None, capsys: Any
+) -> None:
+    assert run(daemon, "a.jpg", *options.split()) == exits.OK
+    told = capsys.readouterr().out.splitlines()[1:]
+    line = f"  effective resolution {dpi} dpi: the input's pixels per inch"
+    assert told == ([line] if dpi else [])
+
+
 def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], capsys: Any) -> None:
     typed = "-i /in/a.jpg -o /out/b.jpg -s 2 -n realesrgan-x4plus -t 200 -f jpg"
     assert sent(daemon, *typed.split(), capsys=capsys) == [

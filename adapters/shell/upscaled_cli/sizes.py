@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from typing import Any
 
 # Width and height in millimetres: ISO 216, and ANSI for the last three.
@@ -89,6 +90,14 @@ def print_size(options: argparse.Namespace) -> dict[str, Any]:
             f"{' and '.join(given)} exclude each other: give both in pixels, or both for a print"
         )
     return fields
+
+
+def effective_dpi(config: Mapping[str, Any], width: int, height: int) -> float | None:
+    """Pixels of the input per inch of the print; None if no print size is asked for."""
+    sides = {"target_width_inches": width, "target_height_inches": height}
+    found = [pixels / config[field] for field, pixels in sides.items() if field in config]
+    # The picture covers the paper, so that the side that is enlarged more decides.
+    return min(found, default=None)
 
 
 def options_of_side(options: argparse.Namespace, side: str) -> list[str]:

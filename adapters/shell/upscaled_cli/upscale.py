@@ -18,6 +18,7 @@ from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
+from upscaled_cli.sizes import effective_dpi
 from upscaled_cli.streams import STREAM, check_streams, streams, write_stdout
 
 _EXAMPLES = """examples:
@@ -73,7 +74,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
 
 
 def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
-    with Report(len(configs), options) as report:
+    with Report(options, configs) as report:
         try:
             for given, config in zip(options.inputs, configs, strict=True):
                 name = "stdin" if given == STREAM else given
@@ -103,14 +104,15 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
 class Report:
     """What a person sees: how far the pictures are, and a line for each that has ended."""
 
-    def __init__(self, pictures: int, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> None:
         self.failed = 0
         self.interrupted = False
         self._options = options
+        self._config = configs[0]
         # Nothing but the picture goes to stdout if that does.
         self._stream = sys.stderr if options.output == STREAM else sys.stdout
         self._names: dict[str, str] = {}
-        self._progress = Progress(pictures)
+        self._progress = Progress(len(configs))
 
     def expect(self, job_id: str, name: str) -> None:
         """Call this job by the name of its picture."""
@@ -151,6 +153,10 @@ class Report:
 
     def _remarks(self, message: Message) -> list[str]:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
+        size = message.get("input_size")
+        dpi = effective_dpi(self._config, size["width"], size["height"]) if size else None
+        if dpi is not None:
+            remarks.append(f"  effective resolution {dpi:.0f} dpi: the input's pixels per inch")
         crop = message.get("crop_info")
         if crop and self._options.crop is None:
             inches = f" ({crop['amount_inches']:.2f} in)" if "amount_inches" in crop else ""
