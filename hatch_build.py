@@ -1,4 +1,4 @@
-"""Compiles `native.c` where there is a C compiler; without one the package works, but slower."""
+"""Compiles the ESRGAN engine's C if there is a C compiler; without it the package is slower."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
-_SOURCE = Path("models/upscaled_models/esrgan/native.c")
-_LIBRARY = _SOURCE.with_name("_native.so")
+_FOLDER = Path("models/upscaled_models/esrgan")
+_SOURCES = (_FOLDER / "native.c", _FOLDER / "convolution.c")
+_LIBRARY = _FOLDER / "_native.so"
 _FLAGS = ("-O3", "-fPIC", "-fopenmp")
 
 
@@ -29,9 +30,9 @@ class CompiledSteps(BuildHookInterface):
         try:
             self._compile(library)
         except OSError as error:
-            self.app.display_warning(f"{_SOURCE} was not compiled: {error}")
+            self.app.display_warning(f"the ESRGAN engine's C was not compiled: {error}")
         except subprocess.CalledProcessError as error:
-            self.app.display_warning(f"{_SOURCE} was not compiled:\n{error.stderr}")
+            self.app.display_warning(f"the ESRGAN engine's C was not compiled:\n{error.stderr}")
         else:
             build_data["artifacts"].append(f"/{_LIBRARY}")
             build_data["pure_python"] = False
@@ -41,10 +42,13 @@ class CompiledSteps(BuildHookInterface):
     def _compile(self, library: Path) -> None:
         compiler = shlex.split(os.environ.get("CC", "cc"))
         with tempfile.TemporaryDirectory() as folder:
-            compiled = str(Path(folder, "native.o"))
-            compiling = [*compiler, *_FLAGS, "-c", str(Path(self.root, _SOURCE)), "-o", compiled]
+            compiled = [str(Path(folder, source.stem + ".o")) for source in _SOURCES]
+            compiling = [
+                [*compiler, *_FLAGS, "-c", str(Path(self.root, source)), "-o", to]
+                for source, to in zip(_SOURCES, compiled, strict=True)
+            ]
             # Without -fopenmp the linker names no OpenMP library: torch's own, which is in the
             # process before this one, serves it. A second one would start threads of its own.
-            linking = [*compiler, "-shared", compiled, "-o", str(library)]
-            for command in (compiling, linking):
+            linking = [*compiler, "-shared", *compiled, "-o", str(library)]
+            for command in (*compiling, linking):
                 subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,21 +1,14 @@
 /* What lies between and behind a network's convolutions on a processor, each step in one pass over
  * memory; to the same bits as torch's operations.
  *
- * Arrays are contiguous, channels last. A bf16 is the upper half of a float.
+ * Arrays are contiguous, channels last.
  */
+
+#include "bf16.h"
 
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR \
-    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
 
 /* Source pixels that `add_enlarged` works on at once: what they become stays in the first cache. */
 #define BLOCK 32
@@ -25,20 +18,6 @@
 #define PIECE 16384
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-
-static inline float from_bf16(uint16_t half) {
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* To the nearest, half to even. A NaN stays one where its lower half is zero. */
-static inline uint16_t to_bf16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 FOR_EACH_PROCESSOR
 static void prelu_part(const uint16_t *in, const float *slopes, uint16_t *out, ptrdiff_t count) {

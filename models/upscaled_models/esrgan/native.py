@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +27,17 @@ _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 _ARGUMENTS: dict[str, Sequence[type]] = {
     "prelu": (_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _INT),
     "to_bytes": (_POINTER, _POINTER, _COUNT, _INT),
+    "pack_float": (_POINTER, _COUNT, _COUNT, _POINTER, _INT),
+    "convolve_float": (_POINTER, _INT),
+    "convolve_bf16": (_POINTER, _INT),
+    "convolve_bf16_plain": (_POINTER, _INT),
     "add_enlarged": (*[_POINTER] * 4, *[_COUNT] * 4, _INT),
 }
 
 
 def available() -> bool:
     """Whether there is anything compiled; nothing else here may be called otherwise."""
-    return _library() is not None
+    return library() is not None
 
 
 def repeated(slopes: Tensor) -> Tensor:
@@ -48,14 +53,14 @@ def prelu(rows: Tensor, slopes: Tensor, out: Tensor) -> None:
     rows, period = _channels_last(rows), slopes.numel()
     pictures = [(rows, out)] if len(rows) == 1 else zip(rows, out, strict=True)
     for source, target in pictures:
-        _call("prelu", source, slopes, period, target, source.numel())
+        call("prelu", source, slopes, period, target, source.numel())
 
 
 def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
     """A picture in float32, 0 to 1 and clamped past it, as uint8, and whether it was finite."""
     picture = _channels_last(picture)
     result = torch.empty_like(picture, dtype=torch.uint8)
-    finite = _call("to_bytes", picture, result, picture.numel())
+    finite = call("to_bytes", picture, result, picture.numel())
     return result, bool(finite)
 
 
@@ -80,7 +85,7 @@ def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[T
     )
     to = (result, None) if dtype == torch.float32 else (None, result)
     sides = (batch * height, width, channels, factor)
-    finite = _call("add_enlarged", _channels_last(squares), _channels_last(source), *to, *sides)
+    finite = call("add_enlarged", _channels_last(squares), _channels_last(source), *to, *sides)
     return result, bool(finite)
 
 
@@ -88,19 +93,21 @@ def _channels_last(picture: Tensor) -> Tensor:
     return picture.contiguous(memory_format=torch.channels_last)
 
 
-def _call(name: str, *arguments: Tensor | int | None) -> int:
+def call(name: str, *arguments: Tensor | int | None) -> int:
+    """Call a compiled function that is given the number of threads last."""
     plain = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
-    result: int = getattr(_library(), name)(*plain, torch.get_num_threads())
+    result: int = getattr(library(), name)(*plain, torch.get_num_threads())
     return result
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def library() -> Any:
+    """What was compiled, or None."""
     try:
         # OpenMP's functions are those of the library that torch has loaded.
-        library = ctypes.CDLL(str(LIBRARY))
+        loaded = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
     for name, arguments in _ARGUMENTS.items():
-        getattr(library, name).argtypes = arguments
-    return library
+        getattr(loaded, name).argtypes = arguments
+    return loaded

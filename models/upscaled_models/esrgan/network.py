@@ -83,8 +83,10 @@ class Network:
             self._descriptor = descriptor
             self._prepare_tiles()
         else:
-            self._describe(self._graph.radius, self._multiple)
+            # Tiles that begin where bands may end have the bits of rows.
+            self._describe(self._graph.radius, math.lcm(self._multiple, self._graph.step))
             self.lag, self.reach = self._graph.lag, self._graph.radius
+            self.size_bytes += self._graph.extra_bytes
             self.column_bytes = self._graph.column_bytes
             self.pixel_bytes = self._graph.pixel_bytes
 

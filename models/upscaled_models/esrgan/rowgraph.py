@@ -20,6 +20,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from upscaled_models.esrgan import denseblock
+from upscaled_models.esrgan.convolution import TILE_ROWS
+from upscaled_models.esrgan.denseblock import DenseBlock, DenseRows
 from upscaled_models.esrgan.rowbuffer import RowBuffer
 from upscaled_models.esrgan.rowops import Compute
 
@@ -29,6 +32,7 @@ class Operation:
     """One step of a network, run on a band of rows at a time.
 
     compute_bytes: computes the result in uint8, as files have it, where it is a picture.
+    block: what computes it instead, with rows of its own in place of the first input's.
 
     inputs: indices of the operations before it that it reads, 0 being the source.
     gain: output rows an input row.
@@ -47,6 +51,12 @@ class Operation:
     radius: Fraction
     row_bytes: Fraction
     compute_bytes: Compute | None = None
+    block: DenseBlock | None = None
+
+    @property
+    def step(self) -> int:
+        """Source rows that whole numbers of output rows are computed from together."""
+        return math.ceil(TILE_ROWS / self.ratio) if self.block is not None else 1
 
 
 class RowGraph:
@@ -55,6 +65,8 @@ class RowGraph:
     radius: source pixels to each side that a pixel of the result depends on.
     lag: source rows that the result is behind.
     multiple: a picture's height and its bands' have to be multiples of it.
+    extra_bytes: memory of the weights beyond what they take in the network's own numbers.
+    step: bands whose height is a multiple of it are computed at once; rows past one wait.
     column_bytes: memory that a stream holds between bands, for each column of the source.
     pixel_bytes: memory that a band takes while it is computed, for each of its pixels.
     """
@@ -64,6 +76,10 @@ class RowGraph:
         self.radius = math.ceil(operations[-1].radius)
         self.lag = math.ceil(operations[-1].lag / operations[-1].ratio)
         self.multiple = multiple
+        self.step = math.lcm(*(operation.step for operation in operations))
+        self.extra_bytes = sum(
+            operation.block.extra_bytes for operation in operations if operation.block is not None
+        )
         numbered = [source, *operations]
         self.column_bytes = math.ceil(_held_bytes(numbered))
         self.pixel_bytes = math.ceil(_peak_bytes(numbered))
@@ -76,7 +92,7 @@ class RowGraph:
         *operations, last = self._operations
         if as_bytes and last.compute_bytes is not None:
             last = replace(last, compute=last.compute_bytes)
-        return GraphStream([*operations, last], height, band_rows)
+        return GraphStream([*operations, last], height, band_rows, self.step)
 
     def whole(self, picture: Tensor) -> Tensor:
         """The result for a whole picture, (B, C, h, W) in float32, at once."""
@@ -89,11 +105,20 @@ class RowGraph:
 class GraphStream:
     """One picture on its way through a graph."""
 
-    def __init__(self, operations: Sequence[Operation], height: int, band_rows: int) -> None:
+    def __init__(
+        self, operations: Sequence[Operation], height: int, band_rows: int, step: int
+    ) -> None:
         self._band_rows = band_rows
+        self._step = step
         self._time = 0
-        self._layers = [_Layer(operation, height) for operation in operations]
-        readers: list[list[RowBuffer]] = [[] for _ in range(len(operations) + 1)]
+        self._end = height + math.ceil(operations[-1].lag / operations[-1].ratio)
+        self._layers = [
+            _Layer(operation, height)
+            if operation.block is None
+            else _BlockLayer(operation, height, operation.block)
+            for operation in operations
+        ]
+        readers: list[list[_Reader]] = [[] for _ in range(len(operations) + 1)]
         for layer in self._layers:
             for number, buffer in zip(layer.operation.inputs, layer.buffers, strict=True):
                 readers[number].append(buffer)
@@ -112,8 +137,10 @@ class GraphStream:
     def drain(self) -> Tensor | None:
         """After the last band: give the next of the rows that are still on their way."""
         self._time += self._band_rows
+        # What is computed together must not depend on the bands, for its bits would, too.
+        time = self._time if self._time >= self._end else self._time - self._time % self._step
         for layer in self._layers:
-            layer.advance(self._time)
+            layer.advance(time)
         start, end = self._result.start, self._result.end
         if start == end:
             return None
@@ -135,44 +162,104 @@ class _Layer:
         self._gain = operation.gain.as_integer_ratio()
         self._height = height * self._ratio[0] // self._ratio[1]
         input_height = self._height * self._gain[1] // self._gain[0]
-        self.buffers = [RowBuffer(operation.halo, input_height) for _ in operation.inputs]
-        self.readers: list[RowBuffer] = []
+        self.buffers: Sequence[_Reader] = [
+            RowBuffer(operation.halo, input_height) for _ in operation.inputs
+        ]
+        self.readers: list[_Reader] = []
         self._done = 0
 
     def advance(self, time: int) -> None:
         """Compute all that can be once `time` rows of the source have come in."""
-        operation = self.operation
         first = self._done
-        last = time * self._ratio[0] // self._ratio[1] - operation.lag
+        last = time * self._ratio[0] // self._ratio[1] - self.operation.lag
         last = min(max(last, 0), self._height)
         if first == last:
             return
-        top = first * self._gain[1] // self._gain[0] - operation.halo
-        bottom = last * self._gain[1] // self._gain[0] + operation.halo
-        inputs = []
-        for buffer in self.buffers:
-            inputs.append(buffer.take(top, bottom))
-            buffer.drop_before(bottom - 2 * operation.halo)
-        output = operation.compute(inputs, self._room)
+        output = self._compute(first, last)
         self._done = last
         for reader in self.readers:
             reader.push(output)
 
+    def _compute(self, first: int, last: int) -> Tensor:
+        operation = self.operation
+        top = first * self._gain[1] // self._gain[0] - operation.halo
+        bottom = last * self._gain[1] // self._gain[0] + operation.halo
+        inputs = [_taken(buffer, top, bottom, 2 * operation.halo) for buffer in self.buffers]
+        return operation.compute(inputs, self._room)
+
     def _room(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Memory for rows of the result, beside those that a reader keeps and will need too."""
         for reader in self.readers:
-            if reader.margin:
+            if isinstance(reader, RowBuffer) and reader.margin:
                 return reader.room(shape, like)
         return torch.empty(
             shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
         )
 
 
+class _BlockLayer(_Layer):
+    """A dense block at work on one picture."""
+
+    def __init__(self, operation: Operation, height: int, block: DenseBlock) -> None:
+        super().__init__(operation, height)
+        self._block = block
+        self._rows = DenseRows(block)
+        self.buffers = [self._rows, *(RowBuffer() for _ in operation.inputs[1:])]
+        self._done_rows: Sequence[int] = [0] * len(block.convolutions)
+
+    def _compute(self, first: int, last: int) -> Tensor:
+        others = [_taken(buffer, first, last, 0) for buffer in self.buffers[1:]]
+        source = self._rows.rows(0).values
+        shape = (
+            self._rows.batch,
+            self._block.convolutions[-1].outputs,
+            last - first,
+            source.shape[2] << self._block.is_doubled,
+        )
+        out = self._room(shape, source)
+        self._done_rows = denseblock.compute(
+            self._block,
+            self._rows,
+            others,
+            out,
+            self._done_rows,
+            first=first,
+            last=last,
+            height=self._height,
+            lag=self.operation.lag,
+        )
+        self._rows.drop_before((last - 1) >> self._block.is_doubled)
+        return out
+
+    def _room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        # A block takes any strides, and gives the next one its rows where that wants them.
+        for reader in self.readers:
+            if isinstance(reader, DenseRows):
+                return reader.room(shape, like)
+        return super()._room(shape, like)
+
+
+_Reader = RowBuffer | DenseRows
+
+
+def _taken(buffer: _Reader, first: int, last: int, kept: int) -> Tensor:
+    """Rows `first` to `last` of a buffer, which keeps the last ones."""
+    assert isinstance(buffer, RowBuffer)
+    rows = buffer.take(first, last)
+    buffer.drop_before(last - kept)
+    return rows
+
+
 def _held_bytes(operations: Sequence[Operation]) -> Fraction:
     """What waits in front of the operations once all have begun, a source column."""
     held = Fraction(0)
     for operation in operations:
-        for number in operation.inputs:
+        inputs = operation.inputs
+        if operation.block is not None:
+            source, inputs = operations[inputs[0]], inputs[1:]
+            parts = Fraction(operation.block.channels, operation.block.convolutions[0].inputs)
+            held += operation.block.kept_rows * parts * source.row_bytes
+        for number in inputs:
             rows = operation.lag / operation.gain - operations[number].lag + operation.halo
             held += rows * operations[number].row_bytes
     return held
@@ -188,6 +275,10 @@ def _peak_bytes(operations: Sequence[Operation]) -> Fraction:
     for number, operation in enumerate(operations):
         # A convolution's input is put together from what was kept and what is new.
         copies = sum((size[source] for source in operation.inputs if operation.halo), Fraction(0))
+        if operation.block is not None:
+            copies = size[operation.inputs[0]] * Fraction(
+                operation.block.channels, operation.block.convolutions[0].inputs
+            )
         alive += size[number] if number else 0
         peak = max(peak, alive + copies)
         read = set(operation.inputs)

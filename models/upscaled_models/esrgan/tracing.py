@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from upscaled_models.esrgan import native
+from upscaled_models.esrgan.denseblock import DenseBlock
+from upscaled_models.esrgan.densematch import DenseMatch, match_dense_blocks
 from upscaled_models.esrgan.recording import Node, record
 from upscaled_models.esrgan.rowgraph import Operation, RowGraph
 from upscaled_models.esrgan.rowops import (
@@ -117,11 +119,17 @@ class _Builder:
         self._multiple = 1
 
     def build(self) -> RowGraph:
+        blocks = match_dense_blocks(self._calls, self._dtype, self._slopes)
+        inside = {node for match in blocks.values() for node in match.inside}
         for node in self._calls:
+            if node in inside:
+                continue
             if not isinstance(node.value, Tensor):
                 self._several.add(node)
                 continue
-            if node.target is operator.getitem:
+            if node in blocks:
+                self._add_block(blocks[node])
+            elif node.target is operator.getitem:
                 self._add(node.args[0], node.value, operator.itemgetter(node.args[1]))
             else:
                 self._add(node, node.value, None)
@@ -186,6 +194,25 @@ class _Builder:
             wide=False,
         )
 
+    def _add_block(self, match: DenseMatch) -> None:
+        numbers = [self._numbers[node] for node in match.inputs]
+        source, *others = (self._operations[number] for number in numbers)
+        count, gain = len(match.convolutions), 1 + match.is_doubled
+        self._append(
+            match.result.value,
+            _not_compiled,
+            numbers,
+            gain=Fraction(gain),
+            lag=max(source.lag * gain + count, *(operation.lag for operation in others), 0),
+            radius=max(
+                source.radius + count / (gain * source.ratio),
+                *(operation.radius for operation in others),
+                Fraction(0),
+            ),
+            wide=False,
+            block=match.block(self._dtype, self._slopes),
+        )
+
     def _is_alone_behind_convolution(self, node: Node) -> bool:
         """Whether a call reads the last operation, that is a convolution, and nothing else does."""
         source = node.args[0]
@@ -203,14 +230,22 @@ class _Builder:
 
     def _slope(self, node: Node) -> float | None:
         """Below zero, of a call that is a leaky ReLU; None for any other call."""
+        slopes = self._slopes(node)
+        if isinstance(slopes, Tensor):
+            slopes = slopes.unique()  # type: ignore[no-untyped-call]
+            return float(slopes) if slopes.numel() == 1 else None
+        return slopes
+
+    def _slopes(self, node: Node) -> Tensor | float | None:
+        """The same, or one slope for each channel."""
         match getattr(node.target, "overloadpacket", None):
             case aten.relu:
                 return 0.0
             case aten.leaky_relu:
                 return float(_arguments(node).get("negative_slope", 0.01))
-            case aten._prelu_kernel if node.args[1] not in self._numbers:
-                slopes = node.args[1].value.unique()
-                return float(slopes) if slopes.numel() == 1 else None
+            case aten._prelu_kernel if node.args[1].is_constant:
+                slopes: Tensor = node.args[1].value.flatten()
+                return slopes
         return None
 
     def _add_shuffle(self, node: Node, value: Tensor) -> None:
@@ -340,6 +375,7 @@ class _Builder:
         radius: Fraction,
         wide: bool,
         compute_bytes: Compute | None = None,
+        block: DenseBlock | None = None,
     ) -> None:
         ratio = self._operations[inputs[0]].ratio * gain
         itemsize = torch.float32.itemsize if wide else self._dtype.itemsize
@@ -354,6 +390,7 @@ class _Builder:
                 radius,
                 row_bytes=value.shape[1] * ratio * itemsize,
                 compute_bytes=compute_bytes,
+                block=block,
             )
         )
         self._wide.append(wide)

@@ -32,11 +32,11 @@ compiled = pytest.mark.skipif(not native.available(), reason="there was no C com
 def without_compiled_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "LIBRARY", Path("/nonexistent.so"))
-        native._library.cache_clear()
+        native.library.cache_clear()
         try:
             yield
         finally:
-            native._library.cache_clear()
+            native.library.cache_clear()
 
 
 def random_band(batch: int, channels: int, height: int, width: int, seed: int) -> Tensor:
