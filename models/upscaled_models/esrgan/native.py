@@ -106,8 +106,8 @@ def library() -> Any:
     try:
         # OpenMP's functions are those of the library that torch has loaded.
         loaded = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        for name, arguments in _ARGUMENTS.items():
+            getattr(loaded, name).argtypes = arguments
+    except (OSError, AttributeError):  # not compiled, or from older sources
         return None
-    for name, arguments in _ARGUMENTS.items():
-        getattr(loaded, name).argtypes = arguments
     return loaded
