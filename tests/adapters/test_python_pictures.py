@@ -22,6 +22,7 @@ from PIL import Image, ImageCms
 import repeater
 from upscaled import (
     AsyncUpscaler,
+    Call,
     InputError,
     InvalidJobError,
     OutputError,
@@ -29,6 +30,7 @@ from upscaled import (
     Upscaler,
     scratch,
 )
+from waiting import wait_until
 
 Array = np.ndarray[Any, Any]
 TIMEOUT_S = 60.0
@@ -168,8 +170,12 @@ def test_no_temporary_file_is_left_by_a_job_that_fails_or_whose_result_nobody_re
     call = up.submit(noise(3, 5))
     call.exception(TIMEOUT_S)
     del call, failed
-    gc.collect()
-    assert temporary_files(tmp_path) == []
+
+    def is_empty() -> bool:
+        gc.collect()
+        return temporary_files(tmp_path) == []
+
+    wait_until(is_empty, "the end of the temporary files")
 
 
 @pytest.mark.parametrize("by_file", [True, False])
@@ -234,7 +240,17 @@ def test_a_task_upscales_what_is_in_memory(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_task_that_is_cancelled_while_its_picture_is_read_leaves_no_job() -> None:
+def test_a_task_that_is_cancelled_while_its_picture_is_read_leaves_no_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancelled: list[str] = []
+    cancel = Call.cancel
+
+    def note(call: Call[Any]) -> bool:
+        cancelled.append(call.job_id)
+        return cancel(call)
+
+    monkeypatch.setattr(Call, "cancel", note)
     reading, go_on = threading.Event(), threading.Event()
 
     class Slow(io.BytesIO):
@@ -253,6 +269,7 @@ def test_a_task_that_is_cancelled_while_its_picture_is_read_leaves_no_job() -> N
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert up._client.is_idle
+            assert len(cancelled) == 1
 
     asyncio.run(run())
 

@@ -227,7 +227,7 @@ class AsyncUpscaler:
         return self._submit(picture, output, options)
 
     def submit_job(
-        self, job: Job | Message, on_progress: Callable[[Any], None] | None = None
+        self, job: Job | Message, on_progress: Callable[[Progress], None] | None = None
     ) -> AsyncCall[None]:
         """Submit a job as the protocol has it, of any method."""
         listener = _in_loop(on_progress)

@@ -27,6 +27,7 @@ from upscaled.forks import tell_of_forks
 from upscaled.greenlets import check_greenlets
 from upscaled.jobline import Message, check_id, job_line, line_of
 from upscaled.options import ClientOptions
+from upscaled.protocol import Progress
 from upscaled.questions import Answer, Questions
 from upscaled.restarts import Restarts
 from upscaled.result import Result
@@ -96,7 +97,7 @@ class Client:
         self,
         job: Mapping[str, Any],
         make_result: Callable[[Message], Result[T]],
-        on_progress: Callable[[Any], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Call[T]:
         """Have one job done. What cannot be sent is refused before anything is written: raises
         `InvalidJobError`, `ShuttingDownError`, or `DaemonGoneError` if no daemon can be started."""

@@ -18,15 +18,14 @@ def write_image(image: Image.Image, file: BinaryIO) -> None:
 
     Raises `ValueError` if the daemon reads no such mode.
     """
-    info: dict[str, Any] = {
-        "dpi": image.info.get("dpi"),
-        "icc_profile": image.info.get("icc_profile"),
-    }
+    # Pillow writes the profile and the transparency by itself.
+    kept: dict[str, Any] = {}
+    if dpi := image.info.get("dpi"):
+        kept["dpi"] = dpi
     if exif := image.getexif():
-        info["exif"] = exif.tobytes()
-    given = {name: value for name, value in info.items() if value}
+        kept["exif"] = exif.tobytes()
     if image.mode == "CMYK":
-        image.save(file, "TIFF", **given)
+        image.save(file, "TIFF", **kept)
         return
     if image.mode not in _AS_THEY_ARE:
         if image.mode not in _CONVERTED:
@@ -34,7 +33,7 @@ def write_image(image: Image.Image, file: BinaryIO) -> None:
                 f"a picture of mode {image.mode} is not read here: convert it to RGB or L first"
             )
         image = image.convert(_CONVERTED[image.mode])
-    image.save(file, "PNG", compress_level=1, **given)
+    image.save(file, "PNG", compress_level=1, **kept)
 
 
 def read_image(data: bytes) -> Image.Image:

@@ -106,9 +106,7 @@ def _take_input(picture: Any, *, by_file: bool) -> _Input:
         return _Input({"image_path": os.path.abspath(path)})  # noqa: PTH100
     if by_file:
         try:
-            scratch = ScratchFile()
-            with scratch.path.open("xb") as file:
-                _write(picture, file)
+            scratch = _scratch_file(picture)
         except OSError:
             if hasattr(picture, "read") and not picture.seekable():
                 raise
@@ -120,6 +118,17 @@ def _take_input(picture: Any, *, by_file: bool) -> _Input:
     memory = BytesIO()
     _write(picture, memory)
     return _Input({"image_base64": base64.b64encode(memory.getbuffer()).decode("ascii")})
+
+
+def _scratch_file(picture: Any) -> ScratchFile:
+    scratch = ScratchFile()
+    try:
+        with scratch.path.open("xb") as file:
+            _write(picture, file)
+    except BaseException:
+        scratch.remove()  # the exception keeps the object alive
+        raise
+    return scratch
 
 
 def _write(picture: Any, file: BinaryIO) -> None:

@@ -17,7 +17,7 @@ from upscaled.errors import UpscaledError, local_error
 from upscaled.jobline import Message
 from upscaled.messages import read
 from upscaled.options import ClientOptions, StrPath
-from upscaled.protocol import HealthReport, Job, Status
+from upscaled.protocol import HealthReport, Job, Progress, Status
 from upscaled.request import CallOptions, Request, request_of
 from upscaled.result import Result
 
@@ -72,8 +72,14 @@ def client_of(options: UpscalerOptions) -> tuple[Client, bool]:
 
 def start_call(client: Client, request: Request[T]) -> Call[T]:
     """Submit the job, and remove the input's temporary file when it has ended."""
+
+    def make_result(message: Message) -> Result[T]:
+        # By the call's own callback too, but that may come later than the caller.
+        request.discard()
+        return request.make_result(message)
+
     try:
-        call = client.submit(request.job, request.make_result, request.on_progress)
+        call = client.submit(request.job, make_result, request.on_progress)
     except BaseException:
         request.discard()
         raise
@@ -183,7 +189,7 @@ class Upscaler:
         return self._submit(picture, output, options)
 
     def submit_job(
-        self, job: Job | Message, on_progress: Callable[[Any], None] | None = None
+        self, job: Job | Message, on_progress: Callable[[Progress], None] | None = None
     ) -> Call[None]:
         """Submit a job as the protocol has it, of any method."""
         return self._client.submit(job, lambda message: Result.of(message, None), on_progress)
