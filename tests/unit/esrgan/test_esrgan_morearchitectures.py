@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from recording import RecordingContext
+from upscaled_cli import exits
+from upscaled_cli.models import main as models_command
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.engine import EsrganEngine
@@ -39,7 +41,9 @@ def test_without_the_extra_a_file_of_its_kind_names_it_and_the_licence(
 
 
 @pytest.mark.filterwarnings("ignore")  # the architecture's own
-def test_with_the_extra_a_picture_is_upscaled_and_the_licence_is_told(tmp_path: Path) -> None:
+def test_with_the_extra_a_picture_is_upscaled_and_the_licence_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     extra = pytest.importorskip("spandrel_extra_arches.architectures.SRFormer")
     torch.manual_seed(0)
     layer = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8, "img_size": 16}
@@ -61,3 +65,8 @@ def test_with_the_extra_a_picture_is_upscaled_and_the_licence_is_told(tmp_path: 
         assert image.size == (40, 32)
     note = "the code of the architecture SRFormer is for non-commercial use only (CC-BY-NC-4.0)"
     assert context.warnings == [note]
+    added = ["add", str(tmp_path / "tiny.safetensors"), "--model-dir", str(tmp_path)]
+    assert models_command(added) == exits.OK
+    said = capsys.readouterr().out
+    assert "tiny: SRFormer, 2x, RGB" in said
+    assert f"licence: {note}" in said
