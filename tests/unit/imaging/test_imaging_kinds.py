@@ -51,7 +51,7 @@ def named(head: bytes) -> str:
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *((kind, kind) for kind in ["ICO", "ICNS", "PCX", "DDS", "SGI", "QOI", "EPS", "PDF"]),
+        *((kind, kind) for kind in ["ICO", "PCX", "DDS", "SGI", "QOI", "EPS", "PDF"]),
         ("PPM", "PNM"),
         ("JPEG2000", "JPEG 2000"),
     ],
@@ -89,6 +89,7 @@ def test_camera_raw_files_are_named(head: bytes, name: str) -> None:
         (b"BA\x36\0\0\0" + REST, "BMP of OS/2"),
         (b"\0\0\0\x18ftypavci\0\0\0\0mif1avci", "H.264"),
         (b"8BPS\0\x02" + REST, "PSD"),
+        (b"icns\0\0\x01\0ic07" + REST, "ICNS"),
         (b"gimp xcf v011\0" + REST, "XCF"),
         (b"#?RGBE\nFORMAT=32-bit_rle_rgbe\n", "Radiance HDR"),
         (b"\x76\x2f\x31\x01" + REST, "OpenEXR"),

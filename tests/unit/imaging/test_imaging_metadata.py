@@ -18,6 +18,7 @@ from PIL import Image, IptcImagePlugin
 from counting import CountedReader
 from opened_pictures import ORIENTATION, read_all
 from recording import RecordingContext
+from upscaled_models.imaging import pngtext
 from upscaled_models.imaging.giftext import gif_texts
 from upscaled_models.imaging.leftout import warn_of_left_out
 from upscaled_models.imaging.photoshop import iptc, is_more, resource
@@ -380,9 +381,10 @@ def test_a_comment_behind_fill_bytes_is_found(tmp_path: Path, opened: Opener) ->
 
 
 def test_a_text_that_unpacks_without_end_is_left_out(
-    tmp_path: Path, opened: Opener, context: RecordingContext
+    tmp_path: Path, opened: Opener, context: RecordingContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bomb = text("parameters", bytes(20 * 2**20), "zTXt")
+    monkeypatch.setattr(pngtext, "_LONGEST_BYTES", 2**20)
+    bomb = text("parameters", bytes(2 * 2**20), "zTXt")
     with opened(image_path=png(tmp_path / "in.png", bomb * 20)) as source:
         assert source.metadata.texts == ()
     (warning,) = context.warnings

@@ -108,10 +108,10 @@ def test_the_files_mode_follows_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
 @pytest.mark.parametrize("named", [True, False])
 def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str, named: bool) -> None:
-    pixels = RNG.integers(0, 256, (600, 700, 3), dtype=np.uint8)
+    pixels = RNG.integers(0, 256, (150, 200, 3), dtype=np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(JobError) as caught:
             write_file(tmp_path / "out" if named else None, kind, pixels)
