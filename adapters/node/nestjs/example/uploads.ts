@@ -12,8 +12,21 @@ import { diskStorage } from "multer";
 import type { Settings } from "./settings.js";
 
 const LIMIT_BYTES = 50 * 1024 * 1024;
-const SUFFIXES = new Set([".png", ".jpg", ".jpeg", ".webp"]);
-const MIME_TYPES = new Set(["image/png", "image/jpeg", "image/webp"]);
+// What the daemon reads, but TGA, which has no signature. HEIC and JPEG XL need `upscaled[heic,jxl]` beside it.
+export const KINDS = "PNG, JPEG, WebP, TIFF, AVIF, HEIC, JPEG XL, GIF or BMP";
+const SUFFIXES: Record<string, string[]> = {
+  "image/png": [".png"],
+  "image/jpeg": [".jpg", ".jpeg"],
+  "image/webp": [".webp"],
+  "image/tiff": [".tif", ".tiff"],
+  "image/avif": [".avif"],
+  "image/heic": [".heic"],
+  "image/heif": [".heif", ".hif"],
+  "image/jxl": [".jxl"],
+  "image/gif": [".gif"],
+  "image/bmp": [".bmp"],
+};
+const ALL_SUFFIXES = new Set(Object.values(SUFFIXES).flat());
 
 /** The upload's name is the job's id: neither is the client's choice. */
 export function uploadsInto({ uploadDir }: Settings): MulterModuleOptions {
@@ -25,7 +38,7 @@ export function uploadsInto({ uploadDir }: Settings): MulterModuleOptions {
     limits: { fileSize: LIMIT_BYTES, files: 1, fields: 20, fieldSize: 4096 },
     // Told by its name before a byte is stored.
     fileFilter: (_request, { originalname }, done) => {
-      const isWelcome = SUFFIXES.has(extname(originalname).toLowerCase());
+      const isWelcome = ALL_SUFFIXES.has(extname(originalname).toLowerCase());
       isWelcome ? done(null, true) : done(notWelcome(), false);
     },
   };
@@ -37,11 +50,11 @@ export class PicturePipe implements PipeTransform<Express.Multer.File | undefine
   async transform(file: Express.Multer.File | undefined): Promise<Express.Multer.File> {
     if (file === undefined) throw new BadRequestException("the field image has no file");
     const type = await fileTypeFromFile(file.path);
-    if (type === undefined || !MIME_TYPES.has(type.mime)) throw notWelcome();
+    if (type === undefined || !Object.hasOwn(SUFFIXES, type.mime)) throw notWelcome();
     return file;
   }
 }
 
 function notWelcome(): UnsupportedMediaTypeException {
-  return new UnsupportedMediaTypeException("the image is no PNG, JPEG or WebP");
+  return new UnsupportedMediaTypeException(`the image is no ${KINDS}`);
 }

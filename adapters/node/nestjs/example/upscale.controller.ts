@@ -28,7 +28,7 @@ import { AcceptedDto, StatusDto } from "./answers.dto.js";
 import { JobsService } from "./jobs.service.js";
 import type { Method } from "./methods.js";
 import { EsrganDto, FluxDto, ImagenDto } from "./upscale.dto.js";
-import { PicturePipe } from "./uploads.js";
+import { KINDS, PicturePipe } from "./uploads.js";
 
 /** `POST upscale/{method}` with the field `image`, answered with 202 and the job. */
 const Upscale = (method: Method, summary: string): MethodDecorator =>
@@ -41,7 +41,7 @@ const Upscale = (method: Method, summary: string): MethodDecorator =>
     ApiAcceptedResponse({ type: AcceptedDto }),
     ApiBadRequestResponse({ description: "A field is missing, unknown or out of range." }),
     ApiPayloadTooLargeResponse({ description: "The image has more than 50 MB." }),
-    ApiUnsupportedMediaTypeResponse({ description: "The image is no PNG, JPEG or WebP." }),
+    ApiUnsupportedMediaTypeResponse({ description: `The image is no ${KINDS}.` }),
   );
 
 @ApiTags("upscale")

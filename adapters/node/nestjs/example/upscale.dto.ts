@@ -21,6 +21,7 @@ import type { Crop, OutputFormat } from "upscaled";
 
 import { STATES } from "./answers.dto.js";
 import type { State } from "./answers.dto.js";
+import { KINDS } from "./uploads.js";
 
 // A name of the catalogue; a slash or a backslash would make it a path.
 const MODEL_NAME = /^[\w-][\w.-]{0,99}$/;
@@ -35,7 +36,7 @@ const Optional = (options: ApiPropertyOptions): PropertyDecorator =>
   applyDecorators(ApiProperty({ required: false, example: "", ...options } as ApiPropertyOptions), IsOptional());
 
 abstract class UpscaleDto {
-  @ApiProperty({ type: "string", format: "binary", description: "PNG, JPEG or WebP, 50 MB at most." })
+  @ApiProperty({ type: "string", format: "binary", description: `${KINDS}, 50 MB at most.` })
   readonly image!: unknown; // for Swagger; the file comes beside the fields
 
   @Optional({ enum: FORMATS, description: "Default: png." })
