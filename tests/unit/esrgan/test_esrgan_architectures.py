@@ -46,7 +46,7 @@ def windowed(architecture: str, **sizes: Any) -> Callable[[], nn.Module]:
         "num_heads": [2],
         "window_size": 8,
         "img_size": 32,
-        "upscale": 4,
+        "upscale": 2,  # their layers behind the windows cannot be made small
         "upsampler": "pixelshuffle",
     }
     return build(architecture, **layer | sizes)
@@ -71,9 +71,9 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "DRCT": windowed("DRCT", gc=4),
     "ATD": windowed("ATD", category_size=16, num_tokens=8),
     "DAT": build(
-        "DAT", embed_dim=16, depth=[2], num_heads=[2], split_size=[8, 16], upscale=4, img_size=64
+        "DAT", embed_dim=16, depth=[2], num_heads=[2], split_size=[8, 16], upscale=2, img_size=64
     ),
-    "RGT": build("RGT", embed_dim=12, depth=[2, 2], num_heads=[2, 2], upscale=4, img_size=32),
+    "RGT": build("RGT", embed_dim=12, depth=[2, 2], num_heads=[2, 2], upscale=2, img_size=32),
     "OmniSR": build("OmniSR", num_feat=16, res_num=1),
     "RCAN": build("RCAN", n_resgroups=1, n_resblocks=2, n_feats=8, reduction=4),
     "MoESR": build("MoESR", n_blocks=1, n_block=1, dim=8, upsample_dim=8),
