@@ -209,7 +209,7 @@ func TestADaemonThatNeverGetsReadyIsGivenUp(t *testing.T) {
 func TestWrongUsageAndAMissingProgramAreToldAtOnce(t *testing.T) {
 	t.Parallel()
 	var gone *upscaled.DaemonGoneError
-	_, err := upscaled.Start(bounded(t), upscaled.WithArgs("--no-such-option"))
+	_, err := upscaled.Start(bounded(t), upscaled.WithArgs("--methods", "fake", "--no-such-option"))
 	if !errors.As(err, &gone) || gone.Status != 2 {
 		t.Errorf("%v", err)
 	}

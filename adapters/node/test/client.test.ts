@@ -196,7 +196,7 @@ test("a daemon that never gets ready is given up, with its last words", { timeou
 });
 
 test("wrong usage and a missing program are told at once", { timeout: TIMEOUT_MS }, async () => {
-  await assert.rejects(startFake({ args: ["--no-such-option"] }), (error: unknown) => {
+  await assert.rejects(startFake({ args: ["--methods", "fake", "--no-such-option"] }), (error: unknown) => {
     assert.ok(error instanceof DaemonGoneError);
     assert.equal(error.status, 2);
     return true;
@@ -243,7 +243,7 @@ test("an idle daemon does not keep its host alive", { timeout: TIMEOUT_MS }, asy
   await waitUntil(() => !family.some(isAlive), "the end of the daemon's processes");
 });
 
-test("ten thousand requests leave no listener and no open file behind", { timeout: TIMEOUT_MS }, async () => {
+test("thousands of requests leave no listener and no open file behind", { timeout: TIMEOUT_MS }, async () => {
   await using up = await startFake();
   const { signal } = new AbortController();
   const request = (): Promise<Result> => up.upscale(fakeJob({ steps: 0 }), { signal });
@@ -255,7 +255,7 @@ test("ten thousand requests leave no listener and no open file behind", { timeou
   ];
   await runMany(200, request);
   const before = count();
-  await runMany(10_000, request);
+  await runMany(2000, request);
   // What an earlier test left may have been closed meanwhile.
   const isNoMore = (): boolean => count().every((now, at) => now <= (before[at] ?? 0));
   await waitUntil(isNoMore, `no more than ${before} of files, resources and listeners`);
