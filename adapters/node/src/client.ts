@@ -280,7 +280,6 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   }
 
   #handle(message: WorkerMessage): void {
-    this.#restarts.handleMessage();
     switch (message.type) {
       case "status":
         if (message.message === "ready") this.#handleReady(message);

@@ -7,13 +7,12 @@ import type { RestartPolicy } from "./options.js";
 const DEFAULT: RestartPolicy = { attempts: 5, delayMs: 200, maxDelayMs: 10_000 };
 const NEVER: RestartPolicy = { attempts: 0, delayMs: 0, maxDelayMs: 0 };
 
-// The daemon's exit status for wrong usage.
+// The daemon's exit status for wrong usage, which it may find out after its first line.
 const USAGE_STATUS = 2;
 
 export class Restarts {
   readonly #policy: RestartPolicy;
   #failedStarts = 0;
-  #hasSpoken = false;
   #isReady = false;
   #wasReady = false;
 
@@ -27,12 +26,7 @@ export class Restarts {
   }
 
   handleStart(): void {
-    this.#hasSpoken = false;
     this.#isReady = false;
-  }
-
-  handleMessage(): void {
-    this.#hasSpoken = true;
   }
 
   handleReady(): void {
@@ -59,6 +53,6 @@ export class Restarts {
   #isHopeless({ status, cause }: DaemonGoneError): boolean {
     if (this.#wasReady) return false;
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
-    return (status === USAGE_STATUS && !this.#hasSpoken) || code === "ENOENT" || code.startsWith("ERR_");
+    return status === USAGE_STATUS || code === "ENOENT" || code.startsWith("ERR_");
   }
 }

@@ -196,11 +196,11 @@ test("a daemon that never gets ready is given up, with its last words", { timeou
 });
 
 test("wrong usage and a missing program are told at once", { timeout: TIMEOUT_MS }, async () => {
-  await assert.rejects(startFake({ args: ["--methods", "fake", "--no-such-option"] }), (error: unknown) => {
-    assert.ok(error instanceof DaemonGoneError);
-    assert.equal(error.status, 2);
-    return true;
-  });
+  const wrong = new Upscaler({ args: ["--methods", "fake", "--no-such-option"] });
+  let ends = 0;
+  wrong.on("gone", () => ends++);
+  await assert.rejects(wrong.ready(), (error: unknown) => error instanceof DaemonGoneError && error.status === 2);
+  assert.equal(ends, 1);
   const missing: [string, RegExp][] = [
     ["/no/such/program", /cannot be started: \/no\/such\/program does not exist: install upscaled, or .* `command`/],
     ["no-such-program", /no-such-program is not in PATH: install/],

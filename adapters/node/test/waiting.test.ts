@@ -175,8 +175,8 @@ test("a working directory that does not exist is named, and one that comes back 
   assert.ok(ends >= 3);
 });
 
-test("a status 2 of a daemon that has spoken is no wrong usage", { timeout: TIMEOUT_MS }, async () => {
-  await using up = secondLife('say({ type: "status", message: "loading_models", protocol: 1 }); process.exit(2);');
+test("a status 2 of a daemon that was ready is no wrong usage", { timeout: TIMEOUT_MS }, async () => {
+  await using up = secondLife('say({ type: "status", message: "ready", protocol: 1 }); process.exit(2);');
   assert.equal((await up.upscale(fakeJob())).status, "completed");
 });
 
