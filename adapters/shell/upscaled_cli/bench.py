@@ -19,13 +19,15 @@ BENCHMARKS = {
     "encoders": "writing and resampling a picture, beside other libraries",
     "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
+    "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",
+    "architectures": "other families of networks, file to file, beside torch and OpenVINO",
     "flux": "model calls beside their floor, loading, and where a job's time goes, on replicas",
 }
 
 _EPILOG = "\n".join(
     [
         "benchmarks:",
-        *(f"  {name:11} {summary}" for name, summary in BENCHMARKS.items()),
+        *(f"  {name:13} {summary}" for name, summary in BENCHMARKS.items()),
         "",
         "examples:",
         "  upscaled bench",

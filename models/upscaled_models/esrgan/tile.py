@@ -50,8 +50,9 @@ def choose_tile(
     """The tile for a picture of `width` x `height` with a batch of `planes`.
 
     Its sides are multiples of the network's `align`, and no longer than the picture as the network
-    takes it; by rows a tile has room for the network's `lag` besides, so that a small picture is
-    computed at once, to its last row.
+    takes it. A side of the picture that is no longer than a tile and its neighbours' overlap is not
+    cut: it takes no more memory, and less time. By rows a tile has room for the network's `lag`
+    besides, so that a small picture is computed at once, to its last row.
 
     tile_size: the longest side of a tile, where that is not below `align`. By rows, what is
     computed at once has as many pixels as such a tile, and is as wide as the picture: cutting it
@@ -61,7 +62,9 @@ def choose_tile(
     whole = Tile(_whole(width, network), _whole(height, network))
     if network.by_rows:
         return _band(network, whole, planes, tile_size, memory_bytes)
+    spared = 0
     if tile_size is None:
+        spared = 2 * network.overlap
         if network.tiling is ModelTiling.INTERNAL:
             return whole
         tile_size = _preferred(_TILE_SIDE, network)
@@ -70,7 +73,7 @@ def choose_tile(
     pixels = memory_bytes // (planes * network.pixel_bytes)
     side = _down(math.isqrt(pixels) - 2 * network.overlap, network)
     side = min(max(side, _up(_LEAST_SIDE, network)), _down(tile_size, network))
-    return Tile(min(side, whole.width), min(side, whole.rows))
+    return Tile(*(full if full <= side + spared else side for full in (whole.width, whole.rows)))
 
 
 def _band(

@@ -95,6 +95,14 @@ def test_by_tiles_a_small_picture_is_one_tile(by_tiles: Network) -> None:
     assert tile_for(by_tiles, 50, 101) == Tile(56, 104)
 
 
+def test_a_side_that_a_tile_sees_anyway_is_not_cut(by_tiles: Network) -> None:
+    seen = 192 + 2 * by_tiles.overlap
+    assert tile_for(by_tiles, seen, seen) == Tile(seen, seen)
+    assert tile_for(by_tiles, seen + 1, 64) == Tile(192, 64)
+    # A given size is the longest side all the same.
+    assert tile_for(by_tiles, seen, seen, tile_size=192) == Tile(192, 192)
+
+
 def test_a_network_that_tiles_by_itself_gets_the_whole_picture(by_tiles: Network) -> None:
     usual, by_tiles.tiling = by_tiles.tiling, ModelTiling.INTERNAL
     whole = tile_for(by_tiles, 1000, 2000)

@@ -1,0 +1,185 @@
+"""The families of networks that people run, each beside what computes it elsewhere.
+
+For each network, with random weights, in one run: this engine from file to file, torch's forward
+of the whole picture, channels last, and OpenVINO's forward if it is installed.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+from upscaled_models.memory import keep_freed_memory
+from upscaled_models.threads import computing_thread, settle_waiting
+
+# As in a worker, for all rivals alike; torch reads it when it is imported.
+settle_waiting()
+keep_freed_memory()
+
+import copy
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from upscaled_bench.one_job import Surroundings
+from upscaled_bench.photograph import write_photograph
+from upscaled_bench.pipes import seconds
+from upscaled_bench.rivals import openvino_forward
+from upscaled_bench.table import print_table
+from upscaled_models.engine import Settings
+from upscaled_models.esrgan.engine import EsrganEngine
+from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_protocol.configs import EsrganConfig
+
+_WIDTH, _HEIGHT = 256, 192
+_ROUNDS = 2
+
+
+class Family(NamedTuple):
+    """A network in the size that people run: its class, its module, and what it is built with."""
+
+    name: str
+    module: str
+    sizes: dict[str, Any]
+
+
+_FAMILIES = {
+    "SPAN": Family("SPAN", "SPAN", {"num_in_ch": 3, "num_out_ch": 3}),
+    "RealPLKSR": Family("RealPLKSR", "PLKSR", {}),
+    "SwinIR-S": Family(
+        "SwinIR",
+        "SwinIR",
+        {
+            "embed_dim": 60,
+            "depths": [6] * 4,
+            "num_heads": [6] * 4,
+            "window_size": 8,
+            "mlp_ratio": 2,
+            "upscale": 4,
+            "upsampler": "pixelshuffledirect",
+        },
+    ),
+    "DAT-light": Family(
+        "DAT",
+        "DAT",
+        {
+            "embed_dim": 60,
+            "depth": [18],
+            "num_heads": [6],
+            "split_size": [8, 32],
+            "expansion_factor": 2,
+            "upscale": 4,
+            "resi_connection": "3conv",
+            "upsampler": "pixelshuffledirect",
+        },
+    ),
+    "HAT-S": Family(
+        "HAT",
+        "HAT",
+        {
+            "embed_dim": 144,
+            "depths": [6] * 6,
+            "num_heads": [6] * 6,
+            "window_size": 16,
+            "compress_ratio": 24,
+            "squeeze_factor": 24,
+            "mlp_ratio": 2,
+            "upscale": 4,
+        },
+    ),
+    "Real-CUGAN": Family("UpCunet4x", "RealCUGAN", {}),
+}
+
+
+@torch.inference_mode()
+def main() -> None:
+    """The least time of each in some rounds in which all take turns."""
+    dtype, _ = choose_dtype("auto", torch.device("cpu"), bits=8)
+    rows, notes = [], set()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_photograph(folder / "in.png", _WIDTH, _HEIGHT)
+        engine = EsrganEngine(Settings(model_dir=folder))
+        engine.start()
+        for title, family in _FAMILIES.items():
+            weights = _save(family, folder / f"{title}.safetensors")
+            rivals, note = _rivals(engine, weights, source, dtype)
+            notes.add(note)
+            best = dict.fromkeys(rivals, float("inf"))
+            for _ in range(_ROUNDS):
+                for rival, run in rivals.items():
+                    best[rival] = min(best[rival], seconds(run))
+            ours, bare, other = (best.get(rival) for rival in ("ours", "torch", "OpenVINO"))
+            assert ours is not None
+            assert bare is not None
+            rows.append(
+                [
+                    title,
+                    f"{ours:.2f}",
+                    f"{bare:.2f}",
+                    f"{ours / bare:.2f}",
+                    *(("-", "-") if other is None else (f"{other:.2f}", f"{ours / other:.2f}")),
+                ]
+            )
+    print_table(
+        f"{_WIDTH}x{_HEIGHT}, seconds: file to file, beside bare forwards, {NAMES[dtype]}, "
+        f"{torch.get_num_threads()} threads",
+        ["", "upscaled", "torch", "of torch", "OpenVINO", "of OpenVINO"],
+        rows,
+    )
+    print(*sorted(notes - {""}), sep="\n")
+
+
+def _rivals(
+    engine: EsrganEngine, weights: Path, source: Path, dtype: torch.dtype
+) -> tuple[dict[str, Callable[[], object]], str]:
+    """By name, and why one of them is missing."""
+    compute = computing_thread().run
+    output = weights.with_suffix(".png")
+    config = EsrganConfig(image_path=str(source), output_path=str(output), model=str(weights))
+    module = load_descriptor(weights).model
+    picture = torch.rand(1, 3, _HEIGHT, _WIDTH)
+    fast = _narrowed(module, dtype)
+    narrow = picture.to(dtype, memory_format=torch.channels_last)
+
+    rivals: dict[str, Callable[[], object]] = {
+        "ours": lambda: engine.run(config, Surroundings()),
+        "torch": lambda: compute(lambda: _forward(fast, narrow, dtype)),
+    }
+    try:
+        rivals["OpenVINO"] = openvino_forward(module, picture, dtype)
+    except ImportError:
+        return rivals, "OpenVINO is not installed: pip install openvino"
+    except Exception as error:  # noqa: BLE001 - it cannot convert every network
+        told = str(error).strip().partition("\n")[0][:100]
+        return rivals, f"OpenVINO cannot convert {weights.stem}: {told}"
+    return rivals, ""
+
+
+def _narrowed(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    narrowed: Any = copy.deepcopy(module)
+    narrowed.to(dtype=dtype, memory_format=torch.channels_last)
+    for layer in narrowed.modules():
+        if isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm2d):
+            layer.float()
+    return narrowed  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def _forward(module: nn.Module, picture: torch.Tensor, dtype: torch.dtype) -> object:
+    # Many architectures make masks and positions in fp32; some write into what they are given.
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        return module(picture.clone())
+
+
+def _save(family: Family, path: Path) -> Path:
+    torch.manual_seed(0)
+    architecture = import_module(f"spandrel.architectures.{family.module}")
+    module = getattr(architecture, family.name)(**family.sizes)
+    save_file({name: weight.contiguous() for name, weight in module.state_dict().items()}, path)
+    return path

@@ -1,0 +1,127 @@
+"""RRDB, the network of Real-ESRGAN and 4x-UltraSharp, beside what people run it with.
+
+All in one run, on one picture: this engine from file to file, Real-ESRGAN's own loop over tiles,
+and bare forwards without any file, of torch, and of OpenVINO and ncnn where those are installed.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+from upscaled_models.memory import keep_freed_memory
+from upscaled_models.threads import computing_thread, settle_waiting
+
+# As in a worker, for all rivals alike; torch reads it when it is imported.
+settle_waiting()
+keep_freed_memory()
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from upscaled_bench.esrgan import _plain_loop
+from upscaled_bench.one_job import Surroundings
+from upscaled_bench.photograph import write_photograph
+from upscaled_bench.pipes import seconds
+from upscaled_bench.rivals import ncnn_forward, openvino_forward
+from upscaled_bench.table import print_table
+from upscaled_models.engine import Settings
+from upscaled_models.esrgan.engine import EsrganEngine
+from upscaled_models.esrgan.loading import load_descriptor
+from upscaled_models.esrgan.precision import NAMES, choose_dtype
+from upscaled_protocol.configs import EsrganConfig
+
+_WIDTH, _HEIGHT = 256, 192
+_BLOCKS = 23
+_ROUNDS = 2
+_MATRIX_SIDE = 2048
+
+
+@torch.inference_mode()
+def main() -> None:
+    """The least time of each in some rounds in which all take turns."""
+    device = torch.device("cpu")
+    dtype, _ = choose_dtype("auto", device, bits=8)
+    compute = computing_thread().run
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = _save_rrdb(folder / "rrdb.safetensors")
+        source, output = write_photograph(folder / "in.png", _WIDTH, _HEIGHT), folder / "out.png"
+        engine = EsrganEngine(Settings(model_dir=folder))
+        engine.start()
+        module = load_descriptor(weights).model
+        fast = copy.deepcopy(module).to(dtype=dtype, memory_format=torch.channels_last)
+        picture = torch.rand(1, 3, _HEIGHT, _WIDTH)
+        narrow = picture.to(dtype, memory_format=torch.channels_last)
+        matrix = torch.rand(_MATRIX_SIDE, _MATRIX_SIDE).to(dtype)
+        config = EsrganConfig(image_path=str(source), output_path=str(output), model=str(weights))
+        rivals: dict[str, Callable[[], object]] = {
+            "upscaled, file to file": lambda: engine.run(config, Surroundings()),
+            f"torch's forward, {NAMES[dtype]}, channels last": lambda: compute(
+                lambda: fast(narrow)
+            ),
+            "Real-ESRGAN's loop, fp32, file to file": lambda: compute(
+                lambda: _plain_loop(module, source, output)
+            ),
+        }
+        missing = []
+        others: dict[str, Callable[[], Callable[[], object]]] = {
+            f"OpenVINO's forward, {NAMES[dtype]}": lambda: openvino_forward(module, picture, dtype),
+            "ncnn's forward": lambda: ncnn_forward(module.state_dict(), _BLOCKS, picture),
+        }
+        for rival, begin in others.items():
+            try:
+                rivals[rival] = begin()
+            except ImportError as error:
+                missing.append(f"{rival}: {error.name} is not installed")
+        flop = _forward_flop()
+        product = 2 * _MATRIX_SIDE**3 / flop
+        best = _best({**rivals, "": lambda: compute(lambda: matrix @ matrix)}, output)
+    ceiling = best.pop("") / product
+    ours = best["upscaled, file to file"]
+    print_table(
+        f"RRDB of {_BLOCKS} blocks, {_WIDTH}x{_HEIGHT} to {4 * _WIDTH}x{4 * _HEIGHT}, "
+        f"{torch.get_num_threads()} threads",
+        ["", "seconds", "upscaled is"],
+        [
+            *([name, f"{s:.2f}", f"{s / ours:.2f} times as fast"] for name, s in best.items()),
+            ["as many products in a matrix product", f"{ceiling:.2f}", f"{ceiling / ours:.2f}"],
+        ],
+    )
+    print(*missing, sep="\n", end="\n" if missing else "")
+
+
+@torch.inference_mode()
+def _forward(module: nn.Module, picture: Tensor) -> object:
+    return module(picture)
+
+
+def _save_rrdb(path: Path) -> Path:
+    """Random weights: only the speed counts."""
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    import upscaled_models.esrgan.loading  # noqa: F401 - torchvision's operators, before spandrel
+
+    torch.manual_seed(0)
+    save_file(ESRGAN(num_blocks=_BLOCKS, scale=4).state_dict(), path)
+    return path
+
+
+def _forward_flop() -> float:
+    """Of the forward as the network's layers say it, without any shortcut."""
+    dense = sum(9 * (64 + 32 * part) * (64 if part == 4 else 32) for part in range(5))
+    per_pixel = 9 * 3 * 64 + _BLOCKS * 3 * dense + 9 * 64 * 64 * (1 + 4 + 16 + 16) + 16 * 9 * 64 * 3
+    return 2.0 * per_pixel * _WIDTH * _HEIGHT
+
+
+def _best(rivals: dict[str, Callable[[], object]], output: Path) -> dict[str, float]:
+    best = dict.fromkeys(rivals, float("inf"))
+    for _ in range(_ROUNDS):
+        for name, run in rivals.items():
+            best[name] = min(best[name], seconds(run))
+            output.unlink(missing_ok=True)
+    return best
