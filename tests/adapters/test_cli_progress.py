@@ -33,9 +33,9 @@ class Clock:
 class Terminal:
     """A terminal of `COLUMNS` columns, and what was drawn on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = COLUMNS) -> None:
         self._ours, theirs = pty.openpty()
-        termios.tcsetwinsize(theirs, (24, COLUMNS))
+        termios.tcsetwinsize(theirs, (24, columns))
         os.set_blocking(self._ours, False)
         self.stream: TextIO = os.fdopen(theirs, "w", encoding="utf-8")
 
@@ -131,6 +131,15 @@ def test_a_log_gets_a_line_now_and_then(tmp_path: Path) -> None:
         "0/3 pictures, 4:31 left, a.jpg: upscale 29 %",
         "0/3 pictures, 4:01 left, a.jpg: upscale 59 %",
     ]
+
+
+def test_a_terminal_without_columns_gets_the_lines_of_a_log() -> None:
+    clock, terminal = Clock(), Terminal(columns=0)
+    with Progress(1, stream=terminal.stream, clock=clock) as progress:
+        clock.now_s += LOG_INTERVAL_S
+        progress.advance("1", "a.jpg", at(50))
+    assert terminal.drawn() == ["a.jpg: upscale 50 %"]
+    terminal.close()
 
 
 def test_the_log_of_one_picture_tells_its_time_left() -> None:

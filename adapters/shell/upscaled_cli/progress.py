@@ -79,7 +79,7 @@ class Progress:
         self._ended = self._failed = 0
         self._drawn: tuple[str, str] | None = None
         self._drawn_s = 0.0
-        self._bars = _Bars(pictures, self._stream) if self._stream.isatty() else None
+        self._bars = _Bars(pictures, self._stream) if _has_columns(self._stream) else None
 
     @property
     def elapsed_s(self) -> float:
@@ -198,6 +198,11 @@ class _Bars:
         self._picture.close()
         if self._all is not None:
             self._all.close()
+
+
+def _has_columns(stream: TextIO) -> bool:
+    """Whether it is a terminal that bars can be drawn on: some say that they have no columns."""
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
 
 
 def _show(bar: Any, lead: str, amount: float, text: str) -> None:
