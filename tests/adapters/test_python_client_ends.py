@@ -206,6 +206,17 @@ def test_a_daemon_is_started_by_the_first_call_alone(up: Upscaler) -> None:
 # --- threads ------------------------------------------------------------------------------------
 
 
+def test_a_daemon_that_finds_its_usage_wrong_after_its_first_line_is_started_once(
+    tmp_path: Path,
+) -> None:
+    count = f"open({str(tmp_path / 'starts')!r}, 'a').write('x')"
+    first = f"{count}; say(type='status', message='loading_models'); sys.exit(2)"
+    with echo(first, restart_delay_s=0.0) as up, pytest.raises(DaemonGoneError) as gone:
+        run(up)
+    assert gone.value.status == 2
+    assert (tmp_path / "starts").read_text() == "x"
+
+
 def test_each_of_many_threads_receives_its_own_results(up: Upscaler) -> None:
     def jobs_of(thread: int) -> list[str | None]:
         return [run(up, model=f"{thread}-{number}") for number in range(50)]
@@ -452,7 +463,7 @@ def test_whatever_happens_to_the_reader_its_end_is_told() -> None:
 def fails_first(path: Path, *words: str) -> str:
     """Code of a daemon whose first start fails after these words."""
     said = "; ".join(words)
-    return f"if not os.path.exists({str(path)!r}): open({str(path)!r}, 'w'); {said}; sys.exit(2)"
+    return f"if not os.path.exists({str(path)!r}): open({str(path)!r}, 'w'); {said}; sys.exit(3)"
 
 
 QUICK: dict[str, Any] = {"restart_delay_s": 0.001, "attempts": 2}

@@ -257,7 +257,6 @@ class Client:
         kind, job_id = message.get("type"), message.get("job_id")
         call = None
         with self._lock:
-            self._restarts.handle_message()
             if kind == "status" and message.get("message") == "ready":
                 self._restarts.handle_ready()
                 self._delivery.handle_ready()

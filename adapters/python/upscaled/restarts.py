@@ -9,7 +9,7 @@ from upscaled.errors import DaemonGoneError
 
 _MAX_DELAY_S = 10.0
 
-# The daemon's exit status for wrong usage.
+# The daemon's exit status for wrong usage, which it may find out after its first line.
 _USAGE_STATUS = 2
 
 
@@ -21,17 +21,12 @@ class Restarts:
         self._attempts = attempts
         self._delay_s = delay_s
         self._failed_starts = 0
-        self._has_spoken = False
         self._is_ready = False
         self._was_ready = False
 
     def handle_start(self) -> None:
         """A daemon is being started."""
-        self._has_spoken = self._is_ready = False
-
-    def handle_message(self) -> None:
-        """It has said something."""
-        self._has_spoken = True
+        self._is_ready = False
 
     def handle_ready(self) -> None:
         """It is ready."""
@@ -57,4 +52,4 @@ class Restarts:
         if self._was_ready:
             return False
         is_missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-        return is_missing or (error.status == _USAGE_STATUS and not self._has_spoken)
+        return is_missing or error.status == _USAGE_STATUS
