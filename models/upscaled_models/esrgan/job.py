@@ -67,24 +67,29 @@ class Job:
             larger = max(scaled.width / (width * scale), scaled.height / (height * scale))
             return larger > _NEGLIGIBLE
 
+        sizes = []
         while is_too_small():
-            if network.by_rows and not rows_fit(
-                network, width=width, planes=planes, memory_bytes=memory_bytes
-            ):
-                network = network.in_tiles()
-            tile = choose_tile(
-                network,
-                width=width,
-                height=height,
-                planes=planes,
-                tile_size=tile_size,
-                memory_bytes=memory_bytes,
-            )
-            last = not is_too_small(network.scale)
-            stage = Stage(network, width, height, tile, self, as_bytes=as_bytes and last)
-            self._stages.append(stage)
-            self._work.append(width * height)
+            sizes.append((width, height))
             width, height = width * network.scale, height * network.scale
+        # All passes are under way at once.
+        memory_bytes //= max(len(sizes), 1)
+        for number, (pass_width, pass_height) in enumerate(sizes, 1):
+            size: dict[str, int] = {"width": pass_width, "planes": planes}
+            gives_way = network.by_rows and not rows_fit(network, memory_bytes=memory_bytes, **size)
+            if gives_way:
+                network = network.in_tiles()
+            size["height"] = pass_height
+            tile = choose_tile(network, tile_size=tile_size, memory_bytes=memory_bytes, **size)
+            if gives_way:
+                context.warn(
+                    f"{pass_width} px are too wide to be computed by rows in "
+                    f"{memory_bytes / 1e9:.3g} GB of memory: the picture was computed in tiles of "
+                    f"{tile.width}x{tile.rows} px, which takes longer"
+                )
+            whole = as_bytes and number == len(sizes)
+            stage = Stage(network, pass_width, pass_height, tile, self, as_bytes=whole)
+            self._stages.append(stage)
+            self._work.append(pass_width * pass_height)
         self.native = Size(width=width, height=height)
         self._alpha = AlphaBounds(source.height, width // source.width)
 

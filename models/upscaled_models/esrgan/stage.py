@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upscaled_models.esrgan.columns import cut_columns
+from upscaled_models.esrgan.columns import Column, cut_columns
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import is_out_of_memory
 from upscaled_models.esrgan.pixels import to_bytes
@@ -126,46 +126,45 @@ class Stage:
     @torch.inference_mode()
     def _step(self, rows: Tensor | None) -> Tensor | None:
         """Feed one band, or none where all are fed; the part of the result that is ready."""
-        parts = []
+        joined = None
         for column, stream in zip(self._columns, self._streams, strict=True):
             if rows is None:
                 part = stream.drain()
             else:
                 part = stream.feed(rows[:, :, :, column.left : column.right])
             if part is not None:
-                parts.append(part)
+                joined = self._joined(joined, column, part)
             self.tiles_done += 1
             self._columns_done += 1
             self._host.tile_done()
-        if not parts:
+        if joined is None:
             return None
-        ready = self._joined(parts)
-        skipped = min(self._skip, ready.shape[2])
+        skipped = min(self._skip, joined.shape[2])
         self._skip -= skipped
-        return ready[:, :, skipped:] if skipped < ready.shape[2] else None
+        return joined[:, :, skipped:] if skipped < joined.shape[2] else None
 
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        """The columns' results side by side, (B, C, h, W) of the padded width."""
-        if len(parts) == 1:
-            return parts[0]
-        scale = self._network.scale
-        blend = self._blend
-        shape = (*parts[0].shape[:3], self._full_width * scale)
-        joined = parts[0].new_zeros(shape, dtype=torch.float32 if blend else parts[0].dtype)
-        for column, part in zip(self._columns, parts, strict=True):
-            first = max(column.start - blend, column.left)
-            last = min(column.stop + blend, column.right)
-            kept = part[:, :, :, (first - column.left) * scale : (last - column.left) * scale]
-            if blend:
-                kept = kept.float()
-                ramp = fade_in(2 * blend * scale, kept)
-                if column.start > 0:
-                    kept[:, :, :, : len(ramp)] *= ramp
-                if column.stop < self._full_width:
-                    kept[:, :, :, -len(ramp) :] *= ramp.flip(0)
-                joined[:, :, :, first * scale : last * scale] += kept
-            else:
-                joined[:, :, :, first * scale : last * scale] = kept
+    def _joined(self, joined: Tensor | None, column: Column, part: Tensor) -> Tensor:
+        """The band (B, C, h, W), of the padded width, with a column's result in it."""
+        if len(self._columns) == 1:
+            return part
+        scale, blend = self._network.scale, self._blend
+        if joined is None:
+            shape = (*part.shape[:3], self._full_width * scale)
+            joined = part.new_zeros(shape, dtype=torch.float32 if blend else part.dtype)
+        first = max(column.start - blend, column.left)
+        last = min(column.stop + blend, column.right)
+        kept = part[:, :, :, (first - column.left) * scale : (last - column.left) * scale]
+        target = joined[:, :, :, first * scale : last * scale]
+        if not blend:
+            target.copy_(kept)
+            return joined
+        kept = kept.float()
+        ramp = fade_in(2 * blend * scale, kept)
+        if column.start > 0:
+            kept[:, :, :, : len(ramp)] *= ramp
+        if column.stop < self._full_width:
+            kept[:, :, :, -len(ramp) :] *= ramp.flip(0)
+        target += kept
         return joined
 
     def _checked(self, ready: Tensor) -> Tensor:

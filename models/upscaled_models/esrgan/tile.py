@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.workshare import blended_rows
 
 # Pixels of a band, and where they take less memory than that, as many as it has room for. On a
 # processor: enough that threads seldom meet, and that what is done once an operation and band is
@@ -20,6 +23,8 @@ _BAND_BYTES = 40_000_000
 _TILE_SIDE = {"cpu": 192, "cuda": 512}
 _LEAST_SIDE = 32
 _LEAST_ROWS = 4
+# Copies of a band's result, in float32, while it is put together, rounded and encoded.
+_RESULT_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,35 @@ class Tile:
     rows: int
 
 
+def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes: int) -> int:
+    """Memory of a picture of `width` x `height` on its way through the network in such tiles: what
+    is computed at once, what waits between two bands, and a band's result as wide as the picture.
+    """
+    whole = Tile(_whole(width, network), _whole(height, network))
+    if network.by_rows:
+        pixel_bytes = network.pixel_bytes + _result_bytes(network)
+        return planes * whole.width * (network.column_bytes + tile.rows * pixel_bytes)
+    seen = Tile(
+        min(tile.width + 2 * network.overlap, whole.width),
+        min(tile.rows + 2 * network.overlap, whole.rows),
+    )
+    # Each column keeps the rows that it sees, which its neighbours keep too, and those that are
+    # blended into the next tile.
+    columns = math.ceil(whole.width / tile.width) * seen.width
+    blended = 2 * blended_rows(tile.rows, network.overlap, exact=network.exact)
+    held = 2 * seen.rows + network.scale**2 * min(blended, seen.rows)
+    held_bytes = columns * held * network.channels * torch.float32.itemsize
+    computed_bytes = seen.width * seen.rows * network.pixel_bytes
+    band_bytes = whole.width * min(tile.rows, seen.rows) * _result_bytes(network)
+    return planes * (computed_bytes + held_bytes + band_bytes)
+
+
 def rows_fit(network: Network, *, width: int, planes: int, memory_bytes: int) -> bool:
     """Whether there is memory for a picture by rows: for what waits between two bands, which no
     way of cutting makes less, and for the least band."""
-    columns = _whole(width, network)
-    least = _up(_LEAST_ROWS, network)
-    return planes * columns * (network.column_bytes + least * network.pixel_bytes) <= memory_bytes
+    least = Tile(_whole(width, network), _up(_LEAST_ROWS, network))
+    taken = taken_bytes(network, least, width=width, height=least.rows, planes=planes)
+    return taken <= memory_bytes
 
 
 def choose_tile(
@@ -70,10 +98,29 @@ def choose_tile(
         tile_size = _preferred(_TILE_SIDE, network)
         if network.tiling is not ModelTiling.SUPPORTED:
             tile_size *= 2
-    pixels = memory_bytes // (planes * network.pixel_bytes)
-    side = _down(math.isqrt(pixels) - 2 * network.overlap, network)
-    side = min(max(side, _up(_LEAST_SIDE, network)), _down(tile_size, network))
-    return Tile(*(full if full <= side + spared else side for full in (whole.width, whole.rows)))
+    side = _down(tile_size, network)
+    tile = Tile(*(full if full <= side + spared else side for full in (whole.width, whole.rows)))
+    while taken_bytes(network, tile, width=width, height=height, planes=planes) > memory_bytes:
+        smaller = _smaller(network, tile, width, height)
+        if smaller == tile:
+            break
+        tile = smaller
+    return tile
+
+
+def _smaller(network: Network, tile: Tile, width: int, height: int) -> Tile:
+    """The tile, less a quarter of the side that it saves most memory to shorten; itself if it is
+    the least."""
+
+    def shortened(side: int) -> int:
+        return max(_down(side * 3 // 4, network), min(_up(_LEAST_SIDE, network), side))
+
+    choices = [Tile(shortened(tile.width), tile.rows), Tile(tile.width, shortened(tile.rows))]
+    return min(
+        (choice for choice in choices if choice != tile),
+        key=lambda choice: taken_bytes(network, choice, width=width, height=height, planes=1),
+        default=tile,
+    )
 
 
 def _band(
@@ -84,9 +131,14 @@ def _band(
     least = _LEAST_ROWS
     if tile_size is not None:
         pixels, least = tile_size**2, 1
-    pixels = min(pixels, free // (planes * network.pixel_bytes))
+    pixels = min(pixels, free // (planes * (network.pixel_bytes + _result_bytes(network))))
     rows = max(_down(pixels // whole.width, network), _up(least, network))
     return Tile(whole.width, min(rows, whole.rows + _up(network.lag, network)))
+
+
+def _result_bytes(network: Network) -> int:
+    """Of a band, for each pixel of its source."""
+    return _RESULT_COPIES * network.channels * torch.float32.itemsize * network.scale**2
 
 
 def _preferred(choices: dict[str, int], network: Network) -> int:

@@ -16,8 +16,10 @@ from tiny_networks import CPU, compact, network, random_picture, rrdb
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.columns import cut_columns
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
-from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit
+from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit, taken_bytes
 
 
 @given(
@@ -43,6 +45,17 @@ def test_columns_cover_the_width_once_and_see_their_neighbours(
         assert column.right == min(column.stop + overlap, width)
     sides = [column.stop - column.start for column in columns]
     assert max(sides) - min(sides) <= 2 * align
+
+
+class RecordingHost:
+    """The job that a stage is part of."""
+
+    def tile_done(self) -> None: ...
+
+    def make_room(self) -> None: ...
+
+    def full_precision(self) -> Network:
+        raise NotImplementedError
 
 
 def tile_for(small: Network, width: int, height: int, **given: Any) -> Tile:
@@ -128,6 +141,8 @@ class Described:
     minimum: int
     tiling: ModelTiling
     device: torch.device
+    scale: int = 4
+    channels: int = 3
 
     @property
     def overlap(self) -> int:
@@ -143,15 +158,9 @@ class Described:
     def whole_lag(self) -> int:
         return -(-self.lag // self.align) * self.align
 
-    def taken_bytes(self, tile: Tile, width: int, height: int) -> int:
-        """For one picture of a batch: what waits between bands, and the widest tile of one."""
-        columns = cut_columns(self.padded(width), tile.width, self.overlap, self.align)
-        widest = max(column.right - column.left for column in columns)
-        if self.by_rows:
-            held = sum(column.right - column.left for column in columns) * self.column_bytes
-            return held + widest * tile.rows * self.pixel_bytes
-        rows = min(tile.rows + 2 * self.overlap, self.padded(height))
-        return widest * rows * self.pixel_bytes
+    @property
+    def exact(self) -> bool:
+        return self.overlap_units % 2 == 0
 
 
 described = st.builds(
@@ -179,8 +188,9 @@ def test_a_tile_fits_wherever_the_least_one_does(
     given = {"planes": planes, "tile_size": tile_size}
     least = tile_for(small, width, height, memory_bytes=0, **given)
     chosen = tile_for(small, width, height, memory_bytes=memory, **given)
-    if planes * small.taken_bytes(least, width, height) <= memory:
-        assert planes * small.taken_bytes(chosen, width, height) <= memory
+    size = {"width": width, "height": height, "planes": planes}
+    if taken_bytes(small, least, **size) <= memory:
+        assert taken_bytes(small, chosen, **size) <= memory
     else:
         assert chosen == least
 
@@ -236,7 +246,7 @@ def test_rows_are_held_only_where_they_fit_with_a_band(
     small.by_rows = True
     least = tile_for(small, width, height, planes=planes, memory_bytes=0)
     held = rows_fit(small, width=width, planes=planes, memory_bytes=memory)
-    needed = planes * small.taken_bytes(least, width, height)
+    needed = taken_bytes(small, least, width=width, height=height, planes=planes)
     if held:
         assert needed <= memory
     elif small.padded(height) >= 4:
@@ -255,6 +265,29 @@ def test_memory_of_a_band_is_counted_as_it_is(by_rows: Network, deep: Network) -
             with Footprint() as footprint:
                 stream.feed(random_picture(40, 100))
         assert 0.4 < footprint.peak_bytes / (40 * 100 * small.pixel_bytes) < 2
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_wide_picture_takes_no_more_memory_than_it_may(by_rows: Network, share: float) -> None:
+    from upscaled_models.esrgan.footprint import Footprint
+
+    blended = by_rows.in_tiles()
+    blended.overlap, blended.reach, blended.exact = 16, 32, False
+    width, height = 900, 100
+    size = {"width": width, "height": height, "planes": 1}
+    for small in (by_rows, by_rows.in_tiles(), blended):
+        least, most = (
+            taken_bytes(small, tile_for(small, width, height, memory_bytes=memory), **size)
+            for memory in (0, 2**40)
+        )
+        budget = int(least + share * (most - least))
+        tile = tile_for(small, width, height, memory_bytes=budget)
+        stage = Stage(small, width, height, tile, RecordingHost(), as_bytes=True)
+        bands = (random_picture(10, width) for _ in range(height // 10))
+        with Footprint() as footprint:
+            for rows in stage.run(bands):
+                to_rows(rows, 8)
+        assert 0.2 * budget < footprint.peak_bytes <= budget
 
 
 class Looking(nn.Module):
