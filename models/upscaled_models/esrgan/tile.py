@@ -109,18 +109,17 @@ def choose_tile(
 
 
 def _smaller(network: Network, tile: Tile, width: int, height: int) -> Tile:
-    """The tile, less a quarter of the side that it saves most memory to shorten; itself if it is
-    the least."""
+    """The tile, less a quarter of the side that it saves most memory to shorten; itself if that
+    saves none: more columns hold more rows between them."""
 
     def shortened(side: int) -> int:
         return max(_down(side * 3 // 4, network), min(_up(_LEAST_SIDE, network), side))
 
-    choices = [Tile(shortened(tile.width), tile.rows), Tile(tile.width, shortened(tile.rows))]
-    return min(
-        (choice for choice in choices if choice != tile),
-        key=lambda choice: taken_bytes(network, choice, width=width, height=height, planes=1),
-        default=tile,
-    )
+    def taken(tile: Tile) -> int:
+        return taken_bytes(network, tile, width=width, height=height, planes=1)
+
+    choices = (Tile(shortened(tile.width), tile.rows), Tile(tile.width, shortened(tile.rows)))
+    return min((tile, *choices), key=taken)
 
 
 def _band(
