@@ -16,6 +16,7 @@ BENCHMARKS = {
     "clients": "the same round trips from Python, Node and Go, beside their own pipe echoes",
     "recovery": "from a crash to ready, beside a cold start",
     "persistent": "a persistent worker, beside one process a picture",
+    "loading": "the first job's load of a model, beside spandrel's own",
     "encoders": "writing and resampling a picture, beside other libraries",
     "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
+from upscaled_bench.networks import save_rrdb
 from upscaled_bench.pipes import RUN, Pipe, child
 from upscaled_bench.table import print_table
 
@@ -41,14 +44,19 @@ def _measure(options: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """The real engine with torch, forked from the template and started afresh."""
+    """The real engine with torch, forked from the template and started afresh, also with a large
+    network that is loaded before the worker is ready."""
     rows = []
-    for name, options in (
-        ("template (default)", ["--template"]),
-        ("--no-template", ["--no-template"]),
-    ):
-        cold, crash = _measure(["--methods", "esrgan,fake", *options])
-        rows.append([name, f"{cold:.2f} s", f"{crash:.3f} s", f"{crash / cold:.3f}"])
+    with tempfile.TemporaryDirectory() as folder:
+        rrdb = str(save_rrdb(Path(folder) / "rrdb.safetensors"))
+        for name, options in (
+            ("template (default)", ["--template"]),
+            ("--no-template", ["--no-template"]),
+            ("template, with RRDB loaded", ["--template", "--preload", rrdb]),
+            ("--no-template, with RRDB loaded", ["--no-template", "--preload", rrdb]),
+        ):
+            cold, crash = _measure(["--methods", "esrgan,fake", *options])
+            rows.append([name, f"{cold:.2f} s", f"{crash:.3f} s", f"{crash / cold:.3f}"])
     print_table(
         "the ESRGAN worker: cold start to ready, and kill -9 to ready again",
         ["", "cold start", "crash to ready", "ratio"],
