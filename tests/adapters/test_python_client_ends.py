@@ -492,7 +492,7 @@ def test_a_job_that_was_accepted_is_not_sent_again_and_its_error_is_retryable(
     tmp_path: Path,
 ) -> None:
     with echo(fails_first(tmp_path / "1", ACCEPT), **QUICK) as up:
-        with pytest.raises(DaemonGoneError, match="status 2") as gone:
+        with pytest.raises(DaemonGoneError, match="status 3") as gone:
             run(up)
         assert gone.value.retryable
         assert run(up, model="next") == "next"

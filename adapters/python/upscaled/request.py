@@ -111,7 +111,7 @@ def _take_input(picture: Any, *, by_file: bool) -> _Input:
             if hasattr(picture, "read") and not picture.seekable():
                 raise
         else:
-            return _Input({"image_path": str(scratch.path)}, lambda: _discard(scratch))
+            return _Input({"image_path": str(scratch.path)}, scratch.remove)
         # No temporary file can be written: a full or read-only disk.
         if hasattr(picture, "read"):
             picture.seek(0)
@@ -231,7 +231,3 @@ _READERS: dict[str, Callable[[bytes], Any]] = {
     "numpy.ndarray": _read_array,
     "PIL.Image.Image": _read_image,
 }
-
-
-def _discard(scratch: ScratchFile) -> None:
-    scratch.remove()

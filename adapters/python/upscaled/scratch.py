@@ -23,7 +23,13 @@ class ScratchFile:
 
     def __init__(self) -> None:
         self.path = _folder_of_process() / str(_next())
-        self.remove = weakref.finalize(self, _remove, self.path, os.getpid())
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _remove, self.path, self._pid)
+
+    def remove(self) -> None:
+        """Remove the file. It is gone when this returns, even if another thread is removing it."""
+        _remove(self.path, self._pid)
+        self._finalizer.detach()
 
 
 def _next() -> int:
