@@ -15,6 +15,7 @@ settle_waiting()
 keep_freed_memory()
 
 import copy
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import import_module
@@ -106,7 +107,8 @@ def main() -> None:
         source = write_photograph(folder / "in.png", _WIDTH, _HEIGHT)
         engine = EsrganEngine(Settings(model_dir=folder))
         engine.start()
-        for title, family in _FAMILIES.items():
+        for number, (title, family) in enumerate(_FAMILIES.items(), 1):
+            print(f"{title}, {number} of {len(_FAMILIES)}", file=sys.stderr, flush=True)
             weights = _save(family, folder / f"{title}.safetensors")
             rivals, note = _rivals(engine, weights, source, dtype)
             notes.add(note)
