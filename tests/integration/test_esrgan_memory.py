@@ -34,10 +34,11 @@ def peak_bytes(folder: Path, model: Path, width: int, height: int, timeout_s: fl
 
 def test_a_picture_nine_times_as_high_takes_no_more_memory(tmp_path: Path) -> None:
     model = save(compact(features=4, convolutions=1), tmp_path / "tiny.safetensors")
-    low = peak_bytes(tmp_path, model, 400, 1000)
-    high = peak_bytes(tmp_path, model, 400, 9000)
-    # The output alone has 146 MiB more; how many bands wait between the threads is chance.
-    assert high < low + 75 * MIB
+    low = peak_bytes(tmp_path, model, 800, 1000)
+    high = peak_bytes(tmp_path, model, 800, 9000)
+    # The output alone has 293 MiB more. How many bands wait between the threads is chance: up to
+    # 130 MiB of them were seen.
+    assert high < low + 200 * MIB
 
 
 @pytest.mark.long

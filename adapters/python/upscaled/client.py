@@ -265,13 +265,14 @@ class Client:
             elif isinstance(job_id, str):
                 call = self._delivery.calls.get(job_id)
                 self._delivery.handle(kind, job_id, message)
+        # Before the call's end, so that who has the end has had the message.
+        if self._options.on_message is not None:
+            guarded(self._options.on_message)(message)
         if kind == "progress" and call is not None:
             call.advance(message)
         elif kind == "status" and message.get("message") == "ready" and not self._ready.done():
             self._ready.set_result(message)
         self._delivery.flush()
-        if self._options.on_message is not None:
-            guarded(self._options.on_message)(message)
 
     def on_room(self) -> None:
         """In the writer's thread: there is room again."""
