@@ -287,7 +287,7 @@ class AsyncUpscaler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error nobody waits for what is in flight.
+        # After an error no caller waits for the calls in flight.
         if kind is not None and not self._client.is_idle:
             await self.kill()
         else:

@@ -265,7 +265,7 @@ class Client:
             elif isinstance(job_id, str):
                 call = self._delivery.calls.get(job_id)
                 self._delivery.handle(kind, job_id, message)
-        # Before the call's end, so that who has the end has had the message.
+        # Before the call ends: its caller may look at what was said.
         if self._options.on_message is not None:
             guarded(self._options.on_message)(message)
         if kind == "progress" and call is not None:

@@ -236,7 +236,7 @@ class Upscaler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error nobody waits for what is in flight.
+        # After an error no caller waits for the calls in flight.
         if kind is not None and not self._client.is_idle:
             self.kill()
         else:

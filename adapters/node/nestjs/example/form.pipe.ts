@@ -1,7 +1,7 @@
 import { Injectable, ValidationPipe } from "@nestjs/common";
 import type { ArgumentMetadata } from "@nestjs/common";
 
-/** Checks fields and queries. An empty one is absent: a form sends every field, those that nobody filled in too. */
+/** Checks fields and queries. An empty one is absent: a form sends every field, also those that were not filled in. */
 @Injectable()
 export class FormPipe extends ValidationPipe {
   constructor() {
