@@ -1,0 +1,185 @@
+"""Every JSON body of the HTTP API, as models. `/openapi.json` and the clients' types follow from
+them.
+
+Names are those of the protocol (`upscaled_protocol.messages`), times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from upscaled_protocol.messages import CropInfo, HealthStatus, Size, Timings, WorkerHealth
+
+JobStatus = Literal["queued", "processing", "completed", "failed", "cancelled"]
+Retention = Literal["keep", "delete_after_download"]
+
+
+class Body(BaseModel):
+    """An answer. Clients ignore the fields that they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Job(Body):
+    """A job, from its submit to the end of its record."""
+
+    job_id: str = Field(description="A UUID, given by the server.")
+    batch_id: str | None = Field(None, description="The batch that it was submitted with.")
+    method: str
+    status: JobStatus
+    progress: float = Field(0.0, ge=0, le=100, description="Percent; it never falls.")
+    stage: str | None = Field(None, description="What the worker is doing, such as `upscale`.")
+    eta_s: float | None = Field(None, ge=0, description="Seconds left, if they are known.")
+    position: int | None = Field(None, ge=0, description="Jobs that start before this one.")
+    attempt: int = Field(1, ge=1)
+    label: str | None = Field(None, description="The client's own name for it.")
+    name: str | None = Field(None, description="The upload's file name, cleaned: for display.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    expires_at: datetime | None = Field(None, description="When the result will be removed.")
+    input_size: Size | None = None
+    output_size: Size | None = Field(
+        None, description="Planned from the submit on; the real one when it is completed."
+    )
+    status_url: str
+    events_url: str
+    cancel_url: str
+    # A completed job.
+    result_url: str | None = None
+    media_type: str | None = Field(None, description="Of the result, such as `image/png`.")
+    file_size_bytes: int | None = Field(None, ge=0)
+    scale_factor: float | None = None
+    crop_info: CropInfo | None = None
+    processing_time: float | None = Field(None, ge=0, description="Seconds, queue left out.")
+    timings: Timings | None = None
+    model: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    upstream_calls: int | None = Field(None, ge=0)
+    warnings: list[str] = []
+    # A failed or cancelled job.
+    error: str | None = Field(None, description="One sentence.")
+    code: str | None = Field(None, description="A stable code, such as `input_unreadable`.")
+    retryable: bool | None = None
+
+
+class JobList(Body):
+    """Jobs, the newest first."""
+
+    jobs: list[Job]
+    next: str | None = Field(None, description="`before` of the next page; null at the end.")
+
+
+class Batch(Body):
+    """Several pictures that were submitted together."""
+
+    batch_id: str
+    jobs: list[Job]
+    refused: list[Problem] = Field([], description="Files that were not accepted, with reasons.")
+    results_url: str = Field(description="One zip of the results that are completed.")
+
+
+class FieldError(Body):
+    """One field of a request that is wrong."""
+
+    field: str
+    detail: str
+
+
+class Problem(Body):
+    """An error (RFC 9457, `application/problem+json`)."""
+
+    type: str = Field("about:blank", description="A URI of this kind of problem.")
+    title: str
+    status: int
+    detail: str = Field(description="One sentence: what is wrong, and what to do.")
+    code: str
+    retryable: bool = False
+    errors: list[FieldError] = []
+    job_id: str | None = None
+    name: str | None = Field(None, description="The refused file of a batch.")
+
+
+class Model(Body):
+    """A model that `model` may name."""
+
+    name: str
+    method: str
+    scale: int | None = Field(None, description="The network's own; null if it has none.")
+    supported_scales: list[float] = []
+    licence: str | None = None
+    commercial_use: bool | None = Field(None, description="Null if the licence leaves it open.")
+    description: str = ""
+    installed: bool
+    default: bool = False
+
+
+class ModelList(Body):
+    """The catalogue's models of the methods that this server runs."""
+
+    models: list[Model]
+
+
+class Limits(Body):
+    """What a request may ask for."""
+
+    max_request_mb: int
+    max_input_megapixels: float
+    max_output_megapixels: float
+    max_queue: int
+    rate_per_minute: int
+    max_wait_s: float
+    job_timeout_s: float
+
+
+class Health(Body):
+    """How the server and its daemon are."""
+
+    status: HealthStatus
+    detail: str | None = None
+    version: str
+    uptime_s: float
+    methods: list[str] = []
+    unavailable: dict[str, str] = {}
+    queue_size: int
+    in_flight: int
+    models_loaded: list[str] = []
+    device: str | None = None
+    gpu_available: bool | None = None
+    gpu_name: str | None = None
+    gpu_memory_free: float | None = Field(None, description="GB.")
+    daemon_restarts: int = 0
+    limits: Limits
+    workers: list[WorkerHealth] | None = Field(
+        None, description="Only for a request with a key, if keys are set."
+    )
+
+
+class MethodStats(Body):
+    """Counts since the records begin (`keep_records_days`)."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    seconds: float = Field(0.0, description="Processing time of the completed jobs.")
+
+
+class Stats(Body):
+    """Jobs by method and outcome, the queue, and the bytes on disk."""
+
+    methods: dict[str, MethodStats]
+    queue_size: int
+    in_flight: int
+    uploads_bytes: int
+    results_bytes: int
+
+
+class Cleanup(Body):
+    """What a cleanup removed."""
+
+    removed_files: int
+    freed_bytes: int
