@@ -183,3 +183,9 @@ class Cleanup(Body):
 
     removed_files: int
     freed_bytes: int
+
+
+class Probe(Body):
+    """A probe's answer; its status is 503 if `ok` is false."""
+
+    ok: bool

@@ -1,0 +1,137 @@
+"""The settings of `upscaled serve`, by section. `sources.py` reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from upscaled_http.keys import Key
+from upscaled_http.messages import Retention
+from upscaled_protocol.envelope import MAX_TIMEOUT_S
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, because a misspelt limit would otherwise be no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """The listening socket, and what a connection may do."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    header_timeout_s: Seconds = 10
+    upload_idle_s: Seconds = 30
+    upload_timeout_s: Seconds = 300
+    max_wait_s: float = Field(300, ge=0, allow_inf_nan=False)
+    grace_s: Seconds = 25
+    max_connections: Count = 2000
+
+
+class StorageSettings(Section):
+    """The data folder, and how long files and records stay in it."""
+
+    data_dir: Path = Path("data")
+    upload_dir: Path | None = None
+    output_dir: Path | None = None
+    retention: Retention = "keep"
+    download_grace_s: float = Field(60, ge=0, allow_inf_nan=False)
+    keep_hours: float = Field(24, ge=0, allow_inf_nan=False, description="0: for ever.")
+    keep_records_days: float = Field(7, gt=0, allow_inf_nan=False)
+    min_free_mb: int = Field(500, ge=0)
+
+    @property
+    def uploads(self) -> Path:
+        """Pictures of jobs that have not ended."""
+        return self.upload_dir or self.data_dir / "uploads"
+
+    @property
+    def results(self) -> Path:
+        """Pictures of completed jobs."""
+        return self.output_dir or self.data_dir / "results"
+
+
+class LimitSettings(Section):
+    """What one request, and all of them together, may ask for."""
+
+    max_request_mb: Count = 100
+    max_input_megapixels: float = Field(50, gt=0, allow_inf_nan=False)
+    max_output_megapixels: float = Field(1000, gt=0, allow_inf_nan=False)
+    max_queue: Count = 100
+    rate_per_minute: int = Field(0, ge=0, description="0: no limit.")
+    job_timeout_s: float = Field(7200, gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)
+
+
+class WorkerSettings(Section):
+    """What the daemon is started with."""
+
+    methods: tuple[str, ...] = ("esrgan", "flux", "imagen")
+    count: Count | None = None
+    device: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    memory_limit_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    model_dir: Path | None = None
+    args: tuple[str, ...] = ()
+
+
+class DefaultSettings(Section):
+    """Fields of a job that a request leaves out."""
+
+    model: str | None = None
+    upscale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    dpi: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class AuthSettings(Section):
+    """Who may use the API. Without keys, everybody who can reach the port."""
+
+    keys: tuple[Key, ...] = ()
+    keys_file: Path | None = None
+    allow_anonymous: bool = False
+
+
+class UrlSettings(Section):
+    """Which hosts `image_url` may name."""
+
+    allow_private: bool = False
+    allow_hosts: tuple[str, ...] = ()
+
+
+class LoggingSettings(Section):
+    """The access log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+    output: Literal["stdout", "file", "both"] = "stdout"
+    file_path: Path | None = None
+
+
+class FeatureSettings(Section):
+    """Parts that can be switched off."""
+
+    page: bool = True
+    docs: bool = True
+    metrics: bool = True
+
+
+class Settings(Section):
+    """All sections."""
+
+    server: ServerSettings = ServerSettings()
+    storage: StorageSettings = StorageSettings()
+    limits: LimitSettings = LimitSettings()
+    workers: WorkerSettings = WorkerSettings()
+    defaults: DefaultSettings = DefaultSettings()
+    auth: AuthSettings = AuthSettings()
+    urls: UrlSettings = UrlSettings()
+    logging: LoggingSettings = LoggingSettings()
+    features: FeatureSettings = FeatureSettings()

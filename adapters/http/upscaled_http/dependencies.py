@@ -1,0 +1,73 @@
+"""What routes take as parameters: the service, the settings, and who asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple, Protocol, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from upscaled_http.config import Settings
+from upscaled_http.messages import Health
+
+
+class Caller(NamedTuple):
+    """Who asks. Set by the access checks, before a route runs."""
+
+    key_name: str | None  # None: no keys are set, or the route needs none and none was sent
+    address: str
+
+    @property
+    def owner(self) -> str:
+        """What a job of this caller is recorded under. Without keys all callers are one."""
+        return self.key_name or ""
+
+
+class ServiceState(Protocol):
+    """What the application itself asks of the service; routes use all of `Service`."""
+
+    async def start(self) -> None:
+        """Open the stores and start the daemon. Returns before any worker is ready."""
+
+    async def stop(self) -> None:
+        """Take no more jobs, let running ones end within `grace_s`, end every stream."""
+
+    @property
+    def is_draining(self) -> bool:
+        """No more jobs are taken, because the server stops."""
+
+    @property
+    def is_queue_full(self) -> bool:
+        """`limits.max_queue` jobs have not ended."""
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Less than `storage.min_free_mb` is free."""
+
+    @property
+    def is_live(self) -> bool:
+        """A daemon lives or is being started."""
+
+    @property
+    def is_ready(self) -> bool:
+        """A job that is submitted now starts now."""
+
+    async def health(self) -> Health:
+        """The answer of `/api/health`, with the workers' rows."""
+
+
+def _service(request: Request) -> ServiceState:
+    return cast(ServiceState, request.app.state.service)
+
+
+def _settings(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+def _caller(request: Request) -> Caller:
+    return cast(Caller, request.state.caller)
+
+
+ServiceOf = Annotated[ServiceState, Depends(_service)]
+SettingsOf = Annotated[Settings, Depends(_settings)]
+CallerOf = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,152 @@
+"""Errors of the HTTP API: one exception, one table from codes to statuses (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Self
+
+from starlette.responses import Response
+
+from upscaled_http.messages import FieldError, Problem
+from upscaled_protocol.errors import MEANINGS, ErrorCode
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class HttpCode(StrEnum):
+    """The codes that HTTP adds to the protocol's. They are as stable as those."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNAUTHORIZED = "unauthorized"
+    ORIGIN_NOT_ALLOWED = "origin_not_allowed"
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    UPLOAD_TIMEOUT = "upload_timeout"
+    NOT_FINISHED = "not_finished"
+    RESULT_GONE = "result_gone"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    RATE_LIMITED = "rate_limited"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+
+
+Code = ErrorCode | HttpCode
+
+STATUSES: dict[Code, HTTPStatus] = {
+    HttpCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.INVALID_JSON: HTTPStatus.BAD_REQUEST,
+    ErrorCode.INVALID_JOB: HTTPStatus.BAD_REQUEST,
+    ErrorCode.MODEL_NOT_FOUND: HTTPStatus.BAD_REQUEST,
+    HttpCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    ErrorCode.PATH_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    HttpCode.ORIGIN_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    HttpCode.HOST_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    HttpCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.UNKNOWN_METHOD: HTTPStatus.NOT_FOUND,
+    HttpCode.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    HttpCode.UPLOAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    HttpCode.NOT_FINISHED: HTTPStatus.CONFLICT,
+    ErrorCode.DUPLICATE_JOB: HTTPStatus.CONFLICT,
+    ErrorCode.CANCELLED: HTTPStatus.CONFLICT,
+    HttpCode.RESULT_GONE: HTTPStatus.GONE,
+    ErrorCode.INPUT_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ErrorCode.LINE_TOO_LONG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ErrorCode.UNSUPPORTED_FORMAT: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HttpCode.UNSUPPORTED_MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.INPUT_UNREADABLE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.INPUT_NOT_FOUND: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.UPSTREAM_FILTERED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    HttpCode.IDEMPOTENCY_MISMATCH: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
+    HttpCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    HttpCode.HEADERS_TOO_LARGE: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ErrorCode.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.MODEL_CORRUPT: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.MODEL_UNSAFE: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.POISONED: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ErrorCode.UPSTREAM_AUTH: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.UPSTREAM_UNAVAILABLE: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.OUT_OF_MEMORY: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.STALLED: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.WORKER_CRASHED: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.UPSTREAM_QUOTA: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.SHUTTING_DOWN: HTTPStatus.SERVICE_UNAVAILABLE,
+    HttpCode.TOO_MANY_CONNECTIONS: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    ErrorCode.OUTPUT_UNWRITABLE: HTTPStatus.INSUFFICIENT_STORAGE,
+    ErrorCode.JOURNAL_UNWRITABLE: HTTPStatus.INSUFFICIENT_STORAGE,
+    HttpCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+
+# The same request may succeed later. The protocol's codes have it in `MEANINGS`.
+_RETRYABLE = frozenset(
+    {
+        HttpCode.UPLOAD_TIMEOUT,
+        HttpCode.NOT_FINISHED,
+        HttpCode.RATE_LIMITED,
+        HttpCode.INSUFFICIENT_STORAGE,
+        HttpCode.TOO_MANY_CONNECTIONS,
+    }
+)
+
+
+def is_retryable(code: Code) -> bool:
+    """Whether the same request may succeed later."""
+    return MEANINGS[code].retryable if isinstance(code, ErrorCode) else code in _RETRYABLE
+
+
+class ProblemError(Exception):
+    """A request that is answered with a problem. `detail` is one sentence: what is wrong, and what
+    to do. It names no path of the server and no key.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        job_id: str | None = None,
+        name: str | None = None,
+        retryable: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+        status = STATUSES[code]
+        self.problem = Problem(
+            title=status.phrase,
+            status=status,
+            detail=detail,
+            code=code,
+            retryable=is_retryable(code) if retryable is None else retryable,
+            errors=list(errors),
+            job_id=job_id,
+            name=name,
+        )
+
+    @classmethod
+    def field(cls, field: str, detail: str, code: Code = HttpCode.INVALID_REQUEST) -> Self:
+        """One field of the request is wrong. `detail` names it."""
+        return cls(code, detail, errors=[FieldError(field=field, detail=detail)])
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.problem.status
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(
+            self.problem.model_dump_json(exclude_none=True),
+            self.problem.status,
+            self.headers,
+            media_type=MEDIA_TYPE,
+        )
