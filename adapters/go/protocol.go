@@ -29,7 +29,7 @@ const (
 	CodeUnsupportedFormat Code = "unsupported_format"
 	// CodeOutputUnwritable: the output cannot be written.
 	CodeOutputUnwritable Code = "output_unwritable"
-	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL points into a private network.
+	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed.
 	CodePathNotAllowed Code = "path_not_allowed"
 	// CodeModelNotFound: the model is neither known nor a file.
 	CodeModelNotFound Code = "model_not_found"

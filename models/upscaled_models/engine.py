@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.destinations import Destinations
 from upscaled_protocol.messages import CropInfo, Size
 
 Phase = Literal["load", "decode", "inference", "encode"]
@@ -27,7 +28,7 @@ class Settings:
     model_dir: Path
     output_dir: Path | None = None
     allowed_roots: tuple[Path, ...] = ()
-    allow_private_urls: bool = False
+    urls: Destinations = field(default_factory=Destinations)
     device: str = "auto"
     threads: int | None = None
     default_factor: float = DEFAULT_UPSCALE_FACTOR

@@ -71,7 +71,9 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.OUTPUT_UNWRITABLE: CodeMeaning(False, "the output cannot be written"),
     ErrorCode.PATH_NOT_ALLOWED: CodeMeaning(
-        False, "a path lies outside the allowed roots, or a URL points into a private network"
+        False,
+        "a path lies outside the allowed roots, or a URL points into a private network or at a "
+        "host that is not allowed",
     ),
     ErrorCode.MODEL_NOT_FOUND: CodeMeaning(False, "the model is neither known nor a file"),
     ErrorCode.MODEL_CORRUPT: CodeMeaning(

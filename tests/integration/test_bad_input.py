@@ -114,7 +114,7 @@ def test_a_pickle_that_runs_code_is_refused(
     assert not (tmp_path / "attacked").exists()
 
 
-def test_paths_outside_the_allowed_roots_are_refused(
+def test_paths_and_hosts_that_are_not_allowed_are_refused(
     start_daemon: StartDaemon, tmp_path: Path, good: Path
 ) -> None:
     inside = tmp_path / "inside"
@@ -122,13 +122,18 @@ def test_paths_outside_the_allowed_roots_are_refused(
     (inside / "link.png").symlink_to(good)
     picture = inside / "picture.png"
     picture.write_bytes(good.read_bytes())
-    daemon = start_daemon("upscaled_worker", "--methods", "esrgan", "--allow-root", str(inside))
+    allowed = ["--allow-root", str(inside), "--allow-host", "127.0.0.1:1"]
+    daemon = start_daemon("upscaled_supervisor", "--methods", "esrgan", *allowed)
     for name, config in {
         "outside": {"image_path": str(good)},
         "dots": {"image_path": str(inside / ".." / "good.png")},
         "link": {"image_path": str(inside / "link.png")},
         "output": {"image_path": str(picture), "output_path": str(tmp_path / "out.png")},
         "weights": {"image_path": str(picture), "model": str(tmp_path / "weights.pth")},
+        "port": {"image_url": "http://127.0.0.1:2/x.png"},
     }.items():
         assert (name, end_of(daemon, name, **config)["code"]) == (name, "path_not_allowed")
+    # Nothing listens there.
+    listed = end_of(daemon, "listed", image_url="http://127.0.0.1:1/x.png")
+    assert listed["code"] == "input_unreadable"
     assert end_of(daemon, "good", image_path=str(picture))["type"] == "result"

@@ -20,6 +20,7 @@ from pathlib import Path
 from upscaled_models.catalog import default_model_dir, why_unreadable
 from upscaled_models.registry import DEFAULT_METHODS, engine_class, known_methods
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger
 
@@ -74,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
         help="confine every path of a job to DIR; may be repeated",
     )
     add("--allow-private-urls", action="store_true", help="let image_url reach private networks")
+    add(
+        "--allow-host",
+        type=_host_port,
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="let image_url reach this host, and no host that is not given so; may be repeated",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     add("--threads", type=int, help="CPU threads of the network (default: one a core)")
     add("--preload", action="append", default=[], metavar="MODEL", help="load before ready")
@@ -139,7 +148,9 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         model_dir=options.model_dir,
         output_dir=options.output_dir,
         allowed_roots=tuple(root.resolve() for root in options.allow_root),
-        allow_private_urls=options.allow_private_urls,
+        urls=Destinations(
+            allow_private=options.allow_private_urls, allow_hosts=frozenset(options.allow_host)
+        ),
         device=options.device,
         threads=options.threads,
         default_factor=options.default_factor,
@@ -175,6 +186,13 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _host_port(text: str) -> HostPort:
+    try:
+        return HostPort.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _number(name: str, default: float, most: int) -> float:

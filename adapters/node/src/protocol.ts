@@ -26,7 +26,7 @@ export const ERROR_CODES = {
   unsupported_format: { retryable: false },
   /** the output cannot be written */
   output_unwritable: { retryable: false },
-  /** a path lies outside the allowed roots, or a URL points into a private network */
+  /** a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed */
   path_not_allowed: { retryable: false },
   /** the model is neither known nor a file */
   model_not_found: { retryable: false },

@@ -23,7 +23,7 @@ ERROR_CODES: dict[str, bool] = {
     "input_too_large": False,  # the input passes a size limit
     "unsupported_format": False,  # the input or the output is of a kind that is not read or written here
     "output_unwritable": False,  # the output cannot be written
-    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL points into a private network
+    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed
     "model_not_found": False,  # the model is neither known nor a file
     "model_corrupt": False,  # the weights are truncated, altered or of no known architecture
     "model_unsafe": False,  # the weights would run code when loaded

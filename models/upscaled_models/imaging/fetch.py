@@ -1,9 +1,7 @@
 """A picture from a URL, without lending a stranger this machine's place in its network.
 
-Every address that a name resolves to must be public, and the connection goes to the very address
-that was checked, so that a name that changes its mind between the two gains nothing. Each
-redirect is checked in the same way. Proxies of the environment are not used.
-Source: OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
+`Settings.urls` says which hosts may be fetched from. The connection goes to the address that was
+checked, and each redirect is checked in the same way. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -14,12 +12,16 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from threading import Event, Thread
 from typing import BinaryIO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from upscaled_models.engine import Context, Settings
+from upscaled_protocol.destinations import (
+    Destinations,
+    HostNotAllowedError,
+    HostNotFoundError,
+)
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # From the first name look-up to the last byte, redirects included: half a gigabyte at 70 Mbit/s.
@@ -36,25 +38,14 @@ _LONGEST_REASON = 100
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
-# IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052).
-_NAT64 = IPv6Network("64:ff9b::/96")
-# All that IANA has given out of IPv6; beyond lie site-local addresses and others.
-_GIVEN_OUT = IPv6Network("2000::/3")
-# Not public, and not in the tables of each Python: protocol assignments (a cloud answers with its
-# machines' credentials at 192.0.0.192), 6to4's relays, and documentation.
-_SPECIAL = (
-    IPv4Network("192.0.0.0/24"),
-    IPv4Network("192.88.99.0/24"),
-    IPv6Network("3fff::/20"),
-)
 
 
 def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> None:
     """Write what ``url`` gives to ``file``.
 
-    Raises `JobError`: path_not_allowed for another scheme or an address that is not public (unless
-    ``settings.allow_private_urls``), input_too_large past ``settings.max_input_bytes``,
-    input_not_found and input_unreadable where there is nothing, or not all of it, in time.
+    Raises `JobError`: path_not_allowed for another scheme or a host that ``settings.urls`` does not
+    allow, input_too_large past ``settings.max_input_bytes``, input_not_found and input_unreadable
+    if there is nothing, or not all of it, in time.
     """
     deadline = time.monotonic() + TIME_LIMIT_S
     # Twice the limit: looking a name up cannot be cut short.
@@ -77,21 +68,6 @@ def fetch(url: str, file: BinaryIO, settings: Settings, context: Context) -> Non
             raise _unreadable(f"image_url took longer than {TIME_LIMIT_S:g} s") from None
         raise _unreadable(f"image_url cannot be fetched: {error}") from None
     raise _unreadable(f"image_url redirects more than {_MAX_REDIRECTS} times")
-
-
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address belongs to the public internet, also where IPv6 wraps an IPv4 one."""
-    if isinstance(address, IPv6Address):
-        wrapped = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            wrapped = IPv4Address(int(address) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(wrapped)
-        if address not in _GIVEN_OUT:
-            return False
-    if any(address in network for network in _SPECIAL):
-        return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def too_large(limit_bytes: int) -> JobError:
@@ -121,20 +97,13 @@ def _parts(url: str) -> SplitResult:
     return parts
 
 
-def _addresses(host: str, port: int, settings: Settings) -> list[str]:
+def _addresses(host: str, port: int, urls: Destinations) -> list[str]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise JobError(ErrorCode.INPUT_NOT_FOUND, f"there is no host {host}") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    # All of them: a name that mixes public and private addresses has nothing good in mind.
-    for address in addresses:
-        if not settings.allow_private_urls and not is_public(ip_address(address)):
-            raise JobError(
-                ErrorCode.PATH_NOT_ALLOWED,
-                f"{host} is not on the public internet: allow private URLs to fetch from it",
-            )
-    return addresses
+        return urls.addresses(host, port)
+    except HostNotFoundError as error:
+        raise JobError(ErrorCode.INPUT_NOT_FOUND, str(error)) from None
+    except HostNotAllowedError as error:
+        raise JobError(ErrorCode.PATH_NOT_ALLOWED, f"image_url: {error}") from None
 
 
 @contextmanager
@@ -147,7 +116,7 @@ def _response(
     connection = http.client.HTTPConnection(host, port)
     # Any other one is part of the Host header, which signed URLs may be signed for.
     connection.default_port = usual_port
-    stream = _connect(_addresses(host, port, settings), port, context, deadline)
+    stream = _connect(_addresses(host, port, settings.urls), port, context, deadline)
     with stream, _watched(stream, context, deadline):
         connection.sock = stream
         if parts.scheme == "https":

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ from PIL import Image
 from recording import RecordingContext
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imaging import fetch as fetching
-from upscaled_models.imaging.fetch import fetch, is_public
+from upscaled_models.imaging.fetch import fetch
 from upscaled_models.imaging.read import open_source
+from upscaled_protocol import destinations
 from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.errors import ErrorCode, JobError
 from waiting import TIMEOUT_S
 
@@ -151,13 +152,13 @@ def base(server: ThreadingHTTPServer) -> str:
 
 @pytest.fixture
 def private(settings: Settings) -> Settings:
-    return replace(settings, allow_private_urls=True)
+    return replace(settings, urls=Destinations(allow_private=True))
 
 
 @pytest.fixture
 def only_first_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the public internet, the rest of 127/8 the private network."""
-    monkeypatch.setattr(fetching, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(destinations, "is_public", lambda address: str(address) == "127.0.0.1")
 
 
 def error_of(url: str, settings: Settings, context: Context) -> JobError:
@@ -316,46 +317,42 @@ def test_private_addresses_are_never_connected_to(
     assert Handler.seen == []
 
 
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1:248:1893:25c8:1946", True),
-        ("127.0.0.1", False),
-        ("10.1.2.3", False),
-        ("172.16.0.1", False),
-        ("192.168.1.1", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("239.1.1.1", False),
-        ("240.0.0.1", False),
-        ("255.255.255.255", False),
-        ("::", False),
-        ("::1", False),
-        ("fe80::1", False),
-        ("fc00::1", False),
-        ("ff02::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("::ffff:93.184.216.34", True),
-        ("64:ff9b::a00:1", False),
-        ("64:ff9b::5db8:d822", True),
-        ("2002:7f00:1::", False),
-        ("2001:0:a00:1::", False),
-        ("192.0.0.192", False),
-        ("192.88.99.1", False),
-        ("fec0::1", False),
-        ("64:ff9b:1::a00:1", False),
-        ("::127.0.0.1", False),
-        ("::ffff:0:127.0.0.1", False),
-        ("3fff::1", False),
-        ("5f00::1", False),
-        ("100::1", False),
-    ],
-)
-def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert is_public(ip_address(address)) is public
+@pytest.fixture
+def listed(server: ThreadingHTTPServer, settings: Settings) -> Settings:
+    """The server is the one host that may be fetched from."""
+    host = HostPort("127.0.0.1", server.server_port)
+    return replace(settings, urls=Destinations(allow_hosts=frozenset([host])))
+
+
+def test_a_listed_host_of_a_private_network_is_fetched_from(
+    base: str, listed: Settings, context: Context
+) -> None:
+    file = io.BytesIO()
+    fetch(base + "/redirect?/picture", file, listed, context)
+    assert file.getvalue() == png()
+
+
+@pytest.mark.parametrize("allow_private", [False, True])
+def test_a_list_of_hosts_allows_no_other_host_port_or_spelling(
+    server: ThreadingHTTPServer, listed: Settings, context: Context, allow_private: bool
+) -> None:
+    urls = replace(listed.urls, allow_private=allow_private)
+    port = server.server_port
+    for place in (f"localhost:{port}", f"127.0.0.1:{port ^ 1}", "127.0.0.1", f"127.1:{port}",
+                  "93.184.216.34", "[v1.a:b]"):  # fmt: skip
+        error = error_of(f"http://{place}/picture", replace(listed, urls=urls), context)
+        assert (place, error.code) == (place, ErrorCode.PATH_NOT_ALLOWED)
+    assert Handler.seen == []
+
+
+def test_a_redirect_to_a_host_that_is_not_listed_is_refused(
+    base: str, listed: Settings, context: Context
+) -> None:
+    other = base.replace("127.0.0.1", "localhost") + "/picture"
+    error = error_of(f"{base}/redirect?{other}", listed, context)
+    assert error.code is ErrorCode.PATH_NOT_ALLOWED
+    assert "not one of the allowed hosts" in error.message
+    assert [path for path, _ in Handler.seen] == [f"/redirect?{other}"]
 
 
 @pytest.mark.usefixtures("only_first_loopback")
