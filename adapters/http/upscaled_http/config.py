@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from upscaled_http.keys import Key
+from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
 from upscaled_protocol.envelope import MAX_TIMEOUT_S
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Method = Literal["esrgan", "flux", "imagen", "fake"]
+
+
+def _checked_network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("needs an address or a network, as in 10.0.0.0/8") from None
+    return text
+
+
+def _checked_origin(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if text != "*" and (scheme not in ("http", "https") or not separator or "/" in rest):
+        raise ValueError("needs an origin, as in https://app.example.com, without a path")
+    return text
+
+
+# Relative paths would follow a change of the working folder.
+Folder = Annotated[Path, AfterValidator(Path.absolute)]
 
 
 class Section(BaseModel):
@@ -27,8 +48,8 @@ class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
     allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[Annotated[str, AfterValidator(_checked_origin)], ...] = ()
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_checked_network)], ...] = ()
     header_timeout_s: Seconds = 10
     upload_idle_s: Seconds = 30
     upload_timeout_s: Seconds = 300
@@ -36,13 +57,21 @@ class ServerSettings(Section):
     grace_s: Seconds = 25
     max_connections: Count = 2000
 
+    @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach the port."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 class StorageSettings(Section):
     """The data folder, and how long files and records stay in it."""
 
-    data_dir: Path = Path("data")
-    upload_dir: Path | None = None
-    output_dir: Path | None = None
+    data_dir: Folder = Field(Path("data"), validate_default=True)
+    upload_dir: Folder | None = None
+    output_dir: Folder | None = None
     retention: Retention = "keep"
     download_grace_s: float = Field(60, ge=0, allow_inf_nan=False)
     keep_hours: float = Field(24, ge=0, allow_inf_nan=False, description="0: for ever.")
@@ -74,12 +103,12 @@ class LimitSettings(Section):
 class WorkerSettings(Section):
     """What the daemon is started with."""
 
-    methods: tuple[str, ...] = ("esrgan", "flux", "imagen")
+    methods: tuple[Method, ...] = ("esrgan", "flux", "imagen")
     count: Count | None = None
     device: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     memory_limit_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    model_dir: Path | None = None
+    model_dir: Folder | None = None
     args: tuple[str, ...] = ()
 
 
@@ -95,8 +124,13 @@ class AuthSettings(Section):
     """Who may use the API. Without keys, everybody who can reach the port."""
 
     keys: tuple[Key, ...] = ()
-    keys_file: Path | None = None
+    keys_file: Folder | None = None
     allow_anonymous: bool = False
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return parse_keys(value) if isinstance(value, str) else value
 
 
 class UrlSettings(Section):
@@ -112,7 +146,7 @@ class LoggingSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "text"] = "json"
     output: Literal["stdout", "file", "both"] = "stdout"
-    file_path: Path | None = None
+    file_path: Folder | None = None
 
 
 class FeatureSettings(Section):

@@ -63,7 +63,11 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         for entry in map(str.strip, line.split(","))
         if entry
     ]
-    keys = tuple(Key.parse(entry) for entry in entries)
+    return check_names(tuple(Key.parse(entry) for entry in entries))
+
+
+def check_names(keys: tuple[Key, ...]) -> tuple[Key, ...]:
+    """The keys again. Raises `ValueError` if two have one name."""
     names = [key.name for key in keys]
     for name in names:
         if names.count(name) > 1:
