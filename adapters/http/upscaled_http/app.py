@@ -4,77 +4,159 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from fastapi import FastAPI, Security
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from upscaled_http.access import ALIAS_PREFIX, API_PREFIX, Access
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import ServiceState
-from upscaled_http.messages import FieldError, Problem
-from upscaled_http.problems import MEDIA_TYPE, HttpCode, ProblemError
+from upscaled_http.errors import add_error_handlers
+from upscaled_http.headers import SafeHeaders
+from upscaled_http.heads import Heads
+from upscaled_http.messages import Problem
+from upscaled_http.metrics import RequestMetrics
+from upscaled_http.page import add_page
+from upscaled_http.problems import MEDIA_TYPE
+from upscaled_http.requestlog import RequestLog
 from upscaled_http.routes import ROUTERS
 from upscaled_protocol.version import VERSION
+
+_SCHEMAS = "#/components/schemas/"
+
+_DESCRIPTION = """\
+Pictures in, larger pictures out: submit a job, follow it, fetch its result. Errors are problems
+(RFC 9457), whose `code` is stable. `/api/v1` is another name of `/api`.
+"""
+
+# In the document alone: the access checks have read the key before a route runs.
+_KEYS = [
+    Security(HTTPBearer(auto_error=False, scheme_name="key")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key_header")),
+]
+
+# What scripts of another origin may send and see, beside what CORS always lets through.
+_CORS_REQUEST_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Range",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+    "X-API-Key",
+    "X-Request-ID",
+)
+_CORS_RESPONSE_HEADERS = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Idempotency-Replayed",
+    "Location",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Request-ID",
+)
 
 
 def create_app(settings: Settings, service: ServiceState) -> FastAPI:
     """The ASGI application. It starts and stops the service with its own lifespan."""
+    metrics = RequestMetrics()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
-            yield
+            async with metrics.watching_lag():
+                yield
         finally:
             await service.stop()
 
-    app = FastAPI(
-        title="upscaled",
-        version=VERSION,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        responses={"default": {"model": Problem, "content": {MEDIA_TYPE: {}}}},
-    )
+    options: dict[str, Any] = {
+        "title": "upscaled",
+        "version": VERSION,
+        "description": _DESCRIPTION,
+        "lifespan": lifespan,
+        # A redirect of an upload would make the client send it twice.
+        "redirect_slashes": False,
+        "responses": {
+            "default": {
+                "description": "A problem.",
+                "content": {MEDIA_TYPE: {"schema": {"$ref": f"{_SCHEMAS}Problem"}}},
+            }
+        },
+    }
+    if settings.features.docs:
+        app = FastAPIOffline("/docs", None, static_url="/docs/static", **options)
+    else:
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, **options)
     app.state.settings = settings
     app.state.service = service
+    app.state.metrics = metrics
     for router in ROUTERS:
-        app.include_router(router, prefix="/api")
-        app.include_router(router, prefix="/api/v1", include_in_schema=False)
-    app.add_exception_handler(ProblemError, _answer_problem)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
+        app.include_router(router, prefix=API_PREFIX, dependencies=_KEYS)
+        app.include_router(router, prefix=ALIAS_PREFIX, include_in_schema=False)
+    if settings.features.metrics:
+        _add_metrics(app, metrics)
+    if settings.features.page:
+        add_page(app)
+    add_error_handlers(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    _add_middleware(app, settings, service, metrics)
     return app
 
 
-async def _answer_problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProblemError)
-    return error.response()
+def _add_middleware(
+    app: FastAPI, settings: Settings, service: ServiceState, metrics: RequestMetrics
+) -> None:
+    """From the inside out."""
+    app.add_middleware(Access, settings=settings, service=service)
+    app.add_middleware(Heads)
+    if settings.server.cors_origins:
+        # Outside of the access checks, so that a page can read why it was refused.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.server.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=_CORS_REQUEST_HEADERS,
+            expose_headers=_CORS_RESPONSE_HEADERS,
+        )
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(RequestLog, metrics=metrics)
+    if settings.server.trusted_proxies:
+        app.add_middleware(
+            ProxyHeadersMiddleware,
+            trusted_hosts=list(settings.server.trusted_proxies),
+        )
 
 
-async def _answer_invalid(_request: Request, error: Exception) -> Response:
-    """A parameter of the wrong type: FastAPI's own answer would be 422 in another form."""
-    assert isinstance(error, RequestValidationError)
-    errors = [
-        FieldError(field=str(fault["loc"][-1]), detail=str(fault["msg"]))
-        for fault in error.errors()
-    ]
-    detail = "; ".join(f"{fault.field}: {fault.detail}" for fault in errors)
-    return ProblemError(HttpCode.INVALID_REQUEST, detail, errors=errors).response()
+def _add_metrics(app: FastAPI, metrics: RequestMetrics) -> None:
+    @app.get("/metrics", include_in_schema=False)
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _answer_http(_request: Request, error: Exception) -> Response:
-    """What the router itself refuses."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return ProblemError(
-            HttpCode.METHOD_NOT_ALLOWED,
-            f"This address does not take that method; it takes {allowed}.",
-            headers=error.headers,
-        ).response()
-    return ProblemError(
-        HttpCode.NOT_FOUND, "There is nothing at this address; /docs lists the routes."
-    ).response()
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """With the schemas that only the answers to errors name."""
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name, schema in problem.pop("$defs", {}).items():
+            schemas.setdefault(name, schema)
+        schemas.setdefault("Problem", problem)
+        app.openapi_schema = document
+    return app.openapi_schema

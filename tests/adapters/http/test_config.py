@@ -82,8 +82,8 @@ def test_a_value_that_cannot_be_says_where_it_was_given_and_what_it_is(file: Pat
         ),
         f"{file}: limits.max_queue: input should be greater than or equal to 1; it is 0",
         (
-            "DEFAULT_DPI: defaults.dpi: input should be a valid number, unable to parse string as a "
-            "number; it is 'many'"
+            "DEFAULT_DPI: defaults.dpi: input should be a valid number, unable to parse string "
+            "as a number; it is 'many'"
         ),
         (
             f"{file}: logging.level: input should be 'debug', 'info', 'warning' or 'error'; "

@@ -1,0 +1,48 @@
+"""HEAD wherever GET: probes such as `wget --spider` ask by it, and FastAPI's routes refuse it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class Heads:
+    """ASGI middleware: runs the GET, and stops it after its headers.
+
+    A route learns of it by `request.state.is_head`, if a whole answer has an effect, as a
+    download's may have.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; of a HEAD, the headers alone."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        is_answered = asyncio.Event()
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif message["type"] == "http.response.body" and not is_answered.is_set():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                is_answered.set()
+
+        state = scope.setdefault("state", {})
+        state["is_head"] = True
+        as_get = {**scope, "method": "GET"}
+        route = asyncio.ensure_future(self._app(as_get, receive, send_headers))
+        answered = asyncio.ensure_future(is_answered.wait())
+        try:
+            # A stream would go on, for ever if it is one of events.
+            await asyncio.wait((route, answered), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answered.cancel()
+            route.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await route
+        scope.update({key: as_get[key] for key in ("route", "path_params") if key in as_get})

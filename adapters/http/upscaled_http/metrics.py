@@ -1,0 +1,73 @@
+"""Prometheus metrics of the HTTP side: requests, uploads, and the event loop's lag."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+# From a probe on a quiet machine to an upload or a wait of minutes.
+_DURATION_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
+
+# A lag of 0.1 s is felt by every client at once.
+_LAG_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0)
+_LAG_EVERY_S = 0.5
+
+
+class RequestMetrics:
+    """One registry per application, so that two in one process do not count for each other."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "upscaled_http_requests",
+            "Requests answered; 499: the client left before.",
+            ["route", "method", "code"],
+            registry=self.registry,
+        )
+        self._durations = Histogram(
+            "upscaled_http_request_duration_seconds",
+            "From the headers to the end of the answer.",
+            ["route"],
+            buckets=_DURATION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._uploads = Counter(
+            "upscaled_http_uploads_bytes", "Bytes of requests' bodies.", registry=self.registry
+        )
+        self._lag = Histogram(
+            "upscaled_event_loop_lag_seconds",
+            "How late the event loop runs what is due.",
+            buckets=_LAG_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def observe(self, route: str, method: str, status: int, seconds: float, bytes_in: int) -> None:
+        """Count one request."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._durations.labels(route).observe(seconds)
+        self._uploads.inc(bytes_in)
+
+    def text(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+    @asynccontextmanager
+    async def watching_lag(self) -> AsyncIterator[None]:
+        """Measure the event loop meanwhile."""
+        task = asyncio.create_task(self._watch_lag())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self._lag.observe(max(0.0, loop.time() - due))

@@ -1,0 +1,60 @@
+"""How many submits per minute one key, or one address, may send."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from typing import NamedTuple
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+
+from upscaled_http.dependencies import Caller
+
+WINDOW_S = 60
+
+# One customer of a provider has a network of this size, and any address in it.
+_IPV6_CUSTOMER_PREFIX = 64
+
+
+class Standing(NamedTuple):
+    """Where a caller stands after a submit."""
+
+    is_allowed: bool
+    remaining: int
+    reset_s: int  # until one more is allowed, if none is
+
+    def headers(self, quota: int) -> dict[str, str]:
+        """The fields of draft-ietf-httpapi-ratelimit-headers."""
+        return {
+            "RateLimit-Policy": f'"minute";q={quota};w={WINDOW_S}',
+            "RateLimit": f'"minute";r={self.remaining};t={self.reset_s}',
+        }
+
+
+class SubmitRate:
+    """Counts in a moving window, so that no caller sends twice the rate around a full minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute = per_minute
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def hit(self, caller: Caller) -> Standing:
+        """Count a submit, if the caller has any left."""
+        who = caller.key_name or _network(caller.address)
+        is_allowed = await self._limiter.hit(self._limit, who)
+        reset_time, remaining = await self._limiter.get_window_stats(self._limit, who)
+        return Standing(is_allowed, remaining, max(1, math.ceil(reset_time - time.time())))
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 6 and parsed.ipv4_mapped is None:
+        return str(ipaddress.ip_network((parsed, _IPV6_CUSTOMER_PREFIX), strict=False))
+    return address

@@ -1,0 +1,106 @@
+"""The models that a request may name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from fastapi import APIRouter
+
+from upscaled_http.config import Settings
+from upscaled_http.dependencies import SettingsOf
+from upscaled_http.messages import Model, ModelList
+from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_models.catalog import Model as Entry
+from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
+
+router = APIRouter(tags=["models"])
+
+# Where the weights lie that a job's `model` names. Others are parts that these need.
+_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
+
+# Worth offering. ESRGAN and FLUX take any factor: what the network does not have is resampled.
+_SCALES = {
+    "esrgan": [2.0, 3.0, 4.0, 8.0],
+    "flux": [2.0, 3.0, 4.0],
+    "imagen": [2.0, 3.0, 4.0],
+    "fake": [2.0, 4.0],
+}
+
+_DEFAULTS: dict[str, str] = {
+    method: str(config.model_fields["model"].default)
+    for method, config in (
+        ("esrgan", EsrganConfig),
+        ("flux", FluxConfig),
+        ("imagen", ImagenConfig),
+        ("fake", FakeConfig),
+    )
+}
+
+_OF_NO_CATALOG = {
+    "imagen": "Google's Imagen on Vertex AI: it needs the server's credentials, and may be billed.",
+    "fake": "For tests of a client: it answers at once with no new detail.",
+}
+
+
+@router.get("/models")
+async def models(settings: SettingsOf) -> ModelList:
+    """The catalogue's models of this server's methods, with licences and what each is good for."""
+    return ModelList(models=list(known_models(settings)))
+
+
+def known_models(settings: Settings) -> Iterator[Model]:
+    """Every model that `model` may name, and nothing else may be named."""
+    model_dir = settings.workers.model_dir or default_model_dir()
+    catalog = _catalog()
+    for entry in catalog:
+        if entry.method in settings.workers.methods and entry.folder == _FOLDERS[entry.method]:
+            yield Model(
+                name=entry.name,
+                method=entry.method,
+                scale=entry.scale,
+                supported_scales=_SCALES[entry.method],
+                licence=entry.licence,
+                commercial_use=entry.commercial_use,
+                description=entry.description,
+                installed=_is_installed(catalog, entry, model_dir),
+                default=_is_default(settings, entry.method, entry.name),
+            )
+    if "esrgan" in settings.workers.methods:
+        for file in catalog.own_files(model_dir):
+            yield Model(
+                name=file.stem,
+                method="esrgan",
+                supported_scales=_SCALES["esrgan"],
+                installed=True,
+                default=_is_default(settings, "esrgan", file.stem),
+            )
+    for method, description in _OF_NO_CATALOG.items():
+        if method in settings.workers.methods:
+            yield Model(
+                name=_DEFAULTS[method],
+                method=method,
+                supported_scales=_SCALES[method],
+                description=description,
+                installed=True,
+                default=True,
+            )
+
+
+@cache
+def _catalog() -> Catalog:
+    return Catalog.load()
+
+
+def _is_installed(catalog: Catalog, entry: Entry, model_dir: Path) -> bool:
+    return all(one.path(model_dir).is_file() for one in catalog.with_requirements(entry))
+
+
+def _is_default(settings: Settings, method: str, name: str) -> bool:
+    configured = settings.defaults.model
+    found = _catalog().find(configured) if configured else None
+    default = found.name if found is not None else configured
+    if default is not None and (found.method if found is not None else "esrgan") == method:
+        return name == default
+    return name == _DEFAULTS[method]

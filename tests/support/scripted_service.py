@@ -1,0 +1,44 @@
+"""A service of the sidecar whose state a test sets."""
+
+from __future__ import annotations
+
+from upscaled_http.messages import Health, Limits
+from upscaled_protocol.messages import HealthStatus, WorkerHealth
+
+
+class ScriptedService:
+    """As much of the service as the application itself asks."""
+
+    def __init__(self) -> None:
+        self.status: HealthStatus = "ok"
+        self.is_draining = False
+        self.is_queue_full = False
+        self.is_disk_full = False
+        self.is_live = True
+        self.is_ready = True
+        self.calls: list[str] = []
+
+    async def start(self) -> None:
+        self.calls.append("start")
+
+    async def stop(self) -> None:
+        self.calls.append("stop")
+
+    async def health(self) -> Health:
+        return Health(
+            status=self.status,
+            version="1",
+            uptime_s=1,
+            queue_size=0,
+            in_flight=0,
+            limits=Limits(
+                max_request_mb=1,
+                max_input_megapixels=1,
+                max_output_megapixels=1,
+                max_queue=1,
+                rate_per_minute=0,
+                max_wait_s=1,
+                job_timeout_s=1,
+            ),
+            workers=[WorkerHealth(worker=0, state="ready")],
+        )
