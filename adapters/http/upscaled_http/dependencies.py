@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from upscaled_http.config import Settings
 from upscaled_http.messages import Health
+from upscaled_http.service import Service
 
 
 class Caller(NamedTuple):
@@ -56,8 +57,8 @@ class ServiceState(Protocol):
         """The answer of `/api/health`, with the workers' rows."""
 
 
-def _service(request: Request) -> ServiceState:
-    return cast(ServiceState, request.app.state.service)
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
 
 
 def _settings(request: Request) -> Settings:
@@ -68,6 +69,6 @@ def _caller(request: Request) -> Caller:
     return cast(Caller, request.state.caller)
 
 
-ServiceOf = Annotated[ServiceState, Depends(_service)]
+ServiceOf = Annotated[Service, Depends(_service)]
 SettingsOf = Annotated[Settings, Depends(_settings)]
 CallerOf = Annotated[Caller, Depends(_caller)]

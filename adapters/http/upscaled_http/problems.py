@@ -27,6 +27,7 @@ class HttpCode(StrEnum):
     UPLOAD_TIMEOUT = "upload_timeout"
     NOT_FINISHED = "not_finished"
     RESULT_GONE = "result_gone"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
     RATE_LIMITED = "rate_limited"
@@ -54,6 +55,7 @@ STATUSES: dict[Code, HTTPStatus] = {
     ErrorCode.DUPLICATE_JOB: HTTPStatus.CONFLICT,
     ErrorCode.CANCELLED: HTTPStatus.CONFLICT,
     HttpCode.RESULT_GONE: HTTPStatus.GONE,
+    HttpCode.RANGE_NOT_SATISFIABLE: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
     ErrorCode.INPUT_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorCode.LINE_TOO_LONG: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorCode.UNSUPPORTED_FORMAT: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

@@ -116,7 +116,7 @@ class Daemon:
     def end_input(self, timeout_s: float) -> None:
         """Let it finish what it has; after this time it gets SIGTERM, and then SIGKILL."""
         self.channel.close()
-        self._wait_until(timeout_s, self._terminate)
+        self._wait_until(timeout_s, self.terminate)
 
     def _wait_until(self, timeout_s: float, then: Callable[[], None]) -> None:
         with self._lock:
@@ -125,12 +125,14 @@ class Daemon:
             if self._waited_for:
                 self._patience = self._timers.start(timeout_s, then)
 
-    def _terminate(self) -> None:
+    def terminate(self, timeout_s: float = _TERM_S) -> None:
+        """Send SIGTERM, so that it finishes what it can within its own grace; after this time it
+        gets SIGKILL."""
         with self._lock:
             if "exit" in self._waited_for:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, signal.SIGTERM)
-        self._wait_until(_TERM_S, self.kill)
+        self._wait_until(timeout_s, self.kill)
 
     def kill(self) -> None:
         """End it now, with every process that it started."""

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from upscaled_http.routes import health, models
+from upscaled_http.routes import health, jobs, models, results, submit
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, models.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    submit.router,
+    jobs.router,
+    results.router,
+    models.router,
+    health.router,
+)

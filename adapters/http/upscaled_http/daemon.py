@@ -1,0 +1,221 @@
+"""The daemon as a child of the server: `upscaled run`, started again whenever it goes away.
+
+    Service ── send ──> Daemon (pipes and threads of the Python adapter) ──> upscaled run
+    Service <── handle_message ── event loop <── inbox ── reader thread <──┘
+
+Every call comes from the event loop, and every call of the listener is made there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+from upscaled.channel import Message
+from upscaled.daemon import Daemon
+from upscaled.errors import DaemonGoneError
+from upscaled.questions import Questions
+from upscaled.timers import Timers
+
+State = Literal["starting", "ready", "restarting", "stopped"]
+
+# From one daemon's end to the next one's start. Doubled with each that ends early.
+_RESTART_S = 0.1
+_MAX_RESTART_S = 5.0
+# A daemon that lived so long did not fail at its start.
+_LIVED_S = 10.0
+# Without a daemon for so long, health says `failed`.
+_FAILED_AFTER_S = 30.0
+# Past its own grace, a daemon that was told to stop is killed.
+_KILL_AFTER_GRACE_S = 5.0
+
+_LOG = logging.getLogger("upscaled.http")
+
+
+class DaemonListener(Protocol):
+    """What the service is told."""
+
+    async def prepare_start(self) -> bool:
+        """No daemon runs, and one is to be started. False if it cannot be yet."""
+
+    def handle_start(self) -> None:
+        """A daemon was started: `send` reaches it."""
+
+    def handle_message(self, message: Message) -> None:
+        """A message of the daemon."""
+
+    def handle_end(self) -> None:
+        """The daemon has ended, and all that it said was told."""
+
+
+class ChildDaemon:
+    """Keeps one daemon running, until it is stopped."""
+
+    def __init__(
+        self, command: Sequence[str], listener: DaemonListener, env: Mapping[str, str]
+    ) -> None:
+        self._command = command
+        self._listener = listener
+        self._env = env
+        self._timers = Timers()
+        self._questions = Questions(self._timers)
+        self._inbox: deque[Message | DaemonGoneError] = deque()
+        self._is_waking = False
+        self._daemon: Daemon | None = None
+        self._gone: asyncio.Future[DaemonGoneError] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
+        self._failing_since: float | None = None
+        self.state: State = "starting"
+        self.restarts = 0
+        self.detail: str | None = None
+        self.ready: Message = {}
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's process; None while there is none."""
+        return None if self._daemon is None else self._daemon.pid
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether no daemon could be kept running for some time."""
+        since = self._failing_since
+        return since is not None and time.monotonic() - since > _FAILED_AFTER_S
+
+    def start(self) -> None:
+        """Keep a daemon running from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._keep_running())
+
+    def send(self, line: bytes) -> None:
+        """Send one line; it is lost if there is no daemon, which `handle_start` makes up for."""
+        if self._daemon is not None:
+            self._daemon.channel.send(line)
+
+    async def ask_health(self, timeout_s: float) -> Message | None:
+        """The daemon's answer; None if it gives none in time."""
+        daemon = self._daemon
+        if daemon is None:
+            return None
+        answer = self._questions.ask("health", timeout_s)
+        self._write_questions()
+        try:
+            return await asyncio.wrap_future(answer)
+        except Exception:  # noqa: BLE001 - it went away, or is stuck
+            return None
+
+    async def stop(self, grace_s: float) -> None:
+        """Have it finish what it can within its own grace, and end it. Its journal keeps the
+        rest."""
+        self._is_stopping = True
+        if self._daemon is not None:
+            self._daemon.terminate(grace_s + _KILL_AFTER_GRACE_S)
+        elif self._task is not None:
+            self._task.cancel()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.state = "stopped"
+
+    # --- the loop's side ----------------------------------------------------------------------
+
+    async def _keep_running(self) -> None:
+        delay_s = _RESTART_S
+        while not self._is_stopping:
+            if not await self._listener.prepare_start():
+                self._failing_since = self._failing_since or time.monotonic()
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _MAX_RESTART_S)
+                continue
+            began = time.monotonic()
+            error = await self._run_once()
+            if self._is_stopping:
+                return
+            self.state = "restarting"
+            self.restarts += 1
+            self.detail = str(error)
+            _LOG.warning("%s", error)
+            if time.monotonic() - began > _LIVED_S:
+                delay_s = _RESTART_S
+                self._failing_since = None
+            self._failing_since = self._failing_since or time.monotonic()
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _MAX_RESTART_S)
+
+    async def _run_once(self) -> DaemonGoneError:
+        """Run a daemon to its end."""
+        self._gone = self._loop.create_future()
+        try:
+            daemon = Daemon(self._command, self, self._timers, env=self._env, show_log=True)
+        except OSError as error:
+            return DaemonGoneError(f"the daemon cannot be started: {error.strerror}")
+        self._daemon = daemon
+        daemon.start()
+        self._listener.handle_start()
+        return await self._gone
+
+    def _write_questions(self) -> None:
+        if self._daemon is not None:
+            self._questions.write(self._daemon.channel)
+
+    def _deliver(self) -> None:
+        # Before the inbox is emptied: what comes in meanwhile wakes us again.
+        self._is_waking = False
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, DaemonGoneError):
+                self._handle_gone(message)
+            else:
+                self._handle_message(message)
+
+    def _handle_message(self, message: Message) -> None:
+        kind = message.get("type")
+        if kind == "health":
+            self._questions.answer(message)
+            return
+        if kind == "status" and message.get("message") == "ready":
+            self.state = "ready"
+            self.ready = message
+            self.detail = self._failing_since = None
+        self._listener.handle_message(message)
+
+    def _handle_gone(self, error: DaemonGoneError) -> None:
+        self._daemon = None
+        self._questions.fail_all(error)
+        self._listener.handle_end()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(error)
+
+    # --- the daemon's listener, in its threads --------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        """Hand it to the event loop, which is woken once for all that comes together."""
+        self._put(message)
+
+    def on_room(self) -> None:
+        """Have questions written that found no room; all else is queued in the channel."""
+        self._call(self._write_questions)
+
+    def on_input_lost(self) -> None:
+        """It reads no more: end it, so that the next one is started."""
+        daemon = self._daemon
+        if daemon is not None:
+            daemon.kill()
+
+    def on_gone(self, error: DaemonGoneError) -> None:
+        """Hand it to the event loop, after all messages."""
+        self._put(error)
+
+    def _put(self, item: Message | DaemonGoneError) -> None:
+        self._inbox.append(item)
+        if not self._is_waking:
+            self._is_waking = True
+            self._call(self._deliver)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(call)

@@ -1,0 +1,72 @@
+"""Server-Sent Events of one job, and of all jobs of an owner.
+
+The data is the job as it is now, not what happened since the last event, so a slow reader skips
+what it could not read. The first event comes at once. A job's stream ends with its last event,
+whose id is `end`: a client that reconnects with it is told to stop (204).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from upscaled_http.records import Record
+from upscaled_http.watching import Feed, Watchers
+
+MEDIA_TYPE = "text/event-stream"
+LAST_ID = "end"
+
+# Proxies close connections that are silent for longer than some half a minute.
+PING_S = 15.0
+_PING = b": ping\n\n"
+# At most so many turns per second of the stream of all jobs.
+_TURN_S = 0.05
+
+
+def event_of(record: Record, name: str | None = None) -> bytes:
+    """One event. name: default by the job's status."""
+    if name is None:
+        name = "progress" if record.status == "processing" else record.status
+    last = f"\nid: {LAST_ID}" if record.has_ended and name != "job" else ""
+    return b"event: %s\ndata: %s%s\n\n" % (name.encode(), record.body(), last.encode())
+
+
+async def job_events(watchers: Watchers, record: Record) -> AsyncIterator[bytes]:
+    """The events of one job, to its end or the server's."""
+    with watchers.job(record.job_id) as news:
+        while True:
+            news.clear()
+            yield event_of(record)
+            if record.has_ended or watchers.is_closed:
+                return
+            while not await _is_set(news, PING_S):
+                yield _PING
+
+
+async def owner_events(
+    watchers: Watchers, owner: str, records: list[Record]
+) -> AsyncIterator[bytes]:
+    """The newest state of each job of an owner, first of those that are open, to the server's
+    end."""
+    with watchers.owner(owner) as feed:
+        yield b": open\n\n" + b"".join(event_of(record, "job") for record in records)
+        while not feed.is_closed:
+            if not await _is_set(feed.news, PING_S):
+                yield _PING
+                continue
+            yield _events_of(feed)
+            await asyncio.sleep(_TURN_S)
+
+
+def _events_of(feed: Feed) -> bytes:
+    records = feed.take()
+    return b"".join(event_of(record, "job") for record in records if not record.is_deleted)
+
+
+async def _is_set(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""What an upload is, by its first bytes and its header; no pixel is decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagesize
+
+from upscaled_http.problems import ProblemError
+from upscaled_http.records import Pixels
+from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
+from upscaled_protocol.errors import ErrorCode, JobError
+
+# Kinds whose header tells the size. That of others is left to the worker.
+_SIZED = frozenset({"png", "jpeg", "webp", "tiff", "avif"})
+# A TGA has no signature: what looks like one may be anything.
+_UNSIGNED = frozenset({"tga"})
+
+
+def picture_size(path: Path, max_megapixels: float) -> Pixels | None:
+    """The size of the picture in a file, orientation applied; None if its header does not tell.
+
+    Raises `ProblemError`: unsupported_format, input_unreadable, input_too_large.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        try:
+            kind = recognise(head)
+        except JobError as error:
+            text = error.message[:1].upper() + error.message[1:]
+            raise ProblemError(ErrorCode.UNSUPPORTED_FORMAT, f"{text}.") from None
+        if kind in _UNSIGNED:
+            raise ProblemError(
+                ErrorCode.UNSUPPORTED_FORMAT,
+                "The input is no picture of a known kind: send PNG, JPEG, WebP, TIFF or AVIF.",
+            )
+        file.seek(0)
+        width, height = imagesize.get(file)
+    if width < 1 or height < 1:
+        if kind not in _SIZED:
+            return None
+        raise ProblemError(
+            ErrorCode.INPUT_UNREADABLE,
+            f"The input begins as {kind.upper()}, and its header is broken: send the file again.",
+        )
+    megapixels = width * height / 1e6
+    if megapixels > max_megapixels:
+        raise ProblemError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"The picture has {megapixels:.1f} megapixels ({width} x {height}); the limit is "
+            f"{max_megapixels:g}. Send a smaller one.",
+        )
+    return Pixels(int(width), int(height))

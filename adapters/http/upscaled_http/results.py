@@ -1,0 +1,211 @@
+"""A result as an answer: whole, in part (RFC 9110, one range), or not again (304)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_http.records import Record
+
+if TYPE_CHECKING:
+    from upscaled_http.service import Service
+
+CHUNK_BYTES = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+# A file of the client's is shown as a picture and as nothing else.
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Cache-Control": "private, no-cache",
+}
+
+
+def download_name(record: Record) -> str:
+    """What a download is called: the upload's name, with the result's suffix."""
+    stem = (record.name or record.job_id).rpartition(".")[0] or record.name or record.job_id
+    suffix = (record.file_name or "").rpartition(".")[2]
+    return f"{stem}_{record.method}.{suffix}"
+
+
+def disposition(name: str, kind: str = "inline") -> str:
+    """A `Content-Disposition` that also old clients read (RFC 6266)."""
+    plain = re.sub(r"[^A-Za-z0-9._ ()-]", "_", name)
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def check_result(record: Record) -> str:
+    """The name of a job's file. Raises `ProblemError`: not_finished, result_gone, not_found."""
+    if record.status == "completed":
+        if record.file_name is not None:
+            return record.file_name
+        raise ProblemError(HttpCode.RESULT_GONE, "The result was removed.", job_id=record.job_id)
+    if not record.has_ended:
+        raise ProblemError(
+            HttpCode.NOT_FINISHED,
+            f"The job is {record.status}; ask again later.",
+            job_id=record.job_id,
+            headers={"Retry-After": "1"},
+        )
+    raise ProblemError(
+        HttpCode.NOT_FOUND,
+        f"The job has no result, because it is {record.status}.",
+        job_id=record.job_id,
+    )
+
+
+class ResultResponse(Response):
+    """Sends a file, or the part that was asked for. `on_sent` is called after a whole file."""
+
+    def __init__(
+        self,
+        fd: int,
+        media_type: str,
+        request: Request,
+        headers: Mapping[str, str],
+        on_sent: Callable[[], None] | None = None,
+    ) -> None:
+        self._fd = fd
+        self._on_sent = on_sent
+        status = os.fstat(fd)
+        self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        self._begin, self._end = 0, status.st_size
+        code = HTTPStatus.OK
+        modified = formatdate(status.st_mtime, usegmt=True)
+        all_headers = {
+            **SAFE_HEADERS,
+            "Accept-Ranges": "bytes",
+            "ETag": self.etag,
+            "Last-Modified": modified,
+            **headers,
+        }
+        if self._is_known(request):
+            code, self._end = HTTPStatus.NOT_MODIFIED, 0
+        elif (part := self._range(request, status.st_size, modified)) is not None:
+            self._begin, self._end = part
+            code = HTTPStatus.PARTIAL_CONTENT
+            all_headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{status.st_size}"
+        if code != HTTPStatus.OK:
+            self._on_sent = None
+        super().__init__(None, code, all_headers, media_type)
+        if code != HTTPStatus.NOT_MODIFIED:
+            self.headers["Content-Length"] = str(self._end - self._begin)
+
+    @classmethod
+    def of(
+        cls, service: Service, record: Record, request: Request, headers: Mapping[str, str]
+    ) -> ResultResponse:
+        """The result of a completed job. Raises `ProblemError`."""
+        fd = open_result(service, record)
+        try:
+            return cls(
+                fd,
+                record.media_type,
+                request,
+                {**headers, "Content-Disposition": disposition(download_name(record))},
+                lambda: service.note_download(record),
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. A client that leaves before the end has not got the whole."""
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            await self._send_body(receive, send)
+        finally:
+            os.close(self._fd)
+
+    async def _send_body(self, receive: Receive, send: Send) -> None:
+        begin, end = self._begin, self._end
+        if end - begin <= CHUNK_BYTES:
+            # A file of this size is most likely in memory: a thread would cost more.
+            body = os.pread(self._fd, end - begin, begin) if end > begin else b""
+            await send({"type": "http.response.body", "body": body})
+        else:
+            left = asyncio.ensure_future(_wait_left(receive))
+            try:
+                while begin < end:
+                    size = min(CHUNK_BYTES, end - begin)
+                    body = await asyncio.to_thread(os.pread, self._fd, size, begin)
+                    if not body or left.done():
+                        return
+                    begin += len(body)
+                    await send(
+                        {"type": "http.response.body", "body": body, "more_body": begin < end}
+                    )
+            finally:
+                left.cancel()
+                with suppress(asyncio.CancelledError):
+                    await left
+        if self._on_sent is not None:
+            self._on_sent()
+
+    def _is_known(self, request: Request) -> bool:
+        told = request.headers.get("if-none-match")
+        if told is None:
+            return False
+        return told.strip() == "*" or self.etag in _etags(told)
+
+    def _range(self, request: Request, size: int, modified: str) -> tuple[int, int] | None:
+        """The part that was asked for; None for the whole. Raises `ProblemError` (416)."""
+        found = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
+        if found is None or (not found[1] and not found[2]):
+            return None  # several ranges, or another unit: the whole is always a right answer
+        condition = request.headers.get("if-range", self.etag).strip()
+        if condition not in (self.etag, modified):
+            return None
+        if found[1]:
+            begin = int(found[1])
+            end = min(int(found[2]) + 1, size) if found[2] else size
+            if found[2] and int(found[2]) < begin:
+                return None
+        else:
+            begin, end = max(0, size - int(found[2])), size
+        if begin >= size or begin >= end:
+            raise ProblemError(
+                HttpCode.RANGE_NOT_SATISFIABLE,
+                f"The result has {size} bytes, and the range begins behind them.",
+                headers={"Content-Range": f"bytes */{size}"},
+            )
+        return begin, end
+
+
+def open_result(service: Service, record: Record) -> int:
+    """A descriptor of a completed job's file. Raises `ProblemError`."""
+    name = check_result(record)
+    try:
+        return os.open(service.storage.result(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        raise ProblemError(
+            HttpCode.RESULT_GONE, "The result was removed.", job_id=record.job_id
+        ) from None
+
+
+def _etags(told: str) -> set[str]:
+    return {tag.strip().removeprefix("W/") for tag in told.split(",")}
+
+
+async def _wait_left(receive: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        message = await receive()
+        if isinstance(message, dict) and message.get("type") == "http.disconnect":
+            return

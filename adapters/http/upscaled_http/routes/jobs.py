@@ -1,0 +1,109 @@
+"""Jobs: their state, their events, and their end."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from upscaled_http.dependencies import CallerOf, ServiceOf
+from upscaled_http.events import LAST_ID, MEDIA_TYPE, job_events, owner_events
+from upscaled_http.messages import Job, JobList, JobStatus
+from upscaled_http.preferences import wait_of
+from upscaled_http.registry import Page
+
+router = APIRouter(tags=["jobs"])
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Server-Sent Events.", "content": {MEDIA_TYPE: {}}}
+}
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@router.get("/jobs", response_class=Response, responses={200: {"model": JobList}})
+async def jobs(
+    service: ServiceOf,
+    caller: CallerOf,
+    *,
+    status: JobStatus | None = None,
+    label: Annotated[str | None, Query(max_length=100)] = None,
+    batch_id: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    before: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """Your jobs, the newest first. `before`: the `next` of the page before."""
+    page = Page(caller.owner, status, label, batch_id, before, limit + 1)
+    records = service.page(page)
+    has_more = len(records) > limit
+    shown = records[:limit]
+    body = JobList(
+        jobs=[record.job() for record in shown], next=shown[-1].job_id if has_more else None
+    )
+    return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+@router.get("/jobs/{job_id}", response_class=Response, responses={200: {"model": Job}})
+@router.get("/status/{job_id}", response_class=Response, responses={200: {"model": Job}})
+async def job(request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+    """A job as it is now, or once it has ended if that comes within `wait` seconds."""
+    record = service.find(caller.owner, job_id)
+    wait_s = wait_of(request, service.settings.server.max_wait_s)
+    if wait_s is not None:
+        await service.wait(record, wait_s)
+    return Response(record.body(), media_type="application/json")
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={**_STREAM, 204: {"description": "The job's last event was read."}},
+)
+async def events(request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+    """`queued`, `progress`, and at last `completed`, `failed` or `cancelled`. The data is the
+    job."""
+    record = service.find(caller.owner, job_id)
+    if record.has_ended and request.headers.get("last-event-id") == LAST_ID:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    return StreamingResponse(
+        job_events(service.watchers, record), headers=_STREAM_HEADERS, media_type=MEDIA_TYPE
+    )
+
+
+@router.get("/events", response_class=StreamingResponse, responses=_STREAM)
+async def all_events(service: ServiceOf, caller: CallerOf) -> Response:
+    """`job` for each of your jobs that is open or changes: one stream for all."""
+    records = [
+        record
+        for record in service.jobs.records()
+        if record.owner == caller.owner and not record.is_deleted
+    ]
+    return StreamingResponse(
+        owner_events(service.watchers, caller.owner, records),
+        headers=_STREAM_HEADERS,
+        media_type=MEDIA_TYPE,
+    )
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_class=Response,
+    responses={
+        200: {"model": Job, "description": "The job has ended."},
+        202: {"model": Job, "description": "The worker is told."},
+    },
+)
+async def cancel(service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+    """Have a job ended. It does no harm to one that has ended."""
+    record = service.cancel(caller.owner, job_id)
+    status = HTTPStatus.OK if record.has_ended else HTTPStatus.ACCEPTED
+    return Response(record.body(), status, media_type="application/json")
+
+
+@router.delete("/jobs/{job_id}", status_code=204)
+async def delete(service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+    """Cancel a job if it runs, and remove its files and its record."""
+    service.delete(caller.owner, job_id)
+    return Response(status_code=HTTPStatus.NO_CONTENT)

@@ -1,0 +1,115 @@
+"""Submit a picture."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from upscaled_http.dependencies import CallerOf, ServiceOf
+from upscaled_http.messages import Job
+from upscaled_http.preferences import idempotency_key, wait_of, wants_picture
+from upscaled_http.problems import ProblemError
+from upscaled_http.records import Record
+from upscaled_http.results import ResultResponse
+from upscaled_http.routes.forms import request_body
+from upscaled_protocol.errors import ErrorCode
+
+router = APIRouter(tags=["upscale"])
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Job,
+        "description": "With `wait`: the job, completed; or its picture, if `Accept` asks for one.",
+        "content": {"image/*": {}},
+    },
+    202: {"model": Job, "description": "The job is accepted."},
+}
+
+
+@router.post(
+    "/upscale",
+    status_code=202,
+    response_class=Response,
+    responses=_RESPONSES,
+    openapi_extra={"requestBody": request_body("image")},
+)
+async def upscale(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
+    """Upscale one picture: a file `image` in a form, or JSON with `image_url` or `image_base64`."""
+    return await _submit(request, service, caller, None)
+
+
+@router.post(
+    "/upscale/{method}",
+    status_code=202,
+    response_class=Response,
+    responses=_RESPONSES,
+    openapi_extra={"requestBody": request_body("image")},
+)
+async def upscale_with(
+    request: Request, service: ServiceOf, caller: CallerOf, method: str
+) -> Response:
+    """Upscale one picture with this method."""
+    return await _submit(request, service, caller, method)
+
+
+async def _submit(
+    request: Request, service: ServiceOf, caller: CallerOf, method: str | None
+) -> Response:
+    wait_s = wait_of(request, service.settings.server.max_wait_s)
+    key = idempotency_key(request)
+    with await service.bodies.read(request, max_files=1) as body:
+        upload = body.uploads[0] if body.uploads else None
+        submission = service.reader.read(
+            body.fields, method, is_text=body.is_text, has_upload=upload is not None
+        )
+        submitted = await service.submit(caller.owner, submission, upload, key=key)
+    record = submitted.record
+    headers = {"Idempotency-Replayed": "true"} if submitted.is_replayed else {}
+    if wait_s is not None and await service.wait(record, wait_s):
+        return _ended(request, service, record, headers)
+    return accepted(record, headers)
+
+
+def accepted(record: Record, headers: dict[str, str]) -> Response:
+    """The answer to a job that has not ended."""
+    return Response(
+        record.body(),
+        HTTPStatus.ACCEPTED,
+        {
+            **headers,
+            "Location": f"/api/jobs/{record.job_id}",
+            "Retry-After": str(max(1, round(record.eta_s or 1))),
+        },
+        "application/json",
+    )
+
+
+def _ended(
+    request: Request, service: ServiceOf, record: Record, headers: dict[str, str]
+) -> Response:
+    headers = {**headers, "Location": f"/api/jobs/{record.job_id}"}
+    if record.status != "completed":
+        raise problem_of(record, headers)
+    if wants_picture(request) and record.file_name is not None:
+        return ResultResponse.of(service, record, request, headers)
+    return Response(record.body(), HTTPStatus.OK, headers, "application/json")
+
+
+def problem_of(record: Record, headers: dict[str, str]) -> ProblemError:
+    """How a job failed, as the answer to the request that waited for it."""
+    try:
+        code = ErrorCode(record.outcome.get("code", ""))
+    except ValueError:
+        code = ErrorCode.INTERNAL
+    text = record.outcome["error"]
+    return ProblemError(
+        code,
+        f"{text[:1].upper()}{text[1:]}.".replace("..", "."),
+        job_id=record.job_id,
+        retryable=record.outcome.get("retryable") is True,
+        headers=headers,
+    )

@@ -1,0 +1,428 @@
+"""What the routes do: the one object between HTTP and the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import orjson
+
+from upscaled.command import default_command
+from upscaled_http.config import Settings
+from upscaled_http.daemon import ChildDaemon
+from upscaled_http.messages import Cleanup, Health, JobStatus, Limits, MethodStats, Stats
+from upscaled_http.openjobs import OpenJobs
+from upscaled_http.pictures import picture_size
+from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_http.records import Record
+from upscaled_http.registry import KeptAnswer, Page, Registry
+from upscaled_http.storage import Storage
+from upscaled_http.submission import Submission, SubmissionReader
+from upscaled_http.uploads import BodyReader, Upload, storage_problem
+from upscaled_http.watching import Watchers
+from upscaled_protocol.errors import ErrorCode
+from upscaled_protocol.messages import HealthReport
+from upscaled_protocol.version import VERSION
+
+# The daemon's own limit is above ours, so that a job of ours never waits for room there.
+_SPARE_QUEUE = 8
+# A daemon answers at once.
+_ASK_TIMEOUT_S = 2.0
+_HOUSEKEEPING_S = 5.0
+_OPEN: tuple[JobStatus, ...] = ("queued", "processing")
+
+
+class Submitted(NamedTuple):
+    """A job, and whether an earlier request with the same `Idempotency-Key` submitted it."""
+
+    record: Record
+    is_replayed: bool
+
+
+class Service:
+    """Owns the stores and the daemon. `start` comes first and `stop` last."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.storage = Storage(settings.storage)
+        self.watchers = Watchers()
+        self.reader = SubmissionReader(settings)
+        self.bodies = BodyReader(self.storage.incoming)
+        self._began = time.monotonic()
+        self._is_draining = False
+        self._question: asyncio.Future[HealthReport | None] | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the stores and start the daemon. Raises `StorageError` and `RegistryError`."""
+        self.storage.open()
+        self.registry = Registry(self.storage.registry)
+        self.jobs = OpenJobs(self.storage, self.settings.storage, self.registry, self.watchers)
+        open_ids = {record.job_id for record in self.jobs.records()}
+        self.storage.sweep(open_ids, self.registry.file_names())
+        self.daemon = ChildDaemon(self._command(), self.jobs, _child_environment())
+        self.jobs.attach(self.daemon)
+        self.daemon.start()
+        self._housekeeping = asyncio.create_task(self._keep_house())
+
+    async def stop(self) -> None:
+        """Take no more jobs, let the daemon finish what it can in `grace_s`, end every stream. What
+        is left goes on at the next start."""
+        self._is_draining = True
+        await self.daemon.stop(self.settings.server.grace_s)
+        self.watchers.close()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        self.jobs.catch_up()
+        self.registry.close()
+        self.storage.close()
+
+    @property
+    def is_draining(self) -> bool:
+        """No more jobs are taken, because the server stops."""
+        return self._is_draining
+
+    @property
+    def is_queue_full(self) -> bool:
+        """`limits.max_queue` jobs have not ended."""
+        return len(self.jobs) >= self.settings.limits.max_queue
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Less than `storage.min_free_mb` is free."""
+        return self.storage.is_full
+
+    @property
+    def is_live(self) -> bool:
+        """A daemon lives or is being started."""
+        return not self.daemon.has_failed
+
+    @property
+    def is_ready(self) -> bool:
+        """A job that is submitted now starts now."""
+        is_up = self.daemon.state == "ready" and not self._is_draining
+        return is_up and not (self.is_queue_full or self.is_disk_full)
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        owner: str,
+        submission: Submission,
+        upload: Upload | None,
+        *,
+        key: str | None = None,
+        batch_id: str | None = None,
+    ) -> Submitted:
+        """Have one job done. The upload's file is taken over. Raises `ProblemError`."""
+        fingerprint = _fingerprint(submission, upload) if key is not None else b""
+        if key is not None and (kept := self._kept(owner, key, fingerprint)) is not None:
+            return kept
+        self.check_may_submit()
+        size = None
+        if upload is not None:
+            size = picture_size(upload.path, self.settings.limits.max_input_megapixels)
+        planned = self.reader.planned_size(submission.model, size)
+        record = self._record_of(owner, submission, upload)
+        record.input_size, record.planned_size, record.batch_id = size, planned, batch_id
+        if upload is not None:
+            try:
+                os.rename(upload.path, self.storage.upload(record.job_id))  # noqa: PTH104
+            except OSError as error:
+                raise storage_problem(error) from None
+        answer = None if key is None else (key, KeptAnswer(fingerprint, record.job_id))
+        try:
+            await self.jobs.add(record, answer)
+        except BaseException:
+            if self.jobs.find(record.job_id) is None:
+                self.storage.remove_upload(record.job_id)
+            raise
+        return Submitted(record, is_replayed=False)
+
+    def check_may_submit(self) -> None:
+        """Raise `ProblemError` if no job can be taken now."""
+        if self._is_draining:
+            raise ProblemError(
+                ErrorCode.SHUTTING_DOWN, "The server is going down; try again in a minute."
+            )
+        if self.is_queue_full:
+            raise ProblemError(
+                ErrorCode.QUEUE_FULL,
+                f"{self.settings.limits.max_queue} jobs wait or run, which is the limit; try "
+                "again later.",
+                headers={"Retry-After": "5"},
+            )
+
+    def find(self, owner: str, job_id: str) -> Record:
+        """A job of this owner. Raises `ProblemError` (not_found)."""
+        record = self.jobs.find(job_id) or self.jobs.unrecorded(job_id)
+        if record is None:
+            record = self.registry.find(job_id)
+        if record is None or record.owner != owner or record.is_deleted:
+            raise ProblemError(
+                HttpCode.NOT_FOUND,
+                "There is no such job. Records are removed after "
+                f"{self.settings.storage.keep_records_days:g} days.",
+            )
+        if record.status == "queued":
+            record.position = self.jobs.position(record)
+        return record
+
+    def page(self, page: Page) -> list[Record]:
+        """Jobs of one owner, the newest first."""
+        if page.status in _OPEN:
+            records = [
+                record
+                for record in reversed(self.jobs.records())
+                if record.owner == page.owner
+                and record.status == page.status
+                and not record.is_deleted
+                and page.label in (None, record.label)
+                and page.batch_id in (None, record.batch_id)
+            ]
+            ids = [record.job_id for record in records]
+            begin = ids.index(page.before) + 1 if page.before in ids else 0
+            return records[begin : begin + page.limit]
+        found = self.registry.page(page)
+        return [
+            self.jobs.find(record.job_id) or self.jobs.unrecorded(record.job_id) or record
+            for record in found
+        ]
+
+    def cancel(self, owner: str, job_id: str) -> Record:
+        """Have a job ended; no harm is done to one that has ended."""
+        record = self.find(owner, job_id)
+        if not record.has_ended:
+            self.jobs.cancel(record)
+        return record
+
+    def delete(self, owner: str, job_id: str) -> None:
+        """Cancel a job and remove its files and its record."""
+        record = self.find(owner, job_id)
+        if not record.has_ended:
+            self.jobs.remove(record)
+            return
+        if record.file_name is not None:
+            self.storage.remove_result(record.file_name)
+        self.registry.remove(record.job_id)
+
+    async def wait(self, record: Record, wait_s: float) -> bool:
+        """Wait for a job's end, at most for so long; whether it has ended."""
+        with self.watchers.job(record.job_id) as news, suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not (record.has_ended or self.watchers.is_closed):
+                    await news.wait()
+                    news.clear()
+        return record.has_ended
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    async def health(self) -> Health:
+        """The answer of `/api/health`, with the workers' rows."""
+        report = await self._ask()
+        daemon, limits, ready = self.daemon, self.settings.limits, self.daemon.ready
+        status, detail = _status_of(daemon, report, self.jobs.journal_fault)
+        if self._is_draining:
+            status = "draining"
+        seen: dict[str, Any] = {}
+        if report is not None:
+            seen = {
+                name: getattr(report, name)
+                for name in (
+                    "models_loaded",
+                    "gpu_available",
+                    "gpu_name",
+                    "gpu_memory_free",
+                    "workers",
+                )
+            }
+        return Health(
+            status=status,
+            detail=detail,
+            version=VERSION,
+            uptime_s=round(time.monotonic() - self._began, 3),
+            methods=ready.get("methods") or [],
+            unavailable=ready.get("unavailable") or {},
+            device=ready.get("device"),
+            queue_size=len(self.jobs) - self.jobs.running,
+            in_flight=len(self.jobs),
+            daemon_restarts=daemon.restarts,
+            limits=Limits(
+                max_request_mb=limits.max_request_mb,
+                max_input_megapixels=limits.max_input_megapixels,
+                max_output_megapixels=limits.max_output_megapixels,
+                max_queue=limits.max_queue,
+                rate_per_minute=limits.rate_per_minute,
+                max_wait_s=self.settings.server.max_wait_s,
+                job_timeout_s=limits.job_timeout_s,
+            ),
+            **seen,
+        )
+
+    def stats(self) -> Stats:
+        """Counts since the records begin."""
+        methods: dict[str, dict[str, Any]] = {}
+        for outcome in self.registry.outcomes():
+            counts = methods.setdefault(outcome.method, {})
+            counts[outcome.status] = outcome.jobs
+            if outcome.status == "completed":
+                counts["seconds"] = outcome.seconds
+        return Stats(
+            methods={method: MethodStats(**counts) for method, counts in methods.items()},
+            queue_size=len(self.jobs) - self.jobs.running,
+            in_flight=len(self.jobs),
+            uploads_bytes=self.storage.used_bytes(self.storage.uploads),
+            results_bytes=self.storage.used_bytes(self.storage.results),
+        )
+
+    def cleanup(self, older_than_s: float) -> Cleanup:
+        """Remove the results of jobs that ended so long ago."""
+        records = self.registry.with_files(time.time() - older_than_s)
+        return self._remove_files(records)
+
+    def note_download(self, record: Record) -> None:
+        """A whole result was sent."""
+        if record.retention != "delete_after_download" or record.file_name is None:
+            return
+        due = time.time() + self.settings.storage.download_grace_s
+        if record.expires_at is None or due < record.expires_at:
+            record.expires_at = due
+            self.registry.update(record)
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _kept(self, owner: str, key: str, fingerprint: bytes) -> Submitted | None:
+        kept = self.registry.kept_answer(owner, key)
+        if kept is None:
+            return None
+        if kept.fingerprint != fingerprint:
+            raise ProblemError(
+                HttpCode.IDEMPOTENCY_MISMATCH,
+                "This Idempotency-Key was sent with another request: use a new key for each job.",
+            )
+        return Submitted(self.find(owner, kept.answer_id), is_replayed=True)
+
+    def _record_of(self, owner: str, submission: Submission, upload: Upload | None) -> Record:
+        job_id = str(uuid.uuid4())
+        config = dict(submission.config)
+        if upload is not None and submission.takes_picture:
+            config["image_path"] = str(self.storage.upload(job_id))
+        if submission.suffix is not None:
+            config["output_path"] = str(self.storage.result(f"{job_id}.{submission.suffix}"))
+        job = {
+            "job_id": job_id,
+            "method": submission.method,
+            "config": config,
+            "timeout_s": submission.timeout_s,
+        }
+        return Record(
+            job_id=job_id,
+            owner=owner,
+            method=submission.method,
+            created_at=time.time(),
+            line=orjson.dumps(job) + b"\n",
+            label=submission.label,
+            name=upload.name if upload is not None else None,
+            retention=submission.retention,
+            webhook=submission.webhook,
+        )
+
+    async def _ask(self) -> HealthReport | None:
+        """The daemon's report. All who ask at once share one question."""
+        if self._question is None:
+            self._question = asyncio.ensure_future(self._ask_once())
+        return await asyncio.shield(self._question)
+
+    async def _ask_once(self) -> HealthReport | None:
+        try:
+            answer = await self.daemon.ask_health(_ASK_TIMEOUT_S)
+            return None if answer is None else HealthReport.model_validate(answer)
+        finally:
+            self._question = None
+
+    async def _keep_house(self) -> None:
+        """Remove what has expired."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self.jobs.catch_up()
+            now = time.time()
+            self._remove_files(self.registry.expired(now))
+            self.registry.remove_ended(now - self.settings.storage.keep_records_days * 86400)
+
+    def _remove_files(self, records: list[Record]) -> Cleanup:
+        freed = 0
+        for record in records:
+            assert record.file_name is not None
+            freed += self.storage.remove_result(record.file_name)
+            record.file_name = None
+            self.registry.update(record)
+        return Cleanup(removed_files=len(records), freed_bytes=freed)
+
+    def _command(self) -> list[str]:
+        settings, limits, workers = self.settings, self.settings.limits, self.settings.workers
+        command = [*default_command(), "--journal", str(self.storage.journal)]
+        command += ["--allow-root", str(self.storage.uploads)]
+        command += ["--allow-root", str(self.storage.results)]
+        command += ["--max-queue", str(limits.max_queue + _SPARE_QUEUE)]
+        command += ["--grace-s", str(settings.server.grace_s)]
+        command += ["--max-input-megapixels", str(limits.max_input_megapixels)]
+        command += ["--max-output-megapixels", str(limits.max_output_megapixels)]
+        command += ["--methods", ",".join(workers.methods)]
+        if workers.count is not None:
+            command += ["--workers", str(workers.count)]
+        if workers.device:
+            command += ["--device", ",".join(workers.device)]
+        for model in workers.preload:
+            command += ["--preload", model]
+        if workers.memory_limit_mb is not None:
+            command += ["--memory-limit-mb", str(workers.memory_limit_mb)]
+        if workers.model_dir is not None:
+            command += ["--model-dir", str(workers.model_dir)]
+        if settings.urls.allow_private:
+            command.append("--allow-private-urls")
+        for host in settings.urls.allow_hosts:
+            command += ["--allow-host", host]
+        return [*command, *workers.args]
+
+
+def _child_environment() -> Mapping[str, str]:
+    """The environment without the server's keys."""
+    return {name: value for name, value in os.environ.items() if "UPSCALED_AUTH" not in name}
+
+
+def _fingerprint(submission: Submission, upload: Upload | None) -> bytes:
+    """What makes two requests the same."""
+    fields = {
+        "method": submission.method,
+        "config": submission.config,
+        "timeout_s": submission.timeout_s,
+        "label": submission.label,
+        "retention": submission.retention,
+        "webhook": submission.webhook,
+    }
+    digest = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+    digest.update((upload and upload.sha256) or b"")
+    return digest.digest()
+
+
+def _status_of(
+    daemon: ChildDaemon, report: HealthReport | None, journal_fault: str | None
+) -> tuple[Any, str | None]:
+    if daemon.has_failed:
+        return "failed", "no daemon can be kept running; the server's log says why"
+    if report is not None:
+        return report.status, report.detail
+    if daemon.state == "starting":
+        return "loading", journal_fault and "the journal cannot be used yet"
+    if daemon.state == "ready":
+        return "degraded", "the daemon does not answer"
+    return "degraded", "the daemon went away, and is being started again"

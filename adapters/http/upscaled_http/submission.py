@@ -1,0 +1,374 @@
+"""From a request's fields to a job: names that other services use, types, limits, the config.
+
+A form's values are texts and a JSON body's are not; the config's own model checks both.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pydantic import ValidationError
+
+from upscaled_http.config import Settings
+from upscaled_http.messages import FieldError, Retention
+from upscaled_http.problems import ProblemError
+from upscaled_http.records import Pixels
+from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_models.dimensions import plan_size
+from upscaled_protocol.configs import (
+    DEFAULT_DPI,
+    DEFAULT_UPSCALE_FACTOR,
+    Config,
+    EsrganConfig,
+    FakeConfig,
+    FluxConfig,
+    ImageConfig,
+    ImagenConfig,
+)
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.messages import Size
+
+_CONFIGS: dict[str, type[Config]] = {
+    "esrgan": EsrganConfig,
+    "flux": FluxConfig,
+    "imagen": ImagenConfig,
+    "fake": FakeConfig,
+}
+METHODS = tuple(_CONFIGS)
+DEFAULT_METHOD = "esrgan"
+
+# Names that other services' clients send.
+_ALIASES = {
+    "scale": "upscale_factor",
+    "model_name": "model",
+    "format": "output_format",
+    "img_url": "image_url",
+}
+_FORMATS = {"jpg": "jpeg", "tif": "tiff"}
+# Paths are the server's, and a result is fetched by its address.
+_HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64"})
+_JOB_FIELDS = ("timeout_s", "label", "retention", "webhook")
+_MAX_LABEL = 100
+_MAX_URL = 8192
+_SUFFIXES = {"jpeg": "jpg"}
+# Stands for the upload, whose path is known once the job has an id.
+_PLACE = "/upload"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job without its picture. suffix: of the result's file; None if there will be none."""
+
+    method: str
+    config: dict[str, Any]
+    model: Config
+    suffix: str | None
+    timeout_s: float
+    label: str | None
+    retention: Retention
+    webhook: str | None
+    image_url: str | None
+
+    @property
+    def takes_picture(self) -> bool:
+        """Whether its config names an input. The test partner `fake` takes none."""
+        return isinstance(self.model, ImageConfig)
+
+
+class SubmissionReader:
+    """Reads requests by the server's settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return Catalog.load()
+
+    @cached_property
+    def _model_dir(self) -> Path:
+        return self._settings.workers.model_dir or default_model_dir()
+
+    def read(
+        self, fields: Mapping[str, Any], method: str | None, *, is_text: bool, has_upload: bool
+    ) -> Submission:
+        """The job of these fields. Raises `ProblemError`, with the field named."""
+        values = dict(fields)
+        method = self._method(values, method)
+        told = _take_aliases(values)
+        job = {name: values.pop(name) for name in _JOB_FIELDS if name in values}
+        image_url = values.get("image_url")
+        for name in _HIDDEN & values.keys():
+            raise _unknown(told.get(name, name), method)
+        if issubclass(_CONFIGS[method], ImageConfig):
+            _check_input(image_url, has_upload=has_upload)
+            if has_upload:
+                values["image_path"] = _PLACE
+            self._take_defaults(method, values)
+        model = _config(method, values, told, is_text=is_text)
+        config = model.model_dump(mode="json", exclude_unset=True)
+        self._check_models(model, told)
+        suffix = None
+        if isinstance(model, ImageConfig):
+            format_ = model.output_format or "png"
+            suffix = _SUFFIXES.get(format_, format_)
+        elif isinstance(model, FakeConfig) and model.output_text:
+            suffix = "txt"
+        return Submission(
+            method=method,
+            config=config,
+            model=model,
+            suffix=suffix,
+            timeout_s=self._timeout_s(job.get("timeout_s"), is_text=is_text),
+            label=_label(job.get("label")),
+            retention=self._retention(job.get("retention")),
+            webhook=_webhook(job.get("webhook")),
+            image_url=image_url,
+        )
+
+    def planned_size(self, model: Config, size: Pixels | None) -> Pixels | None:
+        """What the output will measure. Raises `ProblemError` if the size is not possible."""
+        if size is None or not isinstance(model, ImageConfig):
+            return None
+        factor = getattr(model, "upscale_factor", None) or DEFAULT_UPSCALE_FACTOR
+        if isinstance(factor, str):
+            factor = float(factor.removeprefix("x"))
+        try:
+            plan = plan_size(
+                model,
+                Size(width=size.width, height=size.height),
+                factor=factor,
+                default_dpi=int(self._settings.defaults.dpi or DEFAULT_DPI),
+            )
+        except JobError as error:
+            raise ProblemError(error.code, _sentence(error.message)) from None
+        megapixels = plan.scaled.width * plan.scaled.height / 1e6
+        limit = self._settings.limits.max_output_megapixels
+        if megapixels > limit:
+            raise ProblemError(
+                ErrorCode.INPUT_TOO_LARGE,
+                f"The result would have {megapixels:.1f} megapixels ({plan.scaled.width} x "
+                f"{plan.scaled.height}); the limit is {limit:g}. Ask for a smaller size.",
+            )
+        return Pixels(plan.output.width, plan.output.height)
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _method(self, values: dict[str, Any], in_path: str | None) -> str:
+        in_field = values.pop("method", None)
+        if in_path is not None and in_field not in (None, in_path):
+            raise ProblemError.field(
+                "method", f"The address says {in_path}, and the field method says another one."
+            )
+        method = in_path or in_field or DEFAULT_METHOD
+        served = self._settings.workers.methods
+        if method not in served or method not in _CONFIGS:
+            raise ProblemError.field(
+                "method",
+                f"There is no method {_quoted(method)} here; there are {', '.join(served)}.",
+                ErrorCode.UNKNOWN_METHOD,
+            )
+        return cast(str, method)
+
+    def _take_defaults(self, method: str, values: dict[str, Any]) -> None:
+        defaults = self._settings.defaults
+        if values.get("tile_size") in (0, "0"):
+            del values["tile_size"]
+        format_ = values.get("output_format")
+        if isinstance(format_, str):
+            values["output_format"] = _FORMATS.get(format_.lower(), format_.lower())
+        factor = values.get("upscale_factor", defaults.upscale_factor)
+        if factor is not None:
+            values["upscale_factor"] = _imagen_factor(factor) if method == "imagen" else factor
+        if method == "esrgan" and defaults.model and not {"model", "upscale_model"} & {*values}:
+            values["model"] = defaults.model
+        if defaults.dpi and {"target_width_inches", "target_height_inches"} & {*values}:
+            values.setdefault("target_dpi", int(defaults.dpi))
+
+    def _check_models(self, model: Config, told: Mapping[str, str]) -> None:
+        """A model is named: a path would let a client have any file of the machine opened."""
+        if not isinstance(model, EsrganConfig | FluxConfig):
+            return
+        for field in ("model", "upscale_model"):
+            name = getattr(model, field)
+            if name is None or (field == "upscale_model" and "model" in model.model_fields_set):
+                continue
+            if field not in model.model_fields_set:
+                continue
+            given = told.get(field, field)
+            if Path(name).name != name or "\\" in name or "\0" in name or name.startswith("."):
+                text = f"{given} is the name of a model, as `GET /api/models` lists them."
+                raise ProblemError.field(given, text, ErrorCode.MODEL_NOT_FOUND)
+            try:
+                self._catalog.locate(name, self._model_dir, (Path("/nowhere"),))
+            except JobError as error:
+                is_outside = error.code == ErrorCode.PATH_NOT_ALLOWED
+                text = f"there is no model {_quoted(name)}" if is_outside else error.message
+                raise ProblemError.field(
+                    given,
+                    f"{_sentence(text)} `GET /api/models` lists the models.",
+                    ErrorCode.MODEL_NOT_FOUND,
+                ) from None
+
+    def _timeout_s(self, value: Any, *, is_text: bool) -> float:
+        limit = self._settings.limits.job_timeout_s
+        if value is None:
+            return limit
+        try:
+            number = float(value) if is_text or type(value) in (int, float) else 0.0
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= limit:
+            raise ProblemError.field(
+                "timeout_s",
+                f"timeout_s is a number of seconds above 0, at most {limit:g}.",
+                ErrorCode.INVALID_JOB,
+            )
+        return number
+
+    def _retention(self, value: Any) -> Retention:
+        if value is None:
+            return self._settings.storage.retention
+        if value not in get_args(Retention):
+            text = f"retention is {' or '.join(get_args(Retention))}."
+            raise ProblemError.field("retention", text, ErrorCode.INVALID_JOB)
+        return cast(Retention, value)
+
+
+def _take_aliases(values: dict[str, Any]) -> dict[str, str]:
+    """Rename the aliases; the name that the client gave, by ours."""
+    told = {}
+    for alias, name in _ALIASES.items():
+        if alias not in values:
+            continue
+        if name in values:
+            raise ProblemError.field(alias, f"{alias} and {name} say the same: give one of them.")
+        values[name] = values.pop(alias)
+        told[name] = alias
+    return told
+
+
+def _check_input(image_url: Any, *, has_upload: bool) -> None:
+    if has_upload and image_url is not None:
+        raise ProblemError.field("image_url", "Give a picture or image_url, not both.")
+    if not has_upload and image_url is None:
+        raise ProblemError.field("image", "Give a picture: a file `image`, or `image_url`.")
+    if has_upload:
+        return
+    is_url = isinstance(image_url, str) and image_url.startswith(("http://", "https://"))
+    if not is_url or len(image_url) > _MAX_URL:
+        text = f"image_url is an http or https address of at most {_MAX_URL} characters."
+        raise ProblemError.field("image_url", text, ErrorCode.INVALID_JOB)
+
+
+def _config(
+    method: str, values: dict[str, Any], told: Mapping[str, str], *, is_text: bool
+) -> Config:
+    kind = _CONFIGS[method]
+    try:
+        return (
+            kind.model_validate_strings(values, strict=False)
+            if is_text
+            else kind.model_validate(values)
+        )
+    except ValidationError as error:
+        faults = [_field_error(fault, method, told) for fault in error.errors()]
+    raise ProblemError(
+        ErrorCode.INVALID_JOB, " ".join(fault.detail for fault in faults), errors=faults
+    )
+
+
+def _field_error(fault: Mapping[str, Any], method: str, told: Mapping[str, str]) -> FieldError:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    given = told.get(name, name)[:100]
+    if fault["type"] == "extra_forbidden":
+        return _unknown(given, method).problem.errors[0]
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    if not given:
+        return FieldError(field="", detail=_sentence(text))
+    return FieldError(field=given, detail=f"{given}: {text}.")
+
+
+def _unknown(name: str, method: str) -> ProblemError:
+    known = {*_CONFIGS[method].model_fields, *_JOB_FIELDS, *_ALIASES} - _HIDDEN
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    text = f"{method} has no field {_quoted(name)}{hint}"
+    return ProblemError.field(name[:100], text, ErrorCode.INVALID_JOB)
+
+
+def _imagen_factor(factor: Any) -> Any:
+    """Imagen's factors are texts; other methods' numbers mean the same."""
+    is_number = isinstance(factor, int | float) or str(factor).replace(".", "", 1).isdigit()
+    return f"x{float(factor):g}" if is_number else factor
+
+
+def _label(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > _MAX_LABEL or not _is_plain(value):
+        text = f"label is a text of at most {_MAX_LABEL} characters, without control characters."
+        raise ProblemError.field("label", text, ErrorCode.INVALID_JOB)
+    return value
+
+
+def _webhook(value: Any) -> str | None:
+    if value is None:
+        return None
+    is_url = isinstance(value, str) and value.startswith(("http://", "https://"))
+    if not is_url or len(value) > _MAX_URL or not _is_plain(value):
+        text = f"webhook is an http or https address of at most {_MAX_URL} characters."
+        raise ProblemError.field("webhook", text, ErrorCode.INVALID_JOB)
+    return cast(str, value)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable()
+
+
+def _quoted(value: object) -> str:
+    text = value if isinstance(value, str) else type(value).__name__
+    return f"'{text[:64]}'" if text.isprintable() else "of that name"
+
+
+def _sentence(text: str) -> str:
+    """A message of the protocol as a sentence."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def form_fields() -> dict[str, Any]:
+    """The fields of all methods but the test partner's, as JSON Schema: a client sends those that
+    its method has. Aliases are left out."""
+    fields: dict[str, Any] = {}
+    for method, kind in _CONFIGS.items():
+        if method == "fake":
+            continue
+        for name, schema in kind.model_json_schema()["properties"].items():
+            if name in _HIDDEN or name == "image_url":
+                continue
+            known = fields.setdefault(name, schema)
+            if known != schema:
+                options = known.get("anyOf", [known])
+                fields[name] = {"anyOf": [*options, schema]} if schema not in options else known
+    return fields | {
+        "timeout_s": {"type": "number", "exclusiveMinimum": 0},
+        "label": {"type": "string", "maxLength": _MAX_LABEL, "description": "Your own name."},
+        "retention": {"type": "string", "enum": list(get_args(Retention))},
+        "webhook": {"type": "string", "format": "uri", "description": "Told of the job's end."},
+    }
+
+
+def check_field_names(names: Iterable[str], limit: int = 64) -> None:
+    """Raise `ProblemError` if a name occurs twice, or if there are too many."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ProblemError.field(name[:100], f"The field {_quoted(name)} is given twice.")
+        seen.add(name)
+    if len(seen) > limit:
+        raise ProblemError.field("", f"There are more than {limit} fields.")

@@ -1,0 +1,340 @@
+"""A request's body: a form, whose files go straight to disk, or one JSON object.
+
+A file lies in the incoming folder under a random name until its job is accepted. Whatever ends the
+request before that removes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from python_multipart import MultipartParser
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_http.submission import check_field_names
+from upscaled_protocol.errors import ErrorCode
+
+# A prompt has at most 10,000 characters; an address 8 KiB.
+_MAX_FIELD_BYTES = 64 * 1024
+_MAX_FIELDS = 64
+_MAX_NAME = 200
+_NOT_SHOWN = re.compile(r"[^\w .()+,=@-]+")
+_DATA_URL = re.compile(r"data:image/[\w.+-]{1,64}(;[\w=-]{1,64})?;base64,")
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+class Upload(NamedTuple):
+    """A file that was sent. name: of the client's file, cleaned, for display alone. sha256: if the
+    request has an `Idempotency-Key`."""
+
+    path: Path
+    name: str | None
+    size_bytes: int
+    sha256: bytes | None
+
+
+@dataclass
+class Body:
+    """What a request holds. Leaving its context removes the files that are still there."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    is_text: bool = True
+    uploads: list[Upload] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for upload in self.uploads:
+            with contextlib.suppress(OSError):
+                upload.path.unlink(missing_ok=True)
+
+
+class BodyReader:
+    """Reads bodies. incoming: the folder for files."""
+
+    def __init__(self, incoming: Path) -> None:
+        self._incoming = incoming
+
+    async def read(self, request: Request, max_files: int) -> Body:
+        """The whole body. Raises `ProblemError`; nothing is left then."""
+        content_type = request.headers.get("content-type", "")
+        kind, options = parse_options_header(content_type)
+        needs_hash = "idempotency-key" in request.headers
+        if kind == b"multipart/form-data":
+            boundary = options.get(b"boundary", b"")
+            if not 0 < len(boundary) <= 70:
+                raise ProblemError(
+                    HttpCode.INVALID_REQUEST, "multipart/form-data needs a boundary in its header."
+                )
+            form = _Form(boundary, self._incoming, max_files, needs_hash=needs_hash)
+            try:
+                await self._pour(request, form)
+                return form.finish()
+            except BaseException:
+                form.discard()
+                raise
+        if kind == b"application/json":
+            text = bytearray()
+            await self._pour(request, text)
+            return await self._json_body(bytes(text), needs_hash)
+        raise ProblemError(
+            HttpCode.UNSUPPORTED_MEDIA_TYPE,
+            "Send multipart/form-data with a file `image`, or application/json.",
+        )
+
+    async def _pour(self, request: Request, into: _Form | bytearray) -> None:
+        """Read the body to its end. Its size and its pace are limited before it comes here."""
+        try:
+            async for chunk in request.stream():
+                if isinstance(into, bytearray):
+                    into += chunk
+                else:
+                    into.feed(chunk)
+        except ClientDisconnect:
+            raise ProblemError(HttpCode.INVALID_REQUEST, "The upload broke off.") from None
+
+    async def _json_body(self, text: bytes, needs_hash: bool) -> Body:
+        # A picture in base64 takes time to decode, so another thread does it.
+        if len(text) > _MAX_FIELD_BYTES:
+            return await asyncio.to_thread(self._parse_json, text, needs_hash)
+        return self._parse_json(text, needs_hash)
+
+    def _parse_json(self, text: bytes, needs_hash: bool) -> Body:
+        try:
+            fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise ProblemError(ErrorCode.INVALID_JSON, "The body is no JSON.") from None
+        if not isinstance(fields, dict):
+            raise ProblemError(ErrorCode.INVALID_JSON, "The body is no JSON object.")
+        check_field_names(fields, _MAX_FIELDS)
+        uploads = []
+        picture = fields.pop("image_base64", None)
+        if picture is not None:
+            file = _File(self._incoming, fields.pop("name", None), needs_hash=needs_hash)
+            try:
+                file.write(_decoded(picture))
+            except BaseException:
+                file.discard()
+                raise
+            uploads.append(file.close())
+        return Body(fields, is_text=False, uploads=uploads)
+
+
+def clean_name(name: object) -> str | None:
+    """A client's file name as it may be shown and offered for a download: no folder, nothing that
+    a header or a shell could mistake."""
+    if not isinstance(name, str):
+        return None
+    last = name.replace("\\", "/").rpartition("/")[2]
+    cleaned = _NOT_SHOWN.sub("_", last).strip(" .")[:_MAX_NAME]
+    return cleaned or None
+
+
+class _File:
+    """A file that is being received."""
+
+    def __init__(self, folder: Path, name: object, *, needs_hash: bool) -> None:
+        self._path = folder / secrets.token_hex(16)
+        self._name = clean_name(name)
+        self._size = 0
+        self._hash = hashlib.sha256() if needs_hash else None
+        try:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise storage_problem(error) from None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append."""
+        self._size += len(data)
+        if self._hash is not None:
+            self._hash.update(data)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            raise storage_problem(error) from None
+
+    def close(self) -> Upload:
+        """All of it was received."""
+        os.close(self._fd)
+        digest = None if self._hash is None else self._hash.digest()
+        return Upload(self._path, self._name, self._size, digest)
+
+    def discard(self) -> None:
+        """It is not wanted any more."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+
+
+class _Form:
+    """Takes the parser's calls."""
+
+    def __init__(self, boundary: bytes, folder: Path, max_files: int, *, needs_hash: bool) -> None:
+        self._folder = folder
+        self._needs_hash = needs_hash
+        self._max_files = max_files
+        self._body = Body()
+        self._headers: dict[bytes, bytes] = {}
+        self._header_name = b""
+        self._header_value = b""
+        self._name = ""
+        self._text: bytearray | None = None
+        self._file: _File | None = None
+        self._is_whole = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._add_header_name,
+                "on_header_value": self._add_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": self._add_data,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+        try:
+            self._parser.write(chunk)
+        except MultipartParseError:
+            raise _malformed() from None
+
+    def finish(self) -> Body:
+        """The whole form."""
+        if not self._is_whole:
+            raise _malformed()
+        return self._body
+
+    def discard(self) -> None:
+        """Remove the files."""
+        if self._file is not None:
+            self._file.discard()
+        self._body.__exit__()
+
+    def _begin_part(self) -> None:
+        self._headers = {}
+
+    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _end_headers(self) -> None:
+        told = self._headers.get(b"content-disposition", b"").decode("latin-1")
+        kind, options = parse_options_header(told)
+        name, file_name = options.get(b"name"), options.get(b"filename")
+        if kind != b"form-data" or name is None:
+            raise ProblemError(HttpCode.INVALID_REQUEST, "A part of the form has no name.")
+        self._name = _text(name, "a field's name")
+        if file_name is None:
+            check_field_names([*self._body.fields, self._name], _MAX_FIELDS)
+            self._text = bytearray()
+            return
+        if self._name not in ("image", "file"):
+            shown = repr(self._name[:64])
+            raise ProblemError.field(
+                self._name[:100], f"A file is sent as `image` (or `file`), not as {shown}."
+            )
+        if len(self._body.uploads) >= self._max_files:
+            text = (
+                "Send one picture, or several to /api/batches."
+                if self._max_files == 1
+                else f"Send at most {self._max_files} pictures at once."
+            )
+            raise ProblemError.field(self._name, text)
+        self._file = _File(
+            self._folder, file_name.decode(errors="replace"), needs_hash=self._needs_hash
+        )
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._file.write(memoryview(data)[start:end])
+        elif self._text is not None:
+            self._text += data[start:end]
+            if len(self._text) > _MAX_FIELD_BYTES:
+                raise ProblemError.field(
+                    self._name[:100], f"A field has at most {_MAX_FIELD_BYTES} bytes."
+                )
+
+    def _end_part(self) -> None:
+        if self._file is not None:
+            self._body.uploads.append(self._file.close())
+            self._file = None
+        elif self._text is not None:
+            self._body.fields[self._name] = _text(bytes(self._text), self._name[:100])
+            self._text = None
+
+    def _end(self) -> None:
+        self._is_whole = True
+
+
+def storage_problem(error: OSError) -> ProblemError:
+    """The answer if a file cannot be written."""
+    why = "is full" if error.errno in _NO_SPACE else "cannot be written"
+    return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")
+
+
+def _malformed() -> ProblemError:
+    return ProblemError(
+        HttpCode.INVALID_REQUEST, "The form is cut off, or is no multipart/form-data."
+    )
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ProblemError.field(what, f"{what} is not UTF-8.") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    check_field_names((name for name, _ in pairs), _MAX_FIELDS)
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _decoded(picture: Any) -> bytes:
+    text = picture if isinstance(picture, str) else ""
+    if text.startswith("data:"):
+        found = _DATA_URL.match(text)
+        text = text[found.end() :] if found else ""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        data = b""
+    if not data:
+        raise ProblemError.field(
+            "image_base64", "image_base64 is a picture in base64, or a data: URL of one."
+        )
+    return data

@@ -1,0 +1,92 @@
+"""Who waits for news of a job: a request that waits for its end, or a stream of events.
+
+A watcher is only told that there is news, and looks at the job itself. So it cannot miss an end, a
+slow one costs no memory, and a job that changes a hundred times wakes it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from upscaled_http.records import Record
+
+
+class Feed:
+    """The jobs of one owner that have news."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        self._changed: dict[str, Record] = {}
+        self.is_closed = False
+
+    def put(self, record: Record) -> None:
+        """This job has news."""
+        self._changed[record.job_id] = record
+        self.news.set()
+
+    def take(self) -> list[Record]:
+        """The jobs with news since the last time."""
+        changed = list(self._changed.values())
+        self._changed.clear()
+        self.news.clear()
+        return changed
+
+    def close(self) -> None:
+        """No more news will come."""
+        self.is_closed = True
+        self.news.set()
+
+
+class Watchers:
+    """All who wait."""
+
+    def __init__(self) -> None:
+        self._by_job: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._feeds: dict[str, set[Feed]] = defaultdict(set)
+        self.is_closed = False
+
+    @contextmanager
+    def job(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set with each change of this job."""
+        event = asyncio.Event()
+        events = self._by_job[job_id]
+        events.add(event)
+        try:
+            yield event
+        finally:
+            events.discard(event)
+            if not events:
+                self._by_job.pop(job_id, None)
+
+    @contextmanager
+    def owner(self, owner: str) -> Iterator[Feed]:
+        """News of all jobs of an owner."""
+        feed = Feed()
+        feeds = self._feeds[owner]
+        feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            feeds.discard(feed)
+            if not feeds:
+                self._feeds.pop(owner, None)
+
+    def tell(self, record: Record) -> None:
+        """This job has changed."""
+        for event in self._by_job.get(record.job_id, ()):
+            event.set()
+        for feed in self._feeds.get(record.owner, ()):
+            feed.put(record)
+
+    def close(self) -> None:
+        """The server stops: nobody waits any longer."""
+        self.is_closed = True
+        for events in self._by_job.values():
+            for event in events:
+                event.set()
+        for feeds in self._feeds.values():
+            for feed in feeds:
+                feed.close()
