@@ -19,6 +19,7 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qsl
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import MultipartParseError
@@ -89,8 +90,11 @@ class BodyReader:
             except BaseException:
                 form.discard()
                 raise
+        text = bytearray()
+        if kind == b"application/x-www-form-urlencoded":
+            await self._pour(request, text)
+            return _urlencoded(bytes(text))
         if kind == b"application/json":
-            text = bytearray()
             await self._pour(request, text)
             return await self._json_body(bytes(text), needs_hash)
         raise ProblemError(
@@ -300,6 +304,18 @@ def storage_problem(error: OSError) -> ProblemError:
     """The answer if a file cannot be written."""
     why = "is full" if error.errno in _NO_SPACE else "cannot be written"
     return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")
+
+
+def _urlencoded(text: bytes) -> Body:
+    """A form without files, as `curl -d` sends it."""
+    try:
+        pairs = parse_qsl(text.decode(), keep_blank_values=True, strict_parsing=bool(text))
+    except ValueError:
+        raise ProblemError(
+            HttpCode.INVALID_REQUEST, "The body is no application/x-www-form-urlencoded."
+        ) from None
+    check_field_names((name for name, _ in pairs), _MAX_FIELDS)
+    return Body(dict(pairs))
 
 
 def _malformed() -> ProblemError:

@@ -1,0 +1,90 @@
+"""Jobs over HTTP, with a real daemon on the fake engine: submit, state, events, result, end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from running_serve import RunningServe, running_serve
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServe]:
+    with running_serve(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+def test_a_job_is_accepted_followed_and_its_result_fetched(serve: RunningServe) -> None:
+    answer = serve.client.post(
+        "/api/upscale/fake", data={"steps": "3", "output_text": "pixels", "label": "first"}
+    )
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/api/jobs/{job['job_id']}" == job["status_url"]
+    assert job["label"] == "first"
+    events = serve.client.get(job["events_url"])
+    assert events.headers["content-type"].startswith("text/event-stream")
+    names = [line for line in events.text.splitlines() if line.startswith("event:")]
+    assert names[-1] == "event: completed"
+    assert events.text.rstrip().endswith("id: end")
+    done = serve.client.get(job["status_url"]).json()
+    assert (done["status"], done["progress"], done["file_size_bytes"]) == ("completed", 100, 6)
+    assert serve.client.get(done["result_url"]).content == b"pixels"
+    assert serve.client.get(f"/api/v1/download/{job['job_id']}").content == b"pixels"
+
+
+def test_a_request_that_waits_has_the_ended_job(serve: RunningServe) -> None:
+    answer = serve.client.post("/api/upscale/fake?wait=60", json={})
+    assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+
+
+def test_a_request_that_waits_for_a_job_that_fails_has_its_problem(serve: RunningServe) -> None:
+    answer = serve.client.post("/api/upscale/fake?wait=60", json={"error_code": "input_unreadable"})
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "input_unreadable"
+    job = serve.client.get(f"/api/jobs/{answer.json()['job_id']}").json()
+    assert (job["status"], job["code"]) == ("failed", "input_unreadable")
+
+
+def test_the_time_of_a_wait_passes_and_the_job_goes_on(serve: RunningServe) -> None:
+    answer = serve.client.post(
+        "/api/upscale/fake", json={"hang": True}, headers={"Prefer": "wait=0.05"}
+    )
+    assert answer.status_code == 202
+    job = answer.json()
+    assert serve.client.post(job["cancel_url"]).status_code in (200, 202)
+    assert serve.ended(job["job_id"])["status"] == "cancelled"
+    assert serve.client.post(job["cancel_url"]).status_code == 200
+
+
+def test_a_deleted_job_is_gone_at_once_and_its_files_with_its_end(serve: RunningServe) -> None:
+    done = serve.ended(serve.submit(output_text="x")["job_id"])
+    running = serve.submit(hang=True)
+    for job in (done, running):
+        assert serve.client.delete(job["status_url"]).status_code == 204
+        assert serve.client.get(job["status_url"]).status_code == 404
+    assert not serve.service.storage.result(f"{done['job_id']}.txt").exists()
+
+
+def fields_of(answer: Any) -> list[str]:
+    return [error["field"] for error in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"stepps": 1}, "stepps"),
+        ({"steps": "two"}, "steps"),
+        ({"steps": -1}, "steps"),
+        ({"output_path": "/tmp/x"}, "output_path"),
+        ({"label": "x" * 101}, "label"),
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"retention": "for ever"}, "retention"),
+    ],
+)
+def test_a_bad_field_is_named(serve: RunningServe, fields: dict[str, Any], field: str) -> None:
+    answer = serve.client.post("/api/upscale/fake", json=fields)
+    assert answer.status_code == 400
+    assert fields_of(answer) == [field]
