@@ -47,7 +47,7 @@ const (
 	CodeStalled Code = "stalled"
 	// CodeWorkerCrashed: the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it.
 	CodeWorkerCrashed Code = "worker_crashed"
-	// CodePoisoned: the job brought its worker down on each of its attempts; `cause` says how.
+	// CodePoisoned: the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how.
 	CodePoisoned Code = "poisoned"
 	// CodeUpstreamAuth: the cloud service refused the credentials.
 	CodeUpstreamAuth Code = "upstream_auth"
@@ -330,7 +330,7 @@ type Accepted struct {
 	Position int `json:"position"`
 }
 
-// Cause: Why a worker went away.
+// Cause: Why a worker went away, or a job's supervisor.
 type Cause struct {
 	Reason   string `json:"reason"`
 	ExitCode *int   `json:"exit_code,omitempty"`

@@ -94,7 +94,9 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
         "alive to run it",
     ),
     ErrorCode.POISONED: CodeMeaning(
-        False, "the job brought its worker down on each of its attempts; `cause` says how"
+        False,
+        "the job brought its worker down on each of its attempts, or three daemons were killed "
+        "while it ran; `cause` says how",
     ),
     ErrorCode.UPSTREAM_AUTH: CodeMeaning(False, "the cloud service refused the credentials"),
     ErrorCode.UPSTREAM_QUOTA: CodeMeaning(True, "the cloud service's quota is used up"),

@@ -192,11 +192,12 @@ RestartReason = Literal[
     "reload",
     "load_failed",
     "protocol_violation",
+    "supervisor_killed",
 ]
 
 
 class Cause(WorkerMessage):
-    """Why a worker went away."""
+    """Why a worker went away, or a job's supervisor."""
 
     reason: RestartReason
     exit_code: int | None = None

@@ -22,6 +22,7 @@ _SENTENCES = {
     "reload": "a rolling restart was asked for",
     "load_failed": "the worker did not get ready",
     "protocol_violation": "the worker did not keep to the protocol",
+    "supervisor_killed": "the supervisor was killed",
 }
 
 

@@ -95,7 +95,7 @@ class Child:
     @property
     def is_alone(self) -> bool:
         """Whether it runs a job that is to run by itself, or is kept free for one."""
-        return self.reserved_for is not None or any(job.attempts for job in self.jobs.values())
+        return self.reserved_for is not None or any(job.is_suspect for job in self.jobs.values())
 
     def free_slots(self, lane: dict[str, Any]) -> int:
         """How many more jobs one of its lanes holds."""

@@ -30,7 +30,7 @@ class Dispatcher:
         queue = self._ledger.queue
         while len(queue):
             room = self._room()
-            job = queue.peek(room)
+            job = queue.peek(room, with_deaths=not self._has_running_suspect())
             if job is None:
                 return self._fail_unserved()
             queue.remove(job)
@@ -42,7 +42,7 @@ class Dispatcher:
                     len(one.models),
                 ),
             )
-            if job.attempts and child.jobs:
+            if job.is_suspect and child.jobs:
                 # It took a worker down once; the next time it shall take no other job with it.
                 child.reserved_for = job
             else:
@@ -95,9 +95,23 @@ class Dispatcher:
         job.started_at = job.heard_at = time.monotonic()
         job.budget_s = self._options.stall_timeout_s
         job.waiting = False
+        if not child.jobs:
+            self._ledger.note_running(job)
         child.jobs[job.job_id] = job
         child.models.add(job.model)
         child.send(job.line_for_worker)
+
+    def _has_running_suspect(self) -> bool:
+        """Whether a job runs that ran when a daemon went down. If several ran then, one of them at
+        a time is tried again, because the next death would tell nothing of each of them."""
+        if not self._ledger.has_deaths:
+            return False
+        return any(
+            job.deaths
+            for child in self._children.values()
+            for job in (*child.jobs.values(), child.reserved_for)
+            if job is not None
+        )
 
     def _fail_unserved(self) -> None:
         """Answer the jobs of methods that the workers, being ready, do not serve."""

@@ -2,6 +2,9 @@
 
 One SQLite file in WAL mode, one row a job: pending until its terminal event is recorded, and the
 event is kept then, for hosts that missed it. A row is committed before the host hears of it.
+
+A second table names the jobs that run. If a journal is opened in which some still do, the daemon
+before was killed, and perhaps one of them took it down: each is charged with that death.
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ CREATE TABLE IF NOT EXISTS jobs (
     event BLOB
 );
 CREATE INDEX IF NOT EXISTS jobs_by_seq ON jobs (seq);
+-- A table of its own, for an update of a job's row would write its line again, which may be long.
+CREATE TABLE IF NOT EXISTS runs (
+    seq INTEGER PRIMARY KEY,
+    is_running INTEGER NOT NULL,
+    deaths INTEGER NOT NULL DEFAULT 0
+);
 """
 
 
@@ -51,6 +60,7 @@ class PendingJob(NamedTuple):
     job_id: str
     line: bytes
     attempts: int
+    deaths: int  # of daemons, while the job ran
 
 
 class Journal:
@@ -83,6 +93,8 @@ class Journal:
                 "SELECT coalesce(CAST(max(seq) AS INTEGER), 0), "
                 "coalesce(sum(length(event)), 0) FROM jobs"
             ).fetchone()
+            self._forget_runs()
+            self._db.execute("UPDATE runs SET deaths = deaths + 1, is_running = 0 WHERE is_running")
             self._file = _identity(path)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
@@ -98,7 +110,8 @@ class Journal:
     def pending(self) -> list[PendingJob]:
         """Jobs to be finished, in the order of their acceptance."""
         rows = self._db.execute(
-            "SELECT job_id, line, attempts FROM jobs WHERE event IS NULL ORDER BY seq"
+            "SELECT job_id, line, attempts, coalesce(deaths, 0) FROM jobs "
+            "LEFT JOIN runs USING (seq) WHERE event IS NULL ORDER BY seq"
         )
         # SQLite gives any column any type. A row whose id is damaged belongs to no host.
         return [
@@ -106,8 +119,9 @@ class Journal:
                 job_id,
                 line if isinstance(line, bytes) else b"",
                 attempts if isinstance(attempts, int) else 0,
+                deaths if isinstance(deaths, int) else 0,
             )
-            for job_id, line, attempts in rows
+            for job_id, line, attempts, deaths in rows
             if isinstance(job_id, str)
         ]
 
@@ -137,6 +151,25 @@ class Journal:
         """Record how often the job has taken a worker down. Raises `sqlite3.Error`."""
         self._db.execute("UPDATE jobs SET attempts = ? WHERE job_id = ?", (attempts, job_id))
 
+    def note_running(self, job_id: str) -> None:
+        """Record that the job runs, until it ends or waits again. Raises `sqlite3.Error`."""
+        self._db.execute(
+            "INSERT INTO runs (seq, is_running) SELECT seq, 1 FROM jobs WHERE job_id = ? "
+            "ON CONFLICT (seq) DO UPDATE SET is_running = 1",
+            (job_id,),
+        )
+
+    def note_waiting(self, job_id: str) -> None:
+        """Record that the job, which ran, waits for another worker. Raises `sqlite3.Error`."""
+        self._db.execute(
+            "UPDATE runs SET is_running = 0 WHERE seq = (SELECT seq FROM jobs WHERE job_id = ?)",
+            (job_id,),
+        )
+
+    def note_clean_stop(self) -> None:
+        """No job that runs now is charged if the daemon is killed. Raises `sqlite3.Error`."""
+        self._db.execute("UPDATE runs SET is_running = 0 WHERE is_running")
+
     def finish(self, job_id: str, event: bytes) -> None:
         """Record the terminal event, newline included.
 
@@ -149,6 +182,7 @@ class Journal:
         if self._until_prune == 0:
             self._until_prune = _PRUNE_EVERY
             self._forget(self._seq - _KEPT_EVENTS)
+            self._forget_runs()
         if self._event_bytes > _KEPT_BYTES:
             self._forget_bytes()
 
@@ -174,6 +208,13 @@ class Journal:
     def _forget(self, last: int) -> None:
         """The events of the jobs up to this one in the order of acceptance."""
         self._db.execute("DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (last,))
+
+    def _forget_runs(self) -> None:
+        """The runs of the jobs that have ended, or were replaced."""
+        self._db.execute(
+            "DELETE FROM runs WHERE NOT EXISTS "
+            "(SELECT 1 FROM jobs WHERE jobs.seq = runs.seq AND event IS NULL)"
+        )
 
     def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
         """Terminal events that are there when their turn comes: of these jobs, or of all, oldest

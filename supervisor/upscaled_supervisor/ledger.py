@@ -29,6 +29,9 @@ MAX_QUEUED_BYTES = 1024 * 1024 * 1024
 # Recorded events are sent again in portions, between which everything else goes on.
 _REPLAY_BYTES = 256 * 1024
 _REPLAY_IDS = 1000
+# How many daemons may go down while a job runs. More than the attempts of a worker's job: people
+# and machines kill daemons too, and then every job that runs is charged.
+_MAX_DEATHS = 3
 # Upper bounds in seconds, from a thumbnail to a FLUX poster.
 DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 
@@ -54,6 +57,9 @@ class Ledger:
         self._queued_bytes = 0
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
+        # Jobs that have begun to run, yet to be recorded; None once the daemon is told to stop.
+        self._begun: list[Job] | None = []
+        self._deaths = 0  # jobs in flight that ran when a daemon went down
         self._replays: deque[Iterator[bytes]] = deque()
         self._early_replays: deque[list[str] | None] = deque(maxlen=REMEMBERED_IDS)
 
@@ -98,15 +104,21 @@ class Ledger:
                 self._record_event(pending.job_id, self.refuse(error))
                 continue
             job.attempts = pending.attempts
+            job.deaths = pending.deaths
             self._take(job)
             if job.attempts >= job.max_attempts:  # we were killed before we could say so
                 self.fail_for_good(job, None)
+            elif job.deaths >= _MAX_DEATHS:
+                self._fail_deadly(job)
         while self._early_replays:
             self.replay(self._early_replays.popleft())
 
     def retry(self, job: Job) -> None:
         """Put a job that lost its worker back in its place."""
         job.waiting = False
+        if job.is_running:
+            job.is_running = False
+            self._record(lambda journal: journal.note_waiting(job.job_id))
         self.queue.push(job)
 
     def take_back(self, job: Job, cause: Cause | None) -> None:
@@ -129,8 +141,37 @@ class Ledger:
             else:
                 self.fail_for_good(job, cause)
 
+    def note_running(self, job: Job) -> None:
+        """A job has the worker, or its part of it: if the daemon goes down now, it may be why."""
+        if not job.is_running and self.journal is not None and self._begun is not None:
+            job.is_running = True
+            self._begun.append(job)
+
+    def record_running(self) -> None:
+        """Have the journal know of the jobs that run: once for each run, and not of those that are
+        done before the next tick, because that would cost them a fifth of their dispatch."""
+        if not self._begun:
+            return
+        begun, self._begun = self._begun, []
+        for job in begun:
+            if job.is_running and self.jobs.get(job.job_id) is job:
+                self._record(lambda journal, job=job: journal.note_running(job.job_id))
+
+    def note_clean_stop(self) -> None:
+        """The daemon was told to stop, or does so by itself: whatever ends it now, no job did."""
+        self._begun = None
+        if self.journal is not None:
+            self._record(lambda journal: journal.note_clean_stop())
+
+    @property
+    def has_deaths(self) -> bool:
+        """Whether a job is in flight that ran when a daemon went down."""
+        return self._deaths > 0
+
     def progress(self, job: Job, line: bytes, fields: dict[str, Any]) -> None:
         """Forward progress; a second attempt begins where the first had come to."""
+        if not job.waiting:
+            self.note_running(job)
         percent = fields["progress"]
         if percent < job.percent:
             line = encode_line(fields | {"progress": job.percent})
@@ -155,6 +196,7 @@ class Ledger:
         self.queue.remove(job)
         self.deadlines.remove(job)
         self._queued_bytes -= len(job.line)
+        self._deaths -= job.deaths > 0
 
     def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
         """End a job with an error of the supervisor's own."""
@@ -196,6 +238,14 @@ class Ledger:
             self.fail(job, ErrorCode.OUT_OF_MEMORY, why, cause)
         else:
             self.fail(job, ErrorCode.WORKER_CRASHED, why, cause)
+
+    def _fail_deadly(self, job: Job) -> None:
+        """End a job that ran each time a daemon went down."""
+        text = (
+            f"the daemon was killed {job.deaths} times while the job ran, which may have taken all "
+            "memory; give it more memory, or a smaller picture"
+        )
+        self.fail(job, ErrorCode.POISONED, text, Cause("supervisor_killed"))
 
     def refuse(self, error: JobError, *, is_taken: bool = False) -> bytes:
         """Answer a bad line; the answer. If its id `is_taken` by a job that waits for room, or is
@@ -261,6 +311,7 @@ class Ledger:
     def _take(self, job: Job) -> None:
         self.jobs[job.job_id] = job
         self._queued_bytes += len(job.line)
+        self._deaths += job.deaths > 0
         self._finished.pop(job.job_id, None)
         position = self.queue.push(job)
         job.start_clock()

@@ -104,7 +104,9 @@ class Supervisor:
                 self._turn()
             self._send({"type": "status", "message": "stopped"})
             self._flush_to_the_end()
+            self._ledger.note_clean_stop()
         except HostGoneError as error:
+            self._ledger.note_clean_stop()
             why = str(error) or None
             self._log.log("warning", "host_gone", in_flight=len(self._ledger.jobs), detail=why)
             return EXIT_HOST_GONE
@@ -308,6 +310,7 @@ class Supervisor:
         if grace_s is not None and self._drain_until is None:
             self._drain_until = time.monotonic() + grace_s
             self._intake.refuse_all(ErrorCode.SHUTTING_DOWN, _GOING_DOWN)
+            self._ledger.note_clean_stop()
         if not self._draining:
             self._draining = True
             self._send({"type": "status", "message": "draining"})
@@ -365,6 +368,7 @@ class Supervisor:
             if not self._fleet.end_job(job, "deadline"):
                 self._ledger.fail_deadline(job)
         self._fleet.tick(now)
+        self._ledger.record_running()
         if now >= self._next_check:
             self._next_check = now + _CHECK_S
             self._handover.proceed(now)

@@ -22,9 +22,11 @@ class Job:
         "budget_s",
         "chooses_its_name",
         "deadline",
+        "deaths",
         "ending",
         "ends_at",
         "heard_at",
+        "is_running",
         "job_id",
         "line",
         "max_attempts",
@@ -52,6 +54,8 @@ class Job:
         self.timeout_s = envelope.timeout_s
         self.deadline: float | None = None
         self.attempts = 0  # starts that it was charged with
+        self.deaths = 0  # of daemons, while it ran: see `Journal`
+        self.is_running = False  # as far as the journal is concerned
         self.order = 0  # among equals; kept over a retry, which so goes to the front
         self.started_at = 0.0
         self.percent = 0.0
@@ -75,6 +79,11 @@ class Job:
         self.waiting = fields["stage"] == WAITING_STAGE
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether it ran when a worker or a daemon went down: it is to run without company."""
+        return self.attempts > 0 or self.deaths > 0
+
+    @property
     def line_for_worker(self) -> bytes:
         """The job as its worker is to see it."""
         if self.attempts == 0:
@@ -94,12 +103,14 @@ class JobQueue:
     """Highest priority first, equals in order; bounded by the owner.
 
     A sorted list for each method: a job that leaves from the middle is gone at once, with its
-    line, and a place in the list is the answer to how many go before.
+    line, and a place in the list is the answer to how many go before. The jobs that ran when a
+    daemon went down have lists of their own, because they run one at a time.
     """
 
     def __init__(self) -> None:
         self._order = itertools.count(1)
-        self._waiting: dict[str, list[tuple[int, int, Job]]] = {}
+        # By method, and whether a daemon went down while they ran.
+        self._waiting: dict[tuple[str, bool], list[tuple[int, int, Job]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -108,9 +119,9 @@ class JobQueue:
         return (entry[2] for waiting in self._waiting.values() for entry in waiting)
 
     @property
-    def methods(self) -> list[str]:
+    def methods(self) -> set[str]:
         """Those that some job waits for."""
-        return [method for method, waiting in self._waiting.items() if waiting]
+        return {method for (method, _), waiting in self._waiting.items() if waiting}
 
     def push(self, job: Job) -> int:
         """Add a job, or put a retried one back in its old place; how many go before it."""
@@ -118,22 +129,29 @@ class JobQueue:
             job.order = next(self._order)
         place = (-job.priority, job.order)
         ahead = sum(bisect_left(waiting, place) for waiting in self._waiting.values())
-        insort(self._waiting.setdefault(job.method, []), (*place, job))
+        insort(self._waiting.setdefault(_list_of(job), []), (*place, job))
         return ahead
 
-    def peek(self, methods: Iterable[str]) -> Job | None:
-        """The next job of any of these methods."""
-        heads = [self._waiting[method][0] for method in methods if self._waiting.get(method)]
+    def peek(self, methods: Iterable[str], *, with_deaths: bool = True) -> Job | None:
+        """The next job of any of these methods; without `with_deaths` not one that ran when a
+        daemon went down."""
+        kinds = (False, True) if with_deaths else (False,)
+        lists = [self._waiting.get((method, kind)) for method in methods for kind in kinds]
+        heads = [waiting[0] for waiting in lists if waiting]
         return min(heads)[2] if heads else None
 
     def remove(self, job: Job) -> bool:
         """Take a job out; False where it does not wait here."""
-        waiting = self._waiting.get(job.method, [])
+        waiting = self._waiting.get(_list_of(job), [])
         index = bisect_left(waiting, (-job.priority, job.order))
         if index == len(waiting) or waiting[index][2] is not job:
             return False
         del waiting[index]
         return True
+
+
+def _list_of(job: Job) -> tuple[str, bool]:
+    return job.method, job.deaths > 0
 
 
 def with_accepted_as(line: bytes, accepted_as: str) -> bytes:

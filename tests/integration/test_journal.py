@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +140,69 @@ def test_a_job_stays_charged_with_the_workers_it_took_down(
     first.kill()
     attempts = rows("SELECT attempts FROM jobs WHERE job_id = 'poison'").fetchone()
     assert attempts == (1,)
+
+
+def running_in(folder: Path) -> int:
+    """How many jobs run as the journal has it, read in a copy, because its daemon holds it."""
+    with tempfile.TemporaryDirectory() as copies:
+        for file in folder.glob("jobs.db*"):
+            shutil.copy(file, copies)
+        with contextlib.closing(sqlite3.connect(Path(copies) / "jobs.db")) as database:
+            (count,) = database.execute("SELECT count(*) FROM runs WHERE is_running").fetchone()
+    return int(count)
+
+
+def test_a_job_that_takes_the_daemon_down_ends_after_three_deaths(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "jobs.db")
+    for number in range(3):
+        daemon = start_supervisor("--journal", journal)
+        if number == 0:
+            daemon.job("deadly", steps=100_000, step_s=0.01)
+            daemon.job("late", steps=2)
+        daemon.wait_accepted("late")
+        daemon.wait_progress("deadly")
+        wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+        daemon.kill()
+        assert daemon.terminals() == []
+    last = start_supervisor("--journal", journal)
+    assert last.wait_terminal("late")["type"] == "result"
+    error = last.wait_terminal("deadly")
+    assert (error["code"], error["cause"]) == ("poisoned", {"reason": "supervisor_killed"})
+    assert "3 times" in error["error"]
+    assert last.finish() == 1
+
+
+def test_a_daemon_that_is_killed_while_it_drains_charges_no_job(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    daemon = start_supervisor("--journal", str(journal), "--grace-s", "600")
+    daemon.job("a", steps=100_000, step_s=0.01)
+    daemon.wait_progress("a")
+    wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+    os.kill(daemon.pid, signal.SIGTERM)
+    wait_until(lambda: running_in(tmp_path) == 0, "the end of charging")
+    daemon.kill()
+    with contextlib.closing(journals.Journal(journal)) as opened:
+        assert [(job.job_id, job.deaths) for job in opened.pending()] == [("a", 0)]
+
+
+def test_a_daemon_that_is_told_to_end_now_charges_no_job(
+    start_supervisor: StartDaemon, tmp_path: Path
+) -> None:
+    journal = tmp_path / "jobs.db"
+    daemon = start_supervisor("--journal", str(journal))
+    daemon.job("a", steps=100_000, step_s=0.01)
+    daemon.wait_progress("a")
+    wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+    os.kill(daemon.pid, signal.SIGTERM)
+    daemon.wait_status("draining")
+    os.kill(daemon.pid, signal.SIGTERM)
+    daemon.wait()
+    with contextlib.closing(journals.Journal(journal)) as opened:
+        assert [(job.job_id, job.deaths) for job in opened.pending()] == [("a", 0)]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ export const ERROR_CODES = {
   stalled: { retryable: true },
   /** the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it */
   worker_crashed: { retryable: true },
-  /** the job brought its worker down on each of its attempts; `cause` says how */
+  /** the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how */
   poisoned: { retryable: false },
   /** the cloud service refused the credentials */
   upstream_auth: { retryable: false },
@@ -365,7 +365,7 @@ export interface Accepted {
   position: number;
 }
 
-/** Why a worker went away. */
+/** Why a worker went away, or a job's supervisor. */
 export interface Cause {
   reason: RestartReason;
   exit_code?: number;
@@ -448,7 +448,7 @@ export interface Progress {
   budget_s?: number;
 }
 
-export type RestartReason = "exit" | "signal" | "oom_kill" | "stall" | "deadline" | "cancel" | "memory" | "age" | "job_count" | "reload" | "load_failed" | "protocol_violation" | (string & {});
+export type RestartReason = "exit" | "signal" | "oom_kill" | "stall" | "deadline" | "cancel" | "memory" | "age" | "job_count" | "reload" | "load_failed" | "protocol_violation" | "supervisor_killed" | (string & {});
 
 /** Terminal: the output is whole and in place. */
 export interface Result {

@@ -32,7 +32,7 @@ ERROR_CODES: dict[str, bool] = {
     "deadline_exceeded": False,  # the job's timeout_s passed
     "stalled": True,  # the job made no progress within its budget, and max_attempts allowed one start
     "worker_crashed": True,  # the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it
-    "poisoned": False,  # the job brought its worker down on each of its attempts; `cause` says how
+    "poisoned": False,  # the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how
     "upstream_auth": False,  # the cloud service refused the credentials
     "upstream_quota": True,  # the cloud service's quota is used up
     "upstream_filtered": False,  # the cloud service's safety filter refused the picture
@@ -352,7 +352,7 @@ class Accepted:
 
 @dataclass(slots=True, kw_only=True)
 class Cause:
-    """Why a worker went away."""
+    """Why a worker went away, or a job's supervisor."""
 
     reason: str = ""
     exit_code: int | None = None

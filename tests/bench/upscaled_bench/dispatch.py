@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from statistics import median, quantiles
 
 from upscaled_bench.pipes import BY_HAND, ECHO, RELAY, RUN, WORKER, Pipe, child
@@ -52,17 +54,25 @@ def main() -> None:
     """Measure in turns, so that the machine's mood is the same for all."""
     fake = ["--methods", "fake"]
     with (
+        tempfile.TemporaryDirectory() as folder,
         child(["-c", ECHO]) as echo,
         child(["-c", RELAY]) as relay,
         child(["-c", BY_HAND]) as by_hand,
         child([*WORKER, *fake]) as bare,
         child([*RUN, *fake]) as run,
+        child([*RUN, *fake, "--journal", str(Path(folder) / "jobs.db")]) as journalled,
     ):
         echoes = {"raw pipe echo": echo, "echo behind a relay": relay}
-        jobs = {"three lines by hand": by_hand, "bare worker": bare, "supervised": run}
+        jobs = {
+            "three lines by hand": by_hand,
+            "bare worker": bare,
+            "supervised": run,
+            "... with a journal": journalled,
+        }
         subjects = echoes | jobs
         bare.wait_ready()
         run.wait_ready()
+        journalled.wait_ready()
         trips: dict[str, list[float]] = {name: [] for name in subjects}
         rates: dict[str, list[float]] = {name: [] for name in subjects}
         for number in range(_ROUNDS):
