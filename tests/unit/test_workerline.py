@@ -120,6 +120,7 @@ class Stage:
         slot = self.fleet.slots[0]
         self.child = slot.child = Child(0, 0, slot.placement, ours)
         self.fleet.children[0] = self.child
+        self.fleet._next_number = 1  # a successor's number
         self.outbox = outbox
         self.say(orjson.dumps(READY))
         line = b'{"job_id":"a","method":"fake"}'
@@ -153,8 +154,7 @@ def stage() -> Iterator[Stage]:
     try:
         yield made
     finally:
-        if made.fleet.children:
-            made.exit()
+        made.fleet.kill()
         made.close()
 
 
@@ -247,7 +247,6 @@ def test_a_successor_takes_over_only_if_what_it_does_not_serve_lacks_files(
         states = ("draining", "ready") if lacking else ("ready", "starting")
         assert (one.child.state, successor.state) == states
         assert bool(successor.end_cause) is not bool(lacking)
-        successor.close()
         for fd in theirs:
             os.close(fd)
 
