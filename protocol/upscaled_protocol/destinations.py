@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
@@ -71,8 +72,7 @@ class Destinations:
         Raises `HostNotAllowedError` and `HostNotFoundError`. May take as long as the system's
         resolver does.
         """
-        if self.allow_hosts and HostPort(_plain(host), port) not in self.allow_hosts:
-            raise HostNotAllowedError(f"{host}:{port} is not one of the allowed hosts")
+        self.check(host, port)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
@@ -81,6 +81,15 @@ class Destinations:
         if not self.allow_hosts and not self.allow_private:
             _check_public(host, addresses)
         return addresses
+
+    def check(self, host: str, port: int) -> None:
+        """Raise `HostNotAllowedError` for a host that needs no look-up to be refused."""
+        if self.allow_hosts:
+            if HostPort(_plain(host), port) not in self.allow_hosts:
+                raise HostNotAllowedError(f"{host}:{port} is not one of the allowed hosts")
+        elif not self.allow_private:
+            with suppress(ValueError):  # a name
+                _check_public(host, [str(ip_address(host))])
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

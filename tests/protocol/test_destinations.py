@@ -87,3 +87,19 @@ def test_a_listed_ipv6_address_is_allowed_in_each_of_its_spellings() -> None:
     assert loopback.addresses("0:0:0:0:0:0:0:1", 9000) == ["::1"]
     with pytest.raises(HostNotAllowedError):
         loopback.addresses("::2", 9000)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "::1", "169.254.169.254"])
+def test_a_private_address_is_refused_without_a_look_up(host: str) -> None:
+    with pytest.raises(HostNotAllowedError, match="not on the public internet"):
+        Destinations().check(host, 80)
+    Destinations(allow_private=True).check(host, 80)
+    Destinations(allow_hosts=frozenset([HostPort(host, 80)])).check(host, 80)
+
+
+def test_a_name_needs_a_look_up_unless_hosts_are_listed() -> None:
+    Destinations().check("a.example", 80)
+    listed = Destinations(allow_private=True, allow_hosts=frozenset([HostPort("a.example", 80)]))
+    listed.check("A.example", 80)
+    with pytest.raises(HostNotAllowedError, match=r"b\.example:80 is not one of the allowed hosts"):
+        listed.check("b.example", 80)

@@ -6,10 +6,19 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+)
 
 from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
+from upscaled_http.signatures import check_secret
+from upscaled_protocol.destinations import HostPort
 from upscaled_protocol.envelope import MAX_TIMEOUT_S
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,6 +40,15 @@ def _checked_origin(text: str) -> str:
         raise ValueError("needs an origin, as in https://app.example.com, without a path")
     return text
 
+
+def _checked_host(text: str) -> str:
+    try:
+        return str(HostPort.parse(text))
+    except ValueError:
+        raise ValueError("needs host:port, as in minio:9000 or [::1]:9000") from None
+
+
+Host = Annotated[str, AfterValidator(_checked_host)]
 
 # Relative paths would follow a change of the working folder.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
@@ -137,7 +155,21 @@ class UrlSettings(Section):
     """Which hosts `image_url` may name."""
 
     allow_private: bool = False
-    allow_hosts: tuple[str, ...] = ()
+    allow_hosts: tuple[Host, ...] = ()
+
+
+class WebhookSettings(Section):
+    """Which hosts a job's `webhook` may name. Without a secret no webhooks are sent."""
+
+    secret: SecretStr | None = None
+    allow_hosts: tuple[Host, ...] = ()
+
+    @field_validator("secret")
+    @classmethod
+    def _can_sign(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            check_secret(secret.get_secret_value())
+        return secret
 
 
 class LoggingSettings(Section):
@@ -167,5 +199,6 @@ class Settings(Section):
     defaults: DefaultSettings = DefaultSettings()
     auth: AuthSettings = AuthSettings()
     urls: UrlSettings = UrlSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()
     features: FeatureSettings = FeatureSettings()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from upscaled_protocol.messages import CropInfo, HealthStatus, Size, Timings, WorkerHealth
 
 JobStatus = Literal["queued", "processing", "completed", "failed", "cancelled"]
+EventType = Literal["job.completed", "job.failed", "job.cancelled"]
 Retention = Literal["keep", "delete_after_download"]
 
 
@@ -65,6 +66,14 @@ class Job(Body):
     error: str | None = Field(None, description="One sentence.")
     code: str | None = Field(None, description="A stable code, such as `input_unreadable`.")
     retryable: bool | None = None
+
+
+class WebhookEvent(Body):
+    """The body of a webhook: the end of a job."""
+
+    type: EventType
+    timestamp: datetime = Field(description="When the job ended.")
+    data: Job
 
 
 class JobList(Body):

@@ -78,9 +78,11 @@ def load(
             sections[name] = model.model_validate(values)
         except ValidationError as error:
             for fault in error.errors(include_url=False):
-                path = f"{name}.{fault['loc'][0]}" if fault["loc"] else name
+                key = str(fault["loc"][0]) if fault["loc"] else ""
+                path = f"{name}.{key}" if key else name
                 source = given[path].source if path in given else "settings"
-                faults.append(f"{source}: {path}: {_reason(fault, path)}")
+                is_secret = key in model.model_fields and _is_secret(path, model.model_fields[key])
+                faults.append(f"{source}: {path}: {_reason(fault, is_secret)}")
     if faults:
         raise ConfigError(faults)
     settings = Settings.model_validate(sections)
@@ -136,13 +138,15 @@ def _of_section(
         field = _fields(section).get(str(key))
         if field is None:
             faults.append(f"{file}: {path}: there is no such key; {_keys(section)}")
+        elif value is None:
+            continue
         elif _is_secret(path, field):
             variable = _variable(path)
             faults.append(
                 f"{file}: {path}: secrets do not belong in this file; use {variable} or "
                 f"{variable}_FILE"
             )
-        elif value is not None:
+        else:
             found[path] = Given(str(file), value)
     return found
 
@@ -276,10 +280,9 @@ def _split(value: Any, field: FieldInfo) -> Any:
     return value
 
 
-def _reason(fault: Any, path: str) -> str:
+def _reason(fault: Any, is_secret: bool) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     reason = message[0].lower() + message[1:]
-    is_secret = path == _API_KEYS or isinstance(fault["input"], SecretStr)
     return reason if is_secret else f"{reason}; it is {fault['input']!r}"
 
 

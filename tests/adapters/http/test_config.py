@@ -10,6 +10,7 @@ from upscaled_http.keys import Key, new_key
 from upscaled_http.sources import ConfigError, Given, load, printed
 
 KEY = "0123456789abcdef"
+SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 @pytest.fixture
@@ -105,6 +106,7 @@ def test_a_value_that_cannot_be_says_where_it_was_given_and_what_it_is(file: Pat
         ("server: {trusted_proxies: [proxy]}", ": server.trusted_proxies: needs an address"),
         ("logging: {output: file}", ": logging.output: `file` needs logging.file_path"),
         (f"auth: {{keys: 'a:{KEY}'}}", ": auth.keys: secrets do not belong in this file"),
+        (f"webhooks: {{secret: {SECRET}}}", ": webhooks.secret: secrets do not belong in this"),
     ],
 )
 def test_a_fault_of_the_file_is_one_line(file: Path, text: str, fault: str) -> None:
@@ -182,3 +184,29 @@ def test_what_is_printed_can_be_read_again(file: Path) -> None:
     settings = load({}, file)
     assert settings.server.port == 1
     assert settings.workers.methods == ("fake",)
+
+
+def test_a_wrong_webhook_secret_is_told_and_never_shown() -> None:
+    for secret in ("hunter2", "whsec_hunter2", SECRET.removeprefix("whsec_"), "whsec_" + "A" * 400):
+        (line,) = faults({"UPSCALED_WEBHOOKS_SECRET": secret})
+        assert line.startswith("UPSCALED_WEBHOOKS_SECRET: webhooks.secret: needs whsec_ and ")
+        assert secret.removeprefix("whsec_") not in line
+
+
+def test_the_webhook_secret_comes_from_the_environment_or_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    for environ in ({"UPSCALED_WEBHOOKS_SECRET": SECRET},
+                    {"UPSCALED_WEBHOOKS_SECRET_FILE": str(file)}):  # fmt: skip
+        settings = load(environ)
+        assert settings.webhooks.secret is not None
+        assert settings.webhooks.secret.get_secret_value() == SECRET
+        assert SECRET not in printed(settings)
+        assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("section", ["urls", "webhooks"])
+def test_an_allowed_host_needs_its_port(section: str) -> None:
+    (line,) = faults({f"UPSCALED_{section.upper()}_ALLOW_HOSTS": "a.example:443,minio"})
+    assert f"{section}.allow_hosts: needs host:port" in line
+    assert line.endswith("it is 'minio'")

@@ -1,0 +1,86 @@
+"""Webhooks that are still to be delivered: a table in the registry's file.
+
+A delivery is recorded in the same transaction as the end of its job, so no crash comes between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS deliveries (
+    job_id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL,
+    host TEXT NOT NULL,
+    url TEXT NOT NULL,
+    body BLOB NOT NULL,
+    created_at REAL NOT NULL,
+    due_at REAL NOT NULL,
+    attempts INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS deliveries_by_receiver ON deliveries (owner, host, due_at);
+"""
+
+
+class Receiver(NamedTuple):
+    """Where webhooks of one owner go: `host` is `host:port`."""
+
+    owner: str
+    host: str
+
+
+class Delivery(NamedTuple):
+    """One webhook. A job has one at most, so the job's id names it."""
+
+    job_id: str
+    url: str
+    body: bytes
+    created_at: float
+    due_at: float
+    attempts: int = 0
+
+
+class Deliveries:
+    """The methods raise `sqlite3.Error` if the disk is full or fails."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        db.executescript(_SCHEMA)
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
+
+    def add(self, receiver: Receiver, delivery: Delivery) -> None:
+        """Record a delivery. A second one of the same job changes nothing."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO deliveries (owner, host, job_id, url, body, created_at, due_at, "
+            "attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*receiver, *delivery),
+        )
+
+    def receivers(self) -> Iterator[Receiver]:
+        """Those that something is to be delivered to."""
+        for row in self._db.execute("SELECT DISTINCT owner, host FROM deliveries"):
+            yield Receiver(*row)
+
+    def next(self, receiver: Receiver, busy: Collection[str]) -> Delivery | None:
+        """The receiver's delivery that is due first, those of the jobs in `busy` left out."""
+        rows = self._db.execute(
+            "SELECT job_id, url, body, created_at, due_at, attempts FROM deliveries "
+            "WHERE owner = ? AND host = ? ORDER BY due_at LIMIT ?",
+            (*receiver, len(busy) + 1),
+        )
+        return next((Delivery(*row) for row in rows if row[0] not in busy), None)
+
+    def postpone(self, job_id: str, due_at: float) -> None:
+        """Record an attempt that failed, and when the next one is due."""
+        self._db.execute(
+            "UPDATE deliveries SET due_at = ?, attempts = attempts + 1 WHERE job_id = ?",
+            (due_at, job_id),
+        )
+
+    def remove(self, job_id: str) -> None:
+        """The job's webhook is delivered, given up, or not wanted any more."""
+        self._db.execute("DELETE FROM deliveries WHERE job_id = ?", (job_id,))

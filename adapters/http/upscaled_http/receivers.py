@@ -1,0 +1,148 @@
+"""Where webhooks go: a URL of a client's, and one POST to it.
+
+The connection goes to an address that was checked, as for `image_url`. Redirects are not followed,
+no proxy of the environment is used, and the body of the answer is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from urllib.parse import urlsplit
+
+import httpcore2
+
+from upscaled_protocol.destinations import (
+    Destinations,
+    HostNotAllowedError,
+    HostNotFoundError,
+    HostPort,
+)
+
+MAX_URL_LENGTH = 2048
+# From connecting to the answer's status. Receivers should answer first and work afterwards.
+TIME_LIMIT_S = 15.0
+# Per address of a host that has several.
+_CONNECT_LIMIT_S = 5.0
+_VISIBLE_ASCII = re.compile(r"[!-~]+")
+# RFC 1035, 2.3.4.
+_LONGEST_HOST = 253
+_USUAL_PORTS = {"http": 80, "https": 443}
+
+# At the level `debug` the library logs each request with its URL, which may hold a token.
+logging.getLogger("httpcore2").setLevel(logging.WARNING)
+
+
+class DeliveryError(Exception):
+    """Raised if there was no answer. Its text says why, and shows nothing of the URL but the
+    host."""
+
+
+def host_of(url: str) -> HostPort:
+    """The host and the port that a webhook's URL leads to. Raises `ValueError`."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("webhook is not a valid URL") from None
+    if len(url) > MAX_URL_LENGTH:
+        raise ValueError(f"webhook is longer than {MAX_URL_LENGTH} characters")
+    if not _VISIBLE_ASCII.fullmatch(url):
+        raise ValueError("webhook must be of ASCII letters, digits and signs, without spaces")
+    if parts.scheme not in _USUAL_PORTS:
+        raise ValueError("webhook must begin with http:// or https://")
+    if not host or len(host) > _LONGEST_HOST or port == 0:
+        raise ValueError("webhook is not a valid URL")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "webhook must not hold a user name or a password; check the signature instead"
+        )
+    return HostPort(host, port or _USUAL_PORTS[parts.scheme])
+
+
+class Poster:
+    """Sends to hosts that `destinations` allows."""
+
+    def __init__(self, destinations: Destinations) -> None:
+        self._destinations = destinations
+        # Reading the system's certificates takes a while, so it is done once.
+        self._tls = ssl.create_default_context()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Send, and return the status of the answer. Raises `DeliveryError`."""
+        try:
+            # Outside of the time limit: a look-up cannot be cut short, and it counts as a running
+            # delivery until the resolver gives up.
+            addresses = await _in_thread(self._destinations.addresses, *host_of(url))
+            async with asyncio.timeout(TIME_LIMIT_S):
+                return await self._post(url, headers, body, addresses)
+        except TimeoutError:
+            raise DeliveryError(f"took longer than {TIME_LIMIT_S:g} s") from None
+        except (HostNotAllowedError, HostNotFoundError, ssl.SSLError) as error:
+            raise DeliveryError(str(error)) from None
+        except httpcore2.ConnectError as error:
+            raise DeliveryError(f"no connection: {error}") from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException):
+            raise DeliveryError("no HTTP answer") from None
+
+    async def _post(
+        self, url: str, headers: Mapping[str, str], body: bytes, addresses: list[str]
+    ) -> int:
+        async with (
+            httpcore2.AsyncConnectionPool(
+                ssl_context=self._tls, network_backend=_PinnedBackend(addresses)
+            ) as pool,
+            pool.stream(
+                "POST",
+                url,
+                headers=list(headers.items()),
+                content=body,
+                extensions={"timeout": {"connect": _CONNECT_LIMIT_S}},
+            ) as response,
+        ):
+            return int(response.status)
+
+
+class _PinnedBackend(httpcore2.AnyIOBackend):
+    """Connects to the first of these addresses that answers, whatever the name is."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self._addresses = addresses
+
+    async def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002 - the library's interface
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        failure: Exception = httpcore2.ConnectError("the name has no address")
+        for address in self._addresses:
+            try:
+                return await super().connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+
+async def _in_thread(look_up: Callable[[str, int], list[str]], host: str, port: int) -> list[str]:
+    """Run in a thread that does not hold the end of the process, as an executor's would."""
+    outcome: Future[list[str]] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            outcome.set_result(look_up(host, port))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="webhook look-up", daemon=True).start()
+    return await asyncio.wrap_future(outcome)

@@ -1,0 +1,275 @@
+"""Webhooks: the end of a job, told to a URL that its submit named.
+
+Each delivery is in the registry's file until the receiver has answered 2xx, so it survives a
+restart. It is sent at least once; its id is the same for each attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Literal, Protocol
+
+from upscaled_http.deliveries import Deliveries, Delivery, Receiver
+from upscaled_http.messages import EventType, Job, JobStatus, WebhookEvent
+from upscaled_http.receivers import DeliveryError, host_of
+from upscaled_http.signatures import Signer
+from upscaled_protocol.log import Logger
+
+# After each attempt that failed; the last one again and again, until a day has passed.
+PAUSES_S = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
+GIVEN_UP_AFTER_S = 86400.0
+# Deliveries that are sent at once: in all, to one receiver, and to all receivers together that
+# have not answered well before. So places are always left for those that do.
+_AT_ONCE = 16
+_AT_ONCE_PER_RECEIVER = 2
+_AT_ONCE_UNPROVEN = 8
+# An answer that takes longer does not count as a good one.
+_SLOW_S = 2.0
+# Receivers whose last answer was good; the oldest is forgotten.
+_MAX_PROVEN = 1000
+# If the disk is full or fails, until it is tried again.
+_DISK_PAUSE_S = 5.0
+# The system's clock may be set while we wait.
+_LONGEST_WAIT_S = 60.0
+_NEVER = float("inf")
+
+_EVENT_TYPES: dict[JobStatus, EventType] = {
+    "completed": "job.completed",
+    "failed": "job.failed",
+    "cancelled": "job.cancelled",
+}
+
+Outcome = Literal["delivered", "failed", "given_up"]
+
+
+class Alarm(Protocol):
+    """What was asked of a clock."""
+
+    def cancel(self) -> None:
+        """It is not wanted any more."""
+
+
+class Clock(Protocol):
+    """Time in seconds since 1970."""
+
+    def now(self) -> float:
+        """The time."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Alarm:
+        """Call at that time, or earlier."""
+
+
+class SystemClock:
+    """The machine's clock, on the running event loop."""
+
+    def now(self) -> float:
+        """The time."""
+        return time.time()
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Alarm:
+        """Call at that time, or after a minute."""
+        wait_s = min(max(when - self.now(), 0.0), _LONGEST_WAIT_S)
+        return asyncio.get_running_loop().call_later(wait_s, callback)
+
+
+class Sender(Protocol):
+    """What sends a webhook, such as `Poster`."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Send, and return the status of the answer. Raises `DeliveryError`."""
+
+
+@dataclass
+class _Queue:
+    """One receiver's deliveries. due_at: of the first one that is not being sent; 0 if the table
+    has to be asked."""
+
+    due_at: float = 0.0
+    sending: set[str] = field(default_factory=set)
+    last_started: float = 0.0
+
+
+class Webhooks:
+    """Sends what is due. `add` and the registry's own methods are called on the event loop.
+
+    counts: attempts by their outcome.
+    """
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        signer: Signer,
+        sender: Sender,
+        *,
+        clock: Clock | None = None,
+        logger: Logger,
+    ) -> None:
+        self.counts: Counter[Outcome] = Counter()
+        self._deliveries = deliveries
+        self._signer = signer
+        self._sender = sender
+        self._clock = clock or SystemClock()
+        self._logger = logger
+        self._queues: dict[Receiver, _Queue] = {}
+        self._proven: dict[Receiver, None] = {}
+        self._sends: set[asyncio.Task[None]] = set()
+        self._alarm: Alarm | None = None
+        self._started = False
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended."""
+        return len(self._deliveries)
+
+    def start(self) -> None:
+        """Go on with what an earlier server left."""
+        self._started = True
+        for receiver in self._deliveries.receivers():
+            self._queues.setdefault(receiver, _Queue())
+        self._look()
+
+    async def stop(self) -> None:
+        """Send nothing more. What is being sent is sent again by the next server."""
+        self._started = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+        sends = list(self._sends)
+        for send in sends:
+            send.cancel()
+        await asyncio.gather(*sends, return_exceptions=True)
+
+    def add(self, owner: str, url: str, job: Job) -> None:
+        """Record the webhook of a job that has ended. Call it in the transaction that records the
+        end. Raises `sqlite3.Error`."""
+        now = self._clock.now()
+        receiver = Receiver(owner, str(host_of(url)))
+        event = WebhookEvent(
+            type=_EVENT_TYPES[job.status],
+            timestamp=job.finished_at or datetime.fromtimestamp(now, UTC),
+            data=job,
+        )
+        body = event.model_dump_json(exclude_none=True).encode()
+        self._deliveries.add(receiver, Delivery(job.job_id, url, body, now, due_at=now))
+        self._queues.setdefault(receiver, _Queue()).due_at = 0.0
+        # After the transaction.
+        asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        """Start what is due and has a place, and set the alarm for the next one."""
+        if not self._started:
+            return
+        now = self._clock.now()
+        try:
+            while (receiver := self._next_receiver(now)) is not None:
+                self._start_first(receiver, now)
+            wake_at = min(
+                (q.due_at for q in self._queues.values() if now < q.due_at < _NEVER), default=None
+            )
+        except sqlite3.Error as error:
+            self._logger.log("error", "webhooks_unreadable", detail=str(error))
+            wake_at = now + _DISK_PAUSE_S
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._clock.call_at(wake_at, self._look) if wake_at is not None else None
+
+    def _next_receiver(self, now: float) -> Receiver | None:
+        """The receiver that has a delivery due and a place, and has waited longest."""
+        if len(self._sends) >= _AT_ONCE:
+            return None
+        unproven = sum(
+            len(queue.sending)
+            for receiver, queue in self._queues.items()
+            if receiver not in self._proven
+        )
+        ready = [
+            (len(queue.sending), queue.last_started, receiver)
+            for receiver, queue in self._queues.items()
+            if queue.due_at <= now
+            and len(queue.sending) < _AT_ONCE_PER_RECEIVER
+            and (receiver in self._proven or unproven < _AT_ONCE_UNPROVEN)
+        ]
+        return min(ready)[2] if ready else None
+
+    def _start_first(self, receiver: Receiver, now: float) -> None:
+        queue = self._queues[receiver]
+        delivery = self._deliveries.next(receiver, queue.sending)
+        if delivery is None or delivery.due_at > now:
+            queue.due_at = delivery.due_at if delivery else _NEVER
+            if delivery is None and not queue.sending:
+                del self._queues[receiver]
+            return
+        queue.sending.add(delivery.job_id)
+        queue.last_started = now
+        send = asyncio.create_task(self._send(receiver, delivery))
+        self._sends.add(send)
+        send.add_done_callback(self._sends.discard)
+        send.add_done_callback(lambda _send: self._free(receiver, delivery.job_id))
+
+    def _free(self, receiver: Receiver, job_id: str) -> None:
+        queue = self._queues[receiver]
+        queue.sending.discard(job_id)
+        queue.due_at = 0.0
+        self._look()
+
+    async def _send(self, receiver: Receiver, delivery: Delivery) -> None:
+        started = self._clock.now()
+        status: int | None = None
+        try:
+            headers = self._signer.headers(delivery.job_id, started, delivery.body)
+            status = await self._sender.post(delivery.url, headers, delivery.body)
+            reason = f"answers {status}"
+        except DeliveryError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - or it would be sent again without a pause
+            reason = type(error).__name__
+        now = self._clock.now()
+        is_delivered = status is not None and HTTPStatus(200) <= status < HTTPStatus(300)
+        self._judge(receiver, is_good=is_delivered and now - started <= _SLOW_S)
+        if is_delivered:
+            self.counts["delivered"] += 1
+            await self._recorded(lambda: self._deliveries.remove(delivery.job_id))
+            return
+        pause_s = PAUSES_S[min(delivery.attempts, len(PAUSES_S) - 1)]
+        self.counts["failed"] += 1
+        if status == HTTPStatus.GONE or now + pause_s > delivery.created_at + GIVEN_UP_AFTER_S:
+            self.counts["given_up"] += 1
+            self._log("webhook_given_up", receiver, delivery, reason)
+            await self._recorded(lambda: self._deliveries.remove(delivery.job_id))
+            return
+        if not delivery.attempts:
+            self._log("webhook_failed", receiver, delivery, reason)
+        await self._recorded(lambda: self._deliveries.postpone(delivery.job_id, now + pause_s))
+
+    def _judge(self, receiver: Receiver, *, is_good: bool) -> None:
+        self._proven.pop(receiver, None)
+        if is_good:
+            self._proven[receiver] = None
+            if len(self._proven) > _MAX_PROVEN:
+                del self._proven[next(iter(self._proven))]
+
+    async def _recorded(self, record: Callable[[], None]) -> None:
+        """Record an outcome. A disk that is full is tried again, because without the record the
+        receiver would get the same message again."""
+        while True:
+            try:
+                return record()
+            except sqlite3.Error as error:
+                self._logger.log("error", "webhook_not_recorded", detail=str(error))
+                await asyncio.sleep(_DISK_PAUSE_S)
+
+    def _log(self, event: str, receiver: Receiver, delivery: Delivery, reason: str) -> None:
+        self._logger.log(
+            "warning",
+            event,
+            job_id=delivery.job_id,
+            receiver=receiver.host,
+            attempts=delivery.attempts + 1,
+            reason=reason,
+        )
