@@ -41,7 +41,8 @@ def configure_logging(settings: LoggingSettings) -> None:
     for handler in handlers:
         handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
-    logging.getLogger("upscaled_http").setLevel(settings.level.upper())
+    for name in ("upscaled", "upscaled_http"):
+        logging.getLogger(name).setLevel(settings.level.upper())
 
 
 class JsonLines(logging.Formatter):

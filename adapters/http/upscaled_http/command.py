@@ -1,0 +1,176 @@
+"""`upscaled serve`: its command line, and from that to a running server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upscaled_http.config import Settings
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+# Files that are open beside connections: the stores, results that are sent, the daemon's pipes.
+_SPARE_FILES = 256
+
+_EXAMPLES = """\
+settings come from these options, then from UPSCALED_<SECTION>_<KEY> in the environment, then from
+the file. `--print-config` shows all of them.
+
+examples:
+  upscaled serve                               # the page is at http://127.0.0.1:8080
+  upscaled serve --port 0                      # any port that is free
+  UPSCALED_SERVER_PORT=3000 upscaled serve --print-config
+  upscaled serve --new-key phone >> keys       # shows the key on stderr, once
+  upscaled serve --config serve.yaml -- --stall-timeout-s 300
+  UPSCALED_AUTH_KEYS_FILE=keys upscaled serve --host 0.0.0.0
+
+SIGTERM lets running jobs end, then exits; a second signal exits at once. What has not ended goes on
+at the next start.
+
+exit status: 0 it was stopped, 1 the port is taken or something else failed, 2 wrong usage or
+settings.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until a signal; the exit status."""
+    arguments = list(argv)
+    daemon_arguments: list[str] = []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, daemon_arguments = arguments[:cut], arguments[cut + 1 :]
+    options = parser().parse_args(arguments)
+    if options.new_key is not None:
+        return _print_new_key(options.new_key)
+    try:
+        from upscaled_http.sources import ConfigError, Given, load, printed
+
+        flags = {
+            path: Given(flag, value)
+            for flag, path, value in (
+                ("--host", "server.host", options.host),
+                ("--port", "server.port", options.port),
+                ("--data-dir", "storage.data_dir", options.data_dir),
+                ("--", "workers.args", daemon_arguments or None),
+            )
+            if value is not None
+        }
+        try:
+            settings = load(os.environ, options.config, flags)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return EXIT_USAGE
+        if options.print_config:
+            print(printed(settings), end="")
+            return EXIT_OK
+        return _serve(settings)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module.startswith("upscaled"):
+            raise
+        print(
+            f"upscaled serve: the Python module {module} is missing: pip install 'upscaled[http]'",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled serve",
+        usage="%(prog)s [--help] [option ...] [-- option of `upscaled run` ...]",
+        description="Serve an HTTP API and a page that upscale pictures.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    arguments.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
+    arguments.add_argument("--host", help="the address to listen at (default: 127.0.0.1)")
+    arguments.add_argument("--port", help="default: 8080; 0 takes any that is free")
+    arguments.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where uploads, results and records lie (default: ./data)",
+    )
+    arguments.add_argument(
+        "--print-config", action="store_true", help="print all settings as YAML, and exit"
+    )
+    arguments.add_argument(
+        "--new-key",
+        metavar="KEY_NAME",
+        help="print a line for a keys file, and its key on stderr, and exit",
+    )
+    return arguments
+
+
+def _print_new_key(name: str) -> int:
+    from upscaled_http.keys import new_key
+
+    try:
+        text, key = new_key(name)
+    except ValueError as error:
+        print(f"upscaled serve: --new-key: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    print(key.line())
+    print(f"The key, which is not shown again: {text}", file=sys.stderr)
+    return EXIT_OK
+
+
+def _serve(settings: Settings) -> int:
+    from upscaled_http.app import create_app
+    from upscaled_http.logs import configure_logging
+    from upscaled_http.notify import Notifier
+    from upscaled_http.registry import RegistryError
+    from upscaled_http.server import Server, open_sockets, url_of
+    from upscaled_http.service import Service
+    from upscaled_http.storage import StorageError
+
+    # Before the daemon's environment is copied: its messages would be taken for ours.
+    notifier = Notifier(os.environ)
+    _allow_connections(settings.server.max_connections)
+    try:
+        configure_logging(settings.logging)
+        sockets = open_sockets(settings.server.host, settings.server.port)
+    except OSError as error:
+        place = f"{settings.server.host} port {settings.server.port}"
+        what = "logging.file_path" if error.filename else place
+        print(f"upscaled serve: {what} cannot be used: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+
+    def tell() -> None:
+        url = url_of(sockets[0])
+        shown = "the page is at" if settings.features.page else "the API is at"
+        print(f"upscaled serve: {shown} {url}/", file=sys.stderr)
+        if not (settings.auth.keys or settings.server.is_loopback):
+            print(
+                "upscaled serve: other machines can reach it, and no keys are set", file=sys.stderr
+            )
+
+    app = create_app(settings, Service(settings))
+    server = Server(app, settings.server, notifier, tell)
+    try:
+        server.run(sockets)
+    except (StorageError, RegistryError) as error:
+        print(f"upscaled serve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_OK
+
+
+def _allow_connections(count: int) -> None:
+    """Raise this process's limit of open files as far as it may: shells often set 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
