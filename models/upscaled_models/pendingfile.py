@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from upscaled_models.freename import numbered, rename_to_free
+from upscaled_protocol.attributes import get_attribute, set_attribute
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # An attribute of a file: which acceptance of a job made it.
@@ -41,9 +43,8 @@ class PendingFile:
 
     def _open(self) -> BinaryIO:
         try:
-            flags = os.O_TMPFILE | os.O_RDWR
-            descriptor = os.open(".", flags, 0o666, dir_fd=self.folder)
-        except (AttributeError, OSError):  # no Linux, or a file system without nameless files
+            descriptor = _open_nameless(self.folder)
+        except OSError:  # no Linux, or a file system without nameless files
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
             descriptor = os.open(self._spare, flags, 0o666, dir_fd=self.folder)
             self._named = True
@@ -77,8 +78,7 @@ class PendingFile:
         """
         try:
             if mark is not None:
-                with suppress(OSError):
-                    os.setxattr(self.file.fileno(), _MARK, mark.encode())
+                set_attribute(self.file.fileno(), _MARK, mark.encode())
             limit = os.fpathconf(self.folder, "PC_NAME_MAX")
             for name in numbered(self.path.name, limit):
                 # Asked first, because to ask is much quicker than to try.
@@ -123,11 +123,7 @@ class PendingFile:
         return True
 
     def _mark_of(self, name: str) -> bytes | None:
-        path = f"/proc/self/fd/{self.folder}/{name}"
-        try:
-            return os.getxattr(path, _MARK, follow_symlinks=False)
-        except OSError:  # none, or the file system has no attributes
-            return None
+        return get_attribute(f"/proc/self/fd/{self.folder}/{name}", _MARK)
 
     def _link(self, name: str) -> None:
         # Only with a folder given does os.link follow the link in /proc (linkat(2)).
@@ -146,6 +142,12 @@ class PendingFile:
         if self.folder >= 0:
             os.close(self.folder)
             self.folder = -1
+
+
+def _open_nameless(folder: int) -> int:
+    if hasattr(os, "O_TMPFILE"):
+        return os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666, dir_fd=folder)
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,8 +31,14 @@ def settle_waiting() -> None:
 
 def computing_threads() -> int:
     """The cores that this process may use; a second thread on a core gains nothing."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(_cores(), allowed or 1))
+    return max(1, min(_cores(), allowed_cores()))
+
+
+def allowed_cores() -> int:
+    """Logical cores, within what this process was confined to."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache
@@ -46,7 +53,7 @@ def give_way() -> None:
     All threads of a network wait for the one that is interrupted, and it has its caches to fill
     again. The share of the processors stays the same.
     """
-    if hasattr(os, "SCHED_BATCH"):
+    if sys.platform == "linux":
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

@@ -47,13 +47,24 @@ def hold_back_hangups() -> None:
 
 
 def child_pids(pid: int) -> list[int]:
-    """Living and zombie children of a process; empty where it is gone, or there is no /proc."""
+    """Living and zombie children of a process; empty if it is gone."""
+    if sys.platform != "linux":
+        return _children_by_psutil(pid)
     children: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
                 children += map(int, (task / "children").read_text().split())
     return children
+
+
+def _children_by_psutil(pid: int) -> list[int]:
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
 
 
 def kill_descendants(spared: Collection[int] = ()) -> None:

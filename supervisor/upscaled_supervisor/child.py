@@ -250,7 +250,7 @@ def open_pipes() -> tuple[list[int], list[int]]:
     fds: list[int] = []
     try:
         for _ in range(3):
-            fds += os.pipe2(os.O_CLOEXEC)
+            fds += os.pipe()
     except OSError:
         for fd in fds:
             os.close(fd)

@@ -49,7 +49,9 @@ def read_devices(text: str) -> list[str]:
     for device in devices:
         kind, colon, number = device.partition(":")
         if not kind or (colon and not number.isdecimal()):
-            raise argparse.ArgumentTypeError(f"{device!r} is no device; write cpu, cuda or cuda:0")
+            raise argparse.ArgumentTypeError(
+                f"{device!r} is no device; write cpu, cuda, cuda:0 or mps"
+            )
         visible = _visible_gpus()
         if kind == "cuda" and visible and int(number or 0) >= len(visible):
             raise argparse.ArgumentTypeError(

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="let image_url reach this host, and no host that is not given so; may be repeated",
     )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add("--threads", type=int, help="CPU threads of the network (default: one a core)")
     add("--preload", action="append", default=[], metavar="MODEL", help="load before ready")
     add("--model-memory-gb", type=float, help="memory for loaded models; the oldest go first")

@@ -58,7 +58,9 @@ class Nursery:
         self._lines = LineSplitter()
         self._pid = os.getpid()
         self._workers: set[int] = set()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
 
     def set_up(self) -> None:
         """Import what workers need, unless they are to be fresh interpreters."""

@@ -207,34 +207,33 @@ class StopEvent:
     """Wakes the threads that wait for a descriptor."""
 
     def __init__(self) -> None:
-        self._fd: int | None = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._pipe: tuple[int, int] | None = os.pipe()
         self._lock = threading.Lock()
         self.is_set = False
 
     def set(self) -> None:
-        """Wake them, for good."""
-        self.is_set = True
+        """Wake them, for good: nothing reads the pipe."""
         with self._lock:
-            if self._fd is not None:
-                os.eventfd_write(self._fd, 1)
+            if self._pipe is not None and not self.is_set:
+                os.write(self._pipe[1], b"1")
+            self.is_set = True
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have the selector wait for this too."""
-        if self._fd is not None:
-            selector.register(self._fd, selectors.EVENT_READ)
+        if self._pipe is not None:
+            selector.register(self._pipe[0], selectors.EVENT_READ)
 
     def close(self) -> None:
         """Once no thread waits any more."""
         with self._lock:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
+            self.forget()
 
     def forget(self) -> None:
         """In a forked child, where a thread that it does not have may hold the lock."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._pipe is not None:
+            for fd in self._pipe:
+                os.close(fd)
+            self._pipe = None
 
 
 def read_all(fd: int, take: Callable[[bytes], None], stop: StopEvent) -> None:

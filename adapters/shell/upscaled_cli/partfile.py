@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from upscaled_protocol.attributes import get_attribute, set_attribute
 
 CHUNK_BYTES = 256 * 1024
 
@@ -74,11 +76,8 @@ class PartFile:
     def set_origin(self, source_and_etag: tuple[str, str] | None) -> None:
         """Keep where the bytes are from, also for the next run if the file system can."""
         self.source_and_etag = source_and_etag
-        with suppress(OSError):
-            if source_and_etag is None:
-                os.removexattr(self._file.fileno(), _ORIGIN)
-            else:
-                os.setxattr(self._file.fileno(), _ORIGIN, json.dumps(source_and_etag).encode())
+        value = json.dumps(source_and_etag).encode() if source_and_etag else None
+        set_attribute(self._file.fileno(), _ORIGIN, value)
 
     def digest(self) -> str:
         """The SHA-256 of all bytes so far."""
@@ -100,8 +99,8 @@ class PartFile:
 
     def _kept_origin(self) -> tuple[str, str] | None:
         try:
-            source, etag = json.loads(os.getxattr(self._file.fileno(), _ORIGIN))
-        except (OSError, ValueError):  # none, or the file system has no attributes
+            source, etag = json.loads(get_attribute(self._file.fileno(), _ORIGIN) or b"")
+        except ValueError:
             return None
         return str(source), str(etag)
 

@@ -283,9 +283,15 @@ def device_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def _find_device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+        name = _best_device()
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -61,7 +61,10 @@ def machine() -> Finding:
         memory = f", {psutil.virtual_memory().total / 2**30:.1f} GiB of memory"
     except ImportError:  # the libraries' findings say so
         memory = ""
-    return Finding("machine", "ok", f"{len(os.sched_getaffinity(0))} cores{memory}")
+    cores = os.cpu_count()
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    return Finding("machine", "ok", f"{cores} cores{memory}")
 
 
 def libraries(is_proven: bool, tell: Callable[[str], None]) -> Iterator[Finding]:
