@@ -19,7 +19,7 @@ NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long docs-test dist node lint format schema bench clean
+.PHONY: help demo test test-long docs-test dist node lint lint-deploy format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -79,6 +79,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+lint-deploy: $(STAMP)  ## what containers and services are started from; the types as macOS has them
+	$(BIN)/python -m pytest tests/deploy/test_deploy_files.py
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin protocol models worker supervisor adapters
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
