@@ -18,7 +18,7 @@ from pydantic import (
 from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
 from upscaled_http.signatures import check_secret
-from upscaled_protocol.destinations import HostPort
+from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.envelope import MAX_TIMEOUT_S
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -163,6 +163,11 @@ class WebhookSettings(Section):
 
     secret: SecretStr | None = None
     allow_hosts: tuple[Host, ...] = ()
+
+    @property
+    def destinations(self) -> Destinations:
+        """Where webhooks may go: to the listed hosts alone, or to the public internet."""
+        return Destinations(allow_hosts=frozenset(map(HostPort.parse, self.allow_hosts)))
 
     @field_validator("secret")
     @classmethod

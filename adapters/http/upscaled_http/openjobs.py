@@ -58,6 +58,9 @@ class OpenJobs:
         self._takeover = Takeover({}, frozenset())
         self._daemon: ChildDaemon | None = None
         self.journal_fault: str | None = None
+        # Called with each job that has ended, before its row is written, in that transaction: what
+        # they record is recorded if and only if the end is. May raise `sqlite3.Error`.
+        self.on_recording_end: list[Callable[[Record], None]] = []
         # Called with each job that has ended.
         self.on_ended: Callable[[Record], None] | None = None
         self.on_progress: Callable[[Record], None] | None = None
@@ -267,6 +270,11 @@ class OpenJobs:
         try:
             if record.is_deleted and record.has_ended:
                 self._registry.remove(record.job_id)
+            elif record.has_ended and self.on_recording_end:
+                with self._registry.transaction():
+                    for call in self.on_recording_end:
+                        call(record)
+                    self._registry.update(record)
             else:
                 self._registry.update(record)
         except sqlite3.Error as error:

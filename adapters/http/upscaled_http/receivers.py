@@ -7,7 +7,6 @@ no proxy of the environment is used, and the body of the answer is not read.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
 import threading
@@ -33,9 +32,6 @@ _VISIBLE_ASCII = re.compile(r"[!-~]+")
 # RFC 1035, 2.3.4.
 _LONGEST_HOST = 253
 _USUAL_PORTS = {"http": 80, "https": 443}
-
-# At the level `debug` the library logs each request with its URL, which may hold a token.
-logging.getLogger("httpcore2").setLevel(logging.WARNING)
 
 
 class DeliveryError(Exception):

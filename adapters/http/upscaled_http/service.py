@@ -26,6 +26,7 @@ from upscaled_http.storage import Storage
 from upscaled_http.submission import Submission, SubmissionReader
 from upscaled_http.uploads import BodyReader, Upload, storage_problem
 from upscaled_http.watching import Watchers
+from upscaled_http.webhooks import open_webhooks
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.messages import HealthReport
 from upscaled_protocol.version import VERSION
@@ -35,6 +36,7 @@ _SPARE_QUEUE = 8
 # A daemon answers at once.
 _ASK_TIMEOUT_S = 2.0
 _HOUSEKEEPING_S = 5.0
+_SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
 _OPEN: tuple[JobStatus, ...] = ("queued", "processing")
 
 
@@ -68,6 +70,10 @@ class Service:
         self.jobs = OpenJobs(self.storage, self.settings.storage, self.registry, self.watchers)
         open_ids = {record.job_id for record in self.jobs.records()}
         self.storage.sweep(open_ids, self.registry.file_names())
+        self.webhooks = open_webhooks(self.settings.webhooks, self.registry.deliveries)
+        if self.webhooks is not None:
+            self.jobs.on_recording_end.append(self.webhooks.handle_end)
+            self.webhooks.start()
         self.daemon = ChildDaemon(self._command(), self.jobs, _child_environment())
         self.jobs.attach(self.daemon)
         self.daemon.start()
@@ -83,6 +89,8 @@ class Service:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
         self.jobs.catch_up()
+        if self.webhooks is not None:
+            await self.webhooks.stop()
         self.registry.close()
         self.storage.close()
 
@@ -213,6 +221,7 @@ class Service:
             return
         if record.file_name is not None:
             self.storage.remove_result(record.file_name)
+        self.registry.deliveries.remove(record.job_id)
         self.registry.remove(record.job_id)
 
     async def wait(self, record: Record, wait_s: float) -> bool:
@@ -395,8 +404,8 @@ class Service:
 
 
 def _child_environment() -> Mapping[str, str]:
-    """The environment without the server's keys."""
-    return {name: value for name, value in os.environ.items() if "UPSCALED_AUTH" not in name}
+    """The environment without the server's secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
 
 
 def _fingerprint(submission: Submission, upload: Upload | None) -> bytes:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from upscaled_http.config import Settings
 from upscaled_http.messages import FieldError, Retention
 from upscaled_http.problems import ProblemError
+from upscaled_http.receivers import host_of
 from upscaled_http.records import Pixels
 from upscaled_models.catalog import Catalog, default_model_dir
 from upscaled_models.dimensions import plan_size
@@ -30,6 +31,7 @@ from upscaled_protocol.configs import (
     ImageConfig,
     ImagenConfig,
 )
+from upscaled_protocol.destinations import HostNotAllowedError
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
@@ -127,7 +129,7 @@ class SubmissionReader:
             timeout_s=self._timeout_s(job.get("timeout_s"), is_text=is_text),
             label=_label(job.get("label")),
             retention=self._retention(job.get("retention")),
-            webhook=_webhook(job.get("webhook")),
+            webhook=self._webhook(job.get("webhook")),
             image_url=image_url,
         )
 
@@ -231,6 +233,23 @@ class SubmissionReader:
             )
         return number
 
+    def _webhook(self, value: Any) -> str | None:
+        """Checked for its form, and for what needs no look-up of its host."""
+        if value is None:
+            return None
+        webhooks = self._settings.webhooks
+        if webhooks.secret is None:
+            text = "This server sends no webhooks, because its webhooks.secret is not set."
+            raise ProblemError.field("webhook", text, ErrorCode.INVALID_JOB)
+        try:
+            webhooks.destinations.check(*host_of(value if isinstance(value, str) else ""))
+        except ValueError as error:
+            raise ProblemError.field("webhook", f"{error}.", ErrorCode.INVALID_JOB) from None
+        except HostNotAllowedError as error:
+            text = f"webhook: {error}."
+            raise ProblemError.field("webhook", text, ErrorCode.PATH_NOT_ALLOWED) from None
+        return cast(str, value)
+
     def _retention(self, value: Any) -> Retention:
         if value is None:
             return self._settings.storage.retention
@@ -317,16 +336,6 @@ def _label(value: Any) -> str | None:
     return value
 
 
-def _webhook(value: Any) -> str | None:
-    if value is None:
-        return None
-    is_url = isinstance(value, str) and value.startswith(("http://", "https://"))
-    if not is_url or len(value) > _MAX_URL or not _is_plain(value):
-        text = f"webhook is an http or https address of at most {_MAX_URL} characters."
-        raise ProblemError.field("webhook", text, ErrorCode.INVALID_JOB)
-    return cast(str, value)
-
-
 def _is_plain(text: str) -> bool:
     return text.isprintable()
 
@@ -359,7 +368,7 @@ def form_fields() -> dict[str, Any]:
         "timeout_s": {"type": "number", "exclusiveMinimum": 0},
         "label": {"type": "string", "maxLength": _MAX_LABEL, "description": "Your own name."},
         "retention": {"type": "string", "enum": list(get_args(Retention))},
-        "webhook": {"type": "string", "format": "uri", "description": "Told of the job's end."},
+        "webhook": {"type": "string", "format": "uri", "description": "Gets the job's end."},
     }
 
 

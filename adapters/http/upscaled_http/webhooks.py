@@ -7,6 +7,7 @@ restart. It is sent at least once; its id is the same for each attempt.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections import Counter
@@ -16,11 +17,12 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Literal, Protocol
 
+from upscaled_http.config import WebhookSettings
 from upscaled_http.deliveries import Deliveries, Delivery, Receiver
-from upscaled_http.messages import EventType, Job, JobStatus, WebhookEvent
-from upscaled_http.receivers import DeliveryError, host_of
+from upscaled_http.messages import EventType, JobStatus, WebhookEvent
+from upscaled_http.receivers import DeliveryError, Poster, host_of
+from upscaled_http.records import Record
 from upscaled_http.signatures import Signer
-from upscaled_protocol.log import Logger
 
 # After each attempt that failed; the last one again and again, until a day has passed.
 PAUSES_S = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
@@ -39,6 +41,8 @@ _DISK_PAUSE_S = 5.0
 # The system's clock may be set while we wait.
 _LONGEST_WAIT_S = 60.0
 _NEVER = float("inf")
+
+_LOG = logging.getLogger(__name__)
 
 _EVENT_TYPES: dict[JobStatus, EventType] = {
     "completed": "job.completed",
@@ -96,6 +100,16 @@ class _Queue:
     last_started: float = 0.0
 
 
+def open_webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
+    """The server's webhooks; None if it has no secret, and so sends none."""
+    if settings.secret is None:
+        if waiting := len(deliveries):
+            _LOG.warning("%d webhooks wait, because webhooks.secret is not set", waiting)
+        return None
+    signer = Signer(settings.secret.get_secret_value())
+    return Webhooks(deliveries, signer, Poster(settings.destinations))
+
+
 class Webhooks:
     """Sends what is due. `add` and the registry's own methods are called on the event loop.
 
@@ -109,14 +123,12 @@ class Webhooks:
         sender: Sender,
         *,
         clock: Clock | None = None,
-        logger: Logger,
     ) -> None:
         self.counts: Counter[Outcome] = Counter()
         self._deliveries = deliveries
         self._signer = signer
         self._sender = sender
         self._clock = clock or SystemClock()
-        self._logger = logger
         self._queues: dict[Receiver, _Queue] = {}
         self._proven: dict[Receiver, None] = {}
         self._sends: set[asyncio.Task[None]] = set()
@@ -145,18 +157,21 @@ class Webhooks:
             send.cancel()
         await asyncio.gather(*sends, return_exceptions=True)
 
-    def add(self, owner: str, url: str, job: Job) -> None:
-        """Record the webhook of a job that has ended. Call it in the transaction that records the
-        end. Raises `sqlite3.Error`."""
+    def handle_end(self, record: Record) -> None:
+        """Record the webhook of a job that has ended, if it has one. Call it in the transaction
+        that records the end. Raises `sqlite3.Error`."""
+        if record.webhook is None:
+            return
         now = self._clock.now()
-        receiver = Receiver(owner, str(host_of(url)))
+        receiver = Receiver(record.owner, str(host_of(record.webhook)))
+        job = record.job()
         event = WebhookEvent(
             type=_EVENT_TYPES[job.status],
             timestamp=job.finished_at or datetime.fromtimestamp(now, UTC),
             data=job,
         )
         body = event.model_dump_json(exclude_none=True).encode()
-        self._deliveries.add(receiver, Delivery(job.job_id, url, body, now, due_at=now))
+        self._deliveries.add(receiver, Delivery(job.job_id, record.webhook, body, now, due_at=now))
         self._queues.setdefault(receiver, _Queue()).due_at = 0.0
         # After the transaction.
         asyncio.get_running_loop().call_soon(self._look)
@@ -173,7 +188,7 @@ class Webhooks:
                 (q.due_at for q in self._queues.values() if now < q.due_at < _NEVER), default=None
             )
         except sqlite3.Error as error:
-            self._logger.log("error", "webhooks_unreadable", detail=str(error))
+            _LOG.error("the registry cannot be read: %s", error)
             wake_at = now + _DISK_PAUSE_S
         if self._alarm is not None:
             self._alarm.cancel()
@@ -240,11 +255,11 @@ class Webhooks:
         self.counts["failed"] += 1
         if status == HTTPStatus.GONE or now + pause_s > delivery.created_at + GIVEN_UP_AFTER_S:
             self.counts["given_up"] += 1
-            self._log("webhook_given_up", receiver, delivery, reason)
+            self._log("a webhook was given up", receiver, delivery, reason)
             await self._recorded(lambda: self._deliveries.remove(delivery.job_id))
             return
         if not delivery.attempts:
-            self._log("webhook_failed", receiver, delivery, reason)
+            self._log("a webhook failed, and is tried for a day", receiver, delivery, reason)
         await self._recorded(lambda: self._deliveries.postpone(delivery.job_id, now + pause_s))
 
     def _judge(self, receiver: Receiver, *, is_good: bool) -> None:
@@ -261,15 +276,15 @@ class Webhooks:
             try:
                 return record()
             except sqlite3.Error as error:
-                self._logger.log("error", "webhook_not_recorded", detail=str(error))
+                _LOG.error("the outcome of a webhook cannot be recorded: %s", error)
                 await asyncio.sleep(_DISK_PAUSE_S)
 
-    def _log(self, event: str, receiver: Receiver, delivery: Delivery, reason: str) -> None:
-        self._logger.log(
-            "warning",
-            event,
-            job_id=delivery.job_id,
-            receiver=receiver.host,
-            attempts=delivery.attempts + 1,
-            reason=reason,
-        )
+    def _log(self, text: str, receiver: Receiver, delivery: Delivery, reason: str) -> None:
+        """Without the URL: it may hold a token."""
+        fields = {
+            "job_id": delivery.job_id,
+            "receiver": receiver.host,
+            "attempts": delivery.attempts + 1,
+            "reason": reason,
+        }
+        _LOG.warning(text, extra={"fields": fields})

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,21 @@ import pytest
 
 from upscaled_http import webhooks as sending
 from upscaled_http.deliveries import Deliveries
-from upscaled_http.messages import Job, JobStatus
+from upscaled_http.messages import JobStatus
 from upscaled_http.receivers import DeliveryError
+from upscaled_http.records import Record
 from upscaled_http.signatures import Signer
 from upscaled_http.webhooks import GIVEN_UP_AFTER_S, Webhooks
-from upscaled_protocol.log import Level, Logger
 from waiting import TIMEOUT_S
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 URL = "https://a.example/hook?token=hush"
 
 
-def job(job_id: str, status: JobStatus = "completed") -> Job:
-    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    url = f"/api/jobs/{job_id}"
-    return Job(
-        job_id=job_id, method="fake", status=status, created_at=now, finished_at=now,
-        status_url=url, events_url=f"{url}/events", cancel_url=f"{url}/cancel",
+def record(job_id: str, url: str = URL, owner: str = "me") -> Record:
+    return Record(
+        job_id=job_id, owner=owner, method="fake", created_at=1e9, line=None, webhook=url,
+        status="completed", finished_at=1e9 + 0.5,
     )  # fmt: skip
 
 
@@ -109,23 +107,24 @@ class Receivers:
         return await asyncio.wait_for(self.sent.get(), TIMEOUT_S)
 
 
-class Lines(Logger):
-    """Log lines in memory."""
+class Lines(logging.Handler):
+    """The log's lines: text and fields."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[tuple[str, dict[str, Any]]] = []
         self._logged = asyncio.Event()
 
-    def log(self, level: Level, event: str, **fields: Any) -> None:
-        self.lines.append({"level": level, "event": event, **fields})
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((record.getMessage(), getattr(record, "fields", {})))
         self._logged.set()
 
-    async def wait(self, event: str) -> dict[str, Any]:
+    async def wait(self, words: str) -> dict[str, Any]:
+        """The fields of the first line with these words."""
         while True:
-            for line in self.lines:
-                if line["event"] == event:
-                    return line
+            for text, fields in self.lines:
+                if words in text:
+                    return fields
             self._logged.clear()
             await asyncio.wait_for(self._logged.wait(), TIMEOUT_S)
 
@@ -136,7 +135,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.clock = FakeClock()
         self.receivers = Receivers()
-        self.logger = Lines()
+        self.log = Lines()
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = NORMAL")
@@ -144,9 +143,7 @@ class Bench:
         self._made()
 
     def _made(self) -> None:
-        self.webhooks = Webhooks(
-            self.deliveries, Signer(SECRET), self.receivers, clock=self.clock, logger=self.logger
-        )
+        self.webhooks = Webhooks(self.deliveries, Signer(SECRET), self.receivers, clock=self.clock)
         self.webhooks.start()
 
     async def restart(self) -> None:
@@ -154,7 +151,7 @@ class Bench:
         self._made()
 
     def add(self, job_id: str, url: str = URL, owner: str = "me") -> None:
-        self.webhooks.add(owner, url, job(job_id))
+        self.webhooks.handle_end(record(job_id, url, owner))
 
     async def check_quiet(self) -> None:
         """Nothing is sent, and nothing will be until something happens."""
@@ -179,9 +176,11 @@ def run(tmp_path: Path) -> Callable[[Callable[[Bench], Awaitable[None]]], None]:
     def run_it(test: Callable[[Bench], Awaitable[None]]) -> None:
         async def on_loop() -> None:
             bench = Bench(tmp_path / "sidecar.db")
+            logging.getLogger(sending.__name__).addHandler(bench.log)
             try:
                 await test(bench)
             finally:
+                logging.getLogger(sending.__name__).removeHandler(bench.log)
                 await bench.webhooks.stop()
                 bench.db.close()
 
@@ -197,17 +196,19 @@ Run = Callable[[Callable[[Bench], Awaitable[None]]], None]
 def test_the_end_of_a_job_is_sent_with_the_job_and_no_more(run: Run, status: JobStatus) -> None:
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = 204
-        bench.webhooks.add("me", URL, job("one", status))
+        ended = record("one")
+        ended.status = status
+        bench.webhooks.handle_end(ended)
         assert await bench.receivers.next() == ("a.example", "one")
         await bench.wait_settled()
         (body,) = bench.receivers.bodies
         assert json.loads(body) == {
             "type": f"job.{status}",
-            "timestamp": "2026-01-02T03:04:05Z",
-            "data": json.loads(job("one", status).model_dump_json(exclude_none=True)),
+            "timestamp": "2001-09-09T01:46:40.500000Z",
+            "data": json.loads(ended.body()),
         }
         assert bench.webhooks.counts == {"delivered": 1}
-        assert bench.logger.lines == []
+        assert bench.log.lines == []
 
     run(test)
 
@@ -237,21 +238,23 @@ def test_the_log_tells_the_first_failure_and_the_last_and_never_the_url(run: Run
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = DeliveryError("took longer than 15 s")
         bench.add("one")
-        failed = await bench.logger.wait("webhook_failed")
+        failed = await bench.log.wait("webhook failed")
         await bench.clock.pass_pause()
         await bench.receivers.next()
         await bench.receivers.next()
         bench.receivers.answers["a.example"] = 410
         await bench.clock.pass_pause()
-        given_up = await bench.logger.wait("webhook_given_up")
+        given_up = await bench.log.wait("given up")
         assert failed == {
-            "level": "warning", "event": "webhook_failed", "job_id": "one",
-            "receiver": "a.example:443", "attempts": 1, "reason": "took longer than 15 s",
-        }  # fmt: skip
+            "job_id": "one",
+            "receiver": "a.example:443",
+            "attempts": 1,
+            "reason": "took longer than 15 s",
+        }
         assert given_up["attempts"] == 3
         assert given_up["reason"] == "answers 410"
-        assert len(bench.logger.lines) == 2
-        assert "hush" not in str(bench.logger.lines)
+        assert len(bench.log.lines) == 2
+        assert "hush" not in str(bench.log.lines)
 
     run(test)
 
@@ -275,7 +278,7 @@ def test_what_a_sender_did_not_foresee_is_a_failure_with_a_pause(run: Run) -> No
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = RuntimeError("token=hush")
         bench.add("one")
-        assert (await bench.logger.wait("webhook_failed"))["reason"] == "RuntimeError"
+        assert (await bench.log.wait("webhook failed"))["reason"] == "RuntimeError"
         assert await bench.clock.pass_pause() == 5
 
     run(test)
@@ -301,7 +304,7 @@ def test_a_webhook_survives_a_restart_with_its_pause(run: Run) -> None:
         bench.receivers.answers["a.example"] = 500
         bench.add("one")
         await bench.receivers.next()
-        await bench.logger.wait("webhook_failed")
+        await bench.log.wait("webhook failed")
         await bench.clock.pass_pause()
         await bench.receivers.next()
         await bench.restart()
@@ -354,7 +357,7 @@ def test_the_webhook_of_a_job_that_is_removed_is_not_sent_any_more(run: Run) -> 
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = 500
         bench.add("removed")
-        await bench.logger.wait("webhook_failed")
+        await bench.log.wait("webhook failed")
         bench.deliveries.remove("removed")
         bench.receivers.answers["a.example"] = 200
         bench.clock.advance(60)
@@ -479,7 +482,7 @@ def test_on_a_full_disk_a_delivered_message_is_not_sent_again(
         monkeypatch.setattr(bench.deliveries, "remove", fail)
         bench.add("one")
         await bench.receivers.next()
-        await bench.logger.wait("webhook_not_recorded")
+        await bench.log.wait("cannot be recorded")
         monkeypatch.setattr(bench.deliveries, "remove", remove)
         await bench.wait_settled()
         await bench.check_quiet()
