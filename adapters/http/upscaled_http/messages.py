@@ -187,6 +187,19 @@ class Stats(Body):
     results_bytes: int
 
 
+class CleanupRequest(Body):
+    """What a cleanup may remove."""
+
+    older_than_s: float = Field(ge=0, description="Since the job's end.")
+
+
+class EncodedResult(Body):
+    """A result in base64."""
+
+    image_base64: str
+    media_type: str
+
+
 class Cleanup(Body):
     """What a cleanup removed."""
 

@@ -61,9 +61,8 @@ class OpenJobs:
         # Called with each job that has ended, before its row is written, in that transaction: what
         # they record is recorded if and only if the end is. May raise `sqlite3.Error`.
         self.on_recording_end: list[Callable[[Record], None]] = []
-        # Called with each job that has ended.
-        self.on_ended: Callable[[Record], None] | None = None
-        self.on_progress: Callable[[Record], None] | None = None
+        # Called with each job that has ended, once.
+        self.on_ended: list[Callable[[Record], None]] = []
 
     def __len__(self) -> int:
         return len(self._records)
@@ -124,7 +123,7 @@ class OpenJobs:
         except ProblemError:
             if answer is not None:
                 with suppress(sqlite3.Error):
-                    self._registry.forget_answer(record.job_id, record.owner, answer[0])
+                    self._registry.forget_answer(record.owner, *answer)
             raise
         finally:
             self._answers.pop(record.job_id, None)
@@ -196,8 +195,6 @@ class OpenJobs:
                 record.position = message.get("position")
             else:
                 record.advance(message, time.time())
-                if self.on_progress is not None:
-                    self.on_progress(record)
             self._watchers.tell(record)
         elif kind == "result" or (kind == "error" and not self._is_refused(record, message)):
             self._end(record, message)
@@ -253,8 +250,8 @@ class OpenJobs:
         if answer is not None and not answer.done():
             answer.set_result(None)
         self._watchers.tell(record)
-        if self.on_ended is not None:
-            self.on_ended(record)
+        for call in self.on_ended:
+            call(record)
 
     def _take_file(self, record: Record, message: Message) -> None:
         path = message.get("output_path")

@@ -139,6 +139,11 @@ class ProblemError(Exception):
         """One field of the request is wrong. `detail` names it."""
         return cls(code, detail, errors=[FieldError(field=field, detail=detail)])
 
+    def named(self, name: str | None) -> Self:
+        """The same for a file of a batch."""
+        self.problem = self.problem.model_copy(update={"name": name})
+        return self
+
     @property
     def status(self) -> int:
         """The HTTP status."""

@@ -132,10 +132,11 @@ class Registry:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk may have ended it
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     # --- jobs -------------------------------------------------------------------------------
 
@@ -214,9 +215,15 @@ class Registry:
         """Jobs whose files are due to be removed."""
         return self._all("WHERE file_name IS NOT NULL AND expires_at <= ?", now)
 
-    def with_files(self, ended_before: float) -> list[Record]:
-        """Jobs that ended before this time and still have a file."""
-        return self._all("WHERE file_name IS NOT NULL AND finished_at <= ?", ended_before)
+    def with_files(self, owner: str, ended_before: float) -> list[Record]:
+        """Jobs of an owner that ended before this time and still have a file."""
+        clause = "WHERE owner = ? AND file_name IS NOT NULL AND finished_at <= ?"
+        return self._all(clause, owner, ended_before)
+
+    def batch(self, owner: str, batch_id: str) -> list[Record]:
+        """The jobs of a batch, in the order of their submit."""
+        clause = "WHERE batch_id = ? AND owner = ? AND is_deleted = 0 ORDER BY seq"
+        return self._all(clause, batch_id, owner)
 
     def remove_ended(self, before: float) -> None:
         """Forget the jobs that ended before this time and have no file, and as old answers."""
@@ -228,11 +235,12 @@ class Registry:
         rows = self._db.execute("SELECT file_name FROM jobs WHERE file_name IS NOT NULL")
         return {name for (name,) in rows}
 
-    def outcomes(self) -> list[Outcome]:
-        """Counts of the jobs that have ended."""
+    def outcomes(self, owner: str) -> list[Outcome]:
+        """Counts of an owner's jobs that have ended."""
         rows = self._db.execute(
             "SELECT method, status, count(*), coalesce(sum(seconds), 0) FROM jobs "
-            "WHERE finished_at IS NOT NULL GROUP BY method, status"
+            "WHERE owner = ? AND finished_at IS NOT NULL GROUP BY method, status",
+            (owner,),
         )
         return [Outcome(*row) for row in rows]
 
@@ -252,11 +260,11 @@ class Registry:
             "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", (owner, key, *answer, now)
         )
 
-    def forget_answer(self, answer_id: str, owner: str, key: str) -> None:
+    def forget_answer(self, owner: str, key: str, answer: KeptAnswer) -> None:
         """The answer was not given after all."""
         self._db.execute(
             "DELETE FROM idempotency WHERE owner = ? AND key = ? AND answer_id = ?",
-            (owner, key, answer_id),
+            (owner, key, answer.answer_id),
         )
 
     def _all(self, clause: str, *values: Any) -> list[Record]:

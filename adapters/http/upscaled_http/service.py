@@ -7,18 +7,20 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
 
-from upscaled.command import default_command
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
-from upscaled_http.messages import Cleanup, Health, JobStatus, Limits, MethodStats, Stats
+from upscaled_http.daemoncommand import daemon_command, daemon_environment
+from upscaled_http.healthreport import JobCounts, health_of
+from upscaled_http.messages import Cleanup, Health, JobStatus, MethodStats, Stats
 from upscaled_http.openjobs import OpenJobs
 from upscaled_http.pictures import picture_size
+from upscaled_http.preview import Previews
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.records import Record
 from upscaled_http.registry import KeptAnswer, Page, Registry
@@ -29,14 +31,10 @@ from upscaled_http.watching import Watchers
 from upscaled_http.webhooks import open_webhooks
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.messages import HealthReport
-from upscaled_protocol.version import VERSION
 
-# The daemon's own limit is above ours, so that a job of ours never waits for room there.
-_SPARE_QUEUE = 8
 # A daemon answers at once.
 _ASK_TIMEOUT_S = 2.0
 _HOUSEKEEPING_S = 5.0
-_SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
 _OPEN: tuple[JobStatus, ...] = ("queued", "processing")
 
 
@@ -44,6 +42,15 @@ class Submitted(NamedTuple):
     """A job, and whether an earlier request with the same `Idempotency-Key` submitted it."""
 
     record: Record
+    is_replayed: bool
+
+
+class SubmittedBatch(NamedTuple):
+    """The jobs of several pictures, and why others were refused."""
+
+    batch_id: str
+    records: list[Record]
+    refused: list[ProblemError]
     is_replayed: bool
 
 
@@ -55,6 +62,7 @@ class Service:
         self.storage = Storage(settings.storage)
         self.watchers = Watchers()
         self.reader = SubmissionReader(settings)
+        self.previews = Previews(self.storage.results)
         self.bodies = BodyReader(self.storage.incoming)
         self._began = time.monotonic()
         self._is_draining = False
@@ -74,17 +82,25 @@ class Service:
         if self.webhooks is not None:
             self.jobs.on_recording_end.append(self.webhooks.handle_end)
             self.webhooks.start()
-        self.daemon = ChildDaemon(self._command(), self.jobs, _child_environment())
+        self.daemon = ChildDaemon(
+            daemon_command(self.settings, self.storage), self.jobs, daemon_environment()
+        )
         self.jobs.attach(self.daemon)
         self.daemon.start()
         self._housekeeping = asyncio.create_task(self._keep_house())
 
-    async def stop(self) -> None:
+    async def drain(self) -> None:
         """Take no more jobs, let the daemon finish what it can in `grace_s`, end every stream. What
-        is left goes on at the next start."""
+        is left goes on at the next start. Everything but a submit is still answered."""
+        if self._is_draining:
+            return
         self._is_draining = True
         await self.daemon.stop(self.settings.server.grace_s)
         self.watchers.close()
+
+    async def stop(self) -> None:
+        """Drain, if that was not done yet, and close the stores. No request may come after it."""
+        await self.drain()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
@@ -129,32 +145,77 @@ class Service:
         upload: Upload | None,
         *,
         key: str | None = None,
-        batch_id: str | None = None,
     ) -> Submitted:
         """Have one job done. The upload's file is taken over. Raises `ProblemError`."""
-        fingerprint = _fingerprint(submission, upload) if key is not None else b""
-        if key is not None and (kept := self._kept(owner, key, fingerprint)) is not None:
-            return kept
+        if key is None:
+            return Submitted(await self._submit(owner, submission, upload), is_replayed=False)
+        fingerprint = _fingerprint(submission, [upload] if upload else [])
+        kept_id = self._kept(owner, key, fingerprint)
+        if kept_id is not None:
+            return Submitted(self.find(owner, kept_id), is_replayed=True)
+        job_id = str(uuid.uuid4())
+        answer = (key, KeptAnswer(fingerprint, job_id))
+        record = await self._submit(owner, submission, upload, job_id=job_id, answer=answer)
+        return Submitted(record, is_replayed=False)
+
+    async def submit_batch(
+        self, owner: str, submission: Submission, uploads: Sequence[Upload], *, key: str | None
+    ) -> SubmittedBatch:
+        """Have the same done to several pictures. One that is refused leaves the others as they
+        are. Raises `ProblemError` if all are refused, with the first one's reason."""
+        fingerprint = _fingerprint(submission, uploads) if key is not None else b""
+        if key is not None and (kept_id := self._kept(owner, key, fingerprint)) is not None:
+            return SubmittedBatch(kept_id, self.batch(owner, kept_id), [], is_replayed=True)
+        batch_id = str(uuid.uuid4())
+        answer = None if key is None else (key, KeptAnswer(fingerprint, batch_id))
+        records: list[Record] = []
+        refused: list[ProblemError] = []
+        for upload in uploads:
+            try:
+                record = await self._submit(
+                    owner,
+                    submission,
+                    upload,
+                    batch_id=batch_id,
+                    answer=None if records else answer,
+                )
+            except ProblemError as error:
+                refused.append(error.named(upload.name))
+            else:
+                records.append(record)
+        if not records:
+            raise refused[0]
+        return SubmittedBatch(batch_id, records, refused, is_replayed=False)
+
+    async def _submit(
+        self,
+        owner: str,
+        submission: Submission,
+        upload: Upload | None,
+        *,
+        job_id: str | None = None,
+        batch_id: str | None = None,
+        answer: tuple[str, KeptAnswer] | None = None,
+    ) -> Record:
         self.check_may_submit()
         size = None
         if upload is not None:
             size = picture_size(upload.path, self.settings.limits.max_input_megapixels)
         planned = self.reader.planned_size(submission.model, size)
-        record = self._record_of(owner, submission, upload)
+        record = self._record_of(owner, submission, upload, job_id or str(uuid.uuid4()))
         record.input_size, record.planned_size, record.batch_id = size, planned, batch_id
         if upload is not None:
             try:
                 os.rename(upload.path, self.storage.upload(record.job_id))  # noqa: PTH104
             except OSError as error:
                 raise storage_problem(error) from None
-        answer = None if key is None else (key, KeptAnswer(fingerprint, record.job_id))
         try:
             await self.jobs.add(record, answer)
         except BaseException:
             if self.jobs.find(record.job_id) is None:
                 self.storage.remove_upload(record.job_id)
             raise
-        return Submitted(record, is_replayed=False)
+        return record
 
     def check_may_submit(self) -> None:
         """Raise `ProblemError` if no job can be taken now."""
@@ -185,6 +246,13 @@ class Service:
             record.position = self.jobs.position(record)
         return record
 
+    def batch(self, owner: str, batch_id: str) -> list[Record]:
+        """The jobs of a batch, in the order of the request. Raises `ProblemError` (not_found)."""
+        records = [self._newest(record) for record in self.registry.batch(owner, batch_id)]
+        if not records:
+            raise ProblemError(HttpCode.NOT_FOUND, "There is no such batch.")
+        return records
+
     def page(self, page: Page) -> list[Record]:
         """Jobs of one owner, the newest first."""
         if page.status in _OPEN:
@@ -200,11 +268,7 @@ class Service:
             ids = [record.job_id for record in records]
             begin = ids.index(page.before) + 1 if page.before in ids else 0
             return records[begin : begin + page.limit]
-        found = self.registry.page(page)
-        return [
-            self.jobs.find(record.job_id) or self.jobs.unrecorded(record.job_id) or record
-            for record in found
-        ]
+        return [self._newest(record) for record in self.registry.page(page)]
 
     def cancel(self, owner: str, job_id: str) -> Record:
         """Have a job ended; no harm is done to one that has ended."""
@@ -237,50 +301,21 @@ class Service:
 
     async def health(self) -> Health:
         """The answer of `/api/health`, with the workers' rows."""
-        report = await self._ask()
-        daemon, limits, ready = self.daemon, self.settings.limits, self.daemon.ready
-        status, detail = _status_of(daemon, report, self.jobs.journal_fault)
-        if self._is_draining:
-            status = "draining"
-        seen: dict[str, Any] = {}
-        if report is not None:
-            seen = {
-                name: getattr(report, name)
-                for name in (
-                    "models_loaded",
-                    "gpu_available",
-                    "gpu_name",
-                    "gpu_memory_free",
-                    "workers",
-                )
-            }
-        return Health(
-            status=status,
-            detail=detail,
-            version=VERSION,
-            uptime_s=round(time.monotonic() - self._began, 3),
-            methods=ready.get("methods") or [],
-            unavailable=ready.get("unavailable") or {},
-            device=ready.get("device"),
-            queue_size=len(self.jobs) - self.jobs.running,
-            in_flight=len(self.jobs),
-            daemon_restarts=daemon.restarts,
-            limits=Limits(
-                max_request_mb=limits.max_request_mb,
-                max_input_megapixels=limits.max_input_megapixels,
-                max_output_megapixels=limits.max_output_megapixels,
-                max_queue=limits.max_queue,
-                rate_per_minute=limits.rate_per_minute,
-                max_wait_s=self.settings.server.max_wait_s,
-                job_timeout_s=limits.job_timeout_s,
-            ),
-            **seen,
+        jobs = JobCounts(waiting=len(self.jobs) - self.jobs.running, open=len(self.jobs))
+        return health_of(
+            self.settings,
+            self.daemon,
+            await self._ask(),
+            jobs,
+            uptime_s=time.monotonic() - self._began,
+            is_draining=self._is_draining,
+            journal_fault=self.jobs.journal_fault,
         )
 
-    def stats(self) -> Stats:
-        """Counts since the records begin."""
-        methods: dict[str, dict[str, Any]] = {}
-        for outcome in self.registry.outcomes():
+    async def stats(self, owner: str) -> Stats:
+        """Counts of the owner's jobs since the records begin; the queue and the disk as a whole."""
+        storage, methods = self.storage, dict[str, dict[str, Any]]()
+        for outcome in self.registry.outcomes(owner):
             counts = methods.setdefault(outcome.method, {})
             counts[outcome.status] = outcome.jobs
             if outcome.status == "completed":
@@ -289,13 +324,13 @@ class Service:
             methods={method: MethodStats(**counts) for method, counts in methods.items()},
             queue_size=len(self.jobs) - self.jobs.running,
             in_flight=len(self.jobs),
-            uploads_bytes=self.storage.used_bytes(self.storage.uploads),
-            results_bytes=self.storage.used_bytes(self.storage.results),
+            uploads_bytes=await asyncio.to_thread(storage.used_bytes, storage.uploads),
+            results_bytes=await asyncio.to_thread(storage.used_bytes, storage.results),
         )
 
-    def cleanup(self, older_than_s: float) -> Cleanup:
-        """Remove the results of jobs that ended so long ago."""
-        records = self.registry.with_files(time.time() - older_than_s)
+    def cleanup(self, owner: str, older_than_s: float) -> Cleanup:
+        """Remove the results of the owner's jobs that ended so long ago."""
+        records = self.registry.with_files(owner, time.time() - older_than_s)
         return self._remove_files(records)
 
     def note_download(self, record: Record) -> None:
@@ -309,7 +344,13 @@ class Service:
 
     # --- parts ----------------------------------------------------------------------------------
 
-    def _kept(self, owner: str, key: str, fingerprint: bytes) -> Submitted | None:
+    def _newest(self, record: Record) -> Record:
+        """The job of a row as it is now: an open one is further than its row."""
+        job_id = record.job_id
+        return self.jobs.find(job_id) or self.jobs.unrecorded(job_id) or record
+
+    def _kept(self, owner: str, key: str, fingerprint: bytes) -> str | None:
+        """What this key stands for; None if it was not sent before."""
         kept = self.registry.kept_answer(owner, key)
         if kept is None:
             return None
@@ -318,10 +359,11 @@ class Service:
                 HttpCode.IDEMPOTENCY_MISMATCH,
                 "This Idempotency-Key was sent with another request: use a new key for each job.",
             )
-        return Submitted(self.find(owner, kept.answer_id), is_replayed=True)
+        return kept.answer_id
 
-    def _record_of(self, owner: str, submission: Submission, upload: Upload | None) -> Record:
-        job_id = str(uuid.uuid4())
+    def _record_of(
+        self, owner: str, submission: Submission, upload: Upload | None, job_id: str
+    ) -> Record:
         config = dict(submission.config)
         if upload is not None and submission.takes_picture:
             config["image_path"] = str(self.storage.upload(job_id))
@@ -376,39 +418,8 @@ class Service:
             self.registry.update(record)
         return Cleanup(removed_files=len(records), freed_bytes=freed)
 
-    def _command(self) -> list[str]:
-        settings, limits, workers = self.settings, self.settings.limits, self.settings.workers
-        command = [*default_command(), "--journal", str(self.storage.journal)]
-        command += ["--allow-root", str(self.storage.uploads)]
-        command += ["--allow-root", str(self.storage.results)]
-        command += ["--max-queue", str(limits.max_queue + _SPARE_QUEUE)]
-        command += ["--grace-s", str(settings.server.grace_s)]
-        command += ["--max-input-megapixels", str(limits.max_input_megapixels)]
-        command += ["--max-output-megapixels", str(limits.max_output_megapixels)]
-        command += ["--methods", ",".join(workers.methods)]
-        if workers.count is not None:
-            command += ["--workers", str(workers.count)]
-        if workers.device:
-            command += ["--device", ",".join(workers.device)]
-        for model in workers.preload:
-            command += ["--preload", model]
-        if workers.memory_limit_mb is not None:
-            command += ["--memory-limit-mb", str(workers.memory_limit_mb)]
-        if workers.model_dir is not None:
-            command += ["--model-dir", str(workers.model_dir)]
-        if settings.urls.allow_private:
-            command.append("--allow-private-urls")
-        for host in settings.urls.allow_hosts:
-            command += ["--allow-host", host]
-        return [*command, *workers.args]
 
-
-def _child_environment() -> Mapping[str, str]:
-    """The environment without the server's secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
-
-
-def _fingerprint(submission: Submission, upload: Upload | None) -> bytes:
+def _fingerprint(submission: Submission, uploads: Sequence[Upload]) -> bytes:
     """What makes two requests the same."""
     fields = {
         "method": submission.method,
@@ -419,19 +430,6 @@ def _fingerprint(submission: Submission, upload: Upload | None) -> bytes:
         "webhook": submission.webhook,
     }
     digest = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
-    digest.update((upload and upload.sha256) or b"")
+    for upload in uploads:
+        digest.update(upload.sha256 or b"")
     return digest.digest()
-
-
-def _status_of(
-    daemon: ChildDaemon, report: HealthReport | None, journal_fault: str | None
-) -> tuple[Any, str | None]:
-    if daemon.has_failed:
-        return "failed", "no daemon can be kept running; the server's log says why"
-    if report is not None:
-        return report.status, report.detail
-    if daemon.state == "starting":
-        return "loading", journal_fault and "the journal cannot be used yet"
-    if daemon.state == "ready":
-        return "degraded", "the daemon does not answer"
-    return "degraded", "the daemon went away, and is being started again"

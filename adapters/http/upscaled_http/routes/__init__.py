@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from upscaled_http.routes import health, jobs, models, results, submit
+from upscaled_http.routes import batches, health, jobs, models, results, submit, upkeep
 
 ROUTERS: tuple[APIRouter, ...] = (
     submit.router,
+    batches.router,
     jobs.router,
     results.router,
     models.router,
+    upkeep.router,
     health.router,
 )

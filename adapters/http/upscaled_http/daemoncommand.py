@@ -1,0 +1,51 @@
+"""How the daemon is started."""
+
+from __future__ import annotations
+
+import os
+
+from upscaled.command import default_command
+from upscaled_http.config import Settings
+from upscaled_http.storage import Storage
+
+# The daemon's own limit is above ours, so that a job of ours never waits for room there.
+_SPARE_QUEUE = 8
+# Sections of the settings whose variables may hold secrets.
+_SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
+
+
+def daemon_command(settings: Settings, storage: Storage) -> list[str]:
+    """`upscaled run` with these settings; the operator's own options come last."""
+    limits, workers, urls = settings.limits, settings.workers, settings.urls
+    options: dict[str, object] = {
+        "--journal": storage.journal,
+        "--max-queue": limits.max_queue + _SPARE_QUEUE,
+        "--grace-s": settings.server.grace_s,
+        "--max-input-megapixels": limits.max_input_megapixels,
+        "--max-output-megapixels": limits.max_output_megapixels,
+        "--methods": ",".join(workers.methods),
+        "--workers": workers.count,
+        "--device": ",".join(workers.device) or None,
+        "--memory-limit-mb": workers.memory_limit_mb,
+        "--model-dir": workers.model_dir,
+    }
+    repeated = {
+        "--allow-root": (storage.uploads, storage.results),
+        "--allow-host": urls.allow_hosts,
+        "--preload": workers.preload,
+    }
+    command = list(default_command())
+    for option, value in options.items():
+        if value is not None:
+            command += [option, str(value)]
+    for option, values in repeated.items():
+        for value in values:
+            command += [option, str(value)]
+    if urls.allow_private:
+        command.append("--allow-private-urls")
+    return [*command, *workers.args]
+
+
+def daemon_environment() -> dict[str, str]:
+    """The environment without the server's secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}

@@ -1,0 +1,99 @@
+"""A small WebP of a result: for a TIFF, which browsers do not show, and for a picture too large for
+them.
+
+A process of its own decodes it, so that the server's memory and its event loop are left alone.
+
+    python -m upscaled_http.preview RESULT PREVIEW SIDE
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+# Longest sides that may be asked for. A free choice would let a client fill the disk.
+SIDES = (256, 512, 1024, 1600, 2560)
+MEDIA_TYPE = "image/webp"
+
+# Each decodes a picture that may have a thousand megapixels.
+_AT_ONCE = 2
+_TIMEOUT_S = 120.0
+_QUALITY = 82
+
+
+class PreviewError(Exception):
+    """No preview can be made of this file."""
+
+
+class Previews:
+    """Makes previews, each once: they lie beside the results until those are removed."""
+
+    def __init__(self, results: Path) -> None:
+        self._results = results
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._making: dict[Path, asyncio.Task[None]] = {}
+
+    async def path(self, file_name: str, side: int) -> Path:
+        """The preview of a result. Raises `PreviewError`."""
+        source = self._results / file_name
+        target = self._results / f"{source.stem}.preview-{side}.webp"
+        if not target.exists():
+            making = self._making.get(target)
+            if making is None:
+                making = self._making[target] = asyncio.create_task(
+                    self._make(source, target, side)
+                )
+                making.add_done_callback(lambda _: self._making.pop(target))
+            # A client that leaves does not take it from another one that waits.
+            await asyncio.shield(making)
+        return target
+
+    async def _make(self, source: Path, target: Path, side: int) -> None:
+        async with self._places:
+            await _run(source, target, side)
+
+
+async def _run(source: Path, target: Path, side: int) -> None:
+    part = target.with_suffix(".part")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "upscaled_http.preview",
+        str(source),
+        str(part),
+        str(side),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            status = await process.wait()
+    except BaseException as error:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        part.unlink(missing_ok=True)
+        if isinstance(error, TimeoutError):
+            raise PreviewError from None
+        raise
+    if status != 0:
+        part.unlink(missing_ok=True)
+        raise PreviewError
+    part.rename(target)
+
+
+def _main(source: str, target: str, side: int) -> None:
+    os.umask(0o077)
+    import pyvips
+
+    image = pyvips.Image.thumbnail(source, side, height=side, size="down")
+    image.webpsave(target, Q=_QUALITY, keep="icc")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
