@@ -21,6 +21,9 @@ class ScriptedService:
     async def start(self) -> None:
         self.calls.append("start")
 
+    async def drain(self) -> None:
+        self.calls.append("drain")
+
     async def stop(self) -> None:
         self.calls.append("stop")
 

@@ -70,13 +70,6 @@ _CORS_RESPONSE_HEADERS = (
 def create_app(settings: Settings, service: ServiceState) -> FastAPI:
     """The ASGI application. It starts and stops the service with its own lifespan."""
     metrics = RequestMetrics()
-    is_stopped = False
-
-    async def stop() -> None:
-        nonlocal is_stopped
-        if not is_stopped:
-            is_stopped = True
-            await service.stop()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -85,7 +78,7 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
             async with metrics.watching_lag():
                 yield
         finally:
-            await stop()
+            await service.stop()
 
     options: dict[str, Any] = {
         "title": "upscaled",
@@ -107,8 +100,6 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, **options)
     app.state.settings = settings
     app.state.service = service
-    # For a server that goes on answering while the service drains.
-    app.state.stop = stop
     for router in ROUTERS:
         app.include_router(router, prefix=API_PREFIX, dependencies=_KEYS)
         app.include_router(router, prefix=ALIAS_PREFIX, include_in_schema=False)

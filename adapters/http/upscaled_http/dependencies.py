@@ -30,8 +30,12 @@ class ServiceState(Protocol):
     async def start(self) -> None:
         """Open the stores and start the daemon. Returns before any worker is ready."""
 
+    async def drain(self) -> None:
+        """Take no more jobs, let running ones end within `grace_s`, end every stream. Everything
+        but a submit is still answered."""
+
     async def stop(self) -> None:
-        """Take no more jobs, let running ones end within `grace_s`, end every stream."""
+        """Drain, if that was not done yet, and close the stores. No request comes after it."""
 
     @property
     def is_draining(self) -> bool:

@@ -92,7 +92,7 @@ class Server(uvicorn.Server):
         self._notifier.stopping()
         ticking = asyncio.create_task(self._feed_watchdog())
         try:
-            await self._application.state.stop()
+            await self._application.state.service.drain()
             await super().shutdown(sockets)
         finally:
             ticking.cancel()

@@ -264,11 +264,11 @@ def test_a_signal_drains_the_service_while_requests_are_answered(stop: signal.Si
     is_draining, may_end = asyncio.Event(), asyncio.Event()
 
     class Draining(ScriptedService):
-        async def stop(self) -> None:
+        async def drain(self) -> None:
             self.is_draining = True
             is_draining.set()
             await may_end.wait()
-            await super().stop()
+            await super().drain()
 
     async def test(running: Running) -> None:
         os.kill(os.getpid(), stop)
@@ -284,7 +284,7 @@ def test_a_signal_drains_the_service_while_requests_are_answered(stop: signal.Si
 
     service = Draining()
     with_server(test, service=service)
-    assert service.calls == ["start", "stop"]
+    assert service.calls == ["start", "drain", "stop"]
 
 
 def test_a_service_that_cannot_start_says_why() -> None:
