@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from prometheus_client import Metric
+
 from upscaled_http.messages import Health, Limits
 from upscaled_protocol.messages import HealthStatus, WorkerHealth
 
@@ -26,6 +30,9 @@ class ScriptedService:
 
     async def stop(self) -> None:
         self.calls.append("stop")
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(())
 
     async def health(self) -> Health:
         return Health(

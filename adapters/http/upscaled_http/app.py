@@ -25,7 +25,7 @@ from upscaled_http.metrics import RequestMetrics
 from upscaled_http.page import add_page
 from upscaled_http.problems import MEDIA_TYPE
 from upscaled_http.requestlog import RequestLog
-from upscaled_http.routes import ROUTERS
+from upscaled_http.routes import ROUTERS, webhooks
 from upscaled_protocol.version import VERSION
 
 _SCHEMAS = "#/components/schemas/"
@@ -69,7 +69,7 @@ _CORS_RESPONSE_HEADERS = (
 
 def create_app(settings: Settings, service: ServiceState) -> FastAPI:
     """The ASGI application. It starts and stops the service with its own lifespan."""
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(service.collect)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -151,6 +151,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             version=app.version,
             description=app.description,
             routes=app.routes,
+            webhooks=webhooks.router.routes,
         )
         problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
         schemas = document.setdefault("components", {}).setdefault("schemas", {})

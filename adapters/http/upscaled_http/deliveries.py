@@ -6,7 +6,7 @@ A delivery is recorded in the same transaction as the end of its job, so no cras
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 _SCHEMA = """
@@ -60,10 +60,10 @@ class Deliveries:
             (*receiver, *delivery),
         )
 
-    def receivers(self) -> Iterator[Receiver]:
-        """Those that something is to be delivered to."""
-        for row in self._db.execute("SELECT DISTINCT owner, host FROM deliveries"):
-            yield Receiver(*row)
+    def receivers(self) -> dict[Receiver, float]:
+        """Those that something is to be delivered to, and when the first of it is due."""
+        rows = self._db.execute("SELECT owner, host, min(due_at) FROM deliveries GROUP BY 1, 2")
+        return {Receiver(owner, host): due_at for owner, host, due_at in rows}
 
     def next(self, receiver: Receiver, busy: Collection[str]) -> Delivery | None:
         """The receiver's delivery that is due first, those of the jobs in `busy` left out."""

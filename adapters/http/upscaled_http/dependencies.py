@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple, Protocol, cast
 
 from fastapi import Depends
+from prometheus_client import Metric
 from starlette.requests import Request
 
 from upscaled_http.config import Settings
@@ -56,6 +58,9 @@ class ServiceState(Protocol):
     @property
     def is_ready(self) -> bool:
         """A job that is submitted now starts now."""
+
+    def collect(self) -> Iterator[Metric]:
+        """What the service adds to the metrics."""
 
     async def health(self) -> Health:
         """The answer of `/api/health`, with the workers' rows."""

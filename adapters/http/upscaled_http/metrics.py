@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 # From a probe on a quiet machine to an upload or a wait of minutes.
 _DURATION_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
@@ -16,11 +17,22 @@ _LAG_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0)
 _LAG_EVERY_S = 0.5
 
 
+class _ServiceMetrics(Collector):
+    """What the service counts by itself."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+
 class RequestMetrics:
     """One registry per application, so that two in one process do not count for each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_ServiceMetrics(collect))
         self._requests = Counter(
             "upscaled_http_requests",
             "Requests answered; 499: the client left before.",

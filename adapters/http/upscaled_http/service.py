@@ -7,11 +7,12 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import orjson
+from prometheus_client import Metric
 
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
@@ -341,6 +342,11 @@ class Service:
         if record.expires_at is None or due < record.expires_at:
             record.expires_at = due
             self.registry.update(record)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the jobs and the webhooks add to the metrics."""
+        if self.webhooks is not None:
+            yield from self.webhooks.collect()
 
     # --- parts ----------------------------------------------------------------------------------
 

@@ -11,11 +11,14 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from upscaled_http.config import WebhookSettings
 from upscaled_http.deliveries import Deliveries, Delivery, Receiver
@@ -140,11 +143,25 @@ class Webhooks:
         """Deliveries that have not ended."""
         return len(self._deliveries)
 
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus."""
+        attempts = CounterMetricFamily(
+            "upscaled_webhook_attempts",
+            "Webhooks sent; after `failed` it is tried again, after `given_up` it is not.",
+            labels=["outcome"],
+        )
+        for outcome in get_args(Outcome):
+            attempts.add_metric([outcome], self.counts[outcome])
+        yield attempts
+        yield GaugeMetricFamily(
+            "upscaled_webhooks_pending", "Webhooks to be delivered.", value=self.pending
+        )
+
     def start(self) -> None:
         """Go on with what an earlier server left."""
         self._started = True
-        for receiver in self._deliveries.receivers():
-            self._queues.setdefault(receiver, _Queue())
+        for receiver, due_at in self._deliveries.receivers().items():
+            self._queues[receiver] = _Queue(due_at)
         self._look()
 
     async def stop(self) -> None:
@@ -252,12 +269,12 @@ class Webhooks:
             await self._recorded(lambda: self._deliveries.remove(delivery.job_id))
             return
         pause_s = PAUSES_S[min(delivery.attempts, len(PAUSES_S) - 1)]
-        self.counts["failed"] += 1
         if status == HTTPStatus.GONE or now + pause_s > delivery.created_at + GIVEN_UP_AFTER_S:
             self.counts["given_up"] += 1
             self._log("a webhook was given up", receiver, delivery, reason)
             await self._recorded(lambda: self._deliveries.remove(delivery.job_id))
             return
+        self.counts["failed"] += 1
         if not delivery.attempts:
             self._log("a webhook failed, and is tried for a day", receiver, delivery, reason)
         await self._recorded(lambda: self._deliveries.postpone(delivery.job_id, now + pause_s))

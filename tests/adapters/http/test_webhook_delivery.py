@@ -117,6 +117,35 @@ def test_each_end_of_a_job_is_told_once(serve: RunningServe, receiver: Receiver)
     assert receiver.events.empty()
 
 
+def test_webhooks_are_counted(serve: RunningServe, receiver: Receiver, dead: Receiver) -> None:
+    def counted(name: str) -> float:
+        (line,) = (
+            line
+            for line in serve.client.get("/metrics").text.splitlines()
+            if line.startswith(name + " ")
+        )
+        return float(line.split()[-1])
+
+    delivered = 'upscaled_webhook_attempts_total{outcome="delivered"}'
+    before = counted(delivered)
+    serve.submit(webhook=receiver.url())
+    receiver.next()
+    wait_until(lambda: counted(delivered) > before, "the count")
+    serve.ended(serve.submit(webhook=dead.url())["job_id"])
+    assert counted("upscaled_webhooks_pending") >= 1
+    assert counted('upscaled_webhook_attempts_total{outcome="given_up"}') == 0
+
+
+def test_the_document_has_what_a_receiver_gets(serve: RunningServe) -> None:
+    document = serve.client.get("/openapi.json").json()
+    sent = document["webhooks"]["job-ended"]["post"]
+    schema = sent["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/WebhookEvent"}
+    names = [parameter["name"] for parameter in sent["parameters"]]
+    assert names == ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    assert not [path for path in document["paths"] if "webhook" in path or "job-ended" in path]
+
+
 def test_a_form_has_the_field_too(serve: RunningServe, receiver: Receiver) -> None:
     answer = serve.client.post("/api/upscale/fake", data={"webhook": receiver.url("/form")})
     assert answer.status_code == 202

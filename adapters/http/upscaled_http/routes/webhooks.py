@@ -1,0 +1,22 @@
+"""What the server sends to the `webhook` of a job. In the document alone: it is no route here."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Header
+
+from upscaled_http.messages import WebhookEvent
+
+router = APIRouter(tags=["webhooks"])
+
+
+@router.post("job-ended", status_code=HTTPStatus.NO_CONTENT)
+def job_ended(
+    event: WebhookEvent,
+    webhook_id: Annotated[str, Header(description="The job's id, the same for each attempt.")],
+    webhook_timestamp: Annotated[int, Header(description="Of the attempt, in seconds.")],
+    webhook_signature: Annotated[str, Header(description="By Standard Webhooks, version v1.")],
+) -> None:
+    """A job has ended. Any 2xx ends the delivery; anything else is tried again for a day."""
