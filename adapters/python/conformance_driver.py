@@ -13,7 +13,9 @@ from typing import Any
 from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S, Client
 from upscaled.errors import NoAnswerError, UpscaledError
+from upscaled.http.client import HttpClient, ServerOptions
 from upscaled.options import ClientOptions
+from upscaled.protocol import Progress
 from upscaled.result import Result
 
 _EVENTS = ("status", "accepted", "progress")
@@ -26,17 +28,7 @@ class Driver:
     """One client, and its open calls."""
 
     def __init__(self, step: dict[str, Any]) -> None:
-        self._client = Client(
-            ClientOptions(
-                command=step["command"],
-                attempts=step["attempts"],
-                restart_delay_s=0.001,
-                close_timeout_s=step["close_timeout_s"],
-                cancel_grace_s=step["cancel_grace_s"],
-                on_message=report_event,
-            )
-        )
-        self._client.start()
+        self._client = server_client(step) if "url" in step else daemon_client(step)
         self._calls: dict[str, Call[None]] = {}
 
     def do(self, step: dict[str, Any]) -> None:
@@ -55,10 +47,17 @@ class Driver:
                 getattr(self._client, how)()
                 report({"did": "close"})
 
+    @property
+    def _on_progress(self) -> Callable[[Progress], None] | None:
+        # The client that starts its daemon tells of progress by its messages.
+        return report_progress if isinstance(self._client, HttpClient) else None
+
     def _submit(self, job: dict[str, Any], spoil: str | None, deadline_s: float | None) -> None:
         job_id = job["job_id"]
         try:
-            call = self._client.submit(spoilt(job, spoil), lambda message: Result.of(message, None))
+            call = self._client.submit(
+                spoilt(job, spoil), lambda message: Result.of(message, None), self._on_progress
+            )
         except UpscaledError as error:
             report({"settled": job_id, "error": dict(error.details)})
             return
@@ -68,6 +67,41 @@ class Driver:
             timer.start()
             call.add_done_callback(lambda _: timer.cancel())
         call.add_done_callback(lambda _: report_end(call))
+
+
+def daemon_client(step: dict[str, Any]) -> Client:
+    """The client that starts a daemon."""
+    client = Client(
+        ClientOptions(
+            command=step["command"],
+            attempts=step["attempts"],
+            restart_delay_s=0.001,
+            close_timeout_s=step["close_timeout_s"],
+            cancel_grace_s=step["cancel_grace_s"],
+            on_message=report_event,
+        )
+    )
+    client.start()
+    return client
+
+
+def server_client(step: dict[str, Any]) -> HttpClient:
+    """The client of a server, in a case over HTTP."""
+    return HttpClient(
+        ServerOptions(
+            url=step["url"],
+            key=step["key"],
+            attempts=step["attempts"],
+            restart_delay_s=0.001,
+            close_timeout_s=step["close_timeout_s"],
+            cancel_grace_s=step["cancel_grace_s"],
+        )
+    )
+
+
+def report_progress(progress: Progress) -> None:
+    """A call's own progress."""
+    report({"event": {"type": "progress", "stage": progress.stage}})
 
 
 def report_end(call: Call[None]) -> None:

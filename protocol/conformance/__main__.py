@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from conformance.plan import Plan
 from conformance.play import TIMEOUT_S, Driver, LeftOutError, Play, UnmetError
+from conformance.webplay import LIVE, SCRIPTED, WebPlay
 
 _HERE = Path(__file__).resolve().parent
 # Cases that are played at once: each of them waits most of its time for its processes.
@@ -29,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m conformance", description="Test a client in any language."
     )
-    parser.add_argument("--case", action="append", choices=TRANSCRIPTS, metavar="NAME")
+    parser.add_argument("--case", action="append", metavar="NAME")
+    parser.add_argument(
+        "--http", action="store_true", help="play the cases over HTTP, with a scripted server"
+    )
+    parser.add_argument("--url", help="play the cases over HTTP with the server there")
+    parser.add_argument("--key", help="that server's key")
     parser.add_argument(
         "--timeout-s",
         type=float,
@@ -41,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not options.driver:
         parser.error("name the client's driver, a command")
-    names = options.case or list(TRANSCRIPTS)
+    cases = LIVE if options.url else SCRIPTED if options.http else TRANSCRIPTS
+    names = options.case or list(cases)
+    if unknown := set(names) - set(cases):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}")
     # Not one after the other, because each case has a driver, a worker and a folder of its own.
-    play = partial(_play, command=options.driver, timeout_s=options.timeout_s)
+    play = partial(_play, options=options)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         verdicts = []
         for verdict in pool.map(play, names):
@@ -59,11 +68,18 @@ class _Verdict(NamedTuple):
     sentence: str
 
 
-def _play(name: str, command: list[str], timeout_s: float) -> _Verdict:
+def _play(name: str, options: argparse.Namespace) -> _Verdict:
+    timeout_s: float = options.timeout_s
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            with Driver(command, timeout_s) as driver:
-                Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), timeout_s).run()
+            with Driver(options.driver, timeout_s) as driver:
+                if options.url:
+                    play = WebPlay(LIVE[name], driver, Path(folder), timeout_s)
+                    play.run_live(options.url, options.key)
+                elif options.http:
+                    WebPlay(SCRIPTED[name], driver, Path(folder), timeout_s).run_scripted()
+                else:
+                    Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), timeout_s).run()
         except UnmetError as error:
             return _Verdict(False, f"FAILED {name}: {error}")
         except LeftOutError as error:

@@ -138,15 +138,15 @@ class Play:
 
     def _wait_for(self, outcomes: list[Row], events: int) -> None:
         deadline = time.monotonic() + self._timeout_s
-        missing, _ = _compared(outcomes, self._outcomes)
+        missing, _ = compared(outcomes, self._outcomes)
         while missing or len(self._events) < events:
             try:
                 report = self._driver.report(deadline)
             except UnmetError as error:
                 awaited = missing[0] if missing else self._plan.events[len(self._events)]
-                so_far = _shortened([*self._outcomes, *self._events[-3:]])
+                so_far = shortened([*self._outcomes, *self._events[-3:]])
                 raise UnmetError(
-                    f"expected {_shortened(awaited)}, but {error}; so far {so_far}"
+                    f"expected {shortened(awaited)}, but {error}; so far {so_far}"
                 ) from None
             if "event" in report:
                 self._events.append(event_of(report["event"]))
@@ -154,21 +154,20 @@ class Play:
                 raise LeftOutError(", ".join(report["cannot"]))
             else:
                 self._outcomes.append(outcome_of(report))
-                _, extra = _compared(self._plan.outcomes, self._outcomes)
+                _, extra = compared(self._plan.outcomes, self._outcomes)
                 if extra:
-                    raise UnmetError(f"not expected: {_shortened(extra)}")
-                missing, _ = _compared(outcomes, self._outcomes)
+                    raise UnmetError(f"not expected: {shortened(extra)}")
+                missing, _ = compared(outcomes, self._outcomes)
 
     def _compare(self) -> None:
         if self._events != self._plan.events:
             raise UnmetError(
-                f"expected the events {_shortened(self._plan.events)}, "
-                f"got {_shortened(self._events)}"
+                f"expected the events {shortened(self._plan.events)}, got {shortened(self._events)}"
             )
 
     def _fault(self) -> str:
         path = self._script.with_suffix(".fault")
-        return f"; the worker says: {_shortened(path.read_text())}" if path.exists() else ""
+        return f"; the worker says: {shortened(path.read_text())}" if path.exists() else ""
 
     def _check_nothing_is_left(self) -> None:
         for pid in self._pids():
@@ -186,7 +185,7 @@ class Play:
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
-def _compared(wanted: list[Row], got: list[Row]) -> tuple[list[Row], list[Row]]:
+def compared(wanted: list[Row], got: list[Row]) -> tuple[list[Row], list[Row]]:
     """What of `wanted` is not in `got`, as often as it is wanted; and what else is in `got`."""
     extra = [*got]
     missing = []
@@ -222,6 +221,6 @@ def _is_alive(pid: int, timeout_s: float) -> bool:
     return True
 
 
-def _shortened(value: Any) -> str:
+def shortened(value: Any) -> str:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]} ..."

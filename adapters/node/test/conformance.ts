@@ -2,14 +2,18 @@
 
 import { createInterface } from "node:readline";
 
+import { HttpUpscaler } from "../src/http/index.js";
 import { JobError, NoAnswerError, Upscaler } from "../src/index.js";
-import type { HealthReport, JobRequest } from "../src/index.js";
+import type { AskOptions, HealthReport, JobRequest } from "../src/index.js";
 
 type StepJob = JobRequest & { job_id: string; config: Record<string, unknown> };
 
 interface Step {
   do: string;
   command: string[];
+  // Of a case over HTTP, in place of the command.
+  url?: string;
+  key?: string | null;
   attempts?: number;
   close_timeout_s: number;
   cancel_grace_s?: number;
@@ -31,7 +35,7 @@ const SPOILERS = {
 
 const EVENTS = new Set(["status", "accepted", "progress"]);
 const aborts = new Map<string, AbortController>();
-let upscaler: Upscaler | undefined;
+let upscaler: Upscaler | HttpUpscaler | undefined;
 
 function withConfig(job: StepJob, more: object): StepJob {
   return { ...job, config: { ...job.config, ...more } } as StepJob;
@@ -41,30 +45,34 @@ function report(row: unknown): void {
   process.stdout.write(`${JSON.stringify(row)}\n`);
 }
 
-function start({ command, attempts = 0, close_timeout_s, cancel_grace_s = 25 }: Step): Upscaler {
-  const started = new Upscaler({
-    command,
-    restart: attempts > 0 && { attempts, delayMs: 1 },
-    closeTimeoutMs: close_timeout_s * 1000,
-    cancelGraceMs: cancel_grace_s * 1000,
-  });
+function start({ command, url, key, attempts = 0, close_timeout_s, cancel_grace_s = 25 }: Step): Upscaler | HttpUpscaler {
+  const retry = attempts > 0 && { attempts, delayMs: 1 };
+  const times = { closeTimeoutMs: close_timeout_s * 1000, cancelGraceMs: cancel_grace_s * 1000 };
+  if (url !== undefined) return new HttpUpscaler({ url, key: key ?? undefined, retry, ...times });
+  const started = new Upscaler({ command, restart: retry, ...times });
   started.on("message", (message) => {
     if (EVENTS.has(message.type)) report({ event: message });
   });
   return started;
 }
 
-function submit(up: Upscaler, { job, spoil, deadline_s }: Step): void {
+function submit(up: Upscaler | HttpUpscaler, { job, spoil, deadline_s }: Step): void {
   const settled = job.job_id;
   const abort = new AbortController();
   aborts.set(settled, abort);
   const deadline = deadline_s === undefined ? [] : [AbortSignal.timeout(deadline_s * 1000)];
   const signal = AbortSignal.any([abort.signal, ...deadline]);
   const request = spoil === undefined ? job : SPOILERS[spoil](job);
-  up.upscale(request as JobRequest, { signal }).then(
+  // The client that starts its daemon tells of progress by its messages.
+  const onProgress = up instanceof HttpUpscaler ? { onProgress: (event: unknown) => report({ event }) } : {};
+  up.upscale(request as JobRequest, { signal, ...onProgress }).then(
     (result) => report({ settled, result }),
     (error) => report({ settled, ...(error instanceof JobError ? { error: error.details } : { gone: true }) }),
   );
+}
+
+function question(up: Upscaler | HttpUpscaler, what: "health" | "trim", options: AskOptions): Promise<HealthReport> {
+  return what === "trim" && up instanceof Upscaler ? up.trim(options) : up.health(options);
 }
 
 function ask(did: string, answer: Promise<HealthReport>): void {
@@ -86,10 +94,10 @@ for await (const line of createInterface({ input: process.stdin })) {
       break;
     case "health":
     case "trim":
-      ask(step.do, upscaler[step.do](step.deadline_s === undefined ? {} : { timeoutMs: step.deadline_s * 1000 }));
+      ask(step.do, question(upscaler, step.do, step.deadline_s === undefined ? {} : { timeoutMs: step.deadline_s * 1000 }));
       break;
     case "replay":
-      upscaler.replay(step.job_ids);
+      if (upscaler instanceof Upscaler) upscaler.replay(step.job_ids);
       break;
     case "close":
     case "kill":

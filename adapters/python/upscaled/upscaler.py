@@ -25,15 +25,28 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from upscaled.http.client import HttpClient
+
+    AnyClient = Client | HttpClient
     Array = np.ndarray[Any, Any]
     Picture = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Array
 
 T = TypeVar("T")
 
+_SERVER_OPTIONS = frozenset(
+    {"url", "key", "attempts", "restart_delay_s", "close_timeout_s", "cancel_grace_s"}
+)
+
 
 class UpscalerOptions(TypedDict, total=False):
-    """How the daemon is started and ended."""
+    """How the daemon is started and ended; or, with `url`, which server does the jobs in place of a
+    daemon of one's own."""
 
+    # Where `upscaled serve` is, as in "http://upscaler:8080". Of the options below only `attempts`,
+    # `restart_delay_s`, `close_timeout_s` and `cancel_grace_s` go with it.
+    url: str
+    # One of the server's keys, if it has any.
+    key: str
     # The daemon. Default: `upscaled run` of this installation.
     command: Sequence[str]
     # More of its arguments, as in ["--workers", "2"].
@@ -45,7 +58,8 @@ class UpscalerOptions(TypedDict, total=False):
     # Let the daemon write its log to this process's stderr. Else it goes to the logger "upscaled".
     show_log: bool
     # Starts in a row that may fail, and daemons that may go away without accepting a job; 0: it is
-    # never started again. Default: 5, from 0.2 s apart to 10 s.
+    # never started again. Default: 5, from 0.2 s apart to 10 s. Of a server: tries after a
+    # connection is lost; default: 8.
     attempts: int
     restart_delay_s: float
     # For the jobs in flight when the client is closed. Default: 30.
@@ -62,15 +76,23 @@ class UpscalerOptions(TypedDict, total=False):
     on_message: Callable[[dict[str, Any]], None]
 
 
-def client_of(options: UpscalerOptions) -> tuple[Client, bool]:
-    """The client, and whether pictures go by file."""
+def client_of(options: UpscalerOptions) -> tuple[AnyClient, bool]:
+    """The client, and whether pictures go by file. Raises `TypeError`."""
     given: dict[str, Any] = {**options}
+    if "url" in given:
+        if daemons := sorted(set(given) - _SERVER_OPTIONS):
+            raise TypeError(f"{', '.join(daemons)}: for a daemon of one's own, not with url")
+        from upscaled.http.client import HttpClient, ServerOptions
+
+        return HttpClient(ServerOptions(**given)), True
+    if "key" in given:
+        raise TypeError("key: for a server, so give url too")
     is_confined = any(one.startswith("--allow-root") for one in given.get("args", ()))
     by_file: bool = given.pop("by_file", not is_confined)
     return Client(ClientOptions(**given)), by_file
 
 
-def start_call(client: Client, request: Request[T]) -> Call[T]:
+def start_call(client: AnyClient, request: Request[T]) -> Call[T]:
     """Submit the job, and remove the input's temporary file when it has ended."""
 
     def make_result(message: Message) -> Result[T]:
@@ -105,7 +127,8 @@ def _input_error(code: str, sentence: str) -> UpscaledError:
 
 class Upscaler:
     """A daemon of one's own. It is started by the first call, and again if it dies. It ends when
-    the context is left, and with this process, however that ends.
+    the context is left, and with this process, however that ends. With `url`, a server does the
+    jobs instead: the same calls and results, and files are uploaded and downloaded.
 
     Any number of threads may use one. After a fork the child's first call starts a daemon of its
     own, and the parent's calls end there with `ForkedError`.

@@ -1,0 +1,178 @@
+// Code generated from adapters/http/openapi.json by adapters/generate_http.py. DO NOT EDIT.
+
+package upscaledhttp
+
+import upscaled "github.com/upscaled/upscaled/adapters/go"
+
+// Batch: Several pictures that were submitted together.
+type Batch struct {
+	BatchID string `json:"batch_id"`
+	Jobs    []Job  `json:"jobs"`
+	// Files that were not accepted, with reasons.
+	Refused []Problem `json:"refused,omitempty"`
+	// One zip of the results that are completed.
+	ResultsURL string `json:"results_url"`
+}
+
+// Cleanup: What a cleanup removed.
+type Cleanup struct {
+	RemovedFiles int `json:"removed_files"`
+	FreedBytes   int `json:"freed_bytes"`
+}
+
+// FieldError: One field of a request that is wrong.
+type FieldError struct {
+	Field  string `json:"field"`
+	Detail string `json:"detail"`
+}
+
+// Health: How the server and its daemon are.
+type Health struct {
+	Status       string            `json:"status"`
+	Detail       string            `json:"detail,omitempty"`
+	Version      string            `json:"version"`
+	UptimeS      float64           `json:"uptime_s"`
+	Methods      []string          `json:"methods,omitempty"`
+	Unavailable  map[string]string `json:"unavailable,omitempty"`
+	QueueSize    int               `json:"queue_size"`
+	InFlight     int               `json:"in_flight"`
+	ModelsLoaded []string          `json:"models_loaded,omitempty"`
+	Device       string            `json:"device,omitempty"`
+	GPUAvailable *bool             `json:"gpu_available,omitempty"`
+	GPUName      string            `json:"gpu_name,omitempty"`
+	// GB.
+	GPUMemoryFree  *float64 `json:"gpu_memory_free,omitempty"`
+	DaemonRestarts int      `json:"daemon_restarts,omitempty"`
+	Limits         Limits   `json:"limits"`
+	// Only for a request with a key, if keys are set.
+	Workers []upscaled.WorkerHealth `json:"workers,omitempty"`
+}
+
+// Job: A job, from its submit to the end of its record.
+type Job struct {
+	// A UUID, given by the server.
+	JobID string `json:"job_id"`
+	// The batch that it was submitted with.
+	BatchID string `json:"batch_id,omitempty"`
+	Method  string `json:"method"`
+	Status  string `json:"status"`
+	// Percent; it never falls.
+	Progress float64 `json:"progress,omitempty"`
+	// What the worker is doing, such as `upscale`.
+	Stage string `json:"stage,omitempty"`
+	// Seconds left, if they are known.
+	ETAS *float64 `json:"eta_s,omitempty"`
+	// Jobs that start before this one.
+	Position *int `json:"position,omitempty"`
+	// The client's own name for it.
+	Label string `json:"label,omitempty"`
+	// The upload's file name, cleaned: for display.
+	Name       string `json:"name,omitempty"`
+	CreatedAt  string `json:"created_at"`
+	StartedAt  string `json:"started_at,omitempty"`
+	FinishedAt string `json:"finished_at,omitempty"`
+	// When the result will be removed.
+	ExpiresAt string         `json:"expires_at,omitempty"`
+	InputSize *upscaled.Size `json:"input_size,omitempty"`
+	// Planned from the submit on; the real one when it is completed.
+	OutputSize *upscaled.Size `json:"output_size,omitempty"`
+	StatusURL  string         `json:"status_url"`
+	EventsURL  string         `json:"events_url"`
+	CancelURL  string         `json:"cancel_url"`
+	ResultURL  string         `json:"result_url,omitempty"`
+	// Of the result, such as `image/png`.
+	MediaType     string             `json:"media_type,omitempty"`
+	FileSizeBytes *int               `json:"file_size_bytes,omitempty"`
+	ScaleFactor   *float64           `json:"scale_factor,omitempty"`
+	CropInfo      *upscaled.CropInfo `json:"crop_info,omitempty"`
+	// Seconds, queue left out.
+	ProcessingTime *float64          `json:"processing_time,omitempty"`
+	Timings        *upscaled.Timings `json:"timings,omitempty"`
+	Model          string            `json:"model,omitempty"`
+	Device         string            `json:"device,omitempty"`
+	Precision      string            `json:"precision,omitempty"`
+	UpstreamCalls  *int              `json:"upstream_calls,omitempty"`
+	Warnings       []string          `json:"warnings,omitempty"`
+	// One sentence.
+	Error string `json:"error,omitempty"`
+	// A stable code, such as `input_unreadable`.
+	Code      string `json:"code,omitempty"`
+	Retryable *bool  `json:"retryable,omitempty"`
+}
+
+// JobList: Jobs, the newest first.
+type JobList struct {
+	Jobs []Job `json:"jobs"`
+	// `before` of the next page; null at the end.
+	Next string `json:"next,omitempty"`
+}
+
+// Limits: What a request may ask for.
+type Limits struct {
+	MaxRequestMB        int     `json:"max_request_mb"`
+	MaxInputMegapixels  float64 `json:"max_input_megapixels"`
+	MaxOutputMegapixels float64 `json:"max_output_megapixels"`
+	MaxQueue            int     `json:"max_queue"`
+	RatePerMinute       int     `json:"rate_per_minute"`
+	MaxWaitS            float64 `json:"max_wait_s"`
+	JobTimeoutS         float64 `json:"job_timeout_s"`
+}
+
+// MethodStats: Counts since the records begin (`keep_records_days`).
+type MethodStats struct {
+	Completed int `json:"completed,omitempty"`
+	Failed    int `json:"failed,omitempty"`
+	Cancelled int `json:"cancelled,omitempty"`
+	// Processing time of the completed jobs.
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+// Model: A model that `model` may name.
+type Model struct {
+	Name   string `json:"name"`
+	Method string `json:"method"`
+	// The network's own; null if it has none.
+	Scale           *int      `json:"scale,omitempty"`
+	SupportedScales []float64 `json:"supported_scales,omitempty"`
+	Licence         string    `json:"licence,omitempty"`
+	// Null if the licence leaves it open.
+	CommercialUse *bool  `json:"commercial_use,omitempty"`
+	Description   string `json:"description,omitempty"`
+	Installed     bool   `json:"installed"`
+	Default       bool   `json:"default,omitempty"`
+}
+
+// ModelList: The catalogue's models of the methods that this server runs.
+type ModelList struct {
+	Models []Model `json:"models"`
+}
+
+// Probe: A probe's answer; its status is 503 if `ok` is false.
+type Probe struct {
+	Ok bool `json:"ok"`
+}
+
+// Problem: An error (RFC 9457, `application/problem+json`).
+type Problem struct {
+	// A URI of this kind of problem.
+	Type   string `json:"type,omitempty"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	// One sentence: what is wrong, and what to do.
+	Detail    string       `json:"detail"`
+	Code      string       `json:"code"`
+	Retryable bool         `json:"retryable,omitempty"`
+	Errors    []FieldError `json:"errors,omitempty"`
+	JobID     string       `json:"job_id,omitempty"`
+	// The refused file of a batch.
+	Name string `json:"name,omitempty"`
+}
+
+// Stats: Jobs by method and outcome, the queue, and the bytes on disk.
+type Stats struct {
+	Methods      map[string]MethodStats `json:"methods"`
+	QueueSize    int                    `json:"queue_size"`
+	InFlight     int                    `json:"in_flight"`
+	UploadsBytes int                    `json:"uploads_bytes"`
+	ResultsBytes int                    `json:"results_bytes"`
+}

@@ -1,0 +1,63 @@
+"""The OpenAPI document, and the Postman collection made from it, for people who write clients.
+
+`python -m upscaled_http.schema` writes `openapi.json` and `postman.json` into `adapters/http`, or
+into the folder that is named; with `--check` it says what is stale instead. The types of the Node
+and the Go client are generated from `openapi.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from upscaled_http.app import create_app
+from upscaled_http.config import Settings
+from upscaled_http.dependencies import ServiceState
+from upscaled_http.postman import collection
+
+# In a checkout.
+_FOLDER = Path(__file__).resolve().parents[1]
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, as a server with the default settings answers it."""
+    # The routes are described, and none is called.
+    return create_app(Settings(), cast(ServiceState, None)).openapi()
+
+
+def texts() -> dict[str, str]:
+    """Each file's content by the file's name."""
+    openapi = document()
+    contents = {"openapi.json": openapi, "postman.json": collection(openapi)}
+    return {
+        name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        for name, content in contents.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the files, or check them; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m upscaled_http.schema",
+        description="Write the OpenAPI document and the Postman collection.",
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=_FOLDER)
+    parser.add_argument("--check", action="store_true", help="write nothing, name stale files")
+    options = parser.parse_args(argv)
+    stale = 0
+    for name, text in texts().items():
+        path = options.folder / name
+        if not options.check:
+            path.write_text(text, "utf-8")
+        elif not path.is_file() or path.read_text("utf-8") != text:
+            stale = 1
+            sys.stderr.write(f"{path} is stale; run `make schema`\n")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+// Generated from adapters/http/openapi.json by adapters/generate_http.py. Do not edit.
+
+import type { CropInfo, Size, Timings, WorkerHealth } from "../protocol.js";
+
+/** Several pictures that were submitted together. */
+export interface Batch {
+  batch_id: string;
+  jobs: Job[];
+  /** Files that were not accepted, with reasons. */
+  refused?: Problem[];
+  /** One zip of the results that are completed. */
+  results_url: string;
+}
+
+/** What a cleanup removed. */
+export interface Cleanup {
+  removed_files: number;
+  freed_bytes: number;
+}
+
+/** One field of a request that is wrong. */
+export interface FieldError {
+  field: string;
+  detail: string;
+}
+
+/** How the server and its daemon are. */
+export interface Health {
+  status: "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
+  detail?: string;
+  version: string;
+  uptime_s: number;
+  methods?: string[];
+  unavailable?: Record<string, string>;
+  queue_size: number;
+  in_flight: number;
+  models_loaded?: string[];
+  device?: string;
+  gpu_available?: boolean;
+  gpu_name?: string;
+  /** GB. */
+  gpu_memory_free?: number;
+  daemon_restarts?: number;
+  limits: Limits;
+  /** Only for a request with a key, if keys are set. */
+  workers?: WorkerHealth[];
+}
+
+/** A job, from its submit to the end of its record. */
+export interface Job {
+  /** A UUID, given by the server. */
+  job_id: string;
+  /** The batch that it was submitted with. */
+  batch_id?: string;
+  method: string;
+  status: "queued" | "processing" | "completed" | "failed" | "cancelled" | (string & {});
+  /** Percent; it never falls. */
+  progress?: number;
+  /** What the worker is doing, such as `upscale`. */
+  stage?: string;
+  /** Seconds left, if they are known. */
+  eta_s?: number;
+  /** Jobs that start before this one. */
+  position?: number;
+  attempt?: number;
+  /** The client's own name for it. */
+  label?: string;
+  /** The upload's file name, cleaned: for display. */
+  name?: string;
+  created_at: string;
+  started_at?: string;
+  finished_at?: string;
+  /** When the result will be removed. */
+  expires_at?: string;
+  input_size?: Size;
+  /** Planned from the submit on; the real one when it is completed. */
+  output_size?: Size;
+  status_url: string;
+  events_url: string;
+  cancel_url: string;
+  result_url?: string;
+  /** Of the result, such as `image/png`. */
+  media_type?: string;
+  file_size_bytes?: number;
+  scale_factor?: number;
+  crop_info?: CropInfo;
+  /** Seconds, queue left out. */
+  processing_time?: number;
+  timings?: Timings;
+  model?: string;
+  device?: string;
+  precision?: string;
+  upstream_calls?: number;
+  warnings?: string[];
+  /** One sentence. */
+  error?: string;
+  /** A stable code, such as `input_unreadable`. */
+  code?: string;
+  retryable?: boolean;
+}
+
+/** Jobs, the newest first. */
+export interface JobList {
+  jobs: Job[];
+  /** `before` of the next page; null at the end. */
+  next?: string;
+}
+
+/** What a request may ask for. */
+export interface Limits {
+  max_request_mb: number;
+  max_input_megapixels: number;
+  max_output_megapixels: number;
+  max_queue: number;
+  rate_per_minute: number;
+  max_wait_s: number;
+  job_timeout_s: number;
+}
+
+/** Counts since the records begin (`keep_records_days`). */
+export interface MethodStats {
+  completed?: number;
+  failed?: number;
+  cancelled?: number;
+  /** Processing time of the completed jobs. */
+  seconds?: number;
+}
+
+/** A model that `model` may name. */
+export interface Model {
+  name: string;
+  method: string;
+  /** The network's own; null if it has none. */
+  scale?: number;
+  supported_scales?: number[];
+  licence?: string;
+  /** Null if the licence leaves it open. */
+  commercial_use?: boolean;
+  description?: string;
+  installed: boolean;
+  default?: boolean;
+}
+
+/** The catalogue's models of the methods that this server runs. */
+export interface ModelList {
+  models: Model[];
+}
+
+/** A probe's answer; its status is 503 if `ok` is false. */
+export interface Probe {
+  ok: boolean;
+}
+
+/** An error (RFC 9457, `application/problem+json`). */
+export interface Problem {
+  /** A URI of this kind of problem. */
+  type?: string;
+  title: string;
+  status: number;
+  /** One sentence: what is wrong, and what to do. */
+  detail: string;
+  code: string;
+  retryable?: boolean;
+  errors?: FieldError[];
+  job_id?: string;
+  /** The refused file of a batch. */
+  name?: string;
+}
+
+/** Jobs by method and outcome, the queue, and the bytes on disk. */
+export interface Stats {
+  methods: Record<string, MethodStats>;
+  queue_size: number;
+  in_flight: number;
+  uploads_bytes: number;
+  results_bytes: number;
+}

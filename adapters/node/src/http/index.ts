@@ -1,0 +1,3 @@
+export type * from "./api.js";
+export { connect, HttpUpscaler } from "./client.js";
+export type { HttpUpscalerOptions } from "./client.js";

@@ -1,0 +1,1 @@
+"""The client of a server, `upscaled serve`: what `Upscaler(url=…)` stands on."""

@@ -1,0 +1,312 @@
+"""A server, `upscaled serve`, as a client: in place of the one that starts a daemon.
+
+    caller ── submit ──> a thread of the call's own: upload, events, download
+    caller <── future ── call
+
+Any thread may call. One lock guards the state; futures are settled after it was released.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+from upscaled.call import Call
+from upscaled.delivery import guarded
+from upscaled.errors import (
+    DaemonGoneError,
+    ForkedError,
+    NoAnswerError,
+    UpscaledError,
+    error_of,
+    local_error,
+)
+from upscaled.forks import tell_of_forks
+from upscaled.greenlets import check_greenlets
+from upscaled.http.connection import Connection, Exchange, Stop, StoppedError
+from upscaled.http.remotejob import RemoteJob
+from upscaled.http.threads import Threads
+from upscaled.jobline import Message, job_line
+from upscaled.protocol import Progress
+from upscaled.questions import Answer
+from upscaled.result import Result
+from upscaled.timers import Timers
+
+T = TypeVar("T")
+
+# Jobs under way at once: more than a server with some workers needs to be busy.
+_MOST_JOBS = 64
+_ASK_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Where the server is, and what it is granted; see `UpscalerOptions`."""
+
+    url: str
+    key: str | None = None
+    # A server of ours restarts within some seconds, a container within half a minute.
+    attempts: int = 8
+    restart_delay_s: float = 0.2
+    close_timeout_s: float = 30.0
+    cancel_grace_s: float = 25.0
+    line_limit_bytes: int = 32 * 1024 * 1024
+
+
+class HttpClient:
+    """After a fork the parent's calls end in the child with `ForkedError`."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self._connection = Connection(
+            options.url, options.key, options.attempts, options.restart_delay_s
+        )
+        self._begin()
+        tell_of_forks(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._timers = Timers()
+        self._threads = Threads(_MOST_JOBS)
+        # Questions and cancels, which must not wait for jobs.
+        self._errands = Threads(_MOST_JOBS)
+        self._open: dict[str, tuple[Call[Any], RemoteJob]] = {}
+        self._untold = 0  # calls that have an end that is not told yet
+        self._is_closing = False
+
+    # --- what a caller does -----------------------------------------------------------------
+
+    def ready(self) -> Future[Message]:
+        """What a daemon says when it gets ready, of the server's."""
+
+        def status(health: Message) -> Message:
+            names = ("version", "methods", "unavailable", "device")
+            told = {name: health[name] for name in names if health.get(name) is not None}
+            return {"type": "status", "message": "ready", **told}
+
+        return self._ask(_ASK_TIMEOUT_S, status)
+
+    @property
+    def pid(self) -> int | None:
+        """None: the server is no process of this one's."""
+        return None
+
+    def submit(
+        self,
+        job: Mapping[str, Any],
+        make_result: Callable[[Message], Result[T]],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Call[T]:
+        """Have one job done. What cannot be sent is refused before anything is: raises
+        `InvalidJobError`, and `ShuttingDownError`."""
+        check_greenlets()
+        line = job_line(job, self._options.line_limit_bytes)
+        call: Call[T] = Call(line, self, make_result)
+        if on_progress is not None:
+            call.listen(guarded(on_progress))
+        remote = RemoteJob(
+            self._connection,
+            json.loads(line.line),
+            is_named=job.get("job_id") is not None,
+            on_accepted=lambda: self._accept(call),
+            on_progress=call.advance,
+        )
+        with self._lock:
+            if self._is_closing:
+                raise local_error("shutting_down", "the client is closed", call.job_id)
+            if call.job_id in self._open:
+                text = f"job {call.job_id!r} is in flight"
+                raise local_error("duplicate_job", text, call.job_id)
+            self._open[call.job_id] = call, remote
+            call.line = b""
+            self._start_deadline(call)
+        self._threads.run(lambda: self._run(call, remote))
+        return call
+
+    def cancel(self, call: Call[Any]) -> bool:
+        """End the call's job; false if it has ended."""
+        return self._end(call, local_error("cancelled", "the job was cancelled", call.job_id))
+
+    def cancel_all(self) -> None:
+        """End every job in flight."""
+        with self._lock:
+            calls = [call for call, _ in self._open.values()]
+        for call in calls:
+            self.cancel(call)
+
+    def ask(self, kind: str, timeout_s: float = _ASK_TIMEOUT_S) -> Answer:
+        """The answer to `health`. Raises `ShuttingDownError`."""
+        if kind != "health":
+            _refuse(kind)
+        return self._ask(timeout_s, lambda health: {"type": "health", **health})
+
+    def replay(self, _job_ids: Sequence[str] | None = None) -> None:
+        """Raise: the server keeps its jobs itself."""
+        _refuse("replay")
+
+    def close(self) -> None:
+        """Take no more jobs, wait for those that are open, and after the close timeout cancel what
+        is left."""
+        self.check_may_wait()
+        deadline = time.monotonic() + self._options.close_timeout_s
+        with self._changed:
+            self._is_closing = True
+            self._changed.wait_for(self._is_told, timeout=max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """Cancel every job now, and wait until each has ended."""
+        with self._lock:
+            self._is_closing = True
+            calls = [call for call, _ in self._open.values()]
+        for call in calls:
+            self._end(call, local_error("shutting_down", "the client is closed", call.job_id))
+        with self._changed:
+            self._changed.wait_for(self._is_told)
+
+    def _is_told(self) -> bool:
+        return not self._open and not self._untold
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no call is open."""
+        return not self._open
+
+    def check_may_wait(self) -> None:
+        """Raise `RuntimeError` in a thread of a call's, because its own call waits for it."""
+        if self._threads.is_here:
+            raise RuntimeError(
+                "a callback of upscaled must not wait for a job, because its own job waits for it: "
+                "submit it there, and wait for it in another thread"
+            )
+        check_greenlets()
+
+    # --- a call's ways ----------------------------------------------------------------------
+
+    def _run(self, call: Call[Any], remote: RemoteJob) -> None:
+        try:
+            outcome: Message | UpscaledError = remote.run()
+        except UpscaledError as error:
+            outcome = error
+        except StoppedError:
+            return  # settled by what stopped it
+        except Exception as error:  # noqa: BLE001 - a defect must not leave the call open
+            outcome = local_error("internal", f"the client failed: {error!r}", call.job_id)
+            outcome.__cause__ = error
+        self._settle(call, outcome)
+
+    def _accept(self, call: Call[Any]) -> None:
+        with self._lock:
+            call.is_accepted = True
+            if call.ending is None:
+                self._start_deadline(call)
+
+    def _start_deadline(self, call: Call[Any]) -> None:
+        """Its time counts from now; until the server has accepted it, that bounds the wait."""
+        if call.timeout_s is not None:
+            text = f"timeout_s is over: {call.timeout_s:g} s"
+            error = local_error("deadline_exceeded", text, call.job_id)
+            if call.timer is not None:
+                call.timer.cancel()
+
+            def end() -> None:
+                self._end(call, error)
+
+            call.timer = self._timers.start(call.timeout_s, end)
+
+    def _end(self, call: Call[Any], error: UpscaledError) -> bool:
+        """The caller or the clock ends a call. The server gets some time to end its job."""
+        with self._lock:
+            held = self._open.get(call.job_id)
+            if held is None or held[0] is not call:
+                return False
+            if call.ending is not None:
+                return True
+            call.ending = error
+            if call.timer is not None:
+                call.timer.cancel()
+            remote = held[1]
+            has_job = remote.cancel()
+            if has_job:
+                grace_s = self._options.cancel_grace_s
+                text = f"{error}; the server did not confirm that within {grace_s:g} s"
+                late = error_of({**error.details, "error": text})
+                call.timer = self._timers.start(grace_s, lambda: self._settle(call, late))
+        if has_job:
+            self._errands.run(remote.send_cancel)
+        else:
+            self._settle(call, error)
+        return True
+
+    def _settle(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
+        """The call's end, if it has none yet."""
+        with self._lock:
+            held = self._open.get(call.job_id)
+            if held is None or held[0] is not call:
+                return
+            del self._open[call.job_id]
+            self._untold += 1
+            if call.timer is not None:
+                call.timer.cancel()
+            # The server says what it was told, and the reason was another.
+            was_told = isinstance(outcome, UpscaledError) and outcome.code == "cancelled"
+            if was_told and call.ending is not None and call.ending.code != "cancelled":
+                outcome = call.ending
+        held[1].stop()
+        call.settle(outcome)
+        with self._changed:
+            self._untold -= 1
+            self._changed.notify_all()
+
+    def _ask(self, timeout_s: float, answer_of: Callable[[Message], Message]) -> Answer:
+        check_greenlets()
+        if self._is_closing:
+            raise DaemonGoneError("the client is closed")
+        answer: Answer = Future()
+        answer.set_running_or_notify_cancel()
+        stop = Stop()
+        timer = self._timers.start(timeout_s, stop.set)
+
+        def ask() -> None:
+            try:
+                health = json.loads(self._connection.text(Exchange("GET", "/api/health"), stop))
+                answer.set_result(answer_of(health))
+            except StoppedError:
+                text = f"the server did not answer within {timeout_s:g} s"
+                answer.set_exception(NoAnswerError(text))
+            except Exception as error:  # noqa: BLE001 - the caller's to see
+                answer.set_exception(error)
+            timer.cancel()
+
+        self._errands.run(ask)
+        return answer
+
+    # --- forks ------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Nothing may be half done in the child."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """The threads and the open calls are the parent's."""
+        calls = [call for call, _ in self._open.values()]
+        self._begin()
+        for call in calls:
+            text = "the job is the parent's of this forked process, and its end is told there alone"
+            call.forget(ForkedError(text, job_id=call.job_id))
+
+
+def _refuse(kind: str) -> NoReturn:
+    raise local_error(
+        "unknown_method", f"{kind} is for a daemon of one's own, and not for a server"
+    )

@@ -1,0 +1,137 @@
+"""Where a job's picture goes on this machine: written whole, and renamed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from upscaled.errors import UpscaledError, local_error
+from upscaled.jobline import Message
+
+_FORMATS = {
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".avif": "avif",
+}
+_SUFFIXES = {
+    "image/png": ".png",
+    "image/tiff": ".tif",
+    "image/jpeg": ".jpg",
+    "image/webp": ".webp",
+    "image/avif": ".avif",
+}
+
+
+class Destination:
+    """Of one job. Raises `UpscaledError` if nothing can be written there, before any work is done.
+
+    output_format: by the suffix of `output_path`; None if the config says it, or has no path.
+    """
+
+    def __init__(self, config: Message, job_id: str) -> None:
+        output, source = config.get("output_path"), config.get("image_path")
+        self._job_id = job_id
+        self._source = Path(source) if isinstance(source, str) else None
+        self._output = Path(output) if isinstance(output, str) else None
+        self._is_base64 = config.get("output_base64") is True
+        self.output_format: str | None = None
+        if not self._is_base64:
+            self._check(has_format=config.get("output_format") is not None)
+
+    def _check(self, *, has_format: bool) -> None:
+        path = self._output or self._source
+        if path is None:
+            raise self._error(
+                "invalid_job",
+                "give output_path or output_base64, because an input that is no file has no folder",
+            )
+        if not path.parent.is_dir():
+            raise self._error(
+                "output_unwritable", f"there is no folder {path.parent}: make it first"
+            )
+        if self._output is None:
+            return
+        suffix = path.suffix.lower()
+        if not has_format and suffix:
+            if suffix not in _FORMATS:
+                raise self._error(
+                    "unsupported_format",
+                    f"{suffix} is not written here: use .png, .tif, .jpg, .webp or .avif, "
+                    "or give output_format",
+                )
+            self.output_format = _FORMATS[suffix]
+        if path.exists():
+            if not path.is_file():
+                raise self._error("output_unwritable", f"{path} exists and is no ordinary file")
+            if self._source is not None and self._source.exists() and path.samefile(self._source):
+                raise self._error(
+                    "invalid_job",
+                    f"the output {path} is the input itself: give another output_path",
+                )
+
+    def write(self, job: Message, pieces: Iterable[bytes]) -> Message:
+        """Write it: the fields of the result that say where it is. Raises `UpscaledError`, and what
+        the pieces raise."""
+        if self._is_base64:
+            return {"output_base64": base64.b64encode(b"".join(pieces)).decode("ascii")}
+        target = self._output or self._named(job)
+        pending = target.with_name(f".upscaled-{uuid.uuid4()}")
+        try:
+            try:
+                file = pending.open("xb")
+            except OSError as error:
+                raise self._unwritable(error) from error
+            with file:
+                for piece in pieces:
+                    self._put(file, piece)
+            try:
+                if self._output is None:
+                    target = _renamed_to_free(pending, target)
+                else:
+                    pending.replace(target)
+            except OSError as error:
+                raise self._unwritable(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                pending.unlink(missing_ok=True)
+        return {"output_path": os.fspath(target)}
+
+    def _put(self, file: object, piece: bytes) -> None:
+        try:
+            file.write(piece)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _named(self, job: Message) -> Path:
+        """The daemon's own name for it, beside the input."""
+        assert self._source is not None
+        factor = f"{job.get('scale_factor') or 0:.2f}".rstrip("0").rstrip(".")
+        suffix = _SUFFIXES.get(job.get("media_type") or "", ".png")
+        return self._source.with_name(f"{self._source.stem}_{job.get('method')}_{factor}x{suffix}")
+
+    def _unwritable(self, error: OSError) -> UpscaledError:
+        return self._error("output_unwritable", f"the output cannot be written: {error}")
+
+    def _error(self, code: str, sentence: str) -> UpscaledError:
+        return local_error(code, sentence, self._job_id)
+
+
+def _renamed_to_free(pending: Path, target: Path) -> Path:
+    """Give the file a name that no file has: photo.png, photo-2.png and so on."""
+    for number in itertools.count(1):
+        path = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
+        try:
+            path.hardlink_to(pending)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError

@@ -1,0 +1,213 @@
+"""One job's way over a server:
+
+POST the picture ──> its events, until one is the last ──> GET the result
+     │ lost: sent again, under the same key   │ lost: asked for again    │ lost: read on from there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from upscaled.errors import UpscaledError, local_error
+from upscaled.http.connection import Connection, Exchange, Stop
+from upscaled.http.destination import Destination
+from upscaled.http.problems import http_error
+from upscaled.http.submission import Submission
+from upscaled.jobline import Message
+
+_ENDS = frozenset({"completed", "failed", "cancelled"})
+_RESULT_FIELDS = (
+    "input_size",
+    "output_size",
+    "scale_factor",
+    "crop_info",
+    "processing_time",
+    "timings",
+    "model",
+    "device",
+    "precision",
+    "upstream_calls",
+    "attempt",
+    "warnings",
+)
+_PIECE_BYTES = 256 * 1024
+_BROKEN = (OSError, http.client.HTTPException)
+
+
+class RemoteJob:
+    """on_accepted, on_progress: called in the thread of `run`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        job: Message,
+        *,
+        is_named: bool,
+        on_accepted: Callable[[], None],
+        on_progress: Callable[[Message], None],
+    ) -> None:
+        self._connection = connection
+        self._job = job
+        self._job_id: str = job["job_id"]
+        self._is_named = is_named
+        self._on_accepted = on_accepted
+        self._on_progress = on_progress
+        self._stop = Stop()
+        self._submission: Submission | None = None
+        self._server_id: str | None = None
+        self._is_cancelled = False
+
+    def run(self) -> Message:
+        """Run it: the protocol's result. Raises `UpscaledError`; `StoppedError` after `stop`."""
+        self._stop.check()
+        destination = Destination(self._job.get("config") or {}, self._job_id)
+        self._submission = Submission(
+            self._job, is_named=self._is_named, output_format=destination.output_format
+        )
+        job = self._end(self._submit(self._submission))
+        if job["status"] != "completed":
+            raise http_error(_error(job, self._job_id))
+        place = destination.write(job, self._download(job))
+        told = {name: job[name] for name in _RESULT_FIELDS if job.get(name) is not None}
+        head = {"type": "result", "job_id": self._job_id, "status": "completed"}
+        return {**head, **place, **told}
+
+    def cancel(self) -> bool:
+        """Note that it is to end; false if the server does not have it, and never will. If it does,
+        `send_cancel` is to be called."""
+        self._is_cancelled = True
+        if self._server_id is not None:
+            return True
+        # Once it has the whole request, its answer tells the id to cancel.
+        if self._submission is not None and self._submission.is_sent:
+            return True
+        self.stop()
+        return False
+
+    def send_cancel(self) -> None:
+        """Have the server end it. Its events tell what became of it."""
+        if self._server_id is not None:
+            path = f"/api/jobs/{self._server_id}/cancel"
+            # Without an answer, the call's grace ends the call.
+            with contextlib.suppress(UpscaledError):
+                self._connection.text(Exchange("POST", path, job_id=self._job_id), Stop())
+
+    def stop(self) -> None:
+        """Nothing more is done for it here."""
+        self._stop.set()
+
+    def _submit(self, submission: Submission) -> Message:
+        def refused() -> None:
+            if self._is_cancelled:
+                raise local_error("cancelled", "the job was cancelled", self._job_id)
+
+        job = _parsed(self._connection.text(submission.exchange(refused), self._stop))
+        self._server_id = str(job.get("job_id"))
+        self._on_accepted()
+        if self._is_cancelled:
+            self.send_cancel()
+        return job
+
+    def _end(self, job: Message) -> Message:
+        """The job once it has ended."""
+        if job.get("status") in _ENDS:
+            return job
+        patience = self._connection.patience()
+        exchange = Exchange(
+            "GET",
+            f"/api/jobs/{self._server_id}/events",
+            {"Accept": "text/event-stream"},
+            job_id=self._job_id,
+        )
+        while True:
+            failure: Exception | str = "its events end before the job does"
+            try:
+                with self._connection.sent(exchange, self._stop) as response:
+                    for data in _data_of(response):
+                        news = _parsed(data)
+                        if news.get("status") in _ENDS:
+                            return news
+                        patience.reset()
+                        if news.get("status") == "processing":
+                            self._on_progress(_progress(news, self._job_id))
+            except _BROKEN as error:
+                failure = error
+            self._stop.check()
+            patience.wait(self._connection.lost(failure), self._stop)
+
+    def _download(self, job: Message) -> Iterator[bytes]:
+        """The result's bytes, all of them. If a connection ends, the next one goes on."""
+        patience = self._connection.patience()
+        total = job.get("file_size_bytes")
+        at, etag = 0, ""
+        while True:
+            headers = {"Range": f"bytes={at}-", "If-Range": etag} if at else {}
+            exchange = Exchange(
+                "GET", f"/api/results/{self._server_id}", headers, job_id=self._job_id
+            )
+            failure: Exception | str = "it ended in the middle of a picture"
+            with self._connection.sent(exchange, self._stop) as response:
+                if at and response.status != 206:
+                    sentence = "the server changed the result while it was read"
+                    raise local_error("internal", sentence, self._job_id)
+                etag = response.getheader("ETag", "")
+                while True:
+                    try:
+                        piece = response.read(_PIECE_BYTES)
+                    except http.client.IncompleteRead as error:
+                        piece = error.partial
+                    except _BROKEN as error:
+                        failure, piece = error, b""
+                    if not piece:
+                        break
+                    at += len(piece)
+                    patience.reset()
+                    yield piece
+            self._stop.check()
+            if total is None or at >= total:
+                return
+            patience.wait(self._connection.lost(failure), self._stop)
+
+
+def _data_of(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The data of each server-sent event (WHATWG HTML, section 9.2)."""
+    data: list[bytes] = []
+    for line in response:
+        text = line.rstrip(b"\r\n")
+        if text.startswith(b"data:"):
+            data.append(text.removeprefix(b"data:").removeprefix(b" "))
+        elif not text and data:
+            yield b"\n".join(data)
+            data = []
+
+
+def _parsed(data: bytes) -> Message:
+    """A job in an answer. Raises `UpscaledError` if it is none."""
+    with contextlib.suppress(ValueError):
+        parsed = json.loads(data)
+        if isinstance(parsed, dict):
+            return parsed
+    raise local_error("internal", f"the server answered with no job, but with {data[:200]!r}")
+
+
+def _progress(job: Message, job_id: str) -> Message:
+    names = ("progress", "stage", "eta_s", "attempt")
+    told = {name: job[name] for name in names if job.get(name) is not None}
+    return {"type": "progress", "job_id": job_id, **told}
+
+
+def _error(job: Message, job_id: str) -> dict[str, Any]:
+    """The protocol's message for a job that did not complete."""
+    told = {name: job[name] for name in ("retryable", "attempt") if job.get(name) is not None}
+    status = job.get("status")
+    return {
+        "type": "error",
+        "job_id": job_id,
+        "error": job.get("error") or f"the job {status}",
+        "code": job.get("code") or status,
+        **told,
+    }
