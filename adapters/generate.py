@@ -180,8 +180,14 @@ def go() -> str:
         for name, definition in schema["$defs"].items():
             if name == "Job":
                 first = _HOST["$defs"][next(iter(jobs.values())).rpartition("/")[2]]
-                shared = {**first["properties"], "config": {"$ref": "Config"}}
-                del shared["type"], shared["method"]
+                shared = {
+                    field: schema
+                    for field, schema in (
+                        *first["properties"].items(),
+                        ("config", {"$ref": "Config"}),
+                    )
+                    if field not in ("type", "method") and ("Job", field) not in _LEFT_OUT
+                }
                 job = {
                     **first,
                     "properties": shared,
@@ -369,8 +375,6 @@ def _go_struct(name: str, definition: Schema) -> Iterator[str]:
     required = definition.get("required", ())
     block: list[list[str]] = []
     for field, schema in definition["properties"].items():
-        if (name, field) in _LEFT_OUT:
-            continue
         tag = field if field in required else f"{field},omitempty"
         cells = [f"\t{_go_name(field)}", _go_type(schema, field in required), f'`json:"{tag}"`']
         if "description" in schema:

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/upscaled/upscaled/adapters/go/internal/rawpath"
 )
 
 // Up to here a file takes longer than a long line does.
@@ -54,7 +57,7 @@ func (f *files) prepare(job Job) (Job, error) {
 		if err := f.makeFolder(); err != nil {
 			return job, err
 		}
-		members["output_path"] = quotePath(filepath.Join(f.folder, "output"))
+		members["output_path"] = rawpath.Quote(filepath.Join(f.folder, "output"))
 	}
 	job.Config = RawConfig{Name: job.Config.Method(), JSON: withMembers(config, members)}
 	return job, nil
@@ -116,7 +119,7 @@ func (f *files) read(members map[string][]byte) error {
 		return err
 	}
 	path := filepath.Join(f.folder, "input")
-	members["image_path"] = quotePath(path)
+	members["image_path"] = rawpath.Quote(path)
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -175,12 +178,9 @@ func (f *files) finish(result *Result, err error) (*Result, error) {
 	return result, nil
 }
 
-// prepareFiles has the call's files prepared, until the context or the client ends. A Reader cannot be stopped: its files
-// are removed when it returns.
-func (c *Client) prepareFiles(ctx context.Context, f *files, job Job) (Job, error) {
-	if err := c.refusal(job.JobID); err != nil {
-		return job, err
-	}
+// prepareUntil has the files prepared, until the context ends or the channel is closed: the error is a *JobError then, or
+// errStopped. A Reader cannot be stopped: its files are removed when it returns.
+func (f *files) prepareUntil(ctx context.Context, stopped <-chan struct{}, job Job) (Job, error) {
 	var prepared Job
 	var failure error
 	ready := make(chan struct{})
@@ -198,8 +198,20 @@ func (c *Client) prepareFiles(ctx context.Context, f *files, job Job) (Job, erro
 	case <-ctx.Done():
 		go removeLater()
 		return job, cancelled(job.JobID, ctx.Err())
-	case <-c.stopped:
+	case <-stopped:
 		go removeLater()
-		return job, c.refusal(job.JobID)
+		return job, errStopped
 	}
+}
+
+// prepareFiles has the call's files prepared, until the context or the client ends.
+func (c *Client) prepareFiles(ctx context.Context, f *files, job Job) (Job, error) {
+	if err := c.refusal(job.JobID); err != nil {
+		return job, err
+	}
+	prepared, err := f.prepareUntil(ctx, c.stopped, job)
+	if errors.Is(err, errStopped) {
+		err = c.refusal(job.JobID)
+	}
+	return prepared, err
 }

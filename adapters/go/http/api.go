@@ -64,6 +64,7 @@ type Job struct {
 	ETAS *float64 `json:"eta_s,omitempty"`
 	// Jobs that start before this one.
 	Position *int `json:"position,omitempty"`
+	Attempt  int  `json:"attempt,omitempty"`
 	// The client's own name for it.
 	Label string `json:"label,omitempty"`
 	// The upload's file name, cleaned: for display.

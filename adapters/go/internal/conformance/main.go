@@ -12,6 +12,7 @@ import (
 	"time"
 
 	upscaled "github.com/upscaled/upscaled/adapters/go"
+	upscaledhttp "github.com/upscaled/upscaled/adapters/go/http"
 )
 
 // The protocol's limit.
@@ -20,6 +21,8 @@ const lineLimitBytes = 32 << 20
 type step struct {
 	Do            string          `json:"do"`
 	Command       []string        `json:"command"`
+	URL           string          `json:"url"`
+	Key           string          `json:"key"`
 	CloseTimeoutS float64         `json:"close_timeout_s"`
 	CancelGraceS  float64         `json:"cancel_grace_s"`
 	Attempts      int             `json:"attempts"`
@@ -42,7 +45,9 @@ type job struct {
 type row map[string]any
 
 type driver struct {
-	client  *upscaled.Client
+	client *upscaled.Client
+	// In a case over HTTP, in place of the other.
+	remote  *upscaledhttp.Client
 	cancels map[string]context.CancelFunc
 	calls   sync.WaitGroup
 	mu      sync.Mutex
@@ -62,6 +67,10 @@ func main() {
 }
 
 func (d *driver) do(s step) {
+	if s.URL != "" || d.remote != nil {
+		d.doRemote(s)
+		return
+	}
 	switch s.Do {
 	case "start":
 		d.client = upscaled.New(
@@ -87,6 +96,50 @@ func (d *driver) do(s step) {
 		d.report(row{"did": "close"})
 	case "kill":
 		d.client.Kill()
+		d.calls.Wait()
+		d.report(row{"did": "close"})
+	}
+}
+
+// doRemote does a step of a case over HTTP.
+func (d *driver) doRemote(s step) {
+	switch s.Do {
+	case "start":
+		policy := upscaled.RestartPolicy{Attempts: s.Attempts, Delay: time.Millisecond, MaxDelay: time.Second}
+		client, err := upscaledhttp.New(s.URL,
+			upscaledhttp.WithKey(s.Key),
+			upscaledhttp.WithRetry(policy),
+			upscaledhttp.WithCloseTimeout(seconds(s.CloseTimeoutS)),
+			upscaledhttp.WithCancelGrace(seconds(s.CancelGraceS)),
+		)
+		if err != nil {
+			panic(err)
+		}
+		d.remote = client
+	case "submit":
+		var job job
+		if err := json.Unmarshal(s.Job, &job); err != nil {
+			panic(err)
+		}
+		ctx, cancel := within(s.DeadlineS)
+		d.cancels[job.JobID] = cancel
+		d.calls.Add(1)
+		go func() {
+			defer d.calls.Done()
+			progress := upscaled.OnProgress(func(p upscaled.Progress) { d.report(row{"event": p}) })
+			result, err := d.remote.Upscale(ctx, spoilt(job, ""), progress)
+			d.settled(job.JobID, result, err)
+		}()
+	case "cancel":
+		d.cancels[s.JobID]()
+	case "health":
+		if health, err := d.remote.Health(context.Background()); err == nil {
+			d.report(row{"did": s.Do, "answer": health})
+		} else {
+			d.report(row{"did": s.Do, "gone": errors.Is(err, upscaled.ErrDaemonGone)})
+		}
+	case "close":
+		_ = d.remote.Close()
 		d.calls.Wait()
 		d.report(row{"did": "close"})
 	}
