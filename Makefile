@@ -88,9 +88,11 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-schema: $(STAMP)  ## write protocol/schema, and the adapters' types, anew from the messages
+schema: $(STAMP)  ## write the schemas, the OpenAPI document and the adapters' types anew
 	$(BIN)/python -m upscaled_protocol.schema protocol/schema
 	$(BIN)/python adapters/generate.py
+	$(BIN)/python -m upscaled_http.schema adapters/http
+	$(BIN)/python adapters/generate_http.py
 
 bench: $(STAMP)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -51,14 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = options.case or list(cases)
     if unknown := set(names) - set(cases):
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
-    # Not one after the other, because each case has a driver, a worker and a folder of its own.
-    play = partial(_play, options=options)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        verdicts = []
-        for verdict in pool.map(play, names):
-            sys.stdout.write(f"{verdict.sentence}\n")
-            verdicts.append(verdict)
-    held = sum(verdict.holds for verdict in verdicts)
+    play = _play_web if cases is not TRANSCRIPTS else _play_all
+    held = 0
+    for verdict in play(names, options):
+        sys.stdout.write(f"{verdict.sentence}\n")
+        held += verdict.holds
     sys.stdout.write(f"{held} of {len(names)} cases hold\n")
     return 0 if held == len(names) else 1
 
@@ -68,23 +65,45 @@ class _Verdict(NamedTuple):
     sentence: str
 
 
+def _play_all(names: Sequence[str], options: argparse.Namespace) -> Iterator[_Verdict]:
+    """Several at once, because each case has a driver, a worker and a folder of its own."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(partial(_play, options=options), names)
+
+
 def _play(name: str, options: argparse.Namespace) -> _Verdict:
-    timeout_s: float = options.timeout_s
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            with Driver(options.driver, timeout_s) as driver:
-                if options.url:
-                    play = WebPlay(LIVE[name], driver, Path(folder), timeout_s)
-                    play.run_live(options.url, options.key)
-                elif options.http:
-                    WebPlay(SCRIPTED[name], driver, Path(folder), timeout_s).run_scripted()
-                else:
-                    Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), timeout_s).run()
+            with Driver(options.driver, options.timeout_s) as driver:
+                Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), options.timeout_s).run()
         except UnmetError as error:
             return _Verdict(False, f"FAILED {name}: {error}")
         except LeftOutError as error:
             return _Verdict(True, f"left out {name}: the client has no {error}")
     return _Verdict(True, f"ok {name}")
+
+
+def _play_web(names: Sequence[str], options: argparse.Namespace) -> Iterator[_Verdict]:
+    """One after the other, because a driver makes a client for each. A case that fails ends it."""
+    left = list(names)
+    while left:
+        try:
+            with Driver(options.driver, options.timeout_s) as driver:
+                while left:
+                    name = left.pop(0)
+                    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                        _play_case(name, driver, Path(folder), options)
+                    yield _Verdict(True, f"ok {name}")
+        except UnmetError as error:
+            yield _Verdict(False, f"FAILED {name}: {error}")
+
+
+def _play_case(name: str, driver: Driver, folder: Path, options: argparse.Namespace) -> None:
+    if options.url:
+        play = WebPlay(LIVE[name], driver, folder, options.timeout_s)
+        play.run_live(options.url, options.key)
+    else:
+        WebPlay(SCRIPTED[name], driver, folder, options.timeout_s).run_scripted()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from upscaled_protocol.errors import MEANINGS, ErrorCode
 from upscaled_protocol.version import VERSION
 
 ADAPTERS = Path(__file__).parents[2] / "adapters"
+HTTP_GENERATED = [Path("node/src/http/api.ts"), Path("go/http/api.go")]
 GENERATED = [
     Path("node/src/protocol.ts"),
     Path("go/protocol.go"),
@@ -21,9 +22,11 @@ GENERATED = [
 ]
 
 
-def generate(adapters: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def generate(
+    adapters: Path, *options: str, name: str = "generate.py"
+) -> subprocess.CompletedProcess[str]:
     """Run the generator of that folder."""
-    command = [sys.executable, str(adapters / "generate.py"), *options]
+    command = [sys.executable, str(adapters / name), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -50,6 +53,32 @@ def test_types_are_stale_when_the_schema_changes(tmp_path: Path) -> None:
     assert "too_sleepy: { retryable: true }" in typescript
     assert 'CodeTooSleepy Code = "too_sleepy"' in go
     assert '"too_sleepy": True,' in python
+
+
+def test_the_openapi_document_and_the_collection_are_what_the_server_answers() -> None:
+    command = [sys.executable, "-m", "upscaled_http.schema", str(ADAPTERS / "http"), "--check"]
+    check = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert check.returncode == 0, check.stderr
+
+
+def test_the_http_clients_types_are_what_the_openapi_document_generates(tmp_path: Path) -> None:
+    check = generate(ADAPTERS, "--check", name="generate_http.py")
+    assert check.returncode == 0, check.stderr
+    copied = [Path("generate.py"), Path("generate_http.py"), Path("http/openapi.json")]
+    schemas = [Path(f"../protocol/schema/{name}.json") for name in ("host", "worker", "errors")]
+    for path in [*copied, *schemas, *HTTP_GENERATED]:
+        (tmp_path / "adapters" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "adapters" / path).write_bytes((ADAPTERS / path).read_bytes())
+    openapi = tmp_path / "adapters" / "http" / "openapi.json"
+    document = json.loads(openapi.read_text())
+    mood = {"anyOf": [{"enum": ["good"], "type": "string"}, {"type": "null"}]}
+    document["components"]["schemas"]["Job"]["properties"]["mood"] = mood
+    openapi.write_text(json.dumps(document))
+    assert generate(tmp_path / "adapters", "--check", name="generate_http.py").returncode == 1
+    assert generate(tmp_path / "adapters", name="generate_http.py").returncode == 0
+    typescript, go = ((tmp_path / "adapters" / path).read_text() for path in HTTP_GENERATED)
+    assert 'mood?: "good" | (string & {});' in typescript
+    assert 'Mood string `json:"mood,omitempty"`' in " ".join(go.split())
 
 
 def test_every_code_has_an_exception_of_its_family_and_says_whether_to_try_again() -> None:

@@ -143,6 +143,14 @@ def test_schema_prints_what_is_generated(name: str, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out) == documents()[f"{name}.json"]
 
 
+@pytest.mark.parametrize(
+    ("name", "key"), [("http", "/api/upscale/{method}"), ("postman", "{{url}}/api/upscale/:method")]
+)
+def test_schema_prints_the_api(name: str, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", name]) == exits.OK
+    assert key in json.dumps(json.loads(capsys.readouterr().out))
+
+
 def test_schema_without_a_name_prints_all_and_writes_files_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

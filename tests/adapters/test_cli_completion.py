@@ -93,7 +93,7 @@ def words(line: str) -> list[str]:
         ("upscale --width ", []),
         ("bench ", list(BENCHMARKS)),
         ("completion f", ["fish"]),
-        ("schema h", ["host"]),
+        ("schema h", ["host", "http"]),
         ("nonsense ", []),
     ],
 )

@@ -33,6 +33,42 @@ def test_the_python_client_meets_every_case() -> None:
     assert "left out" not in run.stdout
 
 
+def test_the_python_client_meets_every_case_over_http() -> None:
+    run = conformance("--http", "--timeout-s", "60", sys.executable, DRIVER)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_client_that_sends_a_new_job_instead_of_the_same_again_is_told_so(tmp_path: Path) -> None:
+    driver = tmp_path / "doubles.py"
+    forgets = """
+from upscaled.http.submission import Submission
+real = Submission.exchange
+def exchange(self, on_refused):
+    made = real(self, on_refused)
+    made.headers.update({"Idempotency-Key": "x"})
+    return made
+Submission.exchange = exchange
+"""
+    start = 'if __name__ == "__main__":'
+    assert start in DRIVER.read_text()
+    driver.write_text(DRIVER.read_text().replace(start, f"{forgets}\n{start}"))
+    cases = ["--case", "named_beside_input", "--case", "one_job"]
+    run = conformance("--http", *cases, sys.executable, driver)
+    assert run.returncode == 1
+    assert "FAILED named_beside_input: the Idempotency-Key 'x' is an old one" in run.stdout
+    assert "ok one_job" in run.stdout
+
+
+def test_a_client_that_leaves_half_a_picture_is_told_so(tmp_path: Path) -> None:
+    driver = tmp_path / "leaves.py"
+    start = 'if __name__ == "__main__":'
+    leaves = "import pathlib\npathlib.Path.unlink = lambda *_, **__: None\n"
+    driver.write_text(DRIVER.read_text().replace(start, f"{leaves}\n{start}"))
+    run = conformance("--http", "--case", "result_gone", sys.executable, driver)
+    assert run.returncode == 1
+    assert "was left in the folder" in run.stdout
+
+
 def test_a_client_that_sends_what_no_daemon_can_answer_is_told_so(tmp_path: Path) -> None:
     driver = tmp_path / "sends_all.py"
     source = DRIVER.read_text()

@@ -28,3 +28,8 @@ def test_the_node_client_meets_every_conformance_case() -> None:
         driver,
         cwd=ROOT / "protocol",
     )
+
+
+def test_the_node_client_meets_every_case_over_http() -> None:
+    suite = [sys.executable, "-m", "conformance", "--http", "--timeout-s", "60"]
+    run(*suite, "node", TESTS / "conformance.js", cwd=ROOT / "protocol")

@@ -153,6 +153,15 @@ def test_the_npm_package_upscales_a_picture_by_require_and_by_import(node_projec
 
 
 @needs_npm
+def test_the_npm_packages_http_client_is_there_by_require_and_by_import(node_project: Path) -> None:
+    (node_project / "http.cjs").write_text('console.log(require("upscaled/http").HttpUpscaler);')
+    imports = 'import { HttpUpscaler } from "upscaled/http"; console.log(HttpUpscaler);'
+    (node_project / "http.mjs").write_text(imports)
+    for name in ("http.cjs", "http.mjs"):
+        assert run("node", name, cwd=node_project).strip() == "[class HttpUpscaler]"
+
+
+@needs_npm
 def test_jest_without_a_config_upscales_a_picture(node_project: Path) -> None:
     test = 'test("a picture", async () => { expect(await main(Upscaler)).toBe("512x512"); }, 1e5);'
     require = 'const { Upscaler } = require("upscaled"); require("upscaled-nestjs");'

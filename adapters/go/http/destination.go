@@ -27,6 +27,8 @@ var (
 type destination struct {
 	id, input, output string
 	isBase64          bool
+	// A job without a picture, as of a test partner, may have no result.
+	hasInput bool
 	// Of the output, by its suffix; empty if the config says it, or has no path.
 	format string
 }
@@ -36,6 +38,10 @@ func newDestination(id string, config fields) (*destination, error) {
 	d := &destination{id: id, isBase64: string(config["output_base64"]) == "true"}
 	d.input, _ = config.text("image_path")
 	d.output, _ = config.text("output_path")
+	for _, name := range []string{"image_path", "image_base64", "image_url"} {
+		_, isGiven := config.text(name)
+		d.hasInput = d.hasInput || isGiven
+	}
 	_, hasFormat := config.text("output_format")
 	if d.isBase64 {
 		return d, nil
@@ -47,6 +53,9 @@ func (d *destination) check(hasFormat bool) error {
 	path := d.output
 	if path == "" {
 		path = d.input
+	}
+	if path == "" && !d.hasInput {
+		return nil
 	}
 	if path == "" {
 		sentence := "give OutputPath or OutputBase64, because an input that is no file has no folder"
@@ -78,6 +87,9 @@ func (d *destination) check(hasFormat bool) error {
 	}
 	return nil
 }
+
+// isThere tells whether a result is wanted.
+func (d *destination) isThere() bool { return d.isBase64 || d.output != "" || d.hasInput }
 
 // write gives the picture its place in the result. copy writes its bytes.
 func (d *destination) write(job *Job, result *upscaled.Result, copy func(io.Writer) error) (err error) {

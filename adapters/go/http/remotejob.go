@@ -68,6 +68,9 @@ func (r *remoteJob) run(ctx context.Context) (*upscaled.Result, error) {
 	result := &upscaled.Result{}
 	_ = json.Unmarshal(raw, result)
 	result.Type, result.JobID = "result", r.job.JobID
+	if job.ResultURL == "" || !destination.isThere() {
+		return result, nil
+	}
 	err = destination.write(job, result, func(to io.Writer) error { return r.download(ctx, job, to) })
 	if err != nil {
 		return nil, err

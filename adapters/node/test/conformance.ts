@@ -84,7 +84,8 @@ function ask(did: string, answer: Promise<HealthReport>): void {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const step = JSON.parse(line) as Step;
-  upscaler ??= start(step);
+  if (step.do === "start") upscaler = start(step);
+  if (upscaler === undefined) continue;
   switch (step.do) {
     case "submit":
       submit(upscaler, step);

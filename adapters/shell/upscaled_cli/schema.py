@@ -1,19 +1,25 @@
-"""`upscaled schema`: the protocol as JSON Schema, for people who generate their host's types."""
+"""`upscaled schema`: the protocol as JSON Schema and the HTTP API as OpenAPI, for people who
+generate their types."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_cli import exits
+
+_OF_HTTP = {"http": "openapi.json", "postman": "postman.json"}
 
 _EXAMPLES = """examples:
   upscaled schema host > host.json       # what a host sends
   upscaled schema worker > worker.json   # what it gets
   upscaled schema errors                 # every code, and whether to try again
   upscaled schema --output schemas/      # all three as files
+  upscaled schema http > openapi.json    # the API of `upscaled serve`
+  upscaled schema postman > api.json     # the same as a Postman collection
 
 exit status: 0 done, 1 it could not be written, 2 wrong usage.
 """
@@ -27,9 +33,24 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None:
         write(options.output)
         return exits.OK
+    if options.name in _OF_HTTP:
+        return _print_http(options.name)
     schemas = {name.removesuffix(".json"): schema for name, schema in documents().items()}
     chosen = schemas if options.name is None else schemas[options.name]
     print(json.dumps(chosen, indent=2, ensure_ascii=False))
+    return exits.OK
+
+
+def _print_http(name: str) -> int:
+    try:
+        from upscaled_http.schema import texts
+    except ImportError as error:
+        sys.stderr.write(
+            f"`upscaled schema {name}` needs {error.name}, which is not installed: "
+            "pip install 'upscaled[http]'\n"
+        )
+        return exits.FAILED
+    print(texts()[_OF_HTTP[name]], end="")
     return exits.OK
 
 
@@ -37,15 +58,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
         prog="upscaled schema",
-        description="Print the protocol's JSON Schema.",
+        description="Print the protocol's JSON Schema, or the HTTP API's OpenAPI document.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument(
         "name",
         nargs="?",
-        choices=("host", "worker", "errors"),
-        help="default: one object that holds all three",
+        choices=("host", "worker", "errors", *_OF_HTTP),
+        help="default: one object that holds the first three",
     )
     arguments.add_argument("--output", type=Path, metavar="DIR", help="write files instead")
     return arguments

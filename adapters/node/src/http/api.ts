@@ -2,28 +2,6 @@
 
 import type { CropInfo, Size, Timings, WorkerHealth } from "../protocol.js";
 
-/** Several pictures that were submitted together. */
-export interface Batch {
-  batch_id: string;
-  jobs: Job[];
-  /** Files that were not accepted, with reasons. */
-  refused?: Problem[];
-  /** One zip of the results that are completed. */
-  results_url: string;
-}
-
-/** What a cleanup removed. */
-export interface Cleanup {
-  removed_files: number;
-  freed_bytes: number;
-}
-
-/** One field of a request that is wrong. */
-export interface FieldError {
-  field: string;
-  detail: string;
-}
-
 /** How the server and its daemon are. */
 export interface Health {
   status: "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
@@ -117,15 +95,6 @@ export interface Limits {
   job_timeout_s: number;
 }
 
-/** Counts since the records begin (`keep_records_days`). */
-export interface MethodStats {
-  completed?: number;
-  failed?: number;
-  cancelled?: number;
-  /** Processing time of the completed jobs. */
-  seconds?: number;
-}
-
 /** A model that `model` may name. */
 export interface Model {
   name: string;
@@ -151,6 +120,12 @@ export interface Probe {
   ok: boolean;
 }
 
+/** One field of a request that is wrong. */
+export interface FieldError {
+  field: string;
+  detail: string;
+}
+
 /** An error (RFC 9457, `application/problem+json`). */
 export interface Problem {
   /** A URI of this kind of problem. */
@@ -165,13 +140,4 @@ export interface Problem {
   job_id?: string;
   /** The refused file of a batch. */
   name?: string;
-}
-
-/** Jobs by method and outcome, the queue, and the bytes on disk. */
-export interface Stats {
-  methods: Record<string, MethodStats>;
-  queue_size: number;
-  in_flight: number;
-  uploads_bytes: number;
-  results_bytes: number;
 }

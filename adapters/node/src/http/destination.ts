@@ -30,6 +30,8 @@ export class Destination {
   readonly #id: string;
   readonly #input: string | undefined;
   readonly #output: string | undefined;
+  // A job without a picture, as of a test partner, may have no result.
+  readonly #hasInput: boolean;
   readonly isBase64: boolean;
 
   constructor(id: string, config: Fields) {
@@ -37,6 +39,7 @@ export class Destination {
     this.#id = id;
     this.#input = typeof input === "string" ? input : undefined;
     this.#output = typeof output === "string" ? output : undefined;
+    this.#hasInput = [input, config["image_base64"], config["image_url"]].some((one) => one !== undefined && one !== null);
     this.isBase64 = config["output_base64"] === true;
   }
 
@@ -52,6 +55,7 @@ export class Destination {
     if (this.isBase64) return;
     const path = this.#output ?? this.#input;
     if (path === undefined) {
+      if (!this.#hasInput) return;
       throw this.#refusal("invalid_job", "give output_path or output_base64, because an input that is no file has no folder");
     }
     const folder = await stat(dirname(path)).catch(() => undefined);
@@ -67,6 +71,11 @@ export class Destination {
     if (old !== undefined && old.ino === input?.ino && old.dev === input.dev) {
       throw this.#refusal("invalid_job", `the output ${path} is the input itself: give another output_path`);
     }
+  }
+
+  /** Whether a result is wanted. */
+  get isThere(): boolean {
+    return this.isBase64 || this.#output !== undefined || this.#hasInput;
   }
 
   /** Writes the file; its path. Throws `JobError`, and what the pieces throw. */

@@ -117,10 +117,7 @@ export class RemoteJob {
   }
 
   async #result(job: Job, destination: Destination): Promise<Result> {
-    const pieces = this.#download(job);
-    const place = destination.isBase64
-      ? { output_base64: Buffer.concat(await Readable.from(pieces).toArray()).toString("base64") }
-      : { output_path: await destination.write(job, pieces) };
+    const place = await this.#place(job, destination);
     const { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls } = job;
     const told = { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls };
     return {
@@ -134,6 +131,13 @@ export class RemoteJob {
       attempt: job.attempt ?? 1,
       warnings: job.warnings ?? [],
     };
+  }
+
+  async #place(job: Job, destination: Destination): Promise<Partial<Result>> {
+    if (job.result_url === undefined || !destination.isThere) return {};
+    const pieces = this.#download(job);
+    if (!destination.isBase64) return { output_path: await destination.write(job, pieces) };
+    return { output_base64: Buffer.concat(await Readable.from(pieces).toArray()).toString("base64") };
   }
 
   /** The result's bytes, all of them; where a connection ends, the next one goes on. */

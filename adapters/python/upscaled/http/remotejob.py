@@ -71,7 +71,8 @@ class RemoteJob:
         job = self._end(self._submit(self._submission))
         if job["status"] != "completed":
             raise http_error(_error(job, self._job_id))
-        place = destination.write(job, self._download(job))
+        has_result = job.get("result_url") is not None and destination.is_there
+        place = destination.write(job, self._download(job)) if has_result else {}
         told = {name: job[name] for name in _RESULT_FIELDS if job.get(name) is not None}
         head = {"type": "result", "job_id": self._job_id, "status": "completed"}
         return {**head, **place, **told}

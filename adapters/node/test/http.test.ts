@@ -1,0 +1,157 @@
+import assert from "node:assert/strict";
+import { mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Readable, Writable } from "node:stream";
+import { buffer } from "node:stream/consumers";
+import { after, before, beforeEach, test } from "node:test";
+
+import { connect, HttpUpscaler } from "../src/http/index.js";
+import { DaemonGoneError, JobError, NoAnswerError } from "../src/index.js";
+import type { Upscaler } from "../src/index.js";
+
+const JOB = { method: "esrgan", config: { upscale_factor: 2 } } as const;
+const SIZE = { width: 7, height: 5 };
+
+/** Gives each picture back as it came. A job with a label does not end until it is cancelled. */
+class Echo {
+  readonly server: Server = createServer((request, response) => void this.#answer(request, response));
+  readonly bodies: Buffer[] = [];
+  #end: () => void = () => {};
+  // Called when a job that waits has its stream.
+  onHeld: () => void = () => {};
+  isSilent = false;
+
+  get url(): string {
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}/behind/a/proxy/`;
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const path = (request.url ?? "").replace("/behind/a/proxy", "");
+    const body = await buffer(request);
+    if (this.isSilent) return;
+    if (path === "/api/health") return void response.end(JSON.stringify({ status: "ok", queue_size: 2, version: "9.9.9", device: null }));
+    if (path.endsWith("/cancel")) this.#end();
+    if (request.method === "POST") {
+      if (!path.endsWith("/cancel")) this.bodies.push(body);
+      return void response.writeHead(202).end(this.#job({ status: "queued" }));
+    }
+    const picture = pictureIn(this.bodies.at(-1) ?? Buffer.alloc(0));
+    if (!path.endsWith("/events")) return void response.end(picture);
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.write(`data: ${this.#job({ status: "processing", progress: 50, stage: "upscale" })}\n\n`);
+    const end = (job: object): void => void response.end(`data: ${this.#job(job)}\n\n`);
+    const completed = { status: "completed", result_url: "/", output_size: SIZE, file_size_bytes: picture.length };
+    if (!this.bodies.at(-1)?.includes('name="label"')) return end(completed);
+    this.#end = () => end({ status: "cancelled", error: "the job was cancelled", code: "cancelled" });
+    this.onHeld();
+  }
+
+  #job(fields: object): string {
+    return JSON.stringify({ job_id: "J1", method: "esrgan", ...fields });
+  }
+}
+
+/** The one file in a form. */
+function pictureIn(body: Buffer): Buffer {
+  const start = body.indexOf("\r\n\r\n", body.indexOf("filename=")) + 4;
+  return body.subarray(start, body.lastIndexOf("\r\n--"));
+}
+
+const echo = new Echo();
+let up: HttpUpscaler;
+let folder: string;
+
+before(() => new Promise<void>((resolve) => echo.server.listen(0, "127.0.0.1", resolve)));
+after(() => {
+  echo.server.close();
+  echo.server.closeAllConnections();
+});
+beforeEach(async () => {
+  up = new HttpUpscaler({ url: echo.url });
+  folder = await mkdtemp(join(tmpdir(), "upscaled-test-"));
+});
+
+test("it stands in for a client that starts a daemon", async () => {
+  const sameCalls: Pick<Upscaler, "upscale" | "health" | "close" | "kill"> = up;
+  assert.equal((await sameCalls.health()).queue_size, 2);
+  const connected = await connect({ url: echo.url });
+  assert.equal((await connected.ready()).device, undefined);
+  await connected.close();
+});
+
+test("a buffer goes in and a buffer comes out", async () => {
+  const seen: string[] = [];
+  const options = { input: Buffer.from("picture"), output: "buffer" as const, onProgress: ({ stage }: { stage: string }) => seen.push(stage) };
+  const result = await up.upscale(JOB, options);
+  assert.equal(result.output.toString(), "picture");
+  assert.deepEqual(result.output_size, SIZE);
+  assert.deepEqual(seen, ["upscale"]);
+  assert.match(String(echo.bodies.at(-1)), /name="upscale_factor"\r\n\r\n2\r\n/);
+});
+
+test("streams larger than a line go in and out, and leave no file", async () => {
+  const piece = Buffer.alloc(700_000, "x");
+  const up = new HttpUpscaler({ url: echo.url, tempDir: folder });
+  const pieces: Buffer[] = [];
+  const output = new Writable({ write: (chunk: Buffer, _, done) => (pieces.push(chunk), done()) });
+  await up.upscale(JOB, { input: Readable.from([piece, piece]), output });
+  assert.equal(Buffer.concat(pieces).compare(Buffer.concat([piece, piece])), 0);
+  assert.deepEqual(await readdir(folder), []);
+});
+
+test("a file is uploaded under its own name, and the result written", async () => {
+  const image_path = join(folder, 'a "b".png');
+  const output_path = join(folder, "out.jpg");
+  await writeFile(image_path, "picture");
+  const result = await up.upscale({ method: "esrgan", config: { image_path, output_path } });
+  assert.equal(result.output_path, output_path);
+  assert.equal(await readFile(output_path, "utf8"), "picture");
+  assert.match(String(echo.bodies.at(-1)), /filename="a %22b%22.png"/);
+  assert.match(String(echo.bodies.at(-1)), /name="output_format"\r\n\r\njpeg\r\n/);
+});
+
+test("an abort cancels the job, and its reason is the cause", async () => {
+  const abort = new AbortController();
+  const reason = new Error("enough");
+  echo.onHeld = () => abort.abort(reason);
+  const call = up.upscale({ ...JOB, job_id: "held" }, { input: Buffer.from("picture"), output: "buffer", signal: abort.signal });
+  await assert.rejects(call, (error: JobError) => {
+    assert.deepEqual([error.name, error.code, error.jobId, error.cause], ["JobError", "cancelled", "held", reason]);
+    assert.match(error.stack ?? "", /http\.test/);
+    return true;
+  });
+});
+
+test("a kill cancels what is open, and nothing is taken any more", async () => {
+  const held = new Promise<void>((resolve) => (echo.onHeld = resolve));
+  const call = up.upscale({ ...JOB, job_id: "held" }, { input: Buffer.from("picture"), output: "buffer" });
+  const ended = assert.rejects(call, (error: JobError) => error.code === "cancelled");
+  await held;
+  await up.kill();
+  await ended;
+  await assert.rejects(up.upscale(JOB, { input: Buffer.from("x"), output: "buffer" }), (error: JobError) => error.code === "shutting_down");
+});
+
+test("an id of a job that is open is refused", async () => {
+  const held = new Promise<void>((resolve) => (echo.onHeld = resolve));
+  const request = { ...JOB, job_id: "held" };
+  const call = up.upscale(request, { input: Buffer.from("picture"), output: "buffer" });
+  const ended = assert.rejects(call);
+  await held;
+  await assert.rejects(up.upscale(request, { input: Buffer.from("x"), output: "buffer" }), (error: JobError) => error.code === "duplicate_job");
+  await up.kill();
+  await ended;
+});
+
+test("a server that is silent, absent or none at all is told", async () => {
+  echo.isSilent = true;
+  await assert.rejects(up.health({ timeoutMs: 50 }), NoAnswerError);
+  echo.isSilent = false;
+  await assert.rejects(connect({ url: "http://127.0.0.1:9", retry: false }), DaemonGoneError);
+  assert.throws(() => new HttpUpscaler({ url: "ftp://upscaler" }), TypeError);
+  assert.throws(() => new HttpUpscaler({ url: "http://name:password@upscaler" }), TypeError);
+});
