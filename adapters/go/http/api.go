@@ -4,6 +4,40 @@ package upscaledhttp
 
 import upscaled "github.com/upscaled/upscaled/adapters/go"
 
+// Batch: Several pictures that were submitted together.
+type Batch struct {
+	BatchID string `json:"batch_id"`
+	Jobs    []Job  `json:"jobs"`
+	// Files that were not accepted, with reasons.
+	Refused []Problem `json:"refused,omitempty"`
+	// One zip of the results that are completed.
+	ResultsURL string `json:"results_url"`
+}
+
+// Cleanup: What a cleanup removed.
+type Cleanup struct {
+	RemovedFiles int `json:"removed_files"`
+	FreedBytes   int `json:"freed_bytes"`
+}
+
+// CleanupRequest: What a cleanup may remove.
+type CleanupRequest struct {
+	// Since the job's end.
+	OlderThanS float64 `json:"older_than_s"`
+}
+
+// EncodedResult: A result in base64.
+type EncodedResult struct {
+	ImageBase64 string `json:"image_base64"`
+	MediaType   string `json:"media_type"`
+}
+
+// FieldError: One field of a request that is wrong.
+type FieldError struct {
+	Field  string `json:"field"`
+	Detail string `json:"detail"`
+}
+
 // Health: How the server and its daemon are.
 type Health struct {
 	Status       string            `json:"status"`
@@ -97,6 +131,15 @@ type Limits struct {
 	JobTimeoutS         float64 `json:"job_timeout_s"`
 }
 
+// MethodStats: Counts since the records begin (`keep_records_days`).
+type MethodStats struct {
+	Completed int `json:"completed,omitempty"`
+	Failed    int `json:"failed,omitempty"`
+	Cancelled int `json:"cancelled,omitempty"`
+	// Processing time of the completed jobs.
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
 // Model: A model that `model` may name.
 type Model struct {
 	Name   string `json:"name"`
@@ -122,12 +165,6 @@ type Probe struct {
 	Ok bool `json:"ok"`
 }
 
-// FieldError: One field of a request that is wrong.
-type FieldError struct {
-	Field  string `json:"field"`
-	Detail string `json:"detail"`
-}
-
 // Problem: An error (RFC 9457, `application/problem+json`).
 type Problem struct {
 	// A URI of this kind of problem.
@@ -142,4 +179,13 @@ type Problem struct {
 	JobID     string       `json:"job_id,omitempty"`
 	// The refused file of a batch.
 	Name string `json:"name,omitempty"`
+}
+
+// Stats: Jobs by method and outcome, the queue, and the bytes on disk.
+type Stats struct {
+	Methods      map[string]MethodStats `json:"methods"`
+	QueueSize    int                    `json:"queue_size"`
+	InFlight     int                    `json:"in_flight"`
+	UploadsBytes int                    `json:"uploads_bytes"`
+	ResultsBytes int                    `json:"results_bytes"`
 }

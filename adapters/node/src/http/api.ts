@@ -2,6 +2,40 @@
 
 import type { CropInfo, Size, Timings, WorkerHealth } from "../protocol.js";
 
+/** Several pictures that were submitted together. */
+export interface Batch {
+  batch_id: string;
+  jobs: Job[];
+  /** Files that were not accepted, with reasons. */
+  refused?: Problem[];
+  /** One zip of the results that are completed. */
+  results_url: string;
+}
+
+/** What a cleanup removed. */
+export interface Cleanup {
+  removed_files: number;
+  freed_bytes: number;
+}
+
+/** What a cleanup may remove. */
+export interface CleanupRequest {
+  /** Since the job's end. */
+  older_than_s: number;
+}
+
+/** A result in base64. */
+export interface EncodedResult {
+  image_base64: string;
+  media_type: string;
+}
+
+/** One field of a request that is wrong. */
+export interface FieldError {
+  field: string;
+  detail: string;
+}
+
 /** How the server and its daemon are. */
 export interface Health {
   status: "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
@@ -95,6 +129,15 @@ export interface Limits {
   job_timeout_s: number;
 }
 
+/** Counts since the records begin (`keep_records_days`). */
+export interface MethodStats {
+  completed?: number;
+  failed?: number;
+  cancelled?: number;
+  /** Processing time of the completed jobs. */
+  seconds?: number;
+}
+
 /** A model that `model` may name. */
 export interface Model {
   name: string;
@@ -120,12 +163,6 @@ export interface Probe {
   ok: boolean;
 }
 
-/** One field of a request that is wrong. */
-export interface FieldError {
-  field: string;
-  detail: string;
-}
-
 /** An error (RFC 9457, `application/problem+json`). */
 export interface Problem {
   /** A URI of this kind of problem. */
@@ -140,4 +177,13 @@ export interface Problem {
   job_id?: string;
   /** The refused file of a batch. */
   name?: string;
+}
+
+/** Jobs by method and outcome, the queue, and the bytes on disk. */
+export interface Stats {
+  methods: Record<string, MethodStats>;
+  queue_size: number;
+  in_flight: number;
+  uploads_bytes: number;
+  results_bytes: number;
 }
