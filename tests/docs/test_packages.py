@@ -35,6 +35,7 @@ async function main(Upscaler) {
 """
 TYPED_HOST = """
 import { JobError, Upscaler } from "upscaled";
+import { HttpUpscaler } from "upscaled/http";
 import type { Result } from "upscaled";
 import { UpscaledModule, UpscaledService } from "upscaled-nestjs";
 import { UpscaleProcessor } from "upscaled-nestjs/bullmq";
@@ -45,7 +46,7 @@ export async function widthOf(up: Upscaler): Promise<number> {
   const result: Result = await up.upscale({ method: "esrgan", config: { image_path: "in.jpg" } });
   return result.output_size?.width ?? 0;
 }
-export const all = [JobError, UpscaledModule, UpscaledService, UpscaledHealthIndicator];
+export const all = [HttpUpscaler, JobError, UpscaledModule, UpscaledService, UpscaledHealthIndicator];
 """
 # `moduleResolution: node`, as Nest's own projects have it, is not in TypeScript 7.
 TSC = ("typescript@~5.9.3", "@types/node@20")
