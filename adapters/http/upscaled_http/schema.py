@@ -12,12 +12,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from upscaled_http.app import create_app
 from upscaled_http.config import Settings
-from upscaled_http.dependencies import ServiceState
 from upscaled_http.postman import collection
+from upscaled_http.service import Service
 
 # In a checkout.
 _FOLDER = Path(__file__).resolve().parents[1]
@@ -25,8 +25,9 @@ _FOLDER = Path(__file__).resolve().parents[1]
 
 def document() -> dict[str, Any]:
     """The OpenAPI document, as a server with the default settings answers it."""
-    # The routes are described, and none is called.
-    return create_app(Settings(), cast(ServiceState, None)).openapi()
+    settings = Settings()
+    # It is not started: it opens no file, and starts no daemon.
+    return create_app(settings, Service(settings)).openapi()
 
 
 def texts() -> dict[str, str]:
