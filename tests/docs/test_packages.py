@@ -46,7 +46,8 @@ export async function widthOf(up: Upscaler): Promise<number> {
   const result: Result = await up.upscale({ method: "esrgan", config: { image_path: "in.jpg" } });
   return result.output_size?.width ?? 0;
 }
-export const all = [HttpUpscaler, JobError, UpscaledModule, UpscaledService, UpscaledHealthIndicator];
+export const all = [HttpUpscaler, JobError];
+export const nest = [UpscaledModule, UpscaledService, UpscaledHealthIndicator];
 """
 # `moduleResolution: node`, as Nest's own projects have it, is not in TypeScript 7.
 TSC = ("typescript@~5.9.3", "@types/node@20")

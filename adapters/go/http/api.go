@@ -189,3 +189,11 @@ type Stats struct {
 	UploadsBytes int                    `json:"uploads_bytes"`
 	ResultsBytes int                    `json:"results_bytes"`
 }
+
+// WebhookEvent: The body of a webhook: the end of a job.
+type WebhookEvent struct {
+	Type string `json:"type"`
+	// When the job ended.
+	Timestamp string `json:"timestamp"`
+	Data      Job    `json:"data"`
+}

@@ -187,3 +187,11 @@ export interface Stats {
   uploads_bytes: number;
   results_bytes: number;
 }
+
+/** The body of a webhook: the end of a job. */
+export interface WebhookEvent {
+  type: "job.completed" | "job.failed" | "job.cancelled" | (string & {});
+  /** When the job ended. */
+  timestamp: string;
+  data: Job;
+}
