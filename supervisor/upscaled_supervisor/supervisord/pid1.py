@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 # The variable that names the mark; `watch` inherits it from supervisord.
-FAILED_MARK = "UPSCALED_SUPERVISORD_FAILED_MARK"
+FAILED_MARK = "SUPERVISORD_FAILED_MARK"
 _CONFIGURATION = Path(__file__).with_name("supervisord.conf")
 
 
