@@ -19,7 +19,7 @@ NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long docs-test dist node lint lint-deploy format schema bench clean
+.PHONY: help demo test test-long docs-test docker-test dist node lint lint-deploy format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,9 @@ test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 
 docs-test: $(STAMP)  ## run every command of every README and docs page, as written
 	$(BIN)/python -m pytest -m docs tests/docs
+
+docker-test: $(STAMP)  ## build the image without a Docker engine, as root, and run it
+	$(BIN)/python -m pytest -m image tests/deploy
 
 dist: $(BASE)  ## build what a release has: the wheel, the sdist and the npm packages
 	rm -rf dist

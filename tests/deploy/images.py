@@ -21,6 +21,9 @@ _PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare", "umount")
 _PACKAGES = "ca-certificates,python3,python3-venv"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _BUILD_TIMEOUT_S = 900
+# Within what the kernel lets a container have that has no more rights than this process.
+_OPEN_FILES = 1024
+_PROCESSES = 4096
 _BASE = "localhost/upscaled-test-base:bookworm"
 IMAGE = "localhost/upscaled-test:latest"
 
@@ -62,6 +65,26 @@ class Store:
             "--tag",
             IMAGE,
             str(ROOT),
+        )
+
+    def run(self, *options: str, command: Sequence[str] = ()) -> list[str]:
+        """The command line that runs the image as the README says: read-only, and without any
+        capability. On the host's network, because this machine may have no bridge."""
+        limits = (f"nofile={_OPEN_FILES}:{_OPEN_FILES}", f"nproc={_PROCESSES}:{_PROCESSES}")
+        return self.podman(
+            "run",
+            "--rm",
+            "--read-only",
+            "--tmpfs=/tmp",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            "--network=host",
+            "--cgroups=disabled",
+            "--no-healthcheck",
+            *(f"--ulimit={limit}" for limit in limits),
+            *options,
+            IMAGE,
+            *command,
         )
 
     def podman(self, *arguments: str) -> list[str]:
