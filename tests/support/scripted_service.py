@@ -20,6 +20,7 @@ class ScriptedService:
         self.is_disk_full = False
         self.is_live = True
         self.is_ready = True
+        self.idle_s = 0.0
         self.calls: list[str] = []
 
     async def start(self) -> None:
@@ -30,6 +31,9 @@ class ScriptedService:
 
     async def stop(self) -> None:
         self.calls.append("stop")
+
+    def reload(self) -> None:
+        self.calls.append("reload")
 
     def collect(self) -> Iterator[Metric]:
         return iter(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import resource
 import sys
@@ -27,13 +28,14 @@ the file. `--print-config` shows all of them.
 examples:
   upscaled serve                               # the page is at http://127.0.0.1:8080
   upscaled serve --port 0                      # any port that is free
+  upscaled serve --idle-exit-s 600             # for a machine that is paid by the minute
   UPSCALED_SERVER_PORT=3000 upscaled serve --print-config
   upscaled serve --new-key phone >> keys       # shows the key on stderr, once
   upscaled serve --config serve.yaml -- --stall-timeout-s 300
   UPSCALED_AUTH_KEYS_FILE=keys upscaled serve --host 0.0.0.0
 
 SIGTERM lets running jobs end, then exits; a second signal exits at once. What has not ended goes on
-at the next start.
+at the next start. SIGHUP replaces the workers and loses no job.
 
 exit status: 0 it was stopped, 1 the port is taken or something else failed, 2 wrong usage or
 settings.
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
                 ("--host", "server.host", options.host),
                 ("--port", "server.port", options.port),
                 ("--data-dir", "storage.data_dir", options.data_dir),
+                ("--idle-exit-s", "server.idle_exit_s", options.idle_exit_s),
                 ("--", "workers.args", daemon_arguments or None),
             )
             if value is not None
@@ -103,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
         help="where uploads, results and records lie (default: ./data)",
     )
     arguments.add_argument(
+        "--idle-exit-s", metavar="S", help="exit with status 0 after S seconds without any job"
+    )
+    arguments.add_argument(
         "--print-config", action="store_true", help="print all settings as YAML, and exit"
     )
     arguments.add_argument(
@@ -135,6 +141,8 @@ def _serve(settings: Settings) -> int:
     from upscaled_http.service import Service
     from upscaled_http.storage import StorageError
 
+    # A server that hangs is ended with SIGABRT: this writes where each thread is.
+    faulthandler.enable()
     # Before the daemon's environment is copied: its messages would be taken for ours.
     notifier = Notifier(os.environ)
     _allow_connections(settings.server.max_connections)

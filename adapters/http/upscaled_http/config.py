@@ -73,6 +73,7 @@ class ServerSettings(Section):
     upload_timeout_s: Seconds = 300
     max_wait_s: float = Field(300, ge=0, allow_inf_nan=False)
     grace_s: Seconds = 25
+    idle_exit_s: Seconds | None = Field(None, description="Without a job for so long, exit.")
     max_connections: Count = 2000
 
     @property

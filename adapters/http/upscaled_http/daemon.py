@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +110,12 @@ class ChildDaemon:
             return await asyncio.wrap_future(answer)
         except Exception:  # noqa: BLE001 - it went away, or is stuck
             return None
+
+    def reload(self) -> None:
+        """Have it replace its workers one by one, which loses no job."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGHUP)
 
     async def stop(self, grace_s: float) -> None:
         """Have it finish what it can within its own grace, and end it. Its journal keeps the

@@ -59,6 +59,13 @@ class ServiceState(Protocol):
     def is_ready(self) -> bool:
         """A job that is submitted now starts now."""
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds without any job; 0 while there is one."""
+
+    def reload(self) -> None:
+        """Have the daemon replace its workers one by one."""
+
     def collect(self) -> Iterator[Metric]:
         """What the service adds to the metrics."""
 

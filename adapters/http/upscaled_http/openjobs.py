@@ -57,6 +57,8 @@ class OpenJobs:
         self._unrecorded: dict[str, Record] = {}
         self._takeover = Takeover({}, frozenset())
         self._daemon: ChildDaemon | None = None
+        # When the last job ended, by the monotonic clock; before the first one: the start.
+        self.last_end = time.monotonic()
         self.journal_fault: str | None = None
         # Called with each job that has ended, before its row is written, in that transaction: what
         # they record is recorded if and only if the end is. May raise `sqlite3.Error`.
@@ -225,11 +227,9 @@ class OpenJobs:
 
     def _forget(self, record: Record) -> None:
         """Remove a job without an end."""
-        del self._records[record.job_id]
-        self._accepted.discard(record.job_id)
+        self._close(record)
         with suppress(sqlite3.Error):
             self._registry.remove(record.job_id)
-        self._storage.remove_upload(record.job_id)
 
     def _end(self, record: Record, message: Message) -> None:
         now = time.time()
@@ -240,9 +240,7 @@ class OpenJobs:
                 record.expires_at = now + self._settings.keep_hours * 3600
         else:
             record.fail(message, now)
-        del self._records[record.job_id]
-        self._accepted.discard(record.job_id)
-        self._storage.remove_upload(record.job_id)
+        self._close(record)
         if record.is_deleted and record.file_name is not None:
             self._storage.remove_result(record.file_name)
         self._record(record)
@@ -252,6 +250,12 @@ class OpenJobs:
         self._watchers.tell(record)
         for call in self.on_ended:
             call(record)
+
+    def _close(self, record: Record) -> None:
+        del self._records[record.job_id]
+        self.last_end = time.monotonic()
+        self._accepted.discard(record.job_id)
+        self._storage.remove_upload(record.job_id)
 
     def _take_file(self, record: Record, message: Message) -> None:
         path = message.get("output_path")

@@ -67,6 +67,7 @@ class Server(uvicorn.Server):
             )
         )
         self._application = app
+        self._settings = settings
         self._notifier = notifier
         self._on_open = on_open
 
@@ -85,6 +86,10 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Each 0.1 s, in the event loop."""
         self._notifier.feed_watchdog(asyncio.get_running_loop().time())
+        service, idle_exit_s = self._application.state.service, self._settings.idle_exit_s
+        if idle_exit_s is not None and service.idle_s >= idle_exit_s and not self.should_exit:
+            log.info("stopping", extra={"fields": {"idle_s": idle_exit_s}})
+            self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -104,7 +109,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first one stops, the second one stops at once."""
+        """The first one stops, the second one stops at once. SIGHUP replaces the workers, but if
+        a terminal started us: then the terminal was closed."""
         loop = asyncio.get_running_loop()
         for one in _SIGNALS:
             loop.add_signal_handler(one, self.handle_exit, one, None)
@@ -116,6 +122,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
+        if sig == signal.SIGHUP and not os.isatty(0):
+            log.info("replacing the workers", extra={"fields": {"signal": "SIGHUP"}})
+            self._application.state.service.reload()
+            return
         if self.should_exit:
             # Nothing is lost: both stores are kept whole for a kill -9, and the daemon ends with
             # its pipes.

@@ -137,6 +137,15 @@ class Service:
         is_up = self.daemon.state == "ready" and not self._is_draining
         return is_up and not (self.is_queue_full or self.is_disk_full)
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds without any job; 0 while there is one."""
+        return 0.0 if len(self.jobs) else time.monotonic() - self.jobs.last_end
+
+    def reload(self) -> None:
+        """Have the daemon replace its workers one by one."""
+        self.daemon.reload()
+
     # --- jobs -----------------------------------------------------------------------------------
 
     async def submit(

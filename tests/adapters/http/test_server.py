@@ -259,7 +259,34 @@ def test_a_connection_past_the_limit_is_told_to_come_back() -> None:
 # --- the end ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("has_terminal", [False, True])
+def test_sighup_replaces_the_workers_but_ends_a_server_whose_terminal_was_closed(
+    monkeypatch: pytest.MonkeyPatch, has_terminal: bool
+) -> None:
+    monkeypatch.setattr("os.isatty", lambda _fd: has_terminal)
+
+    async def test(running: Running) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        while not (running.server.should_exit or "reload" in running.service.calls):
+            await asyncio.sleep(0)
+        assert running.server.should_exit == has_terminal
+
+    with_server(test)
+
+
+def test_a_server_without_jobs_for_the_time_that_was_set_exits() -> None:
+    async def test(running: Running) -> None:
+        client = await running.client()
+        await client.send(LIVE + b"\r\n")
+        await client.answer()
+        assert not running.server.should_exit
+        running.service.idle_s = 600
+        await client.end()
+
+    with_server(test, server={"idle_exit_s": 600})
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_service_while_requests_are_answered(stop: signal.Signals) -> None:
     is_draining, may_end = asyncio.Event(), asyncio.Event()
 
