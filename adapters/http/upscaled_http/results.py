@@ -67,7 +67,8 @@ def check_result(record: Record) -> str:
 
 
 class ResultResponse(Response):
-    """Sends a file, or the part that was asked for. `on_sent` is called after a whole file."""
+    """Sends a file, or the part that was asked for. `on_sent` is called with the end of a whole
+    file."""
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class ResultResponse(Response):
         if end - begin <= CHUNK_BYTES:
             # A file of this size is most likely in memory: a thread would cost more.
             body = os.pread(self._fd, end - begin, begin) if end > begin else b""
+            self._note_sent()
             await send({"type": "http.response.body", "body": body})
         else:
             left = asyncio.ensure_future(_wait_left(receive))
@@ -150,6 +152,8 @@ class ResultResponse(Response):
                     if not body or left.done():
                         return
                     begin += len(body)
+                    if begin == end:
+                        self._note_sent()
                     await send(
                         {"type": "http.response.body", "body": body, "more_body": begin < end}
                     )
@@ -157,6 +161,9 @@ class ResultResponse(Response):
                 left.cancel()
                 with suppress(asyncio.CancelledError):
                     await left
+
+    def _note_sent(self) -> None:
+        """Before the last part: the client's next request must find what this has changed."""
         if self._on_sent is not None:
             self._on_sent()
 

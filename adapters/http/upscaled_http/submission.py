@@ -196,11 +196,10 @@ class SubmissionReader:
         """A model is named: a path would let a client have any file of the machine opened."""
         if not isinstance(model, EsrganConfig | FluxConfig):
             return
-        for field in ("model", "upscale_model"):
+        # ESRGAN's `model` is a copy of `upscale_model` if only that is given.
+        for field in ("upscale_model", "model"):
             name = getattr(model, field)
-            if name is None or (field == "upscale_model" and "model" in model.model_fields_set):
-                continue
-            if field not in model.model_fields_set:
+            if name is None or field not in model.model_fields_set:
                 continue
             given = told.get(field, field)
             if Path(name).name != name or "\\" in name or "\0" in name or name.startswith("."):
