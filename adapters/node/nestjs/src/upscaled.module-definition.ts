@@ -7,6 +7,10 @@ export interface UpscaledModuleOptions extends UpscalerOptions {
    * Otherwise its first user starts it.
    */
   readonly eager?: boolean;
+  /** A server, `upscaled serve`, in place of a daemon of the application's own. */
+  readonly url?: string;
+  /** One of the server's keys, if it has any. */
+  readonly key?: string;
 }
 
 export const { ConfigurableModuleClass, MODULE_OPTIONS_TOKEN } =

@@ -2,24 +2,30 @@ import { Inject, Injectable, Logger } from "@nestjs/common";
 import type { OnApplicationShutdown, OnModuleInit } from "@nestjs/common";
 import { DaemonGoneError, Upscaler } from "upscaled";
 import type { AskOptions, BufferResult, CallOptions, HealthReport, JobRequest, LogRecord, Result } from "upscaled";
+import { HttpUpscaler } from "upscaled/http";
 
 import { MODULE_OPTIONS_TOKEN } from "./upscaled.module-definition.js";
 import type { UpscaledModuleOptions } from "./upscaled.module-definition.js";
 
-/** The application's daemon. It lives until `onApplicationShutdown`, and is started again where it dies. */
+/**
+ * The application's daemon. It lives until `onApplicationShutdown`, and is started again where it dies. With the option
+ * `url`, a server does the jobs instead.
+ */
 @Injectable()
 export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
   readonly #logger = new Logger(UpscaledService.name);
   readonly #options: UpscaledModuleOptions;
+  readonly #server: HttpUpscaler | undefined;
   #client: Upscaler | undefined;
   #isOpen = true;
 
   constructor(@Inject(MODULE_OPTIONS_TOKEN) options: UpscaledModuleOptions) {
     this.#options = options;
+    if (options.url !== undefined) this.#server = new HttpUpscaler({ ...options, url: options.url });
   }
 
   async onModuleInit(): Promise<void> {
-    if (this.#options.eager) await this.client.ready();
+    if (this.#options.eager) await (this.#server ?? this.client).ready();
   }
 
   onApplicationShutdown(): Promise<void> {
@@ -29,7 +35,7 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
   /** Lets the accepted jobs finish for `closeTimeoutMs`; then no process of the daemon is left. */
   async close(): Promise<void> {
     this.#isOpen = false;
-    await this.#client?.close();
+    await (this.#server ?? this.#client)?.close();
   }
 
   /** False once the application shuts down, or the daemon cannot be kept alive: no job will run here any more. */
@@ -37,8 +43,12 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return this.#isOpen;
   }
 
-  /** The client, for what is not here. The first use starts the daemon. Throws `DaemonGoneError` after the shutdown. */
+  /**
+   * The client of the daemon, for what is not here. The first use starts the daemon. Throws `DaemonGoneError` after the
+   * shutdown, and `TypeError` with the option `url`, because there is no daemon then.
+   */
   get client(): Upscaler {
+    if (this.#server !== undefined) throw new TypeError("with the option url the jobs are a server's: there is no client of a daemon");
     if (this.#client !== undefined) return this.#client;
     if (!this.#isOpen) throw new DaemonGoneError("the application shuts down");
     this.#client = new Upscaler(this.#options);
@@ -52,12 +62,12 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
   upscale(request: JobRequest, options: CallOptions & { readonly output: "buffer" }): Promise<BufferResult>;
   upscale(request: JobRequest, options?: CallOptions): Promise<Result>;
   async upscale(request: JobRequest, options?: CallOptions): Promise<Result | BufferResult> {
-    return this.client.upscale(request, options);
+    return (this.#server ?? this.client).upscale(request, options);
   }
 
   /** How the daemon is. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
   async health(options?: AskOptions): Promise<HealthReport> {
-    return this.client.health(options);
+    return (this.#server ?? this.client).health(options);
   }
 
   /** What the daemon logs goes where the application's log goes. */

@@ -1,6 +1,8 @@
 import "reflect-metadata";
 
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 
 import { Injectable, Module } from "@nestjs/common";
@@ -87,4 +89,23 @@ test("a daemon that does not answer is down in time", { timeout: TIMEOUT_MS }, a
   assert.equal(upscaled["status"], "down");
   process.kill(pid, "SIGCONT");
   await app.close();
+});
+
+test("with a url a server does the jobs, and no daemon is started", { timeout: TIMEOUT_MS }, async () => {
+  const ended = { job_id: "J1", method: "fake", status: "completed", model: "theirs" };
+  const health = { status: "ok", queue_size: 2, uptime_s: 1 };
+  const server = createServer((request, response) => {
+    assert.equal(request.headers.authorization, "Bearer a key");
+    request.resume().on("end", () => response.end(JSON.stringify(request.method === "POST" ? ended : health)));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const app = await startApp(UpscaledModule.forRoot({ ...BROKEN, url, key: "a key", eager: true }));
+  const upscaled = app.get(UpscaledService);
+  assert.equal((await upscaled.upscale({ method: "fake", config: {} })).model, "theirs");
+  assert.equal((await app.get(UpscaledHealthIndicator).isHealthy("upscaled"))["upscaled"].status, "up");
+  assert.throws(() => upscaled.client, TypeError);
+  await app.close();
+  await assert.rejects(upscaled.upscale({ method: "fake", config: {} }), { code: "shutting_down" });
+  server.close();
 });
