@@ -70,6 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/api/health":
             health = {"status": "ok", "version": "9.9.9", "uptime_s": 1.0, "methods": ["esrgan"]}
             self._answer(200, {**health, "queue_size": 2, "in_flight": 0})
+        elif self.path.startswith("/api/jobs?"):
+            known = self.headers.get("authorization") != "Bearer wrong"
+            problem = {"code": "unauthorized", "detail": "This key is not known here."}
+            self._answer(200 if known else 401, {} if known else problem)
         elif self.path.endswith("/events"):
             self._stream(self.path.split("/")[3])
         else:

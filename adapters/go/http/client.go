@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -75,7 +76,7 @@ func New(url string, options ...Option) (*Client, error) {
 	return &Client{settings: s, connection: connection, closing: make(chan struct{}), killed: make(chan struct{})}, nil
 }
 
-// Connect makes a client of a server that has answered. The context is for that alone.
+// Connect makes a client of a server that has answered, and takes the key. The context is for that alone.
 func Connect(ctx context.Context, url string, options ...Option) (*Client, error) {
 	client, err := New(url, options...)
 	if err != nil {
@@ -84,17 +85,25 @@ func Connect(ctx context.Context, url string, options ...Option) (*Client, error
 	if _, err := client.Health(ctx); err != nil {
 		return nil, err
 	}
+	// Health is answered without a key too.
+	if _, err := client.connection.read(ctx, exchange{method: "GET", path: "/api/jobs?limit=1"}); err != nil {
+		return nil, err
+	}
 	return client, nil
 }
 
 // Health tells how the server and its daemon are.
 func (c *Client) Health(ctx context.Context) (*Health, error) {
-	body, err := c.connection.read(ctx, exchange{method: "GET", path: "/api/health"})
+	// A server that drains or has failed answers with 503.
+	body, err := c.connection.read(ctx, exchange{method: "GET", path: "/api/health", alsoOK: http.StatusServiceUnavailable})
 	if err != nil {
 		return nil, err
 	}
 	health := &Health{}
-	return health, json.Unmarshal(body, health)
+	if json.Unmarshal(body, health) != nil || health.Status == "" {
+		return nil, c.connection.lost(errors.New("it answered, but not how it is"))
+	}
+	return health, nil
 }
 
 // Upscale runs one job: its picture is uploaded, and the result written to OutputPath, or to the Writer of

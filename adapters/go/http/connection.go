@@ -49,6 +49,8 @@ type exchange struct {
 	body  func() (io.ReadCloser, error)
 	bytes int64
 	jobID string
+	// A status beside 2xx whose answer is wanted too.
+	alsoOK int
 	// Called with each refusal. What it returns ends the exchange.
 	onRefused func() error
 }
@@ -118,7 +120,7 @@ func (c *connection) send(ctx context.Context, x exchange) (*http.Response, erro
 			}
 			continue
 		}
-		if response.StatusCode/100 == 2 {
+		if response.StatusCode/100 == 2 || response.StatusCode == x.alsoOK {
 			return response, nil
 		}
 		refused, wait := refusal(response, x.jobID), retryAfter(response)

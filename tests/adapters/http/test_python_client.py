@@ -144,6 +144,13 @@ def test_a_server_that_is_not_there_is_a_daemon_that_is_gone() -> None:
             up.start()
 
 
+def test_a_wrong_key_is_told_when_the_client_starts(server: EchoServe) -> None:
+    with upscaled.Upscaler(url=server.url, key="wrong") as up:
+        with pytest.raises(upscaled.NotAllowedError, match="not known") as caught:
+            up.start()
+        assert caught.value.code == "unauthorized"
+
+
 def test_a_forked_child_does_not_wait_for_its_parents_calls(server: EchoServe) -> None:
     server.held.clear()
     with upscaled.Upscaler(url=server.url) as up:

@@ -61,7 +61,7 @@ export class HttpUpscaler {
     this.#transfers = new Transfers(options.tempDir);
   }
 
-  /** A client for this server that has answered. Rejects as `ready` does. */
+  /** A client for this server that has answered, and takes the key. Rejects as `ready` does. */
   static async connect(options: HttpUpscalerOptions): Promise<HttpUpscaler> {
     const upscaler = new HttpUpscaler(options);
     await upscaler.ready();
@@ -70,7 +70,11 @@ export class HttpUpscaler {
 
   /** How the server is. Rejects with `DaemonGoneError` if it cannot be reached, and with `JobError` if the key is wrong. */
   async ready(): Promise<Health> {
-    return this.#health(AbortSignal.timeout(ASK_TIMEOUT_MS));
+    const signal = AbortSignal.timeout(ASK_TIMEOUT_MS);
+    const health = await this.#health(signal);
+    // Health is answered without a key too.
+    await (await this.#connection.send("/api/jobs?limit=1", { signal })).text();
+    return health;
   }
 
   /**
@@ -192,8 +196,16 @@ export class HttpUpscaler {
   }
 
   async #health(signal: AbortSignal): Promise<Health> {
-    const response = await this.#connection.send("/api/health", { signal });
-    return parsed<Health>(await response.text());
+    // A server that drains or has failed answers with 503.
+    const response = await this.#connection.send("/api/health", { signal, alsoOk: 503 });
+    const text = await response.text();
+    try {
+      const health = parsed<Health>(text);
+      if (typeof health.status === "string") return health;
+    } catch {
+      // A proxy's page.
+    }
+    throw this.#connection.lost(`it answered ${response.status} and no health`);
   }
 
   #refusal(id: string, signal: AbortSignal | undefined, site: CallSite): JobError | undefined {

@@ -36,6 +36,8 @@ export interface Exchange {
   readonly signal: AbortSignal;
   /** Whose error it is. */
   readonly jobId?: string;
+  /** A status beside 2xx whose answer is wanted too. */
+  readonly alsoOk?: number;
   /** Called with each refusal. What it throws ends the exchange. */
   readonly onRefused?: () => void;
 }
@@ -97,7 +99,7 @@ export class Connection {
         await patience.wait(this.lost(error), exchange.signal);
         continue;
       }
-      if (response.ok) return response;
+      if (response.ok || response.status === exchange.alsoOk) return response;
       const error = await problemOf(response, exchange.jobId ?? "");
       exchange.onRefused?.();
       const waitMs = retryAfterMs(response);

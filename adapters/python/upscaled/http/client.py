@@ -8,6 +8,7 @@ Any thread may call. One lock guards the state; futures are settled after it was
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -85,7 +86,9 @@ class HttpClient:
     def ready(self) -> Future[Message]:
         """What a daemon says when it gets ready, of the server's."""
 
-        def status(health: Message) -> Message:
+        def status(health: Message, stop: Stop) -> Message:
+            # Health is answered without a key too.
+            self._connection.text(Exchange("GET", "/api/jobs?limit=1"), stop)
             names = ("version", "methods", "unavailable", "device")
             told = {name: health[name] for name in names if health.get(name) is not None}
             return {"type": "status", "message": "ready", **told}
@@ -144,7 +147,7 @@ class HttpClient:
         """The answer to `health`. Raises `ShuttingDownError`."""
         if kind != "health":
             _refuse(kind)
-        return self._ask(timeout_s, lambda health: {"type": "health", **health})
+        return self._ask(timeout_s, lambda health, _stop: {"type": "health", **health})
 
     def replay(self, _job_ids: Sequence[str] | None = None) -> None:
         """Raise: the server keeps its jobs itself."""
@@ -264,7 +267,7 @@ class HttpClient:
             self._untold -= 1
             self._changed.notify_all()
 
-    def _ask(self, timeout_s: float, answer_of: Callable[[Message], Message]) -> Answer:
+    def _ask(self, timeout_s: float, answer_of: Callable[[Message, Stop], Message]) -> Answer:
         check_greenlets()
         if self._is_closing:
             raise DaemonGoneError("the client is closed")
@@ -275,8 +278,7 @@ class HttpClient:
 
         def ask() -> None:
             try:
-                health = json.loads(self._connection.text(Exchange("GET", "/api/health"), stop))
-                answer.set_result(answer_of(health))
+                answer.set_result(answer_of(self._health(stop), stop))
             except StoppedError:
                 text = f"the server did not answer within {timeout_s:g} s"
                 answer.set_exception(NoAnswerError(text))
@@ -286,6 +288,15 @@ class HttpClient:
 
         self._errands.run(ask)
         return answer
+
+    def _health(self, stop: Stop) -> Message:
+        # A server that drains or has failed answers with 503.
+        text = self._connection.text(Exchange("GET", "/api/health", also_ok=503), stop)
+        with contextlib.suppress(ValueError):  # a proxy's page
+            health = json.loads(text)
+            if isinstance(health, dict) and isinstance(health.get("status"), str):
+                return health
+        raise self._connection.lost("it answered, but not how it is")
 
     # --- forks ------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Stop:
 @dataclass(frozen=True)
 class Exchange:
     """One request. body: made anew for each try. on_refused: called with each refusal; what it
-    raises ends the exchange."""
+    raises ends the exchange. also_ok: a status beside 2xx whose answer is wanted too."""
 
     method: str
     path: str
@@ -80,6 +80,7 @@ class Exchange:
     body: Callable[[], Iterable[bytes]] | None = None
     job_id: str | None = None
     on_refused: Callable[[], None] | None = None
+    also_ok: int | None = None
 
 
 class Patience:
@@ -167,7 +168,7 @@ class Connection:
                 stop.hold(connection.sock)
                 connection.sock.settimeout(_SILENCE_S)
                 response = self._response(connection, exchange)
-                if 200 <= response.status < 300:
+                if 200 <= response.status < 300 or response.status == exchange.also_ok:
                     return connection, response
                 status = response.status
                 error, wait_s = _refusal(response, exchange.job_id)
