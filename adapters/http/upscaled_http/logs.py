@@ -1,5 +1,7 @@
 """The log: JSON lines, or text, on stdout, in a file that rotates, or both.
 
+A thread writes them: if nobody reads stdout, lines are dropped and counted, and the server goes on.
+
 A record of ours may have `fields` beside its message. A traceback becomes the exception's type and
 the places in our code and that of libraries, as module:line: no path of the machine, and no value
 that an exception's text may quote.
@@ -9,8 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import sys
+import threading
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from typing import Any
@@ -23,6 +29,13 @@ OLD_FILES = 5
 
 # Frames of an exception, the innermost ones.
 _FRAMES = 8
+
+# Lines that wait for a reader: some megabytes.
+_WAITING_LINES = 10_000
+# Written together, if they wait.
+_LINES_AT_ONCE = 100
+# At the end, for a reader that is slow.
+_FLUSH_S = 2.0
 
 
 def configure_logging(settings: LoggingSettings) -> None:
@@ -37,12 +50,69 @@ def configure_logging(settings: LoggingSettings) -> None:
                 settings.file_path, maxBytes=ROTATE_BYTES, backupCount=OLD_FILES, encoding="utf-8"
             )
         )
-    formatter = JsonLines() if settings.format == "json" else TextLines()
-    for handler in handlers:
-        handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.raiseExceptions = False  # a full disk is no reason to print tracebacks
+    background = BackgroundHandler(handlers)
+    background.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[background], force=True)
     for name in ("upscaled", "upscaled_http"):
         logging.getLogger(name).setLevel(settings.level.upper())
+
+
+class BackgroundHandler(logging.Handler):
+    """Hands lines to a thread that writes them to other handlers."""
+
+    def __init__(self, targets: Sequence[logging.Handler]) -> None:
+        super().__init__()
+        self._targets = targets
+        self._lines: queue.Queue[str] = queue.Queue(_WAITING_LINES)
+        self._dropped = 0
+        self._counting = threading.Lock()
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Format the record now, for its values may change; write it later."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            with self._counting:
+                self._dropped += 1
+
+    def flush(self) -> None:
+        """Wait until all is written, at most for 2 s."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(
+                lambda: not self._lines.unfinished_tasks, timeout=_FLUSH_S
+            )
+
+    def _write(self) -> None:
+        while True:
+            lines = [self._lines.get()]
+            with suppress(queue.Empty):
+                while len(lines) < _LINES_AT_ONCE:
+                    lines.append(self._lines.get_nowait())
+            self._write_lines(lines)
+            with self._counting:
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                self._write_lines([self.format(_dropped_record(dropped))])
+            for _ in lines:
+                self._lines.task_done()
+
+    def _write_lines(self, lines: Sequence[str]) -> None:
+        record = logging.makeLogRecord({"msg": "\n".join(lines)})
+        for target in self._targets:
+            target.handle(record)
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": __name__,
+            "levelname": "WARNING",
+            "msg": "lines were dropped, because nobody read the log",
+            "fields": {"lines": count},
+        }
+    )
 
 
 class JsonLines(logging.Formatter):

@@ -25,6 +25,9 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # The client left before the answer began. No status of HTTP says so; proxies log this one.
 CLIENT_GONE = 499
 
+# Of the 5xx, those by which a server that is well says "not now".
+_DELIBERATE = frozenset({503, 507})
+
 # Asked every few seconds by probes: shown only if the level is `debug`.
 _PROBES = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
 
@@ -77,8 +80,8 @@ class RequestLog:
         route = route_template(scope)
         self._metrics.observe(route, scope["method"], seen.status, seconds, seen.bytes_in)
         level = logging.DEBUG if route in _PROBES and seen.status < 400 else logging.INFO
-        if seen.status >= 500 and route not in _PROBES:
-            level = logging.ERROR
+        if seen.status >= 500:
+            level = logging.WARNING if seen.status in _DELIBERATE else logging.ERROR
         if not log.isEnabledFor(level):
             return
         state = scope["state"]

@@ -1,0 +1,379 @@
+"""What every route has: problems, HEAD, an alias, headers, a log line, a count, a document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.responses import StreamingResponse
+
+from asgi import ask
+from scripted_service import ScriptedService
+from upscaled_http.app import create_app
+from upscaled_http.config import LoggingSettings, Settings
+from upscaled_http.keys import Key
+from upscaled_http.logs import JsonLines, TextLines, configure_logging
+from upscaled_http.page import add_page
+
+SECRET = "/srv/secret/0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    """With routes that fail, and one whose answer has no end."""
+    made = create_app(Settings(), ScriptedService())
+    added = FastAPI()
+
+    @added.get("/api/fails/{job_id}")
+    async def fails(job_id: str) -> None:
+        raise ValueError(f"{SECRET} of {job_id}")
+
+    @added.get("/api/counts")
+    async def counts(number: int) -> int:
+        return number
+
+    @added.get("/api/endless")
+    async def endless() -> StreamingResponse:
+        async def bodies() -> AsyncIterator[bytes]:
+            while True:
+                yield b"event"
+                await asyncio.sleep(0)
+
+        return StreamingResponse(bodies(), headers={"X-Kept": "yes"})
+
+    made.router.routes[:0] = [route for route in added.routes if isinstance(route, APIRoute)]
+    return made
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["/nothing", "/api/nothing", "/api/v1/nothing", "/api/jobs/"])
+def test_an_address_with_nothing_is_a_problem(app: FastAPI, target: str) -> None:
+    answer = ask(app, "GET", target)
+    assert (answer.status, answer.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize("prefix", ["/api", "/api/v1"])
+def test_a_method_that_is_not_taken_is_told_which_ones_are(app: FastAPI, prefix: str) -> None:
+    for target, allowed in (
+        (f"{prefix}/jobs/1", "DELETE, GET, HEAD"),
+        (f"{prefix}/upscale", "POST"),
+        (f"{prefix}/health", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ):
+        answer = ask(app, "PATCH", target)
+        assert (answer.status, answer.code) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == allowed
+
+
+def test_a_wrong_parameter_is_named_in_a_400(app: FastAPI) -> None:
+    answer = ask(app, "GET", "/api/counts?number=many")
+    assert (answer.status, answer.code) == (400, "invalid_request")
+    assert answer.json["errors"][0]["field"] == "number"
+
+
+def test_what_nobody_has_caught_is_a_problem_that_tells_nothing(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = ask(app, "GET", "/api/fails/7", {"X-Request-ID": "mine"})
+    assert (answer.status, answer.code) == (500, "internal")
+    assert SECRET not in answer.body.decode()
+    assert "mine" in answer.json["detail"]
+    (failure,) = [record for record in caplog.records if record.exc_info]
+    for formatter in (JsonLines(), TextLines()):
+        line = formatter.format(failure)
+        assert "ValueError" in line
+        assert "mine" in line
+        assert re.search(r"test_app:\d+", line)
+        assert SECRET not in line
+        assert str(Path(__file__).parent) not in line
+
+
+# --- HEAD, headers, documents -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["/api/health", "/api/v1/models", "/metrics", "/openapi.json"])
+def test_head_has_the_headers_of_get_and_no_body(app: FastAPI, target: str) -> None:
+    head, get = ask(app, "HEAD", target), ask(app, "GET", target)
+    assert (head.status, head.body) == (get.status, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert get.body
+
+
+def test_head_of_an_endless_answer_ends(app: FastAPI) -> None:
+    answer = ask(app, "HEAD", "/api/endless")
+    assert (answer.status, answer.body, answer.headers["x-kept"]) == (200, b"", "yes")
+
+
+def test_head_of_a_failure_is_its_status(app: FastAPI) -> None:
+    assert ask(app, "HEAD", "/api/fails/7").status == 500
+    assert ask(app, "HEAD", "/api/upscale").status == 405
+
+
+@pytest.mark.parametrize("target", ["/api/health", "/api/nothing", "/docs"])
+def test_answers_cannot_be_framed_cached_or_taken_for_another_type(
+    app: FastAPI, target: str
+) -> None:
+    headers = ask(app, "GET", target).headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_the_documents_need_no_other_server(app: FastAPI) -> None:
+    page = ask(app, "GET", "/docs").body.decode()
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert source.startswith("/docs/static/")
+        assert ask(app, "GET", source).status == 200
+    assert "//" not in re.sub(r"//[^\n]*", "", page.partition("<script>")[2])
+
+
+def test_the_document_names_problems_keys_and_no_alias() -> None:
+    app = create_app(Settings(), ScriptedService())
+    document = ask(app, "GET", "/openapi.json").json
+    assert not [path for path in document["paths"] if path.startswith("/api/v1")]
+    schemas = document["components"]["schemas"]
+    references = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document))
+    assert set(references) <= set(schemas)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            default = operation["responses"]["default"]["content"]
+            assert list(default) == ["application/problem+json"], (path, method)
+            assert "422" not in operation["responses"] or "Problem" in json.dumps(
+                operation["responses"]["422"]
+            )
+    assert {one["type"] for one in document["components"]["securitySchemes"].values()} == {
+        "http",
+        "apiKey",
+    }
+
+
+def test_parts_can_be_switched_off() -> None:
+    off = Settings.model_validate({"features": {"page": False, "docs": False, "metrics": False}})
+    bare = create_app(off, ScriptedService())
+    for target in ("/", "/docs", "/openapi.json", "/metrics"):
+        assert ask(bare, "GET", target).status == 404
+    assert ask(bare, "GET", "/api/health").status == 200
+
+
+def test_the_page_is_its_files_and_nothing_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "index.html").write_text("<p>page</p>")
+    (folder / "parts" / "job.js").write_text("export {}")
+    (tmp_path / "beside.txt").write_text("secret")
+    app = FastAPI()
+    add_page(app, folder)
+    page = ask(app, "GET", "/")
+    assert page.body == b"<p>page</p>"
+    assert page.headers["content-security-policy"].startswith("default-src 'self'; img-src 'self'")
+    script = ask(app, "GET", "/parts/job.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    again = ask(app, "GET", "/parts/job.js", {"If-None-Match": script.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    for target in ("/parts", "/parts/..%2f..%2fbeside.txt", "/%2e%2e/beside.txt", "/other.js"):
+        assert ask(app, "GET", target).status == 404
+    assert ask(app, "POST", "/").status == 405
+
+
+# --- health and models --------------------------------------------------------------------------
+
+
+def test_probes_are_503_when_the_service_cannot() -> None:
+    service = ScriptedService()
+    app = create_app(Settings(), service)
+    service.is_ready = False
+    assert ask(app, "GET", "/api/health/live").status == 200
+    assert ask(app, "GET", "/api/health/ready").status == 503
+    service.is_live = False
+    assert ask(app, "GET", "/api/health/live").status == 503
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("ok", 200), ("loading", 200), ("degraded", 200), ("draining", 503), ("failed", 503)],
+)
+def test_health_is_503_while_no_job_can_be_done(state: Any, status: int) -> None:
+    service = ScriptedService()
+    service.status = state
+    answer = ask(create_app(Settings(), service), "GET", "/api/health")
+    assert (answer.status, answer.json["status"]) == (status, state)
+
+
+def test_models_are_the_catalogues_and_ones_own_with_one_default_per_method(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "upscale_models").mkdir()
+    (tmp_path / "upscale_models" / "mine.safetensors").write_bytes(b"")
+    settings = Settings.model_validate({"workers": {"model_dir": tmp_path}})
+    listed = ask(create_app(settings, ScriptedService()), "GET", "/api/models").json["models"]
+    models = {model["name"]: model for model in listed}
+    assert models["compact-x4"]["installed"]
+    assert models["compact-x4"]["licence"]
+    assert not models["4x-UltraSharp"]["installed"]
+    assert models["mine"]["installed"]
+    assert models["mine"]["licence"] is None
+    defaults = {model["method"]: model["name"] for model in listed if model["default"]}
+    assert defaults == {
+        "esrgan": "compact-x4",
+        "flux": "flux1-dev-Q8_0",
+        "imagen": "imagen-4.0-upscale-preview",
+    }
+    assert len(defaults) == sum(model["default"] for model in listed)
+    assert not {"ae", "t5xxl_fp16"} & set(models), "parts of a method are no models"
+    assert str(tmp_path) not in json.dumps(listed)
+
+
+def test_the_default_model_of_the_settings_is_the_one_that_is_listed() -> None:
+    sections = {"defaults": {"model": "4x-ultrasharp"}, "workers": {"methods": ["esrgan", "fake"]}}
+    app = create_app(Settings.model_validate(sections), ScriptedService())
+    listed = ask(app, "GET", "/api/models").json["models"]
+    assert {model["method"] for model in listed} == {"esrgan", "fake"}
+    assert [model["name"] for model in listed if model["default"]] == ["4x-UltraSharp", "fake"]
+
+
+# --- log and metrics ----------------------------------------------------------------------------
+
+
+def fields_of(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
+    return [vars(one)["fields"] for one in records if one.name == "upscaled_http.access"]
+
+
+def test_a_request_is_one_line_with_its_route_and_key_name_and_without_its_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = "0123456789abcdef"
+    settings = Settings.model_validate({"auth": {"keys": (Key.of("web", key),)}})
+    app = create_app(settings, ScriptedService())
+    caplog.set_level(logging.INFO, "upscaled_http")
+    sent = {"X-API-Key": key, "X-Request-ID": "id-1"}
+    answer = ask(app, "GET", f"/api/v1/models?x={key}", sent)
+    assert answer.headers["x-request-id"] == "id-1"
+    ask(app, "GET", f"/{key}", {"X-Request-ID": "a\tb\" 'c"})
+    first, second = fields_of(caplog.records)
+    assert first | {"ms": 0} == {
+        "request_id": "id-1",
+        "client": "127.0.0.1",
+        "key": "web",
+        "method": "GET",
+        "route": "/api/models",
+        "status": 200,
+        "job_id": None,
+        "bytes_in": 0,
+        "bytes_out": len(answer.body),
+        "ms": 0,
+    }
+    assert (second["route"], second["status"]) == ("none", 404)
+    assert re.fullmatch(r"[0-9a-f]{32}", second["request_id"])
+    assert key not in caplog.text + json.dumps([first, second])
+
+
+def test_probes_are_logged_only_for_those_who_debug(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "upscaled_http")
+    ask(app, "GET", "/api/health/live")
+    assert not fields_of(caplog.records)
+    caplog.set_level(logging.DEBUG, "upscaled_http")
+    ask(app, "GET", "/api/health/live")
+    assert len(fields_of(caplog.records)) == 1
+
+
+def test_requests_are_counted_by_their_routes_template() -> None:
+    app = create_app(Settings(), ScriptedService())
+    for target in ("/api/models", "/api/v1/models", "/api/unknown-1", "/api/unknown-2"):
+        ask(app, "GET", target)
+    ask(app, "HEAD", "/api/models")
+    ask(app, "POST", "/api/models", (), [b"12345"])
+    answer = ask(app, "GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    for line in (
+        'upscaled_http_requests_total{code="200",method="GET",route="/api/models"} 2.0',
+        'upscaled_http_requests_total{code="200",method="HEAD",route="/api/models"} 1.0',
+        'upscaled_http_requests_total{code="405",method="POST",route="/api/models"} 1.0',
+        'upscaled_http_requests_total{code="404",method="GET",route="none"} 2.0',
+        'upscaled_http_request_duration_seconds_count{route="/api/models"} 4.0',
+    ):
+        assert line in lines
+    assert "unknown-1" not in answer.body.decode()
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """`configure_logging` takes the place of pytest's handlers."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield
+    root.handlers[:], root.level = before
+    for name in ("upscaled", "upscaled_http"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_log_that_nobody_reads_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = (os.fdopen(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))
+    monkeypatch.setattr("sys.stdout", writing)
+    monkeypatch.setattr("upscaled_http.logs._WAITING_LINES", 100)
+    configure_logging(LoggingSettings())
+    (handler,) = logging.getLogger().handlers
+    log = logging.getLogger("upscaled_http.test")
+    count = 2_000  # of 100 bytes: more than the pipe and those that may wait
+    for number in range(count):
+        log.info("x" * 100, extra={"fields": {"number": number}})
+    seen: list[dict[str, Any]] = []
+    while not seen or "lines" not in seen[-1]:
+        seen.append(json.loads(reading.readline()))
+    assert seen[-1]["message"] == "lines were dropped, because nobody read the log"
+    emptying = threading.Thread(target=lambda: seen.extend(map(json.loads, reading)))
+    emptying.start()
+    handler.flush()
+    writing.close()
+    emptying.join()
+    reading.close()
+    numbers = [line["number"] for line in seen if "number" in line]
+    dropped = sum(line["lines"] for line in seen if "lines" in line)
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) + dropped == count
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_the_log_goes_to_a_file_that_rotates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "serve.log"
+    root = logging.getLogger()
+    monkeypatch.setattr("upscaled_http.logs.ROTATE_BYTES", 300)
+    log = logging.getLogger("upscaled_http.test")
+    configure_logging(LoggingSettings(output="both", file_path=file))
+    for number in range(6):
+        log.info("a line\nof two", extra={"fields": {"number": number}})
+        root.handlers[0].flush()
+    log.debug("not shown")
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["number"] for line in shown] == list(range(6))
+    assert shown[0]["message"] == "a line\nof two"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", shown[0]["time"])
+    old = file.with_suffix(".log.1").read_text()
+    kept = [json.loads(line)["number"] for line in (old + file.read_text()).splitlines()]
+    assert kept == list(range(6))[-len(kept) :]
+    assert file.stat().st_size <= 300
+    configure_logging(LoggingSettings(output="file", format="text", file_path=file))
+    log.warning("said", extra={"fields": {"job_id": "1", "key": None}})
+    root.handlers[0].flush()
+    assert capsys.readouterr().out == ""
+    assert file.read_text().splitlines()[-1].endswith("Z warning said job_id=1")
