@@ -9,10 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Heads:
-    """ASGI middleware: runs the GET, and stops it after its headers.
-
-    A route learns of it by `request.state.is_head`, if a whole answer has an effect, as a
-    download's may have.
+    """ASGI middleware: runs the GET, and cancels it when it has sent its headers. A HEAD so counts
+    as no download.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -26,19 +24,16 @@ class Heads:
         is_answered = asyncio.Event()
 
         async def send_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                await send(message)
-            elif message["type"] == "http.response.body" and not is_answered.is_set():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                is_answered.set()
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            is_answered.set()
+            await asyncio.Future()
 
-        state = scope.setdefault("state", {})
-        state["is_head"] = True
         as_get = {**scope, "method": "GET"}
         route = asyncio.ensure_future(self._app(as_get, receive, send_headers))
         answered = asyncio.ensure_future(is_answered.wait())
         try:
-            # A stream would go on, for ever if it is one of events.
+            # If the route fails, it ends without an answer.
             await asyncio.wait((route, answered), return_when=asyncio.FIRST_COMPLETED)
         finally:
             answered.cancel()

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from asgi import ask
 from scripted_service import ScriptedService
@@ -26,6 +27,17 @@ from upscaled_http.logs import JsonLines, TextLines, configure_logging
 from upscaled_http.page import add_page
 
 SECRET = "/srv/secret/0123456789abcdef"
+
+
+class Counted(Response):
+    """An answer that has an effect before its last part is sent, as a download may have."""
+
+    sent = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        Counted.sent += 1
+        await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +62,10 @@ def app() -> FastAPI:
                 await asyncio.sleep(0)
 
         return StreamingResponse(bodies(), headers={"X-Kept": "yes"})
+
+    @added.get("/api/effects", response_class=Response)
+    async def effects() -> Response:
+        return Counted()
 
     made.router.routes[:0] = [route for route in added.routes if isinstance(route, APIRoute)]
     return made
@@ -114,6 +130,13 @@ def test_head_has_the_headers_of_get_and_no_body(app: FastAPI, target: str) -> N
 def test_head_of_an_endless_answer_ends(app: FastAPI) -> None:
     answer = ask(app, "HEAD", "/api/endless")
     assert (answer.status, answer.body, answer.headers["x-kept"]) == (200, b"", "yes")
+
+
+def test_head_stops_before_the_body_is_made(app: FastAPI) -> None:
+    ask(app, "HEAD", "/api/effects")
+    assert Counted.sent == 0
+    ask(app, "GET", "/api/effects")
+    assert Counted.sent == 1
 
 
 def test_head_of_a_failure_is_its_status(app: FastAPI) -> None:
