@@ -35,6 +35,9 @@ class ScriptedService:
     def reload(self) -> None:
         self.calls.append("reload")
 
+    async def measure(self) -> None:
+        self.calls.append("measure")
+
     def collect(self) -> Iterator[Metric]:
         return iter(())
 

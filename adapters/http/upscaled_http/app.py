@@ -104,7 +104,7 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
         app.include_router(router, prefix=API_PREFIX, dependencies=_KEYS)
         app.include_router(router, prefix=ALIAS_PREFIX, include_in_schema=False)
     if settings.features.metrics:
-        _add_metrics(app, metrics)
+        _add_metrics(app, service, metrics)
     if settings.features.page:
         add_page(app)
     add_error_handlers(app)
@@ -137,9 +137,10 @@ def _add_middleware(
         )
 
 
-def _add_metrics(app: FastAPI, metrics: RequestMetrics) -> None:
+def _add_metrics(app: FastAPI, service: ServiceState, metrics: RequestMetrics) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:
+        await service.measure()
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

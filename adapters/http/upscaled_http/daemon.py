@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -75,6 +75,7 @@ class ChildDaemon:
         self._failing_since: float | None = None
         self.state: State = "starting"
         self.restarts = 0
+        self.worker_restarts: Counter[str] = Counter()  # by the cause's `reason`
         self.detail: str | None = None
         self.ready: Message = {}
 
@@ -189,6 +190,8 @@ class ChildDaemon:
             self.state = "ready"
             self.ready = message
             self.detail = self._failing_since = None
+        elif kind == "status" and message.get("message") == "worker_restarted":
+            self.worker_restarts[(message.get("cause") or {}).get("reason", "exit")] += 1
         self._listener.handle_message(message)
 
     def _handle_gone(self, error: DaemonGoneError) -> None:

@@ -66,6 +66,9 @@ class ServiceState(Protocol):
     def reload(self) -> None:
         """Have the daemon replace its workers one by one."""
 
+    async def measure(self) -> None:
+        """Look at what `collect` is to show."""
+
     def collect(self) -> Iterator[Metric]:
         """What the service adds to the metrics."""
 

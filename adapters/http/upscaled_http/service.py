@@ -18,6 +18,7 @@ from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
 from upscaled_http.healthreport import JobCounts, health_of
+from upscaled_http.jobmetrics import JobMetrics
 from upscaled_http.messages import Cleanup, Health, JobStatus, MethodStats, Stats
 from upscaled_http.openjobs import OpenJobs
 from upscaled_http.pictures import picture_size
@@ -87,6 +88,7 @@ class Service:
             daemon_command(self.settings, self.storage), self.jobs, daemon_environment()
         )
         self.jobs.attach(self.daemon)
+        self._metrics = JobMetrics(self.jobs, self.daemon, self.storage)
         self.daemon.start()
         self._housekeeping = asyncio.create_task(self._keep_house())
 
@@ -352,8 +354,13 @@ class Service:
             record.expires_at = due
             self.registry.update(record)
 
+    async def measure(self) -> None:
+        """Look at what `collect` is to show."""
+        await self._metrics.measure(await self._ask())
+
     def collect(self) -> Iterator[Metric]:
         """What the jobs and the webhooks add to the metrics."""
+        yield from self._metrics.collect()
         if self.webhooks is not None:
             yield from self.webhooks.collect()
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from running_serve import RunningServe, running_serve
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,25 @@ def test_a_bad_field_is_named(serve: RunningServe, fields: dict[str, Any], field
     answer = serve.client.post("/api/upscale/fake", json=fields)
     assert answer.status_code == 400
     assert fields_of(answer) == [field]
+
+
+def test_the_metrics_count_jobs_by_outcome_and_show_the_workers(serve: RunningServe) -> None:
+    def value(family: str) -> float:
+        lines = serve.client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(family))
+
+    completed = 'upscaled_jobs_total{method="fake",outcome="completed"}'
+    failed = 'upscaled_jobs_total{method="fake",outcome="input_unreadable"}'
+    restarts = 'upscaled_worker_restarts_total{reason="signal"}'
+    before = [value(family) for family in (completed, failed, restarts)]
+    serve.ended(serve.submit(output_text="x")["job_id"])
+    serve.ended(serve.submit(error_code="input_unreadable")["job_id"])
+    serve.ended(serve.submit(signal=9, only_on_attempt=1)["job_id"])
+    after = [value(family) for family in (completed, failed, restarts)]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1, 1]
+    assert value('upscaled_job_duration_seconds_count{method="fake"}') >= 2
+    assert value("upscaled_storage_bytes") > 0
+    assert value("upscaled_queue_size") == value("upscaled_jobs_in_flight") == 0
+    assert value("upscaled_daemon_restarts_total") == 0
+    wait_until(lambda: value('upscaled_worker_up{worker="0"}') == 1, "the worker's readiness")
+    assert value('upscaled_worker_resident_memory_bytes{worker="0"}') > 1e6

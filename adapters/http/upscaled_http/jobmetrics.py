@@ -1,0 +1,101 @@
+"""Prometheus metrics of the jobs, the workers, the daemon and the disk.
+
+The families that `upscaled run --metrics-address` has too keep their names. They are counted here,
+from the jobs' ends and the daemon's own report, so that they outlive the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from upscaled_http.daemon import ChildDaemon
+from upscaled_http.openjobs import OpenJobs
+from upscaled_http.records import Record
+from upscaled_http.storage import Storage
+from upscaled_protocol.messages import HealthReport
+from upscaled_supervisor.ledger import DURATION_BUCKETS_S
+
+_MIB = 1024 * 1024
+_SERVING = frozenset({"ready", "busy"})
+
+
+class JobMetrics:
+    """Counts from the start of the server on."""
+
+    def __init__(self, jobs: OpenJobs, daemon: ChildDaemon, storage: Storage) -> None:
+        self._open_jobs = jobs
+        self._daemon = daemon
+        self._storage = storage
+        self._report: HealthReport | None = None
+        self._bytes: dict[str, int] = {}
+        self._jobs = Counter(
+            "upscaled_jobs", "Jobs ended, by outcome.", ["method", "outcome"], registry=None
+        )
+        self._durations = Histogram(
+            "upscaled_job_duration_seconds",
+            "From start to end.",
+            ["method"],
+            buckets=DURATION_BUCKETS_S,
+            registry=None,
+        )
+        jobs.on_ended.append(self._count)
+
+    def _count(self, record: Record) -> None:
+        outcome = "completed" if record.status == "completed" else record.outcome.get("code")
+        self._jobs.labels(record.method, outcome or record.status).inc()
+        seconds = record.outcome.get("processing_time")
+        if seconds is None and record.started_at is not None and record.finished_at is not None:
+            seconds = max(0.0, record.finished_at - record.started_at)
+        if seconds is not None:  # else it never started
+            self._durations.labels(record.method).observe(seconds)
+
+    async def measure(self, report: HealthReport | None) -> None:
+        """Look at what only changes by itself. `report`: the daemon's; None if it gave none."""
+        self._report = report
+        for kind, folder in (
+            ("uploads", self._storage.uploads),
+            ("results", self._storage.results),
+        ):
+            self._bytes[kind] = await asyncio.to_thread(self._storage.used_bytes, folder)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        yield from self._jobs.collect()
+        yield from self._durations.collect()
+        count, running = len(self._open_jobs), self._open_jobs.running
+        yield GaugeMetricFamily(
+            "upscaled_queue_size", "Jobs that wait for a worker.", value=count - running
+        )
+        yield GaugeMetricFamily("upscaled_jobs_in_flight", "Jobs waiting or running.", value=count)
+        yield CounterMetricFamily(
+            "upscaled_daemon_restarts",
+            "Daemons started in place of one that went away.",
+            value=self._daemon.restarts,
+        )
+        restarts = CounterMetricFamily(
+            "upscaled_worker_restarts", "Workers replaced, by reason.", labels=["reason"]
+        )
+        for reason, number in self._daemon.worker_restarts.items():
+            restarts.add_metric([reason], number)
+        yield restarts
+        storage = GaugeMetricFamily("upscaled_storage_bytes", "Bytes on disk.", labels=["kind"])
+        for kind, size in self._bytes.items():
+            storage.add_metric([kind], size)
+        yield storage
+        yield from self._workers()
+
+    def _workers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("upscaled_worker_up", "1 while it takes jobs.", labels=["worker"])
+        memory = GaugeMetricFamily(
+            "upscaled_worker_resident_memory_bytes", "Resident memory.", labels=["worker"]
+        )
+        for row in (self._report and self._report.workers) or ():
+            up.add_metric([str(row.worker)], float(row.state in _SERVING))
+            if row.rss_mb is not None:
+                memory.add_metric([str(row.worker)], row.rss_mb * _MIB)
+        yield up
+        yield memory
