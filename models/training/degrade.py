@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-KERNELS = ("bicubic", "lanczos", "area", "soft")
-SHARES = (0.6, 0.15, 0.15, 0.1)
+KERNELS = ("bicubic", "lanczos", "area", "soft", "light")
+"""`light` averages areas of linear light; the others work on sRGB as it is stored."""
+
+PHOTOGRAPHIC_SHARES = (0.6, 0.15, 0.12, 0.1, 0.03)
 """How often each kernel is used. A network trained for one of them alone sharpens too much or too
 little behind the others; antialiased bicubic is what most software does and what is measured."""
+
+GRAPHIC_SHARES = (0.35, 0.1, 0.35, 0.05, 0.15)
+"""Graphics are more often drawn at their size, which averages areas, than reduced from a larger
+picture."""
 
 
 def reduce_pictures(pictures: Tensor, scale: int, kernel: str) -> Tensor:
@@ -23,13 +29,25 @@ def reduce_pictures(pictures: Tensor, scale: int, kernel: str) -> Tensor:
     """
     down = _weights(kernel, pictures.shape[2], scale)
     right = _weights(kernel, pictures.shape[3], scale)
-    small = down @ pictures @ right.T
+    if kernel == "light":
+        small = _srgb(down @ _linear(pictures) @ right.T)
+    else:
+        small = down @ pictures @ right.T
     return (small.clamp(0.0, 1.0) * 255.0).round() / 255.0
 
 
-def choose_kernel(rng: np.random.Generator) -> str:
+def choose_kernel(rng: np.random.Generator, shares: Sequence[float]) -> str:
     """One of `KERNELS`, in its share."""
-    return KERNELS[int(rng.choice(len(KERNELS), p=SHARES))]
+    return KERNELS[int(rng.choice(len(KERNELS), p=shares))]
+
+
+def _linear(srgb: Tensor) -> Tensor:
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def _srgb(light: Tensor) -> Tensor:
+    bright = 1.055 * light.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    return torch.where(light <= 0.0031308, light * 12.92, bright)
 
 
 @cache
@@ -74,4 +92,5 @@ _FUNCTIONS: dict[str, tuple[Callable[[float], float], float]] = {
     "lanczos": (_lanczos, 3.0),
     "area": (_area, 0.5),
     "soft": (_gaussian, 2.0),
+    "light": (_area, 0.5),
 }

@@ -9,9 +9,8 @@ measures: lines beside edges, and wrong outermost pixels in flat fields.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,22 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from skimage import data
 
 # Run as a script, this file's own folder is on the path; the package is that folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.edges import field_table, lanczos, line_table, score_fields, score_lines
-from training.network import Compact, load_network
+from training.measures import psnr
+from training.network import Compact, enlarge, load_network
+from training.validation import PHOTOGRAPHS
 
 Pixels = NDArray[np.uint8]
-
-PHOTOGRAPHS: dict[str, Callable[[], Pixels]] = {
-    "astronaut": data.astronaut,
-    "coffee": data.coffee,
-    "chelsea": data.chelsea,
-    "rocket": data.rocket,
-}
 
 
 @dataclass(frozen=True)
@@ -45,23 +38,6 @@ class Score:
     name: str
     lanczos: float
     network: float
-
-
-def psnr(truth: Pixels, guess: Pixels, border: int) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) pictures, without their `border`."""
-    inside = slice(border, -border)
-    difference = truth[inside, inside].astype(np.float64) - guess[inside, inside]
-    error = float(np.mean(difference**2))
-    return 10.0 * math.log10(255.0**2 / error) if error else math.inf
-
-
-def enlarge(network: Compact, small: Pixels, dtype: torch.dtype) -> Pixels:
-    """(H, W, 3) uint8 to (H * scale, W * scale, 3) uint8, in one piece."""
-    pixels = torch.from_numpy(small).permute(2, 0, 1)[None].to(dtype) / 255.0
-    with torch.inference_mode():
-        large = network.to(dtype)(pixels).to(torch.float32)[0]
-    rounded = (large.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    return np.asarray(rounded.permute(1, 2, 0).numpy())
 
 
 def score_photographs(network: Compact, dtype: torch.dtype = torch.float32) -> list[Score]:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
@@ -81,6 +83,15 @@ class Compact(nn.Module):
         """What is to be added to the repeated pixels, (N, 3 * scale ** 2, H, W), unshuffled."""
         detail: Tensor = self.body(small)
         return detail
+
+
+def enlarge(network: Compact, small: NDArray[np.uint8], dtype: torch.dtype) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 to (H * scale, W * scale, 3) uint8, in one piece."""
+    pixels = torch.from_numpy(small.copy()).permute(2, 0, 1)[None].to(dtype) / 255.0
+    with torch.inference_mode():
+        large = network.to(dtype)(pixels).to(torch.float32)[0]
+    rounded = (large.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    return np.asarray(rounded.permute(1, 2, 0).numpy())
 
 
 def save_network(network: Compact, path: Path) -> None:

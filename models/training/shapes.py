@@ -196,11 +196,12 @@ def _lettering(rng: np.random.Generator, canvas: _Canvas) -> None:
     row, column = _anywhere(rng, canvas.side)
     height = float(np.exp(rng.uniform(np.log(12.0), np.log(160.0))))
     number = canvas.add(row, column, height * 3)
-    lines = [_words(rng) for _ in range(int(rng.integers(1, 5)))]
+    lines = [random_words(rng) for _ in range(int(rng.integers(1, 5)))]
     font = ImageFont.load_default(height)
     canvas.pen.text((column - 3 * height, row), "\n".join(lines), fill=number, font=font)
 
 
-def _words(rng: np.random.Generator) -> str:
+def random_words(rng: np.random.Generator) -> str:
+    """Three to 23 letters, digits and signs, with spaces between some."""
     letters: Sequence[str] = rng.choice(list(LETTERS), size=int(rng.integers(3, 24))).tolist()
     return "".join(" " if rng.random() < 0.15 else letter for letter in letters)

@@ -1,4 +1,4 @@
-"""Train a bundled model from nothing but a seed: make pictures, fit the network, save it.
+"""Train a bundled model: make and fetch pictures, fit the network, save it.
 
 python models/training/train.py --scale 4 --out models/weights/compact-x4.safetensors
 """
@@ -6,167 +6,105 @@ python models/training/train.py --scale 4 --out models/weights/compact-x4.safete
 from __future__ import annotations
 
 import argparse
-import copy
 import ctypes
-import math
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 # Run as a script, this file's own folder is on the path; the package is that folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.bank import Bank
-from training.network import Compact, save_network
+from training.log import Log
+from training.network import save_network
+from training.run import Recipe, Run
+from training.validation import Validation
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "training"
 
-WARM_UP_STEPS = 500
-"""Adam's averages are noise in its first steps; the learning rate rises linearly over these."""
+LOG_STEPS = 100
+"""Between two lines of the log."""
 
-AVERAGING = 0.999
-"""Decay of the weight average a step: about the last thousand steps count."""
 
-SOFTNESS = 0.04
-"""Errors below this (of 1.0) count by their square, as PSNR does, and larger ones linearly: a few
-hard edges would otherwise outweigh all of the texture."""
+class Stop:
+    """True once SIGTERM has come. The step in progress is finished first."""
 
-LOG_SECONDS = 30.0
-"""Between two log lines, where no terminal shows the bar."""
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as a request to stop, and restore what it did before afterwards."""
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        self._asked = True
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides the result, apart from the code and the versions of the libraries."""
+class Intervals:
+    """How often a run is saved and measured."""
 
-    scale: int
-    seed: int
-    features: int
-    depth: int
-    steps: int
-    batch: int
-    crop: int
-    peak_rate: float
-    pictures: int
-    side: int
+    checkpoint_s: float
+    validate_steps: int  # 0: never
 
 
-@dataclass
-class Run:
-    """A network in training and all that a resumed run needs."""
+def train(run: Run, bank: Bank, checkpoint: Path, intervals: Intervals, stop: Stop) -> None:
+    """Take the run to its last step, or until `stop`.
 
-    recipe: Recipe
-    network: Compact
-    average: Compact
-    optimizer: torch.optim.Adam
-    step: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def begin(cls, recipe: Recipe) -> Run:
-        torch.manual_seed(recipe.seed)
-        network = Compact(recipe.scale, recipe.features, recipe.depth)
-        optimizer = torch.optim.Adam(network.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.99))
-        return cls(recipe, network, copy.deepcopy(network), optimizer)
-
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        torch.save(
-            {
-                "recipe": asdict(self.recipe),
-                "network": self.network.state_dict(),
-                "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "seconds": self.seconds,
-            },
-            partial,
-        )
-        partial.replace(path)
-
-    def restore(self, path: Path) -> None:
-        """Go on from `path`. Raises ValueError where it belongs to another recipe."""
-        saved = torch.load(path, weights_only=True)
-        if saved["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{path} was made with other settings: {saved['recipe']}")
-        self.network.load_state_dict(saved["network"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.seconds = saved["step"], saved["seconds"]
-
-    def advance(self, bank: Bank) -> Tensor:
-        """One step of the optimizer; returns its loss. The step number alone seeds its crops."""
-        recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, 1, self.step])
-        small, truth = bank.pairs(rng, recipe.scale, recipe.batch, recipe.crop)
-        small = small.contiguous(memory_format=torch.channels_last)
-        # Compared before the pixel shuffle, where both sides lie in memory as the network leaves
-        # them: (N, h, w, channels), which also spares the shuffle and its gradient.
-        wanted = functional.pixel_unshuffle(truth, recipe.scale)
-        wanted = wanted - small.repeat_interleave(recipe.scale**2, dim=1)
-        with torch.autocast("cpu", torch.bfloat16):
-            detail = self.network.detail(small)
-        loss = functional.smooth_l1_loss(
-            detail.float().permute(0, 2, 3, 1).contiguous(),
-            wanted.permute(0, 2, 3, 1).contiguous(),
-            beta=SOFTNESS,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self.step, recipe)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        decay = min(AVERAGING, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.network.parameters()), 1 - decay
-            )
-        self.step += 1
-        return loss.detach()
-
-
-def _rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then half a cosine down to zero at the last step."""
-    warm_up = min(WARM_UP_STEPS, recipe.steps // 10 + 1)
-    if step < warm_up:
-        return recipe.peak_rate * (step + 1) / warm_up
-    through = (step - warm_up) / max(recipe.steps - warm_up, 1)
-    return recipe.peak_rate * 0.5 * (1.0 + math.cos(math.pi * through))
-
-
-def train(run: Run, bank: Bank, checkpoint: Path, checkpoint_s: float) -> None:
-    """Take the run to its last step, saving to `checkpoint` every `checkpoint_s` seconds."""
-    terminal = sys.stderr.isatty()
+    As often as `intervals` says, and at the end, the run is saved to `checkpoint` and the averaged
+    weights beside it. The log beside it has a line every `LOG_STEPS` steps; some of them have the
+    figures of the averaged weights.
+    """
+    log = Log(checkpoint.with_suffix(".jsonl"), run.step)
+    log.begin(run)
+    validation = Validation(run.recipe.scale) if intervals.validate_steps else None
     progress = tqdm(
-        total=run.recipe.steps, initial=run.step, unit="step", disable=not terminal, smoothing=0.02
+        total=run.recipe.steps, initial=run.step, unit="step", disable=None, smoothing=0.02
     )
-    now = saved = logged = time.monotonic()
-    smooth = 0.0
-    while run.step < run.recipe.steps:
-        loss = float(run.advance(bank))
-        smooth = loss if not smooth else smooth + 0.005 * (loss - smooth)
+    now = saved = time.monotonic()
+    losses: list[float] = []
+    while run.step < run.recipe.steps and not stop:
+        losses.append(float(run.advance(bank)))
         elapsed, now = time.monotonic() - now, time.monotonic()
         run.seconds += elapsed
         progress.update()
-        if terminal and run.step % 100 == 0:
-            progress.set_postfix(loss=f"{smooth:.5f}")
-        if not terminal and now - logged >= LOG_SECONDS:
-            logged = now
-            print(f"step {run.step}/{run.recipe.steps} loss {smooth:.5f}", flush=True)
-        if now - saved >= checkpoint_s:
+        if run.step % LOG_STEPS == 0:
+            line: dict[str, Any] = {
+                "step": run.step,
+                "loss": round(sum(losses) / len(losses), 6),
+                "seconds": round(run.seconds, 1),
+            }
+            losses.clear()
+            if validation and run.step % intervals.validate_steps == 0:
+                line |= asdict(validation.score(run.average))
+            log.write(line)
+        if now - saved >= intervals.checkpoint_s:
             saved = now
-            run.save(checkpoint)
+            _save(run, checkpoint)
     progress.close()
+    _save(run, checkpoint)
+
+
+def _save(run: Run, checkpoint: Path) -> None:
     run.save(checkpoint)
+    save_network(run.average, checkpoint.with_suffix(".safetensors"))
 
 
 def keep_freed_memory() -> None:
@@ -178,31 +116,38 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+def _bfloat16_is_fast() -> bool:
+    """False if the processor would have to emulate bfloat16, which is ten times slower."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py",
         description=(
-            "Train a compact network on procedurally made pictures, on the CPU. "
-            "The defaults reproduce the bundled models, with one seed."
+            "Train a compact network on drawn pictures and free photographs, on the CPU. "
+            "SIGTERM saves a checkpoint and exits; --resume goes on from it."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--scale", type=int, required=True, help="enlargement factor")
-    add("--out", type=Path, required=True, help="weights to write (.safetensors)")
+    add("--out", type=Path, required=True, help="weights to write (.safetensors) at the last step")
     add("--resume", action="store_true", help="go on from the checkpoint, if there is one")
-    add("--steps", type=int, default=25_000, help="optimizer steps")
-    add("--features", type=int, default=32, help="channels of each inner layer")
-    add("--depth", type=int, default=12, help="inner convolutions")
-    add("--batch", type=int, default=8, help="crops a step")
+    add("--damaged", action="store_true", help="learn from blurred, noisy and JPEG pictures")
+    add("--steps", type=int, default=200_000, help="optimizer steps")
+    add("--features", type=int, default=64, help="channels of each inner layer")
+    add("--depth", type=int, default=8, help="inner convolutions")
+    add("--batch", type=int, default=8, help="crops per step")
     add("--crop", type=int, default=48, help="side of the small crops, pixels")
-    add("--peak-rate", type=float, default=1.5e-3, help="highest learning rate")
-    add("--pictures", type=int, default=320, help="pictures in the bank")
+    add("--peak-rate", type=float, default=1e-3, help="highest learning rate")
+    add("--pictures", type=int, default=160, help="scenes in the bank")
     add("--side", type=int, default=768, help="side of each picture, pixels")
     add("--seed", type=int, default=1, help="of the pictures, the network and the crops")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    add("--cache", type=Path, default=CACHE, help="folder for the pictures and checkpoints")
-    add("--checkpoint-s", type=float, default=60.0, help="seconds between two checkpoints")
+    add("--cache", type=Path, default=CACHE, help="folder for pictures, checkpoints and logs")
+    add("--checkpoint-s", type=float, default=180.0, help="seconds between two checkpoints")
+    add("--validate-steps", type=int, default=1000, help="steps between two validations, or 0")
     return parser.parse_args(argv)
 
 
@@ -220,17 +165,31 @@ def main(argv: list[str] | None = None) -> None:
         peak_rate=arguments.peak_rate,
         pictures=arguments.pictures,
         side=arguments.side,
+        damaged=arguments.damaged,
     )
     torch.set_num_threads(arguments.threads)
-    bank = Bank.open(arguments.cache, recipe.seed, recipe.pictures, recipe.side, arguments.threads)
-    run = Run.begin(recipe)
+    bank = Bank.open(
+        arguments.cache,
+        recipe.seed,
+        recipe.pictures,
+        recipe.side,
+        arguments.threads,
+        damaged=recipe.damaged,
+    )
+    run = Run.begin(recipe, bfloat16=_bfloat16_is_fast())
     checkpoint = arguments.cache / f"{arguments.out.stem}.checkpoint"
     if arguments.resume and checkpoint.exists():
         run.restore(checkpoint)
         print(f"going on from step {run.step}", flush=True)
-    train(run, bank, checkpoint, arguments.checkpoint_s)
-    save_network(run.average, arguments.out)
+    stop = Stop()
+    intervals = Intervals(arguments.checkpoint_s, arguments.validate_steps)
+    with stop.listening():
+        train(run, bank, checkpoint, intervals, stop)
     minutes = run.seconds / 60
+    if run.step < recipe.steps:
+        print(f"stopped at step {run.step} of {recipe.steps}; --resume goes on", flush=True)
+        return
+    save_network(run.average, arguments.out)
     print(f"{arguments.out}: {run.step} steps, {minutes:.1f} minutes of training", flush=True)
 
 

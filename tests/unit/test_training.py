@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +16,17 @@ from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import evaluate
-from training.bank import Bank
-from training.degrade import KERNELS, reduce_pictures
+from training import evaluate, photographs, train, validation
+from training.bank import Bank, Source, photograph_file
+from training.damage import damage_picture
+from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
 from training.edges import FIELDS, PAIRS, Pixels, lanczos, score_fields, score_lines
+from training.graphics import GRAPHICS_RECIPE, make_graphic
+from training.loss import picture_loss
 from training.network import Compact, load_network, quick_prelu, save_network
+from training.photographs import cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
+from training.run import Recipe, Run
 from training.train import main
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
@@ -39,6 +47,18 @@ def test_pictures_are_neither_flat_nor_black_nor_white() -> None:
         picture = make_picture(3, index, 96)
         assert picture.std() > 2.0
         assert 5.0 < picture.mean() < 250.0
+
+
+def test_graphics_have_flat_saturated_fields_black_and_white_and_repeat() -> None:
+    pictures = np.stack([make_graphic(1, index, 96) for index in range(12)])
+    np.testing.assert_array_equal(pictures[3], make_graphic(1, 3, 96))
+    assert not np.array_equal(pictures[3], make_graphic(2, 3, 96))
+    colours = pictures.reshape(-1, 3)
+    assert (colours == 0).all(axis=1).any()
+    assert (colours == 255).all(axis=1).any()
+    assert (np.ptp(colours, axis=1) == 255).any()
+    flat = (pictures[:, 1:] == pictures[:, :-1]).all(axis=-1).mean()
+    assert flat > 0.5
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -63,7 +83,7 @@ def test_the_bicubic_reduction_is_pillows() -> None:
 
 def test_a_pair_is_a_picture_and_its_reduction(tmp_path: Path) -> None:
     pictures = np.stack([make_picture(1, index, 64) for index in range(2)])
-    bank = Bank(pictures)
+    bank = Bank((Source(pictures, 1.0, PHOTOGRAPHIC_SHARES, candidates=2, swaps_colours=True),))
     small, truth = bank.pairs(np.random.default_rng(0), 2, 3, 16)
     again, _ = bank.pairs(np.random.default_rng(0), 2, 3, 16)
     assert small.shape == (3, 3, 16, 16)
@@ -71,6 +91,66 @@ def test_a_pair_is_a_picture_and_its_reduction(tmp_path: Path) -> None:
     torch.testing.assert_close(small, again, rtol=0, atol=0)
     means = torch.nn.functional.avg_pool2d(truth, 2)
     assert (small - means).abs().mean() < 0.05
+
+
+def test_sources_are_used_in_their_shares() -> None:
+    black, white = np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 32, 32, 3), 255, np.uint8)
+    bank = Bank((Source(black, 1.0, GRAPHIC_SHARES), Source(white, 3.0, GRAPHIC_SHARES)))
+    _, truth = bank.pairs(np.random.default_rng(0), 2, 400, 4)
+    assert 0.7 < float(truth.mean()) < 0.8
+
+
+def test_damage_leaves_8_bits_and_some_pictures_alone() -> None:
+    small = torch.from_numpy(make_picture(1, 0, 48)).permute(2, 0, 1)[None] / 255
+    rng = np.random.default_rng(0)
+    damaged = [damage_picture(rng, small) for _ in range(40)]
+    untouched = sum(torch.equal(picture, small) for picture in damaged)
+    assert 2 <= untouched <= 20
+    for picture in damaged:
+        assert picture.shape == small.shape
+        torch.testing.assert_close(picture * 255, (picture * 255).round())
+        assert (picture - small).abs().mean() < 0.1
+
+
+def test_beyond_the_range_is_right_only_at_that_end_of_it() -> None:
+    truth = torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0]).reshape(1, 1, 1, 1, 5).expand(1, 3, 1, 1, 5)
+    clipped = torch.tensor([-0.3, 1.2, 0.5, 0.0, 1.0]).reshape(1, 1, 1, 1, 5).expand_as(truth)
+    assert float(picture_loss(clipped, truth)) == 0.0
+    for place, value in ((0, 0.1), (1, 0.9), (2, -0.3), (2, 1.2)):
+        wrong = clipped.clone()
+        wrong[..., place] = value
+        assert float(picture_loss(wrong, truth)) > 0.0
+
+
+def test_photographs_are_cut_into_squares_that_cover_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.zeros((1600, 2000, 3), np.uint8)
+    pixels[-1, -1] = 255
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    squares = list(cut_squares(tmp_path / "photograph.png", 768))
+    assert {square.shape for square in squares} == {(768, 768, 3)}
+    assert len(squares) == 2 * 3 + 2 * 2 + 1 * 2
+    assert squares[5][-1, -1].min() > 200
+
+
+def test_a_photograph_under_another_licence_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked = tmp_path / photographs.PACKAGE
+    notice = unpacked / "usr/share/doc" / photographs.PACKAGE / "copyright"
+    notice.parent.mkdir(parents=True)
+    (unpacked / "usr/share/backgrounds").mkdir(parents=True)
+    photograph = photographs.Photograph("a.jpg", "An Author", "CC-BY-4.0", "0" * 64)
+    (unpacked / "usr/share/backgrounds/a.jpg").write_bytes(b"not that picture")
+    monkeypatch.setattr(photographs, "PHOTOGRAPHS", (photograph,))
+    stanza = "Format: 1.0\n\nFiles: 16.04/a.jpg\nCopyright: An Author, 2018\nLicense: {}\n"
+    notice.write_text(stanza.format("CC-BY-SA-4.0"))
+    with pytest.raises(ValueError, match=r"under CC-BY-SA-4\.0, not CC-BY-4\.0"):
+        fetch_photographs(tmp_path)
+    notice.write_text(stanza.format("CC-BY-4.0"))
+    with pytest.raises(ValueError, match="another picture"):
+        fetch_photographs(tmp_path)
 
 
 def test_a_network_survives_its_file(tmp_path: Path) -> None:
@@ -93,14 +173,17 @@ def test_the_quick_activation_is_prelu_and_so_is_its_gradient() -> None:
 
 def _command(folder: Path, out: str, steps: int, *more: str) -> list[str]:
     words = f"--scale 2 --steps {steps} --features 4 --depth 1 --batch 2 --crop 8 --pictures 1"
-    words += " --side 64 --threads 1"
-    return [*words.split(), "--cache", str(folder), "--out", str(folder / out), *more]
+    words += " --side 64 --threads 1 --validate-steps 0"
+    return [*words.split(), "--cache", str(folder), "--out", str(folder / "out" / out), *more]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A cache folder whose bank is there already: making one starts processes, which is slow."""
-    np.save(tmp_path / f"pictures-{RECIPE}-1-1x64.npy", make_picture(1, 0, 64)[None])
+    scene, graphic = make_picture(1, 0, 64)[None], make_graphic(1, 0, 64)[None]
+    np.save(tmp_path / f"pictures-{RECIPE}-1-1x64.npy", scene)
+    np.save(tmp_path / f"graphics-{GRAPHICS_RECIPE}-1-1x64.npy", graphic)
+    np.save(tmp_path / photograph_file(64), scene)
     threads = torch.get_num_threads()
     yield tmp_path
     torch.set_num_threads(threads)  # the command sets them for its whole process
@@ -108,7 +191,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_the_command_writes_weights_that_the_worker_can_name(folder: Path) -> None:
     main(_command(folder, "tiny.safetensors", 3))
-    weights = load_file(folder / "tiny.safetensors")
+    weights = load_file(folder / "out" / "tiny.safetensors")
     assert set(weights) == {
         "body.0.weight",
         "body.0.bias",
@@ -129,27 +212,25 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(
 ) -> None:
     main(_command(folder, "whole.safetensors", 6))
 
-    from training import train
+    advance, calls = Run.advance, 0
 
-    advance, calls = train.Run.advance, 0
-
-    def interrupted(run: train.Run, bank: Bank) -> torch.Tensor:
+    def interrupted(run: Run, bank: Bank) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
         return advance(run, bank)
 
-    monkeypatch.setattr(train.Run, "advance", interrupted)
+    monkeypatch.setattr(Run, "advance", interrupted)
     every_step = ("--checkpoint-s", "0")
     with pytest.raises(KeyboardInterrupt):
         main(_command(folder, "halved.safetensors", 6, *every_step))
-    assert not (folder / "halved.safetensors").exists()
+    assert not (folder / "out" / "halved.safetensors").exists()
     main(_command(folder, "halved.safetensors", 6, "--resume", *every_step))
     assert calls == 4 + 3
 
-    whole = load_file(folder / "whole.safetensors")
-    halved = load_file(folder / "halved.safetensors")
+    whole = load_file(folder / "out" / "whole.safetensors")
+    halved = load_file(folder / "out" / "halved.safetensors")
     for name, value in whole.items():
         torch.testing.assert_close(halved[name], value, rtol=0, atol=0)
 
@@ -157,7 +238,64 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(
 def test_a_checkpoint_of_other_settings_is_refused(folder: Path) -> None:
     main(_command(folder, "tiny.safetensors", 2))
     with pytest.raises(ValueError, match="other settings"):
+        main(_command(folder, "tiny.safetensors", 2, "--resume", "--damaged"))
+    with pytest.raises(ValueError, match="--steps 2"):
         main(_command(folder, "tiny.safetensors", 3, "--resume"))
+
+
+def test_a_run_may_be_given_more_steps_before_its_rate_falls(tmp_path: Path) -> None:
+    few = Recipe(2, 1, 4, 1, 100, 2, 8, 1e-3, 1, 64, damaged=False)
+    more = replace(few, steps=1000)
+    assert [few.rate(74), few.rate(100)] == [1e-3, 0.0]
+    assert more.rate(100) == 1e-3
+    run = Run.begin(few)
+    for step, resumes in ((75, True), (76, False)):
+        run.step = step
+        run.save(tmp_path / "checkpoint")
+        if resumes:
+            Run.begin(more).restore(tmp_path / "checkpoint")
+        else:
+            with pytest.raises(ValueError, match="--steps 100"):
+                Run.begin(more).restore(tmp_path / "checkpoint")
+
+
+def test_sigterm_saves_a_checkpoint_and_the_log_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advance = Run.advance
+
+    def terminated(run: Run, bank: Bank) -> torch.Tensor:
+        loss = advance(run, bank)
+        if run.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(train, "LOG_STEPS", 1)
+    monkeypatch.setattr(Run, "advance", terminated)
+    handler = signal.getsignal(signal.SIGTERM)
+    main(_command(folder, "tiny.safetensors", 5))
+    assert "stopped at step 3 of 5" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert not (folder / "out" / "tiny.safetensors").exists()
+    load_network(folder / "tiny.safetensors")
+    with (folder / "tiny.jsonl").open("a") as log:
+        log.write('{"step": 4, "loss": 9}\n{"st')  # as a killed process leaves it
+    main(_command(folder, "tiny.safetensors", 5, "--resume"))
+    lines = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5]
+    assert all(line["loss"] < 1 for line in lines if "loss" in line)
+    assert [line["recipe"]["seed"] for line in lines if "recipe" in line] == [1, 1]
+    assert (folder / "out" / "tiny.safetensors").exists()
+
+
+def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "PHOTOGRAPHS", {"drawn": lambda: make_picture(1, 0, 64)})
+    figures = validation.Validation(2).score(Compact(2, 4, 1))
+    assert figures.psnr_rgb > 15.0
+    assert figures.gain_rgb < 0.0
+    assert figures.gain_luma < 0.0
+    assert figures.outermost >= 0
 
 
 @pytest.mark.parametrize(("name", "scale"), [("compact-x4", 4), ("compact-x2", 2)])
