@@ -79,7 +79,7 @@ def score_lines(enlarge: Enlarge, scale: int) -> list[Line]:
     for name, (first, second) in PAIRS.items():
         low, high = np.minimum(first, second), np.maximum(first, second)
         below = above = 0
-        for small in _edges(first, second):
+        for small in draw_edges(first, second):
             large = enlarge(small).astype(int)[border:-border, border:-border]
             below = max(below, int((low - large).max()))
             above = max(above, int((large - high).max()))
@@ -99,42 +99,7 @@ def score_fields(enlarge: Enlarge, scale: int) -> list[Field]:
     return rows
 
 
-def lanczos(scale: int) -> Enlarge:
-    """Pillow's enlargement, to compare with."""
-
-    def enlarge(small: Pixels) -> Pixels:
-        size = (small.shape[1] * scale, small.shape[0] * scale)
-        return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.LANCZOS))
-
-    return enlarge
-
-
-def line_table(title: str, plain: list[Line], rows: list[Line]) -> str:
-    """Lines as a Markdown table, Lanczos beside the network, with the worst of each column."""
-    lines = [
-        f"| passes both colours, levels | Lanczos below | above | {title} below | above |",
-        "|---|---|---|---|---|",
-    ]
-    worst = [
-        Line("worst", max(row.below for row in table), max(row.above for row in table))
-        for table in (plain, rows)
-    ]
-    for ours, theirs in zip([*plain, worst[0]], [*rows, worst[1]], strict=True):
-        lines.append(
-            f"| {theirs.name} | {ours.below} | {ours.above} | {theirs.below} | {theirs.above} |"
-        )
-    return "\n".join(lines)
-
-
-def field_table(title: str, rows: list[Field]) -> str:
-    """Fields as a Markdown table, with the worst of each column. Lanczos has 0 everywhere."""
-    worst = Field("worst", max(row.outermost for row in rows), max(row.inside for row in rows))
-    lines = [f"| differs in a flat field, levels | {title} outermost | inside |", "|---|---|---|"]
-    lines += [f"| {row.name} | {row.outermost} | {row.inside} |" for row in [*rows, worst]]
-    return "\n".join(lines)
-
-
-def _edges(first: Colour, second: Colour) -> Iterator[Pixels]:
+def draw_edges(first: Colour, second: Colour) -> Iterator[Pixels]:
     """The edge at each place, averaged as stored and in linear light."""
     colours = np.asarray([first, second], np.float64) / 255.0
     for share in _shares():

@@ -1,9 +1,10 @@
-"""Measure weight files against Lanczos on four photographs that training never saw, and at edges.
+"""Measure weight files of any architecture against nearest, bicubic and Lanczos.
 
-For photographs: each is cropped to a multiple of the scale and reduced with Pillow's antialiased
-BICUBIC; the network's enlargement and Pillow's LANCZOS one are rounded to 8 bits and compared with
-it as PSNR over R, G and B, without a border of `scale` pixels. `edges.py` has the other two
-measures: lines beside edges, and wrong outermost pixels in flat fields.
+python models/training/evaluate.py models/weights/compact-x4.safetensors --out .cache/card
+
+prints a model card, in Markdown: PSNR and SSIM in RGB and in luma over pictures that training never
+saw, whole and damaged by JPEG or noise, the worst picture, lines beside edges, and wrong pixels in
+flat fields. `--out` keeps the card, with a sheet of crops side by side to look at.
 """
 
 from __future__ import annotations
@@ -11,87 +12,59 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 # Run as a script, this file's own folder is on the path; the package is that folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.edges import field_table, lanczos, line_table, score_fields, score_lines
-from training.measures import psnr
-from training.network import Compact, enlarge, load_network
-from training.validation import PHOTOGRAPHS
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Score:
-    """PSNR of one photograph, in dB."""
-
-    name: str
-    lanczos: float
-    network: float
-
-
-def score_photographs(network: Compact, dtype: torch.dtype = torch.float32) -> list[Score]:
-    """One row for each of `PHOTOGRAPHS`, in their order."""
-    scale = network.scale
-    scores = []
-    for name, photograph in PHOTOGRAPHS.items():
-        pixels = photograph()
-        height, width = (length // scale for length in pixels.shape[:2])
-        truth = pixels[: height * scale, : width * scale]
-        small = Image.fromarray(truth).resize((width, height), Image.Resampling.BICUBIC)
-        size = (width * scale, height * scale)
-        lanczos = np.asarray(small.resize(size, Image.Resampling.LANCZOS))
-        guess = enlarge(network, np.array(small), dtype)
-        scores.append(Score(name, psnr(truth, lanczos, scale), psnr(truth, guess, scale)))
-    return scores
-
-
-def table(title: str, scores: list[Score]) -> str:
-    """The rows and their mean as a Markdown table."""
-    mean = Score(
-        "mean",
-        sum(score.lanczos for score in scores) / len(scores),
-        sum(score.network for score in scores) / len(scores),
-    )
-    lines = [f"| PSNR, dB | Lanczos | {title} | gain |", "|---|---|---|---|"]
-    lines += [
-        f"| {row.name} | {row.lanczos:.2f} | {row.network:.2f} | {row.network - row.lanczos:+.2f} |"
-        for row in [*scores, mean]
-    ]
-    return "\n".join(lines)
+from training.card import Evaluation, card
+from training.enlargers import Enlarger, resamplers, weights_file
+from training.sheet import draw_sheet
+from training.trials import CONDITIONS, pictures
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print three tables for each weight file."""
+    """Print a card for each scale among the files, and keep it if a folder is given."""
+    arguments = _arguments(argv)
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+    networks = [weights_file(path, dtype) for path in arguments.weights]
+    for scale in sorted({network.scale for network in networks}, reverse=True):
+        enlargers = [*resamplers(scale), *(one for one in networks if one.scale == scale)]
+        tried = pictures(arguments.pictures)
+        evaluation = Evaluation.run(enlargers, tried, arguments.conditions)
+        written = card(evaluation)
+        print(written)
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            (arguments.out / f"card-x{scale}.md").write_text(written, encoding="utf-8")
+            draw_sheet(_few(enlargers), tried).save(arguments.out / f"sheet-x{scale}.png")
+
+
+def _few(enlargers: list[Enlarger]) -> list[Enlarger]:
+    """Those worth looking at: nearest for what there was to see, and not two plain blurs."""
+    return [one for one in enlargers if one.name != "bicubic"]
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="evaluate.py",
-        description="Print how weight files do beside Lanczos: PSNR on four photographs, lines "
-        "beside edges, and flat fields.",
+        description="Print model cards: how weight files do beside nearest, bicubic and Lanczos.",
     )
-    parser.add_argument(
-        "weights", type=Path, nargs="+", help=".safetensors files that train.py wrote"
+    add = parser.add_argument
+    add("weights", type=Path, nargs="+", help="weight files that the worker can load")
+    add("--out", type=Path, help="folder for the card and a sheet of crops for each scale")
+    add("--pictures", type=Path, help="folder of further photographs to try")
+    add(
+        "--conditions",
+        nargs="+",
+        choices=list(CONDITIONS),
+        default=list(CONDITIONS),
+        help="what happens to the small pictures (default: each of them)",
     )
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, not float32")
-    arguments = parser.parse_args(argv)
-    for path in arguments.weights:
-        network = load_network(path).eval()
-        dtype = torch.bfloat16 if arguments.bf16 else torch.float32
-        print(table(path.stem, score_photographs(network, dtype)), end="\n\n")
-        enlarged = partial(enlarge, network, dtype=dtype)
-        plain = score_lines(lanczos(network.scale), network.scale)
-        lines = score_lines(enlarged, network.scale)
-        print(line_table(path.stem, plain, lines), end="\n\n")
-        print(field_table(path.stem, score_fields(enlarged, network.scale)), end="\n\n")
+    add("--bf16", action="store_true", help="compute in bfloat16, not float32")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ DECAY_SHARE = 0.25
 """The last part of the steps, in which the learning rate falls to zero along half a cosine. It is
 constant before that, so that a run may be given more steps as long as it has not come so far."""
 
-AVERAGING = 0.999
-"""Decay of the weight average per step: about the last thousand steps count."""
+AVERAGING = 0.9995
+"""Decay of the weight average per step: about the last two thousand steps count."""
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,12 @@ class Validation:
 
     def _means(self, guesses: list[Pixels]) -> tuple[float, float]:
         """PSNR in RGB and in luma, without a border of `scale` pixels."""
+        inside = slice(self._scale, -self._scale)
         rows = [
-            (psnr(truth, guess, self._scale), psnr(luma(truth), luma(guess), self._scale))
-            for (_, truth), guess in zip(self._pairs, guesses, strict=True)
+            (psnr(truth, guess), psnr(luma(truth), luma(guess)))
+            for truth, guess in (
+                (truth[inside, inside], guess[inside, inside])
+                for (_, truth), guess in zip(self._pairs, guesses, strict=True)
+            )
         ]
         return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows)

@@ -1,0 +1,119 @@
+"""What the networks are tried on: pictures that training never saw, whole and damaged."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources, util
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage import data
+
+Pixels = NDArray[np.uint8]
+
+KINDS = ("photograph", "text")
+
+LARGEST = 768
+"""Pixels a side; of a larger picture the middle is tried. Keeps a trial to a few minutes."""
+
+NOISE = 8.0
+"""Standard deviation of the noise, in levels: a picture taken indoors, or a scan."""
+
+_PHOTOGRAPHS: dict[str, Callable[[], Pixels]] = {
+    "astronaut": data.astronaut,
+    "coffee": data.coffee,
+    "chelsea": data.chelsea,
+    "rocket": data.rocket,
+    "hubble": data.hubble_deep_field,
+    "ihc": data.immunohistochemistry,
+    "retina": data.retina,
+    "motorcycle": lambda: _shipped("skimage.data", "motorcycle_left.png"),
+}
+"""The first four are those of the training log."""
+
+_SAMPLES = ("china", "flower")
+"""Of scikit-learn, if that is installed."""
+
+_TEXT: dict[str, Callable[[], Pixels]] = {"page": data.page, "text": data.text}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to reduce, and to reach again."""
+
+    name: str
+    kind: str  # one of `KINDS`
+    pixels: Pixels  # (H, W, 3)
+
+    def truth(self, scale: int) -> Pixels:
+        """Cropped to a multiple of `scale`."""
+        height, width = (length // scale * scale for length in self.pixels.shape[:2])
+        return self.pixels[:height, :width]
+
+    def reduced(self, scale: int, condition: str) -> Pixels:
+        """Reduced with Pillow's antialiased bicubic, and then damaged as `condition` says."""
+        truth = Image.fromarray(self.truth(scale))
+        size = (truth.width // scale, truth.height // scale)
+        small = np.asarray(truth.resize(size, Image.Resampling.BICUBIC))
+        return CONDITIONS[condition](small, np.random.default_rng(zlib.crc32(self.name.encode())))
+
+
+def pictures(folder: Path | None = None) -> list[Picture]:
+    """Those of scikit-image, of scikit-learn if it is installed, and all in `folder`."""
+    found = [Picture(name, "photograph", _middle(make())) for name, make in _PHOTOGRAPHS.items()]
+    if util.find_spec("sklearn"):
+        for name in _SAMPLES:
+            pixels = _shipped("sklearn.datasets.images", f"{name}.jpg")
+            found.append(Picture(name, "photograph", _middle(pixels)))
+    for path in sorted(folder.iterdir()) if folder else ():
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        found.append(Picture(path.stem, "photograph", _middle(pixels)))
+    found += [Picture(name, "text", _middle(make())) for name, make in _TEXT.items()]
+    return found
+
+
+def _shipped(package: str, file: str) -> Pixels:
+    with resources.files(package).joinpath(file).open("rb") as opened:
+        return np.asarray(Image.open(opened).convert("RGB"))
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    """(H, W) or (H, W, 3) to (H, W, 3), at most `LARGEST` a side."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    top, left = (max(length - LARGEST, 0) // 2 for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + LARGEST, left : left + LARGEST, :3])
+
+
+def _clean(small: Pixels, _: np.random.Generator) -> Pixels:
+    return small
+
+
+def _jpeg(quality: int) -> Callable[[Pixels, np.random.Generator], Pixels]:
+    def compress(small: Pixels, _: np.random.Generator) -> Pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(small).save(buffer, "JPEG", quality=quality)  # with 4:2:0, the default
+        return np.asarray(Image.open(buffer))
+
+    return compress
+
+
+def _noise(small: Pixels, rng: np.random.Generator) -> Pixels:
+    noisy = small + rng.normal(0.0, NOISE, small.shape)
+    levels: Pixels = np.rint(np.clip(noisy, 0, 255)).astype(np.uint8)
+    return levels
+
+
+CONDITIONS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "clean": _clean,
+    "JPEG 75": _jpeg(75),
+    "JPEG 50": _jpeg(50),
+    "JPEG 35": _jpeg(35),
+    "noise": _noise,
+}
