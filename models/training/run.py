@@ -67,7 +67,7 @@ class Run:
     optimizer: torch.optim.Adam
     bfloat16: bool = False
     step: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of the processor, not of the clock: other work does not count
 
     @classmethod
     def begin(cls, recipe: Recipe, *, bfloat16: bool = False) -> Run:

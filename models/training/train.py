@@ -78,12 +78,12 @@ def train(run: Run, bank: Bank, checkpoint: Path, intervals: Intervals, stop: St
     progress = tqdm(
         total=run.recipe.steps, initial=run.step, unit="step", disable=None, smoothing=0.02
     )
-    now = saved = time.monotonic()
+    saved, used = time.monotonic(), time.process_time()
     losses: list[float] = []
     while run.step < run.recipe.steps and not stop:
         losses.append(float(run.advance(bank)))
-        elapsed, now = time.monotonic() - now, time.monotonic()
-        run.seconds += elapsed
+        before, used = used, time.process_time()
+        run.seconds += used - before
         progress.update()
         if run.step % LOG_STEPS == 0:
             line: dict[str, Any] = {
@@ -95,8 +95,8 @@ def train(run: Run, bank: Bank, checkpoint: Path, intervals: Intervals, stop: St
             if validation and run.step % intervals.validate_steps == 0:
                 line |= asdict(validation.score(run.average))
             log.write(line)
-        if now - saved >= intervals.checkpoint_s:
-            saved = now
+        if time.monotonic() - saved >= intervals.checkpoint_s:
+            saved = time.monotonic()
             _save(run, checkpoint)
     progress.close()
     _save(run, checkpoint)
@@ -185,12 +185,12 @@ def main(argv: list[str] | None = None) -> None:
     intervals = Intervals(arguments.checkpoint_s, arguments.validate_steps)
     with stop.listening():
         train(run, bank, checkpoint, intervals, stop)
-    minutes = run.seconds / 60
     if run.step < recipe.steps:
         print(f"stopped at step {run.step} of {recipe.steps}; --resume goes on", flush=True)
         return
     save_network(run.average, arguments.out)
-    print(f"{arguments.out}: {run.step} steps, {minutes:.1f} minutes of training", flush=True)
+    hours = run.seconds / 3600
+    print(f"{arguments.out}: {run.step} steps, {hours:.2f} hours of the processor", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import evaluate, photographs, train, validation
+from training import damage, evaluate, photographs, train, validation
 from training.bank import Bank, Source, photograph_file
 from training.card import Evaluation, card
 from training.damage import damage_picture
@@ -105,16 +105,20 @@ def test_sources_are_used_in_their_shares() -> None:
     assert 0.7 < float(truth.mean()) < 0.8
 
 
-def test_damage_leaves_8_bits_and_some_pictures_alone() -> None:
+def test_damage_leaves_8_bits_and_some_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.from_numpy(make_picture(1, 0, 48)).permute(2, 0, 1)[None] / 255
     rng = np.random.default_rng(0)
-    damaged = [damage_picture(rng, small) for _ in range(40)]
-    untouched = sum(torch.equal(picture, small) for picture in damaged)
-    assert 2 <= untouched <= 20
-    for picture in damaged:
+    monkeypatch.setattr(damage, "UNDAMAGED", 1.0)
+    assert torch.equal(damage_picture(rng, small), small)
+    monkeypatch.setattr(damage, "UNDAMAGED", 0.0)
+    shares = ("BLURRED", "NOISY", "COMPRESSED")
+    for only in shares:
+        for share in shares:
+            monkeypatch.setattr(damage, share, float(share == only))
+        picture = damage_picture(rng, small)
         assert picture.shape == small.shape
         torch.testing.assert_close(picture * 255, (picture * 255).round())
-        assert (picture - small).abs().mean() < 0.1
+        assert 0.0 < float((picture - small).abs().mean()) < 0.1
 
 
 def test_beyond_the_range_is_right_only_at_that_end_of_it() -> None:
