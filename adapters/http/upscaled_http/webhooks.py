@@ -7,6 +7,7 @@ restart. It is sent at least once; its id is the same for each attempt.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import sqlite3
 import time
@@ -95,12 +96,10 @@ class Sender(Protocol):
 
 @dataclass
 class _Queue:
-    """One receiver's deliveries. due_at: of the first one that is not being sent; 0 if the table
-    has to be asked."""
+    """One receiver's deliveries. wakes_at: when it is looked at again; it may be earlier."""
 
-    due_at: float = 0.0
+    wakes_at: float = _NEVER
     sending: set[str] = field(default_factory=set)
-    last_started: float = 0.0
 
 
 def open_webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
@@ -133,8 +132,14 @@ class Webhooks:
         self._sender = sender
         self._clock = clock or SystemClock()
         self._queues: dict[Receiver, _Queue] = {}
+        # The times of `wakes_at`, the next one first.
+        self._waking: list[tuple[float, Receiver]] = []
+        # Receivers whose turn it is, in its order; used as ordered sets, as `_proven` is.
+        self._ready: dict[Receiver, None] = {}
+        self._ready_unproven: dict[Receiver, None] = {}
         self._proven: dict[Receiver, None] = {}
         self._sends: set[asyncio.Task[None]] = set()
+        self._unproven_sends: set[str] = set()
         self._alarm: Alarm | None = None
         self._started = False
 
@@ -161,7 +166,7 @@ class Webhooks:
         """Go on with what an earlier server left."""
         self._started = True
         for receiver, due_at in self._deliveries.receivers().items():
-            self._queues[receiver] = _Queue(due_at)
+            self._wake_at(receiver, due_at)
         self._look()
 
     async def stop(self) -> None:
@@ -189,7 +194,7 @@ class Webhooks:
         )
         body = event.model_dump_json(exclude_none=True).encode()
         self._deliveries.add(receiver, Delivery(job.job_id, record.webhook, body, now, due_at=now))
-        self._queues.setdefault(receiver, _Queue()).due_at = 0.0
+        self._make_ready(receiver)
         # After the transaction.
         asyncio.get_running_loop().call_soon(self._look)
 
@@ -198,56 +203,74 @@ class Webhooks:
         if not self._started:
             return
         now = self._clock.now()
+        while self._waking and self._waking[0][0] <= now:
+            wakes_at, receiver = heapq.heappop(self._waking)
+            queue = self._queues.get(receiver)
+            if queue is not None and queue.wakes_at == wakes_at:
+                queue.wakes_at = _NEVER
+                self._make_ready(receiver)
         try:
-            while (receiver := self._next_receiver(now)) is not None:
-                self._start_first(receiver, now)
-            wake_at = min(
-                (q.due_at for q in self._queues.values() if now < q.due_at < _NEVER), default=None
-            )
+            while (ready := self._next_ready()) is not None:
+                self._start_first(ready, now)
         except sqlite3.Error as error:
             _LOG.error("the registry cannot be read: %s", error)
-            wake_at = now + _DISK_PAUSE_S
+            for receiver in (*self._ready, *self._ready_unproven):
+                self._wake_at(receiver, now + _DISK_PAUSE_S)
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._clock.call_at(wake_at, self._look) if wake_at is not None else None
+            self._alarm = None
+        if self._waking:
+            self._alarm = self._clock.call_at(self._waking[0][0], self._look)
 
-    def _next_receiver(self, now: float) -> Receiver | None:
-        """The receiver that has a delivery due and a place, and has waited longest."""
+    def _make_ready(self, receiver: Receiver) -> None:
+        """The receiver has its turn after those that wait already."""
+        self._queues.setdefault(receiver, _Queue())
+        ready = self._ready if receiver in self._proven else self._ready_unproven
+        ready.setdefault(receiver)
+
+    def _wake_at(self, receiver: Receiver, when: float) -> None:
+        queue = self._queues.setdefault(receiver, _Queue())
+        if when < queue.wakes_at:
+            queue.wakes_at = when
+            heapq.heappush(self._waking, (when, receiver))
+
+    def _next_ready(self) -> Receiver | None:
+        """The receiver whose turn it is, if there is a place for it."""
         if len(self._sends) >= _AT_ONCE:
             return None
-        unproven = sum(
-            len(queue.sending)
-            for receiver, queue in self._queues.items()
-            if receiver not in self._proven
-        )
-        ready = [
-            (len(queue.sending), queue.last_started, receiver)
-            for receiver, queue in self._queues.items()
-            if queue.due_at <= now
-            and len(queue.sending) < _AT_ONCE_PER_RECEIVER
-            and (receiver in self._proven or unproven < _AT_ONCE_UNPROVEN)
-        ]
-        return min(ready)[2] if ready else None
+        if self._ready:
+            return next(iter(self._ready))
+        if self._ready_unproven and len(self._unproven_sends) < _AT_ONCE_UNPROVEN:
+            return next(iter(self._ready_unproven))
+        return None
 
     def _start_first(self, receiver: Receiver, now: float) -> None:
         queue = self._queues[receiver]
-        delivery = self._deliveries.next(receiver, queue.sending)
-        if delivery is None or delivery.due_at > now:
-            queue.due_at = delivery.due_at if delivery else _NEVER
+        delivery = None
+        if len(queue.sending) < _AT_ONCE_PER_RECEIVER:
+            delivery = self._deliveries.next(receiver, queue.sending)
             if delivery is None and not queue.sending:
                 del self._queues[receiver]
+        self._ready.pop(receiver, None)
+        self._ready_unproven.pop(receiver, None)
+        if delivery is None:
+            return
+        if delivery.due_at > now:
+            self._wake_at(receiver, delivery.due_at)
             return
         queue.sending.add(delivery.job_id)
-        queue.last_started = now
+        if receiver not in self._proven:
+            self._unproven_sends.add(delivery.job_id)
         send = asyncio.create_task(self._send(receiver, delivery))
         self._sends.add(send)
         send.add_done_callback(self._sends.discard)
         send.add_done_callback(lambda _send: self._free(receiver, delivery.job_id))
+        self._make_ready(receiver)  # for the next one
 
     def _free(self, receiver: Receiver, job_id: str) -> None:
-        queue = self._queues[receiver]
-        queue.sending.discard(job_id)
-        queue.due_at = 0.0
+        self._queues[receiver].sending.discard(job_id)
+        self._unproven_sends.discard(job_id)
+        self._make_ready(receiver)
         self._look()
 
     async def _send(self, receiver: Receiver, delivery: Delivery) -> None:

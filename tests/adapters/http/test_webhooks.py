@@ -444,35 +444,44 @@ def test_sixteen_messages_are_sent_at_once(run: Run) -> None:
     run(test)
 
 
-def test_a_receiver_that_answers_late_loses_its_privilege(run: Run) -> None:
+@pytest.mark.parametrize(("status", "seconds"), [(500, 0), (200, 5)])
+def test_a_receiver_that_fails_or_is_late_loses_its_privilege(
+    run: Run, status: int, seconds: float
+) -> None:
     async def test(bench: Bench) -> None:
-        bench.add("slow 1", "https://slow.example/")
+        bench.receivers.answers["a.example"] = 200
+        bench.add("good")
         await bench.receivers.next()
-        bench.clock.advance(5)
-        bench.receivers.waiting["slow 1"].set_result(200)
         await bench.wait_settled()
+        del bench.receivers.answers["a.example"]
+        bench.add("bad")
+        await bench.receivers.next()
+        bench.clock.advance(seconds)
+        bench.receivers.waiting["bad"].set_result(status)
+        await bench.recorded(2)
         for number in range(8):
             bench.add(f"dead {number}", f"https://dead-{number}.example/")
             await bench.receivers.next()
-        bench.add("slow 2", "https://slow.example/")
+        bench.add("next")
         await bench.check_quiet()
         bench.receivers.waiting["dead 0"].set_result(500)
-        assert await bench.receivers.next() == ("slow.example", "slow 2")
+        assert await bench.receivers.next() == ("a.example", "next")
 
     run(test)
 
 
-def test_the_receiver_that_has_waited_longest_is_next(run: Run) -> None:
+def test_receivers_take_turns(run: Run) -> None:
     async def test(bench: Bench) -> None:
         for number in range(8):
             bench.add(f"first {number}", f"https://{number}.example/")
             await bench.receivers.next()
-            bench.clock.advance(0.1)
         for number in range(20):
             bench.add(f"more {number}", "https://0.example/")
         bench.add("new", "https://new.example/")
         await bench.check_quiet()
-        bench.receivers.waiting["first 7"].set_result(500)
+        bench.receivers.waiting["first 0"].set_result(500)
+        assert await bench.receivers.next() == ("0.example", "more 0")
+        bench.receivers.waiting["more 0"].set_result(500)
         assert await bench.receivers.next() == ("new.example", "new")
 
     run(test)
