@@ -113,7 +113,7 @@ def open_webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks
 
 
 class Webhooks:
-    """Sends what is due. `add` and the registry's own methods are called on the event loop.
+    """Sends what is due. Every call comes from the event loop.
 
     counts: attempts by their outcome.
     """

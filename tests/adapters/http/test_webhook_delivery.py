@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from standardwebhooks.webhooks import Webhook
 
@@ -199,17 +203,47 @@ def test_a_job_that_is_deleted_takes_its_waiting_webhook_along(
         assert registry.execute(query, (job["job_id"],)).fetchone() == (0,)
 
 
-def test_a_webhook_that_was_not_answered_is_sent_again_after_a_restart(tmp_path: Path) -> None:
+@contextmanager
+def serving(folder: Path, receiver: Receiver) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`upscaled serve` as a process, and its URL."""
+    settings = {
+        "UPSCALED_WORKERS_METHODS": "fake",
+        "UPSCALED_STORAGE_MIN_FREE_MB": "0",
+        "UPSCALED_WEBHOOKS_SECRET": SECRET,
+        "UPSCALED_WEBHOOKS_ALLOW_HOSTS": receiver.host,
+    }
+    command = [sys.executable, "-m", "upscaled_cli", "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--data-dir", str(folder)],
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if " is at http" in line)
+            yield process, line.split(" is at ")[1].strip().rstrip("/")
+        finally:
+            process.kill()
+
+
+def test_a_webhook_survives_kill_9_of_the_server(tmp_path: Path) -> None:
     with receiving() as receiver:
         receiver.answers.clear()
-        with running_serve(tmp_path, webhooks=webhooks(receiver)) as serve:
-            job = serve.submit(webhook=receiver.url())
+        with serving(tmp_path, receiver) as (process, url):
+            fields = {"webhook": receiver.url()}
+            answer = httpx2.post(
+                f"{url}/api/upscale/fake", json=fields, timeout=TIMEOUT_S, trust_env=False
+            )
+            assert answer.status_code == 202
             first = receiver.next()
+            process.kill()
         receiver.answers.set()
-        with running_serve(tmp_path, webhooks=webhooks(receiver)):
-            again = receiver.next()
-    assert first == again
-    assert first["data"]["job_id"] == job["job_id"]
+        with serving(tmp_path, receiver):
+            assert receiver.next() == first
+    assert first["data"]["job_id"] == answer.json()["job_id"]
 
 
 def problem_of(webhook: object, **section: Any) -> ProblemError:
