@@ -19,6 +19,7 @@ from upscaled_models.esrgan import native
 ADDENDS = 2
 _COLUMNS, _DEPTH = 16, 32
 _SIDE = 32
+_POINTS = 36
 # Rows of results that are computed together, from one row of tiles.
 TILE_ROWS = 4
 # Pixels behind the last row that a kernel may read; what is in them does not matter.
@@ -99,7 +100,8 @@ def kernel(dtype: torch.dtype) -> str | None:
 
 
 class PackedConvolution:
-    """A convolution's weights, laid out once; its zero padding is one pixel to each side.
+    """A convolution's weights, laid out when it is first run; its zero padding is one pixel to each
+    side. Most of the time to load a network would go into the layout, with one thread at work.
 
     slopes: per output channel, of a PReLU that follows it.
     """
@@ -111,7 +113,8 @@ class PackedConvolution:
         assert name is not None
         self._kernel = name
         self.outputs, self.inputs = weight.shape[:2]
-        self._weights = _in_points(weight) if dtype == torch.float32 else _in_pairs(weight, dtype)
+        self._weight, self._dtype = weight, dtype
+        self._packed: Tensor | None = None
         every = torch.ones(self.outputs)
         self._bias = 0 * every if bias is None else bias.float().contiguous()
         self._slopes = every * slopes
@@ -119,7 +122,8 @@ class PackedConvolution:
     @property
     def extra_bytes(self) -> int:
         """Memory of the weights beyond what they take in the network's own numbers."""
-        return self._weights.nbytes - 9 * self.inputs * self.outputs * self._weights.itemsize
+        points = _POINTS if self._dtype == torch.float32 else 9
+        return (points - 9) * self.inputs * self.outputs * self._dtype.itemsize
 
     def run(
         self,
@@ -140,10 +144,14 @@ class PackedConvolution:
         `first`. The same tiles give the same bits. is_doubled: the source is taken at twice its
         width and height, each pixel four times, and `until` is a row of that.
         """
+        if self._packed is None:
+            pack = _in_points if self._dtype == torch.float32 else _in_pairs
+            self._packed = pack(self._weight, self._dtype)
+            del self._weight
         call = _Convolution(
             *source.of_row_0(),
             *out.of_row_0(),
-            self._weights.data_ptr(),
+            self._packed.data_ptr(),
             self._bias.data_ptr(),
             self._slopes.data_ptr(),
             width=out.values.shape[2],
@@ -163,11 +171,11 @@ class PackedConvolution:
             raise MemoryError("there is no memory for a convolution's tiles")
 
 
-def _in_points(weight: Tensor) -> Tensor:
+def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights as `convolve_float` takes them."""
     outputs, inputs = weight.shape[:2]
-    packed = torch.empty(36, inputs, outputs)
-    native.call("pack_float", weight.float().contiguous(), outputs, inputs, packed)
+    packed = torch.empty(_POINTS, inputs, outputs, dtype=dtype)
+    native.call("pack_float", weight.to(dtype).contiguous(), outputs, inputs, packed)
     return packed
 
 

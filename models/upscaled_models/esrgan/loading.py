@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -49,7 +49,7 @@ def load_descriptor(path: Path) -> Descriptor:
             f"{path.name} takes {channels[0]} channels and gives {channels[1]}: "
             "choose a model for RGB or for grayscale",
         )
-    if not all(map(_is_finite, model.model.state_dict().values())):
+    if not _are_finite(model.model.state_dict().values()):
         raise useless(path, "its weights hold numbers that are not finite; fetch the file again")
     model.eval().float()
     for parameter in model.model.parameters():
@@ -94,11 +94,14 @@ class _NoRandomWeights(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_finite(weights: torch.Tensor) -> bool:
-    if not weights.is_floating_point() or not weights.numel():
+def _are_finite(weights: Iterable[torch.Tensor]) -> bool:
+    numbers = [each for each in weights if each.is_floating_point()]
+    if not numbers:
         return True
-    # Neither passes over a NaN; two passes fewer than to look at each number.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(weights))
+    # A sum is not finite if one of its terms is not: one pass over them, and one answer.
+    sums = torch.stack([each.sum(dtype=torch.float32) for each in numbers])
+    # But a sum of finite numbers may be too large.
+    return bool(sums.isfinite().all()) or all(bool(each.isfinite().all()) for each in numbers)
 
 
 def _candidates(weights: dict[Any, Any]) -> Iterator[dict[Any, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from copy import copy
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
 from upscaled_models.esrgan.rowgraph import RowGraph
 from upscaled_models.esrgan.tilestream import TileStream
 from upscaled_models.esrgan.tracing import NotRowLocalError, trace
+from upscaled_models.threads import computing_thread
 
 # Side of the tile that a network's memory is measured with.
 _SAMPLE_SIDE = 64
@@ -35,22 +37,41 @@ class Stream(Protocol):
         """After the last band: give the next of the rows that are still on their way."""
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What has to be known of a network to cut a picture.
+
+    overlap: pixels of its neighbours that a tile has to see.
+    exact: whether that is all that the result depends on, so that tiles need no blending.
+    reach: rows above a row of the result that it depends on or comes out with.
+    align: what the edges of tiles inside a picture have to be multiples of; divides `overlap`.
+    pixel_bytes: memory for each pixel of a band, overlap included, while that is computed.
+    """
+
+    overlap: int
+    exact: bool
+    reach: int
+    align: int
+    pixel_bytes: int
+
+    def in_tiles(self) -> Sight:
+        """The same in whole tiles."""
+        return replace(self, reach=2 * self.overlap)
+
+
 class Network:
     """One network on one device in one precision. Safe to use from any thread.
 
     architecture: as spandrel calls it.
     scale: output pixels an input pixel. channels: 1 or 3, in and out.
     by_rows: whether it runs row by row, so that bands of any height cost the same.
-    overlap: pixels of its neighbours that a tile has to see.
-    exact: whether that is all that the result depends on, so that tiles need no blending.
-    reach: rows above a row of the result that it depends on or comes out with.
-    lag: rows that a stream's result is behind its source.
-    align: what the edges of tiles inside a picture have to be multiples of; divides `overlap`.
+    lag: by rows, the source rows that a stream's result is behind.
     tiling: what the architecture says about tiles.
     learnt: what is kept of its file on the disk; None for nothing.
     size_bytes: memory of the weights.
-    column_bytes, pixel_bytes: memory of a stream for each column of its source between bands, and
-    for each pixel of a band, overlap included, while that is computed.
+    column_bytes: memory of a stream for each column of its source between bands.
+    sight: and what of it has a name here, in tiles is found out when it is first asked for. That
+    takes many times as long as to load the network, and a picture in one piece does not need it.
     """
 
     def __init__(
@@ -74,29 +95,64 @@ class Network:
         self._multiple: int = sizes.multiple_of
         self.learnt = learnt
         self._graph: RowGraph | None = None
+        self._sight: Sight | None = None
         self.by_rows = True
+        self.lag = self.column_bytes = 0
         descriptor.model.to(device)
         try:
             self._graph = trace(descriptor.model, self.channels, self._multiple, self.dtype)
         except NotRowLocalError:
             self.by_rows = False
             self._descriptor = descriptor
-            self._prepare_tiles()
+            descriptor.model.to(dtype=self.dtype, memory_format=torch.channels_last)
+            for layer in descriptor.model.modules():
+                if isinstance(layer, _NORMALISATIONS):
+                    layer.float()
         else:
+            radius = self._graph.radius
             # Tiles that begin where bands may end have the bits of rows.
-            self._describe(self._graph.radius, math.lcm(self._multiple, self._graph.step))
-            self.lag, self.reach = self._graph.lag, self._graph.radius
+            reach = Reach(radius, math.lcm(self._multiple, self._graph.step))
+            self._sight = replace(self._seen(reach, self._graph.pixel_bytes), reach=radius)
+            self.lag = self._graph.lag
             self.size_bytes += self._graph.extra_bytes
             self.column_bytes = self._graph.column_bytes
-            self.pixel_bytes = self._graph.pixel_bytes
 
     def in_tiles(self) -> Network:
         """The same network, which runs row by row, in whole tiles: these hold nothing between
         bands, but compute their overlap twice, and are blended where it is not all they see."""
         tiled = copy(self)
         tiled.by_rows = False
-        tiled.lag, tiled.reach = tiled.overlap, 2 * tiled.overlap
+        tiled._sight = self.sight.in_tiles()
         return tiled
+
+    @property
+    def sight(self) -> Sight:
+        """What has to be known to cut a picture."""
+        if self._sight is None:
+            # An accelerator can look at a network while it computes with another.
+            on_processor = self.device.type == "cpu"
+            self._sight = computing_thread().run(self._look) if on_processor else self._look()
+        return self._sight
+
+    @property
+    def overlap(self) -> int:
+        return self.sight.overlap
+
+    @property
+    def exact(self) -> bool:
+        return self.sight.exact
+
+    @property
+    def reach(self) -> int:
+        return self.sight.reach
+
+    @property
+    def align(self) -> int:
+        return self.sight.align
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.sight.pixel_bytes
 
     def padded(self, side: int) -> int:
         """The side of the picture that the network has to be given for one of `side` pixels."""
@@ -109,42 +165,44 @@ class Network:
         """
         if self._graph is not None and self.by_rows:
             return self._graph.open(height, band_rows, as_bytes=as_bytes)
+        # A picture's whole height has no neighbours.
+        is_whole = band_rows >= height
         return TileStream(
             self._forward,
             scale=self.scale,
             height=height,
             band_rows=band_rows,
-            overlap=self.overlap,
-            exact=self.exact,
+            overlap=0 if is_whole else self.overlap,
+            exact=is_whole or self.exact,
         )
 
-    def _describe(self, radius: int | None, align: int) -> None:
-        self.align = align
-        self.exact = radius is not None and radius <= LARGEST_RADIUS
+    def _seen(self, reach: Reach, pixel_bytes: int) -> Sight:
+        radius, align = reach.radius, reach.period
+        exact = radius is not None and radius <= LARGEST_RADIUS
         # A tile must not be smaller than the least that the network takes.
-        wanted = max(radius if self.exact and radius is not None else LARGEST_RADIUS, self._minimum)
-        self.overlap = math.ceil(wanted / align) * align
+        wanted = max(radius if exact and radius is not None else LARGEST_RADIUS, self._minimum)
+        overlap = math.ceil(wanted / align) * align
+        return Sight(overlap, exact, 2 * overlap, align, pixel_bytes)
 
-    def _prepare_tiles(self) -> None:
+    def _look(self) -> Sight:
+        """Find out what is not kept of the network's file."""
+        if self._sight is not None:  # another job was faster
+            return self._sight
         known = None if self.learnt is None else self.learnt.find().tiles
-        # Before the network gets another precision, in which neighbours are less easily told apart.
-        reach = self._probe() if known is None else Reach(known.radius, known.period)
-        model = self._descriptor.model
-        model.to(dtype=self.dtype, memory_format=torch.channels_last)
-        for layer in model.modules():
-            if isinstance(layer, _NORMALISATIONS):
-                layer.float()
-        pixel_bytes = self._measure_pixel_bytes() if known is None else known.pixel_bytes
-        if known is None and self.learnt is not None:
+        if known is not None:
+            return self._seen(Reach(known.radius, known.period), known.pixel_bytes)
+        reach, pixel_bytes = self._probe(), self._measure_pixel_bytes()
+        if self.learnt is not None:
             self.learnt.keep_tiles(reach, pixel_bytes)
-        self._describe(reach.radius, reach.period)
-        self.lag, self.reach = self.overlap, 2 * self.overlap
-        self.column_bytes = 0
-        self.pixel_bytes = pixel_bytes
+        return self._seen(reach, pixel_bytes)
 
     def _probe(self) -> Reach:
+        descriptor = self._descriptor
+        if self.dtype != torch.float32:
+            # In half precision neighbours are less easily told apart.
+            descriptor = deepcopy(descriptor).float()
         return probe(
-            lambda picture: self._descriptor(picture.clone()),
+            lambda picture: descriptor(picture.clone()),
             channels=self.channels,
             scale=self.scale,
             multiple=self._multiple,

@@ -67,16 +67,18 @@ class _Probe:
     def radius(self) -> int:
         """The farthest that an answer depends on the picture across one column.
 
-        Pictures that agree up to some column are answered equally as far as the network does not
-        see that column. Everything beyond differs, so that no dead activation hides a connection.
+        Pictures that differ in some columns are answered equally as far as the network does not see
+        those. Each pixel in them differs, so that no dead activation hides a connection.
         """
-        right: int = self._first.shape[3] - _LARGEST_PERIOD
-        left = _LARGEST_PERIOD
-        seen_from_left = self._changed(self._first[..., :right], self._second[..., right:])
-        seen_from_right = self._changed(self._second[..., :left], self._first[..., left:])
-        to_the_left = right - min(seen_from_left, default=right)
-        to_the_right = max(seen_from_right, default=left - 1) - left + 1
-        return max(to_the_left, to_the_right)
+        width: int = self._first.shape[3]
+        left = (width - _LARGEST_PERIOD) // 2
+        right = left + _LARGEST_PERIOD
+        other = self._first.clone()
+        other[..., left:right] = self._second[..., left:right]
+        different = self._forward(other) != self._answer
+        columns = different.flatten(0, 2).any(0).nonzero().flatten() // self._scale
+        seen: list[int] = columns.tolist() or [left]
+        return max(left - min(seen), max(seen) + 1 - right, 0)
 
     def period(self, multiple: int) -> tuple[int, bool]:
         """The least shift of a picture that only shifts its answer, away from the borders.
@@ -99,10 +101,3 @@ class _Probe:
             shift *= 2
         least = min(differences.values())
         return next(key for key, value in differences.items() if value <= 2 * least), False
-
-    def _changed(self, left: Tensor, right: Tensor) -> list[int]:
-        """The source columns whose answer another picture changes."""
-        different = self._forward(torch.cat((left, right), 3)) != self._answer
-        columns = different.flatten(0, 2).any(0).nonzero().flatten() // self._scale
-        found: list[int] = columns.tolist()
-        return found

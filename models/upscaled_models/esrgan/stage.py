@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rowbuffer import RowBuffer
 from upscaled_models.esrgan.tile import Tile
 from upscaled_models.esrgan.tilestream import fade_in
-from upscaled_models.esrgan.workshare import share_by_rows, shares_in_tiles
+from upscaled_models.esrgan.workshare import work_by_rows, work_in_tiles
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
@@ -79,13 +78,13 @@ class Stage:
     @property
     def tiles_left(self) -> int:
         """Tiles still to be computed."""
-        rows = max(self._full_height + self._network.lag - self._clock, 0)
-        return math.ceil(rows / self.tile.rows) * len(self._columns)
+        done = self._columns_done if self._work.computes(self._steps) else 0
+        return self._work.left(self._steps) * len(self._columns) - done
 
     @property
     def share_done(self) -> float:
         """Of the stage's work, from 0 to 1."""
-        before, after = self._share_at(0), self._share_at(1)
+        before, after = self._work.share(self._steps), self._work.share(self._steps + 1)
         widths = [column.right - column.left for column in self._columns]
         own = before + (after - before) * sum(widths[: self._columns_done]) / sum(widths)
         started = self._start / self._full_height
@@ -118,7 +117,7 @@ class Stage:
                 self._recover(error)
                 continue
             self._fed += count
-            self._clock += self.tile.rows
+            self._steps += 1
             self._columns_done = 0
             if ready is not None:
                 yield self._give(ready)
@@ -134,7 +133,7 @@ class Stage:
                 part = stream.feed(rows[:, :, :, column.left : column.right])
             if part is not None:
                 joined = self._joined(joined, column, part)
-            self.tiles_done += 1
+            self.tiles_done += self._work.computes(self._steps)
             self._columns_done += 1
             self._host.tile_done()
         if joined is None:
@@ -194,8 +193,9 @@ class Stage:
         scale = self._network.scale
         wanted = self._height * scale - self._given
         self._given += ready.shape[2]
-        needed = max(self._given // scale - self._network.reach, 0)
-        self._rows.drop_before(needed - needed % self._network.align)
+        if self._given < self._height * scale:
+            needed = max(self._given // scale - self._network.reach, 0)
+            self._rows.drop_before(needed - needed % self._network.align)
         return ready[:, :, :wanted, : self._width * scale]
 
     def _recover(self, error: Exception) -> None:
@@ -204,8 +204,9 @@ class Stage:
             full = self._host.full_precision()
             self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
         elif is_out_of_memory(error):
-            self._shrink()
+            # First the room: to cut a picture the network may have to be looked at.
             self._host.make_room()
+            self._shrink()
         else:
             raise error
         self._open()
@@ -234,38 +235,32 @@ class Stage:
 
     def _open(self) -> None:
         """Begin at the first of the rows that are kept, passing over what was given already."""
-        network = self._network
+        network, tile = self._network, self.tile
         start = self._rows.start
-        self._columns = cut_columns(
-            self._full_width, self.tile.width, network.overlap, network.align
-        )
+        height = self._full_height - start
+        # What a network sees of a tile's neighbours does not matter, and may not be known, if there
+        # are none.
+        is_whole = not network.by_rows and tile.width >= self._full_width and tile.rows >= height
+        overlap, align = (0, 1) if is_whole else (network.overlap, network.align)
+        exact = is_whole or network.exact
+        self._columns = cut_columns(self._full_width, tile.width, overlap, align)
         # Half of the pixels that two columns share in the result.
         narrowest = min(column.stop - column.start for column in self._columns)
-        self._blend = 0 if network.exact else min(network.overlap, narrowest) // 2
+        self._blend = 0 if exact else min(overlap, narrowest) // 2
         # Columns are joined, or blended, before they are rounded.
         whole = self._as_bytes and len(self._columns) == 1
-        self._streams = [
-            network.open(self._full_height - start, self.tile.rows, as_bytes=whole)
-            for _ in self._columns
-        ]
-        # The row that is fed next, and the same counted on through the draining.
-        self._fed = self._clock = self._start = start
+        self._streams = [network.open(height, tile.rows, as_bytes=whole) for _ in self._columns]
+        # The row that is fed next.
+        self._fed = self._start = start
+        self._steps = 0
         self._columns_done = 0
-        self._shares = (
-            None
+        wanted = self._height - start
+        self._work = (
+            work_by_rows(height, wanted, tile.rows, network.lag)
             if network.by_rows
-            else shares_in_tiles(
-                self._full_height - start, self.tile.rows, network.overlap, exact=network.exact
-            )
+            else work_in_tiles(height, wanted, tile.rows, overlap, exact=exact)
         )
         self._skip = self._given - start * network.scale
-
-    def _share_at(self, steps: int) -> float:
-        """Of the work since the stage was opened, `steps` steps from now."""
-        clock = self._clock - self._start + steps * self.tile.rows
-        if self._shares is None:
-            return share_by_rows(clock, self._full_height - self._start, self._network.lag)
-        return self._shares[min(clock // self.tile.rows, len(self._shares) - 1)]
 
     def _completed(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
         """The bands, mirrored at the right and lower edges as far as the network asks for it."""

@@ -18,9 +18,12 @@ from upscaled_models.esrgan.workshare import blended_rows
 _BAND_PIXELS = {"cpu": 40_000, "cuda": 500_000}
 _BAND_BYTES = 40_000_000
 # Side of a tile where a network does not run by rows: the overlap costs less in a larger one, but
-# on a processor it takes long, and a job can only be cancelled between two. Doubled for networks
-# that are better not tiled.
+# on a processor it takes long, and a job can only be cancelled between two. A picture that is only
+# a little larger is not cut at all. Both are doubled for networks that are better not tiled.
 _TILE_SIDE = {"cpu": 192, "cuda": 512}
+_WHOLE_SIDE = {"cpu": 256, "cuda": 640}
+# Three times what HAT-L takes for a pixel, the most of what was measured.
+_MOST_PIXEL_BYTES = 128 * 1024
 _LEAST_SIDE = 32
 _LEAST_ROWS = 4
 # Copies of a band's result, in float32, while it is put together, rounded and encoded.
@@ -48,13 +51,13 @@ def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes
         min(tile.rows + 2 * network.overlap, whole.rows),
     )
     # Each column keeps the rows that it sees, which its neighbours keep too, and those that are
-    # blended into the next tile.
+    # blended into the next tile. The last tile has the rows below it that others only see.
     columns = math.ceil(whole.width / tile.width) * seen.width
     blended = 2 * blended_rows(tile.rows, network.overlap, exact=network.exact)
     held = 2 * seen.rows + network.scale**2 * min(blended, seen.rows)
     held_bytes = columns * held * network.channels * torch.float32.itemsize
     computed_bytes = seen.width * seen.rows * network.pixel_bytes
-    band_bytes = whole.width * min(tile.rows, seen.rows) * _result_bytes(network)
+    band_bytes = whole.width * min(tile.rows + network.overlap, whole.rows) * _result_bytes(network)
     return planes * (computed_bytes + held_bytes + band_bytes)
 
 
@@ -79,7 +82,8 @@ def choose_tile(
 
     Its sides are multiples of the network's `align`, and no longer than the picture as the network
     takes it. A side of the picture that is no longer than a tile and its neighbours' overlap is not
-    cut: it takes no more memory, and less time. By rows a tile has room for the network's `lag`
+    cut: it takes no more memory, and less time. If a small picture fits into memory in any case, it
+    is not even asked how far the network looks. By rows a tile has room for the network's `lag`
     besides, so that a small picture is computed at once, to its last row.
 
     tile_size: the longest side of a tile, where that is not below `align`. By rows, what is
@@ -87,19 +91,25 @@ def choose_tile(
     would only cost. None leaves the choice to speed and memory.
     memory_bytes: what may be used. The least tile is chosen where even that does not fit.
     """
-    whole = Tile(_whole(width, network), _whole(height, network))
     if network.by_rows:
+        whole = Tile(_whole(width, network), _whole(height, network))
         return _band(network, whole, planes, tile_size, memory_bytes)
-    spared = 0
+    longest = 0
     if tile_size is None:
-        spared = 2 * network.overlap
+        whole = Tile(network.padded(width), network.padded(height))
         if network.tiling is ModelTiling.INTERNAL:
             return whole
-        tile_size = _preferred(_TILE_SIDE, network)
-        if network.tiling is not ModelTiling.SUPPORTED:
-            tile_size *= 2
+        factor = 1 if network.tiling is ModelTiling.SUPPORTED else 2
+        tile_size = factor * _preferred(_TILE_SIDE, network)
+        longest = factor * _preferred(_WHOLE_SIDE, network)
+        most_bytes = planes * whole.width * whole.rows * _MOST_PIXEL_BYTES
+        if max(whole.width, whole.rows) <= longest and most_bytes <= memory_bytes:
+            return whole
+        longest = max(longest, _down(tile_size, network) + 2 * network.overlap)
     side = _down(tile_size, network)
-    tile = Tile(*(full if full <= side + spared else side for full in (whole.width, whole.rows)))
+    longest = max(longest, side)
+    whole = Tile(_whole(width, network), _whole(height, network))
+    tile = Tile(*(full if full <= longest else side for full in (whole.width, whole.rows)))
     while taken_bytes(network, tile, width=width, height=height, planes=planes) > memory_bytes:
         smaller = _smaller(network, tile, width, height)
         if smaller == tile:

@@ -64,8 +64,9 @@ class Upscaler:
         """Load a model in the precision that most jobs will ask for. Raises `JobError`."""
         path = self._catalog.locate(name, self.settings.model_dir)
         dtype, _ = choose_dtype("auto", self._device, bits=8)
-        with self._network(path, dtype):
-            pass
+        with self._network(path, dtype) as network:
+            # Before the first job, for a picture of any size.
+            _ = network.sight
 
     def run(self, config: EsrganConfig, context: Context) -> Outcome:
         """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
@@ -184,16 +185,21 @@ class Upscaler:
                     network.learnt.keep_imprecise()
                 return held.enter_context(self._network(path, torch.float32, context.warn))
 
-            yield Job(
-                network,
-                source,
-                plan,
-                tile_size=tile_size,
-                context=context,
-                memory_bytes=self._memory_for_tiles() if memory_bytes is None else memory_bytes,
-                free_memory=self.free_memory,
-                full_precision=full_precision,
-            )
+            if memory_bytes is None:
+                memory_bytes = self._memory_for_tiles()
+            # Load, too: the network may have to be looked at first, to cut the picture.
+            with context.phase("load"):
+                job = Job(
+                    network,
+                    source,
+                    plan,
+                    tile_size=tile_size,
+                    context=context,
+                    memory_bytes=memory_bytes,
+                    free_memory=self.free_memory,
+                    full_precision=full_precision,
+                )
+            yield job
 
     def _locate(self, model: str) -> Path:
         """The weights file that a job means, also if it is gone while its network is in memory."""

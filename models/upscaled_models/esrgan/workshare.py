@@ -1,4 +1,4 @@
-"""How much of a picture's work is done when so many of its rows have come in.
+"""The steps in which a picture is computed, and how much of the work each of them does.
 
 What a band costs differs: by rows, the first bands have not reached the network's last layers, and
 the last ones have left the first; in tiles, those at the edges see fewer neighbours.
@@ -6,44 +6,75 @@ the last ones have left the first; in tiles, those at the edges see fewer neighb
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 
-def share_by_rows(clock: int, height: int, lag: int) -> float:
-    """The share once `clock` rows were fed, or drained, of a network whose layers follow each other
-    within `lag` rows, each costing the same."""
-    if not lag:
-        return min(max(clock, 0), height) / height
+class Work:
+    """The work of a column of a picture, step by step.
 
-    def fed(rows: float) -> float:
+    costs: of each step, in any unit; zero if nothing is computed in it.
+    """
+
+    def __init__(self, costs: Sequence[float]) -> None:
+        total = sum(costs)
+        self._shares = [done / total for done in accumulate(costs, initial=0)]
+        self._computed = list(accumulate((cost > 0 for cost in costs), initial=0))
+
+    def share(self, steps: int) -> float:
+        """The share of the work that is done after so many steps, from 0 to 1."""
+        return self._shares[min(steps, len(self._shares) - 1)]
+
+    def left(self, steps: int) -> int:
+        """The steps after so many in which something is computed."""
+        return self._computed[-1] - self._computed[min(steps, len(self._computed) - 1)]
+
+    def computes(self, step: int) -> bool:
+        """Whether something is computed in the step after `step` others."""
+        return self.left(step) > self.left(step + 1)
+
+
+def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
+    """The work of a network whose layers follow each other within `lag` rows, each costing the
+    same.
+
+    wanted: rows of the picture's `height` whose result is needed; the steps end with the last one.
+    """
+
+    def fed(rows: int) -> float:
         """Row by row and layer by layer, for a picture that never ends."""
-        return (max(rows, 0) ** 2 - max(rows - lag, 0) ** 2) / 2
+        rows = max(rows, 0)
+        return (rows**2 - max(rows - lag, 0) ** 2) / 2 if lag else rows
 
-    return (fed(clock) - fed(clock - height)) / (lag * height)
+    clocks = range(0, wanted + lag + band_rows, band_rows)
+    done = [fed(clock) - fed(clock - height) for clock in clocks]
+    return Work([after - before for before, after in pairwise(done)])
 
 
-def shares_in_tiles(height: int, band_rows: int, overlap: int, *, exact: bool) -> list[float]:
-    """The share after each step of a column of tiles, from none at all on."""
-    costs = [
-        min(last + overlap, height) - max(first - overlap, 0) if first < last else 0
-        for first, last in tile_rows(height, band_rows, overlap, exact=exact)
-    ]
-    total = sum(costs)
-    return [done / total for done in accumulate(costs, initial=0)]
+def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exact: bool) -> Work:
+    """The work of a network that computes tiles. wanted: as in `work_by_rows`."""
+    blend = blended_rows(band_rows, overlap, exact=exact)
+    costs = []
+    for first, last in tile_rows(height, band_rows, overlap, exact=exact):
+        costs.append(min(last + overlap, height) - max(first - overlap, 0) if first < last else 0)
+        if last - blend >= wanted:
+            break
+    return Work(costs)
 
 
 def tile_rows(
     height: int, band_rows: int, overlap: int, *, exact: bool
 ) -> Iterator[tuple[int, int]]:
-    """The first and the last row of the tile that is computed in each step, equal for none."""
+    """The first and the last row of the tile that is computed in each step, equal for none.
+
+    Once all rows have come in, the last tile takes all that are left: it sees no more rows than
+    the tiles before it.
+    """
     blend = blended_rows(band_rows, overlap, exact=exact)
     clock = first = 0
     while first < height:
         clock += band_rows
-        last = min(max(clock - overlap, 0), height)
-        if height - last <= blend:
-            last = height
+        last = height if clock >= height else max(clock - overlap, 0)
         if last - first <= blend and last < height:
             last = first
         yield first, last

@@ -7,11 +7,25 @@ from collections.abc import Sequence
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A Markdown table with aligned columns under its title."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in table
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    print(f"\n{title}\n", *lines, sep="\n", flush=True)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    table = GrowingTable(title, header, widths)
+    for row in rows:
+        table.add(row)
+
+
+class GrowingTable:
+    """A Markdown table, each row of which is printed when it is measured.
+
+    widths: of the columns; a longer cell shifts the rest of its row.
+    """
+
+    def __init__(self, title: str, header: Sequence[str], widths: Sequence[int]) -> None:
+        self._widths = widths
+        print(f"\n{title}\n")
+        self.add(header)
+        print("|" + "|".join("-" * (width + 2) for width in widths) + "|", flush=True)
+
+    def add(self, row: Sequence[str]) -> None:
+        """Print one row."""
+        cells = (cell.ljust(width) for cell, width in zip(row, self._widths, strict=True))
+        print("| " + " | ".join(cells) + " |", flush=True)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from recording import RecordingContext
 from tiny_networks import CPU, compact, save
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan import network, upscaler
@@ -21,6 +23,7 @@ from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.receptive import Reach
 from upscaled_models.esrgan.upscaler import Upscaler
 from upscaled_models.keptfiles import KeptFiles
+from upscaled_protocol.configs import EsrganConfig
 
 
 def in_tiles() -> nn.Module:
@@ -50,8 +53,11 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Reach]:
 
 
 def load(weights: Path, dtype: torch.dtype = torch.float32) -> Network:
+    """The network, and how far it looks."""
     learnt = Learnt(weights.parent, weights, weights.stat(), CPU, dtype)
-    return Network(load_descriptor(weights), CPU, dtype, learnt)
+    loaded = Network(load_descriptor(weights), CPU, dtype, learnt)
+    assert loaded.sight
+    return loaded
 
 
 def entry(weights: Path) -> Path:
@@ -66,11 +72,38 @@ def test_a_file_is_probed_once_under_any_name_and_again_once_its_content_changes
     other = weights.rename(weights.with_name("other.safetensors"))
     again = load(other)
     assert len(probes) == 1
-    described = ("overlap", "exact", "align", "pixel_bytes", "lag", "reach")
-    assert [getattr(again, one) for one in described] == [getattr(first, one) for one in described]
+    assert again.sight == first.sight
     other.write_bytes(other.read_bytes()[:-4] + bytes(4))
     load(other)
     assert len(probes) == 2
+
+
+def test_a_job_of_a_small_picture_does_not_ask_how_far_a_network_looks(
+    weights: Path, probes: list[Reach]
+) -> None:
+    worker = Upscaler(Settings(model_dir=weights.parent, device="cpu"))
+
+    def upscale(width: int, **given: Any) -> None:
+        path = weights.with_name("in.png")
+        Image.effect_noise((width, 20), 90).convert("RGB").save(path)
+        output = str(path.with_name(f"out-{width}.png"))
+        config = EsrganConfig(image_path=str(path), output_path=output, model=str(weights), **given)
+        worker.run(config, RecordingContext())
+
+    upscale(90)
+    assert not probes
+    assert not (weights.parent / FOLDER).exists()
+    # This one is cut.
+    upscale(91, tile_size=32)
+    assert len(probes) == 1
+    assert entry(weights).exists()
+
+
+def test_what_is_preloaded_is_ready_for_a_picture_of_any_size(
+    weights: Path, probes: list[Reach]
+) -> None:
+    Upscaler(Settings(model_dir=weights.parent, device="cpu")).preload(str(weights))
+    assert len(probes) == 1
 
 
 def altered(**changes: Any) -> Callable[[bytes], bytes]:
@@ -113,7 +146,7 @@ def test_a_file_that_is_replaced_while_it_is_loaded_teaches_nothing(
     learnt = Learnt(weights.parent, weights, weights.stat(), CPU, torch.float32)
     descriptor = load_descriptor(weights)
     save(compact(), weights)
-    Network(descriptor, CPU, torch.float32, learnt)
+    assert Network(descriptor, CPU, torch.float32, learnt).sight
     assert not (weights.parent / FOLDER).exists()
 
 

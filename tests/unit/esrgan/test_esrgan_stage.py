@@ -414,11 +414,74 @@ def test_windows_are_met_at_their_edges() -> None:
         assert (upscaled(swin, picture, tile) - expected).abs().max() < 1e-4
 
 
-def test_tiles_left_counts_down_to_nothing() -> None:
-    small = network(compact())
-    stage = Stage(small.in_tiles(), 100, 90, Tile(40, 16), RecordingHost())
-    total = stage.tiles_left
-    bands = in_bands(random_picture(90, 100), 16)
-    seen = [stage.tiles_done + stage.tiles_left for _ in stage.run(bands)]
-    assert stage.tiles_left <= 3
-    assert all(abs(count - total) <= 3 for count in seen)
+def on_unshuffled_pixels() -> nn.Module:
+    """Takes pictures of even sides."""
+    from spandrel.architectures.ESRGAN import ESRGAN
+
+    torch.manual_seed(0)
+    model: nn.Module = ESRGAN(in_nc=12, num_filters=8, num_blocks=1, shuffle_factor=2)
+    return model
+
+
+class CountingHost(RecordingHost):
+    """Keeps what is told of the tiles of `stage`, each time that one is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage: Stage | None = None
+        self.told: list[tuple[int, int]] = []
+        self.share = 0.0
+
+    def tile_done(self) -> None:
+        assert self.stage is not None
+        done = self.stage.tiles_done
+        self.told.append((done, done + self.stage.tiles_left))
+        assert self.share <= self.stage.share_done <= 1
+        self.share = self.stage.share_done
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("rows", [1, 7, 16, 30, 33, 64])
+@pytest.mark.parametrize("layers", [compact, rrdb, on_unshuffled_pixels, windowed])
+def test_the_tiles_that_are_done_reach_the_number_that_was_told_at_first(
+    layers: Callable[[], nn.Module], rows: int
+) -> None:
+    small = network(layers())
+    for each in (small, small.in_tiles()) if small.by_rows else (small,):
+        width = 31 if each.by_rows else 20
+        step = each.align
+        tile = Tile(-(-width // step) * step, -(-rows // step) * step)
+        host = CountingHost()
+        host.stage = stage = Stage(each, 31, 30, tile, host)
+        assert (stage.tiles_done, stage.share_done) == (0, 0)
+        for _ in stage.run(in_bands(random_picture(30, 31), 16)):
+            pass
+        total = host.told[0][1]
+        assert {of for _, of in host.told} == {total}
+        # Each tile once; a step in which nothing is computed is told again.
+        assert sorted({done for done, _ in host.told} - {0}) == list(range(1, total + 1))
+        assert host.told[-1] == (total, total)
+        assert host.share == 1
+        assert stage.tiles_left == 0
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+def test_a_picture_of_one_tile_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    swin = network(windowed())
+    sides = []
+    forward = swin._forward
+
+    def counted(tile: Tensor) -> Tensor:
+        sides.append(tuple(tile.shape[2:]))
+        return forward(tile)
+
+    monkeypatch.setattr(swin, "_forward", counted)
+    picture = random_picture(40, 48)
+    (whole,) = Stage(swin, 48, 40, Tile(48, 40), RecordingHost()).run([picture])
+    assert whole.shape == (1, 3, 80, 96)
+    assert sides == [(40, 48)]
+    # Also in columns, and now that it is known how far the network looks.
+    assert swin.exact
+    sides.clear()
+    upscaled(swin, picture, Tile(24, 40))
+    assert [rows for rows, _ in sides] == [40, 40]
