@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -32,7 +33,7 @@ class Job:
 
     memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.
     full_precision: loads the same network in float32.
-    tail_s: what the picture will take after its last tile.
+    tail_s: what the picture will take after its last rows are taken.
     """
 
     def __init__(
@@ -48,6 +49,10 @@ class Job:
         full_precision: Callable[[], Network],
     ) -> None:
         self.tail_s = 0.0
+        # Of the result, and how long the encoder kept the job for them.
+        self._taken_rows = 0
+        self._taken_s = 0.0
+        self._started_at = 0.0
         self._network = network
         self._source = source
         self._context = context
@@ -113,6 +118,7 @@ class Job:
             return
         # The time left is reckoned from here on: not from before the job had the device.
         self._context.progress(0, "upscale", budget_s=_TILE_BUDGET_S)
+        self._started_at = time.perf_counter()
         results = self._planes(bands)
         for stage in self._stages:
             results = stage.run(planes.float().clamp(0, 1) for planes in results)
@@ -124,24 +130,38 @@ class Job:
                 rows = self._rows(planes)
                 # Before the band goes to the encoder, which may keep it for a while.
                 del planes
+            given = time.perf_counter()
             yield rows
+            self._taken_s += time.perf_counter() - given
+            self._taken_rows += len(rows)
 
     def tile_done(self) -> None:
         """Tell the worker how far the job is. Raises `JobError` (cancelled)."""
         done = sum(stage.tiles_done for stage in self._stages)
         total = done + sum(stage.tiles_left for stage in self._stages)
-        work = sum(
-            pixels * stage.share_done
-            for stage, pixels in zip(self._stages, self._work, strict=True)
-        )
         self._context.progress(
-            100 * work / sum(self._work),
+            100 * self._share_done(),
             "upscale",
             done=done,
             total=total,
             budget_s=_TILE_BUDGET_S,
             tail_s=self.tail_s,
         )
+
+    def _share_done(self) -> float:
+        """Of the time that the network and the encoder take in turns."""
+        work = sum(
+            pixels * stage.share_done
+            for stage, pixels in zip(self._stages, self._work, strict=True)
+        )
+        computed = work / sum(self._work)
+        network_s = time.perf_counter() - self._started_at - self._taken_s
+        if not self._taken_rows or network_s <= 0:
+            return computed
+        taken = self._taken_rows / self.native.height
+        # What the encoder takes for the whole picture, of what the network does.
+        weight = self._taken_s / taken / (network_s / computed)
+        return (computed + weight * taken) / (1 + weight)
 
     def make_room(self) -> None:
         """Free what can be freed after memory ran out."""
