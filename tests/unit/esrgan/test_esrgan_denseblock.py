@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,3 +97,23 @@ def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
     expected = (expected * 0.25 + added) * 0.5 + before[:32]
     torch.testing.assert_close(rows[96:].float(), expected, rtol=2**-8, atol=1e-3)
     assert torch.equal(rows[:96], before[:96])
+
+
+@in_float
+def test_weights_are_laid_out_when_they_are_first_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    call = native.call
+
+    def recorded(name: str, *arguments: Any) -> int:
+        called.append(name)
+        return call(name, *arguments)
+
+    monkeypatch.setattr(native, "call", recorded)
+    packed = PackedConvolution(torch.ones(16, 16, 3, 3), None, 1.0, torch.float32)
+    assert not called
+    # 36 points in place of 9 weights.
+    assert packed.extra_bytes == (36 - 9) * 16 * 16 * 4
+    rows, out = (Rows(torch.ones(4, 4, 16).permute(2, 0, 1), 0) for _ in range(2))
+    for _ in range(2):
+        packed.run(rows, out, until=4, first=0, last=4, grid=0)
+    assert called == ["pack_float", "convolve_float", "convolve_float"]
