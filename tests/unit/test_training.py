@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import damage, evaluate, photographs, train, validation
+from training import curves, damage, evaluate, photographs, train, validation
 from training.bank import Bank, Source, photograph_file
 from training.card import Evaluation, card
 from training.damage import damage_picture
@@ -296,6 +297,22 @@ def test_sigterm_saves_a_checkpoint_and_the_log_goes_on(
     assert all(line["loss"] < 1 for line in lines if "loss" in line)
     assert [line["recipe"]["seed"] for line in lines if "recipe" in line] == [1, 1]
     assert (folder / "out" / "tiny.safetensors").exists()
+
+
+def test_a_log_is_drawn_from_its_highest_to_its_lowest_value(tmp_path: Path) -> None:
+    log, out = tmp_path / "tiny.jsonl", tmp_path / "curves.svg"
+    log.write_text('{"step": 0, "recipe": {}}\n')
+    with pytest.raises(ValueError, match="holds no step yet"):
+        curves.main([str(log), "--out", str(out)])
+    lines = ({"step": 100, "loss": 0.5}, {"step": 200, "loss": 0.1, "gain_rgb": 0.25})
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    curves.main([str(log), "--out", str(out)])
+    drawn = out.read_text()
+    ElementTree.fromstring(drawn)
+    assert 'points="390.0,24.0 710.0,154.0"' in drawn
+    assert "loss; now 0.1" in drawn
+    assert "gain over Lanczos in RGB, dB; now 0.25" in drawn
+    assert "luma" not in drawn
 
 
 def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
