@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from upscaled_http.routes import batches, health, jobs, models, results, submit, upkeep
+from upscaled_http.routes import batches, health, joblist, jobs, models, results, submit, upkeep
 
 ROUTERS: tuple[APIRouter, ...] = (
     submit.router,
     batches.router,
+    joblist.router,
     jobs.router,
     results.router,
     models.router,

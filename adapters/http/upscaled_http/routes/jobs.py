@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.events import LAST_ID, MEDIA_TYPE, job_events, owner_events
-from upscaled_http.messages import Job, JobList, JobStatus
+from upscaled_http.messages import Job
 from upscaled_http.preferences import wait_of
-from upscaled_http.registry import Page
+from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=DirectRoute)
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "Server-Sent Events.", "content": {MEDIA_TYPE: {}}}
@@ -23,30 +23,18 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-@router.get("/jobs", response_class=Response, responses={200: {"model": JobList}})
-async def jobs(
-    service: ServiceOf,
-    caller: CallerOf,
-    *,
-    status: JobStatus | None = None,
-    label: Annotated[str | None, Query(max_length=100)] = None,
-    batch_id: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    before: Annotated[str | None, Query(max_length=64)] = None,
-) -> Response:
-    """Your jobs, the newest first. `before`: the `next` of the page before."""
-    page = Page(caller.owner, status, label, batch_id, before, limit + 1)
-    records = service.page(page)
-    has_more = len(records) > limit
-    shown = records[:limit]
-    body = JobList(
-        jobs=[record.job() for record in shown], next=shown[-1].job_id if has_more else None
-    )
-    return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-@router.get("/jobs/{job_id}", response_class=Response, responses={200: {"model": Job}})
-@router.get("/status/{job_id}", response_class=Response, responses={200: {"model": Job}})
+@router.get(
+    "/jobs/{job_id}",
+    response_class=Response,
+    responses={200: {"model": Job}},
+    openapi_extra={"parameters": WAIT_PARAMETERS},
+)
+@router.get(
+    "/status/{job_id}",
+    response_class=Response,
+    responses={200: {"model": Job}},
+    openapi_extra={"parameters": WAIT_PARAMETERS},
+)
 async def job(request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
     """A job as it is now, or once it has ended if that comes within `wait` seconds."""
     record = service.find(caller.owner, job_id)
@@ -73,7 +61,7 @@ async def events(request: Request, service: ServiceOf, caller: CallerOf, job_id:
 
 
 @router.get("/events", response_class=StreamingResponse, responses=_STREAM)
-async def all_events(service: ServiceOf, caller: CallerOf) -> Response:
+async def all_events(_request: Request, service: ServiceOf, caller: CallerOf) -> Response:
     """`job` for each of your jobs that is open or changes: one stream for all."""
     records = [
         record
@@ -95,7 +83,7 @@ async def all_events(service: ServiceOf, caller: CallerOf) -> Response:
         202: {"model": Job, "description": "The worker is told."},
     },
 )
-async def cancel(service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+async def cancel(_request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
     """Have a job ended. It does no harm to one that has ended."""
     record = service.cancel(caller.owner, job_id)
     status = HTTPStatus.OK if record.has_ended else HTTPStatus.ACCEPTED
@@ -103,7 +91,7 @@ async def cancel(service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
 
 
 @router.delete("/jobs/{job_id}", status_code=204)
-async def delete(service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
+async def delete(_request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
     """Cancel a job if it runs, and remove its files and its record."""
     service.delete(caller.owner, job_id)
     return Response(status_code=HTTPStatus.NO_CONTENT)

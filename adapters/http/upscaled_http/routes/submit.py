@@ -15,10 +15,11 @@ from upscaled_http.preferences import idempotency_key, wait_of, wants_picture
 from upscaled_http.problems import ProblemError
 from upscaled_http.records import Record
 from upscaled_http.results import ResultResponse
+from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute, header_parameter
 from upscaled_http.routes.forms import request_body
 from upscaled_protocol.errors import ErrorCode
 
-router = APIRouter(tags=["upscale"])
+router = APIRouter(tags=["upscale"], route_class=DirectRoute)
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -29,13 +30,21 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": Job, "description": "The job is accepted."},
 }
 
+_DOCUMENT = {
+    "requestBody": request_body("image"),
+    "parameters": [
+        *WAIT_PARAMETERS,
+        header_parameter("Idempotency-Key", "The same request with the same key is one job."),
+    ],
+}
+
 
 @router.post(
     "/upscale",
     status_code=202,
     response_class=Response,
     responses=_RESPONSES,
-    openapi_extra={"requestBody": request_body("image")},
+    openapi_extra=_DOCUMENT,
 )
 async def upscale(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
     """Upscale one picture: a file `image` in a form, or JSON with `image_url` or `image_base64`."""
@@ -47,7 +56,7 @@ async def upscale(request: Request, service: ServiceOf, caller: CallerOf) -> Res
     status_code=202,
     response_class=Response,
     responses=_RESPONSES,
-    openapi_extra={"requestBody": request_body("image")},
+    openapi_extra=_DOCUMENT,
 )
 async def upscale_with(
     request: Request, service: ServiceOf, caller: CallerOf, method: str
@@ -68,6 +77,7 @@ async def _submit(
         )
         submitted = await service.submit(caller.owner, submission, upload, key=key)
     record = submitted.record
+    request.state.job_id = record.job_id
     headers = {"Idempotency-Replayed": "true"} if submitted.is_replayed else {}
     if wait_s is not None and await service.wait(record, wait_s):
         return _ended(request, service, record, headers)
