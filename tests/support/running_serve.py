@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import uvicorn
@@ -18,14 +19,25 @@ from upscaled_http.service import Service
 
 _START_S = 60.0
 
+T = TypeVar("T")
+
 
 class RunningServe:
     """A server that answers. `client` asks it; `service` is the object behind its routes."""
 
-    def __init__(self, service: Service, url: str) -> None:
+    def __init__(self, service: Service, url: str, loop: asyncio.AbstractEventLoop) -> None:
         self.service = service
+        self._loop = loop
         self.url = url
         self.client = httpx2.Client(base_url=url, timeout=60, trust_env=False)
+
+    def run(self, call: Callable[[], T]) -> T:
+        """Call it in the server's event loop, where its stores may be used."""
+
+        async def run() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     def submit(self, target: str = "/api/upscale/fake", **fields: Any) -> dict[str, Any]:
         """Submit a job of the fake engine; the 202's body."""
@@ -60,14 +72,15 @@ def running_serve(data_dir: Path, **sections: Any) -> Iterator[RunningServe]:
         access_log=False,
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
     is_up = threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
 
     class Startup(uvicorn.Server):
         """Tells when it answers."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            loops.append(asyncio.get_running_loop())
             is_up.set()
 
     server = Startup(config)
@@ -75,7 +88,7 @@ def running_serve(data_dir: Path, **sections: Any) -> Iterator[RunningServe]:
     thread.start()
     try:
         assert is_up.wait(_START_S)
-        serve = RunningServe(service, f"http://127.0.0.1:{port}")
+        serve = RunningServe(service, f"http://127.0.0.1:{port}", loops[0])
         with serve.client:
             yield serve
     finally:

@@ -36,7 +36,7 @@ _FAILED_AFTER_S = 30.0
 # Past its own grace, a daemon that was told to stop is killed.
 _KILL_AFTER_GRACE_S = 5.0
 
-_LOG = logging.getLogger("upscaled.http")
+_LOG = logging.getLogger(__name__)
 
 
 class DaemonListener(Protocol):
@@ -176,10 +176,14 @@ class ChildDaemon:
         self._is_waking = False
         while self._inbox:
             message = self._inbox.popleft()
-            if isinstance(message, DaemonGoneError):
-                self._handle_gone(message)
-            else:
-                self._handle_message(message)
+            try:
+                if isinstance(message, DaemonGoneError):
+                    self._handle_gone(message)
+                else:
+                    self._handle_message(message)
+            except Exception:  # noqa: BLE001 - whatever it is
+                # A message of which we make nothing must not hold up the ends behind it.
+                _LOG.exception("a message of the daemon was not handled")
 
     def _handle_message(self, message: Message) -> None:
         kind = message.get("type")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -16,10 +18,13 @@ from upscaled_http.messages import FieldError
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.routes import ROUTERS
 
+_LOG = logging.getLogger(__name__)
+
 
 def add_error_handlers(app: FastAPI) -> None:
     """Every error becomes a problem."""
     app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(sqlite3.Error, _answer_storage)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
 
@@ -27,6 +32,14 @@ def add_error_handlers(app: FastAPI) -> None:
 async def _answer_problem(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     return error.response()
+
+
+async def _answer_storage(_request: Request, error: Exception) -> Response:
+    """The registry cannot be read or written."""
+    _LOG.error("the registry failed: %s", error)
+    return ProblemError(
+        HttpCode.INSUFFICIENT_STORAGE, "The server's disk is full or fails; try again later."
+    ).response()
 
 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:

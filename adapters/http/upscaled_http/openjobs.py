@@ -36,7 +36,7 @@ from upscaled_protocol.errors import MEANINGS, ErrorCode
 # because its row is on disk and the next daemon gets it.
 _ANSWER_S = 5.0
 
-_LOG = logging.getLogger("upscaled.http")
+_LOG = logging.getLogger(__name__)
 
 
 class OpenJobs:
@@ -150,6 +150,17 @@ class OpenJobs:
         for record in list(self._unrecorded.values()):
             self._record(record)
 
+    def ask_for_lost_ends(self, silent_s: float) -> None:
+        """Have the daemon say again how jobs ended of which it has said nothing for so long. If one
+        has not ended, that changes nothing."""
+        now = time.monotonic()
+        silent = [one for one in self._records.values() if now - one.heard_at >= silent_s]
+        for record in silent:
+            record.heard_at = now
+        if silent and self._daemon is not None:
+            ids = [record.job_id for record in silent]
+            self._daemon.send(orjson.dumps({"type": "replay", "job_ids": ids}) + b"\n")
+
     def unrecorded(self, job_id: str) -> Record | None:
         """A job that has ended, and whose row does not say so yet."""
         return self._unrecorded.get(job_id)
@@ -190,6 +201,7 @@ class OpenJobs:
         record = self._records.get(job_id) if isinstance(job_id, str) else None
         if record is None:
             return
+        record.heard_at = time.monotonic()
         kind = message.get("type")
         if kind in ("accepted", "progress"):
             self._accept(record)

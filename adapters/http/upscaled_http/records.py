@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,6 +81,8 @@ class Record:
     eta_s: float | None = None
     position: int | None = None
     attempt: int = 1
+    # By the monotonic clock: when the daemon last said something about it.
+    heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def has_ended(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -37,7 +39,11 @@ from upscaled_protocol.messages import HealthReport
 # A daemon answers at once.
 _ASK_TIMEOUT_S = 2.0
 _HOUSEKEEPING_S = 5.0
+# After so long without a word about a job, the daemon is asked whether it has ended.
+_SILENT_S = 30.0
 _OPEN: tuple[JobStatus, ...] = ("queued", "processing")
+
+_LOG = logging.getLogger(__name__)
 
 
 class Submitted(NamedTuple):
@@ -352,7 +358,8 @@ class Service:
         due = time.time() + self.settings.storage.download_grace_s
         if record.expires_at is None or due < record.expires_at:
             record.expires_at = due
-            self.registry.update(record)
+            with suppress(sqlite3.Error):  # it stays until the next whole download
+                self.registry.update(record)
 
     async def measure(self) -> None:
         """Look at what `collect` is to show."""
@@ -423,13 +430,20 @@ class Service:
             self._question = None
 
     async def _keep_house(self) -> None:
-        """Remove what has expired."""
+        """Remove what has expired. A disk that is full is tried again."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            self.jobs.catch_up()
-            now = time.time()
-            self._remove_files(self.registry.expired(now))
-            self.registry.remove_ended(now - self.settings.storage.keep_records_days * 86400)
+            self.jobs.ask_for_lost_ends(_SILENT_S)
+            try:
+                self.keep_house(time.time())
+            except sqlite3.Error as error:
+                _LOG.warning("the registry cannot be written: %s", error)
+
+    def keep_house(self, now: float) -> None:
+        """Remove the results and the records whose time is over. Raises `sqlite3.Error`."""
+        self.jobs.catch_up()
+        self._remove_files(self.registry.expired(now))
+        self.registry.remove_ended(now - self.settings.storage.keep_records_days * 86400)
 
     def _remove_files(self, records: list[Record]) -> Cleanup:
         freed = 0
