@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from upscaled_http.config import AuthSettings, Settings
 from upscaled_http.keys import Key, check_names, parse_keys
+from upscaled_models.catalog import Catalog, default_model_dir
 
 PREFIX = "UPSCALED_"
 
@@ -248,9 +249,24 @@ def _checked(settings: Settings, given: Mapping[str, Given]) -> Settings:
     if logging.output != "stdout" and logging.file_path is None:
         source = given["logging.output"].source
         faults.append(f"{source}: logging.output: `{logging.output}` needs logging.file_path too")
+    if (model := settings.defaults.model) is not None and not _is_known(model, settings):
+        source = given["defaults.model"].source
+        faults.append(
+            f"{source}: defaults.model: no esrgan model is called `{model}`; `upscaled models "
+            "list` shows them"
+        )
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def _is_known(model: str, settings: Settings) -> bool:
+    catalog = Catalog.load()
+    entry = catalog.find(model)
+    if entry is not None:
+        return entry.method == "esrgan"
+    own = catalog.own_files(settings.workers.model_dir or default_model_dir())
+    return model in {file.stem for file in own}
 
 
 # --- names --------------------------------------------------------------------------------------

@@ -47,6 +47,12 @@ class Serving:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
 
+    def post(self, target: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + target, json.dumps(body).encode(), sent)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return json.load(answer)
+
     def stop(self, *signals: signal.Signals) -> tuple[int, str, str]:
         """Its exit status, stdout and stderr."""
         for one in signals:
@@ -162,7 +168,9 @@ def test_it_serves_alone_on_its_folder_and_its_port_and_ends_well(tmp_path: Path
     keys = {"UPSCALED_AUTH_KEYS": f"web:{KEY}"}
     with serving(data, "--config", str(config), **keys) as server:
         assert server.get("/api/health/live") == {"ok": True}
-        health = server.get("/api/health", {"X-API-Key": KEY, "X-Request-ID": "asked"})
+        sent = {"X-API-Key": KEY, "X-Request-ID": "asked"}
+        health = server.get("/api/health", sent)
+        job = server.post("/api/upscale/fake", {}, sent)
         assert health["status"] in ("loading", "ok")
         # A second server on the same folder, and one on the same port.
         with started(data) as second:
@@ -178,19 +186,15 @@ def test_it_serves_alone_on_its_folder_and_its_port_and_ends_well(tmp_path: Path
         status, out, err = server.stop(signal.SIGTERM)
     assert status == 0
     lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["key"] for line in lines if line.get("request_id") == "asked"] == ["web"]
+    asked = [(line["key"], line["job_id"]) for line in lines if line.get("request_id") == "asked"]
+    assert asked == [("web", None), ("web", job["job_id"])]
     assert log.read_text() == out
     assert KEY not in out + err + str(list(data.rglob("*")))
 
 
 def test_a_second_signal_ends_it_at_once_and_its_workers_with_it(tmp_path: Path) -> None:
     with serving(tmp_path, UPSCALED_SERVER_GRACE_S="600") as server:
-        body = json.dumps({"steps": 10_000, "step_s": 0.01}).encode()
-        submit = urllib.request.Request(
-            f"{server.url}/api/upscale/fake", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(submit, timeout=TIMEOUT_S) as answer:
-            job = json.load(answer)
+        job = server.post("/api/upscale/fake", {"steps": 10_000, "step_s": 0.01})
         wait_until(
             lambda: server.get(job["status_url"])["status"] == "processing", "the job's start"
         )

@@ -62,6 +62,14 @@ def test_names_of_other_systems_are_read_and_ours_come_first() -> None:
     assert settings.defaults.dpi == 300
 
 
+def test_a_default_model_is_one_of_the_catalogue_or_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "upscale_models").mkdir()
+    (tmp_path / "upscale_models" / "mine.safetensors").write_bytes(b"")
+    for name in ("4x-ultrasharp", "mine"):
+        environ = {"UPSCALED_DEFAULTS_MODEL": name, "MODEL_CACHE_DIR": str(tmp_path)}
+        assert load(environ).defaults.model == name
+
+
 def test_a_list_is_a_list_or_text_with_commas(file: Path) -> None:
     file.write_text("urls:\n  allow_hosts: [minio:9000, a.example:443]\n")
     settings = load({"UPSCALED_WORKERS_METHODS": "esrgan, fake,"}, file)
@@ -104,6 +112,8 @@ def test_a_value_that_cannot_be_says_where_it_was_given_and_what_it_is(file: Pat
         ("server: {port: [1}", ":1: expected ',' or ']'"),
         ("server: {cors_origins: app.example}", ": server.cors_origins: needs an origin"),
         ("server: {trusted_proxies: [proxy]}", ": server.trusted_proxies: needs an address"),
+        ("defaults: {model: flux}", ": defaults.model: no esrgan model is called `flux`"),
+        ("defaults: {model: ../x}", ": defaults.model: no esrgan model is called `../x`"),
         ("logging: {output: file}", ": logging.output: `file` needs logging.file_path"),
         (f"auth: {{keys: 'a:{KEY}'}}", ": auth.keys: secrets do not belong in this file"),
         (f"webhooks: {{secret: {SECRET}}}", ": webhooks.secret: secrets do not belong in this"),

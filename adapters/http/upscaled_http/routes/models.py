@@ -54,6 +54,7 @@ def known_models(settings: Settings) -> Iterator[Model]:
     """Every model that `model` may name, and nothing else may be named."""
     model_dir = settings.workers.model_dir or default_model_dir()
     catalog = _catalog()
+    defaults = {**_DEFAULTS, "esrgan": _default_of_esrgan(settings)}
     for entry in catalog:
         if entry.method in settings.workers.methods and entry.folder == _FOLDERS[entry.method]:
             yield Model(
@@ -65,7 +66,7 @@ def known_models(settings: Settings) -> Iterator[Model]:
                 commercial_use=entry.commercial_use,
                 description=entry.description,
                 installed=_is_installed(catalog, entry, model_dir),
-                default=_is_default(settings, entry.method, entry.name),
+                default=entry.name == defaults[entry.method],
             )
     if "esrgan" in settings.workers.methods:
         for file in catalog.own_files(model_dir):
@@ -74,7 +75,7 @@ def known_models(settings: Settings) -> Iterator[Model]:
                 method="esrgan",
                 supported_scales=_SCALES["esrgan"],
                 installed=True,
-                default=_is_default(settings, "esrgan", file.stem),
+                default=file.stem == defaults["esrgan"],
             )
     for method, description in _OF_NO_CATALOG.items():
         if method in settings.workers.methods:
@@ -97,10 +98,7 @@ def _is_installed(catalog: Catalog, entry: Entry, model_dir: Path) -> bool:
     return all(one.path(model_dir).is_file() for one in catalog.with_requirements(entry))
 
 
-def _is_default(settings: Settings, method: str, name: str) -> bool:
-    configured = settings.defaults.model
-    found = _catalog().find(configured) if configured else None
-    default = found.name if found is not None else configured
-    if default is not None and (found.method if found is not None else "esrgan") == method:
-        return name == default
-    return name == _DEFAULTS[method]
+def _default_of_esrgan(settings: Settings) -> str:
+    name = settings.defaults.model or _DEFAULTS["esrgan"]
+    entry = _catalog().find(name)
+    return name if entry is None else entry.name

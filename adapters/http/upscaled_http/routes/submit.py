@@ -77,7 +77,7 @@ async def _submit(
         )
         submitted = await service.submit(caller.owner, submission, upload, key=key)
     record = submitted.record
-    request.state.job_id = record.job_id
+    request.state.job_id = record.job_id  # for the log
     headers = {"Idempotency-Replayed": "true"} if submitted.is_replayed else {}
     if wait_s is not None and await service.wait(record, wait_s):
         return _ended(request, service, record, headers)
