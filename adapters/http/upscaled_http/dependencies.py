@@ -76,6 +76,7 @@ class ServiceState(Protocol):
         """The answer of `/api/health`, with the workers' rows."""
 
 
+# Coroutines, because FastAPI would run plain functions in threads.
 async def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 

@@ -212,6 +212,14 @@ def test_the_page_is_its_files_and_nothing_beside_them(tmp_path: Path) -> None:
     assert ask(app, "POST", "/").status == 405
 
 
+def test_a_request_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastAPI runs plain functions in threads: a request would take three changes of the thread."""
+    app = create_app(Settings(), ScriptedService())
+    monkeypatch.setattr("anyio.to_thread.run_sync", lambda *_, **__: pytest.fail("a thread"))
+    for target in ("/api/health", "/api/health/live", "/api/models", "/metrics"):
+        assert ask(app, "GET", target).status == 200
+
+
 # --- health and models --------------------------------------------------------------------------
 
 
