@@ -15,6 +15,7 @@ FIGURES = {
     "loss": "loss",
     "gain_rgb": "gain over Lanczos in RGB, dB",
     "gain_luma": "gain over Lanczos in luma, dB",
+    "gain_luma_jpeg": "the same from JPEGs at quality 50, dB",
     "below": "worst line below both colours of an edge, levels",
     "outermost": "worst outermost pixel of a flat field, levels",
 }

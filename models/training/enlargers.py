@@ -1,17 +1,13 @@
-"""What is compared: Pillow's resampling, and any weights file that the worker can load."""
+"""What networks are compared with: Pillow's resampling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-
-from upscaled_models.esrgan.loading import load_descriptor
 
 Pixels = NDArray[np.uint8]
 
@@ -24,7 +20,7 @@ RESAMPLING = {
 
 @dataclass(frozen=True)
 class Enlarger:
-    """A way to enlarge (H, W, 3) `scale` times; black borders and the like are not its business."""
+    """A way to enlarge pictures (H, W, 3) `scale` times."""
 
     name: str
     scale: int
@@ -42,25 +38,3 @@ def resamplers(scale: int) -> list[Enlarger]:
         return Enlarger(name, scale, enlarge)
 
     return [resampler(name) for name in RESAMPLING]
-
-
-def weights_file(path: Path, dtype: torch.dtype = torch.float32) -> Enlarger:
-    """The network in the file `path`, of any architecture, computed in one piece in `dtype`.
-
-    Raises `JobError` if the worker could not load it either.
-    """
-    descriptor = load_descriptor(path)
-    descriptor.to(dtype=dtype)
-    channels = descriptor.input_channels
-
-    def enlarge(small: Pixels) -> Pixels:
-        pixels = torch.from_numpy(small.copy()).permute(2, 0, 1)[None].to(dtype) / 255.0
-        if channels == 1:
-            pixels = pixels.transpose(0, 1)  # each colour as a gray picture
-        with torch.inference_mode():
-            large = descriptor(pixels).to(torch.float32)
-        large = large.transpose(0, 1)[0] if channels == 1 else large[0]
-        rounded = (large.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-        return np.asarray(rounded.permute(1, 2, 0).numpy())
-
-    return Enlarger(path.stem, descriptor.scale, enlarge)

@@ -20,9 +20,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.card import Evaluation, card
-from training.enlargers import Enlarger, resamplers, weights_file
+from training.enlargers import Enlarger, resamplers
 from training.sheet import draw_sheet
 from training.trials import CONDITIONS, pictures
+from training.weightsfile import weights_file
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from skimage import data
 
 from training.edges import score_fields, score_lines
+from training.enlargers import resamplers
 from training.measures import luma, psnr
 from training.network import Compact, enlarge
+from training.trials import Picture
 
 Pixels = NDArray[np.uint8]
 
@@ -34,6 +35,8 @@ class Figures:
     psnr_luma: float
     gain_rgb: float  # over Lanczos
     gain_luma: float
+    gain_rgb_jpeg: float  # the same, if the small picture was a JPEG
+    gain_luma_jpeg: float
     below: int
     above: int
     outermost: int
@@ -45,42 +48,52 @@ class Validation:
 
     def __init__(self, scale: int) -> None:
         self._scale = scale
-        self._pairs: list[tuple[Pixels, Pixels]] = []  # small, truth
-        lanczos = []
-        for photograph in PHOTOGRAPHS.values():
-            pixels = photograph()
-            height, width = (length // scale for length in pixels.shape[:2])
-            truth = pixels[: height * scale, : width * scale]
-            small = Image.fromarray(truth).resize((width, height), Image.Resampling.BICUBIC)
-            large = small.resize((width * scale, height * scale), Image.Resampling.LANCZOS)
-            self._pairs.append((np.asarray(small), truth))
-            lanczos.append(np.asarray(large))
-        self._lanczos = self._means(lanczos)
+        pictures = [Picture(name, "photograph", make()) for name, make in PHOTOGRAPHS.items()]
+        self._clean = _Trial(pictures, scale, "clean")
+        self._jpeg = _Trial(pictures, scale, "JPEG 50")
 
     def score(self, network: Compact) -> Figures:
         """The figures of `network`, computed in float32."""
         large = partial(enlarge, network, dtype=torch.float32)
-        rgb, luminance = self._means([large(small) for small, _ in self._pairs])
+        clean, jpeg = self._clean.score(large), self._jpeg.score(large)
         lines, fields = score_lines(large, self._scale), score_fields(large, self._scale)
         return Figures(
-            psnr_rgb=round(rgb, 3),
-            psnr_luma=round(luminance, 3),
-            gain_rgb=round(rgb - self._lanczos[0], 3),
-            gain_luma=round(luminance - self._lanczos[1], 3),
+            psnr_rgb=round(clean.rgb, 3),
+            psnr_luma=round(clean.luma, 3),
+            gain_rgb=round(clean.rgb - self._clean.lanczos.rgb, 3),
+            gain_luma=round(clean.luma - self._clean.lanczos.luma, 3),
+            gain_rgb_jpeg=round(jpeg.rgb - self._jpeg.lanczos.rgb, 3),
+            gain_luma_jpeg=round(jpeg.luma - self._jpeg.lanczos.luma, 3),
             below=max(line.below for line in lines),
             above=max(line.above for line in lines),
             outermost=max(field.outermost for field in fields),
             inside=max(field.inside for field in fields),
         )
 
-    def _means(self, guesses: list[Pixels]) -> tuple[float, float]:
-        """PSNR in RGB and in luma, without a border of `scale` pixels."""
-        inside = slice(self._scale, -self._scale)
-        rows = [
-            (psnr(truth, guess), psnr(luma(truth), luma(guess)))
-            for truth, guess in (
-                (truth[inside, inside], guess[inside, inside])
-                for (_, truth), guess in zip(self._pairs, guesses, strict=True)
-            )
+
+@dataclass(frozen=True)
+class _Means:
+    """PSNR over R, G and B and over luma, without a border of `scale` pixels."""
+
+    rgb: float
+    luma: float
+
+
+class _Trial:
+    """Pictures in one condition, and what Lanczos makes of them."""
+
+    def __init__(self, pictures: list[Picture], scale: int, condition: str) -> None:
+        self._inside = slice(scale, -scale)
+        self._pairs = [
+            (picture.reduced(scale, condition), picture.truth(scale)) for picture in pictures
         ]
-        return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows)
+        self.lanczos = self.score(resamplers(scale)[-1].enlarge)
+
+    def score(self, large: Callable[[Pixels], Pixels]) -> _Means:
+        inside = self._inside
+        rgb, luminance = [], []
+        for small, truth in self._pairs:
+            wanted, guess = truth[inside, inside], large(small)[inside, inside]
+            rgb.append(psnr(wanted, guess))
+            luminance.append(psnr(luma(wanted), luma(guess)))
+        return _Means(sum(rgb) / len(rgb), sum(luminance) / len(luminance))

@@ -24,7 +24,7 @@ from training.card import Evaluation, card
 from training.damage import damage_picture
 from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
 from training.edges import FIELDS, PAIRS, Pixels, score_fields, score_lines
-from training.enlargers import resamplers, weights_file
+from training.enlargers import resamplers
 from training.graphics import GRAPHICS_RECIPE, make_graphic
 from training.loss import picture_loss
 from training.measures import Score, score
@@ -34,6 +34,7 @@ from training.pictures import RECIPE, make_picture
 from training.run import Recipe, Run
 from training.train import main
 from training.trials import CONDITIONS, Picture, pictures
+from training.weightsfile import weights_file
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
 LIMIT_BYTES = 3_000_000
@@ -321,6 +322,8 @@ def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch)
     assert figures.psnr_rgb > 15.0
     assert figures.gain_rgb < 0.0
     assert figures.gain_luma < 0.0
+    assert figures.gain_rgb > -25.0
+    assert figures.gain_rgb_jpeg != figures.gain_rgb
     assert figures.outermost >= 0
 
 
