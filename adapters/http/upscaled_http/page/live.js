@@ -1,0 +1,69 @@
+// Follows the server: its jobs by one stream of events, its health by asking.
+
+import { getJson, request, Unreachable } from "./api.js";
+import { messages } from "./sse.js";
+
+const HEALTH_BUSY_MS = 3_000;
+const HEALTH_IDLE_MS = 10_000;
+const HEALTH_LOST_MS = 2_000;
+const HEALTH_SHORTEST_MS = 500;
+const MAX_PAUSE_MS = 10_000;
+const PAGE = 500;
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Keep `entries` as the server has them, for ever. `onConnection(true | false)` is told. */
+export async function followJobs(entries, onConnection) {
+  for (let failures = 0; ; failures += 1) {
+    try {
+      const stream = await request("events", { headers: { Accept: "text/event-stream" } });
+      // Listed after the stream was opened: no change falls between the two.
+      await entries.reconcile(await listJobs());
+      onConnection(true);
+      failures = 0;
+      for await (const { event, data } of messages(stream.body)) {
+        if (event === "job") entries.take(JSON.parse(data));
+      }
+    } catch {
+      // Tried again below, whatever it was.
+    }
+    onConnection(false);
+    await pause(Math.min(MAX_PAUSE_MS, 500 * 2 ** failures));
+  }
+}
+
+async function listJobs() {
+  const jobs = [];
+  let before = null;
+  do {
+    const query = before === null ? "" : `&before=${encodeURIComponent(before)}`;
+    const page = await getJson(`jobs?limit=${PAGE}${query}`);
+    jobs.push(...page.jobs);
+    before = page.next ?? null;
+  } while (before !== null);
+  // Oldest first, as they were submitted.
+  return jobs.reverse();
+}
+
+/**
+ * Ask for health while the page is seen, for ever; `onHealth` is told null if there is none.
+ * `changed` returns a promise that settles when the queue has changed: then it is asked earlier.
+ */
+export async function followHealth(isBusy, changed, onHealth) {
+  for (;;) {
+    let isLost = false;
+    if (document.visibilityState === "visible") {
+      try {
+        const response = await request("health", { accept: [503] });
+        const body = await response.json();
+        await onHealth(body.limits ? body : null);
+      } catch (error) {
+        isLost = error instanceof Unreachable;
+        if (isLost) onHealth(null);
+      }
+    }
+    const usual = isBusy() ? HEALTH_BUSY_MS : HEALTH_IDLE_MS;
+    await Promise.race([pause(isLost ? HEALTH_LOST_MS : usual), changed()]);
+    await pause(HEALTH_SHORTEST_MS);
+  }
+}

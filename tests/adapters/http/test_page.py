@@ -1,0 +1,485 @@
+"""The page in a real Chromium, with a real server and daemon; the engine alone is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.base import AxeResults
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
+
+from chromium import (
+    PHONE,
+    box,
+    card,
+    choose,
+    compare,
+    opened_page,
+    pick,
+    picture,
+    row,
+    running_chromium,
+    shown,
+    size_of,
+    staged,
+    start,
+)
+from nearest_engine import HOLD, environment
+from running_serve import RunningServe, running_serve
+from upscaled_http.keys import Key
+from upscaled_models.dimensions import plan_size
+from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.errors import JobError
+from upscaled_protocol.messages import Size
+
+KEY = "a-key-of-at-least-16-characters"
+Theme = Literal["light", "dark"]
+RUNS = re.compile("queued|processing")
+
+
+@pytest.fixture(scope="module")
+def held_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("held") / "hold"
+
+
+@pytest.fixture(scope="module")
+def daemon_environment(held_file: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        patch.setenv(HOLD, str(held_file))
+        yield
+
+
+@pytest.fixture
+def held_jobs(held_file: Path) -> Iterator[Path]:
+    """While this file exists, no job of the stand-in ends."""
+    yield held_file
+    held_file.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def serve(
+    daemon_environment: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServe]:
+    folder = tmp_path_factory.mktemp("open")
+    with running_serve(folder, workers={"methods": ("esrgan", "fake")}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, serve: RunningServe) -> Iterator[Page]:
+    remove_jobs(serve)
+    with opened_page(browser, serve.url) as opened:
+        yield opened
+
+
+def busy_worker(serve: RunningServe) -> dict[str, Any]:
+    """A job of another client that runs until it is cancelled."""
+    return serve.submit(steps=4, at_step=2, hang=True)
+
+
+def remove_jobs(serve: RunningServe) -> None:
+    for job in serve.client.get("/api/jobs").json()["jobs"]:
+        serve.client.delete(job["status_url"])
+
+
+def assert_accessible(page: Page, state: str, rules: list[str] | None = None) -> None:
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules is not None:
+        options["runOnly"] = rules
+    found = AxeResults(page.evaluate("options => axe.run(options)", options))
+    assert found.violations_count == 0, f"{state}: {found.generate_report()}"
+
+
+def test_three_pictures_are_enlarged_and_downloaded_one_by_one_and_as_a_zip(page: Page) -> None:
+    choose(page, picture("one.png"), picture("two.jpg", kind="JPEG"), picture("three.webp", 50, 70))
+    expect(staged(page, "one.png")).to_contain_text(shown("64x48 → 256x192"))
+    expect(staged(page, "three.webp")).to_contain_text(shown("50x70 → 200x280"))
+    expect(page.locator("#pixels")).to_have_text(shown("256x192"))
+    expect(page.locator("#start")).to_have_text("Start 3 pictures")
+    page.locator("#start").click()
+    expect(page.locator(".card")).to_have_count(3)
+    expect(page.locator(".card .thumb img")).to_have_count(3)
+
+    with page.expect_download() as download:
+        card(page, "three.webp").locator("[data-action=download]").click()
+    assert download.value.suggested_filename == "three_esrgan.png"
+    assert size_of(download.value.path()) == (200, 280)
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all as zip").click()
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert len(set(names)) == 3
+
+
+def test_pictures_come_by_drop_and_by_paste(page: Page) -> None:
+    give = """([type, bytes]) => {
+        const transfer = new DataTransfer();
+        const file = new File([new Uint8Array(bytes)], `${type}.png`, {type: "image/png"});
+        transfer.items.add(file);
+        const given = {bubbles: true, dataTransfer: transfer, clipboardData: transfer};
+        const Event = type === "paste" ? ClipboardEvent : DragEvent;
+        document.body.dispatchEvent(new Event(type, given));
+    }"""
+    data = list(bytes(picture("any")["buffer"]))
+    for kind in ("drop", "paste"):
+        page.evaluate(give, [kind, data])
+        expect(staged(page, f"{kind}.png")).to_contain_text(shown("256x192"))
+    expect(page.locator("#start")).to_have_text("Start 2 pictures")
+
+
+def test_a_refused_file_keeps_its_reason(page: Page) -> None:
+    torn = picture("torn.png", 300, 300)
+    torn["buffer"] = torn["buffer"][:20]
+    text: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
+    start(page, text, torn, picture("good.png"))
+    expect(card(page, "good.png")).to_be_visible()
+    # The page itself knows that text is no picture. A torn one is sent, and the server says no.
+    expect(staged(page, "notes.txt")).to_contain_text("Not a picture")
+    expect(row(page, "torn.png")).to_have_attribute("data-status", "refused")
+    expect(row(page, "torn.png").locator(".row-state")).to_contain_text("header")
+    expect(row(page, "torn.png").locator("[data-action=retry]")).to_be_visible()
+    row(page, "torn.png").locator("[data-action=remove]").click()
+    expect(row(page, "torn.png")).to_have_count(0)
+
+
+def test_a_file_name_is_text_and_never_markup(page: Page) -> None:
+    name = "<img src=x onerror=alert(1)>.png"
+    start(page, picture(name))
+    expect(page.locator(".card-name")).to_have_text(name)
+    page.reload()
+    expect(page.locator(".card-name")).to_contain_text("onerror")
+    expect(page.locator("img[src=x]")).to_have_count(0)
+
+
+def test_a_print_size_is_shown_in_pixels_and_is_what_the_result_has(page: Page) -> None:
+    choose(page, picture("wide.png", 96, 48))
+    pick(page, "size", "print")
+    page.locator("select[name=paper]").select_option("A6")
+    pick(page, "dpi", "other")
+    page.locator("input[name=otherDpi]").fill("100")
+    expect(page.locator("#pixels")).to_have_text(shown("826x413"))
+    page.get_by_label("Cut to the exact size").check()
+    pick(page, "anchor", "left")
+    expect(page.locator("#pixels")).to_have_text(shown("582x413"))
+    expect(page.locator("#outcome-detail")).to_contain_text("244 px of the width are cut")
+    page.locator("#start").click()
+    expect(card(page, "wide.png")).to_contain_text(shown("582x413"))
+    # The original is shown as large as before the cut, and begins at the left edge.
+    compare(page, "wide.png")
+    before, after = (box(page.locator(f".pane.{side} img")) for side in ("before", "after"))
+    assert before["x"] == pytest.approx(after["x"], abs=0.5)
+    assert before["width"] / after["width"] == pytest.approx(826 / 582, rel=1e-3)
+
+
+def test_a_size_that_would_be_refused_is_told_before_the_start(page: Page) -> None:
+    choose(page, picture("small.png", 40, 30))
+    pick(page, "size", "pixels")
+    page.locator("input[name=width]").fill("800")
+    expect(staged(page, "small.png")).to_contain_text("20 times")
+    expect(page.locator("#start")).to_be_disabled()
+    page.locator("input[name=width]").fill("400")
+    expect(staged(page, "small.png")).to_contain_text(shown("400x300"))
+    page.locator("input[name=width]").fill("")
+    expect(page.locator("#size-fault")).to_contain_text("Give a width")
+
+
+def test_the_page_plans_the_sizes_that_the_worker_plans(page: Page) -> None:
+    dice = random.Random(7)
+    cases: list[tuple[dict[str, Any], dict[str, int]]] = []
+    for _ in range(400):
+        source = {"width": dice.randint(1, 3000), "height": dice.randint(1, 3000)}
+        scale = dice.uniform(0.1, 15)
+        fields: dict[str, Any] = {"upscale_factor": dice.choice([2, 3.5, 4, round(scale + 1, 2)])}
+        kind = dice.randrange(3)
+        if kind == 1:
+            fields = {f"target_{side}": max(1, int(source[side] * scale)) for side in source}
+        elif kind == 2:
+            dpi = dice.choice([72, 150, 300])
+            inches = {side: source[side] * dice.uniform(0.2, 15) / dpi for side in source}
+            fields = {f"target_{side}_inches": value for side, value in inches.items()}
+            fields["target_dpi"] = dpi
+        if kind and dice.random() < 0.7:
+            fields["crop"] = dice.choice(["center", "top", "bottom-left", "right", "none"])
+        if kind and dice.random() < 0.3:
+            fields.pop(f"target_width{'_inches' if kind == 2 else ''}")
+        cases.append((fields, source))
+    plans = page.evaluate(
+        """async (cases) => {
+            const { planSize, planFault } = await import("./sizes.js");
+            return cases.map(([fields, source]) => {
+                const plan = planSize(fields, source);
+                return {...plan, fault: planFault(plan, source, "esrgan", null)};
+            });
+        }""",
+        cases,
+    )
+    for (fields, source), plan in zip(cases, plans, strict=True):
+        config = EsrganConfig.model_validate({"image_path": "x", **fields})
+        try:
+            wanted = plan_size(
+                config, Size(**source), factor=config.upscale_factor or 4, default_dpi=150
+            )
+        except JobError:
+            assert plan["fault"], (fields, source)
+            continue
+        assert plan["fault"] is None, (fields, source, plan)
+        shown = (plan["output"], plan["scaled"], plan["cropX"], plan["cropY"])
+        sizes = (wanted.output.model_dump(), wanted.scaled.model_dump())
+        assert shown == (*sizes, wanted.crop_x, wanted.crop_y), (fields, source)
+
+
+def test_the_slider_moves_by_keyboard_and_both_pictures_zoom_and_pan_together(page: Page) -> None:
+    start(page, picture("one.png", 400, 300))
+    card(page, "one.png").locator("[data-action=compare]").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#compare")).not_to_have_class(re.compile("is-loading"))
+    slider = page.get_by_role("slider")
+    slider.focus()
+    before = box(page.locator(".divider"))["x"]
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert slider.input_value() == "60"
+    assert box(page.locator(".divider"))["x"] > before
+    clipped = page.locator(".pane.after").evaluate("pane => pane.style.clipPath")
+    assert clipped.startswith("inset")
+
+    page.keyboard.press("1")
+    expect(page.locator("#zoom-level")).to_have_text("100 %")
+    images = [page.locator(f".pane.{side} img") for side in ("before", "after")]
+    assert [round(box(image)["width"]) for image in images] == [1600, 1600]
+    page.locator("#stage").focus()
+    places = [box(image) for image in images]
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    moved = [box(image) for image in images]
+    for was, now in zip(places, moved, strict=True):
+        assert (was["x"] - now["x"], was["y"] - now["y"]) == (64, 64)
+    page.keyboard.press("0")
+    assert box(images[0])["width"] < 1600
+    page.keyboard.press("Escape")
+    expect(page.locator("#compare")).to_be_hidden()
+    expect(card(page, "one.png").locator("[data-action=compare]")).to_be_focused()
+
+
+def test_the_pointer_drags_the_line_zooms_by_wheel_and_moves_both_pictures(page: Page) -> None:
+    start(page, picture("one.png", 400, 300))
+    compare(page, "one.png")
+    slider, stage = page.get_by_role("slider"), box(page.locator("#stage"))
+    middle = (stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2)
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] - 200, middle[1], steps=3)
+    page.mouse.up()
+    assert float(slider.input_value()) < 40
+
+    pick(page, "compare-mode", "side")
+    images = [page.locator(f".pane.{side} img") for side in ("before", "after")]
+    panes = [box(page.locator(f".pane.{side}")) for side in ("before", "after")]
+    page.mouse.move(panes[0]["x"] + 100, middle[1])
+    page.mouse.wheel(0, -900)
+    expect(page.locator("#stage")).to_have_class(re.compile("can-pan"))
+    page.mouse.down()
+    page.mouse.move(panes[0]["x"] + 60, middle[1] - 30, steps=3)
+    page.mouse.up()
+
+    def in_pane(side: int) -> tuple[float, float]:
+        shown = box(images[side])
+        return shown["x"] - panes[side]["x"], shown["y"] - panes[side]["y"]
+
+    assert in_pane(0) == pytest.approx(in_pane(1), abs=0.5)
+    assert in_pane(0)[0] < 0
+
+
+def test_a_reload_in_mid_job_finds_the_job_its_picture_and_its_end(
+    page: Page, held_jobs: Path
+) -> None:
+    held_jobs.touch()
+    start(page, picture("mine.png"))
+    expect(row(page, "mine.png")).to_have_attribute("data-status", RUNS)
+    page.reload()
+    expect(row(page, "mine.png")).to_have_attribute("data-status", RUNS)
+    expect(row(page, "mine.png").locator("img")).to_be_visible()
+    held_jobs.unlink()
+    expect(card(page, "mine.png")).to_be_visible()
+    # The original was kept, so there is something to compare with.
+    compare(page, "mine.png")
+    expect(page.get_by_role("slider")).to_be_enabled()
+
+
+def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> None:
+    held_jobs.touch()
+    start(page, picture("mine.png"))
+    expect(row(page, "mine.png")).to_have_attribute("data-status", RUNS)
+    row(page, "mine.png").get_by_role("button", name="Cancel").click()
+    expect(row(page, "mine.png")).to_have_attribute("data-status", "cancelled")
+    held_jobs.unlink()
+    row(page, "mine.png").get_by_role("button", name="Retry").click()
+    expect(card(page, "mine.png")).to_be_visible()
+    card(page, "mine.png").get_by_role("button", name="Remove").click()
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.get_by_text("The queue is empty")).to_be_visible()
+
+
+def test_four_pictures_are_uploaded_at_a_time(page: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/upscale/*", hold)
+    start(page, *(picture(f"{number}.png") for number in range(6)))
+    uploading = page.locator(".row[data-status=uploading]")
+    expect(uploading).to_have_count(4)
+    expect(page.locator(".row[data-status=waiting]")).to_have_count(2)
+    for sent in range(6):
+        while len(held) <= sent:
+            page.wait_for_timeout(10)
+        assert len(held) <= sent + 4
+        held[sent].continue_()
+    expect(page.locator(".card")).to_have_count(6)
+
+
+def test_an_upload_waits_as_retry_after_says_and_is_then_sent_again(page: Page) -> None:
+    keys: list[str | None] = []
+
+    def refuse_once(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) > 1:
+            route.continue_()
+            return
+        problem = {"detail": "The queue is full.", "code": "queue_full", "retryable": True}
+        route.fulfill(status=429, headers={"Retry-After": "1"}, body=json.dumps(problem))
+
+    page.route("**/api/upscale/*", refuse_once)
+    start(page, picture("one.png"))
+    expect(page.locator("#notice")).to_contain_text("The queue is full. The next upload starts in")
+    expect(card(page, "one.png")).to_be_visible()
+    expect(page.locator("#notice")).to_be_hidden()
+    assert keys[0] is not None
+    assert keys == [keys[0]] * 2
+
+
+def test_a_server_that_does_not_answer_is_told_and_tried_again(page: Page) -> None:
+    page.route("**/api/**", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("does not answer")
+    expect(page.locator("#glance")).to_contain_text("No connection")
+    page.unroute("**/api/**")
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#glance")).to_contain_text("Queue empty")
+
+
+def test_the_header_tells_the_queue_the_workers_and_their_memory(
+    page: Page, serve: RunningServe
+) -> None:
+    job = busy_worker(serve)
+    expect(page.locator("#glance")).to_contain_text("1 running, 0 waiting")
+    page.locator("#glance summary").click()
+    expect(page.locator("#glance")).to_contain_text("Worker 0")
+    expect(page.locator("#glance [data-part=memory]")).to_contain_text("MB")
+    serve.client.delete(job["status_url"])
+    expect(page.locator("#glance")).to_contain_text("Queue empty")
+
+
+def test_a_wrong_key_is_told_and_the_right_one_opens_the_page(
+    browser: Browser, daemon_environment: None, tmp_path: Path
+) -> None:
+    sections = {"auth": {"keys": (Key.of("tester", KEY),)}, "workers": {"methods": ("esrgan",)}}
+    with running_serve(tmp_path, **sections) as serve, opened_page(browser, serve.url) as page:
+        page.get_by_label("Key", exact=True).fill("not-the-key")
+        page.get_by_role("button", name="Use this key").click()
+        expect(page.locator("#key-fault")).to_contain_text("does not know this key")
+        expect(page.locator("#main")).to_be_hidden()
+        page.get_by_label("Key", exact=True).fill(KEY)
+        page.keyboard.press("Enter")
+        start(page, picture("one.png"))
+        expect(card(page, "one.png")).to_be_visible()
+        # An address of the server would be asked without the key.
+        compare(page, "one.png")
+        sources = page.locator(".pane img").evaluate_all("images => images.map(image => image.src)")
+        assert all(source.startswith("blob:") for source in sources)
+        with page.expect_download() as download:
+            page.locator("#compare-download").click()
+        assert download.value.suggested_filename == "one_esrgan.png"
+        assert size_of(download.value.path()) == (256, 192)
+        page.keyboard.press("Escape")
+        assert KEY not in json.dumps(page.evaluate("({...localStorage})"))
+        page.reload()
+        expect(card(page, "one.png")).to_be_visible()
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_role("heading", name="This server needs a key")).to_be_visible()
+
+
+@pytest.mark.parametrize(("device", "theme"), [("desktop", "light"), ("phone", "dark")])
+def test_nothing_hinders_a_screen_reader_and_nothing_is_wider_than_the_screen(
+    browser: Browser, serve: RunningServe, held_jobs: Path, device: str, theme: Theme
+) -> None:
+    phone = {"viewport": PHONE, "has_touch": True, "is_mobile": True}
+    context: dict[str, Any] = {"color_scheme": theme, **(phone if device == "phone" else {})}
+    long_name = "a-name-that-is-much-longer-than-a-phone-is-wide-2026.png"
+    text: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"}
+
+    remove_jobs(serve)
+    failed = serve.submit(error_code="out_of_memory")
+    serve.ended(failed["job_id"])
+    with opened_page(browser, serve.url, **context) as page:
+
+        def check(state: str) -> None:
+            """All rules in this theme, the contrast also in the other."""
+            assert_accessible(page, state)
+            other: Theme = "dark" if theme == "light" else "light"
+            page.emulate_media(color_scheme=other, reduced_motion="reduce")
+            assert_accessible(page, f"{state}, {other}", rules=["color-contrast"])
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= page.evaluate("innerWidth"), state
+
+        page.evaluate(Axe().axe_script)
+        expect(page.locator(".row[data-status=failed]")).to_be_visible()
+        page.get_by_role("button", name="Remove all").click()
+        expect(page.get_by_text("The queue is empty")).to_be_visible()
+        check("empty")
+        choose(page, picture(long_name, 400, 300), text)
+        pick(page, "size", "print")
+        page.get_by_label("Cut to the exact size").check()
+        page.locator("#models summary").first.click()
+        check("chosen")
+        page.locator("#start").click()
+        expect(card(page, long_name)).to_be_visible()
+        held_jobs.touch()
+        start(page, picture("held.png", 400, 300))
+        serve.submit(error_code="out_of_memory")
+        expect(page.locator(".row[data-status=failed]")).to_be_visible()
+        page.locator("#glance summary").click()
+        check("busy")
+        page.keyboard.press("Escape")
+        compare(page, long_name)
+        check("compared")
+
+
+def test_the_theme_follows_the_system_until_the_switch_is_used(
+    browser: Browser, serve: RunningServe
+) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    with opened_page(browser, serve.url, color_scheme="dark") as page:
+        switch = page.get_by_role("switch", name="Dark theme")
+        expect(switch).to_be_checked()
+        dark = page.evaluate(ground)
+        switch.click()
+        assert page.evaluate(ground) != dark
+        page.reload()
+        expect(switch).not_to_be_checked()
