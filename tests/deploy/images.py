@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,12 @@ class Store:
         self.folder = folder
         self._options = ["--root", str(folder / "root"), "--runroot", str(folder / "run")]
 
+    @staticmethod
+    def in_cache() -> Store:
+        """The one in the user's cache folder."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Store(Path(cache) / "upscaled-test-images")
+
     def build(self) -> None:
         """Build the image, with the layers that an earlier run left. Raises with the log's end."""
         self._make_base()
@@ -66,6 +73,21 @@ class Store:
             IMAGE,
             str(ROOT),
         )
+
+    @contextmanager
+    def tree(self, *packages: str) -> Iterator[Path]:
+        """The image's files in a folder of their own, with more of Debian's packages."""
+        container = self._buildah("from", IMAGE).strip()
+        try:
+            install = (
+                f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
+            )
+            self._buildah(
+                "run", "--isolation=chroot", "--user=root", container, "--", "sh", "-c", install
+            )
+            yield Path(self._buildah("mount", container).strip())
+        finally:
+            self._buildah("rm", container)
 
     def run(self, *options: str, command: Sequence[str] = ()) -> list[str]:
         """The command line that runs the image as the README says: read-only, and without any
@@ -119,8 +141,8 @@ class Store:
         archive.unlink()
         mark.touch()
 
-    def _buildah(self, *arguments: str) -> None:
-        _run(["buildah", *self._options, *arguments])
+    def _buildah(self, *arguments: str) -> str:
+        return _run(["buildah", *self._options, *arguments]).stdout
 
 
 def _pip_settings() -> str:

@@ -32,8 +32,7 @@ def store() -> Store:
     reason = why_not()
     if reason is not None:
         pytest.skip(f"no image can be built here: {reason}")
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    store = Store(Path(folder) / "upscaled-test-images")
+    store = Store.in_cache()
     store.build()
     return store
 
