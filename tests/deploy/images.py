@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare", "umount")
 _PACKAGES = "ca-certificates,python3,python3-venv"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-_BUILD_TIMEOUT_S = 900
+_BUILD_TIMEOUT_S = 1800
 # Within what the kernel lets a container have that has no more rights than this process.
 _OPEN_FILES = 1024
 _PROCESSES = 4096

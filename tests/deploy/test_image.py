@@ -20,7 +20,7 @@ import pytest
 from images import ROOT, Store, why_not
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 
 _USER = 10001
 _PICTURE = ROOT / "examples" / "astronaut.jpg"

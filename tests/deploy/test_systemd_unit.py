@@ -19,7 +19,7 @@ import pytest
 from images import ROOT, Store, why_not
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 
 _KEY = "the-key-of-this-test-and-of-nothing-else"
 # systemd waits this long for a sign of life; the shipped value would make the test wait longer.
