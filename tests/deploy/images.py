@@ -25,7 +25,7 @@ _BUILD_TIMEOUT_S = 1800
 # Within what the kernel lets a container have that has no more rights than this process.
 _OPEN_FILES = 1024
 _PROCESSES = 4096
-_BASE = "localhost/upscaled-test-base:bookworm"
+_BASE = "localhost/upscaled-test-base"
 IMAGE = "localhost/upscaled-test:latest"
 
 
@@ -57,7 +57,7 @@ class Store:
 
     def build(self) -> None:
         """Build the image, with the layers that an earlier run left. Raises with the log's end."""
-        self._make_base()
+        base = self._make_base()
         volumes = [part for path in _pip_folders() for part in ("--volume", f"{path}:{path}:ro")]
         self._buildah(
             "bud",
@@ -65,7 +65,7 @@ class Store:
             "--format=docker",
             "--layers",
             "--build-arg",
-            f"BASE_IMAGE={_BASE}",
+            f"BASE_IMAGE={base}",
             *volumes,
             "--file",
             str(ROOT / "docker" / "Dockerfile"),
@@ -123,11 +123,12 @@ class Store:
         script = 'umount -l /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
         return ["unshare", "-m", "sh", "-c", script, "sh", *command]
 
-    def _make_base(self) -> None:
+    def _make_base(self) -> str:
+        """The base image's name, by what is in it."""
         settings = _pip_settings()
-        mark = self.folder / f"base-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
-        if mark.exists():
-            return
+        name = f"{_BASE}:{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+        if self._buildah("images", "--quiet", "--filter", f"reference={name}").strip():
+            return name
         tree = self.folder / "base"
         shutil.rmtree(tree, ignore_errors=True)
         _run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(tree)])
@@ -136,10 +137,10 @@ class Store:
         (tree / "etc" / "pip.conf").write_text(settings, "utf-8")
         archive = self.folder / "base.tar"
         _run(["tar", "-C", str(tree), "-cf", str(archive), "."])
-        _run(["podman", *self._options, "import", str(archive), _BASE])
+        _run(["podman", *self._options, "import", str(archive), name])
         shutil.rmtree(tree)
         archive.unlink()
-        mark.touch()
+        return name
 
     def _buildah(self, *arguments: str) -> str:
         return _run(["buildah", *self._options, *arguments]).stdout
