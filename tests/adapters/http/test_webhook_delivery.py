@@ -20,6 +20,7 @@ from standardwebhooks.webhooks import Webhook
 
 from running_serve import RunningServe, running_serve
 from upscaled_http.config import Settings
+from upscaled_http.daemoncommand import daemon_environment
 from upscaled_http.problems import ProblemError
 from upscaled_http.submission import SubmissionReader
 from waiting import TIMEOUT_S, wait_until
@@ -278,3 +279,12 @@ def test_without_a_secret_there_are_no_webhooks() -> None:
     problem = problem_of("http://a.example/")
     assert problem.status == 400
     assert "webhooks.secret is not set" in problem.detail
+
+
+def test_the_daemon_does_not_get_the_servers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UPSCALED_WEBHOOKS_SECRET", "UPSCALED_AUTH_KEYS"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("MODEL_CACHE_DIR", "/models")
+    environment = daemon_environment()
+    assert SECRET not in environment.values()
+    assert environment["MODEL_CACHE_DIR"] == "/models"
