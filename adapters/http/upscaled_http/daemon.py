@@ -1,7 +1,7 @@
 """The daemon as a child of the server: `upscaled run`, started again whenever it goes away.
 
     Service ── send ──> Daemon (pipes and threads of the Python adapter) ──> upscaled run
-    Service <── handle_message ── event loop <── inbox ── reader thread <──┘
+    Service <── handle_message ── event loop <── LoopChannel <─────────────┘
 
 Every call comes from the event loop, and every call of the listener is made there.
 """
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -23,6 +23,7 @@ from upscaled.daemon import Daemon
 from upscaled.errors import DaemonGoneError
 from upscaled.questions import Questions
 from upscaled.timers import Timers
+from upscaled_http.loopchannel import LoopChannel
 
 State = Literal["starting", "ready", "restarting", "stopped"]
 
@@ -66,8 +67,6 @@ class ChildDaemon:
         self._env = env
         self._timers = Timers()
         self._questions = Questions(self._timers)
-        self._inbox: deque[Message | DaemonGoneError] = deque()
-        self._is_waking = False
         self._daemon: Daemon | None = None
         self._gone: asyncio.Future[DaemonGoneError] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -159,7 +158,14 @@ class ChildDaemon:
         """Run a daemon to its end."""
         self._gone = self._loop.create_future()
         try:
-            daemon = Daemon(self._command, self, self._timers, env=self._env, show_log=True)
+            daemon = Daemon(
+                self._command,
+                self,
+                self._timers,
+                env=self._env,
+                show_log=True,
+                make_channel=LoopChannel,
+            )
         except OSError as error:
             return DaemonGoneError(f"the daemon cannot be started: {error.strerror}")
         self._daemon = daemon
@@ -171,19 +177,12 @@ class ChildDaemon:
         if self._daemon is not None:
             self._questions.write(self._daemon.channel)
 
-    def _deliver(self) -> None:
-        # Before the inbox is emptied: what comes in meanwhile wakes us again.
-        self._is_waking = False
-        while self._inbox:
-            message = self._inbox.popleft()
-            try:
-                if isinstance(message, DaemonGoneError):
-                    self._handle_gone(message)
-                else:
-                    self._handle_message(message)
-            except Exception:  # noqa: BLE001 - whatever it is
-                # A message of which we make nothing must not hold up the ends behind it.
-                _LOG.exception("a message of the daemon was not handled")
+    def _deliver(self, message: Message) -> None:
+        try:
+            self._handle_message(message)
+        except Exception:  # noqa: BLE001 - whatever it is
+            # A message of which we make nothing must not hold up the ends behind it.
+            _LOG.exception("a message of the daemon was not handled")
 
     def _handle_message(self, message: Message) -> None:
         kind = message.get("type")
@@ -205,11 +204,11 @@ class ChildDaemon:
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(error)
 
-    # --- the daemon's listener, in its threads --------------------------------------------------
+    # --- the daemon's listener, in any thread but for messages --------------------------------
 
     def on_message(self, message: Message) -> None:
-        """Hand it to the event loop, which is woken once for all that comes together."""
-        self._put(message)
+        """In the event loop, which reads the daemon."""
+        self._deliver(message)
 
     def on_room(self) -> None:
         """Have questions written that found no room; all else is queued in the channel."""
@@ -222,14 +221,8 @@ class ChildDaemon:
             daemon.kill()
 
     def on_gone(self, error: DaemonGoneError) -> None:
-        """Hand it to the event loop, after all messages."""
-        self._put(error)
-
-    def _put(self, item: Message | DaemonGoneError) -> None:
-        self._inbox.append(item)
-        if not self._is_waking:
-            self._is_waking = True
-            self._call(self._deliver)
+        """Hand it to the event loop, which has read all messages."""
+        self._call(lambda: self._handle_gone(error))
 
     def _call(self, call: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

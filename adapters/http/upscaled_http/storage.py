@@ -80,7 +80,7 @@ class Storage:
     def remove_upload(self, job_id: str) -> None:
         """The job has ended, or was not accepted."""
         with suppress(OSError):
-            self.upload(job_id).unlink(missing_ok=True)
+            os.unlink(f"{self.uploads}/{job_id}")  # noqa: PTH108 - for each job, so it is to be quick
 
     def remove_result(self, file_name: str) -> int:
         """Remove a result and what was made of it; the bytes that this has freed."""

@@ -123,19 +123,12 @@ class Channel:
         os.close(fd)
 
     def _read_all(self, fd: int) -> None:
-        lines = LongLineSplitter()
+        reader = MessageReader(self._listener.on_message)
         fault: str | None = None
-
-        def take(found: list[bytes | None]) -> None:
-            for line in found:
-                message = lost_end(lines.heads.popleft()) if line is None else _message(line)
-                if message is not None:
-                    self._listener.on_message(message)
-
         try:
             with contextlib.suppress(OSError):
-                read_all(fd, lambda chunk: take(lines.feed(chunk)), self._stop)
-            take(lines.end())
+                read_all(fd, reader.feed, self._stop)
+            reader.end()
         except UnreadableLineError as error:
             fault = str(error)
         finally:
@@ -201,6 +194,28 @@ class Channel:
                     selector.select()
                     if self._stop.is_set:
                         raise BrokenPipeError from None
+
+
+class MessageReader:
+    """From the bytes of a daemon to its messages. Raises `UnreadableLineError`."""
+
+    def __init__(self, on_message: Callable[[Message], None]) -> None:
+        self._on_message = on_message
+        self._lines = LongLineSplitter()
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes."""
+        self._take(self._lines.feed(chunk))
+
+    def end(self) -> None:
+        """No more will come: the last line may lack its newline."""
+        self._take(self._lines.end())
+
+    def _take(self, found: list[bytes | None]) -> None:
+        for line in found:
+            message = lost_end(self._lines.heads.popleft()) if line is None else _message(line)
+            if message is not None:
+                self._on_message(message)
 
 
 class StopEvent:

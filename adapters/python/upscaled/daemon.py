@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from upscaled.channel import Channel, Message, StopEvent, read_all
+from upscaled.channel import Channel, ChannelListener, Message, StopEvent, read_all
 from upscaled.errors import DaemonGoneError
 from upscaled.timers import Timer, Timers
 from upscaled_protocol.lines import LineSplitter
@@ -61,6 +61,7 @@ class Daemon:
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         show_log: bool = False,
+        make_channel: Callable[[int, int, ChannelListener], Channel] = Channel,
     ) -> None:
         self._listener = listener
         self._timers = timers
@@ -96,7 +97,7 @@ class Daemon:
             os.close(fd)
         self._log_fds = log[:1]
         self._stop = StopEvent()
-        self.channel = Channel(stdout_read, stdin_write, self)
+        self.channel = make_channel(stdout_read, stdin_write, self)
         self._threads = [
             threading.Thread(target=self._wait_exit, name="upscaled-exit", daemon=True),
             threading.Thread(target=self._read_log, name="upscaled-log", daemon=True),
