@@ -134,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._result(row)
         elif "job" in row:
             content = json.dumps(_JOB | row["job"]).encode()
-            self._respond(row.get("status", 200), content, row.get("headers", {}))
+            self._respond(row.get("status", 200), content, row.get("headers", {}), row.get("cut"))
+            if "cut" in row:
+                self._hang_up()
         else:
             content = json.dumps(row["json"]).encode() if "json" in row else row["text"].encode()
             self._respond(row["status"], content, row.get("headers", {}))
@@ -203,13 +205,19 @@ class _Handler(BaseHTTPRequestHandler):
         if "cut" in row:
             self._hang_up()
 
-    def _respond(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def _respond(
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        cut: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[:cut])
 
     def _hang_up(self) -> None:
         self.wfile.flush()

@@ -73,7 +73,7 @@ export class HttpUpscaler {
     const signal = AbortSignal.timeout(ASK_TIMEOUT_MS);
     const health = await this.#health(signal);
     // Health is answered without a key too.
-    await (await this.#connection.send("/api/jobs?limit=1", { signal })).text();
+    await this.#connection.text("/api/jobs?limit=1", { signal });
     return health;
   }
 
@@ -197,15 +197,14 @@ export class HttpUpscaler {
 
   async #health(signal: AbortSignal): Promise<Health> {
     // A server that drains or has failed answers with 503.
-    const response = await this.#connection.send("/api/health", { signal, alsoOk: 503 });
-    const text = await response.text();
+    const text = await this.#connection.text("/api/health", { signal, alsoOk: 503 });
     try {
       const health = parsed<Health>(text);
       if (typeof health.status === "string") return health;
     } catch {
       // A proxy's page.
     }
-    throw this.#connection.lost(`it answered ${response.status} and no health`);
+    throw this.#connection.lost("it answered, but not how it is");
   }
 
   #refusal(id: string, signal: AbortSignal | undefined, site: CallSite): JobError | undefined {

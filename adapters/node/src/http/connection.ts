@@ -113,6 +113,20 @@ export class Connection {
     }
   }
 
+  /** The whole body of the response, asked for again if it breaks off. Throws as `send` does. */
+  async text(path: string, exchange: Exchange): Promise<string> {
+    const patience = this.patience();
+    for (;;) {
+      const response = await this.send(path, exchange);
+      try {
+        return await response.text();
+      } catch (error) {
+        exchange.signal.throwIfAborted();
+        await patience.wait(this.lost(error), exchange.signal);
+      }
+    }
+  }
+
   /** What a request ends with whose server does not answer. */
   lost(error: unknown): DaemonGoneError {
     const { message, cause } = error instanceof Error ? error : new Error(String(error));

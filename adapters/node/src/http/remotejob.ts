@@ -82,8 +82,7 @@ export class RemoteJob {
     const exchange = submission.exchange(this.#stop.signal, this.#id, () => {
       if (this.#isCancelled) throw JobError.local(this.#id, "cancelled", "the job was cancelled");
     });
-    const response = await this.#connection.send(submission.path, exchange);
-    const job = parsed<Job>(await response.text());
+    const job = this.#parsed(await this.#connection.text(submission.path, exchange));
     this.#serverId = job.job_id;
     this.#listener.onAccepted();
     if (this.#isCancelled) void this.#sendCancel(job.job_id);
@@ -101,7 +100,7 @@ export class RemoteJob {
         const exchange = { headers: { accept: "text/event-stream" }, signal: stream.signal, jobId: this.#id };
         const response = await this.#connection.send(`${this.#path(job)}/events`, exchange);
         for await (const data of dataOf(response, () => stream.abort())) {
-          const news = parsed<Job>(data);
+          const news = this.#parsed(data);
           if (ENDS.has(news.status)) return news;
           patience.reset();
           if (news.status === "processing") this.#listener.onProgress(this.#progressOf(news));
@@ -171,7 +170,18 @@ export class RemoteJob {
   async #sendCancel(id: string): Promise<void> {
     const exchange = { method: "POST", signal: this.#stop.signal, jobId: this.#id };
     // Its end tells what became of it; without an answer, the call's grace ends the call.
-    await this.#connection.send(`/api/jobs/${id}/cancel`, exchange).then((response) => response.text()).catch(() => {});
+    await this.#connection.text(`/api/jobs/${id}/cancel`, exchange).catch(() => {});
+  }
+
+  /** Throws `JobError` if the text is no job. */
+  #parsed(text: string): Job {
+    try {
+      const job = parsed<Job | undefined>(text);
+      if (typeof job?.job_id === "string") return job;
+    } catch {
+      // A proxy's page.
+    }
+    throw JobError.local(this.#id, "internal", "the server answered with no job");
   }
 
   #path({ job_id }: Job): string {

@@ -107,7 +107,7 @@ class RemoteJob:
                 raise local_error("cancelled", "the job was cancelled", self._job_id)
 
         job = _parsed(self._connection.text(submission.exchange(refused), self._stop))
-        self._server_id = str(job.get("job_id"))
+        self._server_id = job["job_id"]
         self._on_accepted()
         if self._is_cancelled:
             self.send_cancel()
@@ -190,9 +190,9 @@ def _parsed(data: bytes) -> Message:
     """A job in an answer. Raises `UpscaledError` if it is none."""
     with contextlib.suppress(ValueError):
         parsed = json.loads(data)
-        if isinstance(parsed, dict):
+        if isinstance(parsed, dict) and isinstance(parsed.get("job_id"), str):
             return parsed
-    raise local_error("internal", f"the server answered with no job, but with {data[:200]!r}")
+    raise local_error("internal", "the server answered with no job")
 
 
 def _progress(job: Message, job_id: str) -> Message:
