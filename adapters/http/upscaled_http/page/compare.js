@@ -30,7 +30,7 @@ const STEP = 1.25;
 const PAN_PX = 64;
 
 /** `?preview=1600` if a browser cannot show the result itself, or only with much memory. */
-export function previewQuery(job) {
+function previewQuery(job) {
   const { width, height } = job.output_size ?? { width: 0, height: 0 };
   const isLarge = width * height > PREVIEW_FROM_PIXELS || (job.file_size_bytes ?? 0) > PREVIEW_FROM_BYTES;
   return job.media_type === "image/tiff" || isLarge ? "?preview=1600" : "";

@@ -2,7 +2,6 @@
 
 import { announce } from "./announce.js";
 import { request, resultSource, save } from "./api.js";
-import { previewQuery } from "./compare.js";
 import { bytes, count, duration, pixels } from "./format.js";
 
 // What `results.zip` takes at once.
@@ -107,7 +106,7 @@ export class Queue {
     if (entry.thumbnail) view.source = URL.createObjectURL(entry.thumbnail);
     else if (entry.status === "completed") {
       view.source = "";
-      view.source = await resultSource(entry.job.job_id, previewQuery(entry.job) || "?preview=480").catch(() => "");
+      view.source = await resultSource(entry.job.job_id, "?preview=512").catch(() => "");
     } else return;
     if (view.source === "") return;
     const image = new Image();
