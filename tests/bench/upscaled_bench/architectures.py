@@ -39,7 +39,7 @@ from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_protocol.configs import EsrganConfig
 
-_LARGE, _SMALL = (256, 192), (128, 96)
+_LARGE, _SMALL, _LEAST = (256, 192), (128, 96), (64, 64)
 _ROUNDS = 2
 _HEADER = ["", "picture", "upscaled", "torch", "of torch", "OpenVINO", "of OpenVINO"]
 _WIDTHS = [10, 7, 13, 13, 11, 13, 11]
@@ -98,6 +98,7 @@ _FAMILIES = {
             "mlp_ratio": 2,
             "upscale": 4,
         },
+        _LEAST,  # OpenVINO takes a minute to convert it
     ),
     "Real-CUGAN": Family("UpCunet4x", "RealCUGAN", {}, _LARGE),
 }
