@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -34,6 +35,9 @@ KEEP_ALIVE_S = 75
 
 # After the drain: for answers that are under way to slow clients.
 LAST_ANSWERS_S = 3
+
+# `timeout`, npm and others send a signal to us and to our process group: both are one request.
+SAME_SIGNAL_S = 0.5
 
 EXIT_FORCED = 1
 
@@ -70,6 +74,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._notifier = notifier
         self._on_open = on_open
+        self._stop_asked_at: float | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Until a signal. Raises what the service raises at its start."""
@@ -126,12 +131,16 @@ class Server(uvicorn.Server):
             log.info("replacing the workers", extra={"fields": {"signal": "SIGHUP"}})
             self._application.state.service.reload()
             return
-        if self.should_exit:
+        now = time.monotonic()
+        if self._stop_asked_at is not None:
+            if now - self._stop_asked_at < SAME_SIGNAL_S:
+                return
             # Nothing is lost: both stores are kept whole for a kill -9, and the daemon ends with
             # its pipes.
             log.warning("a second signal: stopping at once")
             logging.shutdown()
             os._exit(EXIT_FORCED)
+        self._stop_asked_at = now
         log.info("stopping", extra={"fields": {"signal": signal.Signals(sig).name}})
         self.should_exit = True
 

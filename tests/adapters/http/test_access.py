@@ -322,9 +322,16 @@ def test_a_body_that_grows_past_the_limit_is_cut_there() -> None:
     assert "connection" not in fits.headers
 
 
+def test_an_upload_that_takes_too_long_is_ended_though_it_always_comes() -> None:
+    app = application(settings(server={"upload_timeout_s": 1e-9}))
+    answer = ask(app, "POST", "/api/upscale", (), [b"more"] * 9)
+    assert (answer.status, answer.code) == (408, "upload_timeout")
+
+
 @pytest.mark.parametrize("setting", ["upload_idle_s", "upload_timeout_s"])
 def test_an_upload_that_stops_is_ended(setting: str) -> None:
-    app = application(settings(server={setting: 0.01}))
+    others = {"upload_idle_s": 1e6, "upload_timeout_s": 1e6}
+    app = application(settings(server=others | {setting: 0.01}))
     answer = ask(app, "POST", "/api/upscale", (), [b"begun"], ends=False)
     assert (answer.status, answer.code) == (408, "upload_timeout")
     assert answer.headers["connection"] == "close"

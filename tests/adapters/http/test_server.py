@@ -287,7 +287,10 @@ def test_a_server_without_jobs_for_the_time_that_was_set_exits() -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_the_service_while_requests_are_answered(stop: signal.Signals) -> None:
+def test_a_signal_drains_the_service_while_requests_are_answered(
+    stop: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled_http.server.SAME_SIGNAL_S", TIMEOUT_S)
     is_draining, may_end = asyncio.Event(), asyncio.Event()
 
     class Draining(ScriptedService):
@@ -300,6 +303,7 @@ def test_a_signal_drains_the_service_while_requests_are_answered(stop: signal.Si
     async def test(running: Running) -> None:
         os.kill(os.getpid(), stop)
         await is_draining.wait()
+        os.kill(os.getpid(), stop)  # to the process group: not a second request
         client = await running.client()
         await client.send(LIVE + b"\r\n")
         assert (await client.answer())[0] == 200
