@@ -168,10 +168,10 @@ def test_supervisord_replaces_a_killed_and_a_stopped_server(store: Store, tmp_pa
 def test_a_full_volume_is_told_and_nothing_is_left_of_the_upload(
     store: Store, tmp_path: Path
 ) -> None:
-    volume = f"--tmpfs=/data:rw,size=1m,mode=0700,uid={_USER},gid={_USER}"
+    volume = "--tmpfs=/data:rw,size=4m,mode=1777"
     with _running(store, tmp_path, volume, UPSCALED_WORKERS_METHODS="esrgan") as container:
         wait_until(container.is_up, "the server's start")
-        large = _PICTURE.read_bytes() + bytes(2 << 20)
+        large = _PICTURE.read_bytes() + bytes(8 << 20)
         answer = container.client.post("/api/upscale", files={"image": ("a.jpg", large)})
         assert (answer.status_code, answer.json()["code"]) == (507, "insufficient_storage")
 
