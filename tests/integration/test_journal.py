@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from journals import running_in
 from upscaled_supervisor import journal as journals
 from waiting import wait_until
 
@@ -142,16 +141,6 @@ def test_a_job_stays_charged_with_the_workers_it_took_down(
     assert attempts == (1,)
 
 
-def running_in(folder: Path) -> int:
-    """How many jobs run as the journal has it, read in a copy, because its daemon holds it."""
-    with tempfile.TemporaryDirectory() as copies:
-        for file in folder.glob("jobs.db*"):
-            shutil.copy(file, copies)
-        with contextlib.closing(sqlite3.connect(Path(copies) / "jobs.db")) as database:
-            (count,) = database.execute("SELECT count(*) FROM runs WHERE is_running").fetchone()
-    return int(count)
-
-
 def test_a_job_that_takes_the_daemon_down_ends_after_three_deaths(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
@@ -163,7 +152,7 @@ def test_a_job_that_takes_the_daemon_down_ends_after_three_deaths(
             daemon.job("late", steps=2)
         daemon.wait_accepted("late")
         daemon.wait_progress("deadly")
-        wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+        wait_until(lambda: running_in(tmp_path / "jobs.db") == 1, "the record of the run")
         daemon.kill()
         assert daemon.terminals() == []
     last = start_supervisor("--journal", journal)
@@ -181,9 +170,9 @@ def test_a_daemon_that_is_killed_while_it_drains_charges_no_job(
     daemon = start_supervisor("--journal", str(journal), "--grace-s", "600")
     daemon.job("a", steps=100_000, step_s=0.01)
     daemon.wait_progress("a")
-    wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+    wait_until(lambda: running_in(tmp_path / "jobs.db") == 1, "the record of the run")
     os.kill(daemon.pid, signal.SIGTERM)
-    wait_until(lambda: running_in(tmp_path) == 0, "the end of charging")
+    wait_until(lambda: running_in(tmp_path / "jobs.db") == 0, "the end of charging")
     daemon.kill()
     with contextlib.closing(journals.Journal(journal)) as opened:
         assert [(job.job_id, job.deaths) for job in opened.pending()] == [("a", 0)]
@@ -196,7 +185,7 @@ def test_a_daemon_that_is_told_to_end_now_charges_no_job(
     daemon = start_supervisor("--journal", str(journal))
     daemon.job("a", steps=100_000, step_s=0.01)
     daemon.wait_progress("a")
-    wait_until(lambda: running_in(tmp_path) == 1, "the record of the run")
+    wait_until(lambda: running_in(tmp_path / "jobs.db") == 1, "the record of the run")
     os.kill(daemon.pid, signal.SIGTERM)
     daemon.wait_status("draining")
     os.kill(daemon.pid, signal.SIGTERM)

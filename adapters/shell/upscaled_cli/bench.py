@@ -18,6 +18,7 @@ BENCHMARKS = {
     "persistent": "a persistent worker, beside one process a picture",
     "loading": "the first job's load of a model, beside spandrel's own",
     "encoders": "writing and resampling a picture, beside other libraries",
+    "http": "upscaled serve beside the pipe: a picture, no-op jobs, 200 clients, memory",
     "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
     "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",

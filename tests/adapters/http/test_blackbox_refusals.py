@@ -1,0 +1,431 @@
+"""What bad input, strangers and too much of anything get from `upscaled serve`, and what is left
+of it: nothing."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from serve_process import TIMEOUT_S, ServeProcess, picture, serve_process
+from waiting import wait_until
+
+KEYS = {"alice": "alices-key-0123456789", "bob": "bobs-key-0123456789ab"}
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    folder = tmp_path_factory.mktemp("data")
+    with serve_process(folder, UPSCALED_LIMITS_MAX_REQUEST_MB="1") as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """A server that waits for nobody."""
+    with serve_process(
+        tmp_path_factory.mktemp("data"),
+        UPSCALED_SERVER_HEADER_TIMEOUT_S="0.5",
+        UPSCALED_SERVER_UPLOAD_IDLE_S="0.5",
+        UPSCALED_SERVER_UPLOAD_TIMEOUT_S="2",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    """A server with keys, small in every way."""
+    with serve_process(
+        tmp_path_factory.mktemp("data"),
+        UPSCALED_AUTH_KEYS=",".join(f"{name}:{key}" for name, key in KEYS.items()),
+        UPSCALED_LIMITS_MAX_QUEUE="2",
+        UPSCALED_LIMITS_RATE_PER_MINUTE="40",
+        UPSCALED_SERVER_CORS_ORIGINS="https://app.example.com",
+    ) as running:
+        yield running
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The begin of a PNG that says so."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 100
+
+
+def code_of(answer: httpx2.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    return answer.status_code, answer.json()["code"]
+
+
+def send(serve: ServeProcess, data: bytes = b"", fields: dict[str, str] | None = None) -> Any:
+    return serve.client.post(
+        "/api/upscale/esrgan", files={"image": ("a.png", data or picture())}, data=fields or {}
+    )
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"just a text", (415, "unsupported_format")),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", (415, "unsupported_format")),
+        (b"<!doctype html><script>1</script>", (415, "unsupported_format")),
+        (b"PK\3\4" + b"\0" * 100, (415, "unsupported_format")),
+        (b"\x89PNG\r\n\x1a\n", (422, "input_unreadable")),
+        (png_of(60000, 60000), (413, "input_too_large")),
+        (b"x" * 1_200_000, (413, "input_too_large")),
+    ],
+    ids=["text", "svg", "html", "zip", "torn", "huge picture", "huge file"],
+)
+def test_what_is_no_picture_that_can_be_taken_is_refused(
+    serve: ServeProcess, data: bytes, expected: tuple[int, str]
+) -> None:
+    assert code_of(send(serve, data)) == expected
+    assert serve.files() == set()
+
+
+def test_an_empty_file_is_no_picture(serve: ServeProcess) -> None:
+    answer = serve.client.post("/api/upscale/esrgan", files={"image": ("a.png", b"")})
+    assert code_of(answer) == (415, "unsupported_format")
+
+
+def test_a_torn_picture_is_unreadable_to_whoever_waits_for_it(serve: ServeProcess) -> None:
+    whole = picture(200, 200)
+    answer = serve.client.post("/api/upscale/esrgan?wait=60", files={"image": whole[:80]})
+    assert code_of(answer) == (422, "input_unreadable")
+    assert serve.files() == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "x" * 300 + ".png",
+        "a\r\nSet-Cookie: x.png",
+        "..",
+        "C:\\a",
+    ],
+)
+def test_a_file_name_is_a_name_to_show_and_never_a_path(serve: ServeProcess, name: str) -> None:
+    disposition = name.replace("\r", "%0D").replace("\n", "%0A").replace("\\", "\\\\")
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name=image; filename="%b"\r\n\r\n%b\r\n--x--\r\n'
+        % (disposition.encode(), picture())
+    )
+    answer = serve.client.post(
+        "/api/upscale/esrgan?wait=60",
+        content=body,
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    assert not re.search(r"[/\\\r\n]|\.\.", job.get("name") or "")
+    assert len(job.get("name") or "") <= 200
+    serve.client.delete(job["status_url"])
+    assert serve.files() == set()
+
+
+# --- fields -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"upscale_facter": "2"}, "upscale_facter"),
+        ({"scale": "two"}, "scale"),
+        ({"scale": "1000"}, "scale"),
+        ({"scale": "2", "upscale_factor": "3"}, "scale"),
+        ({"image_path": "/etc/passwd"}, "image_path"),
+        ({"output_path": "/tmp/x.png"}, "output_path"),
+        ({"model": "../x"}, "model"),
+        ({"model": "/etc/passwd"}, "model"),
+        ({"model": "no-such-model"}, "model"),
+        ({"image_url": "http://example.com/a.png"}, "image_url"),
+        ({"timeout_s": "-1"}, "timeout_s"),
+        ({"label": "x" * 101}, "label"),
+        ({"format": "svg"}, "format"),
+    ],
+)
+def test_a_wrong_field_is_named(serve: ServeProcess, fields: dict[str, str], named: str) -> None:
+    answer = send(serve, fields=fields)
+    assert answer.status_code == 400, answer.text
+    assert named in [error["field"] for error in answer.json()["errors"]]
+    assert serve.files() == set()
+
+
+def form(*parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
+    """A multipart body of these parts, each its headers and its content."""
+    body = b"".join(
+        b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (head.encode(), content)
+        for head, content in parts
+    )
+    return body + b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+IMAGE = ('name="image"; filename="a.png"', picture())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [IMAGE, ('name="scale"', b"2"), ('name="scale"', b"3")],
+        [IMAGE, IMAGE],
+        [IMAGE, ('name="file"; filename="b.png"', picture())],
+        [IMAGE, *[(f'name="f{number}"', b"1") for number in range(70)]],
+        [('name="other"; filename="a.png"', picture())],
+        [('name="scale"', b"2")],
+        [IMAGE, ('name="label"', b"\xff\xfe")],
+        [IMAGE, ('name="label"', b"x" * 100_000)],
+    ],
+    ids=[
+        *("twice", "two pictures", "two names", "many fields", "another name", "no picture"),
+        *("no UTF-8", "long field"),
+    ],
+)
+def test_a_form_that_says_too_much_or_too_little_is_refused(
+    serve: ServeProcess, parts: list[tuple[str, bytes]]
+) -> None:
+    body, headers = form(*parts)
+    answer = serve.client.post("/api/upscale/esrgan", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert serve.files() == set()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("application/json", b"{", (400, "invalid_json")),
+        ("application/json", b"[1]", (400, "invalid_json")),
+        ("application/json", b'{"a":1,"a":2}', (400, "invalid_request")),
+        ("application/json", b'{"image_base64":"?"}', (400, "invalid_request")),
+        ("application/json", b'{"scale":NaN}', (400, "invalid_json")),
+        ("application/json", b"[" * 100_000, (400, "invalid_json")),
+        ("application/json", b'{"image_url":"file:///etc/passwd"}', (400, "invalid_job")),
+        ("text/plain", b"x", (415, "unsupported_media_type")),
+        ("multipart/form-data", b"x", (400, "invalid_request")),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Dis", (400, "invalid_request")),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused(
+    serve: ServeProcess, content_type: str, body: bytes, expected: tuple[int, str]
+) -> None:
+    answer = serve.client.post(
+        "/api/upscale/esrgan", content=body, headers={"Content-Type": content_type}
+    )
+    assert code_of(answer) == expected
+    assert serve.files() == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/api/jobs/%2e%2e%2fsidecar.db", 404),
+        ("GET", "/api/results/..%2f..%2fsidecar.db", 404),
+        ("GET", "/api/results/%2e%2e", 404),
+        ("GET", "/api/nothing", 404),
+        ("POST", "/api/upscale/nothing", 404),
+        ("GET", "/api/jobs?limit=0", 400),
+        ("GET", "/api/jobs?status=lost", 400),
+        ("GET", "/api/jobs/x?wait=long", 404),
+        ("POST", "/api/upscale/fake?wait=-1", 400),
+    ],
+)
+def test_an_address_that_is_wrong_gets_a_problem(
+    serve: ServeProcess, method: str, path: str, expected: int
+) -> None:
+    answer = serve.client.request(method, path, json={} if method == "POST" else None)
+    assert code_of(answer)[0] == expected
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """All that still comes; the connection is closed by the server within the timeout."""
+    data = b""
+    while chunk := connection.recv(65536):
+        data += chunk
+    return data
+
+
+HEAD = b"POST /api/upscale/esrgan HTTP/1.1\r\nHost: localhost\r\n"
+FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
+BEGIN = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+
+
+def test_half_a_header_closes_the_connection(impatient: ServeProcess) -> None:
+    with impatient.connect() as half:
+        half.sendall(b"GET /api/health HTTP/1.1\r\nHos")
+        rest_of(half)
+
+
+def test_a_megabyte_of_headers_is_refused(serve: ServeProcess) -> None:
+    with serve.connect() as large:
+        large.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 1_000_000)
+        assert rest_of(large).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_stuck_upload_is_told_so_and_leaves_nothing(impatient: ServeProcess) -> None:
+    with impatient.connect() as stuck:
+        stuck.sendall(HEAD + FORM + b"Content-Length: 900000\r\n\r\n" + BEGIN + picture())
+        answer = rest_of(stuck)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"upload_timeout"' in answer
+    assert impatient.files() == set()
+
+
+def test_a_slow_upload_has_an_end_and_leaves_nothing(impatient: ServeProcess) -> None:
+    """Each byte comes in time, and all of them do not."""
+    with impatient.connect() as slow:
+        slow.settimeout(0.1)
+        slow.sendall(HEAD + FORM + b"Content-Length: 900000\r\n\r\n" + BEGIN)
+        answer = b""
+        for _ in range(int(TIMEOUT_S * 10)):
+            try:
+                slow.sendall(b"x")
+                answer += slow.recv(65536)
+                break
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                break
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert impatient.files() == set()
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(serve: ServeProcess) -> None:
+    with serve.connect() as broken:
+        broken.sendall(HEAD + FORM + b"Content-Length: 900000\r\n\r\n" + BEGIN + b"x" * 100_000)
+        wait_until(lambda: len(serve.files()) == 1, "the upload's file")
+    wait_until(lambda: serve.files() == set(), "the end of the upload's file")
+
+
+@pytest.mark.parametrize("told", [b"Content-Length: 9000000\r\n", b"Expect: 100-continue\r\n"])
+def test_a_body_past_the_limit_is_refused_before_it_is_sent(
+    serve: ServeProcess, told: bytes
+) -> None:
+    with serve.connect() as large:
+        length = b"" if b"Length" in told else b"Content-Length: 9000000\r\n"
+        large.sendall(HEAD + FORM + told + length + b"\r\n")
+        assert rest_of(large).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_past_the_limit_that_did_not_tell_its_length_is_refused(serve: ServeProcess) -> None:
+    def parts() -> Iterator[bytes]:
+        yield BEGIN
+        for _ in range(30):
+            yield b"x" * 100_000
+
+    answer = serve.client.post(
+        "/api/upscale/esrgan",
+        content=parts(),
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert code_of(answer) == (413, "input_too_large")
+    assert serve.files() == set()
+
+
+# --- strangers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Host": "evil.example.com"}, (403, "host_not_allowed")),
+        ({"Origin": "https://evil.example.com"}, (403, "origin_not_allowed")),
+        ({"Origin": "null"}, (403, "origin_not_allowed")),
+    ],
+)
+def test_a_page_of_another_origin_reaches_nothing_without_keys(
+    serve: ServeProcess, headers: dict[str, str], expected: tuple[int, str]
+) -> None:
+    answer = serve.client.post("/api/upscale/fake", json={}, headers=headers)
+    assert code_of(answer) == expected
+    own = {"Origin": serve.url}
+    job = serve.accepted(serve.client.post("/api/upscale/fake", json={}, headers=own))
+    refused = serve.client.delete(job["status_url"], headers={"Origin": "https://evil.example.com"})
+    assert refused.status_code == 403
+    assert serve.client.delete(job["status_url"], headers=own).status_code == 204
+
+
+def key(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {KEYS[name]}"}
+
+
+def test_without_its_key_nothing_is_told_or_taken(locked: ServeProcess) -> None:
+    for headers in ({}, {"X-API-Key": "guess"}, {"Authorization": "Bearer x"}):
+        for path in ("/api/jobs", "/api/models", "/api/stats", "/api/events", "/metrics"):
+            answer = locked.client.get(path, headers=headers)
+            assert code_of(answer) == (401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert code_of(locked.client.post("/api/upscale/fake", json={})) == (401, "unauthorized")
+    for path in ("/api/health/live", "/api/health", "/openapi.json"):
+        assert locked.client.get(path).status_code == 200
+    assert locked.client.get("/api/health").json().get("workers") is None
+    locked.wait_ready()
+    assert locked.client.get("/api/health", headers=key("bob")).json()["workers"]
+
+
+def test_a_job_belongs_to_its_key(locked: ServeProcess) -> None:
+    answer = locked.client.post(
+        "/api/upscale/fake?wait=60",
+        json={"output_text": "alice's"},
+        headers={"X-API-Key": KEYS["alice"]},
+    )
+    job = answer.json()
+    for path in ("status_url", "events_url", "result_url"):
+        assert code_of(locked.client.get(job[path], headers=key("bob"))) == (404, "not_found")
+        assert locked.client.get(job[path], headers=key("alice")).status_code == 200
+    assert locked.client.delete(job["status_url"], headers=key("bob")).status_code == 404
+    assert locked.client.post(job["cancel_url"], headers=key("bob")).status_code == 404
+    assert locked.client.get("/api/jobs", headers=key("bob")).json()["jobs"] == []
+    assert len(locked.client.get("/api/jobs", headers=key("alice")).json()["jobs"]) == 1
+
+
+def test_only_the_named_origin_reads_answers_and_also_errors(locked: ServeProcess) -> None:
+    for origin, shown in (("https://app.example.com", True), ("https://evil.example.com", False)):
+        answer = locked.client.get("/api/jobs", headers={"Origin": origin})
+        assert answer.status_code == 401
+        assert ("access-control-allow-origin" in answer.headers) is shown
+
+
+def test_a_full_queue_and_a_used_up_rate_say_when_to_come_again(locked: ServeProcess) -> None:
+    jobs = [
+        locked.accepted(
+            locked.client.post("/api/upscale/fake", json={"hang": True}, headers=key("bob"))
+        )
+        for _ in range(2)
+    ]
+    answer = locked.client.post("/api/upscale/fake", json={}, headers=key("bob"))
+    assert code_of(answer) == (429, "queue_full")
+    assert int(answer.headers["retry-after"]) > 0
+    for job in jobs:
+        locked.client.delete(job["status_url"], headers=key("bob"))
+    answers = [
+        locked.client.post("/api/upscale/nothing", json={}, headers=key("bob")) for _ in range(40)
+    ]
+    limited = [one for one in answers if one.status_code == 429 and "rate" in one.json()["code"]]
+    assert limited
+    assert int(limited[0].headers["retry-after"]) > 0
+    assert "r=0" in limited[0].headers["ratelimit"]
+    # The rate is each key's own.
+    other = locked.client.post("/api/upscale/fake?wait=60", json={}, headers=key("alice"))
+    assert other.status_code == 200
+
+
+def test_no_key_is_in_any_log_or_answer(locked: ServeProcess) -> None:
+    health = locked.client.get("/api/health", headers=key("alice")).text
+    for text in KEYS.values():
+        assert text.encode() not in locked.log
+        assert text not in health
+    assert b'"key": "alice"' in locked.log
