@@ -98,7 +98,7 @@ class ResultResponse(Response):
             self._begin, self._end = part
             code = HTTPStatus.PARTIAL_CONTENT
             all_headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{status.st_size}"
-        if code != HTTPStatus.OK or getattr(request.state, "is_head", False):
+        if code != HTTPStatus.OK:
             self._on_sent = None
         super().__init__(None, code, all_headers, media_type)
         if code != HTTPStatus.NOT_MODIFIED:
