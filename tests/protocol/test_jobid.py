@@ -17,7 +17,11 @@ TEXT = st.text(max_size=6) | st.sampled_from(
     ['","job_id":"no', "\\", '"', "{[", "\ud83d", "\\u0041"]
 )
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda one: st.lists(one, max_size=3) | st.dictionaries(NAMES, one, max_size=3),
     max_leaves=8,
 )
