@@ -72,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _HERE / "go" / "protocol.go": go(),
         _HERE / "python" / "upscaled" / "protocol.py": python(),
     }
+    return write_or_check(texts, check=check)
+
+
+def write_or_check(texts: dict[Path, str], *, check: bool) -> int:
+    """Write the files; or name those that are stale, and return 1 if there is one."""
     stale = 0
     for path, text in texts.items():
         if not check:

@@ -37,14 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _HERE / "node" / "src" / "http" / "api.ts": typescript(own, shared),
         _HERE / "go" / "http" / "api.go": go(own, shared),
     }
-    stale = 0
-    for path, text in texts.items():
-        if not check:
-            path.write_text(text, "utf-8")
-        elif not path.is_file() or path.read_text("utf-8") != text:
-            stale = 1
-            sys.stderr.write(f"{path} is stale; run `make schema`\n")
-    return stale
+    return generate.write_or_check(texts, check=check)
 
 
 def typescript(own: dict[str, Schema], shared: set[str]) -> str:

@@ -1,6 +1,6 @@
 """The log: JSON lines, or text, on stdout, in a file that rotates, or both.
 
-A thread writes them: if nobody reads stdout, lines are dropped and counted, and the server goes on.
+A thread writes them: if stdout is not read, lines are dropped and counted, and the server goes on.
 
 A record of ours may have `fields` beside its message. A traceback becomes the exception's type and
 the places in our code and that of libraries, as module:line: no path of the machine, and no value
@@ -109,7 +109,7 @@ def _dropped_record(count: int) -> logging.LogRecord:
         {
             "name": __name__,
             "levelname": "WARNING",
-            "msg": "lines were dropped, because nobody read the log",
+            "msg": "lines were dropped, because the log was not read",
             "fields": {"lines": count},
         }
     )

@@ -39,7 +39,7 @@ class LoopChannel(Channel):
         return threading.current_thread() is self._loop_thread
 
     def abandon(self) -> None:
-        """Read and write no more, whoever holds the other ends."""
+        """Read and write no more, even if a process still holds the other ends."""
         super().abandon()
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._end, None)

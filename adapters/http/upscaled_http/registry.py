@@ -155,13 +155,7 @@ class Registry:
                 record.batch_id,
                 record.label,
                 record.webhook,
-                record.is_cancelled,
-                record.is_deleted,
-                record.file_name,
-                record.file_size_bytes,
-                record.outcome.get("processing_time"),
-                record.line,
-                _more(record),
+                *_state(record),
             ),
         )
 
@@ -173,13 +167,7 @@ class Registry:
                 record.status,
                 record.finished_at,
                 record.expires_at,
-                record.is_cancelled,
-                record.is_deleted,
-                record.file_name,
-                record.file_size_bytes,
-                record.outcome.get("processing_time"),
-                record.line,
-                _more(record),
+                *_state(record),
                 record.job_id,
             ),
         )
@@ -269,6 +257,19 @@ class Registry:
 
     def _all(self, clause: str, *values: Any) -> list[Record]:
         return [_record(row) for row in self._db.execute(_SELECT + clause, values)]
+
+
+def _state(record: Record) -> tuple[Any, ...]:
+    """The columns from `is_cancelled` on, which both statements end with."""
+    return (
+        record.is_cancelled,
+        record.is_deleted,
+        record.file_name,
+        record.file_size_bytes,
+        record.outcome.get("processing_time"),
+        record.line,
+        _more(record),
+    )
 
 
 def _more(record: Record) -> bytes:

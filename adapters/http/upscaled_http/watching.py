@@ -10,8 +10,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from upscaled_http.records import Record
+
+WatcherT = TypeVar("WatcherT")
 
 
 class Feed:
@@ -51,28 +54,14 @@ class Watchers:
     @contextmanager
     def job(self, job_id: str) -> Iterator[asyncio.Event]:
         """An event that is set with each change of this job."""
-        event = asyncio.Event()
-        events = self._by_job[job_id]
-        events.add(event)
-        try:
+        with _listed(self._by_job, job_id, asyncio.Event()) as event:
             yield event
-        finally:
-            events.discard(event)
-            if not events:
-                self._by_job.pop(job_id, None)
 
     @contextmanager
     def owner(self, owner: str) -> Iterator[Feed]:
         """News of all jobs of an owner."""
-        feed = Feed()
-        feeds = self._feeds[owner]
-        feeds.add(feed)
-        try:
+        with _listed(self._feeds, owner, Feed()) as feed:
             yield feed
-        finally:
-            feeds.discard(feed)
-            if not feeds:
-                self._feeds.pop(owner, None)
 
     def tell(self, record: Record) -> None:
         """This job has changed."""
@@ -82,7 +71,7 @@ class Watchers:
             feed.put(record)
 
     def close(self) -> None:
-        """The server stops: nobody waits any longer."""
+        """The server stops: end every wait."""
         self.is_closed = True
         for events in self._by_job.values():
             for event in events:
@@ -90,3 +79,16 @@ class Watchers:
         for feeds in self._feeds.values():
             for feed in feeds:
                 feed.close()
+
+
+@contextmanager
+def _listed(table: dict[str, set[WatcherT]], key: str, watcher: WatcherT) -> Iterator[WatcherT]:
+    """The watcher, in the table while the context lasts."""
+    watchers = table[key]
+    watchers.add(watcher)
+    try:
+        yield watcher
+    finally:
+        watchers.discard(watcher)
+        if not watchers:
+            table.pop(key, None)

@@ -369,7 +369,7 @@ def test_a_log_that_nobody_reads_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
     seen: list[dict[str, Any]] = []
     while not seen or "lines" not in seen[-1]:
         seen.append(json.loads(reading.readline()))
-    assert seen[-1]["message"] == "lines were dropped, because nobody read the log"
+    assert seen[-1]["message"] == "lines were dropped, because the log was not read"
     emptying = threading.Thread(target=lambda: seen.extend(map(json.loads, reading)))
     emptying.start()
     handler.flush()
