@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from upscaled_protocol.configs import Crop, ImageConfig
+from upscaled_protocol.choices import Crop
+from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import CropInfo, Size
 

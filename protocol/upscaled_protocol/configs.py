@@ -19,27 +19,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from upscaled_protocol.choices import Crop, ImagenFactor, OutputFormat
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lines import has_half_pair
 
 DEFAULT_UPSCALE_FACTOR = 4.0
 DEFAULT_DPI = 150
 
-Crop = Literal[
-    "none",
-    "center",
-    "top",
-    "bottom",
-    "left",
-    "right",
-    "top-left",
-    "top-right",
-    "bottom-left",
-    "bottom-right",
-]
-OutputFormat = Literal["png", "tiff", "jpeg", "webp", "avif"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-ImagenFactor = Literal["x2", "x3", "x4"]
 
 
 def _check_unicode(text: str) -> str:

@@ -11,7 +11,7 @@ import sys
 import termios
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from upscaled_cli import exits, sizes
 from upscaled_cli.session import Session
 from upscaled_cli.upscale import main
 from upscaled_models.dimensions import plan_size
-from upscaled_protocol.configs import DEFAULT_DPI, Crop, EsrganConfig
+from upscaled_protocol.configs import DEFAULT_DPI, EsrganConfig
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.messages import Size
 
@@ -397,8 +397,7 @@ def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], c
     assert asked == {"image_path": "/in/a.jpg", "output_format": "tiff"}
 
 
-def test_the_shared_crops_and_dpi_are_those_of_the_protocol() -> None:
-    assert get_args(Crop) == sizes.CROPS
+def test_the_dpi_of_a_print_is_the_protocols() -> None:
     assert sizes.DEFAULT_DPI == DEFAULT_DPI
 
 

@@ -10,7 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from upscaled_models.dimensions import Plan, plan_size
-from upscaled_protocol.configs import Crop, ImageConfig
+from upscaled_protocol.choices import Crop
+from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 

@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from upscaled.jobline import line_of
 from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, shown
-from upscaled_models.imaging.suffixes import FORMATS
+from upscaled_protocol.choices import FORMATS, ImagenFactor, OutputFormat
 from upscaled_protocol.envelope import METHODS
 
 # Options by the config field that they fill.
@@ -31,7 +31,6 @@ OPTIONS = {
 _INPUTS = ("image_path", "image_base64", "image_url")
 _INCHES = ("target_width_inches", "target_height_inches")
 _PIXELS = ("target_width", "target_height")
-_IMAGEN_FACTORS = ("x2", "x3", "x4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     output.add_argument(
         "-f",
         "--format",
-        choices=list(dict.fromkeys(FORMATS.values())),
+        choices=get_args(OutputFormat),
         type=lambda text: FORMATS.get(f".{text.lower()}", text),
         metavar="FORMAT",
         help="png, tiff, jpeg, webp or avif",
@@ -81,7 +80,7 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
         del common["tile_size"]
     if options.method == "imagen" and options.factor is not None:
         common["upscale_factor"] = f"x{options.factor:g}"
-        if common["upscale_factor"] not in _IMAGEN_FACTORS:
+        if common["upscale_factor"] not in get_args(ImagenFactor):
             raise ValueError(f"--factor {options.factor:g} is not for imagen: give 2, 3 or 4")
     for pair in options.config:
         name, equals, value = pair.partition("=")

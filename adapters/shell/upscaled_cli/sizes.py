@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+from upscaled_protocol.choices import Crop
 
 # Width and height in millimetres: ISO 216, and ANSI for the last three.
 PAPERS = {
@@ -20,19 +22,6 @@ PAPERS = {
     "legal": (215.9, 355.6),
     "tabloid": (279.4, 431.8),
 }
-# The protocol's, which would take pydantic to import; a test compares them.
-CROPS = (
-    "none",
-    "center",
-    "top",
-    "bottom",
-    "left",
-    "right",
-    "top-left",
-    "top-right",
-    "bottom-left",
-    "bottom-right",
-)
 _MM_PER_INCH = 25.4
 # The daemon's own default, at which sides in millimetres are rounded if no other is given.
 DEFAULT_DPI = 150
@@ -55,7 +44,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     paper.add_argument("--dpi", type=int, help="dots per inch, also written into the output")
     paper.add_argument(
         "--crop",
-        choices=CROPS,
+        choices=get_args(Crop),
         metavar="ANCHOR",
         help="cut the picture to a size of both width and height: center, top, bottom, left, "
         "right, top-left, ...",

@@ -14,7 +14,7 @@ from upscaled_models.imaging.jpeg import (
     MAX_XMP_BYTES,
 )
 from upscaled_models.imaging.metadata import COMMENT, Metadata, Text
-from upscaled_protocol.configs import OutputFormat
+from upscaled_protocol.choices import OutputFormat
 
 _HAVE_IPTC = ("png", "tiff", "jpeg")
 # Texts that EXIF has a tag for; a comment takes the description's if there is none.

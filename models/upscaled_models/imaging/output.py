@@ -14,20 +14,13 @@ from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.paths import check_allowed, given_path
 from upscaled_models.imaging.pixelcounts import scaled_metadata
 from upscaled_models.imaging.read import Source
-from upscaled_models.imaging.suffixes import FORMATS
 from upscaled_models.pendingfile import PendingFile, unwritable
-from upscaled_protocol.configs import ImageConfig, OutputFormat
+from upscaled_protocol.choices import FORMATS, SUFFIXES, OutputFormat
+from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 _FORMATS: dict[str, OutputFormat] = {"": "png", **FORMATS}
-_SUFFIXES: dict[OutputFormat, str] = {
-    "png": ".png",
-    "tiff": ".tif",
-    "jpeg": ".jpg",
-    "webp": ".webp",
-    "avif": ".avif",
-}
 # What the formats count to, and for JPEG and AVIF what the encoders take: libjpeg-turbo, and
 # libvips in front of its AV1 encoder. WebP and AVIF are encoded whole, at 16 and 34 bytes of memory
 # per pixel: their limits keep that finite.
@@ -135,7 +128,7 @@ def plan_output(
     roots: tuple[Path, ...] = ()
     if not config.output_base64:
         factor = f"{plan.scale:.2f}".rstrip("0").rstrip(".")
-        path = _path(config, settings, source, f"_{method}_{factor}x{_SUFFIXES[kind]}")
+        path = _path(config, settings, source, f"_{method}_{factor}x{SUFFIXES[kind]}")
         # OUTPUT_DIR is the operator's own.
         if config.output_path is not None or settings.output_dir is None:
             roots = settings.allowed_roots

@@ -19,7 +19,7 @@ from upscaled_models.imaging.metadata import Metadata
 from upscaled_models.imaging.output import Output
 from upscaled_models.imaging.resample import resample
 from upscaled_models.imaging.write import open_sink
-from upscaled_protocol.configs import OutputFormat
+from upscaled_protocol.choices import OutputFormat
 from upscaled_protocol.messages import Size
 
 _ROUNDS = 5

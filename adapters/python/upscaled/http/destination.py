@@ -12,23 +12,9 @@ from pathlib import Path
 
 from upscaled.errors import UpscaledError, local_error
 from upscaled.jobline import Message
+from upscaled_protocol.choices import FORMATS, SUFFIXES
 
-_FORMATS = {
-    ".png": "png",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".avif": "avif",
-}
-_SUFFIXES = {
-    "image/png": ".png",
-    "image/tiff": ".tif",
-    "image/jpeg": ".jpg",
-    "image/webp": ".webp",
-    "image/avif": ".avif",
-}
+_SUFFIXES = {f"image/{name}": suffix for name, suffix in SUFFIXES.items()}
 
 
 class Destination:
@@ -67,13 +53,13 @@ class Destination:
             return
         suffix = path.suffix.lower()
         if not has_format and suffix:
-            if suffix not in _FORMATS:
+            if suffix not in FORMATS:
                 raise self._error(
                     "unsupported_format",
                     f"{suffix} is not written here: use .png, .tif, .jpg, .webp or .avif, "
                     "or give output_format",
                 )
-            self.output_format = _FORMATS[suffix]
+            self.output_format = FORMATS[suffix]
         if path.exists():
             if not path.is_file():
                 raise self._error("output_unwritable", f"{path} exists and is no ordinary file")
