@@ -20,7 +20,7 @@ const timeout = 100 * time.Second
 // hangs makes progress once, and then none, with a child process of its own.
 var hangs = upscaled.FakeConfig{Steps: upscaled.Ptr(2), AtStep: 1, Hang: true, SpawnSleeper: true}
 
-// A daemon that runs such a job: the supervisor, the nursery, the worker and the child process.
+// A daemon that runs such a job: the supervisor, the fork server, the worker and the child process.
 const hangingFamily = 4
 
 func bounded(t *testing.T) context.Context {

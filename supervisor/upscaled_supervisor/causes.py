@@ -56,8 +56,8 @@ def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
     return Cause("exit", exit_code=exit_code, detail=last_words)
 
 
-def cause_of_nursery_exit(exit_code: int) -> Cause:
-    """Why the workers of a nursery are gone: it was killed (a negative number), or it left."""
+def cause_of_fork_server_exit(exit_code: int) -> Cause:
+    """Why the workers of a fork server are gone: it was killed (a negative number), or it left."""
     if exit_code > 0:  # and so will the next one
         detail = _joined("its parent process failed, and stderr says why", memory_limit())
         return Cause("exit", exit_code=exit_code, detail=detail)

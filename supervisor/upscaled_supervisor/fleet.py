@@ -16,13 +16,13 @@ from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lineage import child_pids, kill_descendants, kill_group
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.announcer import Announcer
-from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_nursery_exit
+from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_fork_server_exit
 from upscaled_supervisor.child import LEAVE_TIMEOUT_S, Child, open_pipes
 from upscaled_supervisor.devices import Placement
 from upscaled_supervisor.dispatch import Dispatcher
+from upscaled_supervisor.forkserver import ForkServer
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import MemoryWatch
-from upscaled_supervisor.nursery import Nursery
 from upscaled_supervisor.options import Options
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
@@ -56,7 +56,7 @@ class Fleet:
         # A shell that started us by `exec` leaves us its own children, such as the `tee` that
         # reads our stdout: not ours to end.
         self._inherited_pids = child_pids(os.getpid())
-        self.nursery: Nursery | None = None
+        self.fork_server: ForkServer | None = None
         self.memory = MemoryWatch(options.memory_limit_mb, options.gpu_memory_limit_mb, log)
         self.slots = [
             Slot(number, placement)
@@ -67,7 +67,7 @@ class Fleet:
         self._recycler = Recycler(
             self.slots, self.children, self.memory, options, log, replace=self._replace
         )
-        self._watchdog = Watchdog(options, log, end_nursery=self._end_nursery)
+        self._watchdog = Watchdog(options, log, end_fork_server=self._end_fork_server)
         self.restarts: Counter[str] = Counter()  # by reason
         self.failure: str | None = None  # why no worker can be had, where that is so
         self.has_usage_error = False
@@ -75,7 +75,7 @@ class Fleet:
     # --- life -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start a worker in each slot, and with the first one the nursery."""
+        """Start a worker in each slot, and with the first one the fork server."""
         for slot in self.slots:
             self._spawn(slot)
 
@@ -117,7 +117,7 @@ class Fleet:
 
     @property
     def is_gone(self) -> bool:
-        """Whether `stop` has done its work. Who has no pid yet ends with the nursery."""
+        """Whether `stop` has done its work. Who has no pid yet ends with the fork server."""
         return all(child.pid is None for child in self.children.values())
 
     def kill(self) -> None:
@@ -126,12 +126,12 @@ class Fleet:
         for child in list(self.children.values()):
             child.kill()
             self._forget(child)
-        if self.nursery is not None:
+        if self.fork_server is not None:
             # It kills what the groups' signals missed; and we, what was handed up to us.
-            self._poller.forget(self.nursery.fd)
-            self.nursery.close()
-            self.nursery.wait()
-            self.nursery = None
+            self._poller.forget(self.fork_server.fd)
+            self.fork_server.close()
+            self.fork_server.wait()
+            self.fork_server = None
             kill_descendants(spared=self._inherited_pids)
 
     def dispatch(self) -> None:
@@ -249,7 +249,11 @@ class Fleet:
         child.state = "ready"
         child.ready = fields
         child.lanes = fields["lanes"]
-        if child.pid is None and self.nursery and fields["pid"] in child_pids(self.nursery.pid):
+        if (
+            child.pid is None
+            and self.fork_server
+            and fields["pid"] in child_pids(self.fork_server.pid)
+        ):
             child.pid = fields["pid"]  # its parent is slower to tell
         self.memory.note_ready(child)
         self._log.log("info", "worker_ready", worker=child.slot, worker_pid=child.pid)
@@ -303,9 +307,9 @@ class Fleet:
 
     # --- births and deaths ------------------------------------------------------------------
 
-    def _start_nursery(self) -> None:
-        self.nursery = Nursery(self._options.worker_argv, template=self._options.template)
-        self._poller.watch_reading(self.nursery.fd, self._read_nursery)
+    def _start_fork_server(self) -> None:
+        self.fork_server = ForkServer(self._options.worker_argv, template=self._options.template)
+        self._poller.watch_reading(self.fork_server.fd, self._read_fork_server)
 
     def _spawn(self, slot: Slot) -> None:
         """Fill a slot, or try again later where the machine does not let us."""
@@ -325,9 +329,9 @@ class Fleet:
 
     def _bear(self, slot: Slot, preload: Sequence[str] = ()) -> Child:
         """Ask for a process. Raises `OSError` where the machine has no room for it."""
-        if self.nursery is None:
-            self._start_nursery()
-        assert self.nursery is not None
+        if self.fork_server is None:
+            self._start_fork_server()
+        assert self.fork_server is not None
         theirs, ours = open_pipes()
         child = Child(self._next_number, slot.number, slot.placement, ours)
         self._next_number += 1
@@ -336,26 +340,26 @@ class Fleet:
         self._poller.watch_reading(child.stderr_fd, lambda: self._read_stderr(child))
         argv = ["--supervised", *slot.placement.argv, *(f"--preload={name}" for name in preload)]
         try:
-            self.nursery.spawn(child.number, argv, slot.placement.env, theirs)
+            self.fork_server.spawn(child.number, argv, slot.placement.env, theirs)
         except BlockingIOError:  # it has been asked for so many already
             self._forget(child)
             raise
         except OSError:
-            pass  # the nursery is gone, which its own end of the socket tells in a moment
+            pass  # the fork server is gone, which its own end of the socket tells in a moment
         finally:
             for fd in theirs:
                 os.close(fd)
         return child
 
-    def _read_nursery(self) -> None:
-        assert self.nursery is not None
+    def _read_fork_server(self) -> None:
+        assert self.fork_server is not None
         try:
-            notices = self.nursery.read()
+            notices = self.fork_server.read()
         except ValueError as error:
-            self._log.log("error", "nursery_line_unreadable", detail=str(error))
-            return self._end_nursery()
+            self._log.log("error", "fork_server_line_unreadable", detail=str(error))
+            return self._end_fork_server()
         if notices is None:
-            return self._lose_nursery()
+            return self._lose_fork_server()
         for notice in notices:
             if "spawn" in notice and notice["spawn"] in self.children:
                 child = self.children[notice["spawn"]]
@@ -373,18 +377,18 @@ class Fleet:
                 self._log.log("warning", "template_unusable", detail=notice.get("detail"))
         return None
 
-    def _lose_nursery(self) -> None:
+    def _lose_fork_server(self) -> None:
         """It was killed, and the kernel killed its workers with it; or it refused the options."""
-        assert self.nursery is not None
-        self._poller.forget(self.nursery.fd)
-        self.nursery.close()
-        exit_code = self.nursery.wait()
+        assert self.fork_server is not None
+        self._poller.forget(self.fork_server.fd)
+        self.fork_server.close()
+        exit_code = self.fork_server.wait()
         # What it would have ended was handed up to us.
         kill_descendants(spared=self._inherited_pids)
-        self.nursery = None
+        self.fork_server = None
         if not self._closing and not self.has_usage_error:
-            self._log.log("error", "nursery_lost", exit_code=exit_code)
-        cause = cause_of_nursery_exit(exit_code)
+            self._log.log("error", "fork_server_lost", exit_code=exit_code)
+        cause = cause_of_fork_server_exit(exit_code)
         for child in list(self.children.values()):
             child.kill()
             child.end_cause = child.end_cause or cause
@@ -479,11 +483,11 @@ class Fleet:
         if not self._closing:
             self._recycler.recycle_due(now)
 
-    def _end_nursery(self) -> None:
+    def _end_fork_server(self) -> None:
         """It does not tell of the dead, so it is as good as dead itself."""
-        if self.nursery is not None:
-            self._log.log("error", "nursery_stuck")
-            kill_group(self.nursery.pid)
+        if self.fork_server is not None:
+            self._log.log("error", "fork_server_stuck")
+            kill_group(self.fork_server.pid)
 
     def _note_restart(self, slot: Slot, cause: Cause) -> None:
         slot.restarts += 1

@@ -5,7 +5,7 @@
                          Ledger (every accepted job, its one terminal event)
                             │ queue
                          Fleet ── Child, Child, … ── pipes ── workers
-                            └──── Nursery (their parent process)
+                            └──── ForkServer (their parent process)
 
 A host's line is parsed once, for its envelope, and forwarded as it came; so is a worker's result.
 """
@@ -351,8 +351,8 @@ class Supervisor:
             if signum == signal.SIGHUP:
                 self._fleet.reload()
             elif signum == signal.SIGCHLD:
-                if self._fleet.nursery is not None:
-                    self._fleet.nursery.reap()
+                if self._fleet.fork_server is not None:
+                    self._fleet.fork_server.reap()
             elif self._drain_until is not None:
                 self._last_flush_s = _LAST_FLUSH_NOW_S
                 self._end_now()  # told twice

@@ -11,12 +11,14 @@ from upscaled_supervisor.options import Options
 
 
 class Watchdog:
-    """Looks at one worker at a time. `end_nursery` is for one that does not tell of the dead."""
+    """Looks at one worker at a time. `end_fork_server` ends one that does not report exits."""
 
-    def __init__(self, options: Options, log: Logger, *, end_nursery: Callable[[], None]) -> None:
+    def __init__(
+        self, options: Options, log: Logger, *, end_fork_server: Callable[[], None]
+    ) -> None:
         self._options = options
         self._log = log
-        self._end_nursery = end_nursery
+        self._end_fork_server = end_fork_server
 
     def check(self, child: Child, now: float) -> None:
         """End a worker whose time is up."""
@@ -28,7 +30,7 @@ class Watchdog:
     def _insist(self, child: Child) -> None:
         """It should have been dead by now."""
         if child.was_killed and child.is_dead_unreported:
-            self._end_nursery()
+            self._end_fork_server()
         elif child.end_cause is None and child.state != "stopping":
             child.end_for_violation("its output has ended")
         else:

@@ -80,7 +80,7 @@ class Disturber:
 
 
 def workers_of(daemon: Daemon) -> list[int]:
-    return [pid for nursery in child_pids(daemon.pid) for pid in child_pids(nursery)]
+    return [pid for fork_server in child_pids(daemon.pid) for pid in child_pids(fork_server)]
 
 
 def jobs(folder: Path, number: int, **config: object) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def test_no_job_is_lost_while_workers_are_recycled(
 def test_no_job_is_lost_while_everything_goes_wrong_at_once(
     start_supervisor: StartDaemon, outputs: Path, number: int
 ) -> None:
-    """Deaths, hangs, leave-takings, rolling restarts and the nursery's own death, in any order."""
+    """Crashes, hangs, exits, rolling restarts and kills of the fork server, in any order."""
     limits = ("--stall-timeout-s", "0.5", "--start-timeout-s", "2")
     daemon = start_supervisor("--workers", "2", *limits)
     chance = random.Random(2)
@@ -212,8 +212,8 @@ def test_no_job_is_lost_while_everything_goes_wrong_at_once(
         if signum == "SIGHUP":
             os.kill(daemon.pid, signal.SIGHUP)
         elif chance.random() < 0.2:
-            for nursery in child_pids(daemon.pid):
-                kill(nursery)
+            for fork_server in child_pids(daemon.pid):
+                kill(fork_server)
         else:
             os.kill(worker, signal.Signals[signum])
 

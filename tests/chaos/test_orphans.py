@@ -48,7 +48,7 @@ FAKE = [
 
 
 class Tree:
-    """Host, supervisor, nursery, workers and grandchildren, tethered to the test."""
+    """Host, supervisor, fork server, workers and grandchildren, tethered to the test."""
 
     def __init__(self, argv: list[str]) -> None:
         self._tether, theirs = os.pipe()
@@ -125,9 +125,9 @@ def start_tree() -> Iterator[StartTree]:
         tree.close()
 
 
-def nursery_pid(tree: Tree) -> int:
+def fork_server_pid(tree: Tree) -> int:
     """The supervisor's one child, once it has been started."""
-    wait_until(lambda: child_pids(tree.daemon_pid), "the nursery")
+    wait_until(lambda: child_pids(tree.daemon_pid), "the fork server")
     return child_pids(tree.daemon_pid)[0]
 
 
@@ -183,12 +183,12 @@ def test_a_killed_parent_leaves_no_descendant(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_nursery_costs_no_job_and_leaves_nothing(
+def test_a_killed_fork_server_costs_no_job_and_leaves_nothing(
     start_tree: StartTree, moment: str
 ) -> None:
     tree = start_tree(*FAKE)
     bring_to(tree, moment)
-    os.kill(nursery_pid(tree), signal.SIGKILL)
+    os.kill(fork_server_pid(tree), signal.SIGKILL)
     if moment != "draining":
         tree.send({"job_id": "after", "method": "fake", "config": {"steps": 0}})
         tree.wait_line(lambda line: line["type"] == "result" and line["job_id"] == "after")
@@ -227,9 +227,9 @@ def test_a_worker_stuck_in_native_code_dies_where_nobody_is_left_to_end_it(
     stuck = {"hang_native": True, "at_step": 1, "steps": 3, "step_s": 0.05}
     tree.send({"job_id": "a", "method": "fake", "config": stuck})
     tree.wait_line(lambda line: line["type"] == "progress")
-    nursery = nursery_pid(tree)
-    os.kill(tree.daemon_pid, signal.SIGSTOP)  # or it would see the nursery's end
-    os.kill(nursery, signal.SIGKILL)
+    fork_server = fork_server_pid(tree)
+    os.kill(tree.daemon_pid, signal.SIGSTOP)  # or it would see the fork server's end
+    os.kill(fork_server, signal.SIGKILL)
     os.kill(tree.daemon_pid, signal.SIGKILL)
     tree.close_stdin()
     tree.assert_gone()
@@ -251,12 +251,12 @@ def test_as_the_first_process_of_a_container_it_leaves_no_zombie(start_tree: Sta
     tree.send({"job_id": "a", "method": "fake", "config": {"spawn_sleeper": True}})
     tree.wait_line(lambda line: line["type"] == "result")
     (first,) = psutil.Process(tree.daemon_pid).children()
-    (nursery,) = first.children()
-    program = nursery.name()
-    nursery.kill()
+    (fork_server,) = first.children()
+    program = fork_server.name()
+    fork_server.kill()
     tree.wait_status("worker_restarted")
-    # What the nursery left came to the first process, for there is no other, and it reaps it all:
-    # there is a nursery, a worker, no sleeper, and no zombie.
+    # The first process adopts what the fork server left, because there is no other, and reaps it:
+    # there is a fork server, a worker, no sleeper, and no zombie.
     wait_until(lambda: programs_below(first) == [program] * 2, "the end of all the rest")
     tree.send({"type": "shutdown"})
     tree.wait_status("stopped")

@@ -93,7 +93,7 @@ def test_an_exit_status_of_a_library_is_not_wrong_usage(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'upscaled_worker.nursery' in sys.orig_argv:\n    os._exit(2)\n"
+        "import os, sys\nif 'upscaled_worker.forkserver' in sys.orig_argv:\n    os._exit(2)\n"
     )
     daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
     daemon.wait_status("degraded")

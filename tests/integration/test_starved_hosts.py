@@ -55,7 +55,7 @@ KILLED_WHILE_STARTING = """
 import os
 import sys
 
-if "upscaled_worker.nursery" in sys.orig_argv:
+if "upscaled_worker.forkserver" in sys.orig_argv:
     os.kill(os.getpid(), 9)
 """
 
@@ -124,7 +124,7 @@ import sys
 from upscaled_models.fake import FakeEngine
 
 def preimport(*_):
-    if sys.argv[0].endswith("nursery.py"):  # in what is forked from it too
+    if sys.argv[0].endswith("forkserver.py"):  # in what is forked from it too
         raise OSError("the disk is full")
 
 FakeEngine.preimport = preimport

@@ -1,4 +1,4 @@
-"""Workers, and the nursery above them, that do what they never should: no job pays for it twice."""
+"""Workers and fork servers that misbehave: no job is charged for it twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = REPOSITORY / "models" / "weights"
 
 
-def nursery_pid(daemon: Daemon) -> int:
+def fork_server_pid(daemon: Daemon) -> int:
     (pid,) = child_pids(daemon.pid)
     return pid
 
@@ -165,14 +165,14 @@ def test_a_worker_that_dies_before_its_successor_is_ready_has_one_successor(
     door = tmp_path / "closed"
     door.touch()
     os.kill(daemon.pid, signal.SIGHUP)
-    wait_until(lambda: len(child_pids(nursery_pid(daemon))) == 2, "the successor")
+    wait_until(lambda: len(child_pids(fork_server_pid(daemon))) == 2, "the successor")
     os.kill(old, signal.SIGKILL)
     daemon.wait_health(lambda one: one["workers"][0]["restarts"] == 1)
     door.unlink()
     daemon.wait_status("worker_restarted")
     daemon.job("a")
     daemon.wait_terminal("a")
-    assert child_pids(nursery_pid(daemon)) == [worker_pid(daemon)]
+    assert child_pids(fork_server_pid(daemon)) == [worker_pid(daemon)]
     assert daemon.ask_health()["workers"][0]["restarts"] == 1
 
 
@@ -198,7 +198,7 @@ def test_a_job_kept_for_a_worker_that_dies_is_not_charged_with_that(
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: unread_bytes(pipe.fileno()), "the end of the first job")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in child_pids(nursery_pid(daemon)), "the end of its worker")
+    wait_until(lambda: pid not in child_pids(fork_server_pid(daemon)), "the end of its worker")
     # Both are there to be read at once.
     os.kill(daemon.pid, signal.SIGCONT)
     assert daemon.wait_terminal("first")["code"] == "cancelled"
@@ -308,11 +308,13 @@ def test_a_pause_of_the_daemon_makes_no_worker_look_well(start_supervisor: Start
 
 
 @pytest.mark.parametrize("moment", ["a death", "the end"])
-def test_a_nursery_that_is_stopped_is_replaced(start_supervisor: StartDaemon, moment: str) -> None:
+def test_a_fork_server_that_is_stopped_is_replaced(
+    start_supervisor: StartDaemon, moment: str
+) -> None:
     daemon = start_supervisor()
     daemon.job("a", hang=True, only_on_attempt=1)
     is_held(daemon, "a")
-    os.kill(nursery_pid(daemon), signal.SIGSTOP)
+    os.kill(fork_server_pid(daemon), signal.SIGSTOP)
     if moment == "a death":
         os.kill(worker_pid(daemon), signal.SIGKILL)
         assert daemon.wait_terminal("a")["type"] == "result"
@@ -329,13 +331,13 @@ def limit_files(pid: int, number: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (number, hard))
 
 
-@pytest.mark.parametrize("who", ["nursery", "supervisor"])
+@pytest.mark.parametrize("who", ["fork server", "supervisor"])
 def test_a_machine_without_room_for_a_worker_is_tried_again_and_harms_no_other(
     start_supervisor: StartDaemon, who: str
 ) -> None:
     daemon = start_supervisor("--workers", "2")
     victim, other = worker_pid(daemon, 0), worker_pid(daemon, 1)
-    pid = daemon.pid if who == "supervisor" else nursery_pid(daemon)
+    pid = daemon.pid if who == "supervisor" else fork_server_pid(daemon)
     fds = [int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     limit_files(pid, max(fds) - 2 if who == "supervisor" else len(fds))
     os.kill(victim, signal.SIGKILL)
@@ -389,7 +391,7 @@ socket.socketpair = no_room
 """
 
 
-def test_a_machine_without_room_for_the_nursery_is_tried_again(
+def test_a_machine_without_room_for_the_fork_server_is_tried_again(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_ROOM_AT_FIRST)
@@ -404,15 +406,15 @@ def test_a_machine_without_room_for_the_nursery_is_tried_again(
 def test_a_machine_without_room_for_a_thread_is_tried_again(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--no-template")
     victim = worker_pid(daemon)
-    usual = resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK)
+    usual = resource.prlimit(fork_server_pid(daemon), resource.RLIMIT_STACK)
     # A thread gets a stack as large as the limit says: no machine has room for this one.
-    resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK, (2**46, usual[1]))
+    resource.prlimit(fork_server_pid(daemon), resource.RLIMIT_STACK, (2**46, usual[1]))
     os.kill(victim, signal.SIGKILL)
     report = daemon.wait_health(lambda one: one["workers"][0]["restarts"] > 4)
     assert report["workers"][0]["last_restart"]["reason"] == "load_failed"
     assert "no room for a thread" in report["workers"][0]["last_restart"]["detail"]
     daemon.job("a")
-    resource.prlimit(nursery_pid(daemon), resource.RLIMIT_STACK, usual)
+    resource.prlimit(fork_server_pid(daemon), resource.RLIMIT_STACK, usual)
     assert daemon.wait_terminal("a")["type"] == "result"
 
 

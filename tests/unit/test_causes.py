@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_nursery_exit
+from upscaled_supervisor.causes import Cause, cause_of_exit, cause_of_fork_server_exit
 
 
 def wait_status(code: str) -> int:
@@ -74,8 +74,8 @@ def test_an_end_that_a_limit_may_explain_names_it(
 ) -> None:
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
-    assert "ulimit" not in cause_of_nursery_exit(exit_code).sentence()
+    assert "ulimit" not in cause_of_fork_server_exit(exit_code).sentence()
     monkeypatch.setattr(
         resource, "getrlimit", lambda kind: (2**30, 2**30) if kind == limit else unlimited
     )
-    assert advice in cause_of_nursery_exit(exit_code).sentence()
+    assert advice in cause_of_fork_server_exit(exit_code).sentence()

@@ -1,4 +1,4 @@
-"""Whatever a worker or a nursery writes, its supervisor goes on, and each job ends once."""
+"""Whatever a worker or a fork server writes, its supervisor goes on, and each job ends once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from upscaled_protocol.log import Logger
 from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.child import Child, open_pipes
 from upscaled_supervisor.fleet import Fleet
+from upscaled_supervisor.forkserver import read_notice
 from upscaled_supervisor.health import HealthDesk
 from upscaled_supervisor.ledger import Ledger
-from upscaled_supervisor.nursery import read_notice
 from upscaled_supervisor.options import read_options
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
@@ -133,7 +133,7 @@ class Stage:
         self.fleet._read_stdout(self.child)
 
     def exit(self) -> None:
-        """Have the worker exit, as its nursery tells."""
+        """Have the worker exit, as its fork server tells."""
         self.child.pid = 2**22 + 1  # more than the system gives to any process
         self.fleet._closing = True  # no other is started
         self.fleet._bury_pid(self.child.pid, 9)
@@ -251,7 +251,7 @@ def test_a_successor_takes_over_only_if_what_it_does_not_serve_lacks_files(
             os.close(fd)
 
 
-def test_a_pid_that_is_no_child_of_the_nursery_is_not_taken_for_the_workers() -> None:
+def test_a_pid_that_is_no_child_of_the_fork_server_is_not_taken_for_the_workers() -> None:
     with stage() as one:
         assert one.child.pid is None
 
@@ -273,6 +273,6 @@ def test_a_pid_that_is_no_child_of_the_nursery_is_not_taken_for_the_workers() ->
         b'{"exited":"x","status":0}',
     ],
 )
-def test_what_is_no_notice_of_a_nursery_is_told_as_that(line: bytes) -> None:
-    with pytest.raises(ValueError, match=r"nursery wrote|unexpected|expected"):
+def test_what_is_no_notice_of_a_fork_server_is_told_as_that(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"fork server wrote|unexpected|expected"):
         read_notice(line)

@@ -36,7 +36,7 @@ export function scripted({ start = "", job = "", question = "", end = "process.e
 /** Makes progress once, and then none, with a child process of its own. */
 export const HANGS: FakeConfig = { steps: 2, at_step: 1, hang: true, spawn_sleeper: true };
 
-// A daemon that runs such a job: the supervisor, the nursery, the worker and the child process.
+// A daemon that runs such a job: the supervisor, the fork server, the worker and the child process.
 const HANGING_FAMILY = 4;
 
 export function fakeJob(config: FakeConfig = {}): JobRequest {

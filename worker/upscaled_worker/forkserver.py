@@ -1,6 +1,6 @@
-"""The nursery: the parent of a supervisor's workers.
+"""The fork server: the parent of a supervisor's workers.
 
-    supervisor ── control socket ──> nursery ── fork ──> worker 0, worker 1, …
+    supervisor ── control socket ──> fork server ── fork ──> worker 0, worker 1, …
          └────────────── a pair of pipes to each worker ─────────┘
 
 It has every heavy library imported, no thread and no device context, so a forked worker is ready
@@ -47,7 +47,7 @@ _MAX_MESSAGE_BYTES = 64 * 1024
 _STDIO_FDS = 3
 
 
-class Nursery:
+class ForkServer:
     """Spawns what the supervisor asks for and tells it of every death."""
 
     def __init__(self, control: socket.socket, worker_argv: list[str], *, template: bool) -> None:
@@ -145,7 +145,7 @@ class Nursery:
         return pid
 
     def _become_worker(self, argv: list[str], env: dict[str, str], fds: list[int]) -> NoReturn:
-        """In the forked child: leave the nursery's things behind and run a worker."""
+        """In the forked child: leave the fork server's things behind and run a worker."""
         status = 1
         try:
             os.setsid()
@@ -163,7 +163,7 @@ class Nursery:
             status = main(argv, wire=claim_stdio())
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException:  # noqa: BLE001 - nothing may return into the nursery's own loop
+        except BaseException:  # noqa: BLE001 - nothing may return into the fork server's own loop
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stdout.flush()
@@ -224,7 +224,7 @@ def _is_single_threaded() -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve one supervisor. Arguments: the control socket's descriptor, then the worker's own."""
-    options = argparse.ArgumentParser(prog="python -m upscaled_worker.nursery")
+    options = argparse.ArgumentParser(prog="python -m upscaled_worker.forkserver")
     options.add_argument("--control-fd", type=int, required=True)
     options.add_argument("--parent-pid", type=int, required=True)
     options.add_argument("--no-template", action="store_true")
@@ -234,9 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     adopt_orphans()
     control = socket.socket(fileno=known.control_fd)
     control.set_inheritable(False)
-    nursery = Nursery(control, worker_argv, template=not known.no_template)
-    nursery.set_up()
-    nursery.serve()
+    fork_server = ForkServer(control, worker_argv, template=not known.no_template)
+    fork_server.set_up()
+    fork_server.serve()
     return 0
 
 

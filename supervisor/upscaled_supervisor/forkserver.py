@@ -1,6 +1,6 @@
-"""The supervisor's side of the nursery: the process that is the parent of all workers.
+"""The supervisor's side of the fork server: the process that is the parent of all workers.
 
-`upscaled_worker.nursery` is the other side; both speak JSON lines over one socket.
+`upscaled_worker.forkserver` is the other side; both speak JSON lines over one socket.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _QUOTED_BYTES = 80
 _CLOSE_TIMEOUT_S = 1.0
 
 
-class Nursery:
-    """One nursery process. `fd` is to be polled for reading; `read` then gives its messages."""
+class ForkServer:
+    """One fork server process. `fd` is to be polled for reading; `read` then gives its messages."""
 
     def __init__(self, worker_argv: list[str], *, template: bool) -> None:
         self._control, theirs = socket.socketpair()
@@ -31,7 +31,7 @@ class Nursery:
         theirs.set_inheritable(True)
         argv = [
             # -P: the working folder may be anybody's, and nothing is to be imported from it.
-            *(sys.executable, "-P", "-m", "upscaled_worker.nursery"),
+            *(sys.executable, "-P", "-m", "upscaled_worker.forkserver"),
             *("--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())),
             *([] if template else ["--no-template"]),
             *worker_argv,
@@ -91,7 +91,7 @@ class Nursery:
         return self._exit_code
 
     def reap(self) -> None:
-        """Collect what has died below us: the nursery, or orphans that were handed up to us."""
+        """Collect what has died below us: the fork server, or orphans that were handed up to us."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -104,7 +104,7 @@ class Nursery:
 
 
 def read_notice(line: bytes) -> dict[str, Any]:
-    """What a nursery tells. Raises `ValueError` if it is none of its notices."""
+    """What a fork server tells. Raises `ValueError` if it is none of its notices."""
     notice = decode_line(line)
     match notice:
         case {"template": bool()} | {"usage": True} | {"spawn": int(), "failed": str()}:
@@ -113,4 +113,4 @@ def read_notice(line: bytes) -> dict[str, Any]:
             return dict(notice)
         case {"exited": int(pid), "status": int(status)} if 1 < pid < _PIDS and 0 <= status < 2**16:
             return dict(notice)
-    raise ValueError(f"the nursery wrote {line[:_QUOTED_BYTES]!r}")
+    raise ValueError(f"the fork server wrote {line[:_QUOTED_BYTES]!r}")
