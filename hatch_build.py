@@ -12,7 +12,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
-_FOLDER = Path("models/upscaled_models/esrgan")
+_FOLDER = Path("models/upscaled_models/esrgan/rows")
 _SOURCES = (_FOLDER / "native.c", _FOLDER / "convolution.c")
 _LIBRARY = _FOLDER / "_native.so"
 _FLAGS = ("-O3", "-fPIC", "-fopenmp")

@@ -11,31 +11,22 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
-from upscaled_protocol.destinations import Destinations
+from upscaled_imaging.context import PictureContext
+from upscaled_imaging.settings import PictureSettings
 from upscaled_protocol.messages import CropInfo, Size
 
-Phase = Literal["load", "decode", "inference", "encode"]
 ConfigT = TypeVar("ConfigT")
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(PictureSettings):
     """How the operator runs this worker; the same for all of its jobs."""
 
     model_dir: Path
-    output_dir: Path | None = None
-    allowed_roots: tuple[Path, ...] = ()
-    urls: Destinations = field(default_factory=Destinations)
     device: str = "auto"
     threads: int | None = None
-    default_factor: float = DEFAULT_UPSCALE_FACTOR
-    default_dpi: int = DEFAULT_DPI
-    max_input_megapixels: float = 250.0
-    max_input_bytes: int = 512 * 1024 * 1024
-    max_output_megapixels: float = 4000.0
     model_memory_gb: float | None = None
     model_idle_s: float | None = None
     preload: tuple[str, ...] = ()
@@ -64,45 +55,14 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-class Context(Protocol):
+class Context(PictureContext, Protocol):
     """The running job's line to the worker. Safe to use from the job's own threads."""
 
-    job_id: str
     attempt: int
-    # What a supervisor calls this acceptance of the job, the same for each of its runs.
-    accepted_as: str | None
-
-    def progress(
-        self,
-        percent: float,
-        stage: str,
-        *,
-        done: int | None = None,
-        total: int | None = None,
-        budget_s: float | None = None,
-        tail_s: float = 0.0,
-    ) -> None:
-        """Tell how far the job is; it is also the heartbeat.
-
-        `percent` 0 to 100, never falling (a lower one is raised to the last), in proportion to the
-        time that it takes; the clock for the time left starts with the last 0. `budget_s` is the
-        silence to allow from here on: give it before work that can take long. `tail_s` is what
-        follows 100 percent, as far as that is known.
-        Raises `JobError` (cancelled) where the job was cancelled.
-        """
-
-    def check_cancelled(self) -> None:
-        """Raise `JobError` (cancelled) where the job was cancelled. Cheap: call it every tile."""
-
-    def phase(self, phase: Phase) -> AbstractContextManager[None]:
-        """Time a stretch of work; stretches of one phase add up, threads may overlap."""
 
     def device_turn(self) -> AbstractContextManager[None]:
         """Have the lane's device alone. Decode before it and encode after it: jobs of a lane
-        overlap there. Waiting ends with `JobError` (cancelled) where the job is cancelled."""
-
-    def warn(self, text: str) -> None:
-        """Add one sentence to the result's `warnings`; a repeated one is dropped."""
+        overlap there. Waiting ends with `JobError` (cancelled) if the job is cancelled."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from upscaled_imaging.paths import check_allowed, check_opened, given_path
+from upscaled_imaging.pendingfile import PendingFile
 from upscaled_models.engine import Context, Device, Engine, Outcome, Settings
-from upscaled_models.imaging.paths import check_allowed, check_opened, given_path
-from upscaled_models.pendingfile import PendingFile
 from upscaled_protocol.configs import FakeConfig
 from upscaled_protocol.errors import JobError
 
@@ -37,7 +37,7 @@ class FakeEngine(Engine[FakeConfig]):
     def run(self, config: FakeConfig, context: Context) -> Outcome:
         """Run the steps. Raises `JobError` and anything else that the config asks for."""
         if config.output_path is not None:
-            check_allowed(given_path(config.output_path).parent, self.settings.allowed_roots)
+            check_allowed(given_path(config.output_path).parent, self.settings.access.roots)
         if config.load_s and config.model not in self._loaded:
             with context.phase("load"):
                 context.progress(0, "load", budget_s=config.load_s + 60)
@@ -59,7 +59,7 @@ class FakeEngine(Engine[FakeConfig]):
                         )
         if config.output_path is not None:
             path = given_path(config.output_path)
-            _write_whole(path, config.output_text, self.settings.allowed_roots)
+            _write_whole(path, config.output_text, self.settings.access.roots)
         return Outcome(output_path=config.output_path, model=config.model, device="fake")
 
     def models(self) -> list[str]:

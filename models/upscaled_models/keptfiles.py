@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from upscaled_models.pendingfile import PendingFile
+from upscaled_imaging.pendingfile import PendingFile
 from upscaled_protocol.errors import JobError
 
 

@@ -1,4 +1,4 @@
-"""How many threads an engine computes with, and how they wait for each other."""
+"""How the threads that compute wait for each other, and for the ones that do not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from functools import cache
 from queue import SimpleQueue
 from threading import Thread, current_thread
 from typing import Any, TypeVar
-
-import psutil
 
 ResultT = TypeVar("ResultT")
 
@@ -27,23 +25,6 @@ def settle_waiting() -> None:
     """Keep waiting threads from holding processors; before torch is imported, or it is too late."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-
-
-def computing_threads() -> int:
-    """The cores that this process may use; a second thread on a core gains nothing."""
-    return max(1, min(_cores(), allowed_cores()))
-
-
-def allowed_cores() -> int:
-    """Logical cores, within what this process was confined to."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@cache
-def _cores() -> int:
-    return psutil.cpu_count(logical=False) or 1
 
 
 def give_way() -> None:

@@ -5,7 +5,7 @@ Light: no torch, no NumPy.
 
 from __future__ import annotations
 
-from upscaled_models.imaging.kinds import kind_of
+from upscaled_imaging.kinds import kind_of
 
 
 def what_it_is_instead(head: bytes) -> str | None:

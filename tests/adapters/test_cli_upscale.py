@@ -20,7 +20,7 @@ from upscaled.errors import DaemonGoneError
 from upscaled_cli import exits, sizes
 from upscaled_cli.session import Session
 from upscaled_cli.upscale import main
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
 from upscaled_protocol.configs import DEFAULT_DPI, EsrganConfig
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.messages import Size

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
 from upscaled_models.engine import Settings
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import open_source
-from upscaled_models.imaging.write import open_sink
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import open_source
+from upscaled_imaging.write import open_sink
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 

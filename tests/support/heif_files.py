@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from upscaled_models.imaging.chunks import boxes, boxes_at
+from upscaled_imaging.chunks import boxes, boxes_at
 
 _ESSENTIAL = 0x8000
 

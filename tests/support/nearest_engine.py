@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import open_source
+from upscaled_imaging.write import open_sink
 from upscaled_models.engine import Context, Device, Engine, Outcome
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import open_source
-from upscaled_models.imaging.write import open_sink
+from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 
@@ -37,8 +38,8 @@ class NearestEngine(Engine[EsrganConfig]):
             time.sleep(_HOLD_TURN_S)
         with open_source(config, self.settings, context) as source:
             size = Size(width=source.width, height=source.height)
-            factor = config.upscale_factor or self.settings.default_factor
-            plan = plan_size(config, size, factor=factor, default_dpi=self.settings.default_dpi)
+            factor = config.upscale_factor or self.settings.defaults.factor
+            plan = plan_size(config, size, factor=factor, default_dpi=self.settings.defaults.dpi)
             output = plan_output(
                 config, self.settings, source, plan, method="esrgan", context=context
             )
@@ -49,7 +50,9 @@ class NearestEngine(Engine[EsrganConfig]):
                     rows = source.rows(_ROWS)
                     sink.write(np.repeat(np.repeat(rows, _SCALE, axis=0), _SCALE, axis=1))
                 written = sink.commit()
-        return output.outcome(written, size, model=config.model, device="cpu", precision="fp32")
+        return picture_outcome(
+            output, written, size, model=config.model, device="cpu", precision="fp32"
+        )
 
     def device(self) -> Device:
         """The processor."""

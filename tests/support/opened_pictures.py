@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from upscaled_models.imaging.read import Source
+from upscaled_imaging.read import Source
 from upscaled_protocol.errors import JobError
 
 Opener = Callable[..., Any]

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from upscaled_models.engine import Phase
+from upscaled_imaging.context import Phase
 from upscaled_protocol.errors import ErrorCode, JobError
 
 

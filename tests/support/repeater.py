@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from recording import RecordingContext
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import open_source
+from upscaled_imaging.write import open_sink
 from upscaled_models.engine import Settings
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import open_source
-from upscaled_models.imaging.write import open_sink
+from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.messages import Size
@@ -35,7 +36,7 @@ def upscale(fields: dict[str, Any]) -> dict[str, Any]:
         with open_sink(output, native, source.bands, source.bits) as sink:
             rows = source.rows(source.height)
             sink.write(rows.repeat(times, axis=0).repeat(times, axis=1))
-            outcome = output.outcome(sink.commit(), size, model="repeater", device="cpu")
+            outcome = picture_outcome(output, sink.commit(), size, model="repeater", device="cpu")
     told = {
         "output_path": outcome.output_path,
         "output_base64": outcome.output_base64,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from upscaled_models.dimensions import Plan
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.output import Output
-from upscaled_models.imaging.write import Sink, open_sink
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.output import Output
+from upscaled_imaging.write import Sink, open_sink
 from upscaled_protocol.messages import Size
 
 

@@ -141,22 +141,26 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     # A stalled worker is sent SIGABRT before SIGKILL: the stacks of its threads go to stderr.
     faulthandler.enable()
     wire = wire or claim_stdio()
+    from upscaled_imaging.settings import Access, Defaults, Limits
     from upscaled_models.engine import Settings
     from upscaled_worker.loop import Worker
 
     settings = Settings(
         model_dir=options.model_dir,
-        output_dir=options.output_dir,
-        allowed_roots=tuple(root.resolve() for root in options.allow_root),
-        urls=Destinations(
-            allow_private=options.allow_private_urls, allow_hosts=frozenset(options.allow_host)
+        limits=Limits(
+            max_input_megapixels=options.max_input_megapixels,
+            max_output_megapixels=options.max_output_megapixels,
         ),
+        access=Access(
+            roots=tuple(root.resolve() for root in options.allow_root),
+            urls=Destinations(
+                allow_private=options.allow_private_urls, allow_hosts=frozenset(options.allow_host)
+            ),
+            output_dir=options.output_dir,
+        ),
+        defaults=Defaults(factor=options.default_factor, dpi=options.default_dpi),
         device=options.device,
         threads=options.threads,
-        default_factor=options.default_factor,
-        default_dpi=options.default_dpi,
-        max_input_megapixels=options.max_input_megapixels,
-        max_output_megapixels=options.max_output_megapixels,
         model_memory_gb=options.model_memory_gb,
         model_idle_s=options.model_idle_s,
         preload=tuple(options.preload),

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from upscaled_models.engine import Outcome, Phase
+from upscaled_imaging.context import Phase
+from upscaled_models.engine import Outcome
 from upscaled_protocol.codec import unknown_fields
 from upscaled_protocol.envelope import RUNNING_STAGE, WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError

@@ -8,7 +8,7 @@ import imagesize
 
 from upscaled_http.problems import ProblemError
 from upscaled_http.records import Pixels
-from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
+from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # Kinds whose header tells the size. That of others is left to the worker.

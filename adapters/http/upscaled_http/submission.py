@@ -19,8 +19,8 @@ from upscaled_http.messages import FieldError, Retention
 from upscaled_http.problems import ProblemError
 from upscaled_http.receivers import host_of
 from upscaled_http.records import Pixels
+from upscaled_imaging.dimensions import plan_size
 from upscaled_models.catalog import Catalog, default_model_dir
-from upscaled_models.dimensions import plan_size
 from upscaled_protocol.configs import (
     DEFAULT_DPI,
     DEFAULT_UPSCALE_FACTOR,

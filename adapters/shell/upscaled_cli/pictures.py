@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled_cli.report import Tally
-from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of, read_suffixes
+from upscaled_imaging.kinds import HEAD_BYTES, kind_of, read_suffixes
 
 # A file of such a name is meant to be a picture: if it is none, the daemon says what it is.
 PICTURE_SUFFIXES = read_suffixes()

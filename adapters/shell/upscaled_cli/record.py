@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from upscaled_cli.pictures import PICTURE_SUFFIXES
-from upscaled_models.freename import fitting, numbered
+from upscaled_imaging.freename import fitting, numbered
 
 NAME = ".upscaled-batch.jsonl"
 # Linux has no longer names.

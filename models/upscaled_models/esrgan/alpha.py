@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.rows.buffer import RowBuffer
 
 
 class AlphaBounds:

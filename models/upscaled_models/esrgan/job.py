@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscaled_models.dimensions import Plan
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.read import Source
 from upscaled_models.engine import Context
 from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import choose_tile, rows_fit
-from upscaled_models.imaging.read import Source
 from upscaled_protocol.messages import Size
 
 # An enlargement that is left to the resampler, where it would take another pass through the

@@ -16,9 +16,9 @@ from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.precision import supported
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
-from upscaled_models.esrgan.rowgraph import RowGraph
+from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
-from upscaled_models.esrgan.tracing import NotRowLocalError, trace
 from upscaled_models.threads import computing_thread
 
 # Side of the tile that a network's memory is measured with.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan import native
+from upscaled_models.esrgan.rows import native
 
 
 def to_planes(rows: np.ndarray, channels: int, device: torch.device) -> Tensor:

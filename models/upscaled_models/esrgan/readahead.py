@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-from upscaled_models.leftbehind import LOOK_S, LeftBehind
+from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 
 ItemT = TypeVar("ItemT")
 

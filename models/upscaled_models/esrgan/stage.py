@@ -14,7 +14,7 @@ from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import is_out_of_memory
 from upscaled_models.esrgan.pixels import to_bytes
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.tile import Tile
 from upscaled_models.esrgan.tilestream import fade_in
 from upscaled_models.esrgan.workshare import work_by_rows, work_in_tiles

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.rowbuffer import RowBuffer
+from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.workshare import blended_rows, tile_rows
 
 

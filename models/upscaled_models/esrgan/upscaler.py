@@ -11,8 +11,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from upscaled_imaging.cores import computing_threads
+from upscaled_imaging.dimensions import Plan, plan_size
+from upscaled_imaging.fit import fitted
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import Source, open_source
+from upscaled_imaging.write import open_sink
 from upscaled_models.catalog import Catalog
-from upscaled_models.dimensions import Plan, plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.job import Job
 from upscaled_models.esrgan.learnt import Learnt
@@ -22,12 +27,9 @@ from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import free_caches
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.readahead import read_ahead
-from upscaled_models.imaging.fit import fitted
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import Source, open_source
-from upscaled_models.imaging.write import open_sink
 from upscaled_models.memory import shared_models
-from upscaled_models.threads import computing_thread, computing_threads
+from upscaled_models.picture import picture_outcome
+from upscaled_models.threads import computing_thread
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.memorygroup import available_bytes
@@ -76,8 +78,8 @@ class Upscaler:
             with context.phase("decode"):
                 source = held.enter_context(open_source(config, settings, context))
             size = Size(width=source.width, height=source.height)
-            factor = config.upscale_factor or settings.default_factor
-            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            factor = config.upscale_factor or settings.defaults.factor
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
             output = plan_output(config, settings, source, plan, method="esrgan", context=context)
 
             job = held.enter_context(
@@ -105,8 +107,13 @@ class Upscaler:
                 self._compute(compute)
             with context.phase("encode"):
                 written = sink.commit()
-        return output.outcome(
-            written, size, model=config.model, device=str(self._device), precision=NAMES[job.dtype]
+        return picture_outcome(
+            output,
+            written,
+            size,
+            model=config.model,
+            device=str(self._device),
+            precision=NAMES[job.dtype],
         )
 
     @contextlib.contextmanager
@@ -205,7 +212,7 @@ class Upscaler:
         """The weights file that a job means, also if it is gone while its network is in memory."""
         settings = self.settings
         try:
-            path = self._catalog.locate(model, settings.model_dir, settings.allowed_roots)
+            path = self._catalog.locate(model, settings.model_dir, settings.access.roots)
         except JobError as error:
             last = self._last_paths.get(model)
             loaded = {key[0] for key in self._last_keys}

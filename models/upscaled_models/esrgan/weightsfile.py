@@ -17,8 +17,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from upscaled_imaging.kinds import HEAD_BYTES
 from upscaled_models.esrgan.standins import allow_standins
-from upscaled_models.imaging.kinds import HEAD_BYTES
 from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import has_half_pair

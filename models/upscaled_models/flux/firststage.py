@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from upscaled_models.engine import Context, Phase
+from upscaled_imaging.context import Phase
+from upscaled_models.engine import Context
 
 
 class Subordinate:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upscaled_imaging.kinds import HEAD_BYTES
 from upscaled_models.flux.formats import FORMATS, Format
-from upscaled_models.imaging.kinds import HEAD_BYTES
 from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upscaled_imaging.rows import Picture, in_blocks
 from upscaled_models.flux.tiles import cut, stitch
-from upscaled_models.imaging.rows import Picture, in_blocks
 
 # From a band (3, h, W), 0 to 1, and its first row to the same band refined.
 Refine = Callable[[Tensor, int], Tensor]

@@ -9,8 +9,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import Source, open_source
+from upscaled_imaging.rows import Picture
+from upscaled_imaging.write import open_sink
 from upscaled_models.catalog import Catalog
-from upscaled_models.dimensions import plan_size
 from upscaled_models.engine import Context, Device, Outcome, Settings
 from upscaled_models.esrgan.out_of_memory import free_caches, is_out_of_memory
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
@@ -27,11 +31,8 @@ from upscaled_models.flux.sampling import noise_levels
 from upscaled_models.flux.text import Embeddings, Tokens, encode, tokenize
 from upscaled_models.flux.transformer import check_transformer
 from upscaled_models.flux.weights import EachTensor
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import Source, open_source
-from upscaled_models.imaging.rows import Picture
-from upscaled_models.imaging.write import open_sink
 from upscaled_models.memory import shared_models
+from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.memorygroup import available_bytes
@@ -76,7 +77,7 @@ class Upscaler:
     def run(self, config: FluxConfig, context: Context) -> Outcome:
         """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
         settings = self.settings
-        roots = settings.allowed_roots
+        roots = settings.access.roots
         files = find_files(self._catalog, config.model, settings.model_dir, roots)
         upscaler = self._catalog.locate(config.upscale_model, settings.model_dir, roots)
         tokens = tokenize(config.prompt, files)
@@ -87,8 +88,8 @@ class Upscaler:
             with context.phase("decode"):
                 source = held.enter_context(open_source(config, settings, context))
             size = Size(width=source.width, height=source.height)
-            factor = config.upscale_factor or settings.default_factor
-            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            factor = config.upscale_factor or settings.defaults.factor
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
             output = plan_output(config, settings, source, plan, method="flux", context=context)
             # The first stage has the right size and is cropped: nothing is left for the sink.
             output = replace(output, plan=replace(plan, scaled=plan.output, crop_x=0, crop_y=0))
@@ -139,7 +140,8 @@ class Upscaler:
                     )
             with context.phase("encode"):
                 written = sink.commit()
-        return output.outcome(
+        return picture_outcome(
+            output,
             written,
             size,
             model=config.model,

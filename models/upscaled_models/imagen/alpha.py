@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from upscaled_models.imaging.resample import resample
+from upscaled_imaging.resample import resample
 
 # Rows of context on either side that the kernel looks at.
 _MARGIN = 4

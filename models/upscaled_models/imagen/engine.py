@@ -7,9 +7,10 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
 from upscaled_models.engine import Context, Engine, Outcome, Settings
 from upscaled_models.imagen.account import credentials_in_sight, unusable
+from upscaled_models.picture import picture_outcome
 from upscaled_models.registry import is_installed
 from upscaled_models.threads import give_way
 from upscaled_protocol.configs import ImagenConfig
@@ -53,11 +54,11 @@ class ImagenEngine(Engine[ImagenConfig]):
 
     def run(self, config: ImagenConfig, context: Context) -> Outcome:
         """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
+        from upscaled_imaging.output import plan_output
+        from upscaled_imaging.read import open_source
+        from upscaled_imaging.write import open_sink
         from upscaled_models.imagen.account import find_account
         from upscaled_models.imagen.job import Job
-        from upscaled_models.imaging.output import plan_output
-        from upscaled_models.imaging.read import open_source
-        from upscaled_models.imaging.write import open_sink
 
         give_way()
         settings = self.settings
@@ -69,7 +70,7 @@ class ImagenEngine(Engine[ImagenConfig]):
                 source = held.enter_context(open_source(config, settings, context))
             size = Size(width=source.width, height=source.height)
             factor = int(config.upscale_factor.removeprefix("x"))
-            plan = plan_size(config, size, factor=factor, default_dpi=settings.default_dpi)
+            plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
             output = plan_output(
                 config, settings, source, plan, method=self.method, context=context
             )
@@ -78,8 +79,13 @@ class ImagenEngine(Engine[ImagenConfig]):
             job.upscale(sink)
             with context.phase("encode"):
                 written = sink.commit()
-        return output.outcome(
-            written, size, model=config.model, device="remote", upstream_calls=job.calls_made
+        return picture_outcome(
+            output,
+            written,
+            size,
+            model=config.model,
+            device="remote",
+            upstream_calls=job.calls_made,
         )
 
     def close(self) -> None:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from upscaled_models.dimensions import Plan
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.read import Source
+from upscaled_imaging.write import Sink
 from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account
 from upscaled_models.imagen.alpha import enlarged
 from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
 from upscaled_models.imagen.mosaic import join
 from upscaled_models.imagen.picture import Read, as_stored, encoded, open_answer, to_rgb
-from upscaled_models.imaging.read import Source
-from upscaled_models.imaging.write import Sink
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.messages import Size
 

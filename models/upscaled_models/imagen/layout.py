@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from upscaled_models.dimensions import Plan
+from upscaled_imaging.dimensions import Plan
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 

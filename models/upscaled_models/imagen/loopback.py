@@ -27,11 +27,11 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.png import write_png
+from upscaled_imaging.resample import resample
+from upscaled_imaging.rows import Picture
 from upscaled_models.imagen.wire import Question, Refusal
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.png import write_png
-from upscaled_models.imaging.resample import resample
-from upscaled_models.imaging.rows import Picture
 
 PROJECT = "loopback-project"
 TOKEN = "loopback-token"  # noqa: S105 - it opens nothing

@@ -12,16 +12,16 @@ from io import BytesIO
 import numpy as np
 import pyvips
 
-from upscaled_models.dimensions import ASPECT_TOLERANCE
+from upscaled_imaging import formats
+from upscaled_imaging.colour import normalised
+from upscaled_imaging.dimensions import ASPECT_TOLERANCE
+from upscaled_imaging.jpeg import write_jpeg
+from upscaled_imaging.kinds import HEAD_BYTES, recognise
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.png import write_png, write_stored_png
+from upscaled_imaging.read import Source
+from upscaled_imaging.rows import Picture, to_eight_bits
 from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
-from upscaled_models.imaging import formats
-from upscaled_models.imaging.colour import normalised
-from upscaled_models.imaging.jpeg import write_jpeg
-from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.png import write_png, write_stored_png
-from upscaled_models.imaging.read import Source
-from upscaled_models.imaging.rows import Picture, to_eight_bits
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 

@@ -15,11 +15,11 @@ import pyvips
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from upscaled_imaging import formats
+from upscaled_imaging.kinds import HEAD_BYTES, recognise
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.read import Source
 from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
-from upscaled_models.imaging import formats
-from upscaled_models.imaging.kinds import HEAD_BYTES, recognise
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.read import Source
 from upscaled_protocol.errors import JobError
 
 

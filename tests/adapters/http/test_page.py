@@ -34,7 +34,7 @@ from chromium import (
 from nearest_engine import HOLD, environment
 from running_serve import RunningServe, running_serve
 from upscaled_http.keys import Key
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.messages import Size

@@ -14,11 +14,11 @@ import skimage.data
 from PIL import Image
 
 from upscaled_bench.table import print_table
-from upscaled_models.dimensions import Plan
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.output import Output
-from upscaled_models.imaging.resample import resample
-from upscaled_models.imaging.write import open_sink
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.output import Output
+from upscaled_imaging.resample import resample
+from upscaled_imaging.write import open_sink
 from upscaled_protocol.choices import OutputFormat
 from upscaled_protocol.messages import Size
 

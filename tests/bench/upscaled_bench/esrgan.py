@@ -40,6 +40,9 @@ from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_bench.pipes import seconds
 from upscaled_bench.table import print_table
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.png import write_png
+from upscaled_imaging.rows import Picture
 from upscaled_models.catalog import bundled_weights_dir
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
@@ -49,9 +52,6 @@ from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile, choose_tile
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.png import write_png
-from upscaled_models.imaging.rows import Picture
 from upscaled_protocol.configs import EsrganConfig
 
 _WIDTH, _HEIGHT = 640, 448

@@ -14,7 +14,8 @@ from threading import Lock
 
 import orjson
 
-from upscaled_models.engine import Phase, Settings
+from upscaled_imaging.context import Phase
+from upscaled_models.engine import Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_protocol.configs import EsrganConfig
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiny_networks import in_bands, random_picture
-from upscaled_models.esrgan import convolution, native
-from upscaled_models.esrgan.convolution import Addend, PackedConvolution, Rows
-from upscaled_models.esrgan.rowgraph import RowGraph
-from upscaled_models.esrgan.tracing import trace
+from upscaled_models.esrgan.rows import convolution, native
+from upscaled_models.esrgan.rows.convolution import Addend, PackedConvolution, Rows
+from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.tracing import trace
 
 in_float = pytest.mark.skipif(
     convolution.kernel(torch.float32) is None, reason="no convolution is compiled for floats here"

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tiny_networks import HAS_BF16, compact, in_bands, random_picture
-from upscaled_models.esrgan import native
 from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rowgraph import RowGraph
-from upscaled_models.esrgan.rowops import enlarged_sum, enlargement, shuffle_ordered
-from upscaled_models.esrgan.tracing import trace
+from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.operations import enlarged_sum, enlargement, shuffle_ordered
+from upscaled_models.esrgan.rows.tracing import trace
 
 SIDES = st.integers(1, 40)
 STRANGE = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-40, -1e-40, 3.4e38]

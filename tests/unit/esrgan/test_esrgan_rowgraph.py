@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_networks import DTYPES, compact, in_bands, random_picture, rrdb
-from upscaled_models.esrgan.rowgraph import RowGraph
-from upscaled_models.esrgan.rowops import Compute, Convolution
-from upscaled_models.esrgan.tracing import NotRowLocalError, trace
+from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.operations import Compute, Convolution
+from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 
 
 @torch.inference_mode()

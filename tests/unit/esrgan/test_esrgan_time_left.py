@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from recording import RecordingContext
 from tiny_networks import CPU
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging import encodetime
+from upscaled_imaging.dimensions import plan_size
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.job import Job
 from upscaled_models.esrgan.tilestream import TileStream
-from upscaled_models.imaging import encodetime
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 from upscaled_worker.pace import Pace

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers", reason="needs the flux extra")
 # isort: split
+from upscaled_imaging.rows import Picture
 from upscaled_models.flux.cost import count_tiles, tile_cost
 from upscaled_models.flux.picture import refine_rows
 from upscaled_models.flux.sampling import NoiseField, noise_levels
 from upscaled_models.flux.tiles import cut, join, stitch
-from upscaled_models.imaging.rows import Picture
 
 SHIFT = math.exp(1.15)
 

@@ -11,15 +11,15 @@ import pytest
 import pyvips
 
 from recording import RecordingContext
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import open_source
+from upscaled_imaging.rows import Picture
+from upscaled_imaging.stored import stored_rows
+from upscaled_imaging.write import open_sink
 from upscaled_models.engine import Settings
 from upscaled_models.imagen.account import Account
 from upscaled_models.imagen.job import Job
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import open_source
-from upscaled_models.imaging.rows import Picture
-from upscaled_models.imaging.stored import stored_rows
-from upscaled_models.imaging.write import open_sink
 from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -63,7 +63,7 @@ def run(path: Path, service: Any) -> Path:
     account = Account("project", "region", None)
     with open_source(config, settings, context) as source:
         size = Size(width=WIDTH, height=HEIGHT)
-        plan = plan_size(config, size, factor=2, default_dpi=settings.default_dpi)
+        plan = plan_size(config, size, factor=2, default_dpi=settings.defaults.dpi)
         output = plan_output(config, settings, source, plan, method="imagen", context=context)
         job = Job(config, source, plan, account=account, service=service, context=context)
         with open_sink(output, job.native, source.bands, job.bits) as sink:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaled_models.dimensions import plan_size
+from upscaled_imaging.dimensions import plan_size
 from upscaled_models.imagen.layout import MAX_OUTPUT_PIXELS, choose_factor, lay_out
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError

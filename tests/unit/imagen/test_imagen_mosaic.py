@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import pyvips
 
+from upscaled_imaging.resample import resample
 from upscaled_models.imagen.alpha import enlarged
 from upscaled_models.imagen.layout import lay_out
 from upscaled_models.imagen.mosaic import join
 from upscaled_models.imagen.picture import encoded, open_answer
-from upscaled_models.imaging.resample import resample
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from recording import RecordingContext
-from upscaled_models.dimensions import plan_size
-from upscaled_models.engine import Settings
-from upscaled_models.imaging.output import plan_output
-from upscaled_models.imaging.read import Source, open_source
-from upscaled_models.imaging.write import open_sink
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import plan_output
+from upscaled_imaging.read import Source, open_source
+from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.write import open_sink
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 
@@ -25,8 +25,8 @@ def context() -> RecordingContext:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(model_dir=tmp_path)
+def settings(tmp_path: Path) -> PictureSettings:
+    return PictureSettings()
 
 
 Opener = Callable[..., AbstractContextManager[Source]]
@@ -34,7 +34,7 @@ Upscale = Callable[..., str]
 
 
 @pytest.fixture
-def opened(settings: Settings, context: RecordingContext) -> Opener:
+def opened(settings: PictureSettings, context: RecordingContext) -> Opener:
     """Opens a source by the fields of a config."""
 
     def open_it(**fields: Any) -> AbstractContextManager[Source]:
@@ -45,7 +45,7 @@ def opened(settings: Settings, context: RecordingContext) -> Opener:
 
 
 @pytest.fixture
-def upscale(settings: Settings, context: RecordingContext) -> Upscale:
+def upscale(settings: PictureSettings, context: RecordingContext) -> Upscale:
     """Runs a job whose engine repeats each pixel ``times`` across and down."""
 
     def run(times: int = 2, rows_at_once: int = 7, **fields: Any) -> str:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from upscaled_models.imaging.icc import SRGB_CURVE, SRGB_PRIMARIES, rgb_profile, usable
-from upscaled_models.imaging.told import told_profile
+from upscaled_imaging.icc import SRGB_CURVE, SRGB_PRIMARIES, rgb_profile, usable
+from upscaled_imaging.told import told_profile
 
 Opener = Callable[..., Any]
 Upscale = Callable[..., str]

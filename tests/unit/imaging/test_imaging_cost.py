@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counting import CountedReader, SearchedBytes
-from upscaled_models.imaging.chunks import boxes_at, jpeg_segments, late_png_chunks, png_chunks
-from upscaled_models.imaging.exif import from_tiff, resolution, revised, tiff_resolution
-from upscaled_models.imaging.gif import first_frame
-from upscaled_models.imaging.giftext import gif_texts
-from upscaled_models.imaging.icc import usable
-from upscaled_models.imaging.jpegkind import check_jpeg
-from upscaled_models.imaging.kinds import kind_of
-from upscaled_models.imaging.leftout import warn_of_left_out
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.photoshop import resources
-from upscaled_models.imaging.pngtext import png_texts
-from upscaled_models.imaging.resolution import dots_an_inch
-from upscaled_models.imaging.tiffkind import check_tiff
-from upscaled_models.imaging.told import told_profile
+from upscaled_imaging.chunks import boxes_at, jpeg_segments, late_png_chunks, png_chunks
+from upscaled_imaging.exif import from_tiff, resolution, revised, tiff_resolution
+from upscaled_imaging.gif import first_frame
+from upscaled_imaging.giftext import gif_texts
+from upscaled_imaging.icc import usable
+from upscaled_imaging.jpegkind import check_jpeg
+from upscaled_imaging.kinds import kind_of
+from upscaled_imaging.leftout import warn_of_left_out
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.photoshop import resources
+from upscaled_imaging.pngtext import png_texts
+from upscaled_imaging.resolution import dots_an_inch
+from upscaled_imaging.tiffkind import check_tiff
+from upscaled_imaging.told import told_profile
 from upscaled_protocol.errors import ErrorCode, JobError
 
 EXIF, GPS, INTEROPERABILITY, MAKER_NOTE = 34665, 34853, 40965, 37500
@@ -228,7 +228,7 @@ def test_markup_of_any_repetition_has_a_kind(piece: bytes) -> None:
 def test_texts_that_inflate_without_end_are_tried_a_few_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("upscaled_models.imaging.pngtext._LONGEST_BYTES", 2**16)
+    monkeypatch.setattr("upscaled_imaging.pngtext._LONGEST_BYTES", 2**16)
     packed = zlib.compress(bytes(2**22))
     body = b"zTXt" + b"Comment\0\0" + packed
     chunk = struct.pack(">I", len(body) - 4) + body + bytes(4)

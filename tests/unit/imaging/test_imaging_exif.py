@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from upscaled_models.imaging.exif import descriptive_tags, from_tiff, resolution, revised
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.tags import Tag, long, pack, rational, short
+from upscaled_imaging.exif import descriptive_tags, from_tiff, resolution, revised
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.tags import Tag, long, pack, rational, short
 
 MAKE, ORIENTATION, X_RESOLUTION, UNIT = 271, 274, 282, 296
 PIXEL_WIDTH, PIXEL_HEIGHT, MAKER_NOTE = 40962, 40963, 37500

@@ -14,7 +14,7 @@ import pytest
 
 from opened_pictures import RNG, read_all
 from recording import RecordingContext
-from upscaled_models.imaging.tags import (
+from upscaled_imaging.tags import (
     BIG_HEADER_BYTES,
     Tag,
     TagType,

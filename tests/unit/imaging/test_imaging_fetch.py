@@ -22,10 +22,11 @@ import pytest
 from PIL import Image
 
 from recording import RecordingContext
-from upscaled_models.engine import Context, Settings
-from upscaled_models.imaging import fetch as fetching
-from upscaled_models.imaging.fetch import fetch
-from upscaled_models.imaging.read import open_source
+from upscaled_imaging import fetch as fetching
+from upscaled_imaging.context import PictureContext
+from upscaled_imaging.fetch import fetch
+from upscaled_imaging.read import open_source
+from upscaled_imaging.settings import Access, Limits, PictureSettings
 from upscaled_protocol import destinations
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.destinations import Destinations, HostPort
@@ -151,8 +152,8 @@ def base(server: ThreadingHTTPServer) -> str:
 
 
 @pytest.fixture
-def private(settings: Settings) -> Settings:
-    return replace(settings, urls=Destinations(allow_private=True))
+def private(settings: PictureSettings) -> PictureSettings:
+    return replace(settings, access=Access(urls=Destinations(allow_private=True)))
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def only_first_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "is_public", lambda address: str(address) == "127.0.0.1")
 
 
-def error_of(url: str, settings: Settings, context: Context) -> JobError:
+def error_of(url: str, settings: PictureSettings, context: PictureContext) -> JobError:
     with pytest.raises(JobError) as caught:
         fetch(url, io.BytesIO(), settings, context)
     assert "\n" not in caught.value.message
@@ -171,7 +172,9 @@ def error_of(url: str, settings: Settings, context: Context) -> JobError:
 @pytest.mark.parametrize(
     "path", ["/picture.png", "/picture.png?a=b%20c&d", "/chunked", "/redirect?/picture"]
 )
-def test_a_picture_is_fetched(base: str, private: Settings, context: Context, path: str) -> None:
+def test_a_picture_is_fetched(
+    base: str, private: PictureSettings, context: PictureContext, path: str
+) -> None:
     config = EsrganConfig(image_url=base + path)
     with open_source(config, private, context) as source:
         assert np.array_equal(source.rows(100), PIXELS)
@@ -179,7 +182,7 @@ def test_a_picture_is_fetched(base: str, private: Settings, context: Context, pa
 
 
 def test_the_name_in_the_url_names_the_output(
-    base: str, private: Settings, context: Context
+    base: str, private: PictureSettings, context: PictureContext
 ) -> None:
     for path, stem in (("/picture.of%20a%2Fcat.png", "cat"), ("/picture", "picture")):
         with open_source(EsrganConfig(image_url=base + path), private, context) as source:
@@ -201,20 +204,20 @@ def test_the_name_in_the_url_names_the_output(
     ],
 )  # fmt: skip
 def test_what_cannot_be_fetched_is_one_plain_error(
-    base: str, private: Settings, context: Context, path: str, code: ErrorCode
+    base: str, private: PictureSettings, context: PictureContext, path: str, code: ErrorCode
 ) -> None:
-    small = replace(private, max_input_bytes=1_000_000)
+    small = replace(private, limits=Limits(max_input_bytes=1_000_000))
     assert error_of(base + path, small, context).code is code
 
 
-def test_no_error_repeats_a_long_host(private: Settings, context: Context) -> None:
+def test_no_error_repeats_a_long_host(private: PictureSettings, context: PictureContext) -> None:
     error = error_of("http://" + "a." * 100_000 + "com/x.png", private, context)
     assert error.code is ErrorCode.INPUT_UNREADABLE
     assert len(error.message) < 200
 
 
 def test_of_a_servers_own_words_an_error_has_some(
-    base: str, private: Settings, context: Context
+    base: str, private: PictureSettings, context: PictureContext
 ) -> None:
     error = error_of(base + "/wordy", private, context)
     assert error.message.startswith("image_url answers 500 sorry")
@@ -222,7 +225,9 @@ def test_of_a_servers_own_words_an_error_has_some(
     assert len(error.message) < 200
 
 
-def test_an_endless_redirect_ends(base: str, private: Settings, context: Context) -> None:
+def test_an_endless_redirect_ends(
+    base: str, private: PictureSettings, context: PictureContext
+) -> None:
     error = error_of(base + "/again", private, context)
     assert error.code is ErrorCode.INPUT_UNREADABLE
     assert len(Handler.seen) == 6
@@ -230,7 +235,11 @@ def test_an_endless_redirect_ends(base: str, private: Settings, context: Context
 
 @pytest.mark.parametrize("path", ["/slow", "/trickle"])
 def test_a_server_that_takes_too_long_is_given_up(
-    base: str, private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch, path: str
+    base: str,
+    private: PictureSettings,
+    context: PictureContext,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
     monkeypatch.setattr(fetching, "TIME_LIMIT_S", 0.3)
     error = error_of(base + path, private, context)
@@ -252,7 +261,7 @@ class CancelledAt(RecordingContext):
 
 @pytest.mark.parametrize("path", ["/endless", "/slow", "/trickle", "/silent", "/headers"])
 def test_a_cancelled_job_stops_fetching_whatever_it_waits_for(
-    base: str, private: Settings, monkeypatch: pytest.MonkeyPatch, path: str
+    base: str, private: PictureSettings, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(fetching, "_SILENCE_S", TIMEOUT_S)
     monkeypatch.setattr(fetching, "TIME_LIMIT_S", TIMEOUT_S)
@@ -261,7 +270,7 @@ def test_a_cancelled_job_stops_fetching_whatever_it_waits_for(
 
 
 def test_a_cancelled_job_stops_connecting(
-    private: Settings, monkeypatch: pytest.MonkeyPatch
+    private: PictureSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "_SILENCE_S", TIMEOUT_S)
     monkeypatch.setattr(fetching, "TIME_LIMIT_S", TIMEOUT_S)
@@ -277,8 +286,8 @@ def test_a_cancelled_job_stops_connecting(
 
 def test_a_host_is_reached_at_any_of_its_addresses(
     server: ThreadingHTTPServer,
-    private: Settings,
-    context: Context,
+    private: PictureSettings,
+    context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entries = [(2, 1, 6, "", (address, 80)) for address in ("127.0.0.2", "127.0.0.1")]
@@ -292,12 +301,16 @@ def test_a_host_is_reached_at_any_of_its_addresses(
     "url",
     ["ftp://example.org/a.png", "file:///etc/passwd", "//example.org/a.png", "gopher://127.0.0.1/"],
 )
-def test_other_schemes_are_refused(url: str, private: Settings, context: Context) -> None:
+def test_other_schemes_are_refused(
+    url: str, private: PictureSettings, context: PictureContext
+) -> None:
     assert error_of(url, private, context).code is ErrorCode.PATH_NOT_ALLOWED
 
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:b/", "http://a:99999/"])
-def test_what_is_no_url_is_refused(url: str, private: Settings, context: Context) -> None:
+def test_what_is_no_url_is_refused(
+    url: str, private: PictureSettings, context: PictureContext
+) -> None:
     config = EsrganConfig(image_url=url)
     with pytest.raises(JobError) as caught, open_source(config, private, context):
         pass
@@ -310,7 +323,7 @@ def test_what_is_no_url_is_refused(url: str, private: Settings, context: Context
      "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "10.0.0.1", "169.254.169.254"],
 )  # fmt: skip
 def test_private_addresses_are_never_connected_to(
-    server: ThreadingHTTPServer, settings: Settings, context: Context, host: str
+    server: ThreadingHTTPServer, settings: PictureSettings, context: PictureContext, host: str
 ) -> None:
     error = error_of(f"http://{host}:{server.server_port}/picture", settings, context)
     assert error.code in (ErrorCode.PATH_NOT_ALLOWED, ErrorCode.INPUT_NOT_FOUND)
@@ -318,14 +331,14 @@ def test_private_addresses_are_never_connected_to(
 
 
 @pytest.fixture
-def listed(server: ThreadingHTTPServer, settings: Settings) -> Settings:
+def listed(server: ThreadingHTTPServer, settings: PictureSettings) -> PictureSettings:
     """The server is the one host that may be fetched from."""
     host = HostPort("127.0.0.1", server.server_port)
-    return replace(settings, urls=Destinations(allow_hosts=frozenset([host])))
+    return replace(settings, access=Access(urls=Destinations(allow_hosts=frozenset([host]))))
 
 
 def test_a_listed_host_of_a_private_network_is_fetched_from(
-    base: str, listed: Settings, context: Context
+    base: str, listed: PictureSettings, context: PictureContext
 ) -> None:
     file = io.BytesIO()
     fetch(base + "/redirect?/picture", file, listed, context)
@@ -334,19 +347,22 @@ def test_a_listed_host_of_a_private_network_is_fetched_from(
 
 @pytest.mark.parametrize("allow_private", [False, True])
 def test_a_list_of_hosts_allows_no_other_host_port_or_spelling(
-    server: ThreadingHTTPServer, listed: Settings, context: Context, allow_private: bool
+    server: ThreadingHTTPServer,
+    listed: PictureSettings,
+    context: PictureContext,
+    allow_private: bool,
 ) -> None:
-    urls = replace(listed.urls, allow_private=allow_private)
+    access = Access(urls=replace(listed.access.urls, allow_private=allow_private))
     port = server.server_port
     for place in (f"localhost:{port}", f"127.0.0.1:{port ^ 1}", "127.0.0.1", f"127.1:{port}",
                   "93.184.216.34", "[v1.a:b]"):  # fmt: skip
-        error = error_of(f"http://{place}/picture", replace(listed, urls=urls), context)
+        error = error_of(f"http://{place}/picture", replace(listed, access=access), context)
         assert (place, error.code) == (place, ErrorCode.PATH_NOT_ALLOWED)
     assert Handler.seen == []
 
 
 def test_a_redirect_to_a_host_that_is_not_listed_is_refused(
-    base: str, listed: Settings, context: Context
+    base: str, listed: PictureSettings, context: PictureContext
 ) -> None:
     other = base.replace("127.0.0.1", "localhost") + "/picture"
     error = error_of(f"{base}/redirect?{other}", listed, context)
@@ -357,7 +373,7 @@ def test_a_redirect_to_a_host_that_is_not_listed_is_refused(
 
 @pytest.mark.usefixtures("only_first_loopback")
 def test_a_redirect_into_the_private_network_is_refused(
-    base: str, settings: Settings, context: Context
+    base: str, settings: PictureSettings, context: PictureContext
 ) -> None:
     inside = base.replace("127.0.0.1", "127.0.0.2") + "/picture"
     error = error_of(f"{base}/redirect?{inside}", settings, context)
@@ -368,8 +384,8 @@ def test_a_redirect_into_the_private_network_is_refused(
 @pytest.mark.usefixtures("only_first_loopback")
 def test_the_connection_goes_to_the_address_that_was_checked(
     server: ThreadingHTTPServer,
-    settings: Settings,
-    context: Context,
+    settings: PictureSettings,
+    context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter(["127.0.0.1"])  # a second look-up would find nothing more
@@ -390,8 +406,8 @@ def test_the_connection_goes_to_the_address_that_was_checked(
 @pytest.mark.usefixtures("only_first_loopback")
 def test_one_private_address_among_public_ones_is_enough(
     server: ThreadingHTTPServer,
-    settings: Settings,
-    context: Context,
+    settings: PictureSettings,
+    context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     entries = [(2, 1, 6, "", (address, 80)) for address in ("127.0.0.1", "127.0.0.2")]
@@ -402,7 +418,7 @@ def test_one_private_address_among_public_ones_is_enough(
 
 
 def test_a_full_disk_is_no_fault_of_the_server(
-    base: str, private: Settings, context: Context
+    base: str, private: PictureSettings, context: PictureContext
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -419,7 +435,7 @@ def test_a_full_disk_is_no_fault_of_the_server(
 
 
 def test_proxies_of_the_environment_are_not_used(
-    base: str, private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+    base: str, private: PictureSettings, context: PictureContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -443,8 +459,8 @@ def certificate(folder: Path) -> Path:
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_https_is_verified(
     tmp_path: Path,
-    private: Settings,
-    context: Context,
+    private: PictureSettings,
+    context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
     server: ThreadingHTTPServer,
 ) -> None:
@@ -466,8 +482,8 @@ def test_https_is_verified(
 @pytest.mark.parametrize(("port", "host"), [("", "localhost"), (":8443", "localhost:8443")])
 def test_the_host_is_named_with_its_port_only_where_that_is_not_the_usual_one(
     tmp_path: Path,
-    private: Settings,
-    context: Context,
+    private: PictureSettings,
+    context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
     server: ThreadingHTTPServer,
     port: str,
@@ -487,7 +503,9 @@ def test_the_host_is_named_with_its_port_only_where_that_is_not_the_usual_one(
     assert Handler.seen == [("/picture", host)]
 
 
-def test_a_server_that_is_gone_is_one_plain_error(private: Settings, context: Context) -> None:
+def test_a_server_that_is_gone_is_one_plain_error(
+    private: PictureSettings, context: PictureContext
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
@@ -495,7 +513,7 @@ def test_a_server_that_is_gone_is_one_plain_error(private: Settings, context: Co
 
 
 def test_an_unknown_host_is_not_found(
-    private: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+    private: PictureSettings, context: PictureContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")

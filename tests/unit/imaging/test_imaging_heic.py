@@ -15,8 +15,8 @@ from PIL import Image, ImageCms
 from heif_files import Item, auxiliary_box, box, coded, full_box, heif, size_box
 from opened_pictures import ORIENTATION, error_of, read_all
 from recording import RecordingContext
-from upscaled_models.imaging import formats, kinds
-from upscaled_models.imaging.icc import space
+from upscaled_imaging import formats, kinds
+from upscaled_imaging.icc import space
 from upscaled_protocol.errors import ErrorCode
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="needs pip install 'upscaled[heic]'")

@@ -14,9 +14,9 @@ import pytest
 from heif_files import box
 from opened_pictures import error_of, read_all
 from recording import RecordingContext
-from upscaled_models.imaging import kinds
-from upscaled_models.imaging.icc import SRGB_PRIMARIES, rgb_profile
-from upscaled_models.imaging.jxlheader import JxlHeader, jxl_header
+from upscaled_imaging import kinds
+from upscaled_imaging.icc import SRGB_PRIMARIES, rgb_profile
+from upscaled_imaging.jxlheader import JxlHeader, jxl_header
 from upscaled_protocol.errors import ErrorCode
 
 OpenImageIO = pytest.importorskip("OpenImageIO", reason="needs pip install 'upscaled[jxl]'")

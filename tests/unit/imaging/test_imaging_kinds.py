@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from opened_pictures import RGB, Opener, error_of, save
-from upscaled_models.imaging.kinds import HEAD_BYTES, kind_of, recognise
+from upscaled_imaging.kinds import HEAD_BYTES, kind_of, recognise
 from upscaled_protocol.errors import ErrorCode, JobError
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'
@@ -203,6 +203,6 @@ def test_any_bytes_have_a_kind_or_none(head: bytes) -> None:
 
 
 def test_kinds_are_told_without_a_heavy_import() -> None:
-    code = "import sys, upscaled_models.imaging.kinds; print(*sys.modules)"
+    code = "import sys, upscaled_imaging.kinds; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pyvips", "numpy", "torch"} & {*done.stdout.split()}

@@ -18,11 +18,11 @@ from PIL import Image, IptcImagePlugin
 from counting import CountedReader
 from opened_pictures import ORIENTATION, read_all
 from recording import RecordingContext
-from upscaled_models.imaging import pngtext
-from upscaled_models.imaging.giftext import gif_texts
-from upscaled_models.imaging.leftout import warn_of_left_out
-from upscaled_models.imaging.photoshop import iptc, is_more, resource
-from upscaled_models.imaging.pngtext import png_texts
+from upscaled_imaging import pngtext
+from upscaled_imaging.giftext import gif_texts
+from upscaled_imaging.leftout import warn_of_left_out
+from upscaled_imaging.photoshop import iptc, is_more, resource
+from upscaled_imaging.pngtext import png_texts
 
 Opener = Callable[..., Any]
 Upscale = Callable[..., str]

@@ -14,10 +14,11 @@ from PIL import Image
 
 from recording import RecordingContext
 from sinks import write_file
-from upscaled_models.dimensions import plan_size
-from upscaled_models.engine import Settings
-from upscaled_models.imaging.output import Output, plan_output
-from upscaled_models.imaging.read import open_source
+from upscaled_imaging.dimensions import plan_size
+from upscaled_imaging.output import Output, plan_output
+from upscaled_imaging.read import open_source
+from upscaled_imaging.settings import Access, Limits, PictureSettings
+from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -33,9 +34,9 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def planned(settings: Settings, context: Any, picture: Path) -> Planner:
-    def plan(factor: float = 4, changes: dict[str, Any] | None = None, **fields: Any) -> Output:
-        changed = replace(settings, **(changes or {}))
+def planned(settings: PictureSettings, context: Any, picture: Path) -> Planner:
+    def plan(factor: float = 4, changed: PictureSettings | None = None, **fields: Any) -> Output:
+        changed = changed or settings
         if "image_base64" not in fields:
             fields = {"image_path": str(picture)} | fields
         config = EsrganConfig(**fields)
@@ -122,7 +123,7 @@ def test_a_target_smaller_than_the_input_is_told(
 
 def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
-    output = planned(changes={"output_dir": folder})
+    output = planned(changed=PictureSettings(access=Access(output_dir=folder)))
     assert output.path == folder / "holiday.photo_esrgan_4x.png"
     assert folder.is_dir()
 
@@ -193,7 +194,9 @@ def test_an_input_without_a_folder_needs_an_output(planned: Planner, picture: Pa
     text = base64.b64encode(picture.read_bytes()).decode()
     assert refused(planned, image_base64=text).code is ErrorCode.INVALID_JOB
     assert planned(image_base64=text, output_base64=True).path is None
-    output = planned(image_base64=text, changes={"output_dir": picture.parent})
+    output = planned(
+        image_base64=text, changed=PictureSettings(access=Access(output_dir=picture.parent))
+    )
     assert output.path == picture.parent / "job-1_esrgan_4x.png"
 
 
@@ -203,11 +206,11 @@ def test_the_outcome_tells_where_the_picture_went_and_its_sizes(
     size = Size(width=40, height=30)
     path = str(tmp_path / "a.png")
     output = planned(output_path=path, target_width_inches=0.5, target_height_inches=0.5)
-    told = output.outcome(path, size, model="m", device="cpu")
+    told = picture_outcome(output, path, size, model="m", device="cpu")
     assert (told.output_path, told.output_base64) == (path, None)
     assert (told.input_size, told.output_size) == (size, Size(width=100, height=75))
     assert (told.scale_factor, told.crop_info) == (2.5, output.plan.crop_info)
-    encoded = planned(output_base64=True).outcome("iVBO", size, model="m", device="cpu")
+    encoded = picture_outcome(planned(output_base64=True), "iVBO", size, model="m", device="cpu")
     assert (encoded.output_path, encoded.output_base64) == (None, "iVBO")
 
 
@@ -216,13 +219,16 @@ def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
     root.mkdir()
     outside.mkdir()
     (root / "leads-out").symlink_to(outside)
-    changes = {"allowed_roots": (root,)}
+    changed = PictureSettings(access=Access(roots=(root,)))
     (root / "circle").symlink_to(root / "circle")
-    assert planned(changes=changes, output_path=str(root / "a.png")).path == root / "a.png"
+    assert planned(changed=changed, output_path=str(root / "a.png")).path == root / "a.png"
     # The operator's own folder needs no root.
-    assert planned(changes=changes | {"output_dir": outside}).path is not None
+    assert (
+        planned(changed=replace(changed, access=Access(roots=(root,), output_dir=outside))).path
+        is not None
+    )
     for path in ("leads-out/a.png", "circle/a.png", "../outside/a.png", "../nowhere/a.png"):
-        error = refused(planned, changes=changes, output_path=str(root / path))
+        error = refused(planned, changed=changed, output_path=str(root / path))
         assert error.code is ErrorCode.PATH_NOT_ALLOWED
 
 
@@ -234,7 +240,9 @@ def test_roots_confine_outputs_beside_an_input_that_a_link_outside_leads_to(
     outside.mkdir()
     link = outside / "link.jpg"
     link.symlink_to(picture.rename(root / "holiday.jpg"))
-    error = refused(planned, changes={"allowed_roots": (root,)}, image_path=str(link))
+    error = refused(
+        planned, changed=PictureSettings(access=Access(roots=(root,))), image_path=str(link)
+    )
     assert error.code is ErrorCode.PATH_NOT_ALLOWED
 
 
@@ -272,7 +280,9 @@ def test_the_limits_are_those_of_the_encoders(tmp_path: Path, kind: str, side: i
 
 
 def test_the_output_has_a_limit_too(planned: Planner) -> None:
-    error = refused(planned, factor=16, changes={"max_output_megapixels": 0.3})
+    error = refused(
+        planned, factor=16, changed=PictureSettings(limits=Limits(max_output_megapixels=0.3))
+    )
     assert error.code is ErrorCode.INPUT_TOO_LARGE
     assert "640x480" in error.message
 

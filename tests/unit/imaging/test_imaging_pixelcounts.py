@@ -15,9 +15,9 @@ from PIL import ExifTags, Image
 
 from counting import SearchedBytes
 from recording import RecordingContext
-from upscaled_models.imaging.exifpixels import places_in_exif, scaled_exif
-from upscaled_models.imaging.tags import Tag, TagType, header, long, pack, rational, short
-from upscaled_models.imaging.xmp import places_told, scaled_xmp
+from upscaled_imaging.exifpixels import places_in_exif, scaled_exif
+from upscaled_imaging.tags import Tag, TagType, header, long, pack, rational, short
+from upscaled_imaging.xmp import places_told, scaled_xmp
 from upscaled_protocol.messages import Size
 
 Upscale = Callable[..., str]

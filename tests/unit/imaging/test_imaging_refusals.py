@@ -18,9 +18,10 @@ import pyvips
 from PIL import Image, PngImagePlugin
 
 from opened_pictures import ORIENTATION, RGB, RNG, Opener, error_of, read_all, save
-from upscaled_models.engine import Context, Settings
-from upscaled_models.imaging import formats, read
-from upscaled_models.imaging.read import open_source
+from upscaled_imaging import formats, read
+from upscaled_imaging.context import PictureContext
+from upscaled_imaging.read import open_source
+from upscaled_imaging.settings import Access, Limits, PictureSettings
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -179,7 +180,7 @@ def png_of(side: int) -> bytes:
 
 
 def test_limits_are_checked_before_a_pixel_is_decoded(
-    tmp_path: Path, settings: Settings, context: Context
+    tmp_path: Path, settings: PictureSettings, context: PictureContext
 ) -> None:
     bomb = tmp_path / "bomb.png"
     # 900 million pixels in a few kilobytes, broken after the header: decoding it would fail.
@@ -190,7 +191,7 @@ def test_limits_are_checked_before_a_pixel_is_decoded(
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
     assert "900" in caught.value.message
 
-    small = replace(settings, max_input_bytes=4095)
+    small = replace(settings, limits=Limits(max_input_bytes=4095))
     with pytest.raises(JobError) as caught, open_source(config, small, context):
         pass
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
@@ -205,16 +206,18 @@ def test_sizes_that_no_memory_holds_are_too_large(
     assert error.code is ErrorCode.INPUT_TOO_LARGE
 
 
-def test_base64_past_the_limit_is_not_decoded(settings: Settings, context: Context) -> None:
+def test_base64_past_the_limit_is_not_decoded(
+    settings: PictureSettings, context: PictureContext
+) -> None:
     config = EsrganConfig(image_base64="!" * 4000)  # no base64: decoding it would fail otherwise
-    small = replace(settings, max_input_bytes=2000)
+    small = replace(settings, limits=Limits(max_input_bytes=2000))
     with pytest.raises(JobError) as caught, open_source(config, small, context):
         pass
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
 
 
 def test_roots_hold_whatever_links_lead_out(
-    tmp_path: Path, settings: Settings, context: Context
+    tmp_path: Path, settings: PictureSettings, context: PictureContext
 ) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
@@ -223,7 +226,7 @@ def test_roots_hold_whatever_links_lead_out(
     save(root / "mine.png", RGB)
     (root / "link.png").symlink_to(outside / "secret.png")
     (root / "folder").symlink_to(outside)
-    confined = replace(settings, allowed_roots=(root,))
+    confined = replace(settings, access=Access(roots=(root,)))
     with open_source(EsrganConfig(image_path=str(root / "mine.png")), confined, context):
         pass
     for path in ("link.png", "folder/secret.png", "../outside/secret.png", "../outside/none.png"):
@@ -234,7 +237,10 @@ def test_roots_hold_whatever_links_lead_out(
 
 
 def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
-    tmp_path: Path, settings: Settings, context: Context, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    settings: PictureSettings,
+    context: PictureContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -248,7 +254,7 @@ def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
         return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", swap_and_open)
-    confined = replace(settings, allowed_roots=(root,))
+    confined = replace(settings, access=Access(roots=(root,)))
     config = EsrganConfig(image_path=str(mine))
     with pytest.raises(JobError) as caught, open_source(config, confined, context):
         pass

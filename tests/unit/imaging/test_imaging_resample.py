@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from upscaled_models.imaging.resample import resample
+from upscaled_imaging.resample import resample
 
 RNG = np.random.default_rng(5)
 Doubles = NDArray[np.float64]

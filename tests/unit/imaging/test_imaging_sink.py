@@ -21,12 +21,12 @@ from PIL import Image
 
 from recording import RecordingContext
 from sinks import output_at, pixels_in, write_file, write_rows
-from upscaled_models.dimensions import Plan
-from upscaled_models.imaging import write
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.output import Output
-from upscaled_models.imaging.rows import Picture
-from upscaled_models.imaging.write import Sink, open_sink
+from upscaled_imaging import write
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.output import Output
+from upscaled_imaging.rows import Picture
+from upscaled_imaging.write import Sink, open_sink
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 from waiting import TIMEOUT_S, wait_until

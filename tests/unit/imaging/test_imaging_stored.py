@@ -13,12 +13,12 @@ import pytest
 import pyvips
 from PIL import Image
 
-from upscaled_models.dimensions import Plan
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.output import Output
-from upscaled_models.imaging.rows import Picture
-from upscaled_models.imaging.stored import stored_rows
-from upscaled_models.imaging.write import open_sink
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.output import Output
+from upscaled_imaging.rows import Picture
+from upscaled_imaging.stored import stored_rows
+from upscaled_imaging.write import open_sink
 from upscaled_protocol.messages import Size
 
 NOISE = np.random.default_rng(5)
@@ -194,5 +194,5 @@ def test_a_file_of_countless_chunks_is_decoded_instead(monkeypatch: pytest.Monke
     at = data.index(b"IDAT") - 4
     empty = png((b"IDAT", b""))[8:]
     assert stored_rows(data[:at] + empty * 20 + data[at:], SMALL) is not None
-    monkeypatch.setattr("upscaled_models.imaging.stored._MOST_CHUNKS", 20)
+    monkeypatch.setattr("upscaled_imaging.stored._MOST_CHUNKS", 20)
     assert stored_rows(data[:at] + empty * 20 + data[at:], SMALL) is None

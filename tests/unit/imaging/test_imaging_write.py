@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sinks import output_at, pixels_in, write_file, write_rows
-from upscaled_models.dimensions import Plan
-from upscaled_models.imaging import png, tiff, write
-from upscaled_models.imaging.metadata import Metadata
-from upscaled_models.imaging.output import Output
-from upscaled_models.imaging.write import open_sink
+from upscaled_imaging import png, tiff, write
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.output import Output
+from upscaled_imaging.write import open_sink
 from upscaled_protocol.messages import Size
 
 RNG = np.random.default_rng(11)

@@ -1,4 +1,4 @@
-// The resulting size, planned as the worker plans it (models/upscaled_models/dimensions.py).
+// The resulting size, planned as the worker plans it (models/upscaled_imaging/dimensions.py).
 // A test compares the two.
 
 // Width / height ratios this close count as equal: the picture is stretched to the exact target.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from upscaled_cli.doctor.finding import Finding
-from upscaled_models.imaging.kinds import read_kinds
+from upscaled_imaging.kinds import read_kinds
 
 # Loading torch from a cold disk on a small machine takes a while.
 _LOAD_TIMEOUT_S = 180
@@ -20,7 +20,7 @@ _LOAD_TIMEOUT_S = 180
 _LIBRARIES = {
     "psutil": ("psutil", ("psutil",)),
     "protocol": ("upscaled_protocol.codec", ("pydantic", "orjson")),
-    "libvips": ("upscaled_models.imaging.libvips", ("pyvips", "pyvips-binary")),
+    "libvips": ("upscaled_imaging.libvips", ("pyvips", "pyvips-binary")),
     "torch": ("torch", ("torch", "torchvision")),
     "spandrel": ("upscaled_models.esrgan.loading", ("spandrel", "safetensors")),
 }

@@ -17,8 +17,8 @@ from upscaled_cli.models.bar import bar
 from upscaled_cli.models.contents import read_contents
 from upscaled_cli.models.listing import size_text
 from upscaled_cli.partfile import CHUNK_BYTES
+from upscaled_imaging.pendingfile import PendingFile
 from upscaled_models.catalog import WEIGHT_SUFFIXES, Catalog, Model, installed_as, is_file
-from upscaled_models.pendingfile import PendingFile
 from upscaled_protocol.errors import JobError
 
 # Of a name, so that there is room for a suffix and for `.part`.

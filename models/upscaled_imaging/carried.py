@@ -1,0 +1,84 @@
+"""What an output format has a place for. What it has none for is left out with a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from upscaled_imaging.exif import from_texts
+from upscaled_imaging.jpeg import (
+    MAX_COMMENT_BYTES,
+    MAX_EXIF_BYTES,
+    MAX_ICC_BYTES,
+    MAX_IPTC_BYTES,
+    MAX_XMP_BYTES,
+)
+from upscaled_imaging.metadata import COMMENT, Metadata, Text
+from upscaled_protocol.choices import OutputFormat
+
+_HAVE_IPTC = ("png", "tiff", "jpeg")
+# Texts that EXIF has a tag for; a comment takes the description's if there is none.
+_DESCRIPTION = "Description"
+_EXIF_TAGS = {"Title": 270, _DESCRIPTION: 270, "Author": 315, "Copyright": 33432, "Software": 305}
+_NAMED = 5
+# ImageMagick's copies of what other places hold: the file's dates, the profile's name, EXIF.
+_COPIES, _EXIF_COPIES = ("date:", "icc:"), ("exif:", "tiff:")
+
+
+def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
+    """The metadata in the places that the format has."""
+    copies = _COPIES if metadata.exif is None else _COPIES + _EXIF_COPIES
+    texts = tuple(text for text in metadata.texts if not text.keyword.startswith(copies))
+    metadata = replace(metadata, texts=texts)
+    if kind == "png":
+        return metadata
+    metadata = _with_texts(metadata, kind, warn)
+    if metadata.iptc is not None and kind not in _HAVE_IPTC:
+        warn(f"{kind} has no place for the input's captions (IPTC): they were left out")
+        metadata = replace(metadata, iptc=None)
+    return _fitting(metadata, warn) if kind == "jpeg" else metadata
+
+
+def _with_texts(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
+    """Texts become EXIF, if there is none, and a JPEG's comments."""
+    kept: list[Text] = []
+    tags: dict[int, str] = {}
+    lost: list[str] = []
+    for text in metadata.texts:
+        number = _EXIF_TAGS.get(text.keyword)
+        if kind == "jpeg" and text.keyword == COMMENT and _fits_jpeg(text):
+            kept.append(text)
+        elif metadata.exif is None and number is not None and number not in tags:
+            tags[number] = text.text
+        elif metadata.exif is None and text.keyword == COMMENT and 270 not in tags:
+            tags[270] = text.text
+        else:
+            lost.append(text.keyword)
+    if lost:
+        names = list(dict.fromkeys(lost))
+        told = ", ".join(name[:80] for name in names[:_NAMED])
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        warn(f"{kind} has no place for texts of the input ({told}{more}): they were left out")
+    exif = from_texts(tags) if tags else metadata.exif
+    return replace(metadata, exif=exif, texts=tuple(kept))
+
+
+def _fits_jpeg(text: Text) -> bool:
+    return len(text.text.encode()) <= MAX_COMMENT_BYTES
+
+
+def _fitting(metadata: Metadata, warn: Callable[[str], None]) -> Metadata:
+    """What fits into a JPEG's segments of 64 KiB; a profile may take 255 of them."""
+    if metadata.exif is not None and len(metadata.exif) > MAX_EXIF_BYTES:
+        warn("the EXIF block is too long for JPEG: it was left out")
+        metadata = replace(metadata, exif=None)
+    if metadata.xmp is not None and len(metadata.xmp) > MAX_XMP_BYTES:
+        warn("the XMP packet is too long for JPEG: it was left out")
+        metadata = replace(metadata, xmp=None)
+    if metadata.icc is not None and len(metadata.icc) > MAX_ICC_BYTES:
+        warn("the colour profile is too long for JPEG: it was left out")
+        metadata = replace(metadata, icc=None)
+    if metadata.iptc is not None and len(metadata.iptc) > MAX_IPTC_BYTES:
+        warn("the captions (IPTC) are too long for JPEG: they were left out")
+        metadata = replace(metadata, iptc=None)
+    return metadata

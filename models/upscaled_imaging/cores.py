@@ -1,0 +1,26 @@
+"""How many cores this process may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+
+import psutil
+
+
+def computing_threads() -> int:
+    """The cores that this process may use; a second thread on a core gains nothing."""
+    return max(1, min(_cores(), allowed_cores()))
+
+
+def allowed_cores() -> int:
+    """Logical cores, within what this process was confined to."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _cores() -> int:
+    return psutil.cpu_count(logical=False) or 1

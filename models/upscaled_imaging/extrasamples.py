@@ -1,0 +1,149 @@
+"""The channels of a TIFF behind its colours: transparency, a saved selection, a spot ink.
+
+libvips takes the first of them for transparency, whatever it is. It also rounds down what it
+divides by alpha, and takes the alpha of 16-bit CMYK for one of 8 bits: so it is not told that
+colours are multiplied, and they are divided here.
+Source: TIFF 6.0 (Adobe, 1992), section 18, ExtraSamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyvips
+
+from upscaled_imaging import formats
+from upscaled_imaging.colour import straight
+from upscaled_imaging.origin import Origin
+from upscaled_imaging.tags import Entry, Reader
+from upscaled_imaging.tiffplanes import load_planes
+
+_COLOURS, _SAMPLES, _PLANES, _INK_SET, _EXTRA_SAMPLES = 262, 277, 284, 332, 338
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+_WHITE_IS_ZERO, _YCBCR = 0, 6
+_SEPARATE = 2
+_CMYK = 1
+# Channels of colour by photometric interpretation: gray of either polarity, RGB, CMYK, YCbCr.
+_CHANNELS = {_WHITE_IS_ZERO: 1, 1: 1, 2: 3, 5: 4, _YCBCR: 3}
+# What libvips calls them, with 8 bits a channel and with 16.
+_NAMES = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}
+
+
+class _Layout(NamedTuple):
+    """``colours`` channels of colour, and what each channel behind them is: an ExtraSamples value.
+
+    are_apart: the channels lie one behind the other. told: an ExtraSamples tag that says that all
+    of the extra channels are straight alpha, by the place of the tag's values.
+    """
+
+    photometric: int
+    colours: int
+    extras: tuple[int, ...]
+    are_apart: bool
+    told: dict[int, bytes]
+
+    @property
+    def alpha(self) -> int | None:
+        """The band that is transparency: the first that says so."""
+        for band, kind in enumerate(self.extras, self.colours):
+            if kind in (_ASSOCIATED, _UNASSOCIATED):
+                return band
+        return None
+
+
+def load_tiff(
+    origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
+) -> pyvips.Image:
+    """The first picture of a TIFF: its colours, and straight alpha if it has transparency.
+
+    Other extra channels are left out with a warning. Raises `JobError` (input_unreadable) and what
+    ``check_size`` raises.
+    """
+    image = _colours_and_alpha(origin, warn)
+    check_size(image.width, image.height)
+    return image
+
+
+def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
+    layout = _layout(origin.read_at)
+    if layout is None:
+        return formats.load("tiff", origin.source)
+    samples, alpha = layout.colours + len(layout.extras), layout.alpha
+    wanted = [*range(layout.colours), *([] if alpha is None else [alpha])]
+    is_multiplied = alpha is not None and layout.extras[alpha - layout.colours] == _ASSOCIATED
+    if layout.are_apart:
+        image = load_planes(origin, layout.photometric, samples, wanted)
+    else:
+        image = _load_together(origin, layout, is_multiplied=is_multiplied)
+        if image.bands != samples:
+            return image  # libvips made colours of its own of them
+        if len(wanted) < samples:
+            bands = [image.extract_band(band) for band in wanted]
+            image = bands[0].bandjoin(bands[1:]) if len(bands) > 1 else bands[0]
+    image = image.copy(interpretation=_NAMES[layout.colours][image.format == "ushort"])
+    if len(wanted) < samples:
+        warn(_told(samples - len(wanted)))
+    if not is_multiplied:
+        return image
+    if layout.photometric == _WHITE_IS_ZERO:  # libvips turned it round
+        return _negative(straight(_negative(image)))
+    return straight(image)
+
+
+def _load_together(origin: Origin, layout: _Layout, *, is_multiplied: bool) -> pyvips.Image:
+    if not is_multiplied:
+        return formats.load("tiff", origin.source)
+    return formats.load("tiff", origin.changed(layout.told))
+
+
+def _layout(read_at: Callable[[int, int], bytes]) -> _Layout | None:
+    """None if libvips may read the file as it is: nothing lies behind the colours or apart."""
+    try:
+        reader = Reader(read_at)
+        entries = {entry.number: entry for entry in reader.entries(reader.first)[0]}
+        photometric = reader.integer(entries[_COLOURS])
+        colours = _CHANNELS[photometric]
+        samples = reader.integer(entries[_SAMPLES]) if _SAMPLES in entries else colours
+        planes = reader.integer(entries[_PLANES]) if _PLANES in entries else 1
+        inks = reader.integer(entries[_INK_SET]) if _INK_SET in entries else _CMYK
+        kinds, told = _told_kinds(reader, entries.get(_EXTRA_SAMPLES), samples)
+    except (ValueError, KeyError):
+        return None
+    count = samples - colours
+    are_apart = planes == _SEPARATE and photometric != _YCBCR
+    if count < 0 or not (count or are_apart) or inks != _CMYK:
+        return None
+    # The tag tells of the last channels: those that it has no word for come before.
+    extras = ((0,) * count + kinds)[-count:] if count else ()
+    return _Layout(photometric, colours, extras, are_apart, told)
+
+
+def _told_kinds(
+    reader: Reader, entry: Entry | None, most: int
+) -> tuple[tuple[int, ...], dict[int, bytes]]:
+    if entry is None or entry.values > most:
+        return (), {}
+    try:
+        kinds = tuple(reader.integers(entry, most))
+    except ValueError:  # nothing says that there is transparency
+        return (), {}
+    return kinds, {entry.place: reader.packed_integers(entry, _UNASSOCIATED)}
+
+
+def _negative(image: pyvips.Image) -> pyvips.Image:
+    alpha = image.bands - 1
+    gray = image.extract_band(0, n=alpha).invert()
+    return gray.bandjoin(image.extract_band(alpha)).copy(interpretation=image.interpretation)
+
+
+def _told(count: int) -> str:
+    if count == 1:
+        return (
+            "the input has a channel that is no transparency, such as a saved selection or a spot "
+            "ink: it was left out"
+        )
+    return (
+        f"the input has {count} channels that are no transparency, such as saved selections or "
+        "spot inks: they were left out"
+    )

@@ -1,0 +1,33 @@
+"""From the size that an engine gives to the size that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.resample import resample
+from upscaled_imaging.rows import cropped, to_eight_bits
+from upscaled_protocol.messages import Size
+
+
+def fitted(
+    rows: Iterator[np.ndarray], plan: Plan, *, native: Size, native_bits: int, bits: int
+) -> Iterator[np.ndarray]:
+    """Rows of the plan's output, resampled and cropped, from those of a picture of ``native`` size.
+
+    ``bits`` a channel: 8 or 16, at most ``native_bits``.
+    """
+    if plan.scaled != native:
+        rows = resample(
+            rows,
+            source=(native.width, native.height),
+            target=(plan.scaled.width, plan.scaled.height),
+            bits=bits,
+        )
+    elif bits < native_bits:
+        rows = to_eight_bits(rows)
+    if plan.output != plan.scaled:
+        rows = cropped(rows, plan.crop_x, plan.crop_y, plan.output.width, plan.output.height)
+    return rows

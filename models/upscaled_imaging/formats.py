@@ -1,0 +1,142 @@
+"""Which loader reads a picture, whether it is one at all, and what a loader's failure means."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pyvips
+
+from upscaled_imaging import heifitem
+from upscaled_imaging.chunks import ReadAt, boxes_at, png_chunks
+from upscaled_imaging.heifitem import HEIF_KINDS
+from upscaled_imaging.jxlheader import jxl_header
+from upscaled_imaging.libvips import is_out_of_memory, reason
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_LOADERS = {"avif": "heifload_source"}
+_ANIMATED_WEBP = 0x02
+# The first brand of a HEIF that is a film before it is a picture.
+_FILMS = (b"avis", b"hevc", b"hevx", b"msf1")
+# How libheif and Pillow say that memory ran out.
+_NO_MEMORY = re.compile(r"^Out of memory|Allocating \d+ bytes failed|cannot allocate memory")
+
+
+def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
+    """Whether the file is a film of several frames rather than one picture."""
+    if kind == "png":
+        return _apng_frames(read_at) > 1
+    if kind == "webp":
+        head = read_at(0, 21)
+        animated = head[12:16] == b"VP8X" and bool(head[20] & _ANIMATED_WEBP)
+        return animated and pages(image) > 1
+    if kind == "avif":
+        return is_film(read_at)
+    return kind == "gif" and pages(image) > 1
+
+
+def animated() -> JobError:
+    """The error of a film."""
+    return JobError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        "the input is animated: send its frames as pictures of their own",
+    )
+
+
+def is_film(read_at: ReadAt) -> bool:
+    """Whether a HEIF is a film of more frames than one, or does not tell of how many."""
+    return read_at(8, 4) in _FILMS and _film_frames(read_at) != 1
+
+
+def _apng_frames(read_at: ReadAt) -> int:
+    """The frames that a PNG announces; 0 if it announces none.
+
+    Source: PNG specification, third edition, 11.3.5.2.
+    """
+    control = next((chunk for chunk in png_chunks(read_at) if chunk.kind == b"acTL"), None)
+    return 0 if control is None else int.from_bytes(read_at(control.start, 4))
+
+
+def _film_frames(read_at: ReadAt) -> int | None:
+    """The frames of a sequence's first track; None if it does not tell.
+
+    Source: ISO/IEC 14496-12, 8.7.3.2 (stsz: version and flags, size, count).
+    """
+    table = boxes_at(read_at, b"moov", b"trak", b"mdia", b"minf", b"stbl")
+    sizes = next((box for box in table if box.kind == b"stsz"), None)
+    return None if sizes is None else int.from_bytes(read_at(sizes.start + 8, 4))
+
+
+def is_turned(kind: str, read_at: ReadAt) -> bool:
+    """Whether the decoder turns, mirrors or cuts the picture, as the file says."""
+    if kind in HEIF_KINDS:
+        return heifitem.is_turned(read_at)
+    return kind == "jxl" and jxl_header(read_at).is_turned
+
+
+def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
+    """Whether the colours were multiplied by their alpha; libvips does so with TIFF itself."""
+    return kind in HEIF_KINDS and any(
+        box.kind == b"prem" for box in boxes_at(read_at, b"meta", b"iref")
+    )
+
+
+def pictures(kind: str, read_at: ReadAt, image: pyvips.Image) -> int:
+    """Pictures in the file, also those that libvips does not see."""
+    if kind == "png" and _apng_frames(read_at) == 1:
+        # Without a control chunk in front of its pixels, the PNG's own picture is no frame.
+        return 1 if any(chunk.kind == b"fcTL" for chunk in png_chunks(read_at)) else 2
+    return pages(image)
+
+
+def pages(image: pyvips.Image) -> int:
+    """Pictures in the file that libvips sees."""
+    return int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
+
+
+def load(kind: str, source: pyvips.Source) -> pyvips.Image:
+    """The first picture of the file, to be read once from the top down; only its header is read.
+
+    Raises `JobError` (input_unreadable).
+    """
+    loader: Any = getattr(pyvips.Image, _LOADERS.get(kind, f"{kind}load_source"))
+    try:
+        return loader(source, access="sequential", fail_on="error")
+    except pyvips.Error as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: pyvips.Error) -> JobError:
+    """The error of an input that is broken or truncated, or that there is no memory for."""
+    return _out_of_memory() if is_out_of_memory(error) else broken(reason(error))
+
+
+def decoder_error(error: Exception) -> JobError:
+    """The same for a decoder that is not libvips'."""
+    told = " ".join(str(error).split()).rstrip(".")
+    lacks_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(told)
+    return _out_of_memory() if lacks_memory else broken(told)
+
+
+def cannot_load(name: str, distribution: str, error: ImportError) -> JobError:
+    """The error of a kind whose decoder is installed and does not load."""
+    return JobError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"the input is {name}, and {distribution} does not load ({error}): run `pip install "
+        f"--force-reinstall {distribution}`",
+    )
+
+
+def broken(told: str = "") -> JobError:
+    """The error of an input that is broken; told: what says so, as the end of a sentence."""
+    return JobError(
+        ErrorCode.INPUT_UNREADABLE, "the input is broken or truncated" + (told and f": {told}")
+    )
+
+
+def _out_of_memory() -> JobError:
+    return JobError(
+        ErrorCode.OUT_OF_MEMORY,
+        "memory ran out as the input was decoded: free some on this machine, or send a "
+        "smaller picture",
+    )

@@ -1,0 +1,45 @@
+"""The part of a GIF's canvas that its picture does not cover: it is transparent.
+
+libvips paints it black if the picture itself has no transparent colour.
+Source: GIF89a (CompuServe, 1990), sections 18 and 20.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import pyvips
+
+from upscaled_imaging.chunks import GIF_IMAGE, ReadAt, gif_blocks
+
+_OPAQUE = 255
+
+
+class Frame(NamedTuple):
+    """Where a picture lies on the canvas, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def with_open_canvas(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
+    """The canvas, as libvips gives it, with alpha if the picture does not cover all of it."""
+    frame = first_frame(read_at)
+    if frame is None or image.hasalpha():
+        return image
+    whole = Frame(0, 0, image.width, image.height)
+    if frame == whole:
+        return image
+    inside = pyvips.Image.black(frame.width, frame.height).linear(0, _OPAQUE, uchar=True)
+    return image.bandjoin(inside.embed(frame.left, frame.top, image.width, image.height))
+
+
+def first_frame(read_at: ReadAt) -> Frame | None:
+    """Where the first picture lies; None if none is found."""
+    for block in gif_blocks(read_at):
+        if block.kind == GIF_IMAGE:
+            return Frame(*struct.unpack("<4H", read_at(block.start + 1, 8)))
+    return None

@@ -1,0 +1,73 @@
+"""A HEIC, as phones make them, through `pillow-heif` (libheif, libde265).
+
+The libheif that libvips brings has no decoder for it. File and picture are held in memory whole: 5
+bytes per pixel of 8 bits, 17 bytes per pixel of more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pyvips
+
+from upscaled_imaging.decoded import decoded_image
+from upscaled_imaging.formats import cannot_load, decoder_error
+from upscaled_imaging.libvips import THREADS
+from upscaled_imaging.origin import Origin
+from upscaled_imaging.rows import Picture
+
+_BANDS = {"L": 1, "I": 1, "RGB": 3, "RGBA": 4, "RGBa": 4}
+# XML may begin with a byte order mark.
+_XML_STARTS = (b"<", b"\xef\xbb\xbf<")
+
+
+def load_heic(
+    origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
+) -> pyvips.Image:
+    """The main picture, turned, mirrored and cut as the file says.
+
+    ``check_size`` is called before anything is decoded. Raises `JobError` (input_unreadable,
+    out_of_memory, unsupported_format) and what ``check_size`` raises.
+    """
+    library = _library()
+    try:
+        file = library.HeifFile(origin.read_at(0, origin.size), convert_hdr_to_8bit=False)
+        picture = file[file.primary_index] if len(file) else None
+        if picture is None or not picture.info["primary"]:  # another one may be a thumbnail
+            raise ValueError("its main picture is missing")
+        check_size(*picture.size)
+        pixels = picture.data
+    except (EOFError, MemoryError, OSError, RuntimeError, SyntaxError, ValueError) as error:
+        raise decoder_error(error) from None
+    info = picture.info
+    xmp = info.get("xmp")
+    if xmp is not None and not xmp.startswith(_XML_STARTS):
+        warn("the input has metadata of an unknown kind: left out")
+        xmp = None
+    told = {
+        "n-pages": len(file),
+        "bits-per-sample": info["bit_depth"],
+        "icc-profile-data": info.get("icc_profile") or None,
+        "exif-data": info["exif"] or None,
+        "xmp-data": xmp and xmp.rstrip(b"\0"),
+        "iptc-data": next((one["data"] for one in info["metadata"] if one["type"] == "iptc"), None),
+    }
+    (width, height), bands = picture.size, _BANDS[picture.mode.split(";")[0]]
+    bits = 16 if info["bit_depth"] > 8 else 8
+    return decoded_image(pixels, Picture(width, height, bands, bits), told)
+
+
+@cache
+def _library() -> Any:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise cannot_load("HEIC", "pillow-heif", error) from None
+    # What is not asked for costs a copy for each picture of the file.
+    pillow_heif.options.THUMBNAILS = False
+    pillow_heif.options.DEPTH_IMAGES = False
+    pillow_heif.options.AUX_IMAGES = False
+    pillow_heif.options.DECODE_THREADS = THREADS
+    return pillow_heif

@@ -1,0 +1,199 @@
+"""What a file holds beside its picture that no output can keep: each is told in a warning.
+
+Source: CIPA DC-007 (MPF), ISO 21496-1 (gain maps), C2PA 2.1, ISO/IEC 23008-12 (auxiliary pictures),
+Adobe's TIFF technical notes, GeoTIFF 1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from upscaled_imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks
+from upscaled_imaging.exif import DESCRIPTIVE
+from upscaled_imaging.jxlheader import jxl_boxes
+from upscaled_imaging.tags import Reader
+
+GAIN_MAP = "the input has an HDR gain map, which nothing here can keep: it was left out"
+_CREDENTIALS = "content credentials (C2PA), which hold for its own pixels only"
+# By a JPEG's marker and what the segment begins with. The first that fits counts.
+_SEGMENTS = (
+    (0xE2, b"MPF\0", "further pictures, such as a preview or a gain map"),
+    (0xE2, b"urn:iso:std:iso:ts:21496", "an HDR gain map"),
+    (0xE1, b"http://ns.adobe.com/xmp/extension/", "an extended XMP packet"),
+    (0xEB, b"JP", _CREDENTIALS),
+)
+# Segments that are read elsewhere, or tell only how the pixels are stored.
+_KNOWN = {
+    0xE0: (b"JFIF\0", b"JFXX\0", b"AVI1"),
+    0xE1: (b"Exif\0", b"http://ns.adobe.com/xap/1.0/"),
+    0xE2: (b"ICC_PROFILE\0",),
+    0xEC: (b"Ducky",),
+    0xED: (b"Photoshop 3.0\0", b"Adobe_CM"),
+    0xEE: (b"Adobe",),
+}
+_MOST_WARNINGS = 10
+_FIRST_APP, _LAST_APP = 0xE0, 0xEF
+_XMP_NAMES = (
+    (b"http://ns.adobe.com/hdr-gain-map/", "an HDR gain map"),
+    (b"http://ns.google.com/photos/1.0/depthmap/", "a depth map"),
+    (b"MotionPhoto=", "the film of a motion photo"),
+    (b"MicroVideo=", "the film of a motion photo"),
+)
+_TIFF_TAGS = {
+    37724: "Photoshop's layers",
+    **dict.fromkeys((33550, 33922, 34264, 34735), "its place on a map (GeoTIFF)"),
+    **dict.fromkeys((50838, 50839), "ImageJ's metadata"),
+    42112: "GDAL's metadata",
+}
+_FIRST_PRIVATE_TAG = 32_768
+# Those that are kept, or read elsewhere, or tell how pixels are stored, or print, or only pad.
+_KNOWN_TAGS = (
+    DESCRIPTIVE
+    | set(range(32_994, 32_999))
+    | {32_781, 32_932, 33_723, 34_377, 34_665, 34_675, 34_853, 40_965, 50_341, 59_932}
+)
+# PNG's own kinds, but for the three that tell a scale or a place; and those of animations.
+_CHUNKS = frozenset(
+    b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI mDCv cLLi tEXt zTXt iTXt "
+    b"bKGD hIST pHYs sPLT eXIf tIME acTL fcTL fdAT iDOT CgBI".split()
+)
+_RIFF_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"ANIM", b"ANMF")
+_RIFF_HEADER_BYTES = 12
+_JXL_BOXES = (b"JXL ", b"ftyp", b"jxll", b"jxlc", b"jxlp", b"jxli", b"jbrd", b"Exif", b"xml ")
+_MOST_CHUNKS = 1000
+_LONGEST_LIST_BYTES = 65_536
+_C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
+_AUXILIARY = {
+    b"depth": "a depth map",
+    b"urn:mpeg:hevc:2015:auxid:2": "a depth map",
+    b"gainmap": "an HDR gain map",
+}
+
+
+def warn_of_left_out(
+    kind: str, read_at: ReadAt, xmp: bytes | None, warn: Callable[[str], None]
+) -> None:
+    """Warn of each such thing once."""
+    found = dict.fromkeys(_of_xmp(xmp or b""))
+    found |= dict.fromkeys(_READERS.get(kind, _of_nothing)(read_at))
+    if "an HDR gain map" in found:
+        found.pop(_SEGMENTS[0][2], None)  # it is one of the further pictures
+    for what in islice(found, _MOST_WARNINGS):
+        if what == "an HDR gain map":
+            warn(GAIN_MAP)
+        else:
+            warn(f"the input has {what}: left out")
+    if len(found) > _MOST_WARNINGS:
+        warn(f"the input has {len(found) - _MOST_WARNINGS} more such things: left out")
+
+
+def _of_nothing(read_at: ReadAt) -> Iterable[str]:  # noqa: ARG001 - one signature for all
+    return ()
+
+
+def _of_xmp(xmp: bytes) -> Iterator[str]:
+    yield from (what for name, what in _XMP_NAMES if name in xmp)
+
+
+def _of_jpeg(read_at: ReadAt) -> Iterator[str]:
+    for segment in jpeg_segments(read_at):
+        marker = segment.kind[0]
+        head = read_at(segment.start, min(40, segment.end - segment.start))
+        if not _FIRST_APP <= marker <= _LAST_APP or head.startswith(_KNOWN.get(marker, ())):
+            continue
+        told = (
+            what
+            for its_marker, start, what in _SEGMENTS
+            if marker == its_marker and head.startswith(start)
+        )
+        name = head.split(b"\0")[0].decode("latin-1")
+        is_plain = name.isascii() and name.isprintable()
+        data = f"data of {name}" if name and is_plain else "data of an unknown kind"
+        yield next(told, f"{data} (segment APP{marker - _FIRST_APP})")
+
+
+def _of_png(read_at: ReadAt) -> Iterator[str]:
+    for chunk in png_chunks(read_at):
+        if chunk.kind == b"caBX":
+            yield _CREDENTIALS
+        elif chunk.kind not in _CHUNKS:
+            yield _of_kind(chunk.kind)
+
+
+def _of_webp(read_at: ReadAt) -> Iterator[str]:
+    at = _RIFF_HEADER_BYTES
+    for _ in range(_MOST_CHUNKS):
+        head = read_at(at, 8)
+        if len(head) < 8:
+            return
+        if head[:4] == b"C2PA":
+            yield _CREDENTIALS
+        elif head[:4] not in _RIFF_CHUNKS:
+            yield _of_kind(head[:4])
+        size = int.from_bytes(head[4:], "little")
+        at += 8 + size + size % 2
+
+
+def _of_kind(name: bytes) -> str:
+    told = name.decode("latin-1").strip()
+    return f"data of kind {told}" if told.isascii() and told.isalnum() else "data of no known kind"
+
+
+def _of_tiff(read_at: ReadAt) -> Iterator[str]:
+    try:
+        reader = Reader(read_at)
+        numbers = [entry.number for entry in reader.entries(reader.first)[0]]
+    except ValueError:
+        return
+    yield from (_TIFF_TAGS[number] for number in numbers if number in _TIFF_TAGS)
+    unknown = [
+        number
+        for number in numbers
+        if number >= _FIRST_PRIVATE_TAG and number not in _KNOWN_TAGS and number not in _TIFF_TAGS
+    ]
+    if unknown:
+        told = ", ".join(map(str, unknown[:_MOST_WARNINGS]))
+        more = ", ..." if len(unknown) > _MOST_WARNINGS else ""
+        yield f"data in TIFF tags of its own ({told}{more})"
+
+
+def _of_heif(read_at: ReadAt) -> Iterator[str]:
+    for box in boxes_at(read_at, b"meta", b"iprp", b"ipco"):
+        if box.kind == b"auxC":
+            name = read_at(box.start + 4, min(box.end - box.start, 200)).split(b"\0")[0]
+            known = (what for part, what in _AUXILIARY.items() if part in name)
+            if not name.endswith((b":alpha", b":auxid:1")):  # both are transparency
+                yield next(known, "an auxiliary picture")
+    for box in boxes_at(read_at):
+        if box.kind == b"uuid" and read_at(box.start, len(_C2PA_BOX)) == _C2PA_BOX:
+            yield _CREDENTIALS
+    if any(box.kind == b"grpl" for box in boxes_at(read_at, b"meta")) and _has_tone_map(read_at):
+        yield "an HDR gain map"
+
+
+def _of_jxl(read_at: ReadAt) -> Iterator[str]:
+    for box in jxl_boxes(read_at):
+        kind = read_at(box.start, 4) if box.kind == b"brob" else box.kind
+        if kind in (b"jhgm", b"jumb"):
+            yield "an HDR gain map" if kind == b"jhgm" else _CREDENTIALS
+        elif kind not in _JXL_BOXES:
+            yield _of_kind(kind)
+
+
+def _has_tone_map(read_at: ReadAt) -> bool:
+    items = next((box for box in boxes_at(read_at, b"meta") if box.kind == b"iinf"), None)
+    return items is not None and b"tmap" in read_at(
+        items.start, min(65536, items.end - items.start)
+    )
+
+
+_READERS: dict[str, Callable[[ReadAt], Iterable[str]]] = {
+    "jpeg": _of_jpeg,
+    "png": _of_png,
+    "tiff": _of_tiff,
+    "webp": _of_webp,
+    "avif": _of_heif,
+    "heic": _of_heif,
+    "jxl": _of_jxl,
+}

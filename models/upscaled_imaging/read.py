@@ -1,0 +1,221 @@
+"""A picture from a file, as rows of pixels from the top down."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyvips
+
+from upscaled_imaging import exif, formats
+from upscaled_imaging.alpha import FilledRows
+from upscaled_imaging.chunks import ReadAt
+from upscaled_imaging.colour import normalised, straight
+from upscaled_imaging.context import PictureContext
+from upscaled_imaging.gather import gather
+from upscaled_imaging.gif import with_open_canvas
+from upscaled_imaging.heifitem import HEIF_KINDS
+from upscaled_imaging.kinds import HEAD_BYTES, recognise
+from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.origin import open_origin
+from upscaled_imaging.readers import load
+from upscaled_imaging.rows import Picture
+from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.stored import stored_rows
+from upscaled_imaging.told import told_profile
+from upscaled_imaging.valuerange import with_full_range
+from upscaled_protocol.configs import ImageConfig
+from upscaled_protocol.errors import ErrorCode, JobError
+
+_UPRIGHT = 1
+# Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
+_FIRST_ON_ITS_SIDE = 5
+# A picture that must be turned is held once: in memory up to here, else in a temporary file.
+_TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
+
+
+class Source:
+    """A picture that is read once, from the top down.
+
+    width, height: pixels, after the EXIF orientation was applied. was_turned: whether that did more
+    than nothing.
+    bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight).
+    bits: 8 or 16 a channel.
+    metadata: what the output should carry on.
+    path: the input file, or None. folder, stem: for the output's default name.
+    """
+
+    def __init__(
+        self,
+        image: pyvips.Image,
+        metadata: Metadata,
+        path: Path | None,
+        stem: str,
+        *,
+        orientation: int = _UPRIGHT,
+        was_turned: bool = False,
+        read_at: ReadAt | None = None,
+    ) -> None:
+        """orientation: EXIF's, as it is applied to the image. was_turned: whether the decoder has
+        turned it. read_at: reads the file, where its pixels are the picture's without any change.
+        """
+        on_its_side = orientation >= _FIRST_ON_ITS_SIDE
+        self.width: int = image.height if on_its_side else image.width
+        self.height: int = image.width if on_its_side else image.height
+        self.was_turned = was_turned or orientation != _UPRIGHT
+        self.bands: int = image.bands
+        self.bits: int = 16 if image.format == "ushort" else 8
+        self._read_at = read_at
+        self.metadata = metadata
+        self.path = path
+        self.folder = None if path is None else path.parent
+        self.stem = stem
+        self.rows_left = self.height
+        # Not a method of our own: a circle of references would keep the pixels until Python's
+        # collector comes by, which does not know how many there are.
+        decoder = _Decoder(image, self.width, self.height, orientation)
+        self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the last band is alpha."""
+        return self.bands in (2, 4)
+
+    def rows(self, count: int) -> np.ndarray:
+        """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
+
+        Fully transparent pixels have the colour of their visible neighbours. From one thread at a
+        time. Raises `JobError`: input_unreadable where the file turns out to be broken there,
+        output_unwritable where a picture that has to be turned finds no room.
+        """
+        rows = self._read(count)
+        self.rows_left -= len(rows)
+        return rows
+
+    def stored_rows(self, limit_bytes: int) -> bytes | None:
+        """All rows as a PNG stores them, filtered and deflated, none of which are taken; None where
+        the input is no sound PNG of at most ``limit_bytes`` that holds just these pixels.
+        """
+        if self._read_at is None:
+            return None
+        data = self._read_at(0, limit_bytes + 1)
+        if len(data) > limit_bytes:
+            return None
+        return stored_rows(data, Picture(self.width, self.height, self.bands, self.bits))
+
+
+class _Decoder:
+    """The upright image's rows as they are."""
+
+    def __init__(self, image: pyvips.Image, width: int, height: int, orientation: int) -> None:
+        self._image = image
+        self._orientation = orientation
+        self._width, self._height = width, height
+        self._dtype = np.dtype("uint16" if image.format == "ushort" else "uint8")
+        self._next = 0
+
+    def rows(self, count: int) -> np.ndarray:
+        count = min(count, self._height - self._next)
+        shape = (count, self._width, self._image.bands)
+        if count == 0:
+            return np.empty(shape, self._dtype)
+        try:
+            if self._orientation != _UPRIGHT:
+                self._image = _turned(self._image, self._orientation)
+                self._orientation = _UPRIGHT
+            # A region belongs to the thread that made it, and callers may change threads.
+            region = pyvips.Region.new(self._image)
+            data = region.fetch(0, self._next, self._width, count)
+        except pyvips.Error as error:
+            raise formats.unreadable(error) from None
+        self._next += count
+        return np.frombuffer(data, self._dtype).reshape(shape)
+
+
+@contextmanager
+def open_source(
+    config: ImageConfig, settings: PictureSettings, context: PictureContext
+) -> Iterator[Source]:
+    """Open the one input that the config names, having checked its header against every limit.
+
+    Animations are refused; of several pages or pictures in a file the first is read, with a
+    warning. Raises `JobError`: input_not_found, input_unreadable, input_too_large,
+    unsupported_format, path_not_allowed, out_of_memory. What is broken deep inside the file shows
+    only while rows are read.
+    """
+    with open_origin(config, settings, context) as origin:
+        kind = recognise(origin.read_at(0, HEAD_BYTES))
+        check_size = partial(_check_megapixels, settings)
+        image = loaded = load(kind, origin, check_size, context.warn)
+        if formats.is_animated(kind, origin.read_at, image):
+            raise formats.animated()
+        pictures = formats.pictures(kind, origin.read_at, image)
+        if pictures > 1:
+            taken = "main one" if kind in HEIF_KINDS else "first"
+            context.warn(f"the input holds {pictures} pictures: only the {taken} was taken")
+        if kind == "gif":
+            image = with_open_canvas(image, origin.read_at)
+        try:
+            metadata = gather(kind, origin.read_at, image, context)
+            image = with_full_range(kind, image, origin.read_at)
+            if formats.is_premultiplied(kind, origin.read_at):
+                image = straight(image)
+            image, icc = normalised(image, context.warn)
+        except pyvips.Error as error:
+            raise formats.unreadable(error) from None
+        icc = told_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
+        orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
+        if kind == "png" and metadata.exif is not None:
+            # libvips looks for EXIF neither behind the pixels nor in texts.
+            orientation = exif.orientation(metadata.exif)
+        is_as_stored = image is loaded and orientation == _UPRIGHT
+        yield Source(
+            image,
+            replace(metadata, icc=icc),
+            origin.path,
+            origin.stem,
+            orientation=orientation,
+            was_turned=formats.is_turned(kind, origin.read_at),
+            read_at=origin.read_at if is_as_stored else None,
+        )
+
+
+def _check_megapixels(settings: PictureSettings, width: int, height: int) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > settings.limits.max_input_megapixels:
+        raise JobError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"the input has {megapixels:.1f} megapixels ({width}x{height}); the "
+            f"limit is {settings.limits.max_input_megapixels:g}",
+        )
+
+
+def _turned(image: pyvips.Image, orientation: int) -> pyvips.Image:
+    # Turning needs the pixels in another order than the file has them.
+    size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
+    if size <= _TURNED_IN_MEMORY_BYTES:
+        held = image.copy_memory()
+    else:
+        _check_room(size)
+        held = pyvips.Image.new_temp_file("%s.v")
+        image.write(held)
+    held = held.copy()
+    held.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    return held.autorot()
+
+
+def _check_room(size: int) -> None:
+    # libvips' temporary files go there, too.
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < size:
+        raise JobError(
+            ErrorCode.OUTPUT_UNWRITABLE,
+            f"to turn the input upright takes {size / 2**20:.0f} MiB, and {folder} has not as much "
+            "free: make room there, or set TMPDIR",
+        )

@@ -1,0 +1,276 @@
+"""Rows of pixels to a file, encoded in a thread of their own while the engine computes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Condition, Thread
+from typing import BinaryIO
+
+import numpy as np
+
+from upscaled_imaging.avif import write_avif
+from upscaled_imaging.encodetime import expected_s, keep_encode_time
+from upscaled_imaging.fit import fitted
+from upscaled_imaging.jpeg import write_jpeg
+from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
+from upscaled_imaging.output import Output
+from upscaled_imaging.paths import check_opened
+from upscaled_imaging.pendingfile import PendingFile, temporary_file
+from upscaled_imaging.png import write_png, write_stored_png
+from upscaled_imaging.rows import Picture, on_white
+from upscaled_imaging.stored import stored_rows
+from upscaled_imaging.tiff import write_tiff
+from upscaled_imaging.webp import write_webp
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+from upscaled_protocol.messages import Size
+
+# Pixels that may wait for the encoder; past it `write` waits. A few bands of a usual picture.
+_QUEUE_BYTES = 16 * 1024 * 1024
+# What fits into a line of the protocol beside the result's other fields.
+_BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
+# Silence to allow while a whole picture is encoded: a quarter of a gigapixel of AVIF takes minutes.
+_ENCODE_BUDGET_S = 1800.0
+# Formats whose encoders hold the whole picture.
+_WHOLE = ("webp", "avif")
+# 8-bit formats. The others take 16 bits a channel, AVIF 12 of them.
+_EIGHT_BITS = ("jpeg", "webp")
+_LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
+
+# Encoders that take rows end when they are told; one that has them all does not listen.
+_left_behind = LeftBehind(allowed=0)
+
+
+class _AbandonedError(Exception):
+    """Raised into the encoder: nobody wants the picture any more."""
+
+
+class Sink:
+    """Takes a picture's rows from the top down; `commit` makes the file."""
+
+    def __init__(
+        self,
+        output: Output,
+        file: BinaryIO,
+        pending: PendingFile | None,
+        *,
+        native: Size,
+        bands: int,
+        bits: int,
+        in_turns: bool,
+    ) -> None:
+        self._output = output
+        # PNG's encoder alone takes all processors; beside another there is room for the engine.
+        self._in_turns = in_turns and output.format == "png"
+        self._file = file
+        self._pending = pending
+        self._native = native
+        self._bands = bands
+        self._bits = bits
+        self._changed = Condition()
+        self._queue: deque[np.ndarray] = deque()
+        self._queued_bytes = 0
+        self._encoding = False
+        self._rows_due = native.height
+        self._abandoned = False
+        self._failure: BaseException | None = None
+        self._encoder: Thread | None = None
+
+    @property
+    def tail_s(self) -> float:
+        """What the encoder will take after the last row, as far as that is known."""
+        size = self._output.plan.output
+        return expected_s(self._output.format, size.width * size.height)
+
+    def write(self, rows: np.ndarray) -> None:
+        """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
+
+        The array is kept, not copied: do not change it afterwards. Waits while the encoder is
+        behind, and in turns until it has encoded these rows. Raises what the encoder failed with,
+        `JobError` (output_unwritable) as a rule, and `JobError` (cancelled).
+        """
+        expected = (self._native.width, self._bands, f"uint{self._bits}")
+        if (*rows.shape[1:], rows.dtype.name) != expected or len(rows) > self._rows_due:
+            raise ValueError(
+                f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
+                "were due"
+            )
+        self._check_cancelled()  # for jobs without a network, which ask nowhere else
+        if self._encoder is None:
+            self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
+            self._encoder.start()
+        with self._changed:
+            self._wait_until(
+                lambda: not self._queue or self._queued_bytes + rows.nbytes <= _QUEUE_BYTES
+            )
+            self._queue.append(rows)
+            self._queued_bytes += rows.nbytes
+            self._rows_due -= len(rows)
+            self._changed.notify_all()
+            if self._in_turns:
+                self._wait_until(lambda: not self._queue and not self._encoding)
+
+    def write_png(self, data: bytes) -> bool:
+        """Take the whole picture from a PNG file, where the output is a PNG of just its pixels:
+        they are neither decoded nor encoded. False where they have to be, or the file is broken:
+        nothing was taken then. Raises `JobError` (output_unwritable).
+        """
+        plan = self._output.plan
+        if self._output.format != "png" or not self._native == plan.scaled == plan.output:
+            return False
+        picture = Picture(self._native.width, self._native.height, self._bands, self._bits)
+        stored = stored_rows(data, picture)
+        if stored is None:
+            return False
+        try:
+            write_stored_png(stored, self._file, picture, self._output.metadata)
+            self._file.flush()
+        except OSError as error:
+            raise _as_job_error(error) from None
+        self._rows_due = 0
+        return True
+
+    def commit(self) -> str:
+        """Wait for the encoder and give the file its name.
+
+        Returns the path, or the file's bytes as base64 where the job asked for that.
+        Raises what the encoder failed with, `JobError` (cancelled), and `ValueError` where rows are
+        missing.
+        """
+        if self._rows_due:
+            raise ValueError(f"{self._rows_due} rows are missing")
+        self._wait_for_encoder()
+        if self._failure is not None:
+            raise self._failure
+        if self._pending is not None:
+            return str(self._output.publish(self._pending))
+        size = self._file.seek(0, io.SEEK_END)
+        if size > _BASE64_BYTES:
+            raise JobError(
+                ErrorCode.OUTPUT_UNWRITABLE,
+                f"the output has {size / 2**20:.0f} MiB, and base64 is for "
+                f"{_BASE64_BYTES / 2**20:.0f} at most: give output_path",
+            )
+        self._file.seek(0)
+        return base64.b64encode(self._file.read()).decode("ascii")
+
+    def abandon(self) -> None:
+        """Stop the encoder, where it has not finished."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+        if self._encoder is not None:
+            _left_behind.end(self._encoder)
+        # Its traceback leads back here: without this, only Python's collector would end the circle.
+        self._failure = None
+
+    def _wait_for_encoder(self) -> None:
+        if self._encoder is None:
+            return
+        if self._output.context is not None:
+            self._output.context.progress(
+                100, "encode", budget_s=_ENCODE_BUDGET_S, tail_s=self.tail_s
+            )
+        start = time.perf_counter()
+        while self._encoder.is_alive():
+            self._encoder.join(LOOK_S)
+            self._check_cancelled()
+        size = self._output.plan.output
+        keep_encode_time(self._output.format, size.width * size.height, time.perf_counter() - start)
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        while not self._changed.wait_for(lambda: self._failure or ready(), LOOK_S):
+            self._check_cancelled()
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_cancelled(self) -> None:
+        if self._output.context is not None:
+            self._output.context.check_cancelled()
+
+    def _received(self) -> Iterator[np.ndarray]:
+        rows_due = self._native.height
+        while rows_due:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._abandoned)
+                if self._abandoned:
+                    raise _AbandonedError
+                rows = self._queue.popleft()
+                self._queued_bytes -= rows.nbytes
+                self._encoding = True
+                self._changed.notify_all()
+            rows_due -= len(rows)
+            yield rows
+            with self._changed:
+                self._encoding = False
+                self._changed.notify_all()
+
+    def _encode(self) -> None:
+        try:
+            if self._output.format in _WHOLE:
+                _left_behind.wait()
+            received = self._received()
+            self._encode_rows(received)
+            for _ in received:
+                pass  # what a crop cuts off below, so that the engine can get rid of it
+            self._file.flush()
+        except _AbandonedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed to the engine's thread
+            with self._changed:
+                # Of an abandoned one nobody asks, and its traceback leads back here.
+                self._failure = None if self._abandoned else _as_job_error(error)
+                self._changed.notify_all()
+
+    def _encode_rows(self, rows: Iterator[np.ndarray]) -> None:
+        plan, kind = self._output.plan, self._output.format
+        bands, bits = self._bands, 8 if kind in _EIGHT_BITS else self._bits
+        rows = fitted(rows, plan, native=self._native, native_bits=self._bits, bits=bits)
+        if kind == "jpeg" and bands in (2, 4):
+            rows, bands = on_white(rows), bands - 1
+        picture = Picture(plan.output.width, plan.output.height, bands, bits)
+        metadata, quality = self._output.metadata, self._output.quality
+        if kind == "png":
+            write_png(rows, self._file, picture, metadata)
+        elif kind == "tiff":
+            write_tiff(rows, self._file, picture, metadata)
+        else:
+            _LOSSY[kind](rows, self._file, picture, metadata, quality)
+
+
+def _as_job_error(error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        return JobError(
+            ErrorCode.OUTPUT_UNWRITABLE, f"the output cannot be written: {error.strerror}"
+        )
+    return error
+
+
+@contextmanager
+def open_sink(
+    output: Output, native: Size, bands: int, bits: int, *, in_turns: bool = False
+) -> Iterator[Sink]:
+    """Open a sink for rows of the engine's ``native`` size, which it brings to the plan's sizes.
+
+    bands: 1 to 4 as in `Source`; bits: 8 or 16. in_turns: whether the engine computes on the
+    processors that the encoder may need, so that they had better not compute at once. Leaving the
+    context without `commit` leaves no file. Raises `JobError` (output_unwritable,
+    path_not_allowed).
+    """
+    with ExitStack() as held:
+        pending: PendingFile | None = None
+        if output.path is None:
+            file = held.enter_context(temporary_file())
+        else:
+            pending = PendingFile(output.path)
+            held.callback(pending.close)
+            check_opened(pending.folder, pending.path, output.roots)
+            file = pending.file
+        sink = Sink(output, file, pending, native=native, bands=bands, bits=bits, in_turns=in_turns)
+        held.callback(sink.abandon)
+        yield sink

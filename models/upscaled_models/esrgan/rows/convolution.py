@@ -1,0 +1,186 @@
+"""3x3 convolutions that are compiled from `convolution.c`: they read channels that lie among
+others, and write their results among others, so that dense blocks need no copies.
+
+In float32 they take a quarter of the multiplications (Winograd's way), in bf16 they are AMX'.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from upscaled_models.esrgan.rows import native
+
+# As in `convolution.c`.
+ADDENDS = 2
+_COLUMNS, _DEPTH = 16, 32
+_SIDE = 32
+_POINTS = 36
+# Rows of results that are computed together, from one row of tiles.
+TILE_ROWS = 4
+# Pixels behind the last row that a kernel may read; what is in them does not matter.
+READABLE_PIXELS = _SIDE + 1
+
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
+
+
+class _Addend(ctypes.Structure):
+    _fields_ = (
+        ("rows", _POINTER),
+        ("row", _COUNT),
+        ("pixel", _COUNT),
+        ("scale", ctypes.c_float),
+    )
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = (
+        ("in", _POINTER),
+        ("in_row", _COUNT),
+        ("in_pixel", _COUNT),
+        ("out", _POINTER),
+        ("out_row", _COUNT),
+        ("out_pixel", _COUNT),
+        *((name, _POINTER) for name in ("weights", "bias", "slopes")),
+        ("addends", _Addend * ADDENDS),
+        *((name, _COUNT) for name in ("width", "inputs", "outputs")),
+        *((name, _COUNT) for name in ("top", "bottom", "first", "last", "grid")),
+        ("shift", ctypes.c_int),
+    )
+
+
+class Rows(NamedTuple):
+    """Rows of a picture, (C, h, W), channels last in memory; the first of them is row `start`."""
+
+    values: Tensor
+    start: int
+
+    def of_row_0(self) -> tuple[int, int, int]:
+        """The address of row 0, whether or not it is in memory, and the strides."""
+        channel, row, pixel = self.values.stride()
+        if channel != 1:
+            raise ValueError("the channels of a pixel do not lie side by side")
+        step = row * self.values.itemsize
+        return self.values.data_ptr() - self.start * step, row, pixel
+
+
+class Addend(NamedTuple):
+    """What is added to a result after that was multiplied by `scale`."""
+
+    rows: Rows
+    scale: float
+
+
+def fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether there is a compiled convolution with such weights, (outputs, inputs, 3, 3), computing
+    in `dtype`, for this processor."""
+    outputs, inputs, *sides = weight.shape
+    multiple = _COLUMNS if dtype == torch.float32 else _SIDE
+    return (
+        weight.device.type == "cpu"
+        and sides == [3, 3]
+        and outputs % multiple == inputs % multiple == 0
+        and kernel(dtype) is not None
+    )
+
+
+def kernel(dtype: torch.dtype) -> str | None:
+    """The name of the compiled function for this processor that computes in `dtype`."""
+    if not native.available():
+        return None
+    if dtype == torch.float32 and native.library().convolves_float():
+        return "convolve_float"
+    if dtype == torch.bfloat16 and native.library().convolves_bf16():
+        return "convolve_bf16"
+    return None
+
+
+class PackedConvolution:
+    """A convolution's weights, laid out when it is first run; its zero padding is one pixel to each
+    side. Most of the time to load a network would go into the layout, with one thread at work.
+
+    slopes: per output channel, of a PReLU that follows it.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, slopes: Tensor | float, dtype: torch.dtype
+    ) -> None:
+        name = kernel(dtype)
+        assert name is not None
+        self._kernel = name
+        self.outputs, self.inputs = weight.shape[:2]
+        self._weight, self._dtype = weight, dtype
+        self._packed: Tensor | None = None
+        every = torch.ones(self.outputs)
+        self._bias = 0 * every if bias is None else bias.float().contiguous()
+        self._slopes = every * slopes
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of the weights beyond what they take in the network's own numbers."""
+        points = _POINTS if self._dtype == torch.float32 else 9
+        return (points - 9) * self.inputs * self.outputs * self._dtype.itemsize
+
+    def run(
+        self,
+        source: Rows,
+        out: Rows,
+        *,
+        until: int,
+        first: int,
+        last: int,
+        grid: int,
+        addends: Sequence[Addend] = (),
+        is_doubled: bool = False,
+    ) -> None:
+        """Compute rows `first` to `last` of `out`.
+
+        until: the end of the source's rows that are computed; what is beyond them and above the
+        first is zero. grid: where the tiles' first row begins, at most `TILE_ROWS - 1` above
+        `first`. The same tiles give the same bits. is_doubled: the source is taken at twice its
+        width and height, each pixel four times, and `until` is a row of that.
+        """
+        if self._packed is None:
+            pack = _in_points if self._dtype == torch.float32 else _in_pairs
+            self._packed = pack(self._weight, self._dtype)
+            del self._weight
+        call = _Convolution(
+            *source.of_row_0(),
+            *out.of_row_0(),
+            self._packed.data_ptr(),
+            self._bias.data_ptr(),
+            self._slopes.data_ptr(),
+            width=out.values.shape[2],
+            inputs=self.inputs,
+            outputs=self.outputs,
+            top=source.start << is_doubled,
+            bottom=until,
+            first=first,
+            last=last,
+            grid=grid,
+            shift=is_doubled,
+        )
+        for place, addend in zip(call.addends, addends, strict=False):
+            place.rows, place.row, place.pixel = addend.rows.of_row_0()
+            place.scale = addend.scale
+        if not native.call(self._kernel, ctypes.addressof(call)):
+            raise MemoryError("there is no memory for a convolution's tiles")
+
+
+def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights as `convolve_float` takes them."""
+    outputs, inputs = weight.shape[:2]
+    packed = torch.empty(_POINTS, inputs, outputs, dtype=dtype)
+    native.call("pack_float", weight.to(dtype).contiguous(), outputs, inputs, packed)
+    return packed
+
+
+def _in_pairs(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights as `convolve_bf16` takes them."""
+    outputs, inputs = weight.shape[:2]
+    blocks = weight.to(dtype).reshape(outputs // _SIDE, 2, 16, inputs // _SIDE, 16, 2, 3, 3)
+    return blocks.permute(0, 3, 6, 7, 1, 4, 2, 5).contiguous()
