@@ -7,7 +7,7 @@ maps every code, which its tests check against the generated schema.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ErrorCode(StrEnum):
@@ -130,3 +130,16 @@ class JobError(Exception):
     def retryable(self) -> bool:
         """Whether the very same job may succeed later."""
         return MEANINGS[self.code].retryable
+
+    def message_fields(self) -> dict[str, Any]:
+        """The fields of the `error` message that answers a line or a job with this failure."""
+        fields = {
+            "type": "error",
+            "job_id": self.job_id,
+            "error": self.message,
+            "code": self.code,
+            "retryable": self.retryable,
+        }
+        if self.refused_job_id is not None:
+            fields["refused_job_id"] = self.refused_job_id
+        return fields

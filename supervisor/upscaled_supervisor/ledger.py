@@ -8,10 +8,11 @@ import os
 import sqlite3
 import time
 from bisect import bisect_left
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
+from upscaled_protocol.admission import REMEMBERED_IDS, Admission
 from upscaled_protocol.envelope import open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
@@ -22,8 +23,6 @@ from upscaled_supervisor.deadlines import Deadlines
 from upscaled_supervisor.journal import Journal, PendingJob
 from upscaled_supervisor.queue import Job, JobQueue, with_accepted_as
 
-# Ids remembered for cancels that come before or after their job.
-REMEMBERED_IDS = 1024
 # A base64 picture is long: lines that wait are bounded in bytes too.
 MAX_QUEUED_BYTES = 1024 * 1024 * 1024
 # Recorded events are sent again in portions, between which everything else goes on.
@@ -43,11 +42,12 @@ class Ledger:
         self.queue = JobQueue()
         self.deadlines = Deadlines()
         self.jobs: dict[str, Job] = {}
+        self.admission = Admission[Job](
+            self.jobs, has_room=self._has_room, accept=self.accept, send=self._send
+        )
         self.journal: Journal | None = None
-        self.awaits_journal = False  # another daemon still holds it: no job is accepted
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
         self.durations: dict[str, list[float]] = {}  # by method: a bucket each, the rest, the sum
-        self.refused = 0  # lines
         self._outbox = outbox
         self._log = log
         self._max_jobs = max_jobs
@@ -55,8 +55,6 @@ class Ledger:
         self._name = os.urandom(8).hex()
         self._acceptances = itertools.count(1)
         self._queued_bytes = 0
-        self._early_cancels: OrderedDict[str, None] = OrderedDict()
-        self._finished: OrderedDict[str, None] = OrderedDict()
         # Jobs that have begun to run, yet to be recorded; None once the daemon is told to stop.
         self._begun: list[Job] | None = []
         self._deaths = 0  # jobs in flight that ran when a daemon went down
@@ -69,14 +67,16 @@ class Ledger:
         return sum(n for (_, outcome), n in self.outcomes.items() if outcome != "completed")
 
     @property
-    def has_room(self) -> bool:
-        """Whether the next job can be accepted."""
-        has_room = len(self.jobs) < self._max_jobs and self._queued_bytes < MAX_QUEUED_BYTES
-        return has_room and not self.awaits_journal
+    def awaits_journal(self) -> bool:
+        """True while another daemon still holds the journal: no job is accepted."""
+        return self.admission.is_paused
 
-    def expects_cancelled(self, job: Job) -> bool:
-        """Whether the host has cancelled this job before it wrote its line."""
-        return job.job_id in self._early_cancels and not self.awaits_journal
+    @awaits_journal.setter
+    def awaits_journal(self, awaits: bool) -> None:
+        self.admission.is_paused = awaits
+
+    def _has_room(self) -> bool:
+        return len(self.jobs) < self._max_jobs and self._queued_bytes < MAX_QUEUED_BYTES
 
     def accept(self, job: Job) -> None:
         """Take a job whose id is free, and tell the host; an early cancel ends it at once.
@@ -88,8 +88,7 @@ class Ledger:
             job.line = with_accepted_as(job.line, name)
         if self.journal is not None:
             self.journal.accept(job.job_id, job.line)
-        self._take(job)
-        if self._early_cancels.pop(job.job_id, "no") is None:
+        if self._take(job):
             self.fail_cancelled(job)
 
     def restore(self, journal: Journal) -> None:
@@ -101,12 +100,13 @@ class Ledger:
                 job = _restored(pending)
             except JobError as error:  # damaged on disk, or accepted by another release
                 error.job_id = pending.job_id
-                self._record_event(pending.job_id, self.refuse(error))
+                self._record_event(pending.job_id, encode_line(self.admission.refuse(error)))
                 continue
             job.attempts = pending.attempts
             job.deaths = pending.deaths
-            self._take(job)
-            if job.attempts >= job.max_attempts:  # we were killed before we could say so
+            if self._take(job):
+                self.fail_cancelled(job)
+            elif job.attempts >= job.max_attempts:  # we were killed before we could say so
                 self.fail_for_good(job, None)
             elif job.deaths >= _MAX_DEATHS:
                 self._fail_deadly(job)
@@ -183,7 +183,7 @@ class Ledger:
     def finish(self, job: Job, line: bytes, outcome: str) -> None:
         """Send the terminal event. The job's id is free from here on."""
         self.leave(job)
-        _remember(self._finished, job.job_id)
+        self.admission.note_ended(job.job_id)
         self.outcomes[job.method, outcome] += 1
         self._count_duration(job)
         event = line + b"\n"
@@ -200,7 +200,7 @@ class Ledger:
 
     def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
         """End a job with an error of the supervisor's own."""
-        error = _error(JobError(code, text, job_id=job.job_id))
+        error = JobError(code, text, job_id=job.job_id).message_fields()
         if job.started_at:
             error["attempt"] = max(job.attempts, 1)
         if cause is not None:
@@ -208,11 +208,12 @@ class Ledger:
         self.finish(job, encode_line(error)[:-1], code)
         self._log.log("warning", "job_failed", job_id=job.job_id, code=code, reason=text)
 
-    def fail_unaccepted(self, job: Job, code: ErrorCode, text: str) -> None:
-        """End a job that was never accepted, and so is in no list here."""
-        _remember(self._finished, job.job_id)
-        self.outcomes[job.method, code] += 1
-        self._outbox.put(encode_line(_error(JobError(code, text, job_id=job.job_id))))
+    def cancel_held(self, job_id: str) -> bool:
+        """End a job that is not accepted yet; False if no such job is held."""
+        job = self.admission.cancel_held(job_id)
+        if job is not None:
+            self.outcomes[job.method, ErrorCode.CANCELLED] += 1
+        return job is not None
 
     def fail_cancelled(self, job: Job) -> None:
         """End a job that the host wants no more."""
@@ -247,24 +248,6 @@ class Ledger:
         )
         self.fail(job, ErrorCode.POISONED, text, Cause("supervisor_killed"))
 
-    def refuse(self, error: JobError, *, is_taken: bool = False) -> bytes:
-        """Answer a bad line; the answer. If its id `is_taken` by a job that waits for room, or is
-        in flight, the error must not end that job."""
-        self.refused += 1
-        fields = _error(error)
-        if is_taken or error.job_id in self.jobs:
-            fields |= {"job_id": None, "refused_job_id": error.job_id}
-        elif error.refused_job_id is not None:
-            fields["refused_job_id"] = error.refused_job_id
-        line = encode_line(fields)
-        self._outbox.put(line)
-        return line
-
-    def note_cancel(self, job_id: str) -> None:
-        """A cancel for an id that is not in flight: too late, or its job is yet to come."""
-        if job_id not in self._finished:
-            _remember(self._early_cancels, job_id)
-
     def replay(self, job_ids: list[str] | None) -> None:
         """Have recorded terminal events sent again, as fast as `send_replays` is called."""
         if self.journal is not None:
@@ -292,7 +275,7 @@ class Ledger:
             except sqlite3.Error as error:
                 event = None
                 text = f"the journal cannot be read: {error}"
-                self.refuse(JobError(ErrorCode.INTERNAL, text))
+                self.admission.refuse(JobError(ErrorCode.INTERNAL, text))
             if event is None:
                 self._replays.popleft()
             elif event:
@@ -308,16 +291,20 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):  # told when it first failed
                 self.journal.catch_up()
 
-    def _take(self, job: Job) -> None:
+    def _send(self, fields: dict[str, Any]) -> None:
+        self._outbox.put(encode_line(fields))
+
+    def _take(self, job: Job) -> bool:
+        """Report a job as accepted; True if the host has cancelled it already."""
         self.jobs[job.job_id] = job
         self._queued_bytes += len(job.line)
         self._deaths += job.deaths > 0
-        self._finished.pop(job.job_id, None)
         position = self.queue.push(job)
         job.start_clock()
         self.deadlines.add(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
         self._outbox.put(encode_line(accepted), can_wait=True)
+        return self.admission.note_accepted(job.job_id)
 
     def _charge(self, job: Job) -> None:
         """Count a start that took the worker down."""
@@ -352,20 +339,3 @@ def _restored(pending: PendingJob) -> Job:
     if envelope.type != "job" or envelope.job_id != pending.job_id:
         raise JobError(ErrorCode.INVALID_JOB, "the journal holds another line under this job's id")
     return Job(envelope, pending.line)
-
-
-def _error(error: JobError) -> dict[str, Any]:
-    return {
-        "type": "error",
-        "job_id": error.job_id,
-        "error": error.message,
-        "code": error.code,
-        "retryable": error.retryable,
-    }
-
-
-def _remember(ids: OrderedDict[str, None], job_id: str) -> None:
-    ids[job_id] = None
-    ids.move_to_end(job_id)
-    if len(ids) > REMEMBERED_IDS:
-        ids.popitem(last=False)

@@ -1,6 +1,6 @@
 """The supervisor: one thread, one poll, between the host and its workers.
 
-    host ── HostWire ──> Intake (jobs that there is no room for yet)
+    host ── HostWire ──> Admission (accepts jobs, holds those that there is no room for)
                             │
                          Ledger (every accepted job, its one terminal event)
                             │ queue
@@ -19,6 +19,7 @@ import time
 from typing import Any, assert_never
 
 from upscaled_protocol import PROTOCOL_VERSION
+from upscaled_protocol.admission import GOING_DOWN
 from upscaled_protocol.envelope import Envelope, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lineage import adopt_orphans
@@ -28,7 +29,6 @@ from upscaled_protocol.stdio import Wire
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.handover import Handover
 from upscaled_supervisor.health import HealthDesk
-from upscaled_supervisor.intake import Intake
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import (
     EXIT_COMPLETED,
@@ -57,8 +57,6 @@ _FROZEN_S = 1.0
 _LAST_FLUSH_S = 10.0
 _LAST_FLUSH_NOW_S = 1.0
 
-_GOING_DOWN = "no more jobs are taken; the daemon is going down"
-
 
 class HostGoneError(Exception):
     """Nobody reads our stdout any longer, or a stream of ours is broken."""
@@ -73,7 +71,7 @@ class Supervisor:
         self._poller = Poller()
         self._host = HostWire(wire, options.line_limit_bytes)
         self._ledger = Ledger(self._host.outbox, log, options.max_queue)
-        self._intake = Intake(self._ledger)
+        self._admission = self._ledger.admission
         self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
         self._health = HealthDesk(self._fleet, self._ledger)
         self._handover = Handover(
@@ -166,7 +164,7 @@ class Supervisor:
                     dropped_progress=self._host.outbox.dropped_progress,
                 )
             )
-        self._intake.admit()
+        self._admission.admit()
         self._ledger.send_replays()
         if not self._host.unread:
             self._fleet.dispatch()
@@ -185,7 +183,7 @@ class Supervisor:
             self._fleet.failure = why
             self._let_go(ErrorCode.WORKER_CRASHED, f"no worker can be started: {why}")
             return True
-        is_busy = self._ledger.jobs or self._ledger.is_replaying or not self._intake.is_empty
+        is_busy = self._ledger.jobs or self._ledger.is_replaying or self._admission.is_holding
         if self._drain_until is None:  # else what the journal holds is left to the next start
             is_busy = is_busy or self._ledger.awaits_journal
         if not self._draining or is_busy:
@@ -203,14 +201,14 @@ class Supervisor:
             return EXIT_USAGE
         if self._fleet.failure is not None:
             return EXIT_NO_WORKER
-        failed = self._ledger.failed or self._ledger.refused or self._left_jobs
+        failed = self._ledger.failed or self._admission.refused or self._left_jobs
         return EXIT_SOME_FAILED if failed else EXIT_COMPLETED
 
     # --- the host ---------------------------------------------------------------------------
 
     def _watch_host(self) -> None:
         """Read on, unless the host should first read itself. Draining too: it may cancel."""
-        wanted = not (self._input_ended or self._host.unread or self._intake.is_full)
+        wanted = not (self._input_ended or self._host.unread or self._admission.is_full)
         if wanted and not self._reading:
             self._poller.watch_reading(self._host.read_fd, self._read_host)
         elif self._reading and not wanted:
@@ -233,14 +231,13 @@ class Supervisor:
                 raise line
             self._handle(open_envelope(line), line)
         except JobError as error:
-            self._intake.refuse(error)
+            self._admission.refuse(error)
 
     def _handle(self, envelope: Envelope, line: bytes) -> None:
         match envelope.type:
             case "job":
-                if self._draining:
-                    raise JobError(ErrorCode.SHUTTING_DOWN, _GOING_DOWN, job_id=envelope.job_id)
-                self._intake.offer(Job(envelope, line))
+                job = Job(envelope, line)
+                self._admission.offer(job, len(job.line))
             case "cancel":
                 self._cancel(envelope.job_id or "")
             case "health":
@@ -255,11 +252,11 @@ class Supervisor:
                 assert_never(unknown)
 
     def _cancel(self, job_id: str) -> None:
-        if self._intake.cancel(job_id):
+        if self._ledger.cancel_held(job_id):
             return
         job = self._ledger.jobs.get(job_id)
         if job is None:
-            self._ledger.note_cancel(job_id)
+            self._admission.note_cancel(job_id)
         elif not self._fleet.end_job(job, "cancel"):
             self._ledger.fail_cancelled(job)
 
@@ -271,7 +268,7 @@ class Supervisor:
             self._ledger.replay(job_ids)
         else:
             text = "job_ids must be a list of job ids, or left out"
-            self._intake.refuse(JobError(ErrorCode.INVALID_JOB, text))
+            self._admission.refuse(JobError(ErrorCode.INVALID_JOB, text))
 
     def _send(self, message: dict[str, Any]) -> None:
         fields = {name: value for name, value in message.items() if value is not None}
@@ -309,10 +306,11 @@ class Supervisor:
         only the accepted ones."""
         if grace_s is not None and self._drain_until is None:
             self._drain_until = time.monotonic() + grace_s
-            self._intake.refuse_all(ErrorCode.SHUTTING_DOWN, _GOING_DOWN)
+            self._admission.refuse_held(ErrorCode.SHUTTING_DOWN, GOING_DOWN)
             self._ledger.note_clean_stop()
         if not self._draining:
             self._draining = True
+            self._admission.close()
             self._send({"type": "status", "message": "draining"})
 
     def _end_now(self) -> None:
@@ -324,7 +322,7 @@ class Supervisor:
 
     def _let_go(self, code: ErrorCode, text: str) -> None:
         """Answer what is left. A journal keeps it instead, to be finished after a restart."""
-        self._intake.refuse_all(code, text)
+        self._admission.refuse_held(code, text)
         for job in list(self._ledger.jobs.values()):
             if self._ledger.journal is None:
                 self._ledger.fail(job, code, text)

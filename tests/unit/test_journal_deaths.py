@@ -227,3 +227,18 @@ def test_a_job_is_recorded_as_running_once_for_all_its_progress(
         for _ in range(3):
             one.progress("a", "step")
     assert recorded == ["a"]
+
+
+def test_a_cancel_that_comes_before_the_journal_ends_the_job_that_the_journal_holds(
+    path: Path,
+) -> None:
+    with life(path) as first:
+        first.accept("a", "b", "c")
+    sink, log_fd = Sink(), os.open(os.devnull, os.O_WRONLY)
+    ledger = Ledger(Outbox(sink), Logger(log_fd), 10)
+    ledger.awaits_journal = True
+    ledger.admission.note_cancel("b")
+    with contextlib.closing(Journal(path)) as journal:
+        ledger.restore(journal)
+    os.close(log_fd)
+    assert set(ledger.jobs) == {"a", "c"}
