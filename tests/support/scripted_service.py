@@ -20,6 +20,7 @@ class ScriptedService:
         self.is_disk_full = False
         self.is_live = True
         self.is_ready = True
+        self.fault: str | None = None
         self.idle_s = 0.0
         self.calls: list[str] = []
 

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from upscaled_http.admission import check_room
 from upscaled_http.body import LimitedBody
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import Caller, ServiceState
@@ -16,13 +17,9 @@ from upscaled_http.hosts import is_host_allowed, is_origin_allowed
 from upscaled_http.keys import KeyRing
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.rates import SubmitRate
-from upscaled_protocol.errors import ErrorCode
 
 API_PREFIX = "/api"
 ALIAS_PREFIX = "/api/v1"
-
-# About the time of one job: a client that comes back sooner would mostly be refused again.
-QUEUE_RETRY_AFTER_S = 5
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -77,7 +74,7 @@ class Access:
         request.state.caller = caller
         if _is_submit(request):
             await self._check_rate(caller, added)
-            self._check_service()
+            check_room(self._service, self._settings.limits.max_queue)
         body.check_told_length(request.headers)
 
     def _check_host(self, headers: Headers) -> None:
@@ -130,27 +127,6 @@ class Access:
                 f"{self._rate.per_minute} submits per minute are allowed; send this again in "
                 f"{standing.reset_s} s.",
                 headers={"Retry-After": str(standing.reset_s)},
-            )
-
-    def _check_service(self) -> None:
-        if self._service.is_draining:
-            raise ProblemError(
-                ErrorCode.SHUTTING_DOWN,
-                "The server is stopping and takes no more jobs; send this again later.",
-                headers={"Retry-After": str(QUEUE_RETRY_AFTER_S)},
-            )
-        if self._service.is_queue_full:
-            raise ProblemError(
-                ErrorCode.QUEUE_FULL,
-                f"{self._settings.limits.max_queue} jobs are waiting or running, which is this "
-                "server's limit; send this again later.",
-                headers={"Retry-After": str(QUEUE_RETRY_AFTER_S)},
-            )
-        if self._service.is_disk_full:
-            raise ProblemError(
-                HttpCode.INSUFFICIENT_STORAGE,
-                "The server's disk is full; send this again later.",
-                headers={"Retry-After": str(QUEUE_RETRY_AFTER_S)},
             )
 
 

@@ -155,7 +155,7 @@ def _serve(settings: Settings) -> int:
         print(f"upscaled serve: {what} cannot be used: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
 
-    def tell() -> None:
+    def report_open() -> None:
         url = url_of(sockets[0])
         shown = "the page is at" if settings.features.page else "the API is at"
         print(f"upscaled serve: {shown} {url}/", file=sys.stderr)
@@ -164,14 +164,18 @@ def _serve(settings: Settings) -> int:
                 "upscaled serve: other machines can reach it, and no keys are set", file=sys.stderr
             )
 
-    app = create_app(settings, Service(settings))
-    server = Server(app, settings.server, notifier, tell)
+    service = Service(settings)
+    app = create_app(settings, service)
+    fault: object = None
     try:
-        server.run(sockets)
+        Server(app, settings.server, notifier, report_open).run(sockets)
+        fault = service.fault
     except (StorageError, RegistryError) as error:
-        print(f"upscaled serve: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    return EXIT_OK
+        fault = error
+    if fault is None:
+        return EXIT_OK
+    print(f"upscaled serve: {fault}", file=sys.stderr)
+    return EXIT_USAGE
 
 
 def _allow_connections(count: int) -> None:

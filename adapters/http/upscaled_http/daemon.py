@@ -1,4 +1,4 @@
-"""The daemon as a child of the server: `upscaled run`, started again whenever it goes away.
+"""The daemon as a child of the server: `upscaled run`, started again if it exits.
 
     Service ── send ──> Daemon (pipes and threads of the Python adapter) ──> upscaled run
     Service <── handle_message ── event loop <── LoopChannel <─────────────┘
@@ -18,33 +18,35 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from upscaled.channel import Message
 from upscaled.daemon import Daemon
 from upscaled.errors import DaemonGoneError
+from upscaled.messages import Message
 from upscaled.questions import Questions
 from upscaled.timers import Timers
 from upscaled_http.loopchannel import LoopChannel
 
 State = Literal["starting", "ready", "restarting", "stopped"]
 
-# From one daemon's end to the next one's start. Doubled with each that ends early.
+# From one daemon's end to the next one's start. Doubled with each daemon that ends early.
 _RESTART_S = 0.1
 _MAX_RESTART_S = 5.0
-# A daemon that lived so long did not fail at its start.
-_LIVED_S = 10.0
-# Without a daemon for so long, health says `failed`.
+# A daemon that ran for this time did not fail at its start.
+_RAN_S = 10.0
+# Without a daemon for this time, health says `failed`.
 _FAILED_AFTER_S = 30.0
-# Past its own grace, a daemon that was told to stop is killed.
+# A daemon that was asked to stop is killed at this time past its own grace.
 _KILL_AFTER_GRACE_S = 5.0
+# The daemon's exit status for options that it refuses. It finds out some only after its first line.
+_USAGE_STATUS = 2
 
 _LOG = logging.getLogger(__name__)
 
 
 class DaemonListener(Protocol):
-    """What the service is told."""
+    """What the daemon's messages and its end are reported to."""
 
     async def prepare_start(self) -> bool:
-        """No daemon runs, and one is to be started. False if it cannot be yet."""
+        """Called while no daemon runs, before the next one is started. False: not yet."""
 
     def handle_start(self) -> None:
         """A daemon was started: `send` reaches it."""
@@ -53,7 +55,7 @@ class DaemonListener(Protocol):
         """A message of the daemon."""
 
     def handle_end(self) -> None:
-        """The daemon has ended, and all that it said was told."""
+        """The daemon has ended, and all of its messages were handled."""
 
 
 class ChildDaemon:
@@ -75,7 +77,8 @@ class ChildDaemon:
         self.state: State = "starting"
         self.restarts = 0
         self.worker_restarts: Counter[str] = Counter()  # by the cause's `reason`
-        self.detail: str | None = None
+        # Why no daemon can run with these settings; None if one may.
+        self.fault: str | None = None
         self.ready: Message = {}
 
     @property
@@ -85,7 +88,7 @@ class ChildDaemon:
 
     @property
     def has_failed(self) -> bool:
-        """Whether no daemon could be kept running for some time."""
+        """True if no daemon could be kept running for 30 s."""
         since = self._failing_since
         return since is not None and time.monotonic() - since > _FAILED_AFTER_S
 
@@ -95,12 +98,12 @@ class ChildDaemon:
         self._task = self._loop.create_task(self._keep_running())
 
     def send(self, line: bytes) -> None:
-        """Send one line; it is lost if there is no daemon, which `handle_start` makes up for."""
+        """Send one line. It is lost if there is no daemon; `handle_start` then sends it again."""
         if self._daemon is not None:
             self._daemon.channel.send(line)
 
     async def ask_health(self, timeout_s: float) -> Message | None:
-        """The daemon's answer; None if it gives none in time."""
+        """The daemon's report; None if it does not answer in time."""
         daemon = self._daemon
         if daemon is None:
             return None
@@ -108,18 +111,18 @@ class ChildDaemon:
         self._write_questions()
         try:
             return await asyncio.wrap_future(answer)
-        except Exception:  # noqa: BLE001 - it went away, or is stuck
+        except Exception:  # noqa: BLE001 - it exited, or is stuck
             return None
 
     def reload(self) -> None:
-        """Have it replace its workers one by one, which loses no job."""
+        """Let the daemon replace its workers one by one, which loses no job."""
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGHUP)
 
     async def stop(self, grace_s: float) -> None:
-        """Have it finish what it can within its own grace, and end it. Its journal keeps the
-        rest."""
+        """Let the daemon finish what it can within its own grace, and end it. Its journal keeps
+        the other jobs."""
         self._is_stopping = True
         if self._daemon is not None:
             self._daemon.terminate(grace_s + _KILL_AFTER_GRACE_S)
@@ -145,9 +148,14 @@ class ChildDaemon:
                 return
             self.state = "restarting"
             self.restarts += 1
-            self.detail = str(error)
             _LOG.warning("%s", error)
-            if time.monotonic() - began > _LIVED_S:
+            if error.status == _USAGE_STATUS and not self.ready:
+                self.fault = (
+                    "`upscaled run` refuses its options, as its message on stderr says: mend the "
+                    "settings of workers, workers.args above all"
+                )
+                return
+            if time.monotonic() - began > _RAN_S:
                 delay_s = _RESTART_S
                 self._failing_since = None
             self._failing_since = self._failing_since or time.monotonic()
@@ -181,7 +189,7 @@ class ChildDaemon:
         try:
             self._handle_message(message)
         except Exception:  # noqa: BLE001 - whatever it is
-            # A message of which we make nothing must not hold up the ends behind it.
+            # If a message cannot be handled, the ends behind it must be.
             _LOG.exception("a message of the daemon was not handled")
 
     def _handle_message(self, message: Message) -> None:
@@ -192,7 +200,7 @@ class ChildDaemon:
         if kind == "status" and message.get("message") == "ready":
             self.state = "ready"
             self.ready = message
-            self.detail = self._failing_since = None
+            self._failing_since = None
         elif kind == "status" and message.get("message") == "worker_restarted":
             self.worker_restarts[(message.get("cause") or {}).get("reason", "exit")] += 1
         self._listener.handle_message(message)
@@ -204,24 +212,24 @@ class ChildDaemon:
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(error)
 
-    # --- the daemon's listener, in any thread but for messages --------------------------------
+    # --- the daemon's listener: messages in the event loop, the rest in any thread ----------------
 
     def on_message(self, message: Message) -> None:
-        """In the event loop, which reads the daemon."""
+        """Called in the event loop, which reads the daemon."""
         self._deliver(message)
 
     def on_room(self) -> None:
-        """Have questions written that found no room; all else is queued in the channel."""
+        """Write the questions that found no room; the channel itself queues all other lines."""
         self._call(self._write_questions)
 
     def on_input_lost(self) -> None:
-        """It reads no more: end it, so that the next one is started."""
+        """The daemon reads no more: kill it, so that the next one is started."""
         daemon = self._daemon
         if daemon is not None:
             daemon.kill()
 
     def on_gone(self, error: DaemonGoneError) -> None:
-        """Hand it to the event loop, which has read all messages."""
+        """Report the end in the event loop, which has read all messages."""
         self._call(lambda: self._handle_gone(error))
 
     def _call(self, call: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What routes take as parameters: the service, the settings, and who asks."""
+"""What routes take as parameters: the service, the settings, and the caller."""
 
 from __future__ import annotations
 
@@ -9,51 +9,44 @@ from fastapi import Depends
 from prometheus_client import Metric
 from starlette.requests import Request
 
+from upscaled_http.admission import Room
 from upscaled_http.config import Settings
 from upscaled_http.messages import Health
 from upscaled_http.service import Service
 
 
 class Caller(NamedTuple):
-    """Who asks. Set by the access checks, before a route runs."""
+    """The sender of a request. Set by the access checks, before a route runs."""
 
     key_name: str | None  # None: no keys are set, or the route needs none and none was sent
     address: str
 
     @property
     def owner(self) -> str:
-        """What a job of this caller is recorded under. Without keys all callers are one."""
+        """The owner of this caller's jobs. Without keys all callers are one owner."""
         return self.key_name or ""
 
 
-class ServiceState(Protocol):
-    """What the application itself asks of the service; routes use all of `Service`."""
+class ServiceState(Room, Protocol):
+    """What the application itself needs of the service; routes use all of `Service`."""
 
     async def start(self) -> None:
         """Open the stores and start the daemon. Returns before any worker is ready."""
 
     async def drain(self) -> None:
-        """Take no more jobs, let running ones end within `grace_s`, end every stream. Everything
+        """Take no more jobs, let running ones end within `grace_s`, end every stream. Every request
         but a submit is still answered."""
 
     async def stop(self) -> None:
-        """Drain, if that was not done yet, and close the stores. No request comes after it."""
-
-    @property
-    def is_draining(self) -> bool:
-        """No more jobs are taken, because the server stops."""
-
-    @property
-    def is_queue_full(self) -> bool:
-        """`limits.max_queue` jobs have not ended."""
-
-    @property
-    def is_disk_full(self) -> bool:
-        """Less than `storage.min_free_mb` is free."""
+        """Drain, if that was not done yet, and close the stores. The last call."""
 
     @property
     def is_live(self) -> bool:
-        """A daemon lives or is being started."""
+        """A daemon runs or is being started."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why no daemon can ever run with these settings; None if one can."""
 
     @property
     def is_ready(self) -> bool:
@@ -67,10 +60,10 @@ class ServiceState(Protocol):
         """Have the daemon replace its workers one by one."""
 
     async def measure(self) -> None:
-        """Look at what `collect` is to show."""
+        """Update what `collect` shows."""
 
     def collect(self) -> Iterator[Metric]:
-        """What the service adds to the metrics."""
+        """The service's metrics."""
 
     async def health(self) -> Health:
         """The answer of `/api/health`, with the workers' rows."""

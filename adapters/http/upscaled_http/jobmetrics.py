@@ -6,7 +6,6 @@ from the jobs' ends and the daemon's own report, so that they outlive the daemon
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 from prometheus_client import Counter, Histogram
@@ -24,14 +23,14 @@ _SERVING = frozenset({"ready", "busy"})
 
 
 class JobMetrics:
-    """Counts from the start of the server on."""
+    """Counts since the start of the server."""
 
     def __init__(self, jobs: OpenJobs, daemon: ChildDaemon, storage: Storage) -> None:
         self._open_jobs = jobs
         self._daemon = daemon
         self._storage = storage
-        self._report: HealthReport | None = None
-        self._bytes: dict[str, int] = {}
+        # The daemon's newest report; None if it did not answer.
+        self.report: HealthReport | None = None
         self._jobs = Counter(
             "upscaled_jobs", "Jobs ended, by outcome.", ["method", "outcome"], registry=None
         )
@@ -50,17 +49,8 @@ class JobMetrics:
         seconds = record.outcome.get("processing_time")
         if seconds is None and record.started_at is not None and record.finished_at is not None:
             seconds = max(0.0, record.finished_at - record.started_at)
-        if seconds is not None:  # else it never started
+        if seconds is not None:  # else the job never started
             self._durations.labels(record.method).observe(seconds)
-
-    async def measure(self, report: HealthReport | None) -> None:
-        """Look at what only changes by itself. `report`: the daemon's; None if it gave none."""
-        self._report = report
-        for kind, folder in (
-            ("uploads", self._storage.uploads),
-            ("results", self._storage.results),
-        ):
-            self._bytes[kind] = await asyncio.to_thread(self._storage.used_bytes, folder)
 
     def collect(self) -> Iterator[Metric]:
         """All families."""
@@ -83,8 +73,8 @@ class JobMetrics:
             restarts.add_metric([reason], number)
         yield restarts
         storage = GaugeMetricFamily("upscaled_storage_bytes", "Bytes on disk.", labels=["kind"])
-        for kind, size in self._bytes.items():
-            storage.add_metric([kind], size)
+        storage.add_metric(["uploads"], self._storage.uploads_bytes)
+        storage.add_metric(["results"], self._storage.results_bytes)
         yield storage
         yield from self._workers()
 
@@ -93,7 +83,7 @@ class JobMetrics:
         memory = GaugeMetricFamily(
             "upscaled_worker_resident_memory_bytes", "Resident memory.", labels=["worker"]
         )
-        for row in (self._report and self._report.workers) or ():
+        for row in (self.report and self.report.workers) or ():
             up.add_metric([str(row.worker)], float(row.state in _SERVING))
             if row.rss_mb is not None:
                 memory.add_metric([str(row.worker)], row.rss_mb * _MIB)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import orjson
 
-from upscaled.channel import Message
+from upscaled.messages import Message
 from upscaled_http.config import StorageSettings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.problems import HttpCode, ProblemError
@@ -275,7 +274,7 @@ class OpenJobs:
             return
         name = Path(path).name
         with suppress(OSError):
-            record.file_size_bytes = os.stat(self._storage.result(name)).st_size  # noqa: PTH116
+            record.file_size_bytes = self._storage.note_result(self._storage.result(name))
             record.file_name = name
 
     def _record(self, record: Record) -> None:

@@ -13,6 +13,10 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upscaled_http.storage import Storage
 
 # Longest sides that may be asked for. A free choice would let a client fill the disk.
 SIDES = (256, 512, 1024, 1600, 2560)
@@ -29,17 +33,17 @@ class PreviewError(Exception):
 
 
 class Previews:
-    """Makes previews, each once: they lie beside the results until those are removed."""
+    """Makes each preview once. It stays beside its result until that is removed."""
 
-    def __init__(self, results: Path) -> None:
-        self._results = results
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._making: dict[Path, asyncio.Task[None]] = {}
 
     async def path(self, file_name: str, side: int) -> Path:
         """The preview of a result. Raises `PreviewError`."""
-        source = self._results / file_name
-        target = self._results / f"{source.stem}.preview-{side}.webp"
+        source = self._storage.result(file_name)
+        target = self._storage.result(f"{source.stem}.preview-{side}.webp")
         if not target.exists():
             making = self._making.get(target)
             if making is None:
@@ -47,13 +51,15 @@ class Previews:
                     self._make(source, target, side)
                 )
                 making.add_done_callback(lambda _: self._making.pop(target))
-            # A client that leaves does not take it from another one that waits.
+            # If a client leaves, another one may still wait for the preview.
             await asyncio.shield(making)
         return target
 
     async def _make(self, source: Path, target: Path, side: int) -> None:
         async with self._places:
             await _run(source, target, side)
+            with suppress(OSError):  # its result was removed meanwhile
+                self._storage.note_result(target)
 
 
 async def _run(source: Path, target: Path, side: int) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP job, as the server holds it: what was asked for, how far it is, how it ended."""
+"""One HTTP job, as the server holds it: the request, the progress, the end."""
 
 from __future__ import annotations
 
@@ -6,35 +6,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from upscaled_http.messages import Job, JobStatus, Retention
+from upscaled_protocol.choices import FORMATS
 from upscaled_protocol.envelope import WAITING_STAGE
+from upscaled_protocol.messages import Error, Result
 
-# The protocol's fields of a result that a client sees. Its path is the server's alone.
-_RESULT_FIELDS = (
-    "input_size",
-    "output_size",
-    "scale_factor",
-    "crop_info",
-    "processing_time",
-    "timings",
-    "model",
-    "device",
-    "precision",
-    "upstream_calls",
-    "attempt",
-    "warnings",
-)
-_ERROR_FIELDS = ("error", "code", "retryable", "attempt")
-
-_MEDIA_TYPES = {
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "webp": "image/webp",
-    "tiff": "image/tiff",
-    "avif": "image/avif",
-}
+# Of a daemon's `result` and `error`, what a client sees: all that `Job` has too. The path of the
+# output is the server's alone.
+_OWN_FIELDS = {"job_id", "status"}
+_RESULT_FIELDS = (Result.model_fields.keys() & Job.model_fields.keys()) - _OWN_FIELDS
+_ERROR_FIELDS = (Error.model_fields.keys() & Job.model_fields.keys()) - _OWN_FIELDS
 
 
 class Pixels(NamedTuple):
@@ -48,7 +32,7 @@ class Pixels(NamedTuple):
 class Record:
     """A job. The registry keeps all of it but its progress.
 
-    line: the job as the daemon takes it; None once it has ended.
+    line: the job's line for the daemon; None once the job has ended.
     file_name: of the result, in the results' folder; None if there is no file (any more).
     """
 
@@ -72,7 +56,7 @@ class Record:
     file_size_bytes: int | None = None
     outcome: dict[str, Any] = field(default_factory=dict)
     is_cancelled: bool = False
-    # A job that runs cannot be removed at once: it is hidden, and removed when it has ended.
+    # A job that has not ended cannot be removed yet: it is hidden, and removed at its end.
     is_deleted: bool = False
 
     started_at: float | None = None
@@ -81,22 +65,22 @@ class Record:
     eta_s: float | None = None
     position: int | None = None
     attempt: int = 1
-    # By the monotonic clock: when the daemon last said something about it.
+    # When the daemon's last message about this job came, by the monotonic clock.
     heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has its terminal status."""
+        """True once the job has its terminal status."""
         return self.finished_at is not None
 
     @property
     def media_type(self) -> str:
-        """Of its result."""
-        suffix = (self.file_name or "").rpartition(".")[2]
-        return _MEDIA_TYPES.get(suffix, "application/octet-stream")
+        """The media type of the result."""
+        format_ = FORMATS.get(Path(self.file_name or "").suffix)
+        return "application/octet-stream" if format_ is None else f"image/{format_}"
 
     def advance(self, message: Mapping[str, Any], now: float) -> None:
-        """Take the daemon's `progress`. A job that waits for its device has not started."""
+        """Apply the daemon's `progress`. A job that waits for its device has not started."""
         self.progress = max(self.progress, float(message.get("progress", 0.0)))
         self.stage = message.get("stage")
         self.eta_s = message.get("eta_s")
@@ -107,14 +91,14 @@ class Record:
             self.position = None
 
     def complete(self, message: Mapping[str, Any], now: float) -> None:
-        """Take the daemon's `result`."""
-        self.outcome = {name: message[name] for name in _RESULT_FIELDS if name in message}
+        """Apply the daemon's `result`."""
+        self.outcome = {name: message[name] for name in message if name in _RESULT_FIELDS}
         self.progress = 100.0
         self._end("completed", now)
 
     def fail(self, message: Mapping[str, Any], now: float) -> None:
-        """Take the daemon's `error`."""
-        self.outcome = {name: message[name] for name in _ERROR_FIELDS if name in message}
+        """Apply the daemon's `error`."""
+        self.outcome = {name: message[name] for name in message if name in _ERROR_FIELDS}
         self.outcome["error"] = self.outcome.get("error") or "the job failed"
         self._end("cancelled" if self.outcome.get("code") == "cancelled" else "failed", now)
 

@@ -92,7 +92,9 @@ class Server(uvicorn.Server):
         """Each 0.1 s, in the event loop."""
         self._notifier.feed_watchdog(asyncio.get_running_loop().time())
         service, idle_exit_s = self._application.state.service, self._settings.idle_exit_s
-        if idle_exit_s is not None and service.idle_s >= idle_exit_s and not self.should_exit:
+        if service.fault is not None:
+            self.should_exit = True
+        elif idle_exit_s is not None and service.idle_s >= idle_exit_s and not self.should_exit:
             log.info("stopping", extra={"fields": {"idle_s": idle_exit_s}})
             self.should_exit = True
         return await super().on_tick(counter)

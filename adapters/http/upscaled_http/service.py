@@ -1,45 +1,40 @@
-"""What the routes do: the one object between HTTP and the jobs."""
+"""What the routes call: the one object between HTTP and the jobs."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import orjson
 from prometheus_client import Metric
 
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
 from upscaled_http.healthreport import JobCounts, health_of
+from upscaled_http.intake import Intake, SubmittedBatch
 from upscaled_http.jobmetrics import JobMetrics
 from upscaled_http.messages import Cleanup, Health, JobStatus, MethodStats, Stats
 from upscaled_http.openjobs import OpenJobs
-from upscaled_http.pictures import picture_size
 from upscaled_http.preview import Previews
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.records import Record
-from upscaled_http.registry import KeptAnswer, Page, Registry
+from upscaled_http.registry import Page, Registry
 from upscaled_http.storage import Storage
 from upscaled_http.submission import Submission, SubmissionReader
-from upscaled_http.uploads import BodyReader, Upload, storage_problem
+from upscaled_http.uploads import BodyReader, Upload
 from upscaled_http.watching import Watchers
 from upscaled_http.webhooks import open_webhooks
-from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.messages import HealthReport
 
-# A daemon answers at once.
+# A daemon answers a question at once.
 _ASK_TIMEOUT_S = 2.0
 _HOUSEKEEPING_S = 5.0
-# After so long without a word about a job, the daemon is asked whether it has ended.
+# After this time without a message about a job, the daemon is asked whether the job has ended.
 _SILENT_S = 30.0
 _OPEN: tuple[JobStatus, ...] = ("queued", "processing")
 
@@ -47,18 +42,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class Submitted(NamedTuple):
-    """A job, and whether an earlier request with the same `Idempotency-Key` submitted it."""
+    """A job. is_replayed: an earlier request with the same `Idempotency-Key` made it."""
 
     record: Record
-    is_replayed: bool
-
-
-class SubmittedBatch(NamedTuple):
-    """The jobs of several pictures, and why others were refused."""
-
-    batch_id: str
-    records: list[Record]
-    refused: list[ProblemError]
     is_replayed: bool
 
 
@@ -70,14 +56,15 @@ class Service:
         self.storage = Storage(settings.storage)
         self.watchers = Watchers()
         self.reader = SubmissionReader(settings)
-        self.previews = Previews(self.storage.results)
+        self.previews = Previews(self.storage)
         self.bodies = BodyReader(self.storage.incoming)
         self._began = time.monotonic()
-        self._is_draining = False
+        # No more jobs are taken, because the server stops.
+        self.is_draining = False
         self._question: asyncio.Future[HealthReport | None] | None = None
         self._housekeeping: asyncio.Task[None] | None = None
 
-    # --- life -----------------------------------------------------------------------------------
+    # --- start and stop ---------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the stores and start the daemon. Raises `StorageError` and `RegistryError`."""
@@ -94,21 +81,30 @@ class Service:
             daemon_command(self.settings, self.storage), self.jobs, daemon_environment()
         )
         self.jobs.attach(self.daemon)
+        self._intake = Intake(
+            self.settings,
+            self,
+            storage=self.storage,
+            registry=self.registry,
+            jobs=self.jobs,
+            reader=self.reader,
+        )
         self._metrics = JobMetrics(self.jobs, self.daemon, self.storage)
         self.daemon.start()
         self._housekeeping = asyncio.create_task(self._keep_house())
 
     async def drain(self) -> None:
-        """Take no more jobs, let the daemon finish what it can in `grace_s`, end every stream. What
-        is left goes on at the next start. Everything but a submit is still answered."""
-        if self._is_draining:
+        """Take no more jobs, let the daemon finish what it can in `grace_s`, and end every stream.
+        Jobs that have not ended then continue at the next start. Every request but a submit is
+        still answered."""
+        if self.is_draining:
             return
-        self._is_draining = True
+        self.is_draining = True
         await self.daemon.stop(self.settings.server.grace_s)
         self.watchers.close()
 
     async def stop(self) -> None:
-        """Drain, if that was not done yet, and close the stores. No request may come after it."""
+        """Drain, if that was not done yet, and close the stores. The last call."""
         await self.drain()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
@@ -118,11 +114,6 @@ class Service:
             await self.webhooks.stop()
         self.registry.close()
         self.storage.close()
-
-    @property
-    def is_draining(self) -> bool:
-        """No more jobs are taken, because the server stops."""
-        return self._is_draining
 
     @property
     def is_queue_full(self) -> bool:
@@ -136,13 +127,18 @@ class Service:
 
     @property
     def is_live(self) -> bool:
-        """A daemon lives or is being started."""
+        """A daemon runs or is being started."""
         return not self.daemon.has_failed
+
+    @property
+    def fault(self) -> str | None:
+        """Why no daemon can ever run with these settings; None if one can."""
+        return self.daemon.fault
 
     @property
     def is_ready(self) -> bool:
         """A job that is submitted now starts now."""
-        is_up = self.daemon.state == "ready" and not self._is_draining
+        is_up = self.daemon.state == "ready" and not self.is_draining
         return is_up and not (self.is_queue_full or self.is_disk_full)
 
     @property
@@ -157,97 +153,25 @@ class Service:
     # --- jobs -----------------------------------------------------------------------------------
 
     async def submit(
-        self,
-        owner: str,
-        submission: Submission,
-        upload: Upload | None,
-        *,
-        key: str | None = None,
+        self, owner: str, submission: Submission, upload: Upload | None, *, key: str | None = None
     ) -> Submitted:
-        """Have one job done. The upload's file is taken over. Raises `ProblemError`."""
-        if key is None:
-            return Submitted(await self._submit(owner, submission, upload), is_replayed=False)
-        fingerprint = _fingerprint(submission, [upload] if upload else [])
-        kept_id = self._kept(owner, key, fingerprint)
+        """Make one job, which takes over the upload's file. Raises `ProblemError`."""
+        uploads = [upload] if upload is not None else []
+        kept_id = self._intake.kept_id(owner, key, submission, uploads)
         if kept_id is not None:
             return Submitted(self.find(owner, kept_id), is_replayed=True)
-        job_id = str(uuid.uuid4())
-        answer = (key, KeptAnswer(fingerprint, job_id))
-        record = await self._submit(owner, submission, upload, job_id=job_id, answer=answer)
+        record = await self._intake.submit(owner, submission, upload, key=key)
         return Submitted(record, is_replayed=False)
 
     async def submit_batch(
         self, owner: str, submission: Submission, uploads: Sequence[Upload], *, key: str | None
     ) -> SubmittedBatch:
-        """Have the same done to several pictures. One that is refused leaves the others as they
-        are. Raises `ProblemError` if all are refused, with the first one's reason."""
-        fingerprint = _fingerprint(submission, uploads) if key is not None else b""
-        if key is not None and (kept_id := self._kept(owner, key, fingerprint)) is not None:
+        """Make one job per picture. If one picture is refused, the others are jobs all the same.
+        Raises `ProblemError` if all are refused, with the reason of the first one."""
+        kept_id = self._intake.kept_id(owner, key, submission, uploads)
+        if kept_id is not None:
             return SubmittedBatch(kept_id, self.batch(owner, kept_id), [], is_replayed=True)
-        batch_id = str(uuid.uuid4())
-        answer = None if key is None else (key, KeptAnswer(fingerprint, batch_id))
-        records: list[Record] = []
-        refused: list[ProblemError] = []
-        for upload in uploads:
-            try:
-                record = await self._submit(
-                    owner,
-                    submission,
-                    upload,
-                    batch_id=batch_id,
-                    answer=None if records else answer,
-                )
-            except ProblemError as error:
-                refused.append(error.named(upload.name))
-            else:
-                records.append(record)
-        if not records:
-            raise refused[0]
-        return SubmittedBatch(batch_id, records, refused, is_replayed=False)
-
-    async def _submit(
-        self,
-        owner: str,
-        submission: Submission,
-        upload: Upload | None,
-        *,
-        job_id: str | None = None,
-        batch_id: str | None = None,
-        answer: tuple[str, KeptAnswer] | None = None,
-    ) -> Record:
-        self.check_may_submit()
-        size = None
-        if upload is not None:
-            size = picture_size(upload.path, self.settings.limits.max_input_megapixels)
-        planned = self.reader.planned_size(submission.model, size)
-        record = self._record_of(owner, submission, upload, job_id or str(uuid.uuid4()))
-        record.input_size, record.planned_size, record.batch_id = size, planned, batch_id
-        if upload is not None:
-            try:
-                os.rename(upload.path, self.storage.upload(record.job_id))  # noqa: PTH104
-            except OSError as error:
-                raise storage_problem(error) from None
-        try:
-            await self.jobs.add(record, answer)
-        except BaseException:
-            if self.jobs.find(record.job_id) is None:
-                self.storage.remove_upload(record.job_id)
-            raise
-        return record
-
-    def check_may_submit(self) -> None:
-        """Raise `ProblemError` if no job can be taken now."""
-        if self._is_draining:
-            raise ProblemError(
-                ErrorCode.SHUTTING_DOWN, "The server is going down; try again in a minute."
-            )
-        if self.is_queue_full:
-            raise ProblemError(
-                ErrorCode.QUEUE_FULL,
-                f"{self.settings.limits.max_queue} jobs wait or run, which is the limit; try "
-                "again later.",
-                headers={"Retry-After": "5"},
-            )
+        return await self._intake.submit_batch(owner, submission, uploads, key=key)
 
     def find(self, owner: str, job_id: str) -> Record:
         """A job of this owner. Raises `ProblemError` (not_found)."""
@@ -272,7 +196,7 @@ class Service:
         return records
 
     def page(self, page: Page) -> list[Record]:
-        """Jobs of one owner, the newest first."""
+        """One owner's jobs, the newest first."""
         if page.status in _OPEN:
             records = [
                 record
@@ -289,7 +213,7 @@ class Service:
         return [self._newest(record) for record in self.registry.page(page)]
 
     def cancel(self, owner: str, job_id: str) -> Record:
-        """Have a job ended; no harm is done to one that has ended."""
+        """Cancel a job. One that has ended stays as it is."""
         record = self.find(owner, job_id)
         if not record.has_ended:
             self.jobs.cancel(record)
@@ -307,7 +231,7 @@ class Service:
         self.registry.remove(record.job_id)
 
     async def wait(self, record: Record, wait_s: float) -> bool:
-        """Wait for a job's end, at most for so long; whether it has ended."""
+        """Wait for a job's end, at most for this time. True if it has ended."""
         with self.watchers.job(record.job_id) as news, suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while not (record.has_ended or self.watchers.is_closed):
@@ -315,7 +239,7 @@ class Service:
                     news.clear()
         return record.has_ended
 
-    # --- the whole ------------------------------------------------------------------------------
+    # --- the whole server -------------------------------------------------------------------------
 
     async def health(self) -> Health:
         """The answer of `/api/health`, with the workers' rows."""
@@ -326,13 +250,14 @@ class Service:
             await self._ask(),
             jobs,
             uptime_s=time.monotonic() - self._began,
-            is_draining=self._is_draining,
+            is_draining=self.is_draining,
             journal_fault=self.jobs.journal_fault,
         )
 
-    async def stats(self, owner: str) -> Stats:
-        """Counts of the owner's jobs since the records begin; the queue and the disk as a whole."""
-        storage, methods = self.storage, dict[str, dict[str, Any]]()
+    def stats(self, owner: str) -> Stats:
+        """Counts of the owner's jobs that still have a record; the queue and the disk of the whole
+        server."""
+        methods: dict[str, dict[str, Any]] = {}
         for outcome in self.registry.outcomes(owner):
             counts = methods.setdefault(outcome.method, {})
             counts[outcome.status] = outcome.jobs
@@ -342,12 +267,12 @@ class Service:
             methods={method: MethodStats(**counts) for method, counts in methods.items()},
             queue_size=len(self.jobs) - self.jobs.running,
             in_flight=len(self.jobs),
-            uploads_bytes=await asyncio.to_thread(storage.used_bytes, storage.uploads),
-            results_bytes=await asyncio.to_thread(storage.used_bytes, storage.results),
+            uploads_bytes=self.storage.uploads_bytes,
+            results_bytes=self.storage.results_bytes,
         )
 
     def cleanup(self, owner: str, older_than_s: float) -> Cleanup:
-        """Remove the results of the owner's jobs that ended so long ago."""
+        """Remove the results of the owner's jobs that ended at least this time ago."""
         records = self.registry.with_files(owner, time.time() - older_than_s)
         return self._remove_files(records)
 
@@ -362,11 +287,11 @@ class Service:
                 self.registry.update(record)
 
     async def measure(self) -> None:
-        """Look at what `collect` is to show."""
-        await self._metrics.measure(await self._ask())
+        """Update what `collect` shows."""
+        self._metrics.report = await self._ask()
 
     def collect(self) -> Iterator[Metric]:
-        """What the jobs and the webhooks add to the metrics."""
+        """The metrics of the jobs and the webhooks."""
         yield from self._metrics.collect()
         if self.webhooks is not None:
             yield from self.webhooks.collect()
@@ -374,50 +299,13 @@ class Service:
     # --- parts ----------------------------------------------------------------------------------
 
     def _newest(self, record: Record) -> Record:
-        """The job of a row as it is now: an open one is further than its row."""
+        """The job of a row as it is now: the row of an open job is behind it."""
         job_id = record.job_id
         return self.jobs.find(job_id) or self.jobs.unrecorded(job_id) or record
 
-    def _kept(self, owner: str, key: str, fingerprint: bytes) -> str | None:
-        """What this key stands for; None if it was not sent before."""
-        kept = self.registry.kept_answer(owner, key)
-        if kept is None:
-            return None
-        if kept.fingerprint != fingerprint:
-            raise ProblemError(
-                HttpCode.IDEMPOTENCY_MISMATCH,
-                "This Idempotency-Key was sent with another request: use a new key for each job.",
-            )
-        return kept.answer_id
-
-    def _record_of(
-        self, owner: str, submission: Submission, upload: Upload | None, job_id: str
-    ) -> Record:
-        config = dict(submission.config)
-        if upload is not None and submission.takes_picture:
-            config["image_path"] = str(self.storage.upload(job_id))
-        if submission.suffix is not None:
-            config["output_path"] = str(self.storage.result(f"{job_id}.{submission.suffix}"))
-        job = {
-            "job_id": job_id,
-            "method": submission.method,
-            "config": config,
-            "timeout_s": submission.timeout_s,
-        }
-        return Record(
-            job_id=job_id,
-            owner=owner,
-            method=submission.method,
-            created_at=time.time(),
-            line=orjson.dumps(job) + b"\n",
-            label=submission.label,
-            name=upload.name if upload is not None else None,
-            retention=submission.retention,
-            webhook=submission.webhook,
-        )
-
     async def _ask(self) -> HealthReport | None:
-        """The daemon's report. All who ask at once share one question."""
+        """The daemon's report; None if it does not answer. Requests at the same time share one
+        question."""
         if self._question is None:
             self._question = asyncio.ensure_future(self._ask_once())
         return await asyncio.shield(self._question)
@@ -430,7 +318,7 @@ class Service:
             self._question = None
 
     async def _keep_house(self) -> None:
-        """Remove what has expired. A disk that is full is tried again."""
+        """Remove what has expired, every 5 s. If the disk is full, the next turn tries again."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             self.jobs.ask_for_lost_ends(_SILENT_S)
@@ -440,7 +328,7 @@ class Service:
                 _LOG.warning("the registry cannot be written: %s", error)
 
     def keep_house(self, now: float) -> None:
-        """Remove the results and the records whose time is over. Raises `sqlite3.Error`."""
+        """Remove the results and the records that have expired. Raises `sqlite3.Error`."""
         self.jobs.catch_up()
         self._remove_files(self.registry.expired(now))
         self.registry.remove_ended(now - self.settings.storage.keep_records_days * 86400)
@@ -453,19 +341,3 @@ class Service:
             record.file_name = None
             self.registry.update(record)
         return Cleanup(removed_files=len(records), freed_bytes=freed)
-
-
-def _fingerprint(submission: Submission, uploads: Sequence[Upload]) -> bytes:
-    """What makes two requests the same."""
-    fields = {
-        "method": submission.method,
-        "config": submission.config,
-        "timeout_s": submission.timeout_s,
-        "label": submission.label,
-        "retention": submission.retention,
-        "webhook": submission.webhook,
-    }
-    digest = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
-    for upload in uploads:
-        digest.update(upload.sha256 or b"")
-    return digest.digest()

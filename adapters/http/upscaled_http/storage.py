@@ -1,9 +1,9 @@
-"""The data folder: what lies where, who may use it, and how much room is left.
+"""The data folder: its files, its lock, and the room that is left.
 
     DATA/  serve.lock  sidecar.db  journal.db  uploads/ID  uploads/incoming/  results/ID.EXT
 
-Files are named by their job's id alone. The incoming folder lies in the uploads' own, so that a
-rename moves a file also if `upload_dir` is another volume.
+Files are named by their job's id alone. The incoming folder is in the uploads' folder, so that a
+rename moves a file even if `upload_dir` is another volume.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from upscaled_http.config import StorageSettings
 
 _OURS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w-]{1,20})?(\.[a-z]{2,4})?")
-# How old the measured free space may be.
+# The free space is measured again after this time.
 _MEASURED_S = 1.0
 
 
@@ -42,6 +42,9 @@ class Storage:
         self._lock_fd: int | None = None
         self._measured_at = 0.0
         self._is_full = False
+        # Of the files of jobs, previews included. `sweep` counts what an earlier server left.
+        self.uploads_bytes = 0
+        self.results_bytes = 0
 
     def open(self) -> None:
         """Make the folders and take the lock. Raises `StorageError`."""
@@ -64,7 +67,7 @@ class Storage:
             ) from None
 
     def close(self) -> None:
-        """Let another server have the folder."""
+        """Release the lock."""
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -77,49 +80,52 @@ class Storage:
         """A job's output."""
         return self.results / file_name
 
+    def take_upload(self, received: Path, job_id: str, size_bytes: int) -> None:
+        """Make a received file a job's input. Raises `OSError`."""
+        os.rename(received, self.upload(job_id))  # noqa: PTH104 - quick: once per job
+        self.uploads_bytes += size_bytes
+
     def remove_upload(self, job_id: str) -> None:
-        """The job has ended, or was not accepted."""
-        with suppress(OSError):
-            os.unlink(f"{self.uploads}/{job_id}")  # noqa: PTH108 - for each job, so it is to be quick
+        """Remove a job's input, if it has one: the job has ended, or was not accepted."""
+        self.uploads_bytes -= _removed_bytes(self.upload(job_id))
+
+    def note_result(self, path: Path) -> int:
+        """Count a new result, or a preview of one; its bytes. Raises `OSError`."""
+        size = os.stat(path).st_size  # noqa: PTH116 - quick: once per job
+        self.results_bytes += size
+        return size
 
     def remove_result(self, file_name: str) -> int:
-        """Remove a result and what was made of it; the bytes that this has freed."""
-        freed = 0
+        """Remove a result and its previews; the bytes that this frees."""
         stem = file_name.partition(".")[0]
         paths = [self.result(file_name), *self.results.glob(f"{stem}.preview-*.webp")]
-        for path in paths:
-            with suppress(OSError):
-                size = path.stat().st_size
-                path.unlink()
-                freed += size
+        freed = sum(map(_removed_bytes, paths))
+        self.results_bytes -= freed
         return freed
 
     def sweep(self, open_ids: set[str], file_names: set[str]) -> None:
-        """Remove what a server that was killed has left: files of no job."""
+        """Remove the files of no job, which a killed server leaves, and count those of jobs. An
+        open job's result is counted when the job ends."""
         for path in self._files(self.incoming):
-            with suppress(OSError):
-                path.unlink()
+            _removed_bytes(path)
         for path in self._files(self.uploads):
-            if _OURS.fullmatch(path.name) and path.name not in open_ids:
+            if path.name in open_ids:
                 with suppress(OSError):
-                    path.unlink()
-        stems = {name.partition(".")[0] for name in file_names} | open_ids
+                    self.uploads_bytes += path.stat().st_size
+            elif _OURS.fullmatch(path.name):
+                _removed_bytes(path)
+        stems = {name.partition(".")[0] for name in file_names}
         for path in self._files(self.results):
-            if _OURS.fullmatch(path.name) and path.name.partition(".")[0] not in stems:
+            stem = path.name.partition(".")[0]
+            if stem in stems:
                 with suppress(OSError):
-                    path.unlink()
-
-    def used_bytes(self, folder: Path) -> int:
-        """The bytes of a folder's files."""
-        total = 0
-        for path in self._files(folder):
-            with suppress(OSError):
-                total += path.stat().st_size
-        return total
+                    self.note_result(path)
+            elif _OURS.fullmatch(path.name) and stem not in open_ids:
+                _removed_bytes(path)
 
     @property
     def is_full(self) -> bool:
-        """Whether less than `min_free_mb` is free where uploads or results go."""
+        """True if less than `min_free_mb` is free for uploads or for results."""
         now = time.monotonic()
         if now - self._measured_at > _MEASURED_S:
             self._measured_at = now
@@ -132,6 +138,16 @@ class Storage:
     def _files(self, folder: Path) -> Iterator[Path]:
         with suppress(OSError):
             yield from (path for path in folder.iterdir() if path.is_file())
+
+
+def _removed_bytes(path: Path) -> int:
+    """Remove a file; how many bytes it had. 0 if it cannot be removed."""
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116
+        os.unlink(path)  # noqa: PTH108
+    except OSError:
+        return 0
+    return size
 
 
 def _free_bytes(folder: Path) -> float:

@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
-from upscaled.channel import Message
+from upscaled.messages import Message
 from upscaled_protocol.lines import decode_line
 from upscaled_supervisor.journal import Journal, JournalError, JournalHeldError
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar, Unpack,
 from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S
 from upscaled.errors import UpscaledError, local_error
-from upscaled.jobline import Message
-from upscaled.messages import read
+from upscaled.messages import Message, read
 from upscaled.options import StrPath
 from upscaled.protocol import HealthReport, Job, Progress, Status
 from upscaled.request import CallOptions, is_path

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from upscaled.errors import JobCancelledError, UpscaledError, error_of
-from upscaled.jobline import JobLine, Message
-from upscaled.messages import read
+from upscaled.jobline import JobLine
+from upscaled.messages import Message, read
 from upscaled.protocol import Progress
 from upscaled.result import Result
 from upscaled.timers import Timer

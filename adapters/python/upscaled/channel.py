@@ -17,12 +17,11 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from upscaled.longline import LongLineSplitter, UnreadableLineError, lost_end
+from upscaled.messages import Message
 from upscaled_protocol.lines import READ_SIZE_BYTES, decode_line
-
-Message = dict[str, Any]
 
 
 class ChannelListener(Protocol):

@@ -25,7 +25,8 @@ from upscaled.delivery import Delivery, guarded
 from upscaled.errors import DaemonGoneError, ForkedError, local_error
 from upscaled.forks import tell_of_forks
 from upscaled.greenlets import check_greenlets
-from upscaled.jobline import Message, check_id, job_line, line_of
+from upscaled.jobline import check_id, job_line, line_of
+from upscaled.messages import Message
 from upscaled.options import ClientOptions
 from upscaled.protocol import Progress
 from upscaled.questions import Answer, Questions

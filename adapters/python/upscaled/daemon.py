@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from upscaled.channel import Channel, ChannelListener, Message, StopEvent, read_all
+from upscaled.channel import Channel, ChannelListener, StopEvent, read_all
 from upscaled.errors import DaemonGoneError
+from upscaled.messages import Message
 from upscaled.timers import Timer, Timers
 from upscaled_protocol.lines import LineSplitter
 

@@ -22,7 +22,8 @@ from upscaled.backlog import Backlog
 from upscaled.call import Call
 from upscaled.channel import Channel
 from upscaled.errors import DaemonGoneError, UpscaledError, error_of, local_error
-from upscaled.jobline import Message, line_of
+from upscaled.jobline import line_of
+from upscaled.messages import Message
 from upscaled.options import ClientOptions
 from upscaled.restarts import Restarts
 from upscaled.timers import Timers

@@ -12,13 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from upscaled.errors import UpscaledError, local_error
-from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
-
-Message = dict[str, Any]
-
-# The protocol's limits.
-_LONGEST_ID = 128
-_LONGEST_TIMEOUT_S = 604_800
+from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH, MAX_TIMEOUT_S
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, has_half_pair
 
 # `fake` runs without a config. Methods of later daemons are theirs to judge.
 _NEED_CONFIG = frozenset({"esrgan", "flux", "imagen"})
@@ -58,9 +53,9 @@ def check_id(job_id: object) -> None:
     """Raise `InvalidJobError` if no job may have this id."""
     if not isinstance(job_id, str):
         raise _invalid(f"a job_id is a string, not {_kind(job_id)}")
-    if not 1 <= len(job_id) <= _LONGEST_ID:
-        raise _invalid(f"a job_id has 1 to {_LONGEST_ID} characters, not {len(job_id)}")
-    if any("\ud800" <= letter <= "\udfff" for letter in job_id):
+    if not 1 <= len(job_id) <= MAX_JOB_ID_LENGTH:
+        raise _invalid(f"a job_id has 1 to {MAX_JOB_ID_LENGTH} characters, not {len(job_id)}")
+    if has_half_pair(job_id):
         raise _invalid(
             "a job_id is text, and this one has half a surrogate pair or bytes of a file name"
         )
@@ -78,10 +73,10 @@ def _check_fields(job: Mapping[str, Any], job_id: str) -> None:
     elif timeout_s is not None and not (
         isinstance(timeout_s, int | float)
         and not isinstance(timeout_s, bool)
-        and 0 < timeout_s <= _LONGEST_TIMEOUT_S
+        and 0 < timeout_s <= MAX_TIMEOUT_S
     ):
         told = timeout_s if isinstance(timeout_s, float) else _kind(timeout_s)
-        wrong = f"timeout_s is a number above 0, at most {_LONGEST_TIMEOUT_S}, not {told}"
+        wrong = f"timeout_s is a number above 0, at most {MAX_TIMEOUT_S:g}, not {told}"
     if wrong is not None:
         raise _invalid(wrong, job_id)
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+Message = dict[str, Any]
+
 M = TypeVar("M")
+
+
+def names_of(kind: type[Any]) -> frozenset[str]:
+    """The names of the fields of this kind of message."""
+    return frozenset(kind.__dataclass_fields__)
 
 
 def read(kind: type[M], fields: Mapping[str, Any]) -> M:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+
 if TYPE_CHECKING:
     from upscaled.call import Call
 
@@ -30,6 +32,6 @@ class ClientOptions:
     restart_delay_s: float = 0.2
     close_timeout_s: float = 30.0
     cancel_grace_s: float = 25.0
-    line_limit_bytes: int = 32 * 1024 * 1024
+    line_limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES
     on_message: Callable[[dict[str, Any]], None] | None = None
     on_settled: Callable[[Call[Any]], None] | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from upscaled.jobline import Message
+from upscaled.messages import Message
 from upscaled.protocol import Options, Progress
 from upscaled.result import Result
 from upscaled.scratch import ScratchFile

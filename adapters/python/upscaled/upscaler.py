@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypedDict, TypeVar, Unpac
 from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S, Client
 from upscaled.errors import UpscaledError, local_error
-from upscaled.jobline import Message
-from upscaled.messages import read
+from upscaled.messages import Message, read
 from upscaled.options import ClientOptions, StrPath
 from upscaled.protocol import HealthReport, Job, Progress, Status
 from upscaled.request import CallOptions, Request, request_of

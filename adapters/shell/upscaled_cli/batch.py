@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaled.errors import DaemonGoneError
-from upscaled.jobline import Message
+from upscaled.messages import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
 from upscaled_cli.pictures import Found, find_pictures

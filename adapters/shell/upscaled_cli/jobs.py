@@ -12,6 +12,7 @@ from typing import Any
 from upscaled.jobline import line_of
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 
 _EXAMPLES = """examples:
   upscaled jobs *.jpg | upscaled run > results.jsonl
@@ -29,9 +30,6 @@ nothing. `upscaled batch` keeps the folders.
 exit status: 0 written, 1 some names cannot be in a job line, 2 wrong usage.
 """
 
-# The protocol's own limit.
-_ID_CHARACTERS = 128
-
 
 def main(argv: Sequence[str]) -> int:
     """Write a line for each picture; the exit status."""
@@ -48,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
     seen: set[str] = set()
     for name in options.inputs:
         # An id is text, also if the name's bytes are no UTF-8 or the locale cannot write them.
-        job_id = os.fsencode(name).decode(errors="replace")[-_ID_CHARACTERS:]
+        job_id = os.fsencode(name).decode(errors="replace")[-MAX_JOB_ID_LENGTH:]
         if job_id in seen:
-            arguments.error(f"the last {_ID_CHARACTERS} characters of {name} are another's too")
+            arguments.error(f"the last {MAX_JOB_ID_LENGTH} characters of {name} are another's too")
         seen.add(job_id)
         # The daemon may run in another folder; a link is kept as it is.
         config = {**common, "image_path": os.path.abspath(name)}  # noqa: PTH100

@@ -11,7 +11,7 @@ from upscaled.call import Call
 from upscaled.client import Client
 from upscaled.command import default_command
 from upscaled.errors import DaemonGoneError, UpscaledError
-from upscaled.jobline import Message
+from upscaled.messages import Message
 from upscaled.options import ClientOptions
 from upscaled.result import Result
 

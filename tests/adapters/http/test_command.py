@@ -157,6 +157,20 @@ def test_without_the_extra_a_sentence_says_what_to_install(
     )
 
 
+@pytest.mark.usefixtures("logging_restored")
+def test_options_that_the_daemon_refuses_end_it_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = ("sh", "-c", 'echo "unrecognized arguments: $2" >&2; exit 2', "sh")
+    monkeypatch.setattr("upscaled_http.daemoncommand.default_command", lambda: refusing)
+    monkeypatch.setattr("faulthandler.enable", lambda: None)  # capsys has no file
+    arguments = ["--port", "0", "--data-dir", str(tmp_path)]
+    assert main([*arguments, "--", "--no-such-option"]) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("upscaled serve: `upscaled run` refuses its options")
+    assert "workers.args" in sentence
+
+
 # --- with one -----------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ def completed(serve: RunningServe, data: bytes, suffix: str, **fields: Any) -> s
     storage = serve.service.storage
     job_id = str(uuid.uuid4())
     storage.result(f"{job_id}.{suffix}").write_bytes(data)
+    storage.note_result(storage.result(f"{job_id}.{suffix}"))
     record = Record(
         job_id=job_id,
         owner="",

@@ -58,7 +58,7 @@ function queueText(health) {
 }
 
 function memoryText(health, workers) {
-  if (health?.gpu_available && health.gpu_memory_free !== null) {
+  if (health?.gpu_available && health.gpu_memory_free != null) {
     return `${health.gpu_memory_free.toFixed(1)} GB of GPU memory free`;
   }
   const used = workers.reduce((sum, worker) => sum + (worker.rss_mb ?? 0), 0);

@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 _UNAVAILABLE = frozenset({"draining", "failed"})
 
 
-@router.get("/health", responses={503: {"model": Health}})
+@router.get("/health", responses={503: {"model": Health}}, response_model_exclude_none=True)
 async def health(
     service: ServiceOf, settings: SettingsOf, caller: CallerOf, response: Response
 ) -> Health:

@@ -13,7 +13,7 @@ router = APIRouter(tags=["upkeep"])
 @router.get("/stats")
 async def stats(service: ServiceOf, caller: CallerOf) -> Stats:
     """Your jobs by method and outcome; the queue and the disk of the whole server."""
-    return await service.stats(caller.owner)
+    return service.stats(caller.owner)
 
 
 @router.post("/cleanup")

@@ -32,11 +32,13 @@ from upscaled.greenlets import check_greenlets
 from upscaled.http.connection import Connection, Exchange, Stop, StoppedError
 from upscaled.http.remotejob import RemoteJob
 from upscaled.http.threads import Threads
-from upscaled.jobline import Message, job_line
+from upscaled.jobline import job_line
+from upscaled.messages import Message
 from upscaled.protocol import Progress
 from upscaled.questions import Answer
 from upscaled.result import Result
 from upscaled.timers import Timers
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ class ServerOptions:
     restart_delay_s: float = 0.2
     close_timeout_s: float = 30.0
     cancel_grace_s: float = 25.0
-    line_limit_bytes: int = 32 * 1024 * 1024
+    line_limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES
 
 
 class HttpClient:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from upscaled.errors import UpscaledError, local_error
-from upscaled.jobline import Message
+from upscaled.messages import Message
 from upscaled_protocol.choices import FORMATS, SUFFIXES
 
 _SUFFIXES = {f"image/{name}": suffix for name, suffix in SUFFIXES.items()}

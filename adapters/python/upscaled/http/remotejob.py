@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 from upscaled.errors import UpscaledError, local_error
@@ -17,23 +17,13 @@ from upscaled.http.connection import Connection, Exchange, Stop
 from upscaled.http.destination import Destination
 from upscaled.http.problems import http_error
 from upscaled.http.submission import Submission
-from upscaled.jobline import Message
+from upscaled.messages import Message, names_of
+from upscaled.protocol import Progress, ResultMessage
 
 _ENDS = frozenset({"completed", "failed", "cancelled"})
-_RESULT_FIELDS = (
-    "input_size",
-    "output_size",
-    "scale_factor",
-    "crop_info",
-    "processing_time",
-    "timings",
-    "model",
-    "device",
-    "precision",
-    "upstream_calls",
-    "attempt",
-    "warnings",
-)
+# A job has the fields of the protocol's result and progress under the same names.
+_RESULT_FIELDS = names_of(ResultMessage) - {"job_id", "status", "output_path", "output_base64"}
+_PROGRESS_FIELDS = names_of(Progress) - {"job_id"}
 _PIECE_BYTES = 256 * 1024
 _BROKEN = (OSError, http.client.HTTPException)
 
@@ -73,9 +63,8 @@ class RemoteJob:
             raise http_error(_error(job, self._job_id))
         has_result = job.get("result_url") is not None and destination.is_there
         place = destination.write(job, self._download(job)) if has_result else {}
-        told = {name: job[name] for name in _RESULT_FIELDS if job.get(name) is not None}
         head = {"type": "result", "job_id": self._job_id, "status": "completed"}
-        return {**head, **place, **told}
+        return {**head, **place, **_chosen(job, _RESULT_FIELDS)}
 
     def cancel(self) -> bool:
         """Note that it is to end; false if the server does not have it, and never will. If it does,
@@ -196,19 +185,20 @@ def _parsed(data: bytes) -> Message:
 
 
 def _progress(job: Message, job_id: str) -> Message:
-    names = ("progress", "stage", "eta_s", "attempt")
-    told = {name: job[name] for name in names if job.get(name) is not None}
-    return {"type": "progress", "job_id": job_id, **told}
+    return {"type": "progress", "job_id": job_id, **_chosen(job, _PROGRESS_FIELDS)}
 
 
 def _error(job: Message, job_id: str) -> dict[str, Any]:
     """The protocol's message for a job that did not complete."""
-    told = {name: job[name] for name in ("retryable", "attempt") if job.get(name) is not None}
     status = job.get("status")
     return {
         "type": "error",
         "job_id": job_id,
         "error": job.get("error") or f"the job {status}",
         "code": job.get("code") or status,
-        **told,
+        **_chosen(job, {"retryable", "attempt"}),
     }
+
+
+def _chosen(job: Message, names: Set[str]) -> Message:
+    return {name: value for name, value in job.items() if name in names and value is not None}

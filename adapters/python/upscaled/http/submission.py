@@ -14,7 +14,7 @@ from typing import Any
 
 from upscaled.errors import UpscaledError, local_error
 from upscaled.http.connection import Exchange
-from upscaled.jobline import Message
+from upscaled.messages import Message
 
 # What of a config says where the picture comes from and goes to.
 _PLACES = frozenset({"image_path", "image_base64", "image_url", "output_path", "output_base64"})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled.errors import DaemonGoneError, NoAnswerError
-from upscaled.jobline import Message
+from upscaled.messages import Message
 from upscaled_cli.doctor.finding import Finding
 from upscaled_cli.session import Session
 

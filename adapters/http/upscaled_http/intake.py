@@ -1,0 +1,182 @@
+"""From a checked request to an open job: the limits, the picture's size, its file, its record."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from upscaled_http.admission import Room, check_room
+from upscaled_http.config import Settings
+from upscaled_http.openjobs import OpenJobs
+from upscaled_http.pictures import picture_size
+from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_http.records import Record
+from upscaled_http.registry import KeptAnswer, Registry
+from upscaled_http.storage import Storage
+from upscaled_http.submission import Submission, SubmissionReader
+from upscaled_http.uploads import Upload, storage_problem
+
+
+class SubmittedBatch(NamedTuple):
+    """The jobs of several pictures, and why others were refused. is_replayed: an earlier request
+    with the same `Idempotency-Key` made the jobs."""
+
+    batch_id: str
+    records: list[Record]
+    refused: list[ProblemError]
+    is_replayed: bool = False
+
+
+class Intake:
+    """Makes jobs. `OpenJobs` has them from then on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        room: Room,
+        *,
+        storage: Storage,
+        registry: Registry,
+        jobs: OpenJobs,
+        reader: SubmissionReader,
+    ) -> None:
+        self._settings = settings
+        self._room = room
+        self._storage = storage
+        self._registry = registry
+        self._jobs = jobs
+        self._reader = reader
+
+    def kept_id(
+        self, owner: str, key: str | None, submission: Submission, uploads: Sequence[Upload]
+    ) -> str | None:
+        """The job or the batch that an earlier request with this `Idempotency-Key` made. Raises
+        `ProblemError` if that request was another one."""
+        kept = self._registry.kept_answer(owner, key) if key is not None else None
+        if kept is None:
+            return None
+        if kept.fingerprint != _fingerprint(submission, uploads):
+            raise ProblemError(
+                HttpCode.IDEMPOTENCY_MISMATCH,
+                "This Idempotency-Key was sent with another request: use a new key for each job.",
+            )
+        return kept.answer_id
+
+    async def submit(
+        self, owner: str, submission: Submission, upload: Upload | None, *, key: str | None
+    ) -> Record:
+        """Make one job. Raises `ProblemError`."""
+        job_id = str(uuid.uuid4())
+        answer = _answer(key, job_id, submission, [upload] if upload is not None else [])
+        return await self._submit(owner, submission, upload, job_id, answer)
+
+    async def submit_batch(
+        self, owner: str, submission: Submission, uploads: Sequence[Upload], *, key: str | None
+    ) -> SubmittedBatch:
+        """Make one job per picture. If one is refused, the others are made all the same. Raises
+        `ProblemError` if all are refused, with the reason of the first one."""
+        batch_id = str(uuid.uuid4())
+        answer = _answer(key, batch_id, submission, uploads)
+        batch = SubmittedBatch(batch_id, [], [])
+        for upload in uploads:
+            try:
+                record = await self._submit(
+                    owner,
+                    submission,
+                    upload,
+                    str(uuid.uuid4()),
+                    None if batch.records else answer,
+                    batch_id=batch_id,
+                )
+            except ProblemError as error:
+                batch.refused.append(error.named(upload.name))
+            else:
+                batch.records.append(record)
+        if not batch.records:
+            raise batch.refused[0]
+        return batch
+
+    async def _submit(
+        self,
+        owner: str,
+        submission: Submission,
+        upload: Upload | None,
+        job_id: str,
+        answer: tuple[str, KeptAnswer] | None,
+        *,
+        batch_id: str | None = None,
+    ) -> Record:
+        check_room(self._room, self._settings.limits.max_queue)
+        size = None
+        if upload is not None:
+            size = picture_size(upload.path, self._settings.limits.max_input_megapixels)
+        record = Record(
+            job_id=job_id,
+            owner=owner,
+            method=submission.method,
+            created_at=time.time(),
+            line=self._line(submission, job_id, has_upload=upload is not None),
+            batch_id=batch_id,
+            label=submission.label,
+            name=upload.name if upload is not None else None,
+            retention=submission.retention,
+            webhook=submission.webhook,
+            input_size=size,
+            planned_size=self._reader.planned_size(submission.model, size),
+        )
+        if upload is not None:
+            try:
+                self._storage.take_upload(upload.path, job_id, upload.size_bytes)
+            except OSError as error:
+                raise storage_problem(error) from None
+        try:
+            await self._jobs.add(record, answer)
+        except BaseException:
+            if self._jobs.find(job_id) is None:
+                self._storage.remove_upload(job_id)
+            raise
+        return record
+
+    def _line(self, submission: Submission, job_id: str, *, has_upload: bool) -> bytes:
+        """The job's line for the daemon."""
+        config = dict(submission.config)
+        if has_upload and submission.takes_picture:
+            config["image_path"] = str(self._storage.upload(job_id))
+        if submission.suffix is not None:
+            config["output_path"] = str(self._storage.result(f"{job_id}.{submission.suffix}"))
+        job = {
+            "job_id": job_id,
+            "method": submission.method,
+            "config": config,
+            "timeout_s": submission.timeout_s,
+        }
+        return orjson.dumps(job) + b"\n"
+
+
+def _answer(
+    key: str | None, answer_id: str, submission: Submission, uploads: Sequence[Upload]
+) -> tuple[str, KeptAnswer] | None:
+    if key is None:
+        return None
+    return key, KeptAnswer(_fingerprint(submission, uploads), answer_id)
+
+
+def _fingerprint(submission: Submission, uploads: Sequence[Upload]) -> bytes:
+    """Equal for two requests that ask for the same."""
+    fields = {
+        "method": submission.method,
+        "config": submission.config,
+        "timeout_s": submission.timeout_s,
+        "label": submission.label,
+        "retention": submission.retention,
+        "webhook": submission.webhook,
+    }
+    digest = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+    for upload in uploads:
+        digest.update(upload.sha256 or b"")
+    return digest.digest()

@@ -1,0 +1,20 @@
+"""What the tests of the sidecar share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """`configure_logging` takes the place of pytest's handlers."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield
+    root.handlers[:], root.level = before
+    for name in ("upscaled", "upscaled_http"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
