@@ -8,14 +8,14 @@ from pathlib import Path
 
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# Linux' PATH_MAX; an error must not repeat megabytes.
+# Linux's PATH_MAX. A longer path is refused, and not repeated in the error.
 _LONGEST_PATH_BYTES = 4096
 
 
 def given_path(text: str) -> Path:
-    """A path as a host wrote it, made absolute; `~` is an ordinary character.
+    """A host's path, made absolute. `~` is an ordinary character.
 
-    Raises `JobError` (invalid_job) for what no file system takes.
+    Raises `JobError` (invalid_job) for a path that no file system takes.
     """
     if "\0" in text:
         raise JobError(ErrorCode.INVALID_JOB, "a path holds a zero character")
@@ -28,23 +28,29 @@ def given_path(text: str) -> Path:
     return Path(text).absolute()
 
 
-def check_allowed(path: Path, roots: Sequence[Path]) -> None:
-    """Refuse a path outside the operator's roots, wherever its symbolic links lead.
-
-    Raises `JobError` (path_not_allowed). Without roots every path is allowed.
-    """
-    if not roots:
-        return
+def is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a path lies in one of the folders after its symbolic links were followed."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError):  # links in a circle lead nowhere
-        raise _not_allowed(path, roots) from None
-    _check_real(real, path, roots)
+        return False
+    return _is_inside(real, roots)
+
+
+def check_allowed(path: Path, roots: Sequence[Path]) -> None:
+    """Refuse a path outside the operator's roots, also if a symbolic link leads out of them.
+
+    Raises `JobError` (path_not_allowed). Without roots every path is allowed.
+    """
+    if roots and not is_inside(path, roots):
+        raise _not_allowed(path, roots)
 
 
 def check_opened(descriptor: int, path: Path, roots: Sequence[Path]) -> None:
-    """The same for what `path` led to when it was opened: a folder on the way, or the file, may
-    have become a link since it was checked. Without /proc it is only checked anew.
+    """The same for the open file or folder itself.
+
+    After `check_allowed`, another process can replace the file, or a folder above it, by a link.
+    Without /proc the path is checked again.
     """
     if not roots:
         return
@@ -53,12 +59,12 @@ def check_opened(descriptor: int, path: Path, roots: Sequence[Path]) -> None:
     except OSError:
         check_allowed(path, roots)
     else:
-        _check_real(real, path, roots)
+        if not _is_inside(real, roots):
+            raise _not_allowed(path, roots)
 
 
-def _check_real(real: Path, path: Path, roots: Sequence[Path]) -> None:
-    if not any(real.is_relative_to(root.resolve()) for root in roots):
-        raise _not_allowed(path, roots)
+def _is_inside(real: Path, roots: Sequence[Path]) -> bool:
+    return any(real.is_relative_to(root.resolve()) for root in roots)
 
 
 def _not_allowed(path: Path, roots: Sequence[Path]) -> JobError:

@@ -23,7 +23,7 @@ from upscaled_imaging.gif import with_open_canvas
 from upscaled_imaging.heifitem import HEIF_KINDS
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_imaging.metadata import Metadata
-from upscaled_imaging.origin import open_origin
+from upscaled_imaging.origins import open_origin
 from upscaled_imaging.readers import load
 from upscaled_imaging.rows import Picture
 from upscaled_imaging.settings import PictureSettings

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Condition, Thread
-from typing import BinaryIO
 
 import numpy as np
 
 from upscaled_imaging.avif import write_avif
+from upscaled_imaging.destinations import PendingOutput, Written
 from upscaled_imaging.encodetime import expected_s, keep_encode_time
 from upscaled_imaging.fit import fitted
 from upscaled_imaging.jpeg import write_jpeg
 from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 from upscaled_imaging.output import Output
-from upscaled_imaging.paths import check_opened
-from upscaled_imaging.pendingfile import PendingFile, temporary_file
 from upscaled_imaging.png import write_png, write_stored_png
 from upscaled_imaging.rows import Picture, on_white
 from upscaled_imaging.stored import stored_rows
 from upscaled_imaging.tiff import write_tiff
 from upscaled_imaging.webp import write_webp
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.messages import Size
 
 # Pixels that may wait for the encoder; past it `write` waits. A few bands of a usual picture.
 _QUEUE_BYTES = 16 * 1024 * 1024
-# What fits into a line of the protocol beside the result's other fields.
-_BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
 # Silence to allow while a whole picture is encoded: a quarter of a gigapixel of AVIF takes minutes.
 _ENCODE_BUDGET_S = 1800.0
 # Formats whose encoders hold the whole picture.
@@ -56,8 +49,7 @@ class Sink:
     def __init__(
         self,
         output: Output,
-        file: BinaryIO,
-        pending: PendingFile | None,
+        pending: PendingOutput,
         *,
         native: Size,
         bands: int,
@@ -67,8 +59,8 @@ class Sink:
         self._output = output
         # PNG's encoder alone takes all processors; beside another there is room for the engine.
         self._in_turns = in_turns and output.format == "png"
-        self._file = file
-        self._pending = pending
+        self._file = pending.file
+        self._publish = pending.publish
         self._native = native
         self._bands = bands
         self._bits = bits
@@ -135,29 +127,18 @@ class Sink:
         self._rows_due = 0
         return True
 
-    def commit(self) -> str:
-        """Wait for the encoder and give the file its name.
+    def commit(self) -> Written:
+        """Wait for the encoder and hand the finished file over to its destination.
 
-        Returns the path, or the file's bytes as base64 where the job asked for that.
-        Raises what the encoder failed with, `JobError` (cancelled), and `ValueError` where rows are
-        missing.
+        Raises what the encoder failed with, `JobError` (cancelled, output_unwritable), and
+        `ValueError` if rows are missing.
         """
         if self._rows_due:
             raise ValueError(f"{self._rows_due} rows are missing")
         self._wait_for_encoder()
         if self._failure is not None:
             raise self._failure
-        if self._pending is not None:
-            return str(self._output.publish(self._pending))
-        size = self._file.seek(0, io.SEEK_END)
-        if size > _BASE64_BYTES:
-            raise JobError(
-                ErrorCode.OUTPUT_UNWRITABLE,
-                f"the output has {size / 2**20:.0f} MiB, and base64 is for "
-                f"{_BASE64_BYTES / 2**20:.0f} at most: give output_path",
-            )
-        self._file.seek(0)
-        return base64.b64encode(self._file.read()).decode("ascii")
+        return self._publish()
 
     def abandon(self) -> None:
         """Stop the encoder, where it has not finished."""
@@ -263,14 +244,7 @@ def open_sink(
     path_not_allowed).
     """
     with ExitStack() as held:
-        pending: PendingFile | None = None
-        if output.path is None:
-            file = held.enter_context(temporary_file())
-        else:
-            pending = PendingFile(output.path)
-            held.callback(pending.close)
-            check_opened(pending.folder, pending.path, output.roots)
-            file = pending.file
-        sink = Sink(output, file, pending, native=native, bands=bands, bits=bits, in_turns=in_turns)
+        pending = held.enter_context(output.destination.open())
+        sink = Sink(output, pending, native=native, bands=bands, bits=bits, in_turns=in_turns)
         held.callback(sink.abandon)
         yield sink

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from upscaled_imaging.paths import is_inside
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The layout under MODEL_CACHE_DIR, which is that of ComfyUI's folder `models`.
@@ -249,12 +250,9 @@ def is_file(path: Path) -> bool:
 
 
 def _check_allowed(path: Path, model_dir: Path, allowed_roots: Sequence[Path]) -> None:
-    # Checked before looking whether the file exists: a host must not learn that either.
-    if not allowed_roots:
-        return
-    resolved = path.resolve()
-    roots = [root.resolve() for root in (*allowed_roots, model_dir, bundled_weights_dir())]
-    if not any(resolved.is_relative_to(root) for root in roots):
+    # Checked before the file is looked for: the error must not reveal whether it exists.
+    folders = (*allowed_roots, model_dir, bundled_weights_dir())
+    if allowed_roots and not is_inside(path, folders):
         raise JobError(
             ErrorCode.PATH_NOT_ALLOWED,
             f"the model's path {path} lies outside the allowed roots: "

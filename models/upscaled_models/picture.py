@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from upscaled_imaging.destinations import Written
 from upscaled_imaging.output import Output
 from upscaled_models.engine import Outcome
 from upscaled_protocol.messages import Size
@@ -9,7 +10,7 @@ from upscaled_protocol.messages import Size
 
 def picture_outcome(
     output: Output,
-    written: str,
+    written: Written,
     input_size: Size,
     *,
     model: str,
@@ -19,8 +20,8 @@ def picture_outcome(
 ) -> Outcome:
     """The result of a finished picture. ``written`` is what its sink's `commit` returned."""
     return Outcome(
-        output_path=None if output.path is None else written,
-        output_base64=written if output.path is None else None,
+        output_path=written.output_path,
+        output_base64=written.output_base64,
         input_size=input_size,
         output_size=output.plan.output,
         scale_factor=output.plan.scale,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyvips
 
+from upscaled_imaging.destinations import Base64Destination, FileDestination
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.output import Output
@@ -19,7 +20,8 @@ def output_at(
     path: Path | None, kind: Any, width: int, height: int, quality: int | None = None
 ) -> Output:
     size = Size(width=width, height=height)
-    return Output(path, kind, quality, Plan(1.0, size, size), Metadata())
+    destination = Base64Destination() if path is None else FileDestination(path)
+    return Output(destination, kind, quality, Plan(1.0, size, size), Metadata())
 
 
 def write_file(

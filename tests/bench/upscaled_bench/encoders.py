@@ -14,6 +14,7 @@ import skimage.data
 from PIL import Image
 
 from upscaled_bench.table import print_table
+from upscaled_imaging.destinations import FileDestination
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.output import Output
@@ -40,7 +41,7 @@ def _upscaled_photograph() -> np.ndarray:
 def _by_sink(pixels: np.ndarray, folder: Path, kind: OutputFormat) -> int:
     size = Size(width=_WIDTH, height=_HEIGHT)
     path = folder / f"out.{kind}"
-    output = Output(path, kind, None, Plan(4.0, size, size), Metadata())
+    output = Output(FileDestination(path), kind, None, Plan(4.0, size, size), Metadata())
     with open_sink(output, size, 3, 8) as sink:
         for top in range(0, _HEIGHT, _BAND_ROWS):
             sink.write(pixels[top : top + _BAND_ROWS])

@@ -68,7 +68,7 @@ def run(path: Path, service: Any) -> Path:
         job = Job(config, source, plan, account=account, service=service, context=context)
         with open_sink(output, job.native, source.bands, job.bits) as sink:
             job.upscale(sink)
-            return Path(sink.commit())
+            return Path(str(sink.commit().output_path))
 
 
 def test_the_services_png_is_taken_over_as_it_is(tmp_path: Path) -> None:

@@ -59,6 +59,6 @@ def upscale(settings: PictureSettings, context: RecordingContext) -> Upscale:
                 while source.rows_left:
                     rows = source.rows(rows_at_once)
                     sink.write(rows.repeat(times, axis=0).repeat(times, axis=1))
-                return sink.commit()
+                return str(sink.commit().output_path)
 
     return run

@@ -14,6 +14,7 @@ from PIL import Image
 
 from recording import RecordingContext
 from sinks import write_file
+from upscaled_imaging.destinations import Base64Destination, FileDestination, Written
 from upscaled_imaging.dimensions import plan_size
 from upscaled_imaging.output import Output, plan_output
 from upscaled_imaging.read import open_source
@@ -48,6 +49,11 @@ def planned(settings: PictureSettings, context: Any, picture: Path) -> Planner:
     return plan
 
 
+def path_of(output: Output) -> Path:
+    assert isinstance(output.destination, FileDestination)
+    return output.destination.path
+
+
 def refused(planned: Planner, **fields: Any) -> JobError:
     with pytest.raises(JobError) as caught:
         planned(**fields)
@@ -69,7 +75,7 @@ def refused(planned: Planner, **fields: Any) -> JobError:
 def test_the_default_name_tells_method_and_factor(
     planned: Planner, picture: Path, fields: dict[str, Any], name: str
 ) -> None:
-    assert planned(**fields).path == picture.parent / name
+    assert path_of(planned(**fields)) == picture.parent / name
 
 
 def test_a_default_name_never_replaces_a_file_and_a_given_path_does(
@@ -107,7 +113,7 @@ def test_the_longest_input_name_still_makes_a_name(planned: Planner, tmp_path: P
     picture = tmp_path / f"{'é' * 125}.png"
     Image.new("RGB", (4, 3)).save(picture)
     output = planned(image_path=str(picture))
-    assert output.path == tmp_path / f"{'é' * 120}_esrgan_4x.png"
+    assert path_of(output) == tmp_path / f"{'é' * 120}_esrgan_4x.png"
 
 
 def test_a_target_smaller_than_the_input_is_told(
@@ -124,7 +130,7 @@ def test_a_target_smaller_than_the_input_is_told(
 def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
     output = planned(changed=PictureSettings(access=Access(output_dir=folder)))
-    assert output.path == folder / "holiday.photo_esrgan_4x.png"
+    assert path_of(output) == folder / "holiday.photo_esrgan_4x.png"
     assert folder.is_dir()
 
 
@@ -145,7 +151,7 @@ def test_the_suffix_decides_the_format(
     planned: Planner, tmp_path: Path, name: str, kind: str
 ) -> None:
     output = planned(output_path=str(tmp_path / name))
-    assert (output.path, output.format) == (tmp_path / name, kind)
+    assert (path_of(output), output.format) == (tmp_path / name, kind)
 
 
 def test_output_format_wins_over_the_suffix(planned: Planner, tmp_path: Path) -> None:
@@ -193,11 +199,11 @@ def test_an_input_without_a_folder_needs_an_output(planned: Planner, picture: Pa
 
     text = base64.b64encode(picture.read_bytes()).decode()
     assert refused(planned, image_base64=text).code is ErrorCode.INVALID_JOB
-    assert planned(image_base64=text, output_base64=True).path is None
+    assert planned(image_base64=text, output_base64=True).destination == Base64Destination()
     output = planned(
         image_base64=text, changed=PictureSettings(access=Access(output_dir=picture.parent))
     )
-    assert output.path == picture.parent / "job-1_esrgan_4x.png"
+    assert path_of(output) == picture.parent / "job-1_esrgan_4x.png"
 
 
 def test_the_outcome_tells_where_the_picture_went_and_its_sizes(
@@ -206,11 +212,13 @@ def test_the_outcome_tells_where_the_picture_went_and_its_sizes(
     size = Size(width=40, height=30)
     path = str(tmp_path / "a.png")
     output = planned(output_path=path, target_width_inches=0.5, target_height_inches=0.5)
-    told = picture_outcome(output, path, size, model="m", device="cpu")
+    told = picture_outcome(output, Written(output_path=path), size, model="m", device="cpu")
     assert (told.output_path, told.output_base64) == (path, None)
     assert (told.input_size, told.output_size) == (size, Size(width=100, height=75))
     assert (told.scale_factor, told.crop_info) == (2.5, output.plan.crop_info)
-    encoded = picture_outcome(planned(output_base64=True), "iVBO", size, model="m", device="cpu")
+    encoded = picture_outcome(
+        planned(output_base64=True), Written(output_base64="iVBO"), size, model="m", device="cpu"
+    )
     assert (encoded.output_path, encoded.output_base64) == (None, "iVBO")
 
 
@@ -221,11 +229,10 @@ def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
     (root / "leads-out").symlink_to(outside)
     changed = PictureSettings(access=Access(roots=(root,)))
     (root / "circle").symlink_to(root / "circle")
-    assert planned(changed=changed, output_path=str(root / "a.png")).path == root / "a.png"
+    assert path_of(planned(changed=changed, output_path=str(root / "a.png"))) == root / "a.png"
     # The operator's own folder needs no root.
-    assert (
-        planned(changed=replace(changed, access=Access(roots=(root,), output_dir=outside))).path
-        is not None
+    assert path_of(
+        planned(changed=replace(changed, access=Access(roots=(root,), output_dir=outside)))
     )
     for path in ("leads-out/a.png", "circle/a.png", "../outside/a.png", "../nowhere/a.png"):
         error = refused(planned, changed=changed, output_path=str(root / path))

@@ -21,10 +21,8 @@ from PIL import Image
 
 from recording import RecordingContext
 from sinks import output_at, pixels_in, write_file, write_rows
-from upscaled_imaging import write
-from upscaled_imaging.dimensions import Plan
-from upscaled_imaging.metadata import Metadata
-from upscaled_imaging.output import Output
+from upscaled_imaging import destinations, write
+from upscaled_imaging.destinations import FileDestination, Written
 from upscaled_imaging.rows import Picture
 from upscaled_imaging.write import Sink, open_sink
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -50,7 +48,7 @@ def test_no_file_appears_before_commit_and_the_old_one_stays(tmp_path: Path) -> 
     with open_sink(output_at(path, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
         sink.write(pixels)
         assert path.read_bytes() == b"old"
-        assert sink.commit() == str(path)
+        assert sink.commit() == Written(output_path=str(path))
     assert np.array_equal(pixels_in(path), pixels)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -64,7 +62,8 @@ def test_a_folder_that_becomes_a_link_takes_no_output_out_of_the_roots(
     root, folder, outside = tmp_path / "root", tmp_path / "root/folder", tmp_path / "outside"
     folder.mkdir(parents=True)
     outside.mkdir()
-    output = replace(output_at(folder / "out.png", "png", 10, 10), roots=(root,))
+    destination = FileDestination(folder / "out.png", roots=(root,))
+    output = replace(output_at(None, "png", 10, 10), destination=destination)
 
     def swap() -> None:
         folder.rename(root / "moved")
@@ -132,8 +131,8 @@ def test_what_goes_wrong_on_the_way_to_the_encoder_fails_the_job(
         raise MemoryError("while resampling")
 
     monkeypatch.setattr(write, "fitted", fail)
-    native, scaled = Size(width=100, height=100), Size(width=100, height=90)
-    output = Output(tmp_path / "out", kind, None, Plan(1.0, scaled, scaled), Metadata())
+    native = Size(width=100, height=100)
+    output = output_at(tmp_path / "out", kind, 100, 90)
     with open_sink(output, native, 3, 8) as sink:
         sink.write(np.zeros((100, 100, 3), np.uint8))
         with pytest.raises(MemoryError, match="while resampling"):
@@ -336,13 +335,14 @@ def test_base64_holds_the_whole_file(tmp_path: Path) -> None:
     pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
     with open_sink(output_at(None, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
         sink.write(pixels)
-        text = sink.commit()
+        text = sink.commit().output_base64
+    assert text is not None
     with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
         assert np.array_equal(np.asarray(picture), pixels)
 
 
 def test_base64_that_no_line_could_carry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "_BASE64_BYTES", 1000)
+    monkeypatch.setattr(destinations, "_BASE64_BYTES", 1000)
     pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
     with open_sink(output_at(None, "png", 30, 40), Size(width=30, height=40), 3, 8) as sink:
         sink.write(pixels)

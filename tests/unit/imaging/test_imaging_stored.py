@@ -13,6 +13,7 @@ import pytest
 import pyvips
 from PIL import Image
 
+from upscaled_imaging.destinations import FileDestination
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.output import Output
@@ -57,7 +58,7 @@ def saved(pixels: np.ndarray, **options: Any) -> bytes:
 
 
 def output_at(path: Path, plan: Plan, kind: Any = "png", **metadata: Any) -> Output:
-    return Output(path, kind, None, plan, Metadata(**metadata))
+    return Output(FileDestination(path), kind, None, plan, Metadata(**metadata))
 
 
 def whole(width: int = WIDTH, height: int = HEIGHT) -> Plan:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sinks import output_at, pixels_in, write_file, write_rows
 from upscaled_imaging import png, tiff, write
+from upscaled_imaging.destinations import FileDestination
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.output import Output
@@ -181,7 +182,9 @@ def test_rows_below_a_crop_are_taken_and_dropped(
 ) -> None:
     monkeypatch.setattr(write, "_QUEUE_BYTES", 1000)
     scaled, kept = Size(width=100, height=300), Size(width=100, height=20)
-    output = Output(tmp_path / "out", kind, None, Plan(1.0, scaled, kept), Metadata())
+    output = Output(
+        FileDestination(tmp_path / "out"), kind, None, Plan(1.0, scaled, kept), Metadata()
+    )
     with open_sink(output, scaled, 3, 8) as sink:
         write_rows(sink, 300)
         sink.commit()
