@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import queue
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from conformance.play import TIMEOUT_S, Driver, LeftOutError, Play, UnmetError
 from conformance.webplay import LIVE, SCRIPTED, WebPlay
 
 _HERE = Path(__file__).resolve().parent
-# Cases that are played at once: each of them waits most of its time for its processes.
+# Cases that are played at once, each by a driver of its own: most of the time they wait.
 _AT_ONCE = 4
 TRANSCRIPTS = {
     path.stem: path
@@ -66,21 +67,33 @@ class _Verdict(NamedTuple):
 
 
 def _play_all(names: Sequence[str], options: argparse.Namespace) -> Iterator[_Verdict]:
-    """Several at once, because each case has a driver, a worker and a folder of its own."""
+    """Play several at once, because each case has a worker and a folder of its own."""
+    idle: queue.SimpleQueue[Driver] = queue.SimpleQueue()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(partial(_play, options=options), names)
+        yield from pool.map(partial(_play, idle=idle, options=options), names)
+    while not idle.empty():
+        with idle.get():
+            pass
 
 
-def _play(name: str, options: argparse.Namespace) -> _Verdict:
+def _play(name: str, idle: queue.SimpleQueue[Driver], options: argparse.Namespace) -> _Verdict:
+    """Play one case, by an idle driver or a new one. A driver that failed plays no other."""
+    try:
+        driver = idle.get_nowait()
+    except queue.Empty:
+        driver = Driver(options.driver, options.timeout_s)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        plan = Plan.of(TRANSCRIPTS[name])
         try:
-            with Driver(options.driver, options.timeout_s) as driver:
-                Play(Plan.of(TRANSCRIPTS[name]), driver, Path(folder), options.timeout_s).run()
-        except UnmetError as error:
-            return _Verdict(False, f"FAILED {name}: {error}")
+            Play(plan, driver, Path(folder), options.timeout_s).run()
+            verdict = _Verdict(True, f"ok {name}")
         except LeftOutError as error:
-            return _Verdict(True, f"left out {name}: the client has no {error}")
-    return _Verdict(True, f"ok {name}")
+            verdict = _Verdict(True, f"left out {name}: the client has no {error}")
+        except UnmetError as error:
+            driver.kill()
+            return _Verdict(False, f"FAILED {name}: {error}")
+    idle.put(driver)
+    return verdict
 
 
 def _play_web(names: Sequence[str], options: argparse.Namespace) -> Iterator[_Verdict]:

@@ -68,6 +68,14 @@ class Driver:
             raise UnmetError("the driver ended")
         return report
 
+    def kill(self) -> None:
+        """End the process at once."""
+        assert self._process.stdin is not None
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
@@ -90,8 +98,7 @@ class Driver:
         try:
             self._process.wait(self._timeout_s if kind is None else 0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
 
 
 class Play:
