@@ -1,6 +1,8 @@
-"""What a request must pass before a route runs, and before a byte of its body is read: Host,
-Origin, key, rate, draining, queue, disk, Content-Length. In this order: a stranger learns nothing
-about the queue, and a refused upload costs no bandwidth.
+"""The checks before a route runs, and before a byte of the body is read: Host, Origin, key, rate,
+draining, queue, disk, Content-Length.
+
+The order matters: a client without a key learns nothing about the queue, and a refused upload costs
+no bandwidth.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ ALIAS_PREFIX = "/api/v1"
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Routes of the API that answer without a key; the page and the documents do so too.
+# Routes of the API that need no key. The page and the documents need none either.
 _OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
 
-# A POST to one of these, or below it, brings pictures.
+# A POST to one of these paths, or below it, submits jobs.
 _SUBMIT_ROUTES = ("/upscale", "/batches")
 
 
@@ -55,7 +57,7 @@ class Access:
                 headers = MutableHeaders(scope=message)
                 headers.update(added)
                 if not body.is_complete:
-                    # What is left of the body would be read as the next request.
+                    # The rest of the body would be read as the next request.
                     headers["Connection"] = "close"
             await send(message)
 
@@ -75,17 +77,17 @@ class Access:
         if _is_submit(request):
             await self._check_rate(caller, added)
             check_room(self._service, self._settings.limits.max_queue)
-        body.check_told_length(request.headers)
+        body.check_declared_length(request.headers)
 
     def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
         if len(hosts) > 1:
             raise ProblemError(HttpCode.INVALID_REQUEST, "The request has two Host headers.")
-        # A client of HTTP/1.0 sends none, and no browser is one.
+        # Clients of HTTP/1.0 send no Host; no browser is one of them.
         if hosts and not is_host_allowed(hosts[0], self._settings.server.allowed_hosts):
             raise ProblemError(
                 HttpCode.HOST_NOT_ALLOWED,
-                "This server is not known under that Host; add it to server.allowed_hosts, or set "
+                "The Host of this request is not allowed; add it to server.allowed_hosts, or set "
                 "keys.",
             )
 
@@ -109,7 +111,7 @@ class Access:
         if name is None and _needs_key(request):
             raise ProblemError(
                 HttpCode.UNAUTHORIZED,
-                "This key is not known here."
+                "The key is not one of this server's keys."
                 if text is not None
                 else "This server needs a key: send `Authorization: Bearer KEY` or `X-API-Key`.",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -131,7 +133,7 @@ class Access:
 
 
 def api_route(path: str) -> str | None:
-    """The path below the API's prefix; None if it is not of the API."""
+    """The path below the API's prefix; None for a path outside the API."""
     for prefix in (ALIAS_PREFIX, API_PREFIX):
         if path.startswith(prefix + "/"):
             return path.removeprefix(prefix)

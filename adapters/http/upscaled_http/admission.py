@@ -1,5 +1,5 @@
-"""Whether the server takes one more job. Checked before a request's body is read, and once more
-after it: meanwhile other requests were served.
+"""The check that the server has room for one more job. It is made before a request's body is read,
+and again after it, because other requests were served meanwhile.
 """
 
 from __future__ import annotations

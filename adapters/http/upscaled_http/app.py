@@ -1,4 +1,4 @@
-"""The application: routes, and the checks that each request passes before them."""
+"""The application: its routes, and the layers that each request passes first."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Pictures in, larger pictures out: submit a job, follow it, fetch its result. Err
 (RFC 9457), whose `code` is stable. `/api/v1` is another name of `/api`.
 """
 
-# In the document alone: the access checks read the key before a route runs, and FastAPI's own
-# classes for it would cost each request their time.
+# Only for the document: the access checks read the key. FastAPI's own classes for keys would take
+# time in each request.
 _KEYS = {
     "key": {"type": "http", "scheme": "bearer"},
     "key_header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
-# What scripts of another origin may send and see, beside what CORS always lets through.
+# Headers that scripts of another origin may send and read, beside those that CORS always allows.
 _CORS_REQUEST_HEADERS = (
     "Authorization",
     "Content-Type",
@@ -85,7 +85,7 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
         "version": VERSION,
         "description": _DESCRIPTION,
         "lifespan": lifespan,
-        # A redirect of an upload would make the client send it twice.
+        # After a redirect the client would send its upload a second time.
         "redirect_slashes": False,
         "responses": {
             "default": {
@@ -100,7 +100,7 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, **options)
     app.state.settings = settings
     app.state.service = service
-    # In one router: each one that is included costs a request a search of its own.
+    # One router: each included router costs every request another search.
     api = APIRouter()
     api.routes.extend(route for router in ROUTERS for route in router.routes)
     app.include_router(api, prefix=API_PREFIX)
@@ -118,11 +118,11 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
 def _add_middleware(
     app: FastAPI, settings: Settings, service: ServiceState, metrics: RequestMetrics
 ) -> None:
-    """From the inside out."""
+    """Add the layers, the innermost first."""
     app.add_middleware(Access, settings=settings, service=service)
     app.add_middleware(Heads)
     if settings.server.cors_origins:
-        # Outside of the access checks, so that a page can read why it was refused.
+        # Outside the access checks, so that a page can read the reason of a refusal.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.server.cors_origins,
@@ -147,7 +147,7 @@ def _add_metrics(app: FastAPI, service: ServiceState, metrics: RequestMetrics) -
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """With the keys, and with the schemas that only the answers to errors name."""
+    """The document, with the keys and with the schemas of the problems."""
     if not app.openapi_schema:
         document = get_openapi(
             title=app.title,

@@ -1,4 +1,4 @@
-"""Several results as one zip: stored, because pictures do not get smaller, and streamed."""
+"""Several results as one zip. It is streamed, and not compressed, because pictures already are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def archive_of(service: Service, records: Sequence[Record]) -> StreamingResponse
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The name, with a number if another file has it."""
+    """The name, with a number if another file of the zip has it."""
     stem, dot, suffix = name.rpartition(".")
     number, free = 1, name
     while free.lower() in taken:

@@ -1,4 +1,4 @@
-"""A request's body, as it comes: its size, and the time that the client takes."""
+"""The limits of a request's body: its size, and the time that the client takes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MIB = 1024 * 1024
 
 
 class LimitedBody:
-    """Wraps `receive`. Raises `ProblemError` in the route that reads a body which is too large or
-    too slow, whether it told its length before or not."""
+    """Wraps `receive`. A route that reads a body which is too large or too slow gets a
+    `ProblemError`."""
 
     def __init__(
         self,
@@ -38,16 +38,16 @@ class LimitedBody:
     def _limit_bytes(self) -> int:
         return self._limits.max_request_mb * MIB
 
-    def check_told_length(self, headers: Mapping[str, str]) -> None:
-        """Raises `ProblemError` if the client says that the body will be too large."""
-        told = headers.get("content-length", "")
-        if told.isdecimal() and int(told) > self._limit_bytes:
+    def check_declared_length(self, headers: Mapping[str, str]) -> None:
+        """Raise `ProblemError` if Content-Length is above the limit."""
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit_bytes:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        """The next message, as ASGI has it."""
+        """The next message of ASGI."""
         if self.is_complete:
-            # What follows is the end of the connection, for which a stream waits as long as it is.
+            # Only the end of the connection can follow. A stream waits for it without a limit.
             return await self._receive()
         now = asyncio.get_running_loop().time()
         if self._deadline is None:
@@ -77,6 +77,6 @@ class LimitedBody:
     def _too_slow(self) -> ProblemError:
         return ProblemError(
             HttpCode.UPLOAD_TIMEOUT,
-            f"The upload stopped: nothing came for {self._server.upload_idle_s:g} s, or all of it "
-            f"took more than {self._server.upload_timeout_s:g} s. Send it again.",
+            f"The upload was too slow: nothing came for {self._server.upload_idle_s:g} s, or the "
+            f"whole took more than {self._server.upload_timeout_s:g} s. Send it again.",
         )

@@ -1,4 +1,4 @@
-"""`upscaled serve`: its command line, and from that to a running server."""
+"""`upscaled serve`: its command line, and the start of the server."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-# Files that are open beside connections: the stores, results that are sent, the daemon's pipes.
+# Open files beside the connections: the stores, results that are sent, the daemon's pipes.
 _SPARE_FILES = 256
 
 _EXAMPLES = """\
-settings come from these options, then from UPSCALED_<SECTION>_<KEY> in the environment, then from
-the file. `--print-config` shows all of them.
+A setting is taken from these options, else from UPSCALED_<SECTION>_<KEY> in the environment, else
+from the file. `--print-config` shows all settings.
 
 examples:
   upscaled serve                               # the page is at http://127.0.0.1:8080
-  upscaled serve --port 0                      # any port that is free
-  upscaled serve --idle-exit-s 600             # for a machine that is paid by the minute
+  upscaled serve --port 0                      # any free port
+  upscaled serve --idle-exit-s 600             # for a machine that is paid per minute
   UPSCALED_SERVER_PORT=3000 upscaled serve --print-config
   upscaled serve --new-key phone >> keys       # shows the key on stderr, once
   upscaled serve --config serve.yaml -- --stall-timeout-s 300
   UPSCALED_AUTH_KEYS_FILE=keys upscaled serve --host 0.0.0.0
 
-SIGTERM lets running jobs end, then exits; a second signal exits at once. What has not ended goes on
-at the next start. SIGHUP replaces the workers and loses no job.
+SIGTERM lets running jobs end, then the server exits. A second signal ends it at once. Jobs that
+have not ended continue at the next start. SIGHUP replaces the workers and loses no job.
 
 exit status: 0 it was stopped, 1 the port is taken or something else failed, 2 wrong usage or
 settings.
@@ -98,12 +98,12 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
     arguments.add_argument("--host", help="the address to listen at (default: 127.0.0.1)")
-    arguments.add_argument("--port", help="default: 8080; 0 takes any that is free")
+    arguments.add_argument("--port", help="default: 8080; 0: any free port")
     arguments.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="where uploads, results and records lie (default: ./data)",
+        help="the folder of uploads, results and records (default: ./data)",
     )
     arguments.add_argument(
         "--idle-exit-s", metavar="S", help="exit with status 0 after S seconds without any job"
@@ -141,9 +141,9 @@ def _serve(settings: Settings) -> int:
     from upscaled_http.service import Service
     from upscaled_http.storage import StorageError
 
-    # A server that hangs is ended with SIGABRT: this writes where each thread is.
+    # If the server hangs, SIGABRT ends it: this then writes the stack of each thread.
     faulthandler.enable()
-    # Before the daemon's environment is copied: its messages would be taken for ours.
+    # Before the daemon's environment is copied: systemd would take its messages for ours.
     notifier = Notifier(os.environ)
     _allow_connections(settings.server.max_connections)
     try:
@@ -179,7 +179,7 @@ def _serve(settings: Settings) -> int:
 
 
 def _allow_connections(count: int) -> None:
-    """Raise this process's limit of open files as far as it may: shells often set 1024."""
+    """Raise this process's limit of open files as far as it may go: shells often set 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + _SPARE_FILES
     if hard != resource.RLIM_INFINITY:

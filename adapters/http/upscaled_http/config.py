@@ -50,7 +50,7 @@ def _checked_host(text: str) -> str:
 
 Host = Annotated[str, AfterValidator(_checked_host)]
 
-# Relative paths would follow a change of the working folder.
+# A relative path would change its meaning with the working folder.
 Folder = Annotated[Path, AfterValidator(Path.absolute)]
 
 
@@ -73,7 +73,7 @@ class ServerSettings(Section):
     upload_timeout_s: Seconds = 300
     max_wait_s: float = Field(300, ge=0, allow_inf_nan=False)
     grace_s: Seconds = 25
-    idle_exit_s: Seconds | None = Field(None, description="Without a job for so long, exit.")
+    idle_exit_s: Seconds | None = Field(None, description="Without a job for this time, exit.")
     max_connections: Count = 2000
 
     @property
@@ -93,7 +93,7 @@ class StorageSettings(Section):
     output_dir: Folder | None = None
     retention: Retention = "keep"
     download_grace_s: float = Field(60, ge=0, allow_inf_nan=False)
-    keep_hours: float = Field(24, ge=0, allow_inf_nan=False, description="0: for ever.")
+    keep_hours: float = Field(24, ge=0, allow_inf_nan=False, description="0: without end.")
     keep_records_days: float = Field(7, gt=0, allow_inf_nan=False)
     min_free_mb: int = Field(500, ge=0)
 
@@ -109,7 +109,7 @@ class StorageSettings(Section):
 
 
 class LimitSettings(Section):
-    """What one request, and all of them together, may ask for."""
+    """The limits of one request, and of all together."""
 
     max_request_mb: Count = 100
     max_input_megapixels: float = Field(50, gt=0, allow_inf_nan=False)
@@ -120,7 +120,7 @@ class LimitSettings(Section):
 
 
 class WorkerSettings(Section):
-    """What the daemon is started with."""
+    """The daemon's options."""
 
     methods: tuple[Method, ...] = ("esrgan", "flux", "imagen")
     count: Count | None = None
@@ -132,7 +132,7 @@ class WorkerSettings(Section):
 
 
 class DefaultSettings(Section):
-    """Fields of a job that a request leaves out."""
+    """Values for fields that a request leaves out."""
 
     model: str | None = None
     upscale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -140,7 +140,7 @@ class DefaultSettings(Section):
 
 
 class AuthSettings(Section):
-    """Who may use the API. Without keys, everybody who can reach the port."""
+    """The API's keys. Without keys everyone who can reach the port may use the API."""
 
     keys: tuple[Key, ...] = ()
     keys_file: Folder | None = None
@@ -153,21 +153,21 @@ class AuthSettings(Section):
 
 
 class UrlSettings(Section):
-    """Which hosts `image_url` may name."""
+    """The hosts that `image_url` may name."""
 
     allow_private: bool = False
     allow_hosts: tuple[Host, ...] = ()
 
 
 class WebhookSettings(Section):
-    """Which hosts a job's `webhook` may name. Without a secret no webhooks are sent."""
+    """The hosts that a job's `webhook` may name. Without a secret no webhooks are sent."""
 
     secret: SecretStr | None = None
     allow_hosts: tuple[Host, ...] = ()
 
     @property
     def destinations(self) -> Destinations:
-        """Where webhooks may go: to the listed hosts alone, or to the public internet."""
+        """The hosts that may get webhooks: the listed ones, or the public internet if none is."""
         return Destinations(allow_hosts=frozenset(map(HostPort.parse, self.allow_hosts)))
 
     @field_validator("secret")

@@ -1,8 +1,8 @@
 """One client's connection, with limits that uvicorn's own does not have.
 
-uvicorn takes a megabyte of headers, waits for ever for the end of them, and closes a connection
-while the client still sends: the kernel then answers with a reset, and the client never sees why it
-was refused.
+uvicorn takes a megabyte of headers, waits without a limit for their end, and closes a connection
+while the client still sends. The kernel then answers with a reset, and the client never sees the
+reason of the refusal.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from uvicorn.server import ServerState
 
 from upscaled_http.problems import HttpCode, ProblemError
 
-# What nginx takes at most. A key, cookies of other services on the host and a long path fit.
+# nginx's own limit. A key, cookies of other services on the host and a long path fit.
 MAX_HEADER_BYTES = 32 * 1024
 
-# After a refusal, for what the client has under way: it reads the answer within a round trip.
+# After a refusal the client reads the answer within a round trip; meanwhile it may still send.
 LINGER_S = 2.0
 
 _RETRY_AFTER_S = 5
 
 
 class ConnectionLimits(NamedTuple):
-    """What all connections of a server have in common."""
+    """The limits of a server's connections."""
 
     header_timeout_s: float
     max_connections: int
@@ -56,19 +56,19 @@ class Connection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the wait for the first request."""
         super().connection_made(cast(asyncio.Transport, _Lingering(transport, self)))
         if len(self.connections) > self._limits.max_connections:
             self.app = _refuse_connection
         self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all waiting."""
+        """Stop the timer."""
         self._stop_header_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came. What comes after a refusal is dropped."""
+        """Parse the data. Data after a refusal is dropped."""
         if self.transport.is_closing():
             return
         was_in_request = self.is_in_request
@@ -112,7 +112,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, _msg: str) -> None:
-        """Answer what the parser, or one of the methods above, has refused."""
+        """Answer a request that the parser, or one of the methods above, refused."""
         self._refuse(
             self._refusal
             or ProblemError(HttpCode.INVALID_REQUEST, "This is no request of HTTP/1.1.")
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
             raise self._refusal  # ends the parser, which calls `send_400_response`
 
     def _refuse(self, error: ProblemError) -> None:
-        """Answer outside of the application, if an answer does not run already."""
+        """Answer without the application, unless an answer is being sent already."""
         if self.cycle is None or self.cycle.response_complete:
             response = error.response()
             lines = [f"HTTP/1.1 {error.status} {error.problem.title}".encode()]
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
             # The next request has begun behind one that is being answered.
             self._start_header_timer()
         else:
-            self.is_in_request = False  # nothing of it is worth waiting for
+            self.is_in_request = False  # close at once
             self.transport.close()
 
 
@@ -164,7 +164,7 @@ class _Lingering:
         self.write = transport.write
 
     def close(self) -> None:
-        """End our side; read and drop what the client sends until it ends its own."""
+        """End our side. Read and drop what the client sends, until it ends its side."""
         if self._is_closing or not self._connection.is_in_request:
             self._transport.close()
         elif not self._transport.is_closing():
@@ -174,7 +174,7 @@ class _Lingering:
         self._is_closing = True
 
     def is_closing(self) -> bool:
-        """Nothing more is to be read or written."""
+        """True if nothing more may be read or written."""
         return self._is_closing or self._transport.is_closing()
 
     def __getattr__(self, name: str) -> Any:
@@ -191,7 +191,7 @@ def _headers_too_large() -> ProblemError:
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     error = ProblemError(
         HttpCode.TOO_MANY_CONNECTIONS,
-        "The server has as many connections as it takes; send this again later.",
+        "The server has reached its limit of connections; send this again later.",
         headers={"Retry-After": str(_RETRY_AFTER_S), "Connection": "close"},
     )
     await error.response()(scope, receive, send)

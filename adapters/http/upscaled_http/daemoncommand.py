@@ -1,4 +1,4 @@
-"""How the daemon is started."""
+"""The command and the environment of the daemon."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from upscaled.command import default_command
 from upscaled_http.config import Settings
 from upscaled_http.storage import Storage
 
-# The daemon's own limit is above ours, so that a job of ours never waits for room there.
+# The daemon's limit is above the server's, so that it never refuses a job that the server took.
 _SPARE_QUEUE = 8
-# Sections of the settings whose variables may hold secrets.
+# The variables of these sections may hold secrets.
 _SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
 
 
 def daemon_command(settings: Settings, storage: Storage) -> list[str]:
-    """`upscaled run` with these settings; the operator's own options come last."""
+    """`upscaled run` with these settings. The options of `workers.args` come last."""
     limits, workers, urls = settings.limits, settings.workers, settings.urls
     options: dict[str, object] = {
         "--journal": storage.journal,

@@ -1,6 +1,7 @@
-"""Webhooks that are still to be delivered: a table in the registry's file.
+"""Webhooks that are not delivered yet: a table in the registry's file.
 
-A delivery is recorded in the same transaction as the end of its job, so no crash comes between.
+A delivery is recorded in the same transaction as the end of its job, so a crash cannot separate
+the two.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ CREATE INDEX IF NOT EXISTS deliveries_by_receiver ON deliveries (owner, host, du
 
 
 class Receiver(NamedTuple):
-    """Where webhooks of one owner go: `host` is `host:port`."""
+    """One owner's webhooks to one host. `host` is `host:port`."""
 
     owner: str
     host: str
 
 
 class Delivery(NamedTuple):
-    """One webhook. A job has one at most, so the job's id names it."""
+    """One webhook. A job has at most one, so the job's id identifies it."""
 
     job_id: str
     url: str
@@ -53,7 +54,7 @@ class Deliveries:
         return int(self._db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
 
     def add(self, receiver: Receiver, delivery: Delivery) -> None:
-        """Record a delivery. A second one of the same job changes nothing."""
+        """Record a delivery. A second delivery of the same job changes nothing."""
         self._db.execute(
             "INSERT OR IGNORE INTO deliveries (owner, host, job_id, url, body, created_at, due_at, "
             "attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -61,12 +62,12 @@ class Deliveries:
         )
 
     def receivers(self) -> dict[Receiver, float]:
-        """Those that something is to be delivered to, and when the first of it is due."""
+        """Each receiver that has deliveries, and the time when its first one is due."""
         rows = self._db.execute("SELECT owner, host, min(due_at) FROM deliveries GROUP BY 1, 2")
         return {Receiver(owner, host): due_at for owner, host, due_at in rows}
 
     def next(self, receiver: Receiver, busy: Collection[str]) -> Delivery | None:
-        """The receiver's delivery that is due first, those of the jobs in `busy` left out."""
+        """The receiver's delivery that is due first, without those of the jobs in `busy`."""
         rows = self._db.execute(
             "SELECT job_id, url, body, created_at, due_at, attempts FROM deliveries "
             "WHERE owner = ? AND host = ? ORDER BY due_at LIMIT ?",
@@ -75,12 +76,12 @@ class Deliveries:
         return next((Delivery(*row) for row in rows if row[0] not in busy), None)
 
     def postpone(self, job_id: str, due_at: float) -> None:
-        """Record an attempt that failed, and when the next one is due."""
+        """Record a failed attempt, and the time of the next one."""
         self._db.execute(
             "UPDATE deliveries SET due_at = ?, attempts = attempts + 1 WHERE job_id = ?",
             (due_at, job_id),
         )
 
     def remove(self, job_id: str) -> None:
-        """The job's webhook is delivered, given up, or not wanted any more."""
+        """Remove the job's delivery."""
         self._db.execute("DELETE FROM deliveries WHERE job_id = ?", (job_id,))

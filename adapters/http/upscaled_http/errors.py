@@ -1,4 +1,4 @@
-"""How the application answers what its routes raise, and what its router refuses."""
+"""The answers to exceptions of routes, and to requests that no route takes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _answer_storage(_request: Request, error: Exception) -> Response:
 
 
 async def _answer_invalid(_request: Request, error: Exception) -> Response:
-    """A parameter of the wrong type: FastAPI's own answer would be 422 in another form."""
+    """A parameter has the wrong type. FastAPI's own answer would be no problem document."""
     assert isinstance(error, RequestValidationError)
     errors = [
         FieldError(
@@ -58,7 +58,7 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    # FastAPI wraps what was raised while it read the body.
+    # FastAPI wraps an exception that is raised while it reads the body.
     if isinstance(error.__cause__, ProblemError):
         return error.__cause__.response()
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -76,7 +76,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """The methods of every route at this path: the router itself knows those of the first only."""
+    """The methods of all routes at this path. The router reports only those of the first route."""
     below = api_route(request.scope["path"])
     routes = (
         [route for router in ROUTERS for route in router.routes]

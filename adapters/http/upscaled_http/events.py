@@ -1,8 +1,8 @@
 """Server-Sent Events of one job, and of all jobs of an owner.
 
-The data is the job as it is now, not what happened since the last event, so a slow reader skips
-what it could not read. The first event comes at once. A job's stream ends with its last event,
-whose id is `end`: a client that reconnects with it is told to stop (204).
+The data is the job as it is now, not the change since the last event: a slow reader skips states
+and misses no end. The first event comes at once. A job's stream ends with its last event, whose id
+is `end`: if a client reconnects with that id, the answer is 204, so it stops.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from upscaled_http.watching import Feed, Watchers
 MEDIA_TYPE = "text/event-stream"
 LAST_ID = "end"
 
-# Proxies close connections that are silent for longer than some half a minute.
+# Proxies close a connection that is silent for about half a minute.
 PING_S = 15.0
 _PING = b": ping\n\n"
-# At most so many turns per second of the stream of all jobs.
+# The least time between two events of the stream of all jobs.
 _TURN_S = 0.05
 
 
 def event_of(record: Record, name: str | None = None) -> bytes:
-    """One event. name: default by the job's status."""
+    """One event. name: by default the job's status decides."""
     if name is None:
         name = "progress" if record.status == "processing" else record.status
     last = f"\nid: {LAST_ID}" if record.has_ended and name != "job" else ""
@@ -32,7 +32,7 @@ def event_of(record: Record, name: str | None = None) -> bytes:
 
 
 async def job_events(watchers: Watchers, record: Record) -> AsyncIterator[bytes]:
-    """The events of one job, to its end or the server's."""
+    """The events of one job, until the job or the server ends."""
     with watchers.job(record.job_id) as news:
         while True:
             news.clear()
@@ -46,8 +46,7 @@ async def job_events(watchers: Watchers, record: Record) -> AsyncIterator[bytes]
 async def owner_events(
     watchers: Watchers, owner: str, records: list[Record]
 ) -> AsyncIterator[bytes]:
-    """The newest state of each job of an owner, first of those that are open, to the server's
-    end."""
+    """The newest state of each of an owner's jobs, the open ones first, until the server ends."""
     with watchers.owner(owner) as feed:
         yield b": open\n\n" + b"".join(event_of(record, "job") for record in records)
         while not feed.is_closed:

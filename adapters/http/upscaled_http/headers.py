@@ -1,16 +1,16 @@
-"""Headers that every answer has, unless its route says otherwise."""
+"""Headers that every answer gets, unless its route sets them."""
 
 from __future__ import annotations
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# An answer of the API is never a page.
+# No answer of the API is a page.
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 PAGE_POLICY = "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'"
 
-# Swagger UI has its start in the page itself, and styles in its elements.
+# Swagger UI needs inline scripts and styles.
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; frame-ancestors 'none'"
@@ -36,7 +36,7 @@ class SafeHeaders:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
                 headers.setdefault("Content-Security-Policy", policy)
-                # Jobs change, and belong to their key: no cache may keep them.
+                # Jobs change, and each belongs to a key: no cache may keep them.
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 

@@ -1,4 +1,5 @@
-"""HEAD wherever GET: probes such as `wget --spider` ask by it, and FastAPI's routes refuse it."""
+"""HEAD for every route that has GET. Probes such as `wget --spider` send it, and FastAPI's routes
+refuse it."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Heads:
-    """ASGI middleware: runs the GET, and cancels it when it has sent its headers. A HEAD so counts
-    as no download.
+    """ASGI middleware: runs the GET, and cancels it once its headers are sent. So a HEAD does not
+    count as a download.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer; of a HEAD, the headers alone."""
+        """Run the application. For a HEAD, send only the headers."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return

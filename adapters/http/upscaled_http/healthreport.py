@@ -1,4 +1,4 @@
-"""The answer of `/api/health`: what the server knows, and what its daemon tells."""
+"""The answer of `/api/health`: the server's own state, and its daemon's report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def health_of(
     is_draining: bool,
     journal_fault: str | None,
 ) -> Health:
-    """How the server is. report: None if the daemon does not answer."""
+    """The server's health. report: None if the daemon does not answer."""
     status, detail = _status_of(daemon, report, journal_fault)
     ready, limits = daemon.ready, settings.limits
     seen: dict[str, Any] = {}
@@ -64,11 +64,11 @@ def _status_of(
     daemon: ChildDaemon, report: HealthReport | None, journal_fault: str | None
 ) -> tuple[HealthStatus, str | None]:
     if daemon.has_failed:
-        return "failed", "no daemon can be kept running; the server's log says why"
+        return "failed", "no daemon can be kept running; the server's log has the reason"
     if report is not None:
         return report.status, report.detail
     if daemon.state == "starting":
         return "loading", None if journal_fault is None else "the journal cannot be used yet"
     if daemon.state == "ready":
         return "degraded", "the daemon does not answer"
-    return "degraded", "the daemon went away, and is being started again"
+    return "degraded", "the daemon ended, and is being started again"

@@ -1,8 +1,8 @@
-"""Which Host and Origin a server without keys accepts.
+"""The Host and the Origin that a server without keys accepts.
 
 A page of any origin can reach a server on loopback: by a request that needs no preflight, or by a
-name of its own that resolves to 127.0.0.1 (DNS rebinding). A name that public DNS cannot serve, or
-an address, was written by the person who runs the server.
+host name of its own that resolves to 127.0.0.1 (DNS rebinding). So a public host name is accepted
+only if the operator lists it. An address, or a name that public DNS does not serve, is accepted.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-# Reserved for networks of one's own: RFC 6761, RFC 6762, and ICANN's decision on .internal.
+# Reserved for private networks: RFC 6761, RFC 6762, and ICANN's decision on .internal.
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def is_host_allowed(host: str, allowed: Collection[str]) -> bool:
-    """Whether a request may name that Host; `allowed` are names without ports."""
+    """True if a request may have that Host. allowed: names without ports."""
     name = _name_of(host)
     if name is None:
         return False
@@ -31,7 +31,7 @@ def is_host_allowed(host: str, allowed: Collection[str]) -> bool:
 
 
 def is_origin_allowed(origin: str, host: str, allowed: Collection[str]) -> bool:
-    """Whether a page of that Origin may write: the server's own page, or one of `allowed`."""
+    """True if a page of that Origin may write: the server's own page, or an allowed one."""
     if origin in allowed or "*" in allowed:
         return True
     try:
@@ -45,7 +45,7 @@ def is_origin_allowed(origin: str, host: str, allowed: Collection[str]) -> bool:
 
 
 def _name_of(host: str) -> str | None:
-    """Without the port and the last dot; None if it is no host at all."""
+    """The name without the port and the last dot; None if it is not a host."""
     try:
         parts = urlsplit(f"//{host}")
         name = parts.hostname

@@ -1,7 +1,7 @@
 """Prometheus metrics of the jobs, the workers, the daemon and the disk.
 
-The families that `upscaled run --metrics-address` has too keep their names. They are counted here,
-from the jobs' ends and the daemon's own report, so that they outlive the daemon.
+Families that `upscaled run --metrics-address` has too keep their names. They are counted here, from
+the ends of jobs and from the daemon's report, so that a restart of the daemon does not reset them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class JobMetrics:
         yield GaugeMetricFamily("upscaled_jobs_in_flight", "Jobs waiting or running.", value=count)
         yield CounterMetricFamily(
             "upscaled_daemon_restarts",
-            "Daemons started in place of one that went away.",
+            "Daemons that ended and were started again.",
             value=self._daemon.restarts,
         )
         restarts = CounterMetricFamily(

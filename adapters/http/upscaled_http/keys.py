@@ -1,4 +1,4 @@
-"""API keys. The server holds their SHA-256 alone."""
+"""API keys. The server keeps only their SHA-256."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-# As long as a UUID without its hyphens: no key of a person's own making is guessed.
+# Shorter keys can be guessed.
 MIN_KEY_LENGTH = 16
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[!-+\--~]+")  # visible ASCII without the comma, which separates keys
@@ -18,7 +18,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class Key(NamedTuple):
-    """A key's name, which logs and jobs' owners show, and the SHA-256 of its text."""
+    """A key's name, which logs show and which owns jobs, and the SHA-256 of its text."""
 
     name: str
     sha256: str
@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
     @classmethod
     def parse(cls, entry: str) -> Self:
-        """`name:key` or `name:sha256:HEX`. Raises `ValueError`, whose sentence shows no key."""
+        """Parse `name:key` or `name:sha256:HEX`. Raises `ValueError`; its sentence shows no key."""
         name, colon, text = entry.partition(":")
         if not colon or not _NAME.fullmatch(name):
             raise ValueError(
@@ -67,7 +67,7 @@ def parse_keys(text: str) -> tuple[Key, ...]:
 
 
 def check_names(keys: tuple[Key, ...]) -> tuple[Key, ...]:
-    """The keys again. Raises `ValueError` if two have one name."""
+    """Return the keys. Raises `ValueError` if two have the same name."""
     names = [key.name for key in keys]
     for name in names:
         if names.count(name) > 1:
@@ -91,7 +91,7 @@ class KeyRing:
         return bool(self._keys)
 
     def name_of(self, text: bytes) -> str | None:
-        """The name of that key; None if it is none of these. Takes equally long for each."""
+        """The name of the key; None if it is unknown. Takes the same time for every key."""
         digest = _sha256(text)
         found = None
         for key in self._keys:

@@ -1,10 +1,10 @@
 """The log: JSON lines, or text, on stdout, in a file that rotates, or both.
 
-A thread writes them: if stdout is not read, lines are dropped and counted, and the server goes on.
+A thread writes them. If nobody reads stdout, lines are dropped and counted, and the server does not
+wait.
 
-A record of ours may have `fields` beside its message. A traceback becomes the exception's type and
-the places in our code and that of libraries, as module:line: no path of the machine, and no value
-that an exception's text may quote.
+A record may have `fields` beside its message. Of an exception the log has the type and the stack as
+module:line: no path of the machine, and no value that the exception's text may quote.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from upscaled_http.config import LoggingSettings
 ROTATE_BYTES = 10 * 1024 * 1024
 OLD_FILES = 5
 
-# Frames of an exception, the innermost ones.
+# The innermost frames of an exception's stack.
 _FRAMES = 8
 
-# Lines that wait for a reader: some megabytes.
+# Lines that may wait for a reader: some megabytes.
 _WAITING_LINES = 10_000
-# Written together, if they wait.
+# Waiting lines that are written together.
 _LINES_AT_ONCE = 100
-# At the end, for a reader that is slow.
+# The longest wait for a slow reader at the end.
 _FLUSH_S = 2.0
 
 
 def configure_logging(settings: LoggingSettings) -> None:
-    """Send every logger of this process there. Raises `OSError` if the file cannot be opened."""
+    """Configure all loggers of this process. Raises `OSError` if the file cannot be opened."""
     handlers: list[logging.Handler] = []
     if settings.output != "file":
         handlers.append(logging.StreamHandler(sys.stdout))
@@ -70,7 +70,7 @@ class BackgroundHandler(logging.Handler):
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format the record now, for its values may change; write it later."""
+        """Format the record now, because its values may change; write it later."""
         try:
             self._lines.put_nowait(self.format(record))
         except queue.Full:

@@ -1,7 +1,6 @@
-"""A channel that is read by the event loop, not by a thread of its own.
+"""A channel that the event loop reads, not a thread of its own.
 
-A message then costs no change of threads, and a busy loop does not have to hand the interpreter
-lock over for it.
+So a message needs no switch between threads, and a busy loop keeps the interpreter lock.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from upscaled_protocol.lines import READ_SIZE_BYTES
 
 
 class LoopChannel(Channel):
-    """To be made and started in the running loop, which calls `on_message` and `on_end`."""
+    """Make and start it in the running loop, which then calls `on_message` and `on_end`."""
 
     def __init__(self, read_fd: int, write_fd: int, listener: ChannelListener) -> None:
         super().__init__(read_fd, write_fd, listener)
@@ -29,17 +28,17 @@ class LoopChannel(Channel):
         del self._threads[0]
 
     def start(self) -> None:
-        """From now on the listener is called."""
+        """Start to call the listener."""
         super().start()
         self._loop.add_reader(self._read_fd, self._read)
 
     @property
     def is_read_here(self) -> bool:
-        """Whether the calling thread is the loop's."""
+        """True in the thread of the loop."""
         return threading.current_thread() is self._loop_thread
 
     def abandon(self) -> None:
-        """Read and write no more, even if a process still holds the other ends."""
+        """Read and write no more, even if a process still has the other ends open."""
         super().abandon()
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._end, None)

@@ -1,5 +1,5 @@
-"""Every JSON body of the HTTP API, as models. `/openapi.json` and the clients' types follow from
-them.
+"""Every JSON body of the HTTP API, as models. `/openapi.json` and the clients' types are generated
+from them.
 
 Names are those of the protocol (`upscaled_protocol.messages`), times are RFC 3339 in UTC.
 """
@@ -19,7 +19,7 @@ Retention = Literal["keep", "delete_after_download"]
 
 
 class Body(BaseModel):
-    """An answer. Clients ignore the fields that they do not know."""
+    """An answer. Clients ignore fields that they do not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

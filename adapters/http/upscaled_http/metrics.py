@@ -12,13 +12,13 @@ from prometheus_client.registry import Collector
 # From a probe on a quiet machine to an upload or a wait of minutes.
 _DURATION_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 
-# A lag of 0.1 s is felt by every client at once.
+# Every client notices a lag of 0.1 s.
 _LAG_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0)
 _LAG_EVERY_S = 0.5
 
 
 class _ServiceMetrics(Collector):
-    """What the service counts by itself."""
+    """The service's own metrics."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self._collect = collect
@@ -28,14 +28,14 @@ class _ServiceMetrics(Collector):
 
 
 class RequestMetrics:
-    """One registry per application, so that two in one process do not count for each other."""
+    """One registry per application, so that two applications in one process count separately."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_ServiceMetrics(collect))
         self._requests = Counter(
             "upscaled_http_requests",
-            "Requests answered; 499: the client left before.",
+            "Requests answered; 499: the client left before the answer.",
             ["route", "method", "code"],
             registry=self.registry,
         )
@@ -51,7 +51,7 @@ class RequestMetrics:
         )
         self._lag = Histogram(
             "upscaled_event_loop_lag_seconds",
-            "How late the event loop runs what is due.",
+            "Delay of a timer of the event loop.",
             buckets=_LAG_BUCKETS_S,
             registry=self.registry,
         )
@@ -68,7 +68,7 @@ class RequestMetrics:
 
     @asynccontextmanager
     async def watching_lag(self) -> AsyncIterator[None]:
-        """Measure the event loop meanwhile."""
+        """Measure the event loop's lag while the context lasts."""
         task = asyncio.create_task(self._watch_lag())
         try:
             yield

@@ -4,8 +4,8 @@
                               │
                               └── result or error ──> row, files, watchers, `on_ended`
 
-The row is written first and a daemon's end of it last, so a kill at any point leaves a row that
-the next start takes up: see `handle_start`.
+The row is written before the daemon gets the job, and changed after the daemon has ended it. So
+after a kill at any time the next start finds the row, and resumes the job: see `handle_start`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from upscaled_http.takeover import Takeover, read_journal
 from upscaled_http.watching import Watchers
 from upscaled_protocol.errors import MEANINGS, ErrorCode
 
-# A submit waits so long for the daemon's answer. Without one the job is accepted all the same,
-# because its row is on disk and the next daemon gets it.
+# A submit waits at most this time for the daemon's answer. Without an answer the job is accepted
+# too, because its row is on disk and the next daemon gets it.
 _ANSWER_S = 5.0
 
 _LOG = logging.getLogger(__name__)
 
 
 class OpenJobs:
-    """The daemon's listener. Hold no record of it over an `await`, but to look at it."""
+    """The daemon's listener. After an `await`, a record that the caller holds may have ended."""
 
     def __init__(
         self, storage: Storage, settings: StorageSettings, registry: Registry, watchers: Watchers
@@ -49,18 +49,18 @@ class OpenJobs:
         self._registry = registry
         self._watchers = watchers
         self._records: dict[str, Record] = {r.job_id: r for r in registry.open_jobs()}
-        # Of jobs that were sent and are neither accepted nor refused yet.
+        # Submits whose job the daemon has neither accepted nor refused yet.
         self._answers: dict[str, asyncio.Future[None]] = {}
         self._accepted: set[str] = set()
-        # Ends that a full disk kept out of the registry.
+        # Ends that could not be written to the registry, because the disk was full.
         self._unrecorded: dict[str, Record] = {}
         self._takeover = Takeover({}, frozenset())
         self._daemon: ChildDaemon | None = None
-        # When the last job ended, by the monotonic clock; before the first one: the start.
+        # When the last job ended, by the monotonic clock; the start, if none has.
         self.last_end = time.monotonic()
         self.journal_fault: str | None = None
-        # Called with each job that has ended, before its row is written, in that transaction: what
-        # they record is recorded if and only if the end is. May raise `sqlite3.Error`.
+        # Called with each job that has ended, in the transaction that writes its row: what they
+        # record is recorded if and only if the end is. They may raise `sqlite3.Error`.
         self.on_recording_end: list[Callable[[Record], None]] = []
         # Called with each job that has ended, once.
         self.on_ended: list[Callable[[Record], None]] = []
@@ -69,7 +69,7 @@ class OpenJobs:
         return len(self._records)
 
     def attach(self, daemon: ChildDaemon) -> None:
-        """Have a daemon do the jobs."""
+        """Set the daemon that runs the jobs."""
         self._daemon = daemon
 
     def find(self, job_id: str) -> Record | None:
@@ -77,16 +77,16 @@ class OpenJobs:
         return self._records.get(job_id)
 
     def records(self) -> list[Record]:
-        """All, in the order of their submit."""
+        """All open jobs, in the order of their submit."""
         return list(self._records.values())
 
     @property
     def running(self) -> int:
-        """How many have started."""
+        """The number of jobs that have started."""
         return sum(record.status == "processing" for record in self._records.values())
 
     def position(self, record: Record) -> int:
-        """How many jobs that wait were submitted before this one."""
+        """The number of waiting jobs that were submitted before this one."""
         count = 0
         for other in self._records.values():
             if other is record:
@@ -94,13 +94,14 @@ class OpenJobs:
             count += other.status == "queued"
         return count
 
-    # --- what clients do ------------------------------------------------------------------------
+    # --- requests of clients ----------------------------------------------------------------------
 
     async def add(self, record: Record, answer: tuple[str, KeptAnswer] | None) -> None:
-        """Record a job, and have the daemon do it. answer: what an `Idempotency-Key` is to stand
+        """Record a job, and send it to the daemon. answer: an `Idempotency-Key`, and what it stands
         for from now on.
 
-        Raises `ProblemError` if the daemon refuses it or the disk is full; nothing is left then.
+        Raises `ProblemError` if the daemon refuses the job or the disk is full. The job is then
+        removed again.
         """
         try:
             if answer is None:
@@ -112,7 +113,7 @@ class OpenJobs:
         except sqlite3.Error as error:
             raise _registry_problem(error) from None
         self._records[record.job_id] = record
-        self._watchers.tell(record)
+        self._watchers.notify(record)
         accepted = asyncio.get_running_loop().create_future()
         self._answers[record.job_id] = accepted
         self._send(record)
@@ -130,7 +131,7 @@ class OpenJobs:
             self._answers.pop(record.job_id, None)
 
     def cancel(self, record: Record) -> None:
-        """Have the daemon end a job. If none runs, the next one is told."""
+        """Ask the daemon to end a job. If none runs, the next one is asked."""
         if record.is_cancelled:
             return
         record.is_cancelled = True
@@ -138,20 +139,20 @@ class OpenJobs:
         self._send_cancel(record.job_id)
 
     def remove(self, record: Record) -> None:
-        """Cancel a job, and remove it as soon as it has ended."""
+        """Cancel a job, and remove it at its end."""
         record.is_deleted = True
         if record.is_cancelled:
             self._record(record)
         self.cancel(record)
 
     def catch_up(self) -> None:
-        """Record the ends that a full disk kept out of the registry."""
+        """Write the ends that could not be written while the disk was full."""
         for record in list(self._unrecorded.values()):
             self._record(record)
 
     def ask_for_lost_ends(self, silent_s: float) -> None:
-        """Have the daemon say again how jobs ended of which it has said nothing for so long. If one
-        has not ended, that changes nothing."""
+        """Ask the daemon for the ends of jobs without a message for `silent_s`. For a job that has
+        not ended, nothing changes."""
         now = time.monotonic()
         silent = [one for one in self._records.values() if now - one.heard_at >= silent_s]
         for record in silent:
@@ -161,13 +162,13 @@ class OpenJobs:
             self._daemon.send(orjson.dumps({"type": "replay", "job_ids": ids}) + b"\n")
 
     def unrecorded(self, job_id: str) -> Record | None:
-        """A job that has ended, and whose row does not say so yet."""
+        """A job that has ended, but whose row could not be written yet."""
         return self._unrecorded.get(job_id)
 
-    # --- the daemon's listener ------------------------------------------------------------------
+    # --- the daemon's listener --------------------------------------------------------------------
 
     async def prepare_start(self) -> bool:
-        """Read the journal while no daemon holds it."""
+        """Read the journal while no daemon uses it."""
         takeover = await asyncio.to_thread(read_journal, self._storage.journal, list(self._records))
         if takeover is None:
             self.journal_fault = "another process holds the journal"
@@ -177,8 +178,8 @@ class OpenJobs:
         return takeover.fault is None
 
     def handle_start(self) -> None:
-        """Take up each open job: by its end in the journal, as one that the daemon accepts by
-        itself, or by sending it."""
+        """Resume each open job. If the journal has its end, the job has ended. If the job is
+        pending in the journal, the daemon runs it unasked. Any other job is sent."""
         takeover, self._takeover = self._takeover, Takeover({}, frozenset())
         self._accepted.clear()
         for record in list(self._records.values()):
@@ -192,7 +193,7 @@ class OpenJobs:
             else:
                 self._send(record)
         for job_id in takeover.pending - self._records.keys():
-            self._send_cancel(job_id)  # a job of a record that is gone
+            self._send_cancel(job_id)  # its record was removed
 
     def handle_message(self, message: Message) -> None:
         """A message of the daemon."""
@@ -208,14 +209,14 @@ class OpenJobs:
                 record.position = message.get("position")
             else:
                 record.advance(message, time.time())
-            self._watchers.tell(record)
+            self._watchers.notify(record)
         elif kind == "result" or (kind == "error" and not self._is_refused(record, message)):
             self._end(record, message)
 
     def handle_end(self) -> None:
-        """The daemon is gone. What it was doing goes on with the next one."""
+        """Nothing is lost: the next daemon runs the open jobs."""
 
-    # --- ends -----------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def _accept(self, record: Record) -> None:
         self._accepted.add(record.job_id)
@@ -224,7 +225,7 @@ class OpenJobs:
             answer.set_result(None)
 
     def _is_refused(self, record: Record, message: Message) -> bool:
-        """Whether an error says that the job was not accepted, and its client hears of that."""
+        """True if the error means that the job was not accepted, and the submit is answered so."""
         if record.job_id in self._accepted:
             return False
         if message.get("code") == ErrorCode.SHUTTING_DOWN:
@@ -237,7 +238,7 @@ class OpenJobs:
         return True
 
     def _forget(self, record: Record) -> None:
-        """Remove a job without an end."""
+        """Remove a job that was not accepted."""
         self._close(record)
         with suppress(sqlite3.Error):
             self._registry.remove(record.job_id)
@@ -258,7 +259,7 @@ class OpenJobs:
         answer = self._answers.get(record.job_id)
         if answer is not None and not answer.done():
             answer.set_result(None)
-        self._watchers.tell(record)
+        self._watchers.notify(record)
         for call in self.on_ended:
             call(record)
 
@@ -278,7 +279,7 @@ class OpenJobs:
             record.file_name = name
 
     def _record(self, record: Record) -> None:
-        """Write the row. What a full disk keeps out of it is written later."""
+        """Write the row. If the disk is full, the end of a job is written later."""
         try:
             if record.is_deleted and record.has_ended:
                 self._registry.remove(record.job_id)

@@ -16,13 +16,13 @@ PAGE_FOLDER = Path(__file__).with_name("page")
 
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
-    # Asked for again each time, and answered with 304: a new release's page is there at once.
+    # Browsers ask each time, and get a 304: so a new release's page is shown at once.
     "Cache-Control": "no-cache",
 }
 
 
 def add_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
-    """A route per file. A mount at `/` would take every address that is wrong, and every method."""
+    """Add one route per file. A mount at `/` would match every wrong address and every method."""
     files = StaticFiles(directory=folder, check_dir=False)
     for file in sorted(folder.rglob("*")):
         if file.is_file():

@@ -1,4 +1,4 @@
-"""What an upload is, by its first bytes and its header; no pixel is decoded."""
+"""The kind and the size of an upload, from its first bytes. No pixel is decoded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from upscaled_http.records import Pixels
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# Kinds whose header tells the size. That of others is left to the worker.
+# Kinds whose size can be read from the header. For other kinds the worker finds it.
 _SIZED = frozenset({"png", "jpeg", "webp", "tiff", "avif"})
-# A TGA has no signature: what looks like one may be anything.
+# A TGA has no signature, so any file may look like one.
 _UNSIGNED = frozenset({"tga"})
 
 
 def picture_size(path: Path, max_megapixels: float) -> Pixels | None:
-    """The size of the picture in a file, orientation applied; None if its header does not tell.
+    """The size of the picture in a file, orientation applied; None if the header does not have it.
 
     Raises `ProblemError`: unsupported_format, input_unreadable, input_too_large.
     """

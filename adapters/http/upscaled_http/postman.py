@@ -13,7 +13,7 @@ _METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def collection(openapi: Json) -> Json:
-    """The collection. What is optional in a request is there, switched off."""
+    """The collection. Optional parts of a request are included, but disabled."""
     folders: dict[str, list[Json]] = {}
     for path, routes in openapi["paths"].items():
         for method in _METHODS:

@@ -1,4 +1,4 @@
-"""What a request prefers: to wait for the job's end, and a picture or the job as the answer."""
+"""The preferences of a request: to wait for the job's end, and the kind of answer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_KEY = 255
 
 
 def wait_of(request: Request, most_s: float) -> float | None:
-    """Seconds that the client is willing to wait: `?wait=S`, or `Prefer: wait=S` (RFC 7240). None
-    without either. Raises `ProblemError`."""
+    """How long the client wants to wait, from `?wait=S` or `Prefer: wait=S` (RFC 7240), at most
+    `most_s`; None without either. Raises `ProblemError`."""
     text = request.query_params.get("wait")
     if text is None:
         found = _PREFER_WAIT.search(request.headers.get("prefer", ""))
-        # A preference that is not understood is passed over, as the RFC has it.
+        # A preference that cannot be read is ignored, as the RFC says.
         return None if found is None else min(float(found[1]), most_s)
     try:
         seconds = float(text)
@@ -33,13 +33,13 @@ def wait_of(request: Request, most_s: float) -> float | None:
 
 
 def wants_picture(request: Request) -> bool:
-    """Whether the client asks for a picture and for nothing else first."""
+    """True if the first type in `Accept` is a picture."""
     first = request.headers.get("accept", "").partition(",")[0]
     return first.strip().lower().startswith("image/")
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The `Idempotency-Key`, quoted or not. Raises `ProblemError`."""
+    """The `Idempotency-Key`, without quotes; None if there is none. Raises `ProblemError`."""
     text = request.headers.get("idempotency-key")
     if text is None:
         return None

@@ -1,7 +1,6 @@
-"""A small WebP of a result: for a TIFF, which browsers do not show, and for a picture too large for
-them.
+"""A small WebP of a result, for browsers: they show no TIFF, and no very large picture.
 
-A process of its own decodes it, so that the server's memory and its event loop are left alone.
+Another process makes it, so that it takes no memory and no time of the server.
 
     python -m upscaled_http.preview RESULT PREVIEW SIDE
 """
@@ -18,18 +17,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from upscaled_http.storage import Storage
 
-# Longest sides that may be asked for. A free choice would let a client fill the disk.
+# The sizes of the longest side. With a free choice a client could fill the disk.
 SIDES = (256, 512, 1024, 1600, 2560)
 MEDIA_TYPE = "image/webp"
 
-# Each decodes a picture that may have a thousand megapixels.
+# Each process decodes a picture that may have a thousand megapixels.
 _AT_ONCE = 2
 _TIMEOUT_S = 120.0
 _QUALITY = 82
 
 
 class PreviewError(Exception):
-    """No preview can be made of this file."""
+    """Raised if no preview can be made of a file."""
 
 
 class Previews:

@@ -1,4 +1,4 @@
-"""Errors of the HTTP API: one exception, one table from codes to statuses (RFC 9457)."""
+"""Errors of the HTTP API (RFC 9457): one exception, and the status of each code."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ STATUSES: dict[Code, HTTPStatus] = {
     HttpCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
-# The same request may succeed later. The protocol's codes have it in `MEANINGS`.
+# The same request may succeed later. For the protocol's codes see `MEANINGS`.
 _RETRYABLE = frozenset(
     {
         HttpCode.UPLOAD_TIMEOUT,
@@ -98,13 +98,13 @@ _RETRYABLE = frozenset(
 
 
 def is_retryable(code: Code) -> bool:
-    """Whether the same request may succeed later."""
+    """True if the same request may succeed later."""
     return MEANINGS[code].retryable if isinstance(code, ErrorCode) else code in _RETRYABLE
 
 
 class ProblemError(Exception):
-    """A request that is answered with a problem. `detail` is one sentence: what is wrong, and what
-    to do. It names no path of the server and no key.
+    """Raised to answer a request with a problem. detail: one sentence that says what is wrong and
+    what to do. It shows no path of the server and no key.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class ProblemError(Exception):
 
     @classmethod
     def field(cls, field: str, detail: str, code: Code = HttpCode.INVALID_REQUEST) -> Self:
-        """One field of the request is wrong. `detail` names it."""
+        """The problem of one wrong field. detail: names the field."""
         return cls(code, detail, errors=[FieldError(field=field, detail=detail)])
 
     def named(self, name: str | None) -> Self:
-        """The same for a file of a batch."""
+        """The same problem, with the name of a batch's file."""
         self.problem = self.problem.model_copy(update={"name": name})
         return self
 

@@ -1,4 +1,4 @@
-"""How many submits per minute one key, or one address, may send."""
+"""The limit of submits per minute for one key, or for one address."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from upscaled_http.dependencies import Caller
 
 WINDOW_S = 60
 
-# One customer of a provider has a network of this size, and any address in it.
+# Providers give each customer a network of this size.
 _IPV6_CUSTOMER_PREFIX = 64
 
 
 class Standing(NamedTuple):
-    """Where a caller stands after a submit."""
+    """A caller's use of the rate, after a submit."""
 
     is_allowed: bool
     remaining: int
-    reset_s: int  # until one more is allowed, if none is
+    reset_s: int  # until one more submit is allowed, if none is left
 
     def headers(self, quota: int) -> dict[str, str]:
         """The fields of draft-ietf-httpapi-ratelimit-headers."""
@@ -35,7 +35,8 @@ class Standing(NamedTuple):
 
 
 class SubmitRate:
-    """Counts in a moving window, so that no caller sends twice the rate around a full minute."""
+    """Counts in a moving window. In fixed minutes a caller could send twice the rate within one
+    minute."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
@@ -43,7 +44,7 @@ class SubmitRate:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def hit(self, caller: Caller) -> Standing:
-        """Count a submit, if the caller has any left."""
+        """Count a submit, if the rate allows one more."""
         who = caller.key_name or _network(caller.address)
         is_allowed = await self._limiter.hit(self._limit, who)
         reset_time, remaining = await self._limiter.get_window_stats(self._limit, who)

@@ -1,7 +1,7 @@
-"""Where webhooks go: a URL of a client's, and one POST to it.
+"""One POST to the URL of a webhook's receiver.
 
-The connection goes to an address that was checked, as for `image_url`. Redirects are not followed,
-no proxy of the environment is used, and the body of the answer is not read.
+The connection is made to an address that was checked, as for `image_url`. Redirects are not
+followed, no proxy of the environment is used, and the body of the answer is not read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from upscaled_protocol.destinations import (
 )
 
 MAX_URL_LENGTH = 2048
-# From connecting to the answer's status. Receivers should answer first and work afterwards.
+# From the connection to the answer's status. A receiver should answer before it does its work.
 TIME_LIMIT_S = 15.0
 # Per address of a host that has several.
 _CONNECT_LIMIT_S = 5.0
@@ -35,12 +35,11 @@ _USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class DeliveryError(Exception):
-    """Raised if there was no answer. Its text says why, and shows nothing of the URL but the
-    host."""
+    """Raised if there was no answer. Its text has the reason, and of the URL only the host."""
 
 
 def host_of(url: str) -> HostPort:
-    """The host and the port that a webhook's URL leads to. Raises `ValueError`."""
+    """The host and the port of a webhook's URL. Raises `ValueError`."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -49,7 +48,7 @@ def host_of(url: str) -> HostPort:
     if len(url) > MAX_URL_LENGTH:
         raise ValueError(f"webhook is longer than {MAX_URL_LENGTH} characters")
     if not _VISIBLE_ASCII.fullmatch(url):
-        raise ValueError("webhook must be of ASCII letters, digits and signs, without spaces")
+        raise ValueError("webhook may have only ASCII letters, digits and signs, and no spaces")
     if parts.scheme not in _USUAL_PORTS:
         raise ValueError("webhook must begin with http:// or https://")
     if not host or len(host) > _LONGEST_HOST or port == 0:
@@ -66,13 +65,13 @@ class Poster:
 
     def __init__(self, destinations: Destinations) -> None:
         self._destinations = destinations
-        # Reading the system's certificates takes a while, so it is done once.
+        # Read once, because reading the system's certificates takes time.
         self._tls = ssl.create_default_context()
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Send, and return the status of the answer. Raises `DeliveryError`."""
         try:
-            # Outside of the time limit: a look-up cannot be cut short, and it counts as a running
+            # Outside the time limit, because a look-up cannot be cancelled. It counts as a running
             # delivery until the resolver gives up.
             addresses = await _in_thread(self._destinations.addresses, *host_of(url))
             async with asyncio.timeout(TIME_LIMIT_S):
@@ -105,7 +104,7 @@ class Poster:
 
 
 class _PinnedBackend(httpcore2.AnyIOBackend):
-    """Connects to the first of these addresses that answers, whatever the name is."""
+    """Connects to the first of these addresses that answers, and ignores the host's name."""
 
     def __init__(self, addresses: list[str]) -> None:
         self._addresses = addresses
@@ -130,14 +129,14 @@ class _PinnedBackend(httpcore2.AnyIOBackend):
 
 
 async def _in_thread(look_up: Callable[[str, int], list[str]], host: str, port: int) -> list[str]:
-    """Run in a thread that does not hold the end of the process, as an executor's would."""
+    """Look up in a daemon thread. The process would wait for a thread of an executor."""
     outcome: Future[list[str]] = Future()
     outcome.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             outcome.set_result(look_up(host, port))
-        except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
+        except Exception as error:  # noqa: BLE001 - raised again by the `await`
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="webhook look-up", daemon=True).start()

@@ -1,6 +1,7 @@
-"""Every HTTP job on disk: one SQLite file in WAL mode, used by the event loop alone.
+"""Every HTTP job on disk: one SQLite file in WAL mode. Only the event loop uses it.
 
-The daemon's journal cannot serve for it: it is locked, has no owner and no time, and is pruned.
+The daemon's journal cannot replace it: the journal is locked, is pruned, and has neither owners nor
+times.
 """
 
 from __future__ import annotations
@@ -66,16 +67,16 @@ _UPDATE = (
     "is_deleted = ?, file_name = ?, file_size_bytes = ?, seconds = ?, line = ?, more = ? "
     "WHERE job_id = ?"
 )
-# Beside the columns, as JSON.
+# Fields in the column `more`, as JSON.
 _MORE = ("name", "retention", "started_at", "progress", "attempt", "outcome")
 
 
 class RegistryError(Exception):
-    """The file cannot be opened: damaged, or not ours."""
+    """Raised if the file cannot be opened: it is damaged, or of another program."""
 
 
 class Page(NamedTuple):
-    """What a list is to hold: the newest first, from `before` on."""
+    """A page of the list of jobs, the newest first, after the job `before`."""
 
     owner: str
     status: str | None = None
@@ -86,7 +87,7 @@ class Page(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How many jobs of a method ended in this way, and their processing time together."""
+    """The number of a method's jobs that ended so, and the sum of their processing time."""
 
     method: str
     status: str
@@ -95,14 +96,14 @@ class Outcome(NamedTuple):
 
 
 class KeptAnswer(NamedTuple):
-    """What a request with an `Idempotency-Key` was answered with."""
+    """The answer to a request with an `Idempotency-Key`: the id of a job or of a batch."""
 
     fingerprint: bytes
     answer_id: str
 
 
 class Registry:
-    """Raises `RegistryError` if the file cannot serve. Its methods raise `sqlite3.Error` if the
+    """Raises `RegistryError` if the file cannot be used. Its methods raise `sqlite3.Error` if the
     disk is full or fails."""
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +115,7 @@ class Registry:
             if version not in (0, _VERSION):
                 raise RegistryError(f"{path.name} has version {version}, not {_VERSION}")
             self._db.execute("PRAGMA journal_mode = WAL")
-            # Rows survive any death of processes, though not of the machine's power.
+            # Rows survive a kill of any process, but perhaps not a loss of power.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
             self.deliveries = Deliveries(self._db)
@@ -123,12 +124,12 @@ class Registry:
             raise RegistryError(f"{path.name} cannot be opened: {error}") from None
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file."""
+        """Merge the write-ahead log into the file."""
         self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it is recorded, or nothing."""
+        """Everything in the context is recorded, or nothing."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -160,7 +161,7 @@ class Registry:
         )
 
     def update(self, record: Record) -> None:
-        """Record what has changed."""
+        """Record the changes of a job."""
         self._db.execute(
             _UPDATE,
             (
@@ -173,7 +174,7 @@ class Registry:
         )
 
     def remove(self, job_id: str) -> None:
-        """Forget a job."""
+        """Remove a job."""
         self._db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
 
     def find(self, job_id: str) -> Record | None:
@@ -182,7 +183,7 @@ class Registry:
         return None if row is None else _record(row)
 
     def open_jobs(self) -> list[Record]:
-        """Those that have not ended, in the order of their submit."""
+        """The jobs that have not ended, in the order of their submit."""
         return self._all("WHERE finished_at IS NULL ORDER BY seq")
 
     def page(self, page: Page) -> list[Record]:
@@ -200,11 +201,11 @@ class Registry:
         )
 
     def expired(self, now: float) -> list[Record]:
-        """Jobs whose files are due to be removed."""
+        """The jobs whose files have expired."""
         return self._all("WHERE file_name IS NOT NULL AND expires_at <= ?", now)
 
     def with_files(self, owner: str, ended_before: float) -> list[Record]:
-        """Jobs of an owner that ended before this time and still have a file."""
+        """An owner's jobs that ended before this time and still have a file."""
         clause = "WHERE owner = ? AND file_name IS NOT NULL AND finished_at <= ?"
         return self._all(clause, owner, ended_before)
 
@@ -214,12 +215,12 @@ class Registry:
         return self._all(clause, batch_id, owner)
 
     def remove_ended(self, before: float) -> None:
-        """Forget the jobs that ended before this time and have no file, and as old answers."""
+        """Remove the jobs without a file that ended before this time, and older kept answers."""
         self._db.execute("DELETE FROM jobs WHERE finished_at <= ? AND file_name IS NULL", (before,))
         self._db.execute("DELETE FROM idempotency WHERE created_at <= ?", (before,))
 
     def file_names(self) -> set[str]:
-        """The results that belong to jobs."""
+        """The file names of all results."""
         rows = self._db.execute("SELECT file_name FROM jobs WHERE file_name IS NOT NULL")
         return {name for (name,) in rows}
 
@@ -235,7 +236,7 @@ class Registry:
     # --- Idempotency-Key --------------------------------------------------------------------
 
     def kept_answer(self, owner: str, key: str) -> KeptAnswer | None:
-        """What this key stands for."""
+        """The answer that this key stands for."""
         row = self._db.execute(
             "SELECT fingerprint, answer_id FROM idempotency WHERE owner = ? AND key = ?",
             (owner, key),
@@ -243,13 +244,13 @@ class Registry:
         return None if row is None else KeptAnswer(*row)
 
     def keep_answer(self, owner: str, key: str, answer: KeptAnswer, now: float) -> None:
-        """Have this key stand for an answer."""
+        """Record the answer that this key stands for."""
         self._db.execute(
             "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", (owner, key, *answer, now)
         )
 
     def forget_answer(self, owner: str, key: str, answer: KeptAnswer) -> None:
-        """The answer was not given after all."""
+        """Remove an answer that was not given after all."""
         self._db.execute(
             "DELETE FROM idempotency WHERE owner = ? AND key = ? AND answer_id = ?",
             (owner, key, answer.answer_id),
@@ -260,7 +261,7 @@ class Registry:
 
 
 def _state(record: Record) -> tuple[Any, ...]:
-    """The columns from `is_cancelled` on, which both statements end with."""
+    """The values of the columns from `is_cancelled` on, with which both statements end."""
     return (
         record.is_cancelled,
         record.is_deleted,

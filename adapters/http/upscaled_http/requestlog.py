@@ -1,4 +1,5 @@
-"""One line and one count per request, an id for it, and an answer for what no one has caught."""
+"""One log line, one count and one id per request; and the answer to an exception that nobody
+caught."""
 
 from __future__ import annotations
 
@@ -19,35 +20,35 @@ from upscaled_protocol.errors import ErrorCode
 
 log = logging.getLogger("upscaled_http.access")
 
-# What may go into a log line and back into a header as it is.
+# Ids that are safe in a log line and in a header.
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# The client left before the answer began. No status of HTTP says so; proxies log this one.
+# The client left before the answer began. HTTP has no status for it; proxies log this one.
 CLIENT_GONE = 499
 
-# Of the 5xx, those by which a server that is well says "not now".
+# A healthy server answers with these when it cannot take a request now.
 _DELIBERATE = frozenset({503, 507})
 
-# Asked every few seconds by probes: shown only if the level is `debug`.
+# Probes ask these every few seconds, so they are logged at the level `debug`.
 _PROBES = frozenset({"/api/health/live", "/api/health/ready", "/metrics"})
 
 
 class RequestLog:
-    """ASGI middleware, outside of all others of ours."""
+    """ASGI middleware, the outermost of ours."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, and write down how it went."""
+        """Run the application, and log the request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers(scope=scope))
         scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
-        seen = _Seen()
+        seen = _Counts()
 
         async def counted_receive() -> Message:
             message = await receive()
@@ -67,7 +68,7 @@ class RequestLog:
         except Exception:
             log.exception("a request failed", extra={"fields": {"request_id": request_id}})
             if seen.status != CLIENT_GONE:
-                raise  # the answer has begun: only a broken connection tells that it is not whole
+                raise  # the answer has begun: a broken connection marks it as incomplete
             error = ProblemError(
                 ErrorCode.INTERNAL,
                 f"The server failed at this request; its log says more under {request_id}.",
@@ -76,7 +77,7 @@ class RequestLog:
         finally:
             self._write(scope, seen, time.perf_counter() - started)
 
-    def _write(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+    def _write(self, scope: Scope, seen: _Counts, seconds: float) -> None:
         route = route_template(scope)
         self._metrics.observe(route, scope["method"], seen.status, seconds, seen.bytes_in)
         level = logging.DEBUG if route in _PROBES and seen.status < 400 else logging.INFO
@@ -102,8 +103,8 @@ class RequestLog:
         log.log(level, "request", extra={"fields": fields})
 
 
-class _Seen:
-    """What passed by."""
+class _Counts:
+    """The counts of one request."""
 
     status = CLIENT_GONE
     bytes_in = 0
@@ -111,7 +112,7 @@ class _Seen:
 
 
 def route_template(scope: Scope) -> str:
-    """The route as it is declared, without ids; `none` if there is none for the path."""
+    """The route's path as declared, without ids; `none` if no route has the path."""
     path = getattr(scope.get("route"), "path", None)
     if path is None:
         return "none"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
-# A file of the client's is shown as a picture and as nothing else.
+# A browser must not run a client's file as a page.
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
@@ -34,14 +34,14 @@ SAFE_HEADERS = {
 
 
 def download_name(record: Record) -> str:
-    """What a download is called: the upload's name, with the result's suffix."""
+    """The file name of a download: the upload's name, with the result's suffix."""
     stem = (record.name or record.job_id).rpartition(".")[0] or record.name or record.job_id
     suffix = (record.file_name or "").rpartition(".")[2]
     return f"{stem}_{record.method}.{suffix}"
 
 
 def disposition(name: str, kind: str = "inline") -> str:
-    """A `Content-Disposition` that also old clients read (RFC 6266)."""
+    """A `Content-Disposition` that old clients can read too (RFC 6266)."""
     plain = re.sub(r"[^A-Za-z0-9._ ()-]", "_", name)
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
@@ -67,8 +67,7 @@ def check_result(record: Record) -> str:
 
 
 class ResultResponse(Response):
-    """Sends a file, or the part that was asked for. `on_sent` is called with the end of a whole
-    file."""
+    """Sends a file, or the requested part. on_sent: called once the whole file is sent."""
 
     def __init__(
         self,
@@ -123,7 +122,7 @@ class ResultResponse(Response):
             raise
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it. A client that leaves before the end has not got the whole."""
+        """Send it. If the client leaves before the end, `on_sent` is not called."""
         try:
             await send(
                 {
@@ -139,7 +138,7 @@ class ResultResponse(Response):
     async def _send_body(self, receive: Receive, send: Send) -> None:
         begin, end = self._begin, self._end
         if end - begin <= CHUNK_BYTES:
-            # A file of this size is most likely in memory: a thread would cost more.
+            # A file of this size is mostly in memory: a thread would take longer than the read.
             body = os.pread(self._fd, end - begin, begin) if end > begin else b""
             self._note_sent()
             await send({"type": "http.response.body", "body": body})
@@ -163,21 +162,21 @@ class ResultResponse(Response):
                     await left
 
     def _note_sent(self) -> None:
-        """Before the last part: the client's next request must find what this has changed."""
+        """Called before the last part is sent: the client's next request finds the change."""
         if self._on_sent is not None:
             self._on_sent()
 
     def _is_known(self, request: Request) -> bool:
-        told = request.headers.get("if-none-match")
-        if told is None:
+        known = request.headers.get("if-none-match")
+        if known is None:
             return False
-        return told.strip() == "*" or self.etag in _etags(told)
+        return known.strip() == "*" or self.etag in _etags(known)
 
     def _range(self, request: Request, size: int, modified: str) -> tuple[int, int] | None:
-        """The part that was asked for; None for the whole. Raises `ProblemError` (416)."""
+        """The requested part; None for the whole. Raises `ProblemError` (416)."""
         found = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
         if found is None or (not found[1] and not found[2]):
-            return None  # several ranges, or another unit: the whole is always a right answer
+            return None  # several ranges, or another unit: the whole is a correct answer
         condition = request.headers.get("if-range", self.etag).strip()
         if condition not in (self.etag, modified):
             return None
@@ -191,7 +190,7 @@ class ResultResponse(Response):
         if begin >= size or begin >= end:
             raise ProblemError(
                 HttpCode.RANGE_NOT_SATISFIABLE,
-                f"The result has {size} bytes, and the range begins behind them.",
+                f"The range begins after the end of the result, which has {size} bytes.",
                 headers={"Content-Range": f"bytes */{size}"},
             )
         return begin, end
@@ -209,10 +208,10 @@ def open_result(service: Service, record: Record) -> int:
 
 
 def encoded(fd: int, media_type: str) -> StreamingResponse:
-    """A file as JSON with its base64, which takes the memory of a chunk. Closes the descriptor."""
+    """A file as JSON with its base64, in chunks. Closes the descriptor."""
     size = os.fstat(fd).st_size
     head, tail = b'{"image_base64":"', f'","media_type":"{media_type}"}}'.encode()
-    # Three bytes are four letters: only the last chunk may end in padding.
+    # Three bytes become four letters. Only the last chunk may have padding.
     step = CHUNK_BYTES // 3 * 3
 
     def parts() -> Iterator[bytes]:
@@ -229,8 +228,8 @@ def encoded(fd: int, media_type: str) -> StreamingResponse:
     return StreamingResponse(parts(), headers=headers, media_type="application/json")
 
 
-def _etags(told: str) -> set[str]:
-    return {tag.strip().removeprefix("W/") for tag in told.split(",")}
+def _etags(header: str) -> set[str]:
+    return {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
 async def _wait_left(receive: Callable[[], Awaitable[object]]) -> None:

@@ -1,7 +1,7 @@
 """The OpenAPI document, and the Postman collection made from it, for people who write clients.
 
 `python -m upscaled_http.schema` writes `openapi.json` and `postman.json` into `adapters/http`, or
-into the folder that is named; with `--check` it says what is stale instead. The types of the Node
+into the given folder. With `--check` it writes nothing and names stale files. The types of the Node
 and the Go client are generated from `openapi.json`.
 """
 
@@ -19,14 +19,14 @@ from upscaled_http.config import Settings
 from upscaled_http.postman import collection
 from upscaled_http.service import Service
 
-# In a checkout.
+# `adapters/http` in a checkout.
 _FOLDER = Path(__file__).resolve().parents[1]
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document, as a server with the default settings answers it."""
+    """The OpenAPI document of a server with the default settings."""
     settings = Settings()
-    # It is not started: it opens no file, and starts no daemon.
+    # A service that is not started opens no file and starts no daemon.
     return create_app(settings, Service(settings)).openapi()
 
 

@@ -1,8 +1,8 @@
-"""The server: its sockets, its signals, and an end that loses no answer.
+"""The server: its sockets, its signals, and a shutdown that loses no answer.
 
-uvicorn by itself closes its port first, cuts streams off before their last event, and ends with the
-signal that stopped it. Here the service drains while everything is still answered, so that clients
-get their last event or find their job's end; then the port closes, and the status is 0.
+uvicorn closes its port first, cuts streams off before their last event, and exits by the signal
+that stopped it. This server drains first and still answers meanwhile, so that clients get the last
+event, or find the end of their job. Then it closes the port, and exits with status 0.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 
-# A proxy keeps its connections for about a minute (nginx: 60 s). If we close first, its next
-# request may be lost on the way.
+# A proxy keeps its connections for about a minute (nginx: 60 s). If the server closed one first,
+# the proxy's next request could be lost.
 KEEP_ALIVE_S = 75
 
-# After the drain: for answers that are under way to slow clients.
+# After the drain, for answers to slow clients.
 LAST_ANSWERS_S = 3
 
-# `timeout`, npm and others send a signal to us and to our process group: both are one request.
+# `timeout`, npm and others send a signal to the process and to its process group: two signals
+# within this time are one request.
 SAME_SIGNAL_S = 0.5
 
 EXIT_FORCED = 1
@@ -77,19 +78,19 @@ class Server(uvicorn.Server):
         self._stop_asked_at: float | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Until a signal. Raises what the service raises at its start."""
+        """Serve until a signal. Raises what the service raises at its start."""
         with self.capture_signals():
             async with self._application.router.lifespan_context(self._application):
                 await self._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port, and tell so."""
+        """Open the port, and report it."""
         await super().startup(sockets)
         self._on_open()
         self._notifier.ready("Serving")
 
     async def on_tick(self, counter: int) -> bool:
-        """Each 0.1 s, in the event loop."""
+        """Called every 0.1 s, in the event loop."""
         self._notifier.feed_watchdog(asyncio.get_running_loop().time())
         service, idle_exit_s = self._application.state.service, self._settings.idle_exit_s
         if service.fault is not None:
@@ -116,8 +117,8 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The first one stops, the second one stops at once. SIGHUP replaces the workers, but if
-        a terminal started us: then the terminal was closed."""
+        """The first SIGTERM or SIGINT drains, the second one exits at once. SIGHUP replaces the
+        workers. If a terminal started the server, SIGHUP means that the terminal was closed."""
         loop = asyncio.get_running_loop()
         for one in _SIGNALS:
             loop.add_signal_handler(one, self.handle_exit, one, None)
@@ -137,8 +138,7 @@ class Server(uvicorn.Server):
         if self._stop_asked_at is not None:
             if now - self._stop_asked_at < SAME_SIGNAL_S:
                 return
-            # Nothing is lost: both stores are kept whole for a kill -9, and the daemon ends with
-            # its pipes.
+            # No job is lost: both stores survive a kill -9, and the daemon ends with its pipes.
             log.warning("a second signal: stopping at once")
             logging.shutdown()
             os._exit(EXIT_FORCED)
@@ -150,7 +150,7 @@ class Server(uvicorn.Server):
 def open_sockets(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of the host. Raises `OSError`.
 
-    They are opened before the service starts: a port that is taken is found before a daemon runs.
+    They are opened before the service starts, so that no daemon is started if the port is taken.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -161,7 +161,7 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # localhost has two addresses, and a port that is chosen is one for both.
+            # localhost has two addresses: for port 0, both get the port that the first one got.
             chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
             opened.bind((address, chosen, *scope))
             opened.listen(BACKLOG)

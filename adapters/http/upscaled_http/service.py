@@ -91,7 +91,7 @@ class Service:
         )
         self._metrics = JobMetrics(self.jobs, self.daemon, self.storage)
         self.daemon.start()
-        self._housekeeping = asyncio.create_task(self._keep_house())
+        self._housekeeping = asyncio.create_task(self._housekeep())
 
     async def drain(self) -> None:
         """Take no more jobs, let the daemon finish what it can in `grace_s`, and end every stream.
@@ -317,17 +317,17 @@ class Service:
         finally:
             self._question = None
 
-    async def _keep_house(self) -> None:
+    async def _housekeep(self) -> None:
         """Remove what has expired, every 5 s. If the disk is full, the next turn tries again."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
             self.jobs.ask_for_lost_ends(_SILENT_S)
             try:
-                self.keep_house(time.time())
+                self.remove_expired(time.time())
             except sqlite3.Error as error:
                 _LOG.warning("the registry cannot be written: %s", error)
 
-    def keep_house(self, now: float) -> None:
+    def remove_expired(self, now: float) -> None:
         """Remove the results and the records that have expired. Raises `sqlite3.Error`."""
         self.jobs.catch_up()
         self._remove_files(self.registry.expired(now))

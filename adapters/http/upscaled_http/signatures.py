@@ -1,4 +1,4 @@
-"""Signatures of webhooks, by which a receiver knows that this server sent them.
+"""Signatures of webhooks. By them a receiver knows that this server sent a webhook.
 
 Source: Standard Webhooks, https://www.standardwebhooks.com.
 """
@@ -17,7 +17,7 @@ _MIN_BYTES, _MAX_BYTES = 24, 64
 
 
 def check_secret(secret: str) -> None:
-    """Raises `ValueError`, which does not show the secret, if it cannot sign webhooks."""
+    """Raise `ValueError` if the secret cannot sign webhooks. The text does not show the secret."""
     try:
         key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -37,8 +37,8 @@ class Signer:
         self._webhook = Webhook(secret)
 
     def headers(self, message_id: str, now: float, body: bytes) -> dict[str, str]:
-        """The headers of one attempt, begun at `now` (seconds since 1970). Receivers refuse a
-        message that is some minutes old, so each attempt has its own."""
+        """The headers of one attempt. now: its start, in seconds since 1970. Each attempt has its
+        own headers, because receivers refuse a message that is some minutes old."""
         signature = self._webhook.sign(message_id, datetime.fromtimestamp(now, UTC), body.decode())
         return {
             "content-type": "application/json",

@@ -1,7 +1,7 @@
-"""Where settings come from: flags over environment over a YAML file.
+"""Reads the settings: from flags, else from the environment, else from a YAML file.
 
-Every fault is a line `SOURCE: section.key: reason`, and all faults are found in one run. No line
-shows a secret.
+Each fault is a line `SOURCE: section.key: reason`, and one run reports all faults. No line shows a
+secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from upscaled_models.catalog import Catalog, default_model_dir
 
 PREFIX = "UPSCALED_"
 
-# Names under which other systems set the same; ours come before them.
+# Names that other systems use for the same settings. Our own names win.
 OTHER_NAMES = {
     "PORT": "server.port",
     "UPLOAD_DIR": "storage.upload_dir",
@@ -33,15 +33,15 @@ OTHER_NAMES = {
     "DEFAULT_DPI": "defaults.dpi",
 }
 
-# Read by the daemon, which inherits the environment.
+# The daemon reads these. It inherits the environment.
 _OF_THE_DAEMON = frozenset({"UPSCALED_METRICS_ADDRESS"})
 
-# Secrets with a parser of their own.
+# A secret that has its own parser.
 _API_KEYS = "auth.keys"
 
 
 class ConfigError(Exception):
-    """The settings cannot be used; one line per fault."""
+    """Raised if the settings cannot be used. One line per fault."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -49,7 +49,7 @@ class ConfigError(Exception):
 
 
 class Given(NamedTuple):
-    """A value, and where it was given."""
+    """A value, and its source."""
 
     source: str
     value: Any
@@ -60,7 +60,7 @@ def load(
     file: Path | None = None,
     flags: Mapping[str, Given] | None = None,
 ) -> Settings:
-    """The settings; `flags` by their key, as in `server.port`. Raises `ConfigError`."""
+    """The settings. flags: by their key, as in `server.port`. Raises `ConfigError`."""
     faults: list[str] = []
     given = _of_file(file, faults) if file is not None else {}
     given |= _of_environ(environ, faults)
@@ -101,7 +101,7 @@ def printed(settings: Settings) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: PyYAML would take the last one."""
+    """Refuses a key that is given twice. PyYAML would take the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -183,7 +183,7 @@ def _of_environ(environ: Mapping[str, str], faults: list[str]) -> dict[str, Give
             known.add(name)
             if environ.get(name):
                 found[path] = Given(name, environ[name])
-            # `auth.keys_file` has a variable of that name, and is read as this would be.
+            # The file of `auth.keys` is the setting `auth.keys_file`.
             if _is_secret(path, field) and path != _API_KEYS:
                 known.add(f"{name}_FILE")
                 if environ.get(f"{name}_FILE"):
@@ -218,7 +218,7 @@ def _read_secret(
 
 
 def _with_keys_file(settings: Settings, given: Mapping[str, Given]) -> Settings:
-    """The keys of `auth.keys_file` beside those of the environment."""
+    """The settings with the keys of `auth.keys_file` beside those of the environment."""
     file = settings.auth.keys_file
     if file is None:
         return settings
@@ -289,7 +289,7 @@ def _is_secret(path: str, field: FieldInfo) -> bool:
 
 
 def _split(value: Any, field: FieldInfo) -> Any:
-    """A list may be text with commas. Keys have a parser of their own."""
+    """Split a text with commas if the field is a list. Keys have their own parser."""
     is_list = typing.get_origin(field.annotation) is tuple
     if is_list and isinstance(value, str) and Key not in typing.get_args(field.annotation):
         return [item for item in map(str.strip, value.split(",")) if item]

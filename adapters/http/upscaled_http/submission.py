@@ -1,6 +1,6 @@
-"""From a request's fields to a job: names that other services use, types, limits, the config.
+"""From a request's fields to a job: aliases, types, limits, the config.
 
-A form's values are texts and a JSON body's are not; the config's own model checks both.
+A form's values are texts, and a JSON body's have types. The config's model checks both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONFIGS: dict[str, type[Config]] = {
 METHODS = tuple(_CONFIGS)
 DEFAULT_METHOD = "esrgan"
 
-# Names that other services' clients send.
+# Field names of other services' clients.
 _ALIASES = {
     "scale": "upscale_factor",
     "model_name": "model",
@@ -52,19 +52,19 @@ _ALIASES = {
     "img_url": "image_url",
 }
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
-# Paths are the server's, and a result is fetched by its address.
+# Clients give no paths, and fetch results by their address.
 _HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64"})
 _JOB_FIELDS = ("timeout_s", "label", "retention", "webhook")
 _MAX_LABEL = 100
 _MAX_URL = 8192
 _SUFFIXES = {"jpeg": "jpg"}
-# Stands for the upload, whose path is known once the job has an id.
+# Stands for the upload. Its path is known once the job has an id.
 _PLACE = "/upload"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job without its picture. suffix: of the result's file; None if there will be none."""
+    """A job without its picture. suffix: of the result's file; None if it has no file."""
 
     method: str
     config: dict[str, Any]
@@ -78,12 +78,12 @@ class Submission:
 
     @property
     def takes_picture(self) -> bool:
-        """Whether its config names an input. The test partner `fake` takes none."""
+        """True if its config names an input. The test partner `fake` takes none."""
         return isinstance(self.model, ImageConfig)
 
 
 class SubmissionReader:
-    """Reads requests by the server's settings."""
+    """Reads requests, with the limits and defaults of the server's settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -99,22 +99,22 @@ class SubmissionReader:
     def read(
         self, fields: Mapping[str, Any], method: str | None, *, is_text: bool, has_upload: bool
     ) -> Submission:
-        """The job of these fields. Raises `ProblemError`, with the field named."""
+        """The job of these fields. Raises `ProblemError`, which names the field."""
         values = dict(fields)
         method = self._method(values, method)
-        told = _take_aliases(values)
+        given_as = _take_aliases(values)
         job = {name: values.pop(name) for name in _JOB_FIELDS if name in values}
         image_url = values.get("image_url")
         for name in _HIDDEN & values.keys():
-            raise _unknown(told.get(name, name), method)
+            raise _unknown(given_as.get(name, name), method)
         if issubclass(_CONFIGS[method], ImageConfig):
             _check_input(image_url, has_upload=has_upload)
             if has_upload:
                 values["image_path"] = _PLACE
             self._take_defaults(method, values)
-        model = _config(method, values, told, is_text=is_text)
+        model = _config(method, values, given_as, is_text=is_text)
         config = model.model_dump(mode="json", exclude_unset=True)
-        self._check_models(model, told)
+        self._check_models(model, given_as)
         suffix = None
         if isinstance(model, ImageConfig):
             format_ = model.output_format or "png"
@@ -134,7 +134,7 @@ class SubmissionReader:
         )
 
     def planned_size(self, model: Config, size: Pixels | None) -> Pixels | None:
-        """What the output will measure. Raises `ProblemError` if the size is not possible."""
+        """The output's size. Raises `ProblemError` if it is not possible."""
         if size is None or not isinstance(model, ImageConfig):
             return None
         factor = getattr(model, "upscale_factor", None) or DEFAULT_UPSCALE_FACTOR
@@ -165,7 +165,7 @@ class SubmissionReader:
         in_field = values.pop("method", None)
         if in_path is not None and in_field not in (None, in_path):
             raise ProblemError.field(
-                "method", f"The address says {in_path}, and the field method says another one."
+                "method", f"The address says {in_path}, but the field method says another method."
             )
         method = in_path or in_field or DEFAULT_METHOD
         served = self._settings.workers.methods
@@ -192,16 +192,16 @@ class SubmissionReader:
         if defaults.dpi and {"target_width_inches", "target_height_inches"} & {*values}:
             values.setdefault("target_dpi", int(defaults.dpi))
 
-    def _check_models(self, model: Config, told: Mapping[str, str]) -> None:
-        """A model is named: a path would let a client have any file of the machine opened."""
+    def _check_models(self, model: Config, given_as: Mapping[str, str]) -> None:
+        """Refuse a path: by a path a client could make the server open any file."""
         if not isinstance(model, EsrganConfig | FluxConfig):
             return
-        # ESRGAN's `model` is a copy of `upscale_model` if only that is given.
+        # If only `upscale_model` is given, ESRGAN's `model` is a copy of it.
         for field in ("upscale_model", "model"):
             name = getattr(model, field)
             if name is None or field not in model.model_fields_set:
                 continue
-            given = told.get(field, field)
+            given = given_as.get(field, field)
             if Path(name).name != name or "\\" in name or "\0" in name or name.startswith("."):
                 text = f"{given} is the name of a model, as `GET /api/models` lists them."
                 raise ProblemError.field(given, text, ErrorCode.MODEL_NOT_FOUND)
@@ -233,7 +233,7 @@ class SubmissionReader:
         return number
 
     def _webhook(self, value: Any) -> str | None:
-        """Checked for its form, and for what needs no look-up of its host."""
+        """Check the URL, without a look-up of its host."""
         if value is None:
             return None
         webhooks = self._settings.webhooks
@@ -259,16 +259,16 @@ class SubmissionReader:
 
 
 def _take_aliases(values: dict[str, Any]) -> dict[str, str]:
-    """Rename the aliases; the name that the client gave, by ours."""
-    told = {}
+    """Rename the aliases. Returns the name that the client gave, by our name."""
+    given_as = {}
     for alias, name in _ALIASES.items():
         if alias not in values:
             continue
         if name in values:
-            raise ProblemError.field(alias, f"{alias} and {name} say the same: give one of them.")
+            raise ProblemError.field(alias, f"{alias} and {name} mean the same: give one of them.")
         values[name] = values.pop(alias)
-        told[name] = alias
-    return told
+        given_as[name] = alias
+    return given_as
 
 
 def _check_input(image_url: Any, *, has_upload: bool) -> None:
@@ -285,7 +285,7 @@ def _check_input(image_url: Any, *, has_upload: bool) -> None:
 
 
 def _config(
-    method: str, values: dict[str, Any], told: Mapping[str, str], *, is_text: bool
+    method: str, values: dict[str, Any], given_as: Mapping[str, str], *, is_text: bool
 ) -> Config:
     kind = _CONFIGS[method]
     try:
@@ -295,15 +295,15 @@ def _config(
             else kind.model_validate(values)
         )
     except ValidationError as error:
-        faults = [_field_error(fault, method, told) for fault in error.errors()]
+        faults = [_field_error(fault, method, given_as) for fault in error.errors()]
     raise ProblemError(
         ErrorCode.INVALID_JOB, " ".join(fault.detail for fault in faults), errors=faults
     )
 
 
-def _field_error(fault: Mapping[str, Any], method: str, told: Mapping[str, str]) -> FieldError:
+def _field_error(fault: Mapping[str, Any], method: str, given_as: Mapping[str, str]) -> FieldError:
     name = str(fault["loc"][0]) if fault["loc"] else ""
-    given = told.get(name, name)[:100]
+    given = given_as.get(name, name)[:100]
     if fault["type"] == "extra_forbidden":
         return _unknown(given, method).problem.errors[0]
     text = str(fault["msg"]).removeprefix("Value error, ")
@@ -321,7 +321,7 @@ def _unknown(name: str, method: str) -> ProblemError:
 
 
 def _imagen_factor(factor: Any) -> Any:
-    """Imagen's factors are texts; other methods' numbers mean the same."""
+    """Imagen's factor as its text: `x2` for 2."""
     is_number = isinstance(factor, int | float) or str(factor).replace(".", "", 1).isdigit()
     return f"x{float(factor):g}" if is_number else factor
 
@@ -345,13 +345,13 @@ def _quoted(value: object) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A message of the protocol as a sentence."""
+    """A message of the daemon as a sentence."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def form_fields() -> dict[str, Any]:
-    """The fields of all methods but the test partner's, as JSON Schema: a client sends those that
-    its method has. Aliases are left out."""
+    """The fields of all methods, as JSON Schema, without aliases and without the test partner's. A
+    client sends those of its method."""
     fields: dict[str, Any] = {}
     for method, kind in _CONFIGS.items():
         if method == "fake":
@@ -365,14 +365,18 @@ def form_fields() -> dict[str, Any]:
                 fields[name] = {"anyOf": [*options, schema]} if schema not in options else known
     return fields | {
         "timeout_s": {"type": "number", "exclusiveMinimum": 0},
-        "label": {"type": "string", "maxLength": _MAX_LABEL, "description": "Your own name."},
+        "label": {
+            "type": "string",
+            "maxLength": _MAX_LABEL,
+            "description": "Your own name for the job.",
+        },
         "retention": {"type": "string", "enum": list(get_args(Retention))},
         "webhook": {"type": "string", "format": "uri", "description": "Gets the job's end."},
     }
 
 
 def check_field_names(names: Iterable[str], limit: int = 64) -> None:
-    """Raise `ProblemError` if a name occurs twice, or if there are too many."""
+    """Raise `ProblemError` if a name occurs twice, or if there are more than `limit`."""
     seen: set[str] = set()
     for name in names:
         if name in seen:

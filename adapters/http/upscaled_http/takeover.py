@@ -1,8 +1,8 @@
-"""What the daemon's journal tells of the jobs that have not ended, before a daemon has it.
+"""Reads the daemon's journal before a daemon is started.
 
-Nobody else holds the journal then, so this is all that there is to know: an end that is recorded
-there happened, a job that is pending there is accepted by the next daemon by itself, and any other
-job never reached it.
+No other process uses the journal then, so it has all that is known of the open jobs. A job with an
+end there has ended. A job that is pending there is accepted by the next daemon unasked. Any other
+job never reached the daemon.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from upscaled_supervisor.journal import Journal, JournalError, JournalHeldError
 
 class Takeover(NamedTuple):
     """ends: terminal messages by job. pending: jobs that the next daemon will accept. fault: why
-    the journal cannot be read; the daemon tells the same, and does not start."""
+    the journal cannot be read; a daemon could not start either."""
 
     ends: dict[str, Message]
     pending: frozenset[str]
@@ -26,7 +26,7 @@ class Takeover(NamedTuple):
 
 
 def read_journal(path: Path, job_ids: list[str]) -> Takeover | None:
-    """What the journal has of these jobs; None while another process holds it."""
+    """The journal's content about these jobs; None while another process uses the journal."""
     try:
         journal = Journal(path)
     except JournalHeldError:

@@ -1,7 +1,7 @@
-"""A request's body: a form, whose files go straight to disk, or one JSON object.
+"""A request's body: a form, whose files are written to disk as they come, or one JSON object.
 
-A file lies in the incoming folder under a random name until its job is accepted. Whatever ends the
-request before that removes it.
+A file is in the incoming folder under a random name until its job is accepted. If the request ends
+before that, the file is removed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Upload(NamedTuple):
-    """A file that was sent. name: of the client's file, cleaned, for display alone. sha256: if the
+    """A received file. name: the client's file name, cleaned, only for display. sha256: only if the
     request has an `Idempotency-Key`."""
 
     path: Path
@@ -51,7 +51,7 @@ class Upload(NamedTuple):
 
 @dataclass
 class Body:
-    """What a request holds. Leaving its context removes the files that are still there."""
+    """A request's fields and files. The end of its context removes the files that are left."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     is_text: bool = True
@@ -73,7 +73,7 @@ class BodyReader:
         self._incoming = incoming
 
     async def read(self, request: Request, max_files: int) -> Body:
-        """The whole body. Raises `ProblemError`; nothing is left then."""
+        """The whole body. If it raises `ProblemError`, no file is left."""
         content_type = request.headers.get("content-type", "")
         kind, options = parse_options_header(content_type)
         needs_hash = "idempotency-key" in request.headers
@@ -85,25 +85,25 @@ class BodyReader:
                 )
             form = _Form(boundary, self._incoming, max_files, needs_hash=needs_hash)
             try:
-                await self._pour(request, form)
+                await self._read_all(request, form)
                 return form.finish()
             except BaseException:
                 form.discard()
                 raise
         text = bytearray()
         if kind == b"application/x-www-form-urlencoded":
-            await self._pour(request, text)
+            await self._read_all(request, text)
             return _urlencoded(bytes(text))
         if kind == b"application/json":
-            await self._pour(request, text)
+            await self._read_all(request, text)
             return await self._json_body(bytes(text), needs_hash)
         raise ProblemError(
             HttpCode.UNSUPPORTED_MEDIA_TYPE,
             "Send multipart/form-data with a file `image`, or application/json.",
         )
 
-    async def _pour(self, request: Request, into: _Form | bytearray) -> None:
-        """Read the body to its end. Its size and its pace are limited before it comes here."""
+    async def _read_all(self, request: Request, into: _Form | bytearray) -> None:
+        """Read the body to its end. `LimitedBody` limits its size and its time."""
         try:
             async for chunk in request.stream():
                 if isinstance(into, bytearray):
@@ -111,10 +111,10 @@ class BodyReader:
                 else:
                     into.feed(chunk)
         except ClientDisconnect:
-            raise ProblemError(HttpCode.INVALID_REQUEST, "The upload broke off.") from None
+            raise ProblemError(HttpCode.INVALID_REQUEST, "The upload was not completed.") from None
 
     async def _json_body(self, text: bytes, needs_hash: bool) -> Body:
-        # A picture in base64 takes time to decode, so another thread does it.
+        # Another thread decodes a large body, because base64 takes time.
         if len(text) > _MAX_FIELD_BYTES:
             return await asyncio.to_thread(self._parse_json, text, needs_hash)
         return self._parse_json(text, needs_hash)
@@ -141,8 +141,8 @@ class BodyReader:
 
 
 def clean_name(name: object) -> str | None:
-    """A client's file name as it may be shown and offered for a download: no folder, nothing that
-    a header or a shell could mistake."""
+    """A client's file name for display and downloads, without folders and without characters that
+    have a meaning in a header or a shell."""
     if not isinstance(name, str):
         return None
     last = name.replace("\\", "/").rpartition("/")[2]
@@ -177,13 +177,13 @@ class _File:
             raise storage_problem(error) from None
 
     def close(self) -> Upload:
-        """All of it was received."""
+        """Close the complete file."""
         os.close(self._fd)
         digest = None if self._hash is None else self._hash.digest()
         return Upload(self._path, self._name, self._size, digest)
 
     def discard(self) -> None:
-        """It is not wanted any more."""
+        """Remove the file."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
         with contextlib.suppress(OSError):
@@ -191,7 +191,7 @@ class _File:
 
 
 class _Form:
-    """Takes the parser's calls."""
+    """A form that is being received; the parser calls its methods."""
 
     def __init__(self, boundary: bytes, folder: Path, max_files: int, *, needs_hash: bool) -> None:
         self._folder = folder
@@ -252,8 +252,8 @@ class _Form:
         self._header_name = self._header_value = b""
 
     def _end_headers(self) -> None:
-        told = self._headers.get(b"content-disposition", b"").decode("latin-1")
-        kind, options = parse_options_header(told)
+        disposition = self._headers.get(b"content-disposition", b"").decode("latin-1")
+        kind, options = parse_options_header(disposition)
         name, file_name = options.get(b"name"), options.get(b"filename")
         if kind != b"form-data" or name is None:
             raise ProblemError(HttpCode.INVALID_REQUEST, "A part of the form has no name.")
@@ -301,7 +301,7 @@ class _Form:
 
 
 def storage_problem(error: OSError) -> ProblemError:
-    """The answer if a file cannot be written."""
+    """The problem of a file that cannot be written."""
     why = "is full" if error.errno in _NO_SPACE else "cannot be written"
     return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")
 

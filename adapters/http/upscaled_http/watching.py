@@ -1,7 +1,7 @@
-"""Who waits for news of a job: a request that waits for its end, or a stream of events.
+"""The watchers of jobs: requests that wait for an end, and streams of events.
 
-A watcher is only told that there is news, and looks at the job itself. So it cannot miss an end, a
-slow one costs no memory, and a job that changes a hundred times wakes it once.
+A watcher is only notified that a job has changed, and then reads the job itself. So it cannot miss
+an end, a slow watcher takes no memory, and a hundred changes wake it once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WatcherT = TypeVar("WatcherT")
 
 
 class Feed:
-    """The jobs of one owner that have news."""
+    """The jobs of one owner that have changed."""
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
@@ -26,25 +26,25 @@ class Feed:
         self.is_closed = False
 
     def put(self, record: Record) -> None:
-        """This job has news."""
+        """Add a job that has changed."""
         self._changed[record.job_id] = record
         self.news.set()
 
     def take(self) -> list[Record]:
-        """The jobs with news since the last time."""
+        """The jobs that have changed since the last call."""
         changed = list(self._changed.values())
         self._changed.clear()
         self.news.clear()
         return changed
 
     def close(self) -> None:
-        """No more news will come."""
+        """End the feed."""
         self.is_closed = True
         self.news.set()
 
 
 class Watchers:
-    """All who wait."""
+    """All watchers."""
 
     def __init__(self) -> None:
         self._by_job: dict[str, set[asyncio.Event]] = defaultdict(set)
@@ -59,19 +59,19 @@ class Watchers:
 
     @contextmanager
     def owner(self, owner: str) -> Iterator[Feed]:
-        """News of all jobs of an owner."""
+        """The changes of all of an owner's jobs."""
         with _listed(self._feeds, owner, Feed()) as feed:
             yield feed
 
-    def tell(self, record: Record) -> None:
-        """This job has changed."""
+    def notify(self, record: Record) -> None:
+        """Wake the watchers of a job that has changed."""
         for event in self._by_job.get(record.job_id, ()):
             event.set()
         for feed in self._feeds.get(record.owner, ()):
             feed.put(record)
 
     def close(self) -> None:
-        """The server stops: end every wait."""
+        """End every wait, because the server stops."""
         self.is_closed = True
         for events in self._by_job.values():
             for event in events:
@@ -83,7 +83,7 @@ class Watchers:
 
 @contextmanager
 def _listed(table: dict[str, set[WatcherT]], key: str, watcher: WatcherT) -> Iterator[WatcherT]:
-    """The watcher, in the table while the context lasts."""
+    """Have the watcher in the table while the context lasts."""
     watchers = table[key]
     watchers.add(watcher)
     try:

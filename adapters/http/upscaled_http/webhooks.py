@@ -1,7 +1,7 @@
-"""Webhooks: the end of a job, told to a URL that its submit named.
+"""Webhooks: the end of a job is sent to a URL that its submit named.
 
 Each delivery is in the registry's file until the receiver has answered 2xx, so it survives a
-restart. It is sent at least once; its id is the same for each attempt.
+restart. It is sent at least once, and each attempt has the same id.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from upscaled_http.receivers import DeliveryError, Poster, host_of
 from upscaled_http.records import Record
 from upscaled_http.signatures import Signer
 
-# After each attempt that failed; the last one again and again, until a day has passed.
+# The pause after each failed attempt. The last one is repeated until a day has passed.
 PAUSES_S = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)
 GIVEN_UP_AFTER_S = 86400.0
-# Deliveries that are sent at once: in all, to one receiver, and to all receivers together that
-# have not answered well before. So places are always left for those that do.
+# The most deliveries that are sent at a time: in all, to one receiver, and to all receivers whose
+# last answer was not good. So receivers that answer well always find a place.
 _AT_ONCE = 16
 _AT_ONCE_PER_RECEIVER = 2
 _AT_ONCE_UNPROVEN = 8
-# An answer that takes longer does not count as a good one.
+# A slower answer is not a good one.
 _SLOW_S = 2.0
-# Receivers whose last answer was good; the oldest is forgotten.
+# How many receivers with a good last answer are remembered.
 _MAX_PROVEN = 1000
-# If the disk is full or fails, until it is tried again.
+# The pause after the disk was full or failed.
 _DISK_PAUSE_S = 5.0
-# The system's clock may be set while we wait.
+# A longer wait is split, because the system's clock may be set meanwhile.
 _LONGEST_WAIT_S = 60.0
 _NEVER = float("inf")
 
@@ -58,10 +58,10 @@ Outcome = Literal["delivered", "failed", "given_up"]
 
 
 class Alarm(Protocol):
-    """What was asked of a clock."""
+    """A call that a clock will make."""
 
     def cancel(self) -> None:
-        """It is not wanted any more."""
+        """Do not make the call."""
 
 
 class Clock(Protocol):
@@ -71,7 +71,7 @@ class Clock(Protocol):
         """The time."""
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Alarm:
-        """Call at that time, or earlier."""
+        """Call at that time, or earlier. The caller checks the time again."""
 
 
 class SystemClock:
@@ -82,13 +82,13 @@ class SystemClock:
         return time.time()
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Alarm:
-        """Call at that time, or after a minute."""
+        """Call at that time, or after a minute if that is earlier."""
         wait_s = min(max(when - self.now(), 0.0), _LONGEST_WAIT_S)
         return asyncio.get_running_loop().call_later(wait_s, callback)
 
 
 class Sender(Protocol):
-    """What sends a webhook, such as `Poster`."""
+    """Sends a webhook, as `Poster` does."""
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         """Send, and return the status of the answer. Raises `DeliveryError`."""
@@ -96,14 +96,14 @@ class Sender(Protocol):
 
 @dataclass
 class _Queue:
-    """One receiver's deliveries. wakes_at: when it is looked at again; it may be earlier."""
+    """One receiver's deliveries. wakes_at: when they are checked again, at the latest."""
 
     wakes_at: float = _NEVER
     sending: set[str] = field(default_factory=set)
 
 
 def open_webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks | None:
-    """The server's webhooks; None if it has no secret, and so sends none."""
+    """The server's webhooks; None without a secret, because then none are sent."""
     if settings.secret is None:
         if waiting := len(deliveries):
             _LOG.warning("%d webhooks wait, because webhooks.secret is not set", waiting)
@@ -113,7 +113,7 @@ def open_webhooks(settings: WebhookSettings, deliveries: Deliveries) -> Webhooks
 
 
 class Webhooks:
-    """Sends what is due. Every call comes from the event loop.
+    """Sends each webhook when it is due. Call it from the event loop.
 
     counts: attempts by their outcome.
     """
@@ -132,9 +132,9 @@ class Webhooks:
         self._sender = sender
         self._clock = clock or SystemClock()
         self._queues: dict[Receiver, _Queue] = {}
-        # The times of `wakes_at`, the next one first.
+        # A heap of the times in `wakes_at`.
         self._waking: list[tuple[float, Receiver]] = []
-        # Receivers whose turn it is, in its order; used as ordered sets, as `_proven` is.
+        # Receivers that may send now, in order. These dicts are ordered sets, as is `_proven`.
         self._ready: dict[Receiver, None] = {}
         self._ready_unproven: dict[Receiver, None] = {}
         self._proven: dict[Receiver, None] = {}
@@ -145,14 +145,14 @@ class Webhooks:
 
     @property
     def pending(self) -> int:
-        """Deliveries that have not ended."""
+        """The number of deliveries that have not ended."""
         return len(self._deliveries)
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
         attempts = CounterMetricFamily(
             "upscaled_webhook_attempts",
-            "Webhooks sent; after `failed` it is tried again, after `given_up` it is not.",
+            "Webhooks sent. `failed` is tried again, `given_up` is not.",
             labels=["outcome"],
         )
         for outcome in get_args(Outcome):
@@ -163,14 +163,14 @@ class Webhooks:
         )
 
     def start(self) -> None:
-        """Go on with what an earlier server left."""
+        """Continue with the deliveries of an earlier server."""
         self._started = True
         for receiver, due_at in self._deliveries.receivers().items():
             self._wake_at(receiver, due_at)
-        self._look()
+        self._send_due()
 
     async def stop(self) -> None:
-        """Send nothing more. What is being sent is sent again by the next server."""
+        """Send nothing more. The next server sends the unfinished deliveries again."""
         self._started = False
         if self._alarm is not None:
             self._alarm.cancel()
@@ -196,10 +196,10 @@ class Webhooks:
         self._deliveries.add(receiver, Delivery(job.job_id, record.webhook, body, now, due_at=now))
         self._make_ready(receiver)
         # After the transaction.
-        asyncio.get_running_loop().call_soon(self._look)
+        asyncio.get_running_loop().call_soon(self._send_due)
 
-    def _look(self) -> None:
-        """Start what is due and has a place, and set the alarm for the next one."""
+    def _send_due(self) -> None:
+        """Send every delivery that is due and finds a place; set the alarm for the next one."""
         if not self._started:
             return
         now = self._clock.now()
@@ -220,10 +220,10 @@ class Webhooks:
             self._alarm.cancel()
             self._alarm = None
         if self._waking:
-            self._alarm = self._clock.call_at(self._waking[0][0], self._look)
+            self._alarm = self._clock.call_at(self._waking[0][0], self._send_due)
 
     def _make_ready(self, receiver: Receiver) -> None:
-        """The receiver has its turn after those that wait already."""
+        """Let the receiver send, after those that wait already."""
         self._queues.setdefault(receiver, _Queue())
         ready = self._ready if receiver in self._proven else self._ready_unproven
         ready.setdefault(receiver)
@@ -235,7 +235,7 @@ class Webhooks:
             heapq.heappush(self._waking, (when, receiver))
 
     def _next_ready(self) -> Receiver | None:
-        """The receiver whose turn it is, if there is a place for it."""
+        """The next receiver that may send, if there is a place for it."""
         if len(self._sends) >= _AT_ONCE:
             return None
         if self._ready:
@@ -271,7 +271,7 @@ class Webhooks:
         self._queues[receiver].sending.discard(job_id)
         self._unproven_sends.discard(job_id)
         self._make_ready(receiver)
-        self._look()
+        self._send_due()
 
     async def _send(self, receiver: Receiver, delivery: Delivery) -> None:
         started = self._clock.now()
@@ -282,7 +282,7 @@ class Webhooks:
             reason = f"answers {status}"
         except DeliveryError as error:
             reason = str(error)
-        except Exception as error:  # noqa: BLE001 - or it would be sent again without a pause
+        except Exception as error:  # noqa: BLE001 - else it is sent again without a pause
             reason = type(error).__name__
         now = self._clock.now()
         is_delivered = status is not None and HTTPStatus(200) <= status < HTTPStatus(300)
@@ -310,8 +310,8 @@ class Webhooks:
                 del self._proven[next(iter(self._proven))]
 
     async def _recorded(self, record: Callable[[], None]) -> None:
-        """Record an outcome. A disk that is full is tried again, because without the record the
-        receiver would get the same message again."""
+        """Record an outcome. If the disk is full, try again: without the record the receiver would
+        get the same message again."""
         while True:
             try:
                 return record()
@@ -320,7 +320,7 @@ class Webhooks:
                 await asyncio.sleep(_DISK_PAUSE_S)
 
     def _log(self, text: str, receiver: Receiver, delivery: Delivery, reason: str) -> None:
-        """Without the URL: it may hold a token."""
+        """Log without the URL, which may hold a token."""
         fields = {
             "job_id": delivery.job_id,
             "receiver": receiver.host,

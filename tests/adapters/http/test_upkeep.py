@@ -28,16 +28,16 @@ def fail(*_: object) -> None:
 
 def test_a_result_goes_in_time_and_its_record_later(serve: RunningServe) -> None:
     job = serve.ended(serve.submit(output_text="pixels")["job_id"])
-    keep_house = serve.service.keep_house
-    serve.run(lambda: keep_house(time.time() + 0.9 * DAY_S))
+    remove_expired = serve.service.remove_expired
+    serve.run(lambda: remove_expired(time.time() + 0.9 * DAY_S))
     assert serve.client.get(job["result_url"]).status_code == 200
-    serve.run(lambda: keep_house(time.time() + 1.1 * DAY_S))
+    serve.run(lambda: remove_expired(time.time() + 1.1 * DAY_S))
     answer = serve.client.get(job["result_url"])
     assert (answer.status_code, answer.json()["code"]) == (410, "result_gone")
     assert not serve.service.storage.result(f"{job['job_id']}.txt").exists()
-    serve.run(lambda: keep_house(time.time() + 6.9 * DAY_S))
+    serve.run(lambda: remove_expired(time.time() + 6.9 * DAY_S))
     assert serve.client.get(job["status_url"]).json()["status"] == "completed"
-    serve.run(lambda: keep_house(time.time() + 7.1 * DAY_S))
+    serve.run(lambda: remove_expired(time.time() + 7.1 * DAY_S))
     assert serve.client.get(job["status_url"]).status_code == 404
 
 
@@ -51,7 +51,7 @@ def test_a_full_disk_keeps_no_end_from_its_client(
         assert serve.ended(job["job_id"])["status"] == "cancelled"
         listed = serve.client.get("/api/jobs").json()["jobs"]
         assert [one["status"] for one in listed if one["job_id"] == job["job_id"]] == ["cancelled"]
-    serve.run(lambda: serve.service.keep_house(time.time()))
+    serve.run(lambda: serve.service.remove_expired(time.time()))
     assert serve.run(lambda: serve.service.jobs.unrecorded(job["job_id"])) is None
     assert serve.client.get(job["status_url"]).json()["status"] == "cancelled"
 

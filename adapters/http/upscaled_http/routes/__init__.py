@@ -1,4 +1,4 @@
-"""The routes. `app.py` mounts `ROUTERS` under `/api`, and under `/api/v1` as an alias."""
+"""The routes. `app.py` mounts `ROUTERS` under `/api`, and under the alias `/api/v1`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Routes that are asked most often, without what FastAPI does for each request.
+"""A quicker kind of route, for the most frequent requests.
 
-FastAPI resolves parameters and dependencies anew for each request, which takes it about as long as
-the rest of a submit. A direct route's endpoint takes the request, the service, the caller and the
-path's parameters, all of them texts. The OpenAPI document is made of its signature as of others'.
+For each request FastAPI resolves parameters and dependencies, which takes about as long as the rest
+of a submit. The endpoint of a direct route takes the request, the service, the caller, and the
+path's parameters as texts. Its signature is part of the OpenAPI document, as for other routes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class DirectRoute(APIRoute):
-    """To be given to a router as its `route_class`."""
+    """Give it to a router as its `route_class`."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that this route matches."""
@@ -32,7 +32,7 @@ class DirectRoute(APIRoute):
 
 
 def query_parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    """A parameter for the OpenAPI document, which the endpoint reads by itself."""
+    """A parameter for the OpenAPI document. The endpoint reads it from the request."""
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 

@@ -1,4 +1,4 @@
-"""How the server is: for people and load balancers, and for probes."""
+"""The server's health: for people and load balancers, and for probes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNAVAILABLE = frozenset({"draining", "failed"})
 async def health(
     service: ServiceOf, settings: SettingsOf, caller: CallerOf, response: Response
 ) -> Health:
-    """The queue, the workers and the limits. 503 while the server drains, or has failed."""
+    """The queue, the workers and the limits. 503 while the server drains or has failed."""
     report = await service.health()
     if settings.auth.keys and caller.key_name is None:
         report = report.model_copy(update={"workers": None})
@@ -29,7 +29,7 @@ async def health(
 
 @router.get("/health/live", responses={503: {"model": Probe}})
 async def live(service: ServiceOf, response: Response) -> Probe:
-    """200 while the server answers, and its daemon lives or is being started."""
+    """200 while the server's daemon runs or is being started."""
     return _probe(service.is_live, response)
 
 

@@ -25,7 +25,7 @@ async def jobs(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     before: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
-    """Your jobs, the newest first. `before`: the `next` of the page before."""
+    """Your jobs, the newest first. `before`: the `next` of the last page."""
     page = Page(caller.owner, status, label, batch_id, before, limit + 1)
     records = service.page(page)
     has_more = len(records) > limit

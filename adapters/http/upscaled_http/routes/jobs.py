@@ -36,7 +36,7 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     openapi_extra={"parameters": WAIT_PARAMETERS},
 )
 async def job(request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
-    """A job as it is now, or once it has ended if that comes within `wait` seconds."""
+    """A job as it is now; with `wait`, at its end or after that time."""
     record = service.find(caller.owner, job_id)
     wait_s = wait_of(request, service.settings.server.max_wait_s)
     if wait_s is not None:
@@ -80,11 +80,11 @@ async def all_events(_request: Request, service: ServiceOf, caller: CallerOf) ->
     response_class=Response,
     responses={
         200: {"model": Job, "description": "The job has ended."},
-        202: {"model": Job, "description": "The worker is told."},
+        202: {"model": Job, "description": "The worker is asked to end the job."},
     },
 )
 async def cancel(_request: Request, service: ServiceOf, caller: CallerOf, job_id: str) -> Response:
-    """Have a job ended. It does no harm to one that has ended."""
+    """Cancel a job. A job that has ended stays as it is."""
     record = service.cancel(caller.owner, job_id)
     status = HTTPStatus.OK if record.has_ended else HTTPStatus.ACCEPTED
     return Response(record.body(), status, media_type="application/json")

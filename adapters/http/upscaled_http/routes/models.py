@@ -17,10 +17,10 @@ from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, Imag
 
 router = APIRouter(tags=["models"])
 
-# Where the weights lie that a job's `model` names. Others are parts that these need.
+# The folders of the weights that a job's `model` may name. Others hold parts of those.
 _FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
 
-# Worth offering. ESRGAN and FLUX take any factor: what the network does not have is resampled.
+# Factors to offer. ESRGAN and FLUX take any factor, and resample after the network.
 _SCALES = {
     "esrgan": [2.0, 3.0, 4.0, 8.0],
     "flux": [2.0, 3.0, 4.0],
@@ -40,18 +40,18 @@ _DEFAULTS: dict[str, str] = {
 
 _OF_NO_CATALOG = {
     "imagen": "Google's Imagen on Vertex AI: it needs the server's credentials, and may be billed.",
-    "fake": "For tests of a client: it answers at once with no new detail.",
+    "fake": "For tests of a client: it answers at once, without new detail.",
 }
 
 
 @router.get("/models")
 async def models(settings: SettingsOf) -> ModelList:
-    """The catalogue's models of this server's methods, with licences and what each is good for."""
+    """The models of this server's methods, with their licences and uses."""
     return ModelList(models=list(known_models(settings)))
 
 
 def known_models(settings: Settings) -> Iterator[Model]:
-    """Every model that `model` may name, and nothing else may be named."""
+    """Every model that a job's `model` may name."""
     model_dir = settings.workers.model_dir or default_model_dir()
     catalog = _catalog()
     defaults = {**_DEFAULTS, "esrgan": _default_of_esrgan(settings)}

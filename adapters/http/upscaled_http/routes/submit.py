@@ -1,4 +1,4 @@
-"""Submit a picture."""
+"""The submit of one picture."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _ended(
 
 
 def problem_of(record: Record, headers: dict[str, str]) -> ProblemError:
-    """How a job failed, as the answer to the request that waited for it."""
+    """The failure of a job, as the answer to the request that waited for it."""
     try:
         code = ErrorCode(record.outcome.get("code", ""))
     except ValueError:

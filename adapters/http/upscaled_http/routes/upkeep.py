@@ -1,4 +1,4 @@
-"""What was done, and what may go."""
+"""Statistics, and the removal of old results."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ async def stats(service: ServiceOf, caller: CallerOf) -> Stats:
 
 @router.post("/cleanup")
 async def cleanup(request: CleanupRequest, service: ServiceOf, caller: CallerOf) -> Cleanup:
-    """Remove the results of your jobs that ended at least so long ago. Their records stay."""
+    """Remove the results of your jobs that ended at least this time ago. Their records stay."""
     return service.cleanup(caller.owner, request.older_than_s)

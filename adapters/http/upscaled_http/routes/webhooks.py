@@ -1,4 +1,4 @@
-"""What the server sends to the `webhook` of a job. In the document alone: it is no route here."""
+"""The request that the server sends to the `webhook` of a job. It is only in the document."""
 
 from __future__ import annotations
 
@@ -19,4 +19,5 @@ def job_ended(
     webhook_timestamp: Annotated[int, Header(description="Of the attempt, in seconds.")],
     webhook_signature: Annotated[str, Header(description="By Standard Webhooks, version v1.")],
 ) -> None:
-    """A job has ended. Any 2xx ends the delivery; anything else is tried again for a day."""
+    """A job has ended. Any 2xx ends the delivery. After any other answer it is tried again, for a
+    day."""
