@@ -32,6 +32,9 @@ SUBCOMMANDS = {
     "batch": Subcommand("upscaled_cli.batch", "upscale a folder; go on where it was interrupted"),
     "jobs": Subcommand("upscaled_cli.jobs", "write job lines, for `upscaled run` and pipes"),
     "serve": Subcommand("upscaled_http.command", "an HTTP API and a page, in front of one daemon"),
+    "pipeline": Subcommand(
+        "upscaled_queue.pipeline.command", "score pictures, upscale the small ones, file them"
+    ),
     "models": Subcommand("upscaled_cli.models", "list, pull, add and verify models"),
     "schema": Subcommand("upscaled_cli.schema", "print the protocol's JSON Schemas"),
     "doctor": Subcommand("upscaled_cli.doctor", "say what is missing here, and how to get it"),

@@ -1,0 +1,188 @@
+"""One picture through the pipeline: score, route, file, record, in that order.
+
+    record there? ──yes──> the recorded result
+      │ no
+    score >= threshold ──yes──> the original in good_quality/
+      │ no
+    upscale ──works──> the result in upscaled/
+      └─────fails──> the original in couldn't_upscale/
+
+A picture may be processed twice at once, because queues deliver a job again if its machine dies.
+The record is written only if there is none, so one attempt wins; each attempt then deletes what it
+may have left in a folder that the record does not name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError
+from upscaled_protocol.choices import FORMATS
+from upscaled_queue.pipeline.bucket import FAILED, FOLDERS, GOOD, INCOMING, UPSCALED, Bucket
+from upscaled_queue.pipeline.scores import NoScoreError, Score
+
+DEFAULT_THRESHOLD = 0.5
+DEFAULT_SCALE = 4
+
+# Upscales the first file to the second. Raises `UpscaledError`.
+Upscale = Callable[[Path, Path], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, by its key in the bucket's folders.
+
+    path: the local file, None if the picture is in the bucket, as ``incoming/KEY``.
+    """
+
+    key: str
+    path: Path | None = None
+
+    @classmethod
+    def of_file(cls, path: Path, name: str | None = None) -> Picture:
+        """A local picture. Its key has a digest of the content, so that pictures of one name do
+        not replace each other, and the same picture is processed once. Raises `OSError`."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        named = Path(name or path.name)
+        stem = re.sub(r"[^\w.-]+", "_", named.stem)[:80].strip(".") or "picture"
+        return cls(f"{stem}-{digest}{named.suffix.lower()[:8]}", path)
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What became of a picture.
+
+    quality_score: None if the file could not be scored. upscale_scale: None if the picture was not
+    upscaled. code: the protocol's code of the error, None on success.
+    """
+
+    original_key: str
+    status: Literal["success", "error"]
+    folder: str
+    s3_url: str
+    quality_score: float | None
+    upscale_scale: int | None
+    processed_at: str
+    job_id: str
+    code: str | None = None
+    message: str = ""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As JSON has it: ``{success, message, result}``."""
+        result = asdict(self)
+        message = result.pop("message")
+        return {"success": self.status == "success", "message": message, "result": result}
+
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> PipelineResult:
+        """The result in its JSON form."""
+        return cls(**fields["result"], message=fields["message"])
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What pictures are processed with.
+
+    upscale: upscales one file to another, `scale` times. threshold: a picture of this score is kept
+    as it is.
+    """
+
+    bucket: Bucket
+    upscale: Upscale
+    score: Score
+    threshold: float = DEFAULT_THRESHOLD
+    scale: int = DEFAULT_SCALE
+
+    async def process(self, picture: Picture) -> PipelineResult:
+        """Process one picture; one that was processed before gives its recorded result.
+
+        Raises `StorageUnavailableError`, `FileNotFoundError` (no such picture in the bucket),
+        `JobCancelledError` and `ShuttingDownError`: the picture can be processed again. Every other
+        failure is a result of the status ``error``.
+        """
+        job_id = picture.key
+        recorded = await self.bucket.record(job_id)
+        if recorded is None:
+            with tempfile.TemporaryDirectory(prefix="upscaled-pipeline-") as folder:
+                result = await self._route(picture, Path(folder))
+            if not await self.bucket.write_record(job_id, result.fields):
+                recorded = await self.bucket.record(job_id)
+        if recorded is not None:
+            result = PipelineResult.of_fields(recorded)
+        await self._tidy(picture.key, result)
+        return result
+
+    async def _route(self, picture: Picture, scratch: Path) -> PipelineResult:
+        key = picture.key
+        path = picture.path
+        if path is None:
+            path = scratch / f"original{Path(key).suffix}"
+            await self.bucket.read(f"{INCOMING}/{key}", path)
+        quality: float | None = None
+        # The upscaler reads more formats, and says what is wrong with other files.
+        with suppress(NoScoreError):
+            quality = round(self.score(path), 6)
+        if quality is not None and quality >= self.threshold:
+            message = f"The picture is good enough: it scores {quality:.3f}."
+            return await self._file(GOOD, path, key, key, quality, message)
+        upscaled_key = _upscaled_key(key)
+        output = scratch / f"upscaled{Path(upscaled_key).suffix}"
+        try:
+            await self.upscale(path, output)
+        except (JobCancelledError, ShuttingDownError):
+            raise
+        except UpscaledError as error:
+            code = error.code or "internal"
+            return await self._file(FAILED, path, key, key, quality, str(error), code)
+        message = f"The picture was upscaled {self.scale} times."
+        return await self._file(UPSCALED, output, upscaled_key, key, quality, message)
+
+    async def _file(  # noqa: PLR0917 - the fields of one result
+        self,
+        folder: str,
+        path: Path,
+        name: str,
+        key: str,
+        quality: float | None,
+        message: str,
+        code: str | None = None,
+    ) -> PipelineResult:
+        """Store a file in a folder of the bucket."""
+        place = f"{folder}/{name}"
+        await self.bucket.write(place, path)
+        return PipelineResult(
+            original_key=key,
+            status="success" if code is None else "error",
+            folder=folder,
+            s3_url=self.bucket.url_of(place),
+            quality_score=quality,
+            upscale_scale=self.scale if folder == UPSCALED else None,
+            processed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            job_id=key,
+            code=code,
+            message=message,
+        )
+
+    async def _tidy(self, key: str, result: PipelineResult) -> None:
+        """Delete what an attempt that lost may have left, and the incoming picture."""
+        for folder in FOLDERS:
+            if folder != result.folder:
+                name = _upscaled_key(key) if folder == UPSCALED else key
+                await self.bucket.delete(f"{folder}/{name}")
+        await self.bucket.delete(f"{INCOMING}/{key}")
+
+
+def _upscaled_key(key: str) -> str:
+    """The key of the upscaled picture: PNG if the original's format is not written."""
+    path = Path(key)
+    return key if path.suffix.lower() in FORMATS else f"{path.stem}.png"

@@ -1,0 +1,251 @@
+"""The pipeline against a real S3 server: one folder and one record per picture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from object_store import OTHER_BUCKET, ObjectStore, running_object_store
+from upscaled.errors import InputError, JobCancelledError
+from upscaled_queue.pipeline.bucket import FOLDERS, Bucket, StorageUnavailableError
+from upscaled_queue.pipeline.command import main
+from upscaled_queue.pipeline.process import Picture, Pipeline, PipelineResult
+from upscaled_queue.pipeline.scores import resolution
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running_object_store(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(
+    server: ObjectStore, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Bucket:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return Bucket(f"{server.url}/{request.node.name.partition('[')[0]}")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.png"
+    Image.new("RGB", (64, 48), "teal").save(path)
+    return path
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "Größe & Höhe.PNG"
+    Image.new("1", (3840, 1080)).save(path)
+    return path
+
+
+class Enlarger:
+    """Stands in for the daemon: gives a known file, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls = 0
+        self.error = error
+
+    async def __call__(self, path: Path, output: Path) -> None:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        output.write_bytes(b"enlarged " + path.read_bytes())
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def processed(
+    bucket: Bucket, picture: Picture, upscale: Enlarger, scale: int = 2
+) -> Coroutine[Any, Any, PipelineResult]:
+    return Pipeline(bucket, upscale, resolution, scale=scale).process(picture)
+
+
+def found(bucket: Bucket, key: str) -> dict[str, bytes]:
+    """What lies in the bucket under a key, by folder."""
+
+    async def look() -> dict[str, bytes]:
+        objects = {}
+        for folder in (*FOLDERS, "incoming"):
+            copy = Path(f"{key}.copy")
+            try:
+                await bucket.read(f"{folder}/{key}", copy)
+            except FileNotFoundError:
+                continue
+            objects[folder] = copy.read_bytes()
+        return objects
+
+    return run(look())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path / "scratch")
+
+
+def test_a_picture_that_scores_the_threshold_is_kept_as_it_is(bucket: Bucket, large: Path) -> None:
+    picture, enlarger = Picture.of_file(large), Enlarger()
+    result: PipelineResult = run(processed(bucket, picture, enlarger))
+    assert enlarger.calls == 0
+    assert found(bucket, picture.key) == {"good_quality": large.read_bytes()}
+    assert (result.status, result.folder, result.quality_score) == ("success", "good_quality", 0.5)
+    assert result.upscale_scale is None
+    assert result.s3_url == bucket.url_of(f"good_quality/{picture.key}")
+    assert run(bucket.record(picture.key)) == result.fields
+    assert set(result.fields["result"]) >= {
+        "original_key", "status", "folder", "s3_url", "quality_score", "upscale_scale",
+        "processed_at",
+    }  # fmt: skip
+
+
+def test_a_smaller_one_is_upscaled(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    result = run(processed(bucket, picture, Enlarger()))
+    assert found(bucket, picture.key) == {"upscaled": b"enlarged " + small.read_bytes()}
+    assert (result.status, result.upscale_scale, result.code) == ("success", 2, None)
+
+
+def test_what_cannot_be_upscaled_is_kept_as_it_was(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    error = InputError("the file is cut off", code="input_unreadable", retryable=False, details={})
+    result = run(processed(bucket, picture, Enlarger(error)))
+    assert found(bucket, picture.key) == {"couldn't_upscale": small.read_bytes()}
+    assert (result.status, result.code) == ("error", "input_unreadable")
+    assert result.fields["success"] is False
+    assert result.fields["message"] == "the file is cut off"
+
+
+def test_a_file_that_has_no_score_is_left_to_the_upscaler(bucket: Bucket, tmp_path: Path) -> None:
+    path = tmp_path / "strange.bmp"
+    path.write_bytes(b"strange")
+    picture = Picture.of_file(path)
+    result = run(processed(bucket, picture, Enlarger()))
+    assert (result.folder, result.quality_score) == ("upscaled", None)
+    # A format that is not written becomes PNG.
+    assert result.s3_url.endswith(".png")
+
+
+def test_a_picture_is_processed_once(bucket: Bucket, small: Path) -> None:
+    picture, enlarger = Picture.of_file(small), Enlarger()
+    first = run(processed(bucket, picture, enlarger))
+    assert run(processed(bucket, picture, enlarger, scale=4)) == first
+    assert enlarger.calls == 1
+
+
+def test_two_attempts_at_once_leave_one_result_and_one_folder(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    error = InputError("broken", code="input_unreadable", retryable=False, details={})
+
+    async def both() -> list[PipelineResult]:
+        attempts = (
+            processed(bucket, picture, Enlarger()),
+            processed(bucket, picture, Enlarger(error)),
+        )
+        return list(await asyncio.gather(*attempts))
+
+    first, second = run(both())
+    assert first == second
+    assert list(found(bucket, picture.key)) == [first.folder]
+
+
+def test_what_a_lost_attempt_left_is_deleted(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    first = run(processed(bucket, picture, Enlarger()))
+    # Killed between its picture and its record, after the other attempt had ended.
+    run(bucket.write(f"couldn't_upscale/{picture.key}", small))
+    run(processed(bucket, picture, Enlarger()))
+    assert list(found(bucket, picture.key)) == [first.folder]
+
+
+def test_a_cancelled_picture_can_be_processed_again(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    cancelled = JobCancelledError("cancelled", code="cancelled", retryable=False, details={})
+    with pytest.raises(JobCancelledError):
+        run(processed(bucket, picture, Enlarger(cancelled)))
+    assert run(bucket.record(picture.key)) is None
+    assert run(processed(bucket, picture, Enlarger())).status == "success"
+
+
+def test_an_incoming_picture_is_taken_from_the_bucket_and_leaves_it(
+    bucket: Bucket, small: Path
+) -> None:
+    run(bucket.write("incoming/p-1.png", small))
+    result = run(processed(bucket, Picture("p-1.png"), Enlarger()))
+    assert result.original_key == "p-1.png"
+    assert found(bucket, "p-1.png") == {"upscaled": b"enlarged " + small.read_bytes()}
+    with pytest.raises(FileNotFoundError):
+        run(processed(bucket, Picture("p-2.png"), Enlarger()))
+
+
+def test_pictures_of_one_name_do_not_replace_each_other(small: Path, large: Path) -> None:
+    one, other = Picture.of_file(small, "a.png"), Picture.of_file(large, "a.png")
+    assert one.key != other.key
+    assert one.key == Picture.of_file(small, "a.png").key
+    assert Picture.of_file(large).key.startswith("Größe_Höhe-")
+    assert "/" not in Picture.of_file(small, "../../x/y.png").key
+
+
+def test_a_bucket_that_is_not_ours_is_refused_without_a_secret_in_the_sentence(
+    bucket: Bucket, server: ObjectStore, small: Path
+) -> None:
+    foreign = Bucket(f"s3://{OTHER_BUCKET}")
+    with pytest.raises(StorageUnavailableError) as caught:
+        run(processed(foreign, Picture.of_file(small), Enlarger()))
+    assert server.secret not in str(caught.value)
+    assert "X-Amz" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["ftp://bucket", "pictures", "/tmp/pictures", "https://bucket"])
+def test_only_buckets_are_taken(url: str) -> None:
+    with pytest.raises(ValueError, match="s3://"):
+        Bucket(url)
+
+
+def test_the_command_files_pictures_and_prints_a_line_each(
+    bucket: Bucket, small: Path, large: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    arguments = ["run", "--bucket", bucket.url, "--scale", "2", "--model", "compact-x2"]
+    status = main([*arguments, str(small), str(large), str(broken)])
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    folders = {line["result"]["original_key"][:5]: line["result"]["folder"] for line in lines}
+    assert status == 1
+    assert folders == {
+        "small": "upscaled", "Größe": "good_quality", "broke": "couldn't_upscale",
+    }  # fmt: skip
+    key = next(line["result"]["original_key"] for line in lines if "small" in str(line))
+    Path("result.png").write_bytes(found(bucket, key)["upscaled"])
+    with Image.open("result.png") as image:
+        assert image.size == (128, 96)
+        assert np.asarray(image).std() < 100
+
+
+def test_the_server_may_be_killed_and_come_back(
+    bucket: Bucket, server: ObjectStore, small: Path
+) -> None:
+    picture = Picture.of_file(small)
+    server.kill()
+
+    async def meanwhile(start: Callable[[], None]) -> PipelineResult:
+        attempt = asyncio.create_task(processed(bucket, picture, Enlarger()))
+        await asyncio.to_thread(start)
+        return await attempt
+
+    result = run(meanwhile(server.start))
+    assert list(found(bucket, picture.key)) == [result.folder] == ["upscaled"]
