@@ -28,8 +28,9 @@ _EXIT_OK = 0
 _EXIT_SOME_FAILED = 1
 _EXIT_INTERRUPTED = 130
 
-_EXAMPLES = """A picture that scores at least the threshold is stored as it is, in good_quality/. Others
-are upscaled and stored in upscaled/. If that fails, the original is stored in couldn't_upscale/. The
+_EXAMPLES = """\
+A picture that scores at least the threshold is stored as it is, in good_quality/. Others are
+upscaled and stored in upscaled/. If that fails, the original is stored in couldn't_upscale/. The
 result of each picture is a line of JSON on stdout, and results/JOB_ID.json in the bucket. A
 picture that was processed before is not processed again.
 
