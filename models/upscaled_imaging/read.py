@@ -17,6 +17,7 @@ from upscaled_imaging import exif, formats
 from upscaled_imaging.alpha import FilledRows
 from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.colour import normalised, straight
+from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.gather import gather
 from upscaled_imaging.gif import with_open_canvas
@@ -28,7 +29,6 @@ from upscaled_imaging.readers import load
 from upscaled_imaging.rows import Picture
 from upscaled_imaging.settings import PictureSettings
 from upscaled_imaging.stored import stored_rows
-from upscaled_imaging.told import told_profile
 from upscaled_imaging.valuerange import with_full_range
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -169,7 +169,7 @@ def open_source(
             image, icc = normalised(image, context.warn)
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
-        icc = told_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
+        icc = tagged_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
         orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
         if kind == "png" and metadata.exif is not None:
             # libvips looks for EXIF neither behind the pixels nor in texts.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from counting import CountedReader, SearchedBytes
 from upscaled_imaging.chunks import boxes_at, jpeg_segments, late_png_chunks, png_chunks
+from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.exif import from_tiff, resolution, revised, tiff_resolution
 from upscaled_imaging.gif import first_frame
 from upscaled_imaging.giftext import gif_texts
@@ -25,7 +26,6 @@ from upscaled_imaging.photoshop import resources
 from upscaled_imaging.pngtext import png_texts
 from upscaled_imaging.resolution import dots_an_inch
 from upscaled_imaging.tiffkind import check_tiff
-from upscaled_imaging.told import told_profile
 from upscaled_protocol.errors import ErrorCode, JobError
 
 EXIF, GPS, INTEROPERABILITY, MAKER_NOTE = 34665, 34853, 40965, 37500
@@ -147,7 +147,7 @@ def test_any_chunks_are_read_in_steps_that_follow_the_length(data: bytes, kind: 
     warn_of_left_out(kind, reader, None, lambda _: None)
     with suppress(JobError):
         check_jpeg(reader)
-    told_profile(kind, reader, is_gray=False, warn=lambda _: None)
+    tagged_profile(kind, reader, is_gray=False, warn=lambda _: None)
     dots_an_inch(kind, reader, None, lambda _: None)
     assert reader.calls <= 6 * len(data) + 100
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 
 from heif_files import box
 from opened_pictures import error_of, read_all
 from recording import RecordingContext
 from upscaled_imaging import kinds
-from upscaled_imaging.icc import SRGB_PRIMARIES, rgb_profile
 from upscaled_imaging.jxlheader import JxlHeader, jxl_header
 from upscaled_protocol.errors import ErrorCode
 
@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 20, 30
 RNG = np.random.default_rng(5)
 PIXELS = RNG.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
 PIXELS[:, :, 3] |= 1  # what is hidden gets other colours
-PROFILE = rgb_profile("linear", SRGB_PRIMARIES._replace(red=(0.7, 0.29)), (1.0,))
+PROFILE = bytes(pyvips.Image.profile_load("p3"))
 SIGNATURE = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
 # 24x16 pixels to be turned by 90 degrees, red in the upper left quarter, made of a JPEG.
 TURNED = base64.b64decode(
