@@ -14,11 +14,11 @@ import numpy as np
 import pyvips
 
 from upscaled_imaging import exif, formats
-from upscaled_imaging.alpha import FilledRows
 from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.context import PictureContext
+from upscaled_imaging.filledrows import FilledRows
 from upscaled_imaging.gather import gather
 from upscaled_imaging.gif import with_open_canvas
 from upscaled_imaging.heifitem import HEIF_KINDS

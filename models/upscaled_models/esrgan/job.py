@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upscaled_imaging.alphabounds import AlphaBounds
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
 from upscaled_models.engine import Context
-from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.stage import Stage
@@ -177,16 +177,19 @@ class Job:
 
     def _planes(self, bands: Iterable[np.ndarray]) -> Iterator[Tensor]:
         for band in bands:
-            planes = to_planes(band, self._network.channels, self._network.device)
             if self._source.has_alpha:
-                self._alpha.push(planes[-1:, :1])
-            yield planes
+                self._alpha.push(band[:, :, -1])
+            yield to_planes(band, self._network.channels, self._network.device)
 
     def _rows(self, planes: Tensor) -> np.ndarray:
         if planes.dtype == torch.uint8:
             return to_rows(planes, 8)
         picture = to_bands(planes, self._source.bands)
         if self._source.has_alpha:
-            alpha = self._alpha.clamp(picture[:, -1:])
+            low, high = (
+                to_planes(bound[:, :, None], 1, picture.device)
+                for bound in self._alpha.take(picture.shape[2])
+            )
+            alpha = torch.clamp(picture[:, -1:], low, high)
             picture = torch.cat((picture[:, :-1], alpha), 1)
         return to_rows(picture, self._source.bits)

@@ -1,4 +1,4 @@
-"""Pixels to planes and back, alpha's bounds, and rows that are read ahead."""
+"""Pixels to planes and back, and rows that are read ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tiny_networks import CPU
-from upscaled_models.esrgan.alpha import AlphaBounds
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -48,39 +47,6 @@ def test_values_are_rounded_and_held_within_range(bits: int, step: float) -> Non
 def test_gray_is_the_mean_of_what_the_network_made_of_it() -> None:
     planes = torch.tensor([0.2, 0.4, 0.9]).view(1, 3, 1, 1)
     assert to_bands(planes, 1).item() == pytest.approx(0.5)
-
-
-def bounded(source: torch.Tensor, enlarged: torch.Tensor, factor: int, rows: int) -> torch.Tensor:
-    """Enlarged alpha, clamped in bands of `rows`; source and result (h, W)."""
-    bounds = AlphaBounds(len(source), factor)
-    bounds.push(source[None, None, :2])
-    bounds.push(source[None, None, 2:])
-    bands = [bounds.clamp(band[None, None]) for band in torch.split(enlarged, rows)]
-    return torch.cat(bands, 2)[0, 0]
-
-
-@given(
-    side=st.integers(3, 8),
-    factor=st.sampled_from([2, 3, 4]),
-    rows=st.integers(1, 40),
-    seed=st.integers(0, 100),
-)
-def test_alpha_stays_between_its_neighbours(side: int, factor: int, rows: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    source = torch.rand(side, side, generator=generator)
-    wild = torch.rand(side * factor, side * factor, generator=generator) * 4 - 2
-    result = bounded(source, wild, factor, rows)
-    for row in range(side * factor):
-        for column in range(side * factor):
-            y, x = row // factor, column // factor
-            around = source[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-            expected = wild[row, column].clamp(around.min(), around.max())
-            assert result[row, column] == expected
-
-
-def test_flat_alpha_stays_flat_whatever_the_network_says() -> None:
-    source = torch.ones(6, 6)
-    assert (bounded(source, torch.full((24, 24), 0.98), 4, 7) == 1).all()
 
 
 def never() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from upscaled_imaging.alpha import FilledRows
+from upscaled_imaging.filledrows import FilledRows
 
 
 def filled(pixels: np.ndarray, counts: list[int] | None = None) -> np.ndarray:
