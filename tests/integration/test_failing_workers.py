@@ -12,52 +12,18 @@ from upscaled_worker.threads import EXIT_FAILED
 if TYPE_CHECKING:
     from tests.conftest import StartDaemon
 
-# What fails, by the thread that it ends.
-FAULTS = {
-    "starter": """
+# An exception ends the thread that starts the engines.
+FAULT = """
 from upscaled_models.fake import FakeEngine
 def fail(self): raise PermissionError(13, "Permission denied", "/models")
 FakeEngine.models = fail
-""",
-    "starter, by SystemExit": """
-from upscaled_models.fake import FakeEngine
-def fail(self): raise SystemExit("a library leaves")
-FakeEngine.models = fail
-""",
-    "lane": """
-from upscaled_worker.job import RunningJob
-def fail(self, *_, **__): raise RuntimeError("no message")
-RunningJob.failure, failure = fail, RunningJob.failure
-from upscaled_worker.loop import Worker
-end = Worker._fail
-def mended(self, error):
-    RunningJob.failure = failure
-    end(self, error)
-Worker._fail = mended
-""",
-    "trim": """
-from upscaled_models.fake import FakeEngine
-def fail(self, *, idle_only=False):
-    if not idle_only: raise OSError("the device is gone")
-FakeEngine.trim = fail
-""",
-    "stdout": """
-from upscaled_worker.stdio import Stdout
-def fail(self): raise RuntimeError("no more output")
-Stdout._flush = fail
-""",
-    "loop": """
-from upscaled_worker.loop import Worker
-def fail(self, request_id): raise RuntimeError("no report")
-Worker._health = fail
-""",
-}
+"""
 
 
-@pytest.fixture(params=FAULTS)
-def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
     """The environment of a worker with that fault."""
-    (tmp_path / "sitecustomize.py").write_text(FAULTS[request.param])
+    (tmp_path / "sitecustomize.py").write_text(FAULT)
     return {"PYTHONPATH": str(tmp_path)}
 
 
@@ -81,10 +47,9 @@ def test_a_bare_worker_whose_thread_fails_ends_every_job_and_exits_with_the_reas
 
 
 def test_a_supervisor_answers_jobs_with_the_reason_of_a_worker_that_cannot_start(
-    start_supervisor: StartDaemon, tmp_path: Path
+    start_supervisor: StartDaemon, env: dict[str, str]
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(FAULTS["starter"])
-    daemon = start_supervisor(env={"PYTHONPATH": str(tmp_path)})
+    daemon = start_supervisor(env=env)
     daemon.job("a")
     error = daemon.wait_terminal("a")
     assert error["code"] == "worker_crashed"

@@ -26,10 +26,10 @@ GROWTH_BYTES = 150e6
 StartFake = Callable[..., "Daemon"]
 
 
-@pytest.fixture(params=DAEMONS)
-def start_fake(start_daemon: StartDaemon, request: pytest.FixtureRequest) -> StartFake:
-    """Starts a daemon of either kind with the fake engine."""
-    return partial(start_daemon, request.param, "--methods", "fake")
+@pytest.fixture
+def start_fake(start_daemon: StartDaemon) -> StartFake:
+    """Starts a supervisor with the fake engine."""
+    return partial(start_daemon, "upscaled_supervisor", "--methods", "fake")
 
 
 def hang(daemon: Daemon, *job_ids: str) -> None:
@@ -47,8 +47,10 @@ def kinds_of(daemon: Daemon, job_id: str) -> list[str]:
     return [line["type"] for line in daemon.lines if line.get("job_id") == job_id]
 
 
-@pytest.mark.parametrize("module", DAEMONS)
-@pytest.mark.parametrize("kind", ["file", "pipe"])
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [("upscaled_worker", "file"), ("upscaled_supervisor", "file"), ("upscaled_supervisor", "pipe")],
+)
 def test_more_lines_than_the_queue_holds_are_all_done(
     module: str, kind: str, tmp_path: Path
 ) -> None:
@@ -154,10 +156,11 @@ def test_a_signal_refuses_the_lines_that_wait(start_fake: StartFake) -> None:
     assert kinds_of(daemon, "b") == ["error"]
 
 
+@pytest.mark.parametrize("module", DAEMONS)
 def test_a_host_that_writes_on_and_on_does_not_make_the_daemon_grow(
-    start_fake: StartFake,
+    start_daemon: StartDaemon, module: str
 ) -> None:
-    daemon = start_fake("--max-queue", "10")
+    daemon = start_daemon(module, "--methods", "fake", "--max-queue", "10")
     hang(daemon, "a", "b")
     before = psutil.Process(daemon.pid).memory_info().rss
     assert daemon.process.stdin is not None

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
-import pytest
-
 from upscaled_protocol.configs import FakeConfig
 from upscaled_protocol.messages import FakeJob, Progress
 from upscaled_worker.job import RunningJob
 from upscaled_worker.turns import Turns
 
 
-def test_loading_and_waiting_do_not_count_and_encoding_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_loading_and_waiting_do_not_count_and_encoding_does() -> None:
     now = 100.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
     sent: list[Progress] = []
-    job = RunningJob(FakeJob(job_id="1", method="fake", config=FakeConfig()), Turns(), sent.append)
+    message = FakeJob(job_id="1", method="fake", config=FakeConfig())
+    job = RunningJob(message, Turns(), sent.append, lambda: now)
     job.start()
     job.progress(0, "load")
     now += 60

@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     wire = wire or claim_stdio()
     from upscaled_imaging.settings import Access, Defaults, Limits
     from upscaled_models.engine import Settings
-    from upscaled_worker.loop import Worker
+    from upscaled_worker.loop import Worker, catch_signals
 
     settings = Settings(
         model_dir=options.model_dir,
@@ -181,7 +181,10 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     unreadable = why_unreadable(options.model_dir)
     if unreadable is not None:
         Logger(component="worker").log("warning", "model_folder_unreadable", detail=unreadable)
-    worker.serve()
+    catch_signals(worker)
+    status = worker.run()
+    if status:
+        os._exit(status)  # threads may still run, and Python would wait for them
     return EXIT_UNREADABLE_INPUT if worker.has_unread_text else 0
 
 

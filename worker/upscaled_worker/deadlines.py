@@ -1,34 +1,34 @@
-"""When jobs that wait run out of time. A job that runs looks at its own clock."""
+"""When jobs that wait run out of time. A job that runs checks its deadline itself."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from upscaled_worker.job import RunningJob
 
-# How late a deadline may be noticed. Deadlines that are nearer to each other cost one look.
+# How late a passed deadline may be noticed. One look serves all deadlines within this time.
 _LOOK_S = 0.05
 
 
 class Deadlines:
-    """Knows the next deadline, not all of them: jobs come and go a thousand times more often."""
+    """Knows when to look next, not all deadlines: jobs come and go a thousand times more often."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._next_look = math.inf
 
     def note(self, job: RunningJob) -> None:
-        """Look in time for this one too."""
+        """Look at the time of this job's deadline too."""
         self._next_look = min(self._next_look, job.deadline)
 
     def wait_s(self) -> float:
-        """How long there is nothing to do."""
-        return max(0.0, self._next_look - time.perf_counter())
+        """The time until the next look."""
+        return max(0.0, self._next_look - self._clock())
 
     def overdue(self, jobs: Iterable[RunningJob]) -> list[RunningJob]:
-        """Those whose time is over; plans the next look at these jobs."""
-        now = time.perf_counter()
+        """The jobs whose deadline has passed. Plans the next look at the others."""
+        now = self._clock()
         if now <= self._next_look:
             return []
         self._next_look = math.inf

@@ -1,32 +1,45 @@
-"""The engines of a worker: how they start, and how one that could not is started again."""
+"""The engines of a worker: starting them, running jobs, and starting a broken engine again."""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from typing import Any
 
-from upscaled_models.engine import Device, Engine
+from upscaled_models.engine import Device, Engine, Outcome
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.lineage import from_existing_folder
 from upscaled_protocol.log import Logger
 from upscaled_worker.job import RunningJob, traceback_of
 from upscaled_worker.starvation import start_failure
 
-# An engine that is started again may load what it is to preload, as at the start.
+# An engine that is started again may preload models, as at the first start.
 _RETRY_BUDGET_S = 600.0
 
 
 class Engines:
-    """One engine per method. Safe to use from any thread."""
+    """One engine per method. Safe to use from any thread.
 
-    def __init__(self, engines: dict[str, Engine[Any]], log: Logger) -> None:
+    `on_usable` is called when a method that could not be used works.
+    """
+
+    def __init__(
+        self,
+        engines: dict[str, Engine[Any]],
+        log: Logger,
+        *,
+        on_usable: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
         self._engines = engines
         self._log = log
+        self._on_usable = on_usable
+        self._clock = clock
         self._broken: dict[str, JobError] = {}
         self._retry_at: dict[str, float] = {}
         self._retrying = threading.Lock()
-        self._proven: set[str] = set()  # methods that a job has succeeded with
+        self._proven: set[str] = set()  # methods of which a job has succeeded
+        self._unavailable: dict[str, str] = {}  # as last reported
 
     def __contains__(self, method: str) -> bool:
         return method in self._engines
@@ -36,7 +49,7 @@ class Engines:
 
     @property
     def methods(self) -> list[str]:
-        """All that were asked for, the broken ones too."""
+        """The methods of all engines, the broken ones too."""
         return list(self._engines)
 
     @property
@@ -45,49 +58,37 @@ class Engines:
         return [method for method in self._engines if method not in self._broken]
 
     def unavailable(self) -> dict[str, str]:
-        """The methods whose engine has started, but that no job can use now, with what is lacking
-        and what to do about it."""
-        return {
+        """The methods whose engine has started but that no job can use now, each with what it
+        lacks and what to do about it."""
+        self._unavailable = {
             method: why
             for method in self.working
             if method not in self._proven and (why := self._engines[method].lacks()) is not None
         }
 
-    def note_success(self, method: str) -> None:
-        """A job has succeeded: whatever seemed to be missing is there."""
-        self._proven.add(method)
+        return self._unavailable
 
     @property
     def faults(self) -> str | None:
-        """What is wrong with the broken engines; None if there are none."""
+        """What is wrong with the broken engines; None if no engine is broken."""
         return "; ".join(error.message for error in self._broken.values()) or None
 
     def start(self) -> None:
-        """Start all of them. One that cannot is broken, and harms no other."""
+        """Start all of them. An engine that cannot start is broken; the others work."""
         for method in self._engines:
             self._start(method)
 
-    def require(self, job: RunningJob) -> bool:
-        """Start the job's engine again if it is broken: what it lacked may be there now. True if
-        that has mended it.
-
-        Raises `JobError` with what is wrong if it is still broken, at once if it was tried a
-        moment ago: at most half of the time goes into attempts that fail.
-        """
+    def run(self, job: RunningJob) -> Outcome:
+        """Run a job on its engine. Raises what the engine raises, and `JobError` if the engine is
+        broken and still cannot start."""
         method = job.job.method
-        if method not in self._broken:
-            return False
-        with self._retrying:
-            if method not in self._broken:
-                return False
-            if time.monotonic() >= self._retry_at.get(method, 0.0):
-                job.progress(0, "load", budget_s=_RETRY_BUDGET_S)
-                began = time.monotonic()
-                self._start(method)
-                self._retry_at[method] = 2 * time.monotonic() - began
-            if method in self._broken:
-                raise self._broken[method]
-            return True
+        if method in self._broken:
+            self._start_again(job)
+        outcome = self._engines[method].run(job.job.config, job)
+        if method in self._unavailable and method not in self._proven:
+            self._proven.add(method)  # what it lacked is there now
+            self._on_usable()
+        return outcome
 
     def models(self) -> list[str]:
         """The models that are usable without a download."""
@@ -98,7 +99,7 @@ class Engines:
         return [name for engine in self._engines.values() for name in engine.models_loaded()]
 
     def device(self) -> Device | None:
-        """The device that the engines compute on; None if none of them has started."""
+        """The device that the engines compute on; None if no engine has started."""
         devices = [engine.device() for engine in self._engines.values()]
         return next((device for device in devices if device is not None), None)
 
@@ -108,9 +109,28 @@ class Engines:
             engine.trim(idle_only=idle_only)
 
     def close(self) -> None:
-        """End what the engines hold; no job may run any more."""
+        """Have the engines release what they hold. No job may run any more."""
         for engine in self._engines.values():
             engine.close()
+
+    def _start_again(self, job: RunningJob) -> None:
+        """Start a broken engine: what it lacked may be there now.
+
+        Raises `JobError` if it is still broken. The pause between two attempts is as long as an
+        attempt, so that at most half of the time goes into attempts that fail.
+        """
+        method = job.job.method
+        with self._retrying:
+            if method not in self._broken:
+                return  # another job has started it meanwhile
+            if self._clock() >= self._retry_at.get(method, 0.0):
+                job.progress(0, "load", budget_s=_RETRY_BUDGET_S)
+                began = self._clock()
+                self._start(method)
+                self._retry_at[method] = 2 * self._clock() - began
+            if method in self._broken:
+                raise self._broken[method]
+        self._on_usable()
 
     def _start(self, method: str) -> None:
         try:

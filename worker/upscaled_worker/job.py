@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ from upscaled_protocol.messages import Error, Job, Progress, Result, Timings
 from upscaled_worker.pace import Pace
 from upscaled_worker.turns import Turns
 
-# Progress more often than this tells a person nothing and costs the device time.
+# More frequent progress is of no use to a person and costs device time.
 _PROGRESS_INTERVAL_S = 0.02
-# A traceback's end says most.
+# Characters of a traceback that are sent, from its end.
 _TRACEBACK_LIMIT = 8000
 
 
@@ -30,20 +29,26 @@ def traceback_of(error: BaseException) -> str:
 
 
 class RunningJob:
-    """The `Context` that an engine sees, and the clock and cancel switch behind it."""
+    """The `Context` of a job's engine: progress, time, cancelling, turns on the device."""
 
-    def __init__(self, job: Job, turns: Turns, send: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        turns: Turns,
+        send: Callable[[Progress], None],
+        clock: Callable[[], float],
+    ) -> None:
         self.job = job
         self.job_id = job.job_id
         self.attempt = job.attempt
         self.accepted_as = job.accepted_as
         self._turns = turns
         self._send = send
+        self._clock = clock
         self._lock = threading.Lock()
         self._is_cancelled = False
-        self._accepted_at = time.perf_counter()
+        self._accepted_at = clock()
         self._started_at = self._accepted_at
-        # Of `time.perf_counter`.
         self.deadline = self._accepted_at + (math.inf if job.timeout_s is None else job.timeout_s)
         self._seconds: dict[str, float] = {}
         self._warnings = [f"unknown field {name} was ignored" for name in unknown_fields(job)]
@@ -53,9 +58,9 @@ class RunningJob:
         self._sent_at = 0.0
 
     def start(self) -> None:
-        """The lane takes it up. Raises `JobError` where it was cancelled, or ran out of time,
+        """The job leaves its lane's queue. Raises `JobError` if it was cancelled or its time passed
         while it waited."""
-        self._started_at = time.perf_counter()
+        self._started_at = self._clock()
         self._pace.begin(self._started_at, 0.0)
         self.check_cancelled()
 
@@ -65,13 +70,13 @@ class RunningJob:
         self._turns.wake()
 
     def wake(self) -> None:
-        """Have it look at its deadline, if it waits for the device."""
+        """Have the job check its deadline, if it waits for the device."""
         self._turns.wake()
 
     def check_cancelled(self) -> None:
         if self._is_cancelled:
             raise JobError(ErrorCode.CANCELLED, "the job was cancelled")
-        if time.perf_counter() > self.deadline:
+        if self._clock() > self.deadline:
             raise JobError(
                 ErrorCode.DEADLINE_EXCEEDED,
                 f"the job took longer than its {self.job.timeout_s:g} s",
@@ -88,7 +93,7 @@ class RunningJob:
         tail_s: float = 0.0,
     ) -> None:
         self.check_cancelled()
-        now = time.perf_counter()
+        now = self._clock()
         with self._lock:
             self._percent = max(self._percent, min(percent, 100.0))
             if not self._percent or stage == RUNNING_STAGE:
@@ -115,18 +120,18 @@ class RunningJob:
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._clock()
         try:
             yield
         finally:
             with self._lock:
-                spent = time.perf_counter() - start
+                spent = self._clock() - start
                 self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
 
     @contextmanager
     def device_turn(self) -> Iterator[None]:
         if self._turns.taken:
-            # Off the stall clock until the turn comes; see `WAITING_STAGE`.
+            # A supervisor stops the job's stall clock until the turn comes; see `WAITING_STAGE`.
             self.progress(self._percent, WAITING_STAGE)
         with self._turns.turn(self.check_cancelled):
             if self._stage == WAITING_STAGE:
@@ -139,7 +144,7 @@ class RunningJob:
                 self._warnings.append(text)
 
     def result(self, outcome: Outcome) -> Result:
-        """The terminal message of a job that worked."""
+        """The terminal message of a job that succeeded."""
         return Result(
             job_id=self.job_id,
             output_path=outcome.output_path,
@@ -148,7 +153,7 @@ class RunningJob:
             output_size=outcome.output_size,
             scale_factor=outcome.scale_factor,
             crop_info=outcome.crop_info,
-            processing_time=round(time.perf_counter() - self._started_at, 6),
+            processing_time=round(self._clock() - self._started_at, 6),
             timings=Timings(
                 queue=round(self._started_at - self._accepted_at, 6),
                 **{phase: round(seconds, 6) for phase, seconds in self._seconds.items()},
@@ -162,7 +167,7 @@ class RunningJob:
         )
 
     def failure(self, code: ErrorCode, text: str, error: BaseException | None = None) -> Error:
-        """The terminal message of a job that did not. error: for the traceback of `internal`."""
+        """The terminal message of a job that failed. error: gives `internal` its traceback."""
         return Error(
             job_id=self.job_id,
             error=text,

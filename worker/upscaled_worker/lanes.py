@@ -7,19 +7,21 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable
 
+from upscaled_protocol.messages import LaneInfo
+from upscaled_worker.engines import Engines
 from upscaled_worker.job import RunningJob
 from upscaled_worker.threads import guarded, start
 from upscaled_worker.turns import Turns
 
-# How soon a lane goes on once the host has read its results.
-_HELD_CHECK_S = 0.05
+# How soon a paused lane looks whether it may go on.
+_PAUSE_CHECK_S = 0.05
 
 
 class Lane:
     """One queue and the threads that empty it, highest priority first, equals in order.
 
-    `slots` jobs run at once; what they do on the device is serialised by `turns`. While `is_held`
-    says so, no job starts. `on_failure` is told of an exception that ends one of the threads.
+    `slots` jobs run at once; `turns` lets one of them at a time use the device. While `is_paused`
+    returns true, no job starts. `on_failure` is called if an exception ends one of the threads.
     """
 
     def __init__(
@@ -27,14 +29,13 @@ class Lane:
         name: str,
         slots: int,
         execute: Callable[[RunningJob], None],
-        is_held: Callable[[], bool] = lambda: False,
-        on_failure: Callable[[BaseException], None] = lambda _: None,
+        is_paused: Callable[[], bool],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        self.name = name
         self.slots = slots
         self.turns = Turns()
         self._execute = execute
-        self._is_held = is_held
+        self._is_paused = is_paused
         self._changed = threading.Condition()
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, RunningJob]] = []  # sorted
@@ -47,13 +48,13 @@ class Lane:
         start(self._threads)
 
     def open(self) -> None:
-        """Begin to work; jobs submitted before wait until then."""
+        """Begin to run jobs. Jobs that were submitted before wait until then."""
         with self._changed:
             self._open = True
             self._changed.notify_all()
 
     def submit(self, job: RunningJob) -> int:
-        """Queue a job; how many start before it."""
+        """Queue a job. Returns how many jobs start before it."""
         with self._changed:
             entry = (-job.job.priority, next(self._order), job)
             ahead = bisect_left(self._waiting, entry)
@@ -62,7 +63,7 @@ class Lane:
             return self._busy + ahead
 
     def withdraw(self, job: RunningJob) -> bool:
-        """Take a job back that has not started; False where it has."""
+        """Take a job out of the queue; False if it has started."""
         with self._changed:
             remaining = [entry for entry in self._waiting if entry[2] is not job]
             withdrawn = len(remaining) < len(self._waiting)
@@ -81,17 +82,17 @@ class Lane:
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Wait until everything is done; `close` first."""
+        """Wait until the threads have ended. Call `close` first."""
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting or not self._open or self._is_held():
+                while not self._waiting or not self._open or self._is_paused():
                     if self._closed and not self._waiting:
                         return
-                    self._changed.wait(_HELD_CHECK_S if self._waiting and self._open else None)
+                    self._changed.wait(_PAUSE_CHECK_S if self._waiting and self._open else None)
                 job = self._waiting.pop(0)[2]
                 self._busy += 1
             try:
@@ -99,3 +100,62 @@ class Lane:
             finally:
                 with self._changed:
                     self._busy -= 1
+
+
+class Lanes:
+    """The lanes of a worker's engines. Engines of one lane share its queue and its device."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        execute: Callable[[RunningJob], None],
+        *,
+        is_paused: Callable[[], bool],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._engines = engines
+        self._lanes: dict[str, Lane] = {}
+        for method in engines.methods:
+            engine = engines[method]
+            if engine.lane not in self._lanes:
+                self._lanes[engine.lane] = Lane(
+                    engine.lane, engine.slots, execute, is_paused, on_failure
+                )
+
+    def of(self, method: str) -> Lane:
+        """The lane that runs the jobs of a method."""
+        return self._lanes[self._engines[method].lane]
+
+    @property
+    def waiting(self) -> int:
+        """Jobs of all lanes that have not started."""
+        return sum(lane.waiting for lane in self._lanes.values())
+
+    def info(self) -> dict[str, LaneInfo]:
+        """For `ready`. Names the methods of broken engines too: their jobs get an error that says
+        what is wrong."""
+        engines = self._engines
+        return {
+            name: LaneInfo(
+                methods=[one for one in engines.methods if engines[one].lane == name],
+                slots=lane.slots,
+            )
+            for name, lane in self._lanes.items()
+        }
+
+    def start(self) -> None:
+        """Start the threads of all lanes, which wait until `open`."""
+        for lane in self._lanes.values():
+            lane.start()
+
+    def open(self) -> None:
+        """Begin to run jobs."""
+        for lane in self._lanes.values():
+            lane.open()
+
+    def finish(self) -> None:
+        """Wait until every queued job has ended."""
+        for lane in self._lanes.values():
+            lane.close()
+        for lane in self._lanes.values():
+            lane.join()

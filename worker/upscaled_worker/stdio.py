@@ -1,11 +1,11 @@
-"""The worker's end of the wire: every thread's messages, one writer."""
+"""The worker's end of the wire: takes the messages of all threads and writes them."""
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from pydantic import BaseModel
 
@@ -15,22 +15,30 @@ from upscaled_protocol.outbox import Outbox
 from upscaled_protocol.stdio import NonBlockingWriter
 from upscaled_worker.threads import guarded, start
 
-# The host is gone: nobody is left to tell, and nothing may hold the device any longer.
+# The exit status if the host is gone: no job is needed any more, and the device must be released.
 EXIT_HOST_GONE = 4
+
+# Past this no more lines are read and no more jobs start, so that memory stays bounded if a host
+# does not read its results.
+_UNREAD_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class Stdout:
-    """Takes messages from any thread and never makes one wait for the host.
+    """Takes messages from any thread and never makes a thread wait for the host.
 
-    What the host does not read at once waits in an outbox, which a thread empties. Where the host
-    is gone the process ends at once.
+    Messages that the host does not read at once wait in an outbox, which a thread empties. If the
+    host is gone, the process ends at once.
     """
 
     def __init__(
-        self, write_fd: int, on_failure: Callable[[BaseException], None] = lambda _: None
+        self,
+        write_fd: int,
+        on_failure: Callable[[BaseException], None],
+        exit_process: Callable[[int], NoReturn],
     ) -> None:
-        """`on_failure` is told of an exception that ends the thread."""
+        """on_failure: called if an exception ends the thread."""
         self._outbox = Outbox(NonBlockingWriter(write_fd))
+        self._exit_process = exit_process
         self._changed = threading.Condition()
         start([guarded("stdout", self._flush, on_failure)])
 
@@ -48,8 +56,13 @@ class Stdout:
 
     @property
     def waiting_bytes(self) -> int:
-        """What the host has not taken yet."""
+        """Bytes that the host has not taken yet."""
         return self._outbox.waiting_bytes
+
+    @property
+    def is_unread(self) -> bool:
+        """True if the host leaves so much unread that it must first read on."""
+        return self._outbox.waiting_bytes > _UNREAD_LIMIT_BYTES
 
     @property
     def dropped_progress(self) -> int:
@@ -57,7 +70,7 @@ class Stdout:
         return self._outbox.dropped_progress
 
     def drain(self) -> None:
-        """Wait until the host has taken everything, or is gone. Needs no other thread."""
+        """Wait until the host has taken everything. Needs no other thread."""
         poll = select.poll()
         poll.register(self._outbox.fd, select.POLLOUT)
         while self.waiting_bytes:
@@ -69,7 +82,7 @@ class Stdout:
         try:
             self._outbox.flush()
         except OSError:
-            os._exit(EXIT_HOST_GONE)
+            self._exit_process(EXIT_HOST_GONE)
 
     def _flush(self) -> None:
         poll = select.poll()

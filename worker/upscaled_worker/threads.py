@@ -1,4 +1,4 @@
-"""The threads that a worker cannot do without."""
+"""Threads that the worker needs: if one of them fails, so does the worker."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from threading import Thread
 
 from upscaled_protocol.lineage import EXIT_NO_ROOM
 
-# A thread of the worker ended by an exception: what sysexits.h calls an internal software error.
+# The exit status if an exception ends one of the worker's threads: EX_SOFTWARE of sysexits.h.
 EXIT_FAILED = 70
 
 
 def guarded(
     name: str, target: Callable[[], object], on_failure: Callable[[BaseException], object]
 ) -> Thread:
-    """A thread that reports whatever exception ends it: no other thread would notice, and what it
-    was to do would wait for ever."""
+    """A thread that calls `on_failure` if an exception ends it. No other thread would notice, and
+    its work would never be done."""
 
     def run() -> None:
         try:
@@ -29,7 +29,7 @@ def guarded(
 
 
 def start(threads: Iterable[Thread]) -> None:
-    """Start them; ends the process where the machine has no room for one."""
+    """Start threads. Ends the process if the machine has no room for one."""
     try:
         for thread in threads:
             thread.start()

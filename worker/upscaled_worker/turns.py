@@ -1,4 +1,4 @@
-"""Whose turn it is on a device: one job at a time, in the order of asking."""
+"""Turns on a device: one job at a time, in the order in which jobs asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """A fair lock whose waiting can be given up."""
+    """A fair lock. A job that waits for it can be cancelled."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,13 +17,13 @@ class Turns:
 
     @property
     def taken(self) -> bool:
-        """Whether somebody has the device, or waits for it."""
+        """True if a job has the device or waits for it."""
         return bool(self._queue)
 
     @contextmanager
     def turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """Hold the device. While waiting, `check` is called after every `wake`; what it raises
-        ends the wait."""
+        """Hold the device. While the job waits, `check` is called after every `wake`; an exception
+        that it raises ends the wait."""
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
@@ -41,7 +41,7 @@ class Turns:
                 self._leave(ticket)
 
     def wake(self) -> None:
-        """Have every waiting job look again at whether it was cancelled."""
+        """Have every waiting job call its `check`."""
         with self._changed:
             self._changed.notify_all()
 
