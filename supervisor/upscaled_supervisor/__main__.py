@@ -10,6 +10,7 @@ if __name__ == "__main__":
     # First of all: from here on no import, print or child process can reach the host's wire.
     _wire = claim_stdio()
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -24,8 +25,12 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     wire = wire or claim_stdio()
     log = Logger(component="supervisor")
     from upscaled_supervisor.loop import Supervisor
+    from upscaled_supervisor.poller import Poller
+    from upscaled_supervisor.system import System
 
-    return Supervisor(wire, options, log).run()
+    supervisor = Supervisor(wire, options, log, System(), Poller())
+    gc.freeze()  # what was made so far lives until the end: no collection needs to visit it
+    return supervisor.run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the host is told of the fleet: `ready`, `degraded`, `worker_restarted`."""
+"""The status messages about the fleet: `ready`, `degraded`, `worker_restarted`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from upscaled_supervisor.slots import Slot
 
 
 class Announcer:
-    """Writes the status messages, each only if it says something new. `tell_host` sends one."""
+    """Sends each status message only if it is news to the host."""
 
-    def __init__(self, tell_host: Callable[[dict[str, Any]], None]) -> None:
-        self._tell_host = tell_host
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
         self.was_ready = False
-        self.is_degraded = False
+        self._is_degraded = False
 
-    def tell_ready(self, child: Child) -> None:
-        """A worker is ready. The host hears of the first, and of the next one after `degraded`."""
-        if self.was_ready and not self.is_degraded:
+    def announce_ready(self, child: Child) -> None:
+        """A worker is ready: send it if it is the first one, or the first one after `degraded`."""
+        if self.was_ready and not self._is_degraded:
             return
-        self.was_ready, self.is_degraded = True, False
+        self.was_ready, self._is_degraded = True, False
         if child.ready.get("detail"):
-            self._tell("degraded", worker=child.slot, detail=child.ready["detail"])
-        self.tell_ready_again(child)
+            self._send_status("degraded", worker=child.slot, detail=child.ready["detail"])
+        self.announce_methods(child)
 
-    def tell_ready_again(self, child: Child) -> None:
-        """A worker serves other methods than before."""
-        self._tell_host(child.ready | {"pid": os.getpid()})
+    def announce_methods(self, child: Child) -> None:
+        """Send the methods that a worker serves."""
+        self._send(child.ready | {"pid": os.getpid()})
 
-    def tell_restarted(self, child: Child, cause: Cause) -> None:
-        """A place in the fleet has a new worker."""
-        self._tell("worker_restarted", worker=child.slot, pid=child.pid, cause=cause)
+    def announce_restart(self, child: Child, cause: Cause) -> None:
+        """A slot has a new worker."""
+        self._send_status("worker_restarted", worker=child.slot, pid=child.pid, cause=cause)
 
-    def tell_lost(self, slot: Slot, cause: Cause) -> None:
-        """A place in the fleet has no worker. The host hears of it if it may not get one soon."""
+    def announce_exit(self, slot: Slot, cause: Cause) -> None:
+        """A slot has no worker: send it if the slot may stay empty for long."""
         if slot.is_hopeless:
             text = "given up"
-        elif slot.is_failing and not self.is_degraded:
-            self.is_degraded = True
-            text = "workers keep dying, and are tried again ever more slowly"
+        elif slot.is_failing and not self._is_degraded:
+            self._is_degraded = True
+            text = "workers keep exiting; each restart is delayed longer"
         else:
             return
         detail = f"{text}: {cause.sentence()}"
-        self._tell("degraded", worker=slot.number, cause=cause, detail=detail)
+        self._send_status("degraded", worker=slot.number, cause=cause, detail=detail)
 
-    def _tell(self, message: str, **fields: Any) -> None:
-        self._tell_host({"type": "status", "message": message, **fields})
+    def _send_status(self, message: str, **fields: Any) -> None:
+        self._send({"type": "status", "message": message, **fields})

@@ -1,35 +1,31 @@
-"""Which worker computes where."""
+"""Which worker computes on which device."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from upscaled_supervisor.options import Options
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What a worker is told about its device."""
+    """The options and the environment that give a worker its device."""
 
     argv: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
-    gpu: str | None = None  # as NVML knows it: a number in its order, or an UUID
+    gpu: str | None = None  # as NVML names it: a number in its order, or a UUID
 
-    @staticmethod
-    def for_workers(options: Options) -> list[Placement]:
-        """One a worker: the devices in turn, and a fair share of the cores each."""
-        threads = max((os.cpu_count() or 1) // options.workers, 1)
-        share = ["--threads", str(threads)] if options.workers > 1 else []
-        devices = options.device or ["auto"]
-        return [_place(devices[number % len(devices)], share) for number in range(options.workers)]
+
+def place_workers(count: int, devices: list[str]) -> list[Placement]:
+    """One placement per worker: the devices in turn, and a fair share of the cores."""
+    threads = max((os.cpu_count() or 1) // count, 1)
+    share = ["--threads", str(threads)] if count > 1 else []
+    devices = devices or ["auto"]
+    return [_place(devices[number % len(devices)], share) for number in range(count)]
 
 
 def _place(device: str, share: list[str]) -> Placement:
-    """A worker sees one GPU alone, as cuda:0: nothing it does can land on another."""
+    """A worker sees only its own GPU, as cuda:0, so that it can use no other."""
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return Placement(argv=["--device", device, *share])
@@ -44,7 +40,7 @@ def _place(device: str, share: list[str]) -> Placement:
 
 
 def read_devices(text: str) -> list[str]:
-    """A list as `--device` takes it. Raises `argparse.ArgumentTypeError`."""
+    """Parse the value of `--device`. Raises `argparse.ArgumentTypeError`."""
     devices = text.split(",")
     for device in devices:
         kind, colon, number = device.partition(":")
@@ -55,11 +51,11 @@ def read_devices(text: str) -> list[str]:
         visible = _visible_gpus()
         if kind == "cuda" and visible and int(number or 0) >= len(visible):
             raise argparse.ArgumentTypeError(
-                f"there is no {device}, for CUDA_VISIBLE_DEVICES shows {len(visible)} of them only"
+                f"there is no {device}: CUDA_VISIBLE_DEVICES shows only {len(visible)} GPUs"
             )
     return devices
 
 
 def _visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES leaves to us, in its order; empty where it does not say."""
+    """The GPUs in CUDA_VISIBLE_DEVICES, in its order; empty if it is not set."""
     return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

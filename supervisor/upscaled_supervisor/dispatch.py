@@ -1,32 +1,35 @@
-"""Which worker gets which job."""
+"""Which worker gets which job, and where a worker's jobs go when it leaves."""
 
 from __future__ import annotations
-
-import time
 
 import orjson
 
 from upscaled_protocol.errors import ErrorCode
+from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import Options
 from upscaled_supervisor.queue import Job
+from upscaled_supervisor.system import System
 
 
 class Dispatcher:
-    """Hands jobs to the workers that have room: the least loaded, with the model if it can be.
+    """Gives jobs to the workers that have room: the least loaded first, then one with the model.
 
     `children` are the workers by number, kept by their owner.
     """
 
-    def __init__(self, children: dict[int, Child], ledger: Ledger, options: Options) -> None:
+    def __init__(
+        self, children: dict[int, Child], ledger: Ledger, options: Options, system: System
+    ) -> None:
         self._children = children
         self._ledger = ledger
         self._options = options
+        self._system = system
 
     def dispatch(self) -> None:
-        """Hand out as many waiting jobs as the workers hold."""
-        self._hand_over_reserved()
+        """Give the workers as many waiting jobs as they have room for."""
+        self._move_reserved()
         queue = self._ledger.queue
         while len(queue):
             room = self._room()
@@ -43,29 +46,20 @@ class Dispatcher:
                 ),
             )
             if job.is_suspect and child.jobs:
-                # It took a worker down once; the next time it shall take no other job with it.
+                # A worker exited while it ran. If that happens again, no other job must be lost.
                 child.reserved_for = job
             else:
-                self.hand_over(job, child)
+                self._give(job, child)
         return None
 
     def fail_all(self, text: str) -> None:
-        """Answer every waiting job: no worker can be had."""
+        """End every waiting job, because no worker can be started."""
         for job in list(self._ledger.queue):
             self._ledger.fail(job, ErrorCode.WORKER_CRASHED, text)
 
-    def _hand_over_reserved(self) -> None:
-        """A job that is to run alone waits for one worker, unless another has nothing to do."""
-        for child in self._children.values():
-            job = child.reserved_for
-            if job is not None:
-                idle = [one for one in self._room().get(job.method, []) if not one.jobs]
-                if idle:
-                    child.reserved_for = None
-                    self.hand_over(job, idle[0])
-
     def end_job(self, job: Job, reason: str) -> bool:
-        """Have the worker stop a job, for reason "cancel" or "deadline"; False where it waits."""
+        """Ask a job's worker to end it, for reason "cancel" or "deadline"; False if no worker has
+        the job."""
         for child in self._children.values():
             if child.reserved_for is job:
                 child.reserved_for = None
@@ -73,26 +67,47 @@ class Dispatcher:
             if child.jobs.get(job.job_id) is job:
                 if job.ending is None:
                     job.ending = reason
-                    job.ends_at = time.monotonic() + self._options.cancel_grace_s
+                    job.ends_at = self._system.now() + self._options.cancel_grace_s
                     child.send(orjson.dumps({"type": "cancel", "job_id": job.job_id}))
                 return True
         return False
 
-    def _room(self) -> dict[str, list[Child]]:
-        """By method, the children that can take one more job of it."""
-        room: dict[str, list[Child]] = {}
-        for child in self._children.values():
-            if child.state != "ready" or child.is_alone:
-                continue
-            for lane in child.lanes.values():
-                if child.free_slots(lane) > 0:
-                    for method in lane["methods"]:
-                        room.setdefault(method, []).append(child)
-        return room
+    def settle(self, child: Child) -> None:
+        """Call this when a worker may have no jobs left: it gets the job that it is reserved for,
+        or it exits if it drains."""
+        if child.jobs:
+            return
+        if child.reserved_for is not None:
+            job, child.reserved_for = child.reserved_for, None
+            if child.state == "ready":
+                self._give(job, child)
+            else:
+                self._ledger.retry(job)
+        if child.state == "draining" and not child.jobs:
+            child.stop()
 
-    def hand_over(self, job: Job, child: Child) -> None:
-        """Give a job to a worker."""
-        job.started_at = job.heard_at = time.monotonic()
+    def requeue_unstarted(self, child: Child, job: Job) -> None:
+        """Requeue a job that reached its worker too late and never started there."""
+        child.remove(job)
+        self._ledger.take_back(job, None)
+        self.settle(child)
+
+    def requeue_reserved(self, child: Child) -> None:
+        """Requeue the job that a worker is reserved for."""
+        if child.reserved_for is not None:
+            self._ledger.retry(child.reserved_for)
+            child.reserved_for = None
+
+    def requeue_all(self, child: Child, cause: Cause) -> None:
+        """Requeue or end the jobs of a worker that has exited for this cause."""
+        for job in child.jobs.values():
+            # If the supervisor ended the worker, it was because of the charged jobs only.
+            is_charged = child.end_cause is None or job in child.charged
+            self._ledger.take_back(job, cause if is_charged else None)
+        child.jobs.clear()
+
+    def _give(self, job: Job, child: Child) -> None:
+        job.started_at = job.progress_at = self._system.now()
         job.budget_s = self._options.stall_timeout_s
         job.waiting = False
         if not child.jobs:
@@ -101,9 +116,34 @@ class Dispatcher:
         child.models.add(job.model)
         child.send(job.line_for_worker)
 
+    def _move_reserved(self) -> None:
+        """A job that must run alone is reserved for a busy worker: give it to an idle one."""
+        for child in self._children.values():
+            job = child.reserved_for
+            if job is not None:
+                idle = [one for one in self._room().get(job.method, []) if not one.jobs]
+                if idle:
+                    child.reserved_for = None
+                    self._give(job, idle[0])
+
+    def _room(self) -> dict[str, list[Child]]:
+        """By method, the workers that can take one more job of it."""
+        room: dict[str, list[Child]] = {}
+        for child in self._children.values():
+            if child.state != "ready" or child.runs_alone:
+                continue
+            for lane in child.lanes.values():
+                if child.free_places(lane) > 0:
+                    for method in lane["methods"]:
+                        room.setdefault(method, []).append(child)
+        return room
+
     def _has_running_suspect(self) -> bool:
-        """Whether a job runs that ran when a daemon went down. If several ran then, one of them at
-        a time is tried again, because the next death would tell nothing of each of them."""
+        """True if a job runs that also ran when a daemon was killed.
+
+        Such jobs are tried again one at a time. If two ran at the next kill, it would not show
+        which of them is the reason.
+        """
         if not self._ledger.has_deaths:
             return False
         return any(
@@ -114,7 +154,7 @@ class Dispatcher:
         )
 
     def _fail_unserved(self) -> None:
-        """Answer the jobs of methods that the workers, being ready, do not serve."""
+        """End the jobs whose method no ready worker serves."""
         ready = [child for child in self._children.values() if child.state == "ready"]
         if not ready:
             return

@@ -7,12 +7,12 @@ no job: the lines wait, until the predecessor should long be gone.
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import EXIT_NO_WORKER, EXIT_USAGE, Options
+from upscaled_supervisor.system import System
 
 # A predecessor is taken to have our own grace for its drain, and as much again for all the rest.
 _WAIT_GRACES = 2
@@ -25,6 +25,7 @@ class Handover:
         self,
         options: Options,
         ledger: Ledger,
+        system: System,
         log: Logger,
         *,
         serve_metrics: Callable[[str], None],
@@ -35,7 +36,7 @@ class Handover:
         self._log = log
         self._serve_metrics = serve_metrics
         self._tell_degraded = tell_degraded
-        self._give_up_at = time.monotonic() + _WAIT_GRACES * options.grace_s
+        self._give_up_at = system.now() + _WAIT_GRACES * options.grace_s
         self._faults: dict[str, str] = {}  # by event, what is still held
         self._needs_metrics = options.metrics_address is not None
         ledger.awaits_journal = options.journal is not None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import Ledger
-from upscaled_supervisor.memory import rss_mb
 from upscaled_supervisor.slots import Slot
+from upscaled_supervisor.system import System
 
 
 class _Request(NamedTuple):
@@ -20,10 +19,11 @@ class _Request(NamedTuple):
 class HealthDesk:
     """Asks the workers before it answers for them."""
 
-    def __init__(self, fleet: Fleet, ledger: Ledger) -> None:
+    def __init__(self, fleet: Fleet, ledger: Ledger, system: System) -> None:
         self._fleet = fleet
         self._ledger = ledger
-        self._started_at = time.monotonic()
+        self._system = system
+        self._started_at = system.now()
         self._requests: list[_Request] = []  # those that have no answer yet
 
     def ask(self, request_id: str | None, *, trim: bool = False) -> None:
@@ -83,7 +83,7 @@ class HealthDesk:
             ),
             "queue_size": len(self._ledger.queue),
             "in_flight": len(self._ledger.jobs),
-            "uptime_s": round(time.monotonic() - self._started_at, 3),
+            "uptime_s": round(self._system.now() - self._started_at, 3),
             "dropped_progress": dropped_progress,
             "workers": [self._row(slot) for slot in self._fleet.slots],
         }
@@ -105,11 +105,11 @@ class HealthDesk:
             "device": child.ready.get("device"),
             "jobs": list(child.jobs),
             "models_loaded": child.models_loaded,
-            "rss_mb": _rounded(rss_mb(child.pid)),
+            "rss_mb": _rounded(child.resident_mb),
             "baseline_rss_mb": _rounded(memory.baseline_mb(child)),
             "gpu_memory_used_mb": _rounded(memory.gpu_mb(child)),
             "jobs_done": child.jobs_done,
-            "uptime_s": round(time.monotonic() - child.spawned_at, 3),
+            "uptime_s": round(self._system.now() - child.spawned_at, 3),
         }
 
 

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import sqlite3
-import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.deadlines import Deadlines
 from upscaled_supervisor.journal import Journal, PendingJob
 from upscaled_supervisor.queue import Job, JobQueue, with_accepted_as
+from upscaled_supervisor.system import System
 
 # A base64 picture is long: lines that wait are bounded in bytes too.
 MAX_QUEUED_BYTES = 1024 * 1024 * 1024
@@ -38,7 +38,7 @@ DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 class Ledger:
     """Accepts jobs, holds them while they wait or run, and ends each exactly once."""
 
-    def __init__(self, outbox: Outbox, log: Logger, max_jobs: int) -> None:
+    def __init__(self, outbox: Outbox, system: System, log: Logger, max_jobs: int) -> None:
         self.queue = JobQueue()
         self.deadlines = Deadlines()
         self.jobs: dict[str, Job] = {}
@@ -49,6 +49,7 @@ class Ledger:
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (method, "completed" or a code)
         self.durations: dict[str, list[float]] = {}  # by method: a bucket each, the rest, the sum
         self._outbox = outbox
+        self._system = system
         self._log = log
         self._max_jobs = max_jobs
         # Together they tell an acceptance from every other one in the world.
@@ -300,7 +301,7 @@ class Ledger:
         self._queued_bytes += len(job.line)
         self._deaths += job.deaths > 0
         position = self.queue.push(job)
-        job.start_clock()
+        job.start_clock(self._system.now())
         self.deadlines.add(job)
         accepted = {"type": "accepted", "job_id": job.job_id, "position": position}
         self._outbox.put(encode_line(accepted), can_wait=True)
@@ -327,7 +328,7 @@ class Ledger:
     def _count_duration(self, job: Job) -> None:
         if not job.started_at:
             return
-        seconds = time.monotonic() - job.started_at
+        seconds = self._system.now() - job.started_at
         counts = self.durations.setdefault(job.method, [0.0] * (len(DURATION_BUCKETS_S) + 2))
         counts[bisect_left(DURATION_BUCKETS_S, seconds)] += 1
         counts[-1] += seconds

@@ -12,17 +12,14 @@ A host's line is parsed once, for its envelope, and forwarded as it came; so is 
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
-import time
 from typing import Any, assert_never
 
 from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.admission import GOING_DOWN
 from upscaled_protocol.envelope import Envelope, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.lineage import adopt_orphans
 from upscaled_protocol.lines import encode_line, has_half_pair
 from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
@@ -42,6 +39,7 @@ from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.slots import starvation
 from upscaled_supervisor.stdio import HostWire
+from upscaled_supervisor.system import System
 
 # How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
 _TICK_S = 0.05
@@ -65,18 +63,29 @@ class HostGoneError(Exception):
 class Supervisor:
     """Runs from the first line of the host to the last terminal event."""
 
-    def __init__(self, wire: Wire, options: Options, log: Logger) -> None:
+    def __init__(
+        self, wire: Wire, options: Options, log: Logger, system: System, poller: Poller
+    ) -> None:
         self._options = options
         self._log = log
-        self._poller = Poller()
+        self._system = system
+        self._poller = poller
         self._host = HostWire(wire, options.line_limit_bytes)
-        self._ledger = Ledger(self._host.outbox, log, options.max_queue)
+        self._ledger = Ledger(self._host.outbox, system, log, options.max_queue)
         self._admission = self._ledger.admission
-        self._fleet = Fleet(options, self._ledger, self._poller, log, self._send)
-        self._health = HealthDesk(self._fleet, self._ledger)
+        self._fleet = Fleet(
+            options=options,
+            ledger=self._ledger,
+            poller=poller,
+            system=system,
+            log=log,
+            send_status=self._send,
+        )
+        self._health = HealthDesk(self._fleet, self._ledger, system)
         self._handover = Handover(
             options,
             self._ledger,
+            system,
             log,
             serve_metrics=self._serve_metrics,
             tell_degraded=self._tell_degraded,
@@ -88,7 +97,7 @@ class Supervisor:
         self._left_jobs = False
         self._drain_until: float | None = None
         self._last_flush_s = _LAST_FLUSH_S
-        self._listened_at = time.monotonic()
+        self._listened_at = system.now()
         self._next_tick = 0.0
         self._next_check = 0.0
 
@@ -116,18 +125,16 @@ class Supervisor:
 
     def _start(self) -> None:
         """Set everything going, unless the handover says that the options do not allow it."""
-        signals = self._catch_signals()
+        signals = self._system.catch_signals()
         self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
-        self._handover.proceed(time.monotonic())
+        self._handover.proceed(self._system.now())
         if self._handover.exit_status is not None:
             return
         self._flush_host()
-        adopt_orphans()
+        self._system.adopt_orphans()
         self._poller.watch_reading(self._host.watch_fd, self._host_is_gone, events=0)
         self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
         self._fleet.start()
-        # Start-up's objects live as long as we do; no collection need look at them again.
-        gc.freeze()
 
     def _serve_metrics(self, address: str) -> None:
         from upscaled_supervisor.metrics import serve_metrics
@@ -142,15 +149,15 @@ class Supervisor:
         self._watch_host()
         outbox = self._host.outbox
         held_back = outbox.waiting_bytes and outbox.can_wait
-        timeout_s = self._next_tick - time.monotonic()
+        timeout_s = self._next_tick - self._system.now()
         if held_back:
             timeout_s = min(timeout_s, _COMPANY_S)
         if self._ledger.can_replay:
             timeout_s = 0.0
         self._poller.run_once(timeout_s)
-        now = time.monotonic()
+        now = self._system.now()
         if now - self._listened_at - max(timeout_s, 0.0) > _FROZEN_S:
-            self._fleet.forgive(now - self._listened_at)
+            self._fleet.extend_deadlines(now - self._listened_at)
         self._listened_at = now
         # A slot that a death has emptied is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
@@ -288,7 +295,7 @@ class Supervisor:
         told_at = None
         self._flush_host()
         while self._host.outbox.waiting_bytes:
-            now = time.monotonic()
+            now = self._system.now()
             if told_at is None and self._drain_until is not None:
                 told_at = now
             if told_at is not None and now > told_at + self._last_flush_s:
@@ -305,7 +312,7 @@ class Supervisor:
         """Take no more lines and finish the jobs of those before, for `grace_s` at most: then
         only the accepted ones."""
         if grace_s is not None and self._drain_until is None:
-            self._drain_until = time.monotonic() + grace_s
+            self._drain_until = self._system.now() + grace_s
             self._admission.refuse_held(ErrorCode.SHUTTING_DOWN, GOING_DOWN)
             self._ledger.note_clean_stop()
         if not self._draining:
@@ -330,27 +337,12 @@ class Supervisor:
                 self._ledger.leave(job)
                 self._left_jobs = True
 
-    def _catch_signals(self) -> int:
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
-        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            # What `nohup` or a shell's `&` has us ignore stays ignored.
-            is_ignored = signal.getsignal(signum) == signal.SIG_IGN
-            if not is_ignored or signum not in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(signum, lambda *_: None)
-        # A host may have blocked some for itself, and what it starts has inherited that.
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        return read_fd
-
     def _handle_signals(self, fd: int) -> None:
         for signum in os.read(fd, 4096):
             if signum == signal.SIGHUP:
                 self._fleet.reload()
             elif signum == signal.SIGCHLD:
-                if self._fleet.fork_server is not None:
-                    self._fleet.fork_server.reap()
+                self._fleet.reap()
             elif self._drain_until is not None:
                 self._last_flush_s = _LAST_FLUSH_NOW_S
                 self._end_now()  # told twice

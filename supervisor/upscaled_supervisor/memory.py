@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 from upscaled_protocol.log import Logger
-from upscaled_protocol.memorygroup import available_bytes
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.nvml import Nvml
+from upscaled_supervisor.system import System
 
-_MIB = 1024 * 1024
 # Caches are asked back before the worker itself is.
 _SOFT_SHARE = 0.8
 # Where the models alone pass the limit, a leak is what comes on top of this.
@@ -60,21 +59,24 @@ class Footprint:
 class MemoryWatch:
     """Measures workers, and says which to trim and which to replace."""
 
-    def __init__(self, limit_mb: float | None, gpu_limit_mb: float | None, log: Logger) -> None:
+    def __init__(
+        self, limit_mb: float | None, gpu_limit_mb: float | None, system: System, log: Logger
+    ) -> None:
         limits: dict[Kind, float | None] = {"resident": limit_mb, "gpu": gpu_limit_mb}
         self._limits = {kind: limit for kind, limit in limits.items() if limit is not None}
+        self._system = system
         self._log = log
         self._footprints: dict[int, Footprint] = {}
         self._told: set[Kind] = set()
         self._nvml = Nvml(log, is_needed=gpu_limit_mb is not None)
 
-    def note_ready(self, child: Child) -> None:
+    def handle_ready(self, child: Child) -> None:
         """A worker is ready: what it takes now, and with what it preloaded, is its baseline."""
         if self._limits:
             self._footprints[child.number] = Footprint(self._limits)
             self._measure_baseline(child)
 
-    def note_job(self, child: Child, model: str) -> None:
+    def handle_completed_job(self, child: Child, model: str) -> None:
         """A job is done. The first of a model leaves a new baseline, with that model loaded."""
         footprint = self._footprints.get(child.number)
         if footprint is not None and model not in footprint.models:
@@ -122,7 +124,7 @@ class MemoryWatch:
 
     def has_room_for_two(self, child: Child) -> bool:
         """Whether a replacement fits beside it, in main memory and on its GPU."""
-        if available_bytes() / _MIB < (rss_mb(child.pid) or 0.0):
+        if self._system.available_mb() < (child.resident_mb or 0.0):
             return False
         gpu = child.placement.gpu
         free = self._nvml.free_mb(gpu) if gpu is not None else None
@@ -139,16 +141,4 @@ class MemoryWatch:
         self._footprints.pop(child.number, None)
 
     def _used_mb(self, child: Child, kind: Kind) -> float | None:
-        return rss_mb(child.pid) if kind == "resident" else self.gpu_mb(child)
-
-
-def rss_mb(pid: int | None) -> float | None:
-    """Resident memory in MiB; None where the process is gone."""
-    if pid is None:
-        return None
-    import psutil  # here, for it costs a start 20 ms
-
-    try:
-        return float(psutil.Process(pid).memory_info().rss) / _MIB
-    except psutil.Error:
-        return None
+        return child.resident_mb if kind == "resident" else self.gpu_mb(child)

@@ -26,7 +26,6 @@ from prometheus_client.registry import Collector
 from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import DURATION_BUCKETS_S, Ledger
-from upscaled_supervisor.memory import rss_mb
 
 _MIB = 1024 * 1024
 
@@ -97,7 +96,7 @@ class _Books(Collector):
             child = slot.child
             answers = child is not None and not child.is_unresponsive
             up.add_metric([str(slot.number)], float(slot.is_serving and answers))
-            resident = rss_mb(child.pid) if child is not None else None
+            resident = child.resident_mb if child is not None else None
             if resident is not None:
                 memory.add_metric([str(slot.number)], resident * _MIB)
         yield up

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,7 +24,6 @@ class Job:
         "deaths",
         "ending",
         "ends_at",
-        "heard_at",
         "is_running",
         "job_id",
         "line",
@@ -35,6 +33,7 @@ class Job:
         "order",
         "percent",
         "priority",
+        "progress_at",
         "started_at",
         "timeout_s",
         "waiting",
@@ -59,22 +58,22 @@ class Job:
         self.order = 0  # among equals; kept over a retry, which so goes to the front
         self.started_at = 0.0
         self.percent = 0.0
-        # The stall clock, while it runs: see `Child.stalled_job`.
-        self.heard_at = 0.0
+        # The stall clock while the job runs: see `Child.stalled_job`.
+        self.progress_at = 0.0
         self.budget_s = 0.0
         self.waiting = False
         # Why the supervisor asked the worker to end it, and until when it waits for that.
         self.ending: str | None = None
         self.ends_at = 0.0
 
-    def start_clock(self) -> None:
+    def start_clock(self, now: float) -> None:
         """The job is accepted: its `timeout_s` begins."""
         if self.timeout_s is not None:
-            self.deadline = time.monotonic() + self.timeout_s
+            self.deadline = now + self.timeout_s
 
-    def note_progress(self, fields: dict[str, Any], usual_budget_s: float) -> None:
-        """Its worker tells of progress: the stall clock starts anew."""
-        self.heard_at = time.monotonic()
+    def handle_progress(self, fields: dict[str, Any], now: float, usual_budget_s: float) -> None:
+        """The job has made progress: the stall clock restarts."""
+        self.progress_at = now
         self.budget_s = fields.get("budget_s") or usual_budget_s
         self.waiting = fields["stage"] == WAITING_STAGE
 

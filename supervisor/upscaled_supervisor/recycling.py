@@ -1,8 +1,10 @@
-"""Replacing workers that still live: too large, too old, done with their share, or on request."""
+"""Which workers are replaced while they still work: too large, too old, too many jobs, or a reload.
+
+A *reload* replaces every worker, one after the other.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from upscaled_protocol.log import Logger
@@ -12,18 +14,13 @@ from upscaled_supervisor.memory import MemoryWatch
 from upscaled_supervisor.options import Options
 from upscaled_supervisor.slots import Slot
 
-# A replacement that could not start is not tried again for so long.
-_PAUSE_S = 60.0
-
 
 class Recycler:
-    """Decides who is replaced. `replace` starts the successor beside the old worker, or drains
-    the old one first where two do not fit; `slots` and `children` are kept by their owner."""
+    """Decides who is replaced. `replace` does it; the owner of `slots` changes them."""
 
     def __init__(
         self,
         slots: list[Slot],
-        children: dict[int, Child],
         memory: MemoryWatch,
         options: Options,
         log: Logger,
@@ -31,7 +28,6 @@ class Recycler:
         replace: Callable[[Slot, Child, Cause], None],
     ) -> None:
         self._slots = slots
-        self._children = children
         self._memory = memory
         self._options = options
         self._log = log
@@ -39,34 +35,31 @@ class Recycler:
         self._reloading: list[Child] = []
 
     def reload(self) -> None:
-        """Replace every worker, one after the other."""
+        """Begin to replace every worker, one after the other."""
         self._reloading = [slot.child for slot in self._slots if slot.child is not None]
+        for slot in self._slots:
+            slot.no_recycling_until = 0.0
 
-    def give_up(self, child: Child) -> None:
-        """Its replacement could not start: it goes on, and costs nobody anything."""
-        self._slots[child.slot].no_recycling_until = time.monotonic() + _PAUSE_S
-        self._reloading = [one for one in self._reloading if one is not child]
-
-    def continue_reload(self) -> None:
-        """Turn to the next worker, once the last one has its successor."""
-        if not self._reloading or any(child.replaces for child in self._children.values()):
+    def continue_reload(self, now: float) -> None:
+        """Replace the next worker of a reload, if no replacement is starting."""
+        if not self._reloading or any(slot.replacement for slot in self._slots):
             return
         child = self._reloading[0]
         slot = self._slots[child.slot]
-        if child.state == "dead" or slot.child is not child:
-            self._reloading.pop(0)
+        if slot.child is not child or now < slot.no_recycling_until:
+            self._reloading.pop(0)  # it was replaced, or cannot be
         elif child.state == "ready":
             self._recycle(slot, child, Cause("reload"))
 
     def recycle_due(self, now: float) -> None:
-        """Replace workers that are too old, have done their jobs, or have grown too large."""
+        """Replace the workers that are too large, too old, or have done enough jobs."""
         for slot in self._slots:
             child = slot.child
             if child is None or child.state != "ready":
                 continue
-            child.ask_health()  # for the models that a successor is to have loaded
+            child.ask_health()  # a replacement preloads the models of this report
             cause = self._cause(child, now)
-            if cause is not None and now >= slot.no_recycling_until:
+            if cause is not None and slot.replacement is None and now >= slot.no_recycling_until:
                 self._recycle(slot, child, cause)
 
     def _cause(self, child: Child, now: float) -> Cause | None:
@@ -83,7 +76,5 @@ class Recycler:
         return None
 
     def _recycle(self, slot: Slot, child: Child, cause: Cause) -> None:
-        if any(other.replaces is child for other in self._children.values()):
-            return
         self._log.log("info", "worker_recycled", worker=slot.number, **cause)
         self._replace(slot, child, cause)

@@ -1,62 +1,85 @@
-"""Places in the fleet, and how soon a place is filled again after a death."""
+"""Slots: the places of the fleet, one worker each, and the delay before a slot is filled again."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.devices import Placement
 
-# A worker that dies without having done a job waits twice as long each time, up to the limit.
+# If workers exit without having done a job, each delay is twice the one before, up to the limit.
 _BACKOFF_BASE_S = 0.2
 _BACKOFF_LIMIT_S = 30.0
-# From so many such deaths on the machine, or every job, must be at fault.
+# After this many such exits the machine is at fault, or every job is.
 _FAILING_AFTER = 3
-# A worker that leaves by itself before it is ready will leave again: after so many we stop.
+# A worker that exits by itself before it is ready will exit again: stop after this many.
 _HOPELESS_AFTER = 3
-# A machine may have room again later, also if its limits killed the workers while they started.
-# Once the host sends nothing more, nothing waits for that.
+# A machine may have room again later, even if its limits killed the workers while they started.
+# Once the host sends no more lines, nothing waits for that.
 _STARVED_AFTER = 4
 
 
 @dataclass
+class Replacement:
+    """A worker that starts while the worker that it replaces goes on."""
+
+    child: Child
+    cause: Cause  # why the old worker is replaced
+    models: list[str] = field(default_factory=list)  # it preloads what the old worker had loaded
+
+
+@dataclass
 class Slot:
-    """One worker's place: who fills it, and what is remembered of those who did."""
+    """The place of one worker: its worker, the replacement, and how the last ones ended."""
 
     number: int
     placement: Placement
     child: Child | None = None
-    failures: int = 0  # deaths in a row without a job done
-    load_failures: int = 0  # departures in a row before being ready
+    replacement: Replacement | None = None
+    failures: int = 0  # exits in a row without a job done
+    load_failures: int = 0  # exits in a row before the worker was ready
     respawn_at: float = 0.0
     restarts: int = 0
     last_restart: Cause | None = None
-    start_failure: Cause | None = None  # why its last worker was gone before it was ready
+    start_failure: Cause | None = None  # why its last worker exited before it was ready
     no_recycling_until: float = 0.0
 
     @property
     def is_failing(self) -> bool:
-        """Whether its workers die so often that the host should know."""
+        """True if its workers exit so often that the host should know."""
         return self.failures >= _FAILING_AFTER
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether trying again is in vain: a model or a setting is wrong."""
+        """True if another try is useless, because a model or a setting is wrong."""
         return self.load_failures >= _HOPELESS_AFTER
 
     @property
     def is_serving(self) -> bool:
-        """Whether its worker takes jobs."""
+        """True if its worker takes jobs."""
         return self.child is not None and self.child.state == "ready"
 
-    def plan_restart(self, cause: Cause, *, died_loading: bool, has_worked: bool) -> None:
-        """After a death that nobody meant: when to fill the slot again.
+    def remove(self, child: Child) -> Replacement | None:
+        """Forget a worker that has exited. If its replacement is still starting, that becomes the
+        slot's worker and is returned."""
+        replacement = self.replacement
+        if replacement is not None and replacement.child is child:
+            self.replacement = None
+        elif self.child is child:
+            self.child = replacement.child if replacement else None
+            self.replacement = None
+            return replacement
+        return None
 
-        The first time at once, for most deaths are one job's, or an accident.
+    def plan_restart(
+        self, cause: Cause, now: float, *, died_loading: bool, has_worked: bool
+    ) -> None:
+        """After an unexpected exit: set the time to fill the slot again.
+
+        The first restart has no delay, because most exits are an accident or one job's doing.
         """
         if died_loading and cause["reason"] == "exit":
             self.load_failures += 1
@@ -65,10 +88,10 @@ class Slot:
         self.failures = 0 if has_worked else self.failures + 1
         delay_s = _BACKOFF_BASE_S * 2 ** (self.failures - 2) if self.failures > 1 else 0.0
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that a fleet does not restart in step
-        self.respawn_at = time.monotonic() + min(delay_s, _BACKOFF_LIMIT_S) * jitter
+        self.respawn_at = now + min(delay_s, _BACKOFF_LIMIT_S) * jitter
 
-    def start_over(self) -> None:
-        """Forget the failures: somebody has mended what was wrong."""
+    def reset(self) -> None:
+        """Forget the failures, because the user says that the fault is mended."""
         self.failures = self.load_failures = 0
         self.respawn_at = 0.0
 

@@ -1,4 +1,4 @@
-"""Ending workers that are overdue: with being ready, with a sign of life, with their own death."""
+"""Kills workers that are overdue: to be ready, to make progress, to exit."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from upscaled_supervisor.options import Options
 
 
 class Watchdog:
-    """Looks at one worker at a time. `end_fork_server` ends one that does not report exits."""
+    """Checks one worker at a time. `kill_fork_server` is for one that does not report exits."""
 
     def __init__(
-        self, options: Options, log: Logger, *, end_fork_server: Callable[[], None]
+        self, options: Options, log: Logger, *, kill_fork_server: Callable[[], None]
     ) -> None:
         self._options = options
         self._log = log
-        self._end_fork_server = end_fork_server
+        self._kill_fork_server = kill_fork_server
 
     def check(self, child: Child, now: float) -> None:
-        """End a worker whose time is up."""
+        """End a worker that is past a deadline."""
         if child.kill_at is not None and now >= child.kill_at:
-            self._insist(child)
+            self._kill_again(child)
         elif child.end_cause is None:
-            self._check_living(child, now)
+            self._check_running(child, now)
 
-    def _insist(self, child: Child) -> None:
-        """It should have been dead by now."""
-        if child.was_killed and child.is_dead_unreported:
-            self._end_fork_server()
+    def _kill_again(self, child: Child) -> None:
+        """The worker is past its kill deadline."""
+        if child.was_killed and child.has_exited:
+            self._kill_fork_server()
         elif child.end_cause is None and child.state != "stopping":
             child.end_for_violation("its output has ended")
         else:
             child.end(child.end_cause or Cause("reload"))
 
-    def _check_living(self, child: Child, now: float) -> None:
+    def _check_running(self, child: Child, now: float) -> None:
         starting_s = now - child.spawned_at
         if child.state == "starting" and starting_s > self._options.start_timeout_s:
             detail = f"not ready after {starting_s:.0f} s"
             child.end(Cause("load_failed", detail=detail), abort=True)
         elif (job := child.stalled_job(now)) is not None:
-            detail = f"no sign of life for {now - job.heard_at:.1f} s"
+            detail = f"no progress for {now - job.progress_at:.1f} s"
             child.end(Cause("stall", detail=detail), [job], abort=True)
             self._log.log("warning", "worker_stalled", worker=child.slot, job_id=job.job_id)
         else:
