@@ -90,6 +90,7 @@ class Supervisor:
             serve_metrics=self._serve_metrics,
             tell_degraded=self._tell_degraded,
         )
+        self._is_started = False
         self._reading = False
         self._input_ended = False
         self._draining = False
@@ -102,13 +103,12 @@ class Supervisor:
         self._next_check = 0.0
 
     def run(self) -> int:
-        """Serve; the exit status."""
+        """Serve until the host is done or gone; the exit status, which `options` lists."""
         try:
-            self._start()
-            if self._handover.exit_status is not None:
-                return self._handover.exit_status
-            while not self._is_done():
-                self._turn()
+            if not self._is_started and not self.start():
+                return self._exit_status()
+            while not self.is_done():
+                self.turn()
             self._send({"type": "status", "message": "stopped"})
             self._flush_to_the_end()
             self._ledger.note_clean_stop()
@@ -123,18 +123,20 @@ class Supervisor:
                 self._ledger.journal.close()
         return self._exit_status()
 
-    def _start(self) -> None:
-        """Set everything going, unless the handover says that the options do not allow it."""
+    def start(self) -> bool:
+        """Start the workers; False if an option cannot be served. `run` calls it."""
         signals = self._system.catch_signals()
         self._send({"type": "status", "message": "loading_models", "protocol": PROTOCOL_VERSION})
         self._handover.proceed(self._system.now())
         if self._handover.exit_status is not None:
-            return
+            return False
         self._flush_host()
         self._system.adopt_orphans()
-        self._poller.watch_reading(self._host.watch_fd, self._host_is_gone, events=0)
+        self._poller.watch_reading(self._host.watch_fd, self._handle_host_gone, events=0)
         self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
         self._fleet.start()
+        self._is_started = True
+        return True
 
     def _serve_metrics(self, address: str) -> None:
         from upscaled_supervisor.metrics import serve_metrics
@@ -144,8 +146,8 @@ class Supervisor:
     def _tell_degraded(self, detail: str) -> None:
         self._send({"type": "status", "message": "degraded", "detail": detail})
 
-    def _turn(self) -> None:
-        """Wait for something to happen, and deal with all of it."""
+    def turn(self) -> None:
+        """Wait until something happens, and handle all of it. `run` calls it."""
         self._watch_host()
         outbox = self._host.outbox
         held_back = outbox.waiting_bytes and outbox.can_wait
@@ -179,7 +181,8 @@ class Supervisor:
         if held_back or not outbox.can_wait:
             self._flush_host()
 
-    def _is_done(self) -> bool:
+    def is_done(self) -> bool:
+        """True once nothing is left to do and every worker has exited. `run` calls it."""
         if self._fleet.has_usage_error:
             text = f"no worker can be started: {self._fleet.failure}"
             self._let_go(ErrorCode.WORKER_CRASHED, text)
@@ -288,7 +291,7 @@ class Supervisor:
                 outbox.flush()
             except OSError as error:
                 raise HostGoneError(f"stdout cannot be written: {error}") from None
-        self._poller.watch_writing(outbox, lambda: None)  # `_turn` flushes every time
+        self._poller.watch_writing(outbox, lambda: None)  # `turn` flushes every time
 
     def _flush_to_the_end(self) -> None:
         """Write the last lines; a host may take its time, unless we are told to go."""
@@ -303,7 +306,7 @@ class Supervisor:
             self._poller.run_once(_TICK_S if self._drain_until is not None else _IDLE_TICK_S)
             self._flush_host()
 
-    def _host_is_gone(self) -> None:
+    def _handle_host_gone(self) -> None:
         raise HostGoneError
 
     # --- ending -----------------------------------------------------------------------------

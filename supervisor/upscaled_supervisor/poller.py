@@ -39,9 +39,11 @@ class Poller:
         if was_reading or was_writing:
             self._poll.unregister(fd)
 
-    def run_once(self, timeout_s: float) -> None:
-        """Wait for something, then call every handler that is due."""
-        for fd, _ in self._poll.poll(max(timeout_s, 0.0) * 1000):
+    def run_once(self, timeout_s: float) -> bool:
+        """Wait until a descriptor is ready and call the handlers; False if none became ready."""
+        ready = self._poll.poll(max(timeout_s, 0.0) * 1000)
+        for fd, _ in ready:
             handler = self._reading.get(fd) or self._writing.get(fd)
             if handler is not None:  # an earlier handler may have closed it
                 handler()
+        return bool(ready)
