@@ -1,4 +1,4 @@
-"""A worker that exits or stalls: its jobs are tried again, and only those that may be the reason are
+"""A worker exits or stalls: its jobs are tried again, and only those that may be the reason are
 charged with an attempt."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from simulation import Simulation, simulated
+from simulation import simulated
 
 HANG = {"hang": True}
 HANG_ONCE = {"hang": True, "only_on_attempt": 1}
@@ -101,7 +101,7 @@ def test_a_job_whose_worker_crashed_runs_alone_the_next_time() -> None:
     with simulated() as daemon:
         daemon.job("crashes", config={"exit_code": 1, "only_on_attempt": 1})
         daemon.job("other", config=HANG, priority=5)
-        daemon.wait_until(lambda: len(daemon.workers) == 2, "second worker")
+        daemon.wait_workers(2)
         daemon.wait_held("other")
         daemon.run_for(5.0)
         # The worker has room for a second job, and is reserved for this one.
@@ -128,7 +128,7 @@ def test_a_job_reserved_for_a_worker_that_exits_is_not_charged() -> None:
         daemon.job("first", config=HANG, priority=5)
         daemon.wait_accepted("first")
         daemon.worker.receive_signal(signal.SIGKILL)
-        daemon.wait_until(lambda: len(daemon.workers) == 2, "second worker")
+        daemon.wait_workers(2)
         worker = daemon.wait_held("first")
         daemon.run_for(1.0)  # "crashed" is reserved for this worker
         # The end of "first" and the exit of its worker arrive together.
@@ -235,11 +235,9 @@ def test_a_job_whose_worker_always_writes_garbage_is_poison() -> None:
     with simulated() as daemon:
         daemon.job("a", config=HANG)
         for number in (1, 2):
-            daemon.wait_until(
-                lambda number=number: len(daemon.workers) == number and "a" in daemon.worker.jobs,
-                "attempt",
-            )
-            daemon.worker.write(b"garbage\n")
+            worker = daemon.wait_workers(number)
+            daemon.wait_held("a")
+            worker.write(b"garbage\n")
         error = daemon.wait_terminal("a")
         assert (error["code"], error["cause"]["reason"]) == ("poisoned", "protocol_violation")
 
@@ -274,10 +272,6 @@ def test_the_end_of_a_job_that_a_worker_does_not_have_is_ignored(line: bytes) ->
         assert len(daemon.terminals()) == 2
 
 
-def wait_for_second_worker(daemon: Simulation) -> None:
-    daemon.wait_until(lambda: len(daemon.workers) == 2, "second worker")
-
-
 @pytest.mark.parametrize("end", ["killed", "exited"])
 def test_a_fork_server_that_ends_is_started_again_and_no_job_is_lost(end: str) -> None:
     with simulated() as daemon:
@@ -307,6 +301,6 @@ def test_a_worker_may_be_ready_before_the_fork_server_reports_its_pid() -> None:
         daemon.settle()
         assert daemon.system.fork_server is not None
         daemon.worker.receive_signal(signal.SIGKILL)
-        wait_for_second_worker(daemon)
+        daemon.wait_workers(2)
         daemon.system.fork_server.is_stopped = True
         daemon.wait_health(lambda one: one["workers"][0]["pid"] == daemon.worker.pid)

@@ -1,27 +1,18 @@
-"""Which jobs a journal charges with the death of a daemon, without processes."""
+"""Which jobs a journal charges when a daemon is killed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
-from upscaled_protocol.envelope import open_envelope
-from upscaled_protocol.log import Logger
-from upscaled_protocol.outbox import Outbox
-from upscaled_supervisor.child import Child, open_pipes
-from upscaled_supervisor.devices import Placement
-from upscaled_supervisor.dispatch import Dispatcher
+from simulated_system import SimulatedWorker
+from simulation import Simulation, simulated
 from upscaled_supervisor.journal import Journal
-from upscaled_supervisor.ledger import Ledger
-from upscaled_supervisor.options import read_options
-from upscaled_supervisor.queue import Job
 
 # As releases before this one made it.
 OLD_SCHEMA = """
@@ -35,86 +26,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_by_seq ON jobs (seq);
 PRAGMA user_version = 1;
 """
-RUNNING = {"type": "progress", "job_id": "?", "progress": 1.0, "stage": "step"}
-
-
-class Sink:
-    """Takes all that the host is told."""
-
-    fd = -1
-
-    def __init__(self) -> None:
-        self.written = b""
-
-    def write(self, data: memoryview) -> int:
-        self.written += bytes(data)
-        return len(data)
-
-
-class Life:
-    """A daemon on a journal, from its start to its death, with workers that have two places."""
-
-    def __init__(self, path: Path, workers: int = 1) -> None:
-        self.sink = Sink()
-        self.outbox = Outbox(self.sink)
-        self._null = os.open(os.devnull, os.O_WRONLY)
-        self.ledger = Ledger(self.outbox, Logger(self._null), 10)
-        options = read_options(["--methods", "fake"])
-        self._fds = [self._null]
-        self.children: dict[int, Child] = {}
-        for number in range(workers):
-            theirs, ours = open_pipes()
-            self._fds += theirs
-            child = Child(number, number, Placement.for_workers(options)[0], ours)
-            child.state = "ready"
-            child.lanes = {"device": {"methods": ["fake"], "slots": 2}}
-            self.children[number] = child
-        self.dispatcher = Dispatcher(self.children, self.ledger, options)
-        self.journal = Journal(path)
-        self.ledger.restore(self.journal)
-        self.turn()
-
-    def accept(self, *names: str) -> None:
-        for name in names:
-            line = orjson.dumps({"job_id": name, "method": "fake"})
-            self.ledger.accept(Job(open_envelope(line), line))
-        self.turn()
-
-    def turn(self) -> None:
-        self.dispatcher.dispatch()
-        self.ledger.record_running()
-
-    def progress(self, name: str, stage: str) -> None:
-        job, fields = self.ledger.jobs[name], RUNNING | {"job_id": name, "stage": stage}
-        job.note_progress(fields, 60.0)
-        self.ledger.progress(job, orjson.dumps(fields), fields)
-        self.turn()
-
-    def finish(self, name: str) -> None:
-        job = self.ledger.jobs[name]
-        self.ledger.finish(job, b'{"type":"result"}', "completed")
-        for child in self.children.values():
-            if name in child.jobs:
-                child.take_back(job)
-        self.turn()
-
-    @property
-    def running(self) -> set[str]:
-        """The jobs that are with a worker."""
-        return {name for child in self.children.values() for name in child.jobs}
-
-    def errors(self) -> list[dict[str, Any]]:
-        self.outbox.flush()
-        lines = [orjson.loads(line) for line in self.sink.written.splitlines()]
-        return [line for line in lines if line["type"] == "error"]
-
-    def die(self) -> None:
-        """Leave the journal as a kill does."""
-        self.journal.close()
-        for child in self.children.values():
-            child.close()
-        for fd in self._fds:
-            os.close(fd)
+HANG = {"hang": True}
 
 
 @pytest.fixture
@@ -123,97 +35,129 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def life(path: Path, workers: int = 1) -> Iterator[Life]:
-    one = Life(path, workers)
-    try:
-        yield one
-    finally:
-        one.die()
+def killed(path: Path, *options: str) -> Iterator[Simulation]:
+    """A daemon on a journal, whose jobs run until it is killed at the end."""
+    with simulated("--journal", str(path), *options) as daemon:
+        daemon.settle()
+        yield daemon
+        daemon.run_for(0.1)  # until the journal knows which jobs run
+
+
+def accept(daemon: Simulation, *names: str) -> None:
+    for name in names:
+        daemon.job(name, config=HANG)
+        daemon.wait_accepted(name)
+    daemon.settle()
+
+
+def running(daemon: Simulation) -> set[str]:
+    """The jobs that a worker has."""
+    return {name for worker in daemon.system.living for name in worker.jobs}
 
 
 def deaths(path: Path) -> dict[str, int]:
-    """What a next start would find."""
+    """The kills that the next daemon would find charged, by job."""
     with contextlib.closing(Journal(path)) as journal:
         return {job.job_id: job.deaths for job in journal.pending()}
 
 
-def test_a_death_is_charged_to_the_jobs_that_ran_and_to_no_other(path: Path) -> None:
-    with life(path) as one:
-        one.accept("runs", "waits in the worker", "waits in the queue")
-        one.progress("waits in the worker", "waiting")
-        assert one.running == {"runs", "waits in the worker"}
+def test_a_kill_is_charged_to_the_jobs_that_ran_and_to_no_other(path: Path) -> None:
+    with killed(path) as daemon:
+        accept(daemon, "runs", "waits in the worker", "waits in the queue")
+        assert running(daemon) == {"runs", "waits in the worker"}
     assert deaths(path) == {"runs": 1, "waits in the worker": 0, "waits in the queue": 0}
-    assert deaths(path)["runs"] == 1  # once for each death, however often it is opened
+    assert deaths(path)["runs"] == 1  # once per kill, however often the journal is opened
 
 
 def test_a_job_runs_once_its_progress_says_so(path: Path) -> None:
-    with life(path) as one:
-        one.accept("a", "b")
-        one.progress("b", "waiting")
-        one.progress("b", "running")
+    with killed(path) as daemon:
+        accept(daemon, "a", "b")
+        daemon.worker.progress("b")
     assert deaths(path) == {"a": 1, "b": 1}
 
 
 def test_a_job_that_lost_its_worker_waits_again(path: Path) -> None:
-    with life(path) as one:
-        one.accept("a")
-        job = one.ledger.jobs["a"]
-        one.children[0].take_back(job)
-        one.ledger.take_back(job, None)
+    def load(worker: SimulatedWorker) -> None:
+        """Never get ready."""
+
+    with killed(path) as daemon:
+        accept(daemon, "a")
+        daemon.run_for(0.1)
+        daemon.system.starts = load
+        daemon.worker.receive_signal(signal.SIGKILL)
     assert deaths(path) == {"a": 0}
 
 
 def test_a_clean_stop_is_charged_to_no_job(path: Path) -> None:
-    with life(path) as one:
-        one.accept("a", "b")
-        one.ledger.note_clean_stop()
-        one.progress("b", "running")
+    with killed(path) as daemon:
+        accept(daemon, "a", "b")
+        daemon.run_for(0.1)
+        daemon.system.raise_signal(signal.SIGTERM)
+        daemon.wait_status("draining")
+        daemon.worker.progress("b")
     assert deaths(path) == {"a": 0, "b": 0}
 
 
-def test_a_job_that_ran_at_three_deaths_ends_as_poisoned(path: Path) -> None:
-    with life(path) as one:
-        one.accept("a")
+def test_a_daemon_that_is_told_twice_to_stop_charges_no_job(path: Path) -> None:
+    with simulated("--journal", str(path)) as daemon:
+        accept(daemon, "a")
+        daemon.run_for(0.1)
+        daemon.system.raise_signal(signal.SIGTERM)
+        daemon.wait_status("draining")
+        daemon.system.raise_signal(signal.SIGTERM)
+        assert daemon.wait() == 1
+    assert deaths(path) == {"a": 0}
+
+
+def test_a_job_that_ran_at_three_kills_ends_as_poisoned(path: Path) -> None:
+    with killed(path) as daemon:
+        accept(daemon, "deadly", "other")
     for _ in range(2):
-        with life(path) as one:
-            assert one.running == {"a"}
-            assert one.errors() == []
-    with life(path) as one:
-        (error,) = one.errors()
-        assert (error["code"], error["cause"]["reason"]) == ("poisoned", "supervisor_killed")
-        assert one.ledger.jobs == {}
+        with killed(path) as daemon:
+            assert "deadly" in running(daemon)
+            assert daemon.terminals() == []
+    with simulated("--journal", str(path)) as daemon:
+        error = daemon.wait_terminal("deadly")
+        assert (error["code"], error["cause"]) == ("poisoned", {"reason": "supervisor_killed"})
+        assert "3 times" in error["error"]
+        daemon.wait_held("other").finish("other")
+        assert daemon.wait_terminal("other")["type"] == "result"
     assert deaths(path) == {}
 
 
 def test_jobs_that_ran_together_are_tried_again_one_by_one(path: Path) -> None:
-    with life(path, workers=3) as one:
-        one.accept("a", "b", "c")
-        assert one.running == {"a", "b", "c"}
-    with life(path, workers=3) as one:
-        one.accept("new")
-        assert one.running == {"a", "new"}
-        one.finish("a")
-        assert one.running == {"b", "new"}
-    # The next death says of `b` what it cannot say of `c`.
+    with killed(path, "--workers", "3") as daemon:
+        accept(daemon, "a", "b", "c")
+        assert running(daemon) == {"a", "b", "c"}
+    with killed(path, "--workers", "3") as daemon:
+        accept(daemon, "new")
+        assert running(daemon) == {"a", "new"}
+        daemon.wait_held("a").finish("a")
+        daemon.wait_held("b")
+        assert running(daemon) == {"b", "new"}
+    # The next kill shows of `b` what it cannot show of `c`.
     assert deaths(path) == {"b": 2, "c": 1, "new": 1}
 
 
 def test_a_job_that_ended_leaves_no_run_to_the_next_one_of_its_id(path: Path) -> None:
-    with life(path) as one:
-        one.accept("a")
-        one.finish("a")
-        one.accept("b", "c", "a")
+    with killed(path) as daemon:
+        accept(daemon, "a")
+        daemon.run_for(0.1)
+        daemon.worker.finish("a")
+        daemon.wait_terminal("a")
+        accept(daemon, "b", "c")
+        daemon.job("a", config=HANG)
     assert deaths(path) == {"b": 1, "c": 0, "a": 0}
 
 
 def test_a_journal_of_an_earlier_release_is_opened_as_it_is(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.executescript(OLD_SCHEMA)
-        line = b'{"job_id":"a","method":"fake"}'
+        line = b'{"job_id":"a","method":"fake","config":{"hang":true}}'
         database.execute("INSERT INTO jobs (job_id, seq, line) VALUES ('a', 1, ?)", (line,))
         database.commit()
-    with life(path) as one:
-        assert one.running == {"a"}
+    with killed(path) as daemon:
+        daemon.wait_held("a")
     assert deaths(path) == {"a": 1}
 
 
@@ -222,23 +166,9 @@ def test_a_job_is_recorded_as_running_once_for_all_its_progress(
 ) -> None:
     recorded: list[str] = []
     monkeypatch.setattr(Journal, "note_running", lambda _, job_id: recorded.append(job_id))
-    with life(path) as one:
-        one.accept("a")
+    with killed(path) as daemon:
+        accept(daemon, "a")
         for _ in range(3):
-            one.progress("a", "step")
+            daemon.worker.progress("a")
+            daemon.run_for(0.1)
     assert recorded == ["a"]
-
-
-def test_a_cancel_that_comes_before_the_journal_ends_the_job_that_the_journal_holds(
-    path: Path,
-) -> None:
-    with life(path) as first:
-        first.accept("a", "b", "c")
-    sink, log_fd = Sink(), os.open(os.devnull, os.O_WRONLY)
-    ledger = Ledger(Outbox(sink), Logger(log_fd), 10)
-    ledger.awaits_journal = True
-    ledger.admission.note_cancel("b")
-    with contextlib.closing(Journal(path)) as journal:
-        ledger.restore(journal)
-    os.close(log_fd)
-    assert set(ledger.jobs) == {"a", "c"}

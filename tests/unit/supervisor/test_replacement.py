@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from simulation import Simulation, SimulatedWorker, simulated
+from simulated_system import SimulatedWorker
+from simulation import Simulation, simulated
 
 HANG = {"hang": True}
 
@@ -19,10 +20,6 @@ def reload(daemon: Simulation) -> None:
     daemon.system.raise_signal(signal.SIGHUP)
 
 
-def wait_for_workers(daemon: Simulation, count: int) -> None:
-    daemon.wait_until(lambda: len(daemon.workers) == count, f"worker number {count}")
-
-
 def restarts(daemon: Simulation) -> int:
     return int(daemon.ask_health()["workers"][0]["restarts"])
 
@@ -30,13 +27,13 @@ def restarts(daemon: Simulation) -> int:
 def test_a_reload_replaces_the_workers_one_by_one() -> None:
     with simulated("--workers", "2") as daemon:
         daemon.settle()
-        daemon.starts = loading
+        daemon.system.starts = loading
         reload(daemon)
-        wait_for_workers(daemon, 3)
+        daemon.wait_workers(3)
         daemon.run_for(10.0)
         assert len(daemon.workers) == 3
         daemon.workers[2].ready()
-        wait_for_workers(daemon, 4)
+        daemon.wait_workers(4)
         daemon.workers[3].ready()
         report = daemon.wait_health(lambda one: one["status"] == "ok")
         assert {row["pid"] for row in report["workers"]} == {one.pid for one in daemon.workers[2:]}
@@ -49,9 +46,9 @@ def test_the_old_worker_works_until_the_new_one_is_ready_and_then_finishes_its_j
     with simulated() as daemon:
         daemon.job("long", config=HANG)
         old = daemon.wait_held("long")
-        daemon.starts = loading
+        daemon.system.starts = loading
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         daemon.job("behind")
         daemon.wait_until(lambda: "behind" in old.jobs, "job of the old worker")
         daemon.worker.ready()
@@ -87,7 +84,7 @@ def test_a_new_worker_preloads_the_models_of_the_old_one() -> None:
         daemon.ask_health()
         daemon.run_for(1.0)
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         assert "--preload=fake" in daemon.worker.argv
 
 
@@ -95,41 +92,41 @@ def test_a_replacement_that_exits_is_started_once_more_without_the_models() -> N
     with simulated() as daemon:
         daemon.ask_health()
         old = daemon.worker
-        daemon.starts = lambda worker: worker.exit(1)
+        daemon.system.starts = lambda worker: worker.exit(1)
         reload(daemon)
-        wait_for_workers(daemon, 3)
+        daemon.wait_workers(3)
         assert "--preload=fake" not in daemon.worker.argv
         daemon.wait_until(lambda: b"replacement_failed" in daemon.stderr, "warning")
         daemon.job("a")
         daemon.wait_terminal("a")
         daemon.run_for(120.0)
-        assert daemon.living == [old]
+        assert daemon.system.living == [old]
         assert len(daemon.workers) == 3
         assert restarts(daemon) == 0
 
 
 def test_recycling_is_tried_again_a_minute_after_a_replacement_has_failed() -> None:
     with simulated("--max-jobs", "1") as daemon:
-        daemon.starts = lambda worker: worker.exit(1)
+        daemon.system.starts = lambda worker: worker.exit(1)
         daemon.job("a")
         daemon.wait_terminal("a")
-        wait_for_workers(daemon, 3)  # with the models, and without them
+        daemon.wait_workers(3)  # with the models, and without them
         daemon.run_for(50.0)
         assert len(daemon.workers) == 3
-        daemon.starts = SimulatedWorker.ready
+        daemon.system.starts = SimulatedWorker.ready
         daemon.run_for(15.0)
-        assert len(daemon.living) == 1
+        assert len(daemon.system.living) == 1
         assert restarts(daemon) == 1
 
 
 def test_a_second_reload_tries_again_at_once() -> None:
     with simulated() as daemon:
         daemon.settle()
-        daemon.starts = lambda worker: worker.exit(1)
+        daemon.system.starts = lambda worker: worker.exit(1)
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         daemon.wait_until(lambda: b"replacement_failed" in daemon.stderr, "warning")
-        daemon.starts = SimulatedWorker.ready
+        daemon.system.starts = SimulatedWorker.ready
         reload(daemon)
         daemon.wait_status("worker_restarted")
 
@@ -141,7 +138,7 @@ def test_a_machine_without_room_for_a_replacement_keeps_the_old_worker() -> None
         daemon.system.spawns_fail = True
         reload(daemon)
         daemon.wait_until(lambda: b"replacement_failed" in daemon.stderr, "warning")
-        assert daemon.living == [old]
+        assert daemon.system.living == [old]
         daemon.job("a")
         daemon.wait_terminal("a")
 
@@ -153,21 +150,21 @@ def test_a_replacement_that_serves_less_takes_over_only_if_files_are_missing(
     with simulated() as daemon:
         daemon.settle()
         old = daemon.worker
-        daemon.starts = lambda worker: worker.ready(methods=[], **lacking)
+        daemon.system.starts = lambda worker: worker.ready(methods=[], **lacking)
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         daemon.run_for(20.0)
         assert old.has_exited is bool(lacking)
-        assert len(daemon.living) == 1
+        assert len(daemon.system.living) == 1
 
 
 def test_an_old_worker_that_exits_first_has_one_successor() -> None:
     with simulated() as daemon:
         daemon.job("a", config=HANG | {"only_on_attempt": 1})
         old = daemon.wait_held("a")
-        daemon.starts = loading
+        daemon.system.starts = loading
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         old.receive_signal(signal.SIGKILL)
         daemon.run_for(10.0)
         assert len(daemon.workers) == 2
@@ -181,14 +178,14 @@ def test_a_promoted_worker_that_exits_while_it_loads_is_started_again() -> None:
     with simulated() as daemon:
         daemon.settle()
         old = daemon.worker
-        daemon.starts = loading
+        daemon.system.starts = loading
         reload(daemon)
-        wait_for_workers(daemon, 2)
+        daemon.wait_workers(2)
         old.receive_signal(signal.SIGKILL)
         daemon.settle()
-        daemon.starts = SimulatedWorker.ready
+        daemon.system.starts = SimulatedWorker.ready
         daemon.worker.exit(1)
-        wait_for_workers(daemon, 3)
+        daemon.wait_workers(3)
         daemon.wait_health(lambda one: one["status"] == "ok")
 
 
@@ -212,7 +209,7 @@ def test_a_worker_that_was_signalled_finishes_its_jobs_beside_its_replacement() 
 def test_an_idle_worker_that_was_signalled_has_one_successor() -> None:
     with simulated() as daemon:
         daemon.settle()
-        daemon.starts = loading
+        daemon.system.starts = loading
         daemon.worker.receive_signal(signal.SIGTERM)
         daemon.run_for(10.0)
         assert len(daemon.workers) == 2

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulation import Simulation, SimulatedWorker, simulated
+from simulated_system import SimulatedWorker
+from simulation import Simulation, simulated
 from upscaled_supervisor.forkserver import read_notice
 from upscaled_supervisor.ledger import Ledger
 
@@ -95,7 +96,7 @@ def holding_a() -> Iterator[Simulation]:
 @given(st.lists(mutated(), min_size=1, max_size=4))
 def test_no_line_of_a_worker_ends_the_supervisor_or_loses_a_job(lines: list[bytes]) -> None:
     with holding_a() as daemon:
-        daemon.starts = loads_for_ever
+        daemon.system.starts = loads_for_ever
         for line in lines:
             daemon.worker.write(line + b"\n")
         daemon.ask_health()
@@ -130,7 +131,7 @@ def test_no_line_of_a_worker_ends_the_supervisor_or_loses_a_job(lines: list[byte
 def test_a_field_of_another_type_is_a_violation(fields: dict[str, Any]) -> None:
     with holding_a() as daemon:
         daemon.worker.write(orjson.dumps(fields) + b"\n")
-        daemon.wait_until(lambda: len(daemon.workers) == 2, "second worker")
+        daemon.wait_workers(2)
         cause = daemon.wait_status("worker_restarted")["cause"]
         assert cause["reason"] == "protocol_violation"
         daemon.wait_held("a")
@@ -166,7 +167,7 @@ def test_a_pid_that_is_no_process_of_the_fork_server_is_ignored() -> None:
         daemon.settle()
         assert daemon.system.fork_server is not None
         daemon.system.fork_server.holds_pids_back = True
-        daemon.starts = lambda worker: worker.ready(pid=4711)
+        daemon.system.starts = lambda worker: worker.ready(pid=4711)
         daemon.worker.receive_signal(9)
         restarted = daemon.wait_status("worker_restarted")
         assert "pid" not in restarted
