@@ -34,11 +34,11 @@ def serve_metrics(address: str, fleet: Fleet, ledger: Ledger, outbox: Outbox) ->
     """Serve on HOST:PORT, from a thread of the library's. Raises `OSError`, `ValueError`."""
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
-    registry.register(_Books(fleet, ledger, outbox))
+    registry.register(FleetCollector(fleet, ledger, outbox))
     start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1", registry=registry)
 
 
-class _Books(Collector):
+class FleetCollector(Collector):
     """Runs in the server's thread: it copies before it looks, for the loop goes on."""
 
     def __init__(self, fleet: Fleet, ledger: Ledger, outbox: Outbox) -> None:

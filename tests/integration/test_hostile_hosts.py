@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from tests.integration.test_metrics import SERVED, scrape
 
 from waiting import TIMEOUT_S, wait_until
 
@@ -37,14 +35,6 @@ def test_a_line_nested_as_deep_as_can_be_read_is_run(
     assert daemon.wait_terminal("a")["type"] == "result"
     daemon.job("b")
     assert daemon.wait_terminal("b")["type"] == "result"
-
-
-def test_a_supervisor_overrides_the_attempt_that_a_host_names(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor()
-    daemon.send({"job_id": "a", "method": "fake", "attempt": 7, "config": {}})
-    assert daemon.wait_terminal("a")["attempt"] == 1
 
 
 def test_a_line_that_the_supervisor_takes_is_none_too_long_for_its_worker(
@@ -88,45 +78,6 @@ def test_nothing_of_a_job_is_kept_once_it_has_ended(
     assert process.memory_info().rss < before + GROWTH_BYTES
 
 
-def test_the_position_counts_what_goes_before(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    for name in ("x", "y"):
-        daemon.job(name, hang=True)
-    daemon.wait_health(lambda one: len(one["workers"][0]["jobs"]) == 2)
-    priorities = [0, 5, 0, 5, -3, 2]
-    for number, priority in enumerate(priorities):
-        daemon.send({"job_id": str(number), "method": "fake", "priority": priority, "config": {}})
-    daemon.send({"type": "cancel", "job_id": "1"})
-    daemon.send({"job_id": "6", "method": "fake", "config": {}})
-    positions = [daemon.wait_accepted(str(number))["position"] for number in range(7)]
-    assert positions == [0, 0, 2, 1, 4, 2, 4]
-
-
-def test_a_host_that_does_not_read_has_no_more_results_made_for_it(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor(*SERVED)
-    daemon.wait_status("ready")
-    for name in ("x", "y"):  # so that all the others wait
-        daemon.job(name, hang=True)
-    jobs = 2500
-    for number in range(jobs):
-        daemon.job(str(number), raise_text="x" * 8000)
-    daemon.wait_accepted(str(jobs - 1))
-    daemon.stop_reading()
-    for name in ("x", "y"):
-        daemon.send({"type": "cancel", "job_id": name})
-    ended = ("upscaled_jobs_total", (("method", "fake"), ("outcome", "internal")))
-    # Not many more pass 16 MiB.
-    wait_until(lambda: scrape(daemon).get(ended, 0) > 800, "what is made for a host")
-    daemon.wait_until_idle()
-    assert scrape(daemon)["upscaled_queue_size", ()] > 0
-    daemon.resume_reading()
-    daemon.finish()
-    assert len({line["job_id"] for line in daemon.terminals()}) == len(daemon.terminals())
-    assert len(daemon.terminals()) == jobs + 2
-
-
 def test_a_worker_rests_whose_host_neither_reads_nor_writes_any_more(
     start_worker: StartDaemon,
 ) -> None:
@@ -140,24 +91,6 @@ def test_a_worker_rests_whose_host_neither_reads_nor_writes_any_more(
     worker.resume_reading()
     assert worker.wait() == 0
     assert len(worker.terminals()) == bad_lines
-
-
-def test_a_second_signal_ends_it_where_nobody_reads_the_last_results(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor(*SERVED)
-    daemon.wait_status("ready")
-    daemon.stop_reading()
-    jobs = 3000
-    for number in range(jobs):
-        daemon.job(str(number))
-    completed = ("upscaled_jobs_total", (("method", "fake"), ("outcome", "completed")))
-    wait_until(lambda: scrape(daemon).get(completed) == jobs, "the end of the jobs")
-    daemon.close_stdin()
-    for _ in range(2):
-        os.kill(daemon.pid, signal.SIGTERM)
-        daemon.wait_until_idle()
-    assert daemon.process.wait(TIMEOUT_S) == 0
 
 
 def test_stdout_closed_from_the_start_is_a_host_that_is_gone() -> None:
@@ -225,35 +158,6 @@ def test_a_full_disk_under_stdout_is_told_by_its_name() -> None:
         )
     assert daemon.returncode == 4
     assert b"No space left on device" in daemon.stderr
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--device", "cuda:x"),
-        ("--device", "cuda:-1"),
-        ("--device", "cpu,,cpu"),
-        ("--device", ""),
-        ("--device", "cuda:1"),
-        ("--workers", "0"),
-        ("--memory-limit-mb", "-5"),
-        ("--gpu-memory-limit-mb", "nan"),
-        ("--metrics-address", "127.0.0.1:99999"),
-        ("--metrics-address", "127.0.0.1"),
-    ],
-)
-def test_an_option_that_means_nothing_is_refused(
-    start_supervisor: StartDaemon, options: tuple[str, str]
-) -> None:
-    daemon = start_supervisor(*options, env={"CUDA_VISIBLE_DEVICES": "0"})
-    assert daemon.wait() == 2
-    assert b"Traceback" not in daemon.stderr
-
-
-def test_an_empty_environment_variable_is_none(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor(env={"UPSCALED_METRICS_ADDRESS": ""})
-    daemon.wait_status("ready")
-    assert daemon.finish() == 0
 
 
 @pytest.mark.parametrize("template", ["--template", "--no-template"])

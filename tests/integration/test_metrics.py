@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import urllib.request
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from waiting import TIMEOUT_S, wait_until
+from waiting import TIMEOUT_S
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon, StartDaemon
@@ -52,16 +49,6 @@ def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon
     assert metrics["upscaled_queue_size", ()] == 0
 
 
-def test_a_worker_that_does_not_answer_is_not_up(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor(*SERVED)
-    up = ("upscaled_worker_up", (("worker", "0"),))
-    report = daemon.wait_health(lambda one: one["status"] == "ok")
-    assert scrape(daemon)[up] == 1
-    os.kill(report["workers"][0]["pid"], signal.SIGSTOP)
-    daemon.ask_health()
-    wait_until(lambda: scrape(daemon)[up] == 0, "the worker's absence")
-
-
 def test_a_port_that_is_taken_is_told_and_tried_again(start_supervisor: StartDaemon) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -79,12 +66,3 @@ def test_a_port_that_is_taken_is_told_and_tried_again(start_supervisor: StartDae
     assert "detail" not in report
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         assert b"upscaled_jobs_total" in answer.read()
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:many", "no.such.host.invalid:0", "127.0.0.1:70000"])
-def test_an_address_that_can_never_be_served_is_wrong_usage(
-    start_supervisor: StartDaemon, address: str
-) -> None:
-    daemon = start_supervisor("--metrics-address", address)
-    assert daemon.wait() == 2
-    assert b"cannot serve metrics" in daemon.stderr

@@ -12,7 +12,7 @@ import pytest
 from upscaled_protocol.lineage import child_pids
 
 if TYPE_CHECKING:
-    from tests.conftest import Daemon, Line, StartDaemon
+    from tests.conftest import Daemon, StartDaemon
 
 TEMPLATE = pytest.mark.parametrize("template", ["--template", "--no-template"])
 
@@ -36,21 +36,6 @@ def test_jobs_pass_through_both_ways(start_supervisor: StartDaemon, template: st
     assert kinds.count("result") == 1
     messages = [line["message"] for line in daemon.lines if line["type"] == "status"]
     assert messages == ["loading_models", "ready", "draining", "stopped"]
-
-
-def test_jobs_are_accepted_before_the_worker_is_ready(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    daemon.job("a")
-    daemon.wait_terminal("a")
-    order = [line.get("message") or line["type"] for line in daemon.lines]
-    assert order.index("accepted") < order.index("ready")
-
-
-def test_the_exit_status_tells_of_failed_jobs(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    daemon.job("good")
-    daemon.job("bad", raise_text="boom")
-    assert daemon.finish() == 1
 
 
 @TEMPLATE
@@ -81,91 +66,12 @@ def test_no_program_that_a_job_starts_holds_the_wire(
     assert {int(one.name) for one in Path(f"/proc/{sleeper}/fd").iterdir()} <= {0, 1, 2}
 
 
-def test_progress_does_not_fall_when_a_job_starts_again(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    daemon.job("a", steps=10, step_s=0.03, at_step=7, signal=9, only_on_attempt=1)
-    daemon.wait_terminal("a")
-    percents = [line["progress"] for line in daemon.lines if line["type"] == "progress"]
-    assert percents == sorted(percents)
-    assert max(percents) == 100
-
-
-@pytest.mark.parametrize(
-    ("config", "cause"),
-    [
-        ({"exit_code": 3}, {"reason": "exit", "exit_code": 3}),
-        ({"signal": 9}, {"reason": "signal", "signal": "SIGKILL"}),
-        ({"signal": 11}, {"reason": "signal", "signal": "SIGSEGV"}),
-        ({"signal": 6}, {"reason": "signal", "signal": "SIGABRT"}),
-    ],
-)
-def test_a_poison_job_ends_after_two_attempts_and_harms_no_other(
-    start_supervisor: StartDaemon, config: dict[str, Any], cause: dict[str, Any]
-) -> None:
-    daemon = start_supervisor()
-    daemon.job("before", steps=3, step_s=0.01)
-    daemon.job("poison", **config)
-    for number in range(5):
-        daemon.job(str(number), steps=2, step_s=0.01)
-    error = daemon.wait_terminal("poison")
-    assert error["code"] == "poisoned"
-    assert error["retryable"] is False
-    assert error["attempt"] == 2
-    assert error["cause"].items() >= cause.items()
-    assert daemon.finish() == 1
-    others = [line for line in daemon.terminals() if line["job_id"] != "poison"]
-    assert len(others) == 6
-    assert {line["type"] for line in others} == {"result"}
-
-
-def test_a_job_allowed_one_start_is_not_called_poison(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    job = {"job_id": "a", "method": "fake", "max_attempts": 1, "config": {"exit_code": 3}}
-    daemon.send(job)
-    error = daemon.wait_terminal("a")
-    assert error["code"] == "worker_crashed"
-    assert error["retryable"] is True
-
-
-def test_a_method_that_no_worker_serves_is_refused(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    daemon.job("a", method="flux", image_path="a.png")
-    error = daemon.wait_terminal("a")
-    assert error["code"] == "unknown_method"
-    assert "served: fake" in error["error"]
-
-
 def test_an_invalid_config_is_refused_by_name(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
     daemon.job("a", stepz=3)
     error = daemon.wait_terminal("a")
     assert error["code"] == "invalid_job"
     assert "stepz" in error["error"]
-
-
-def test_a_duplicate_is_refused_without_ending_the_first(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    job = {"job_id": "a", "method": "fake", "config": {}}
-    daemon.send(job, job)
-    refusal = daemon.wait_for(lambda line: line.get("code") == "duplicate_job")
-    assert (refusal["job_id"], refusal["refused_job_id"]) == (None, "a")
-    assert daemon.wait_terminal("a")["type"] == "result"
-
-
-def test_higher_priority_is_dispatched_first(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    endless: Line = {"steps": 100_000, "step_s": 0.01}
-    for name in ("x", "y"):
-        daemon.job(name, **endless)
-        daemon.wait_progress(name)  # both places are taken now
-    for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
-        daemon.send({"job_id": name, "method": "fake", "priority": priority, "config": endless})
-        daemon.wait_accepted(name)
-    for leaves, comes in (("x", "high"), ("y", "normal"), ("high", "low")):
-        daemon.send({"type": "cancel", "job_id": leaves})
-        daemon.wait_progress(comes)
-    begun = [line["job_id"] for line in daemon.lines if line["type"] == "progress"]
-    assert list(dict.fromkeys(begun)) == ["x", "y", "high", "normal", "low"]
 
 
 def test_cancel_before_during_and_after(start_supervisor: StartDaemon) -> None:
@@ -189,44 +95,7 @@ def test_cancel_before_during_and_after(start_supervisor: StartDaemon) -> None:
     assert len(daemon.terminals()) == 6
 
 
-def test_a_job_that_ignores_its_cancel_is_ended_with_its_worker(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor("--cancel-grace-s", "0.3")
-    daemon.job("stubborn", hang=True, steps=100_000, ignore_cancel=True)
-    daemon.wait_health(lambda one: one["workers"][0]["jobs"] == ["stubborn"])
-    daemon.job("neighbour", steps=3)
-    daemon.wait_for(lambda line: line.get("stage") == "waiting", "a neighbour that waits")
-    daemon.wait_health(lambda one: len(one["workers"][0]["jobs"]) == 2)
-    daemon.send({"type": "cancel", "job_id": "stubborn"})
-    assert daemon.wait_terminal("stubborn")["code"] == "cancelled"
-    # It was not the neighbour's doing: no attempt is charged.
-    assert daemon.wait_terminal("neighbour")["attempt"] == 1
-    assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "cancel"
-
-
-@pytest.mark.parametrize("config", [{"hang": True}, {"hang_native": True}])
-def test_a_deadline_ends_a_running_job(
-    start_supervisor: StartDaemon, config: dict[str, Any]
-) -> None:
-    daemon = start_supervisor("--cancel-grace-s", "0.5")
-    daemon.send({"job_id": "a", "method": "fake", "timeout_s": 1.0, "config": config})
-    daemon.job("b")
-    assert daemon.wait_terminal("a")["code"] == "deadline_exceeded"
-    assert daemon.wait_terminal("b")["type"] == "result"
-
-
-def test_a_deadline_ends_a_job_that_still_waits(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor()
-    for name in ("x", "y"):
-        daemon.job(name, steps=100_000, step_s=0.01)
-    daemon.send({"job_id": "late", "method": "fake", "timeout_s": 0.2, "config": {}})
-    assert daemon.wait_terminal("late")["code"] == "deadline_exceeded"
-
-
-@pytest.mark.parametrize(
-    "config", [{"hang": True}, {"hang_native": True}, {"signal": int(signal.SIGSTOP)}]
-)
+@pytest.mark.parametrize("config", [{"hang_native": True}, {"signal": int(signal.SIGSTOP)}])
 def test_a_stalled_worker_is_replaced(
     start_supervisor: StartDaemon, config: dict[str, Any]
 ) -> None:
@@ -246,20 +115,6 @@ def test_a_stall_leaves_the_stacks_of_python_on_stderr(start_supervisor: StartDa
     assert error["cause"]["reason"] == "stall"
     daemon.wait_stderr(b"Fatal Python error: Aborted")
     daemon.wait_stderr(b"_pause")
-
-
-def test_an_engine_may_ask_for_a_longer_silence(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "4")
-    daemon.job("a", load_s=5.0)
-    assert daemon.wait_terminal("a")["attempt"] == 1
-
-
-def test_a_job_that_waits_for_the_device_does_not_stall(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--stall-timeout-s", "4")
-    daemon.job("long", steps=50, step_s=0.1)
-    daemon.job("behind")
-    assert daemon.wait_terminal("behind")["attempt"] == 1
-    assert daemon.wait_terminal("long")["attempt"] == 1
 
 
 def test_health_does_not_call_a_stopped_worker_ready(start_supervisor: StartDaemon) -> None:
@@ -319,34 +174,6 @@ def test_health_has_a_row_for_each_worker(start_supervisor: StartDaemon) -> None
     assert all(row["rss_mb"] > 1 for row in report["workers"])
 
 
-def test_jobs_go_to_the_worker_that_has_their_model(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--workers", "2")
-    daemon.wait_health(lambda one: [row["state"] for row in one["workers"]] == ["ready"] * 2)
-    for number in range(8):
-        daemon.job(str(number), model="one" if number % 2 else "two")
-        daemon.wait_terminal(str(number))
-    rows = daemon.ask_health()["workers"]
-    assert sorted(row["models_loaded"] for row in rows) == [["one"], ["two"]]
-    daemon.job("slow", model="one", steps=1000, step_s=0.05)
-    daemon.job("other", model="one")
-    assert daemon.wait_terminal("other")["type"] == "result"  # the idle one takes it
-
-
-def test_a_job_count_limit_replaces_the_worker_and_loses_nothing(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor("--max-jobs", "5")
-    first = worker_pid(daemon)
-    for number in range(40):
-        daemon.job(str(number), steps=4, step_s=0.02)
-    restarted = daemon.wait_status("worker_restarted")
-    assert restarted["cause"] == {"reason": "job_count"}
-    assert restarted["pid"] != first
-    assert daemon.finish() == 0
-    assert len(daemon.terminals()) == 40
-    assert all(line["attempt"] == 1 for line in daemon.terminals())
-
-
 def test_a_leaking_worker_is_replaced_before_it_harms(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--memory-limit-mb", "150")
     for number in range(30):
@@ -355,18 +182,6 @@ def test_a_leaking_worker_is_replaced_before_it_harms(start_supervisor: StartDae
     assert restarted["cause"] == {"reason": "memory"}
     assert daemon.finish() == 0
     assert all(line["attempt"] == 1 for line in daemon.terminals())
-
-
-def test_a_baseline_above_the_limit_is_told_once_and_recycles_nothing(
-    start_supervisor: StartDaemon,
-) -> None:
-    daemon = start_supervisor("--memory-limit-mb", "20")
-    pid = worker_pid(daemon)
-    for number in range(10):
-        daemon.job(str(number), steps=4, step_s=0.1)
-    daemon.wait_terminal("9")
-    assert worker_pid(daemon) == pid
-    assert daemon.stderr.count(b"memory_baseline_above_limit") == 1
 
 
 def test_hangup_replaces_the_workers_one_by_one(start_supervisor: StartDaemon) -> None:
@@ -395,33 +210,6 @@ def test_terminate_finishes_the_jobs_within_the_grace(start_supervisor: StartDae
     os.kill(daemon.pid, signal.SIGTERM)
     assert daemon.wait() == 0
     assert [line["type"] for line in daemon.terminals()] == ["result"] * 4
-
-
-def test_terminate_answers_what_the_grace_was_too_short_for(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--grace-s", "0.3")
-    daemon.job("endless", hang=True)
-    daemon.job("second", hang=True)
-    daemon.job("queued")
-    daemon.wait_status("ready")
-    os.kill(daemon.pid, signal.SIGTERM)
-    assert daemon.wait() == 1
-    codes = {line["job_id"]: line["code"] for line in daemon.terminals()}
-    assert codes == dict.fromkeys(("endless", "second", "queued"), "shutting_down")
-
-
-def test_a_second_signal_ends_it_now(start_supervisor: StartDaemon) -> None:
-    daemon = start_supervisor("--grace-s", "1000")
-    daemon.job("endless", hang=True)
-    daemon.wait_status("ready")
-    os.kill(daemon.pid, signal.SIGTERM)
-    daemon.wait_status("draining")
-    os.kill(daemon.pid, signal.SIGTERM)
-    assert daemon.wait() == 1
-    assert daemon.wait_terminal("endless")["code"] == "shutting_down"
-
-
-def test_end_of_input_without_a_job_ends_it(start_supervisor: StartDaemon) -> None:
-    assert start_supervisor().finish() == 0
 
 
 def test_a_host_that_stops_reading_gets_every_result_later(start_supervisor: StartDaemon) -> None:

@@ -3,6 +3,7 @@ objects of the test."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -37,6 +38,8 @@ class SimulatedWorker:
         self._system = system
         self._stdin, self._stdout, self._stderr = map(os.dup, fds)
         os.set_blocking(self._stdin, False)
+        os.set_blocking(self._stdout, False)
+        self._unwritten = bytearray()
         self._lines = LineSplitter(2**40)
         self.number = number  # of the request for it
         self.pid = 1_000_000 + number
@@ -47,14 +50,15 @@ class SimulatedWorker:
         self.resident_mb = 100.0
         self.is_stopped = False  # by SIGSTOP
         self.is_draining = False
+        self.holds_trims_back = False  # the test answers them, with `report`
         self.has_exited = False
 
     # --- what a test makes it do ---
 
     def write(self, data: bytes) -> None:
-        """Write bytes on its stdout."""
-        if not self.has_exited:
-            os.write(self._stdout, data)
+        """Write bytes on its stdout, as soon as the pipe takes them."""
+        self._unwritten += data
+        self._flush()
 
     def send(self, **message: Any) -> None:
         """Write one message."""
@@ -77,6 +81,10 @@ class SimulatedWorker:
             "pid": self.pid,
         }
         self.send(**message | fields)
+
+    def report(self) -> None:
+        """Answer a `health` or `trim`."""
+        self.send(type="health", status="ok", models_loaded=["fake"], queue_size=0)
 
     def progress(
         self, job_id: str, percent: float = 0.0, stage: str = "step", **fields: Any
@@ -123,10 +131,16 @@ class SimulatedWorker:
 
     # --- what it does by itself ---
 
+    def _flush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._unwritten and not self.has_exited:
+                del self._unwritten[: os.write(self._stdout, self._unwritten)]
+
     def act(self) -> bool:
         """Read and handle what the supervisor has written; False if that was nothing."""
         if self.has_exited or self.is_stopped:
             return False
+        self._flush()
         try:
             chunk = os.read(self._stdin, READ_BYTES)
         except BlockingIOError:
@@ -151,8 +165,10 @@ class SimulatedWorker:
             case "cancel" if message["job_id"] in self.jobs:
                 if not self.jobs[message["job_id"]]["config"].get("ignore_cancel"):
                     self.fail(message["job_id"], "cancelled")
-            case "health" | "trim":
-                self.send(type="health", status="ok", models_loaded=["fake"], queue_size=0)
+            case "health":
+                self.report()
+            case "trim" if not self.holds_trims_back:
+                self.report()
             case "shutdown":
                 self.is_draining = True
                 self._after_job()

@@ -38,6 +38,7 @@ class SimulatedPoller(Poller):
 
     def run_once(self, timeout_s: float) -> bool:
         self._simulation.read_stdout()
+        self._simulation.write_stdin()
         has_acted = self._simulation.system.act()
         is_ready = super().run_once(0.0)
         if not is_ready and not has_acted:
@@ -55,6 +56,9 @@ class Simulation:
         stdin, self._stdin = os.pipe()
         self._stdout, stdout = os.pipe()
         os.set_blocking(self._stdout, False)
+        os.set_blocking(self._stdin, False)
+        self._unsent = bytearray()
+        self._has_ended = False  # the host's input
         self._is_reading = True
         self._stderr = os.memfd_create("stderr")
         self._ours = [stdin, self._stdout, stdout, self._stderr]
@@ -78,7 +82,7 @@ class Simulation:
     def send(self, *messages: Line | bytes) -> None:
         """Write lines: messages, or bytes as they are."""
         for one in messages:
-            os.write(self._stdin, one if isinstance(one, bytes) else encode_line(one))
+            self._unsent += one if isinstance(one, bytes) else encode_line(one)
 
     def job(self, job_id: str, *, config: Line | None = None, **fields: Any) -> None:
         """Send one job."""
@@ -92,6 +96,15 @@ class Simulation:
         """Leave the supervisor's lines unread from now on."""
         self._is_reading = False
 
+    def resume_reading(self) -> None:
+        self._is_reading = True
+
+    def close_stdout(self) -> None:
+        """Read no more, for good."""
+        os.close(self._stdout)
+        self._is_reading = False
+        self._ours.remove(self._stdout)
+
     def read_stdout(self) -> None:
         """Read what the supervisor has written."""
         with contextlib.suppress(BlockingIOError):
@@ -100,9 +113,22 @@ class Simulation:
                 self.lines += map(orjson.loads, lines)
 
     def close_stdin(self) -> None:
-        """End the supervisor's input."""
-        os.close(self._stdin)
-        self._stdin = -1
+        """End the supervisor's input, after what was sent."""
+        self._has_ended = True
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait because the supervisor does not read on."""
+        return len(self._unsent)
+
+    def write_stdin(self) -> None:
+        """Write what was sent, as much as the pipe takes."""
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                del self._unsent[: os.write(self._stdin, self._unsent)]
+        if self._has_ended and not self._unsent and self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
 
     # --- waiting ---
 

@@ -11,6 +11,23 @@ from simulation import Simulation, simulated
 HANG = {"hang": True}
 
 
+def test_jobs_are_accepted_before_a_worker_is_ready() -> None:
+    daemon = Simulation()
+    daemon.system.starts = lambda worker: None
+    daemon.start()
+    daemon.job("a")
+    daemon.wait_accepted("a")
+    daemon.worker.ready()
+    assert daemon.wait_terminal("a")["type"] == "result"
+    daemon.close()
+
+
+def test_the_attempt_that_a_host_names_is_overridden() -> None:
+    with simulated() as daemon:
+        daemon.job("a", attempt=7)
+        assert daemon.wait_terminal("a")["attempt"] == 1
+
+
 def test_a_cancel_may_come_before_during_and_after_its_job() -> None:
     with simulated() as daemon:
         daemon.cancel("early")

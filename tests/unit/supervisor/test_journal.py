@@ -215,6 +215,33 @@ def test_a_journal_removed_in_use_takes_no_more_jobs(path: Path) -> None:
         assert "removed" in error["error"]
 
 
+def test_wrong_options_of_the_workers_leave_the_jobs_to_the_journal(path: Path) -> None:
+    with simulated("--journal", str(path)) as daemon:
+        daemon.job("a", config=HANG)
+        daemon.wait_held("a")
+        daemon.system.report({"usage": True})
+        assert daemon.wait() == 2
+        assert daemon.terminals() == []
+    with contextlib.closing(journals.Journal(path)) as journal:
+        assert [job.job_id for job in journal.pending()] == ["a"]
+
+
+def test_a_journal_is_a_file_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    journals.Journal(Path(":memory:")).close()
+    assert (tmp_path / ":memory:").is_file()
+
+
+def test_a_journal_is_readable_only_to_its_owner(path: Path) -> None:
+    with contextlib.closing(journals.Journal(path)) as journal:
+        journal.accept("a", b"{}")
+        files = list(path.parent.iterdir())
+        assert len(files) > 1
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
 def test_a_long_replay_lets_everything_else_go_on(path: Path) -> None:
     with simulated("--journal", str(path)) as daemon:
         daemon.job("a")

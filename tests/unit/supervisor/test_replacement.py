@@ -158,6 +158,20 @@ def test_a_replacement_that_serves_less_takes_over_only_if_files_are_missing(
         assert len(daemon.system.living) == 1
 
 
+def test_a_replacement_that_lacks_a_model_is_started_again_without_it() -> None:
+    def lack_the_model(worker: SimulatedWorker) -> None:
+        has_it = "--preload=fake" not in worker.argv
+        worker.ready(methods=["fake"] if has_it else [], detail=None if has_it else "no model")
+
+    with simulated() as daemon:
+        daemon.ask_health()
+        daemon.system.starts = lack_the_model
+        reload(daemon)
+        daemon.wait_workers(3)
+        daemon.wait_status("worker_restarted")
+        assert restarts(daemon) == 1
+
+
 def test_an_old_worker_that_exits_first_has_one_successor() -> None:
     with simulated() as daemon:
         daemon.job("a", config=HANG | {"only_on_attempt": 1})
