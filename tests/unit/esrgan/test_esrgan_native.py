@@ -19,7 +19,7 @@ from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.graph import RowGraph
-from upscaled_models.esrgan.rows.operations import enlarged_sum, enlargement, shuffle_ordered
+from upscaled_models.esrgan.rows.kernels import Enlargement, Shuffle, enlarged_sum
 from upscaled_models.esrgan.rows.tracing import trace
 
 SIDES = st.integers(1, 40)
@@ -48,7 +48,7 @@ def random_band(batch: int, channels: int, height: int, width: int, seed: int) -
     return band.bfloat16().permute(0, 3, 1, 2)
 
 
-def no_room(_: object, __: object) -> Tensor:
+def not_allocated(_: object, __: object) -> Tensor:
     raise AssertionError("it has memory of its own")
 
 
@@ -90,11 +90,12 @@ def test_an_enlarged_sum_is_torchs(
     squares = torch.randn(batch, height, width, factor**2 * channels, generator=generator)
     squares = squares.bfloat16().permute(0, 3, 1, 2)
     source = random_picture(height, width, channels=channels).repeat(batch, 1, 1, 1)
-    expected = enlargement(factor)([source], no_room) + shuffle_ordered(factor)([squares], no_room)
+    shuffled = Shuffle(factor, is_ordered=True)([squares], not_allocated)
+    expected = Enlargement(factor)([source], not_allocated) + shuffled
     assert native.can_enlarge(factor, channels)
-    result = enlarged_sum(torch.float32)([squares, source], no_room)
+    result = enlarged_sum(torch.float32)([squares, source], not_allocated)
     assert torch.equal(result, expected)
-    pixels = enlarged_sum(torch.uint8)([squares, source], no_room)
+    pixels = enlarged_sum(torch.uint8)([squares, source], not_allocated)
     with without_compiled_steps():
         assert torch.equal(pixels, to_bytes(expected)[0])
 
@@ -103,10 +104,10 @@ def test_an_enlarged_sum_is_torchs(
 def test_a_sum_that_is_not_finite_is_told() -> None:
     source = random_picture(3, 50)
     squares = torch.zeros(1, 12, 3, 50, dtype=torch.bfloat16)
-    enlarged_sum(torch.uint8)([squares, source], no_room)
+    enlarged_sum(torch.uint8)([squares, source], not_allocated)
     squares[0, 11, 2, 49] = float("nan")
     with pytest.raises(ImpreciseError):
-        enlarged_sum(torch.uint8)([squares, source], no_room)
+        enlarged_sum(torch.uint8)([squares, source], not_allocated)
 
 
 @given(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_networks import DTYPES, compact, in_bands, random_picture, rrdb
 from upscaled_models.esrgan.rows.graph import RowGraph
-from upscaled_models.esrgan.rows.operations import Compute, Convolution
+from upscaled_models.esrgan.rows.kernels import Compute, Convolution
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 
 

@@ -1,1 +1,1 @@
-"""Networks run row by row, from a recording of their operations, without a seam or a tile."""
+"""Line buffering: networks that run row by row, without tiles and seams."""

@@ -20,7 +20,7 @@ static inline float from_bf16(uint16_t half) {
     return value;
 }
 
-/* To the nearest, half to even. A NaN stays one where its lower half is zero. */
+/* Rounds to the nearest, ties to even. A NaN stays a NaN if its lower half is zero. */
 static inline uint16_t to_bf16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

@@ -1,4 +1,4 @@
-"""Rows on their way from one operation to the next."""
+"""The rows that wait between one operation and the next: a line buffer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class RowBuffer:
-    """A window on rows that arrive from the top down: (B, C, h, W) tensors.
+    """A window on rows that arrive from the top down, in tensors (B, C, h, W).
 
-    Holds rows `start` to `end` of what arrived.
+    Holds rows `start` to `end`.
 
-    margin: rows of zeros above the first row, and below the last of `height`; they count too, the
-    upper ones below zero.
+    margin: rows of zeros above the first row, and below the last of `height` rows. They have
+    numbers too: those above begin at `-margin`.
     """
 
     def __init__(self, margin: int = 0, height: int = 0) -> None:
@@ -23,15 +23,15 @@ class RowBuffer:
         self.end = 0
         self._height = height
         self._pieces: list[Tensor] = []
-        # The part of the last piece that is still to be written and pushed.
-        self._room: Tensor | None = None
+        # The part of the last piece that is reserved, and not pushed yet.
+        self._reserved: Tensor | None = None
 
     def push(self, rows: Tensor) -> None:
         """Append the next rows, possibly none."""
         count = rows.shape[2]
         if not count:
             return
-        in_place, self._room = rows is self._room, None
+        in_place, self._reserved = rows is self._reserved, None
         if not in_place:
             if self.margin and not self._pieces and self.end == 0:
                 self._pieces.append(_zeros(rows, self.margin))
@@ -42,10 +42,10 @@ class RowBuffer:
                 self._pieces.append(_zeros(rows, self.margin))
             self.end += self.margin
 
-    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Where to write the next rows before they are pushed: `take` need not copy them then.
+    def reserve(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory to write the next rows to before they are pushed, so that `take` need not copy.
 
-        shape: theirs. like: any tensor of their type, on their device.
+        shape: of these rows. like: a tensor of their type, on their device.
         """
         batch, channels, count, width = shape
         held = self.end - self.start
@@ -60,11 +60,11 @@ class RowBuffer:
         if below:
             whole.narrow(2, held + count, below).zero_()
         self._pieces = [whole]
-        self._room = whole.narrow(2, held, count)
-        return self._room
+        self._reserved = whole.narrow(2, held, count)
+        return self._reserved
 
     def take(self, first: int, last: int) -> Tensor:
-        """Rows `first` to `last`; copied only where they lie in several pieces."""
+        """Rows `first` to `last`. They are copied only if they lie in several pieces."""
         if not self.start <= first < last <= self.end:
             raise ValueError(f"rows {first} to {last} are not within {self.start} to {self.end}")
         parts = []
@@ -73,13 +73,13 @@ class RowBuffer:
             height = piece.shape[2]
             low, high = max(first - top, 0), min(last - top, height)
             if low < high:
-                # Not piece[:, :, low:high]: indexing costs more than a small operation.
+                # Not piece[:, :, low:high]: indexing takes longer than a small operation.
                 parts.append(piece if high - low == height else piece.narrow(2, low, high - low))
             top += height
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def drop_before(self, row: int) -> None:
-        """Forget the rows above `row`. A remainder is copied, to let go of its whole piece."""
+        """Forget the rows above `row`. The rest of their piece is copied, to free the piece."""
         while self._pieces and self.start + self._pieces[0].shape[2] <= row:
             self.start += self._pieces.pop(0).shape[2]
         if self._pieces and self.start < row:

@@ -1,7 +1,7 @@
-/* 3x3 convolutions of rows whose channels lie among others', for dense blocks: nothing is copied
- * together before them or added behind them.
+/* 3x3 convolutions for dense blocks. They read some of the channels of a buffer, write to others,
+ * and add other rows to their result, so nothing has to be concatenated or added by itself.
  *
- * Arrays are channels last. A row or a column outside of the picture is zero.
+ * Arrays are channels last. Rows and columns outside of the picture are zero.
  */
 
 #include "bf16.h"
@@ -25,24 +25,26 @@
 #define POINTS 36
 /* Inputs that are transformed and multiplied at once. */
 #define DEPTH 32
-/* From one point's tiles to the next one's: not a multiple of what a cache's sets repeat after. */
+/* Values from the tiles of one point to those of the next. The 16 avoid that all points fall into
+ * the same sets of a cache. */
 #define POINT_STRIDE(tiles, channels) ((tiles) * (channels) + 16)
-/* Tiles are computed in multiples of it. */
+/* The number of tiles that are computed at once is a multiple of it. */
 #define TILES 12
 
-/* Rows in strides of values: the first value of row 0, whether or not that is in memory. */
+/* rows: the first value of row 0, which need not be in memory. Strides count values. */
 typedef struct {
     const void *rows;
     ptrdiff_t row, pixel;
     float scale;
 } Addend;
 
-/* One convolution of rows `first` to `last`, in the numbers of the source's rows.
+/* One convolution, of rows `first` to `last`. Rows are numbered as in the source.
  *
- * Each value below zero is multiplied by its channel's slope; then, for each addend that has rows, all of them
- * by its scale, and the addend is added. The source has rows `top` to `bottom`; what is outside is
- * zero. shift: if 1, the source is taken at twice its width and height, each pixel four times; all
- * of these numbers are those of the enlarged source. grid: where the first row of tiles begins, `first` or up to three rows above it. */
+ * Values below zero are multiplied by the slope of their channel. Then, for each addend that has
+ * rows, the result is multiplied by the addend's scale and the addend is added. The source has rows
+ * `top` to `bottom`; outside of them it is zero. shift: if 1, the source is read at twice its width
+ * and height, each pixel four times, and all numbers are those of the enlarged source. grid: the
+ * row at which the first row of tiles begins: `first`, or up to three rows above it. */
 typedef struct {
     const void *in;
     ptrdiff_t in_row, in_pixel;
@@ -85,8 +87,8 @@ typedef struct {
 typedef void (*Tiles)(const Convolution *, ptrdiff_t first, ptrdiff_t count, ptrdiff_t places,
                       float *scratch);
 
-/* The fastest for this processor, and how many bytes of the second cache it may fill with tiles; the
- * rest is for the weights that pass through. */
+/* The fastest function for this processor. bytes: how much of the second cache it may fill with
+ * tiles; the rest is for the weights that pass through. */
 static Tiles fastest_tiles(ptrdiff_t *bytes) {
 #if defined(__x86_64__)
     *bytes = 768 << 10;
@@ -97,7 +99,7 @@ static Tiles fastest_tiles(ptrdiff_t *bytes) {
     return NULL;
 }
 
-/* Whether `convolve_float` is there for this processor. */
+/* 1 if `convolve_float` runs on this processor. */
 int convolves_float(void) {
     ptrdiff_t bytes;
     return fastest_tiles(&bytes) != NULL;
@@ -116,7 +118,7 @@ static inline void kernel_points(const float w[3][COLUMNS], float *to, ptrdiff_t
     }
 }
 
-/* Weights (outputs, inputs, 3, 3) as `convolve_float` takes them. */
+/* Weights (outputs, inputs, 3, 3) in the layout of `convolve_float`. */
 void pack_float(const float *weights, ptrdiff_t outputs, ptrdiff_t inputs, float *packed,
                 int threads) {
 #pragma omp parallel for collapse(2) num_threads(threads)
@@ -163,7 +165,7 @@ int convolve_float(const Convolution *c, int threads) {
 
 /* In bf16 -------------------------------------------------------------------------------------- */
 
-/* Pixels and results that are computed at once: two of AMX' tiles of 16 x 16 sums each way. */
+/* Pixels and results that are computed at once: two by two AMX tiles of 16 x 16 sums. */
 #define SIDE 32
 /* Inputs per tile of weights. */
 #define TILE_DEPTH 32
@@ -176,7 +178,7 @@ int convolve_float(const Convolution *c, int threads) {
 typedef void (*Block)(const uint16_t *in, ptrdiff_t row, ptrdiff_t pixel, const uint16_t *weights,
                       ptrdiff_t inputs, int from, int to, float *sums);
 
-/* What AMX does, for tests on processors without it, and to check it on processors with it. */
+/* The same as AMX: for tests on processors without it, and to check it on processors with it. */
 static void plain_block(const uint16_t *in, ptrdiff_t row, ptrdiff_t pixel, const uint16_t *weights,
                         ptrdiff_t inputs, int from, int to, float *sums) {
     memset(sums, 0, SIDE * SIDE * sizeof *sums);
@@ -196,7 +198,7 @@ static void plain_block(const uint16_t *in, ptrdiff_t row, ptrdiff_t pixel, cons
 #ifdef HAS_AMX
 #define FOR_AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl")))
 
-/* As the processor takes it: palette 1, and for each of 8 tiles 16 rows of 64 bytes. */
+/* The processor's own layout: palette 1, and 16 rows of 64 bytes for each of 8 tiles. */
 typedef struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -279,7 +281,7 @@ static void convolve_block(const Convolution *c, ptrdiff_t number, Block block) 
 }
 
 #ifdef HAS_AMX
-/* Whether AMX gives what plain C gives. The numbers are whole and small, so no sum is rounded. */
+/* 1 if AMX gives the sums of plain C. The numbers are whole and small, so no sum is rounded. */
 static int amx_agrees(void) {
     enum { PIXELS = SIDE + 2, INPUTS = 2 * TILE_DEPTH };
     uint16_t in[3 * PIXELS * INPUTS], weights[9 * SIDE * INPUTS];
@@ -294,7 +296,7 @@ static int amx_agrees(void) {
 }
 #endif
 
-/* Whether `convolve_bf16` is there for this processor, the system lets it be used, and its results
+/* 1 if this processor has what `convolve_bf16` needs, the system allows its use, and its results
  * are right. */
 int convolves_bf16(void) {
 #ifdef HAS_AMX
@@ -310,9 +312,9 @@ int convolves_bf16(void) {
 #endif
 }
 
-/* In bf16: weights (outputs / SIDE, ...) as `Block` has them; inputs and outputs are multiples of
- * SIDE. The pixel before each row and that behind it are zero in memory, and SIDE more can be read.
- * grid and shift are not looked at. Always returns 1. */
+/* In bf16: weights (outputs / SIDE, ...) in the layout of `Block`; inputs and outputs are multiples
+ * of SIDE. The pixels before and behind each row are zero in memory, and SIDE more can be read.
+ * grid and shift are ignored. Always returns 1. */
 int convolve_bf16(const Convolution *c, int threads) {
 #ifdef HAS_AMX
     const ptrdiff_t blocks = (c->width + SIDE - 1) / SIDE * (c->last - c->first);
@@ -327,7 +329,7 @@ int convolve_bf16(const Convolution *c, int threads) {
     return 1;
 }
 
-/* The same without AMX, many times slower: for tests. */
+/* The same without AMX, many times slower, for tests. */
 int convolve_bf16_plain(const Convolution *c, int threads) {
     const ptrdiff_t blocks = (c->width + SIDE - 1) / SIDE * (c->last - c->first);
 #pragma omp parallel for num_threads(threads)

@@ -1,7 +1,7 @@
-"""3x3 convolutions that are compiled from `convolution.c`: they read channels that lie among
-others, and write their results among others, so that dense blocks need no copies.
+"""Compiled 3x3 convolutions (`convolution.c`), which read and write some of the channels of a
+buffer, so that dense blocks need no copies.
 
-In float32 they take a quarter of the multiplications (Winograd's way), in bf16 they are AMX'.
+In float32 they take a quarter of the multiplications (Winograd), in bf16 they run on AMX.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIDE = 32
 _POINTS = 36
 # Rows of results that are computed together, from one row of tiles.
 TILE_ROWS = 4
-# Pixels behind the last row that a kernel may read; what is in them does not matter.
+# Pixels behind the last row that a kernel may read. Their values do not matter.
 READABLE_PIXELS = _SIDE + 1
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
@@ -54,13 +54,13 @@ class _Convolution(ctypes.Structure):
 
 
 class Rows(NamedTuple):
-    """Rows of a picture, (C, h, W), channels last in memory; the first of them is row `start`."""
+    """Rows of a picture, (C, h, W), channels last in memory. The first one is row `start`."""
 
     values: Tensor
     start: int
 
     def of_row_0(self) -> tuple[int, int, int]:
-        """The address of row 0, whether or not it is in memory, and the strides."""
+        """The address of row 0, which need not be in memory, and the strides."""
         channel, row, pixel = self.values.stride()
         if channel != 1:
             raise ValueError("the channels of a pixel do not lie side by side")
@@ -69,15 +69,15 @@ class Rows(NamedTuple):
 
 
 class Addend(NamedTuple):
-    """What is added to a result after that was multiplied by `scale`."""
+    """Rows that are added to a result after the result was multiplied by `scale`."""
 
     rows: Rows
     scale: float
 
 
 def fits(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether there is a compiled convolution with such weights, (outputs, inputs, 3, 3), computing
-    in `dtype`, for this processor."""
+    """True if this processor has a compiled convolution in `dtype` for such weights, (outputs,
+    inputs, 3, 3)."""
     outputs, inputs, *sides = weight.shape
     multiple = _COLUMNS if dtype == torch.float32 else _SIDE
     return (
@@ -89,7 +89,7 @@ def fits(weight: Tensor, dtype: torch.dtype) -> bool:
 
 
 def kernel(dtype: torch.dtype) -> str | None:
-    """The name of the compiled function for this processor that computes in `dtype`."""
+    """The name of the compiled function that computes in `dtype` on this processor, if any."""
     if not native.available():
         return None
     if dtype == torch.float32 and native.library().convolves_float():
@@ -100,10 +100,10 @@ def kernel(dtype: torch.dtype) -> str | None:
 
 
 class PackedConvolution:
-    """A convolution's weights, laid out when it is first run; its zero padding is one pixel to each
-    side. Most of the time to load a network would go into the layout, with one thread at work.
+    """A convolution with a zero padding of one pixel. Its weights are laid out when it first runs:
+    while a network is loaded, with one thread at work, that would take most of the time.
 
-    slopes: per output channel, of a PReLU that follows it.
+    slopes: of a PReLU that follows it, per output channel.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PackedConvolution:
 
     @property
     def extra_bytes(self) -> int:
-        """Memory of the weights beyond what they take in the network's own numbers."""
+        """Memory of the weights beyond the size of the network's own parameters."""
         points = _POINTS if self._dtype == torch.float32 else 9
         return (points - 9) * self.inputs * self.outputs * self._dtype.itemsize
 
@@ -139,10 +139,10 @@ class PackedConvolution:
     ) -> None:
         """Compute rows `first` to `last` of `out`.
 
-        until: the end of the source's rows that are computed; what is beyond them and above the
-        first is zero. grid: where the tiles' first row begins, at most `TILE_ROWS - 1` above
-        `first`. The same tiles give the same bits. is_doubled: the source is taken at twice its
-        width and height, each pixel four times, and `until` is a row of that.
+        until: the end of the source's rows that are computed. Rows beyond it, and rows above the
+        source's first, count as zero. grid: the first row of the tiles, at most `TILE_ROWS - 1`
+        above `first`; the same tiles give the same bits. is_doubled: the source is read at twice
+        its width and height, each pixel four times; `until` is then a row of the doubled source.
         """
         if self._packed is None:
             pack = _in_points if self._dtype == torch.float32 else _in_pairs
@@ -172,7 +172,7 @@ class PackedConvolution:
 
 
 def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights as `convolve_float` takes them."""
+    """Weights in the layout of `convolve_float`."""
     outputs, inputs = weight.shape[:2]
     packed = torch.empty(_POINTS, inputs, outputs, dtype=dtype)
     native.call("pack_float", weight.to(dtype).contiguous(), outputs, inputs, packed)
@@ -180,7 +180,7 @@ def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _in_pairs(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights as `convolve_bf16` takes them."""
+    """Weights in the layout of `convolve_bf16`."""
     outputs, inputs = weight.shape[:2]
     blocks = weight.to(dtype).reshape(outputs // _SIDE, 2, 16, inputs // _SIDE, 16, 2, 3, 3)
     return blocks.permute(0, 3, 6, 7, 1, 4, 2, 5).contiguous()

@@ -1,14 +1,15 @@
-"""Dense blocks of a row graph, in place: convolutions each of which reads all results before it.
+"""Dense blocks of a row graph, in place: each convolution reads all results before it.
 
-All channels of a block lie in one band of rows, one part behind the other, and each convolution
-reads the parts before its own. So nothing is copied together, and the last rows of all parts, which
-the next band needs, are kept at once. A convolution alone is a block of one.
+All channels of a block lie in one band of rows, one part behind the other. Each convolution reads
+the parts before its own and writes its part behind them, so nothing is concatenated. The last rows
+of all parts, which the next band needs, are kept together. A single convolution is a block of one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -24,11 +25,12 @@ from upscaled_models.esrgan.rows.convolution import (
 
 @dataclass(frozen=True)
 class DenseBlock:
-    """Convolutions of 3x3 pixels, all but the last of which append their result to the source.
+    """Convolutions of 3x3 pixels. Each one but the last appends its result to the source.
 
-    scales: one for each addend, of what it is added to. addends: for each of them the number of the
-    operation's input; 0 is the source itself. is_doubled: the source is taken at twice its width
-    and height, each pixel four times; there is one convolution then.
+    addends: the operation's inputs that are added to the last result, by number; 0 is the source.
+    scales: one per addend; the result is multiplied by it before the addend is added.
+    is_doubled: the source is read at twice its width and height, each pixel four times. There is
+    only one convolution then.
     """
 
     convolutions: Sequence[PackedConvolution]
@@ -38,13 +40,18 @@ class DenseBlock:
 
     @property
     def channels(self) -> int:
-        """Of the source and all parts."""
+        """Channels of the source and all parts."""
         return self.convolutions[-1].inputs
 
     @property
     def extra_bytes(self) -> int:
-        """Memory of the weights beyond what they take in the network's own numbers."""
+        """Memory of the weights beyond the size of the network's own parameters."""
         return sum(convolution.extra_bytes for convolution in self.convolutions)
+
+    @property
+    def growth(self) -> Fraction:
+        """Channels of the source and all parts, per channel of the source."""
+        return Fraction(self.channels, self.convolutions[0].inputs)
 
     @property
     def kept_rows(self) -> int:
@@ -53,32 +60,32 @@ class DenseBlock:
 
 
 class DenseRows:
-    """A window on a block's source and the parts that were computed from it.
+    """A window on a block's source and on the parts that were computed from it.
 
-    Takes the place of a `RowBuffer`: `push`, `room`, `start` and `end` are those of the source.
+    A `RowBuffer` for a block: `push`, `reserve`, `start` and `end` are about rows of the source.
     """
 
     def __init__(self, block: DenseBlock) -> None:
         self._block = block
         self.start = self.end = 0
-        # (B, C, h, W), all parts; what is beyond `end`, or not computed yet, is anything.
+        # (B, C, h, W), all parts. Rows beyond `end`, or not computed yet, hold arbitrary values.
         self._held: Tensor | None = None
-        self._room: Tensor | None = None
+        self._reserved: Tensor | None = None
 
     def push(self, rows: Tensor) -> None:
         """Append the next rows of the source, possibly none."""
         if not rows.shape[2]:
             return
-        if rows is not self._room:
-            self.room(rows.shape, rows).copy_(rows)
-        self._room = None
+        if rows is not self._reserved:
+            self.reserve(rows.shape, rows).copy_(rows)
+        self._reserved = None
         self.end += rows.shape[2]
 
-    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Where to write the next rows of the source before they are pushed."""
+    def reserve(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Memory to write the next rows of the source to before they are pushed."""
         batch, channels, count, width = shape
         held = self.end - self.start
-        # A pixel of zeros is before each row, and thus also behind the one before it.
+        # One pixel of zeros is before each row. It is also the one behind the row before.
         pixels = (held + count) * (width + 1)
         every = self._block.channels
         whole = like.new_empty((batch, pixels + READABLE_PIXELS, every))
@@ -89,8 +96,8 @@ class DenseRows:
         if self._held is not None:
             parts[:, :, :held] = self._held
         self._held = parts
-        self._room = parts[:, :channels, held:]
-        return self._room
+        self._reserved = parts[:, :channels, held:]
+        return self._reserved
 
     @property
     def batch(self) -> int:
@@ -109,7 +116,7 @@ class DenseRows:
         return Rows(values.narrow(0, first, count), start)
 
     def drop_before(self, row: int) -> None:
-        """Forget the rows above `row`; the others are copied, to let go of the whole band."""
+        """Forget the rows above `row`. The others are copied, so that the whole band is freed."""
         if row <= self.start or self._held is None:
             return
         rest = self._held[:, :, row - self.start : self.end - self.start]
@@ -131,9 +138,9 @@ def compute(
 ) -> list[int]:
     """Compute rows `first` to `last` of the result, `out`.
 
-    others: the operation's other inputs, from row `first` on. done: rows of each part that were
-    computed before. lag: of the result; it says where the rows of tiles begin. Returns the rows of
-    each part that are computed now.
+    others: the operation's other inputs, from row `first` on. done: how many rows of each part were
+    computed before. lag: the result's; the rows of Winograd tiles are aligned to it. Returns how
+    many rows of each part are computed now.
     """
     steps = len(block.convolutions)
     ends = [min(last + steps - 1 - number, height) for number in range(steps)]

@@ -1,5 +1,5 @@
-/* What lies between and behind a network's convolutions on a processor, each step in one pass over
- * memory; to the same bits as torch's operations.
+/* The steps between and behind a network's convolutions on a processor, each in one pass over
+ * memory. They give the same bits as torch's operations.
  *
  * Arrays are contiguous, channels last.
  */
@@ -10,7 +10,7 @@
 #include <math.h>
 #include <stddef.h>
 
-/* Source pixels that `add_enlarged` works on at once: what they become stays in the first cache. */
+/* Source pixels that `add_enlarged` works on at once. Their results stay in the first cache. */
 #define BLOCK 32
 /* Values that a pixel of the source becomes in one row of the result, at most. */
 #define LONGEST_RUN 32
@@ -27,7 +27,7 @@ static void prelu_part(const uint16_t *in, const float *slopes, uint16_t *out, p
     }
 }
 
-/* out = in where that is positive, in * slope elsewhere. slopes: the channels', repeated, `period`
+/* out = in if that is positive, else in * slope. slopes: one per channel, repeated to `period`
  * values. */
 void prelu(const uint16_t *in, const float *slopes, ptrdiff_t period, uint16_t *out,
            ptrdiff_t count, int threads) {
@@ -36,7 +36,7 @@ void prelu(const uint16_t *in, const float *slopes, ptrdiff_t period, uint16_t *
         prelu_part(in + first, slopes, out + first, least(count - first, period));
 }
 
-/* Floats from 0 to 1, past which they are clamped, to bytes. Whether all were finite. */
+/* Floats, clamped to 0 to 1, to bytes. Returns 1 if all were finite. */
 FOR_EACH_PROCESSOR
 static int bytes_part(const float *in, uint8_t *out, ptrdiff_t count) {
     int strange = 0;
@@ -77,11 +77,11 @@ static void add_row(const uint16_t *in, ptrdiff_t stride, const float *base, flo
     }
 }
 
-/* Each pixel of the source becomes a square of `factor` pixels a side; `in` has what is added to
- * it, by pixel of the source, then row, column and channel of the square.
+/* Each pixel of the source becomes a square of `factor` x `factor` pixels, and `in` is added to it:
+ * by pixel of the source, then row, column and channel of the square.
  *
- * The result goes to `floats`, or where that is null clamped to `bytes`. Whether it was finite,
- * where it went to bytes. factor * channels is LONGEST_RUN at most. */
+ * The result goes to `floats`; or clamped to `bytes`, if `floats` is null. Returns 0 if it went to
+ * bytes and was not finite. factor * channels is LONGEST_RUN at most. */
 int add_enlarged(const uint16_t *in, const float *source, float *floats, uint8_t *bytes,
                  ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels, ptrdiff_t factor,
                  int threads) {

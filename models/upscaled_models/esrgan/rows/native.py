@@ -1,6 +1,7 @@
-"""Steps beside the convolutions that are compiled from `native.c`, where a C compiler was at hand.
+"""Compiled steps between convolutions (`native.c`).
 
-Without it torch does the same, to the same bits, in several times as long.
+They exist if there was a C compiler at installation. Otherwise torch computes the same bits, in
+several times as long.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ LIBRARY = Path(__file__).with_name("_native.so")
 
 # As in `native.c`.
 _LONGEST_RUN = 32
-# Values that slopes are repeated to: enough to keep the compiled loop busy.
+# Slopes are repeated to about this many values, so that the compiled loop is a long one.
 _SLOPES = 4096
 
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
@@ -36,19 +37,19 @@ _ARGUMENTS: dict[str, Sequence[type]] = {
 
 
 def available() -> bool:
-    """Whether there is anything compiled; nothing else here may be called otherwise."""
+    """True if the library was compiled. The other functions here need it."""
     return library() is not None
 
 
 def repeated(slopes: Tensor) -> Tensor:
-    """A PReLU's slopes, one a channel or one for all, as `prelu` takes them."""
+    """A PReLU's slopes, one per channel or one for all, as `prelu` takes them."""
     return slopes.flatten().float().repeat(-(-_SLOPES // slopes.numel()))
 
 
 def prelu(rows: Tensor, slopes: Tensor, out: Tensor) -> None:
-    """`rows` (B, C, h, W) in bf16, where they are negative times their slope, written to `out`.
+    """Write `rows` (B, C, h, W) in bf16 to `out`; negative values are multiplied by their slope.
 
-    slopes: from `repeated`. out: each of its pictures lies in memory channels last.
+    slopes: from `repeated`. out: channels last in memory, each picture of the batch by itself.
     """
     rows, period = _channels_last(rows), slopes.numel()
     pictures = [(rows, out)] if len(rows) == 1 else zip(rows, out, strict=True)
@@ -57,7 +58,7 @@ def prelu(rows: Tensor, slopes: Tensor, out: Tensor) -> None:
 
 
 def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
-    """A picture in float32, 0 to 1 and clamped past it, as uint8, and whether it was finite."""
+    """A picture in float32, clamped to 0 to 1, as uint8; and True if all its values were finite."""
     picture = _channels_last(picture)
     result = torch.empty_like(picture, dtype=torch.uint8)
     finite = call("to_bytes", picture, result, picture.numel())
@@ -65,16 +66,16 @@ def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
 
 
 def can_enlarge(factor: int, channels: int) -> bool:
-    """Whether `add_enlarged` is there for a picture of so many channels."""
+    """True if `add_enlarged` takes a picture of so many channels."""
     return available() and factor * channels <= _LONGEST_RUN
 
 
 def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """`source`, each pixel a square of `factor` pixels a side, plus `squares`.
+    """`source`, each pixel enlarged to a square of `factor` x `factor` pixels, plus `squares`.
 
     squares: (B, factor * factor * C, h, W) in bf16, by row, column and channel of the square.
-    source: (B, C, h, W) in float32. dtype: the result's, float32, or uint8 as from `to_bytes`.
-    Returns (B, C, factor * h, factor * W), and whether it was finite, which uint8 cannot tell.
+    source: (B, C, h, W) in float32. dtype: the result's: float32, or uint8 as from `to_bytes`.
+    Returns (B, C, factor * h, factor * W); and True if all values were finite before rounding.
     """
     batch, channels, height, width = source.shape
     factor = math.isqrt(squares.shape[1] // channels)
@@ -94,7 +95,7 @@ def _channels_last(picture: Tensor) -> Tensor:
 
 
 def call(name: str, *arguments: Tensor | int | None) -> int:
-    """Call a compiled function that is given the number of threads last."""
+    """Call a compiled function. The number of threads is added as the last argument."""
     plain = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
     result: int = getattr(library(), name)(*plain, torch.get_num_threads())
     return result
@@ -102,9 +103,9 @@ def call(name: str, *arguments: Tensor | int | None) -> int:
 
 @cache
 def library() -> Any:
-    """What was compiled, or None."""
+    """The compiled library, or None."""
     try:
-        # OpenMP's functions are those of the library that torch has loaded.
+        # Its OpenMP functions come from the library that torch has loaded.
         loaded = ctypes.CDLL(str(LIBRARY))
         for name, arguments in _ARGUMENTS.items():
             getattr(loaded, name).argtypes = arguments

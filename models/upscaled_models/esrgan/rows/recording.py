@@ -1,7 +1,7 @@
-"""The operations of a network, recorded while it is called with a picture that has no pixels.
+"""Records the operations of a network while it is called with a picture that has no pixels.
 
-Nothing is computed but shapes, which takes a tenth of a second for a network of a thousand
-operations. What does not depend on the picture (masks, merged weights) is computed as usual.
+Only shapes are computed: a network of a thousand operations takes a tenth of a second. Values that
+do not depend on the picture (masks, merged weights) are computed as usual.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ aten = torch.ops.aten
 
 KindT = TypeVar("KindT")
 
-# Operations whose result has the shape and type of their first argument, if all other tensors that
-# they are given have too. torch derives such shapes in Python, slowly.
+# Operations whose result has the shape and type of their first argument, if their other tensors
+# have them too. torch derives such shapes in Python, which is slow.
 _LIKE_FIRST = {
     aten.relu, aten.leaky_relu, aten.silu, aten.gelu, aten.sigmoid, aten.tanh, aten.add, aten.sub,
     aten.mul, aten.div,
@@ -28,12 +28,12 @@ _LIKE_FIRST = {
 
 
 class Node:
-    """One call, or the source, or a tensor that does not depend on the picture.
+    """One call, or the source, or a constant: a tensor that does not depend on the picture.
 
     target: the operation of ATen, or `operator.getitem`; None for the source and for constants.
-    args, kwargs: what it was called with, nodes in place of tensors.
-    value: a constant itself; of what depends on the picture a tensor without pixels, or several.
-    inputs: the nodes among the arguments, each once. users: the calls that need this one's value.
+    args, kwargs: the arguments, with nodes in place of tensors.
+    value: the tensor of a constant; otherwise one or several tensors that have no pixels.
+    inputs: the nodes among the arguments, each once. users: the calls that read the value.
     """
 
     __slots__ = ("args", "inputs", "is_constant", "kwargs", "target", "users", "value")
@@ -57,15 +57,16 @@ class Node:
 
 
 def record(model: nn.Module, example: Tensor) -> tuple[Node, list[Node]]:
-    """The source, and the calls that its result needs, in order, the last giving the result.
+    """The source, and the calls that the result needs, in their order. The last one gives the
+    result.
 
-    example: a picture of the right shape, type and device; its pixels are not looked at.
-    Raises whatever the network raises, also because it wants to know a pixel.
+    example: a picture of the right shape, type and device; its pixels are not read.
+    Raises what the network raises, for example because it branches on the value of a pixel.
     """
     try:
         return _recorded(model, example)
     except _SharedWriteError:
-        # This rewrites such calls, in several times as long.
+        # `functionalize` rewrites such calls, and takes several times as long.
         return _recorded(functionalize(model), example)
 
 
@@ -97,7 +98,7 @@ class _SharedWriteError(Exception):
 
 
 class _Recorded(Tensor):
-    """Stands for a tensor that depends on the picture; on its device, without its memory."""
+    """A placeholder for a tensor that depends on the picture: on the device, without memory."""
 
     @staticmethod
     def __new__(cls, node: Node, recorder: _Recorder) -> _Recorded:
@@ -124,13 +125,13 @@ class _Recorder:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.calls: list[Node] = []
-        # By the identity of the tensor, which is kept alive for that.
+        # By the identity of the tensor. The tensor is kept, so that no other one gets its identity.
         self._constants: dict[int, tuple[Tensor, Node]] = {}
-        # Constants without their numbers.
+        # The shapes of constants, as tensors without memory.
         self._shapes_of: dict[Node, Tensor] = {}
 
     def call(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Record the call and give what stands for its result."""
+        """Record the call and return a placeholder for its result."""
         functional = _functional(func)
         written = None if functional is func else args[0]
         if written is not None and not (isinstance(written, _Recorded) and written.is_alone):
@@ -151,7 +152,7 @@ class _Recorder:
         return node
 
     def _shapes(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """What the call gives, without its numbers."""
+        """The result of the call as tensors without memory."""
         packet = getattr(func, "overloadpacket", None)
         if packet in _LIKE_FIRST:
             shapes = [self._shape(node) for node in _leaves(args, Node)]
@@ -187,7 +188,7 @@ class _Recorder:
 
 
 def _leaves(tree: Any, kind: type[KindT]) -> Iterator[KindT]:
-    """The arguments of that kind, also those in lists."""
+    """The arguments of that kind, also those inside lists and dicts."""
     if isinstance(tree, kind):
         yield tree
     elif isinstance(tree, list | tuple):
@@ -237,7 +238,8 @@ def _convolved(
 
 @cache
 def _functional(func: Any) -> Any:
-    """The same operation without writing to its first argument; itself if it writes nothing."""
+    """The operation that gives the same result without writing to its first argument; the operation
+    itself if it writes nothing."""
     schema = func._schema
     if not schema.is_mutable:
         return func
@@ -250,5 +252,5 @@ def _functional(func: Any) -> Any:
 
 @cache
 def _is_view(func: Any) -> bool:
-    """Whether a result shares its memory with an argument."""
+    """True if a result shares its memory with an argument."""
     return any(one.alias_info is not None for one in func._schema.returns)

@@ -39,7 +39,8 @@ static inline __attribute__((always_inline)) void NAME(result_points)(const VECT
     y[3] = difference + 8.0f * farther + m5;
 }
 
-/* `count` channels of one tile's source, to its place among `points` (POINTS, tiles, DEPTH). */
+/* Transforms `count` channels of one tile's source, to its place in `points` (POINTS, tiles,
+ * DEPTH). */
 static inline __attribute__((always_inline)) void NAME(source_tile)(
     const Convolution *c, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel, ptrdiff_t count,
     float *points, ptrdiff_t stride, int inside) {
@@ -64,8 +65,8 @@ static inline __attribute__((always_inline)) void NAME(source_tile)(
     }
 }
 
-/* (POINTS, tiles, DEPTH) times (POINTS, outputs / COLUMNS, depth, COLUMNS), added to what is in
- * (POINTS, tiles, outputs) unless that is the first. */
+/* (POINTS, tiles, DEPTH) times (POINTS, outputs / COLUMNS, depth, COLUMNS). The product is added to
+ * the result (POINTS, tiles, outputs), or replaces it if is_first. */
 static inline __attribute__((always_inline)) void NAME(multiply)(const float *source, ptrdiff_t stride,
                                                                  const float *weights, ptrdiff_t depth,
                                                                  float *result, ptrdiff_t outputs,
@@ -102,7 +103,7 @@ static inline __attribute__((always_inline)) void NAME(multiply)(const float *so
             }
 }
 
-/* One tile's results from its place among `points` (POINTS, tiles, outputs). */
+/* Computes one tile's results from its place in `points` (POINTS, tiles, outputs). */
 static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdiff_t column,
                                      const float *points, ptrdiff_t stride) {
     for (ptrdiff_t channel = 0; channel < c->outputs; channel += LANES) {
@@ -133,7 +134,7 @@ static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdif
     }
 }
 
-/* `count` tiles from `first` on. places: tiles that there is scratch memory for. */
+/* Computes `count` tiles from `first` on. places: how many tiles the scratch memory holds. */
 static void NAME(tiles)(const Convolution *c, ptrdiff_t first, ptrdiff_t count, ptrdiff_t places,
                         float *scratch) {
     const ptrdiff_t across = (c->width + 3) / 4;
@@ -146,7 +147,8 @@ static void NAME(tiles)(const Convolution *c, ptrdiff_t first, ptrdiff_t count, 
             const ptrdiff_t row = c->grid + 4 * ((first + i) / across) - 1;
             const ptrdiff_t column = 4 * ((first + i) % across) - 1;
             float *to = source + i * DEPTH;
-            /* Of the next tile, what this one does not read; no processor guesses it. */
+            /* The pixels of the next tile that this one does not read: no processor prefetches
+             * them by itself. */
             const char *next = (const char *)((const float *)c->in + (row >> c->shift) * c->in_row +
                                               ((column + 6) >> c->shift) * c->in_pixel + channel);
             for (ptrdiff_t y = 0; y < 6 >> c->shift; y++)

@@ -1,4 +1,4 @@
-"""What the operations of a row graph compute, each on a band of rows, (B, C, h, W)."""
+"""What the operations of a row graph compute on one band of rows, (B, C, h, W)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.recording import Node, map_nodes
 
-# Given the shape of a result and a tensor of its type: memory where its reader would like it.
-Room = Callable[[Sequence[int], Tensor], Tensor]
-# What it computes from its inputs; few operations can choose where to put it.
-Compute = Callable[[Sequence[Tensor], Room], Tensor]
+# Allocates memory for a result, beside the rows that its reader keeps. Given: the result's shape,
+# and a tensor of its type.
+Allocate = Callable[[Sequence[int], Tensor], Tensor]
+# Computes a result from inputs. Few operations can write it to memory that is allocated for them.
+Compute = Callable[[Sequence[Tensor], Allocate], Tensor]
 
-# Rows and columns of the band that oneDNN lays out a convolution's weights for; it takes others.
+# oneDNN lays out a convolution's weights for a band of so many rows and columns; they fit all.
 _PACKED_FOR = (16, 640)
 
 
@@ -27,7 +28,7 @@ _PACKED_FOR = (16, 640)
 class Convolution:
     """A convolution of stride one that pads `columns` zeros at the left and right, and no rows.
 
-    slope: below zero, of a leaky ReLU that follows it; None for none.
+    slope: of a leaky ReLU that follows it, below zero; None if none does.
     """
 
     weight: Tensor
@@ -36,10 +37,6 @@ class Convolution:
     dilation: Sequence[int]
     groups: int
     slope: float | None = None
-
-    def followed_by_leaky_relu(self, slope: float) -> Convolution:
-        """The convolution with the activation in it."""
-        return replace(self, slope=slope)
 
     def with_outputs(self, order: Tensor) -> Convolution:
         """The convolution with its output channels in another order."""
@@ -54,9 +51,9 @@ class Convolution:
         padding, stride = [0, self.columns], [1, 1]
         dilation, groups, slope = list(self.dilation), self.groups, self.slope
         if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            # Not `conv2d`: it takes other kernels for small inputs, and then a band's result
-            # depends on its height by one unit in the last place. It also lays the weights out
-            # anew in each call, and cannot apply an activation while its result is in registers.
+            # Not `conv2d`: it chooses other kernels for small inputs, so a band's result depends on
+            # its height in the last place. It also lays the weights out again in each call, and
+            # cannot apply an activation while its result is in registers.
             kernels = torch.ops.mkldnn
             shape = [1, groups * weight.shape[1], *_PACKED_FOR]
             packed = kernels._reorder_convolution_weight(
@@ -77,7 +74,7 @@ class Convolution:
 
         weight = weight.contiguous(memory_format=torch.channels_last)
 
-        def convolve(inputs: Sequence[Tensor], _: Room) -> Tensor:
+        def convolve(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
             result = functional.conv2d(
                 inputs[0].to(dtype), weight, bias, stride, padding, dilation, groups
             )
@@ -87,12 +84,12 @@ class Convolution:
 
 
 def prelu(slopes: Tensor) -> Compute:
-    """A PReLU with one of `slopes` for each channel, of bf16 on a processor."""
+    """A PReLU with one slope per channel, for bf16 on a processor."""
     repeated = native.repeated(slopes)
 
-    def compute(inputs: Sequence[Tensor], room: Room) -> Tensor:
+    def compute(inputs: Sequence[Tensor], allocate: Allocate) -> Tensor:
         (rows,) = inputs
-        result = room(rows.shape, rows)
+        result = allocate(rows.shape, rows)
         native.prelu(rows, repeated, result)
         return result
 
@@ -100,12 +97,12 @@ def prelu(slopes: Tensor) -> Compute:
 
 
 def enlarged_sum(dtype: torch.dtype) -> Compute:
-    """A picture in float32, enlarged, plus bf16 channels in the order of `shuffle_order`, shuffled.
+    """An enlarged picture in float32, plus shuffled bf16 channels in the order of `shuffle_order`.
 
-    dtype: of the result, float32, or uint8 for pixels as files have them.
+    dtype: the result's: float32, or uint8 for pixels as files have them.
     """
 
-    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
         squares, source = inputs
         result, finite = native.add_enlarged(squares, source, dtype)
         if not finite:
@@ -115,23 +112,22 @@ def enlarged_sum(dtype: torch.dtype) -> Compute:
     return compute
 
 
-def shuffle(factor: int) -> Compute:
-    """Channels to pixels; pixels to channels where `factor` is negative."""
-    if factor < 0:
-        return lambda inputs, _: functional.pixel_unshuffle(inputs[0], -factor)
-    return lambda inputs, _: functional.pixel_shuffle(inputs[0], factor)
+@dataclass(frozen=True)
+class Shuffle:
+    """Channels to pixels. is_ordered: the channels are in the order of `shuffle_order`."""
 
+    factor: int
+    is_ordered: bool
 
-def shuffle_ordered(factor: int) -> Compute:
-    """Channels to pixels, from channels in the order of `shuffle_order`."""
-
-    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+        """Shuffle one band."""
+        if not self.is_ordered:
+            return functional.pixel_shuffle(inputs[0], self.factor)
         batch, channels, height, width = inputs[0].shape
+        factor = self.factor
         pixels = inputs[0].permute(0, 2, 3, 1)
         rows = pixels.reshape(batch, height, width, factor, channels // factor).transpose(2, 3)
         return rows.reshape(batch, height * factor, width * factor, -1).permute(0, 3, 1, 2)
-
-    return compute
 
 
 def shuffle_order(channels: int, factor: int) -> Tensor:
@@ -143,20 +139,34 @@ def shuffle_order(channels: int, factor: int) -> Tensor:
     return order.permute(1, 2, 0).flatten()
 
 
-def enlargement(factor: int) -> Compute:
+@dataclass(frozen=True)
+class Unshuffle:
+    """Pixels to channels."""
+
+    factor: int
+
+    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+        """Unshuffle one band."""
+        return functional.pixel_unshuffle(inputs[0], self.factor)
+
+
+@dataclass(frozen=True)
+class Enlargement:
     """Each pixel to a square of `factor` times `factor`.
 
-    As `interpolate` does it, but that takes six times as long for three channels, channels last.
+    The same as `interpolate`, which takes six times as long for three channels, channels last.
     """
 
-    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
+    factor: int
+
+    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+        """Enlarge one band."""
         batch, channels, height, width = inputs[0].shape
+        factor = self.factor
         pixels = inputs[0].permute(0, 2, 3, 1)
         row = torch.cat([pixels] * factor, 3).view(batch, height, 1, factor * width * channels)
         rows = row.expand(-1, -1, factor, -1)
         return rows.reshape(batch, height * factor, width * factor, channels).permute(0, 3, 1, 2)
-
-    return compute
 
 
 def pixel_wise(
@@ -166,7 +176,7 @@ def pixel_wise(
     constants: Mapping[Node, Any],
     pick: Callable[[Any], Tensor] | None,
 ) -> Compute:
-    """The call that was traced: `sources` stand for the inputs, `constants` for themselves.
+    """Repeats the recorded call with the inputs in place of `sources`, and with `constants`.
 
     pick: takes one of several results.
     """
@@ -177,7 +187,7 @@ def pixel_wise(
 
     args, kwargs = map_nodes((node.args, node.kwargs), template)
 
-    def compute(inputs: Sequence[Tensor], _: Room) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
         def fill(item: Any) -> Any:
             return inputs[item.position] if isinstance(item, _Input) else item
 

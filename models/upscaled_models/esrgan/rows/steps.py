@@ -1,0 +1,127 @@
+"""A row graph under construction: its operations before they are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows.denseblock import DenseBlock
+from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.kernels import Compute, Convolution
+from upscaled_models.esrgan.rows.operation import Operation, Position
+from upscaled_models.esrgan.rows.recording import Node
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation that is not compiled yet: the call after it may become part of it.
+
+    is_float32: True if its result is in float32 because it never passed a convolution.
+    """
+
+    position: Position
+    work: Compute | Convolution | DenseBlock
+    is_float32: bool
+    compute_bytes: Compute | None = None
+
+
+class Steps:
+    """The steps in their order. Step 0 is the source, (B, C, h, W) in float32.
+
+    dtype: what convolutions compute in.
+    has_native_steps: True if the compiled steps, which are for bf16 on a processor, can be used.
+    """
+
+    def __init__(self, source: Node, device: torch.device, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        on_processor = device.type == "cpu" and dtype == torch.bfloat16
+        self.has_native_steps = on_processor and native.available()
+        row_bytes = Fraction(source.value.shape[1] * torch.float32.itemsize)
+        position = Position((), Fraction(1), 0, Fraction(1), 0, Fraction(0), row_bytes)
+        self._steps = [Step(position, lambda inputs, _: inputs[0], is_float32=True)]
+        # Which step gives the value of a node.
+        self._numbers = {source: 0}
+
+    def __contains__(self, node: object) -> bool:
+        """True if a step gives the value of this node: it depends on the picture."""
+        return node in self._numbers
+
+    def __getitem__(self, number: int) -> Step:
+        return self._steps[number]
+
+    @property
+    def last(self) -> int:
+        """The number of the last step."""
+        return len(self._steps) - 1
+
+    def number(self, node: Node) -> int:
+        """The number of the step that gives the value of a node."""
+        return self._numbers[node]
+
+    def give(self, node: Node) -> None:
+        """Note that the last step gives the value of this node."""
+        self._numbers[node] = self.last
+
+    def are_last_two(self, nodes: Iterable[Node]) -> bool:
+        """True if the last two steps give the values of these nodes."""
+        return {self._numbers.get(node) for node in nodes} == {self.last - 1, self.last}
+
+    def convolution_before(self, node: Node) -> Convolution | None:
+        """The last step, if it is a convolution whose result this call reads, and no other call."""
+        source, work = node.args[0], self._steps[-1].work
+        if (
+            isinstance(work, Convolution)
+            and isinstance(source, Node)
+            and self._numbers.get(source) == self.last
+            and len(source.users) == 1
+        ):
+            return work
+        return None
+
+    def replace_last_work(self, work: Convolution) -> None:
+        """Change what the last step computes."""
+        self._steps[-1] = replace(self._steps[-1], work=work)
+
+    def remove_last(self, count: int) -> None:
+        """Remove steps that another one takes the place of."""
+        del self._steps[-count:]
+
+    def append(
+        self,
+        value: Tensor,
+        work: Compute | Convolution | DenseBlock,
+        inputs: Sequence[int],
+        *,
+        lag: int,
+        radius: Fraction,
+        is_float32: bool,
+        gain: Fraction = Fraction(1),
+        halo: int = 0,
+        compute_bytes: Compute | None = None,
+    ) -> None:
+        """Add the step that gives `value`; see `Position` and `Step` for the other arguments."""
+        ratio = self._steps[inputs[0]].position.ratio * gain
+        itemsize = torch.float32.itemsize if is_float32 else self.dtype.itemsize
+        row_bytes = value.shape[1] * ratio * itemsize
+        position = Position(tuple(inputs), gain, halo, ratio, lag, radius, row_bytes)
+        self._steps.append(Step(position, work, is_float32, compute_bytes))
+
+    def compiled(self, multiple: int) -> RowGraph:
+        """The graph of these steps. multiple: see `RowGraph`."""
+        source, *operations = (self._compiled(step) for step in self._steps)
+        return RowGraph(source, operations, multiple)
+
+    def _compiled(self, step: Step) -> Operation:
+        work = step.work
+        compute = work.compiled(self.dtype) if isinstance(work, Convolution) else work
+        return Operation(step.position, compute, step.compute_bytes)
+
+
+def latest(positions: Sequence[Position]) -> tuple[int, Fraction]:
+    """The greatest lag and the greatest radius: those of a result of all of these."""
+    return max(one.lag for one in positions), max(one.radius for one in positions)
