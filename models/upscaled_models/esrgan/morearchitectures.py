@@ -1,12 +1,13 @@
 """Architectures of `spandrel_extra_arches`, which the extra `[more-architectures]` brings.
 
-Their code is for non-commercial use, so they come apart from the others: whoever installs them is
-told, and so is whoever uses one. The package is imported when a file of its kind is loaded.
+Their code is for non-commercial use only, so they are not installed by default, and each result of
+one of them says so. The package is imported when a file of such an architecture is loaded.
 Source of the licences: the LICENSE beside each architecture in spandrel's repository.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from typing import Any
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY, UnsupportedModelError
 
 EXTRA = "more-architectures"
-# Of the code of each architecture. Whoever trained the weights may ask for more.
+# The licence of each architecture's code. The weights may have another one.
 _LICENCES = {
     "AdaCode": "CC-BY-NC-SA-4.0",
     "CodeFormer": "S-Lab License 1.0",
@@ -28,7 +29,8 @@ _LICENCES = {
     "Restormer": "Academic Public License",
     "SRFormer": "CC-BY-NC-4.0",
 }
-# Those that upscale, by names that only their weights have all of. The first that fits counts.
+# The architectures that upscale, by names that only their weights have all of. The first match
+# counts.
 _UPSCALERS = {
     "SRFormer": (
         "conv_first.weight",
@@ -49,9 +51,9 @@ _WRAPPER = "module."
 
 
 def load(weights: dict[Any, Any]) -> Any:
-    """What any known architecture makes of the weights, as spandrel's own registry does it.
+    """The network that any known architecture builds from the weights, as spandrel's registry does.
 
-    Raises `UnsupportedModelError`, and whatever an architecture trips over.
+    Raises `UnsupportedModelError`, and any exception of an architecture that cannot read them.
     """
     if is_installed() and upscaler_of(weights) is not None:
         return _registry().load(weights)
@@ -64,7 +66,7 @@ def load(weights: dict[Any, Any]) -> Any:
 
 
 def upscaler_of(names: Collection[Any]) -> str | None:
-    """Which of the upscaling architectures has weights of these names, if one has."""
+    """The upscaling architecture that has weights of these names, if there is one."""
     for name, wanted in _UPSCALERS.items():
         for prefix in ("", _WRAPPER):
             if all(prefix + one in names for one in wanted):
@@ -73,10 +75,10 @@ def upscaler_of(names: Collection[Any]) -> str | None:
 
 
 def how_to_load(name: str) -> str:
-    """The rest of a sentence about a file whose architecture is not installed."""
+    """The end of a sentence about a file whose architecture is not installed."""
     return (
         f"it is of the architecture {name}, whose code is for non-commercial use only "
-        f"({_LICENCES[name]}) and comes apart: run `pip install 'upscaled[{EXTRA}]'`"
+        f"({_LICENCES[name]}) and is not installed: run `pip install 'upscaled[{EXTRA}]'`"
     )
 
 
@@ -89,12 +91,16 @@ def licence_note(architecture: str) -> str | None:
 
 
 def is_installed() -> bool:
-    """Whether the extra is there. Looks for it without importing it."""
+    """True if the extra is installed. Does not import it."""
     return find_spec("spandrel_extra_arches") is not None
 
 
 @cache
 def _registry() -> Any:
-    from spandrel_extra_arches import EXTRA_REGISTRY
+    # One architecture calls a function that torch deprecates. Under `python -W error` its import
+    # would fail, and that would look like a fault of the weights.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from spandrel_extra_arches import EXTRA_REGISTRY
 
     return EXTRA_REGISTRY
