@@ -12,7 +12,10 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.jobid import read_job_id
 from upscaled_protocol.lines import decode_line, encode_line, has_half_pair
 
-METHODS = ("esrgan", "flux", "imagen", "fake")
+Method = Literal["esrgan", "flux", "imagen", "fake"]
+METHODS: tuple[Method, ...] = get_args(Method)
+# The methods whose jobs have a picture.
+PICTURE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "fake")
 Command = Literal["cancel", "health", "trim", "replay", "shutdown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 

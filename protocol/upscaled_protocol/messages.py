@@ -7,11 +7,11 @@ Worker to host: `Status`, `Accepted`, `Progress`, `Result`, `Error`, `HealthRepo
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
 
-from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
+from upscaled_protocol.configs import Config, EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
 from upscaled_protocol.envelope import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_ACCEPTED_AS_LENGTH,
@@ -109,7 +109,8 @@ class FakeJob(BaseJob):
     config: FakeConfig = FakeConfig()
 
 
-Job = Annotated[EsrganJob | FluxJob | ImagenJob | FakeJob, Field(discriminator="method")]
+AnyJob = EsrganJob | FluxJob | ImagenJob | FakeJob
+Job = Annotated[AnyJob, Field(discriminator="method")]
 
 
 class Cancel(HostMessage):
@@ -348,12 +349,28 @@ class HealthReport(WorkerMessage):
     workers: list[WorkerHealth] | None = None
 
 
-HostMessages = (
-    EsrganJob | FluxJob | ImagenJob | FakeJob | Cancel | Health | Trim | Replay | Shutdown
-)
+AnyCommand = Cancel | Health | Trim | Replay | Shutdown
+HostMessages = AnyJob | AnyCommand
 WorkerMessages = Annotated[
     Status | Accepted | Progress | Result | Error | HealthReport, Field(discriminator="type")
 ]
 
 # Any JSON object, before it is known to be a message.
 JsonObject = dict[str, Any]
+
+
+def constant(model: type[BaseModel], field: str) -> str:
+    """The one value of a message's `type` or `method`."""
+    value: str = get_args(model.model_fields[field].annotation)[0]
+    return value
+
+
+# The messages by the name that a line has for them.
+JOBS: dict[str, type[AnyJob]] = {constant(job, "method"): job for job in get_args(AnyJob)}
+COMMANDS: dict[str, type[AnyCommand]] = {
+    constant(command, "type"): command for command in get_args(AnyCommand)
+}
+CONFIGS: dict[str, type[Config]] = {
+    method: cast("type[Config]", job.model_fields["config"].annotation)
+    for method, job in JOBS.items()
+}

@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from upscaled_protocol import PROTOCOL_VERSION, configs, messages
 from upscaled_protocol.errors import MEANINGS
-from upscaled_protocol.messages import HostMessages, Job, JsonObject, WorkerMessages
+from upscaled_protocol.messages import COMMANDS, JOBS, JsonObject, WorkerMessages, constant
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # The enumerations that have a name in Python keep it.
@@ -90,25 +90,23 @@ def _texts() -> dict[str, str]:
 
 
 def _host_schema() -> JsonObject:
-    jobs = _members(Job)
-    commands = [model for model in _members(HostMessages) if model not in jobs]
-    definitions = _definitions([*jobs, *commands])
+    definitions = _definitions([*JOBS.values(), *COMMANDS.values()])
     definitions["Job"] = {
         "title": "Job",
         "description": "The only message that may leave out its type.",
-        **_union("method", {_constant(job, "method"): job.__name__ for job in jobs}),
+        **_union("method", {method: job.__name__ for method, job in JOBS.items()}),
     }
-    names = {"job": "Job", **{_constant(model, "type"): model.__name__ for model in commands}}
+    names = {"job": "Job", **{kind: model.__name__ for kind, model in COMMANDS.items()}}
     return _document("host", "HostMessage", "What a host sends.", names, definitions)
 
 
 def _worker_schema() -> JsonObject:
-    models = _members(WorkerMessages)
+    models: list[type[BaseModel]] = list(get_args(get_args(WorkerMessages)[0]))
     definitions = _definitions(models)
     for model in models:
         definition = definitions[model.__name__]
         definition["required"] = ["type", *definition.get("required", [])]
-    names = {_constant(model, "type"): model.__name__ for model in models}
+    names = {constant(model, "type"): model.__name__ for model in models}
     return _document("worker", "WorkerMessage", "What a worker sends.", names, definitions)
 
 
@@ -131,17 +129,6 @@ def _union(property_name: str, names: dict[str, str]) -> JsonObject:
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": property_name, "mapping": mapping},
     }
-
-
-def _members(union: Any) -> list[type[BaseModel]]:
-    """The models of a union, which may be annotated."""
-    first, *_ = members = get_args(union)
-    return list(members) if isinstance(first, type) else list(get_args(first))
-
-
-def _constant(model: type[BaseModel], field: str) -> str:
-    value: str = get_args(model.model_fields[field].annotation)[0]
-    return value
 
 
 class _Generator(GenerateJsonSchema):

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from upscaled_protocol.envelope import METHODS, open_envelope
+from upscaled_models.registry import known_methods
+from upscaled_protocol import messages
+from upscaled_protocol.envelope import COMMANDS, METHODS, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import BaseJob, Health, HostMessages, Trim
 
@@ -53,6 +55,12 @@ BASE_FIELDS = st.fixed_dictionaries(
     },
 )
 GOOD_JOB = st.fixed_dictionaries({"job_id": st.just("1"), "method": st.sampled_from(METHODS)})
+
+
+def test_the_names_of_messages_and_methods_are_those_of_the_models_and_the_engines() -> None:
+    assert tuple(messages.JOBS) == METHODS
+    assert tuple(messages.COMMANDS) == COMMANDS
+    assert known_methods() == METHODS
 
 
 def accepted_by_models(fields: dict[str, Any]) -> HostMessages | None:

@@ -29,13 +29,10 @@ from upscaled_protocol.hostlines import HostLines
 from upscaled_protocol.lines import READ_SIZE_BYTES
 from upscaled_protocol.log import Logger
 from upscaled_protocol.messages import (
+    BaseJob,
     Cancel,
-    EsrganJob,
-    FakeJob,
-    FluxJob,
     Health,
     HostMessages,
-    ImagenJob,
     Replay,
     Shutdown,
     Status,
@@ -211,7 +208,7 @@ class Worker:
     def _handle(self, message: HostMessages, line_bytes: int) -> None:
         """Raises `JobError` to refuse the line."""
         match message:
-            case EsrganJob() | FluxJob() | ImagenJob() | FakeJob():
+            case BaseJob():
                 self._jobs.offer(message, line_bytes)
             case Cancel():
                 self._jobs.cancel(message.job_id)

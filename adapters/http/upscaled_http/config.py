@@ -19,11 +19,10 @@ from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
 from upscaled_http.signatures import check_secret
 from upscaled_protocol.destinations import Destinations, HostPort
-from upscaled_protocol.envelope import MAX_TIMEOUT_S
+from upscaled_protocol.envelope import MAX_TIMEOUT_S, PICTURE_METHODS, Method
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Method = Literal["esrgan", "flux", "imagen", "fake"]
 
 
 def _checked_network(text: str) -> str:
@@ -122,7 +121,7 @@ class LimitSettings(Section):
 class WorkerSettings(Section):
     """The daemon's options."""
 
-    methods: tuple[Method, ...] = ("esrgan", "flux", "imagen")
+    methods: tuple[Method, ...] = PICTURE_METHODS
     count: Count | None = None
     device: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()

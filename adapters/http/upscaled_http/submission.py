@@ -29,19 +29,11 @@ from upscaled_protocol.configs import (
     FakeConfig,
     FluxConfig,
     ImageConfig,
-    ImagenConfig,
 )
 from upscaled_protocol.destinations import HostNotAllowedError
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.messages import Size
+from upscaled_protocol.messages import CONFIGS, Size
 
-_CONFIGS: dict[str, type[Config]] = {
-    "esrgan": EsrganConfig,
-    "flux": FluxConfig,
-    "imagen": ImagenConfig,
-    "fake": FakeConfig,
-}
-METHODS = tuple(_CONFIGS)
 DEFAULT_METHOD = "esrgan"
 
 # Field names of other services' clients.
@@ -107,7 +99,7 @@ class SubmissionReader:
         image_url = values.get("image_url")
         for name in _HIDDEN & values.keys():
             raise _unknown(given_as.get(name, name), method)
-        if issubclass(_CONFIGS[method], ImageConfig):
+        if issubclass(CONFIGS[method], ImageConfig):
             _check_input(image_url, has_upload=has_upload)
             if has_upload:
                 values["image_path"] = _PLACE
@@ -169,7 +161,7 @@ class SubmissionReader:
             )
         method = in_path or in_field or DEFAULT_METHOD
         served = self._settings.workers.methods
-        if method not in served or method not in _CONFIGS:
+        if method not in served or method not in CONFIGS:
             raise ProblemError.field(
                 "method",
                 f"There is no method {_quoted(method)} here; there are {', '.join(served)}.",
@@ -287,7 +279,7 @@ def _check_input(image_url: Any, *, has_upload: bool) -> None:
 def _config(
     method: str, values: dict[str, Any], given_as: Mapping[str, str], *, is_text: bool
 ) -> Config:
-    kind = _CONFIGS[method]
+    kind = CONFIGS[method]
     try:
         return (
             kind.model_validate_strings(values, strict=False)
@@ -313,7 +305,7 @@ def _field_error(fault: Mapping[str, Any], method: str, given_as: Mapping[str, s
 
 
 def _unknown(name: str, method: str) -> ProblemError:
-    known = {*_CONFIGS[method].model_fields, *_JOB_FIELDS, *_ALIASES} - _HIDDEN
+    known = {*CONFIGS[method].model_fields, *_JOB_FIELDS, *_ALIASES} - _HIDDEN
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else "."
     text = f"{method} has no field {_quoted(name)}{hint}"
@@ -353,7 +345,7 @@ def form_fields() -> dict[str, Any]:
     """The fields of all methods, as JSON Schema, without aliases and without the test partner's. A
     client sends those of its method."""
     fields: dict[str, Any] = {}
-    for method, kind in _CONFIGS.items():
+    for method, kind in CONFIGS.items():
         if method == "fake":
             continue
         for name, schema in kind.model_json_schema()["properties"].items():

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from upscaled.errors import UpscaledError, local_error
-from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH, MAX_TIMEOUT_S
+from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH, MAX_TIMEOUT_S, PICTURE_METHODS
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, has_half_pair
 
 # `fake` runs without a config. Methods of later daemons are theirs to judge.
-_NEED_CONFIG = frozenset({"esrgan", "flux", "imagen"})
+_NEED_CONFIG = frozenset(PICTURE_METHODS)
 
 # Half a surrogate pair. U+DC80 to U+DCFF are left out: each stands for one byte of a file name
 # that is not UTF-8, as `os.fsdecode` gives it.

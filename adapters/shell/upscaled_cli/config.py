@@ -12,7 +12,7 @@ from typing import Any, get_args
 from upscaled.jobline import line_of
 from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, shown
 from upscaled_protocol.choices import FORMATS, ImagenFactor, OutputFormat
-from upscaled_protocol.envelope import METHODS
+from upscaled_protocol.envelope import PICTURE_METHODS
 
 # Options by the config field that they fill.
 OPTIONS = {
@@ -36,9 +36,7 @@ _PIXELS = ("target_width", "target_height")
 def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the options; the group of the last ones, for more of the same kind."""
     add = parser.add_argument
-    # The fake engine takes no picture.
-    methods = [method for method in METHODS if method != "fake"]
-    add("--method", choices=methods, default="esrgan", help="default: %(default)s")
+    add("--method", choices=PICTURE_METHODS, default="esrgan", help="default: %(default)s")
     add("-n", "--model", help="a name of `upscaled models list`, or a weights file")
     add_size_arguments(parser)
     output = parser.add_argument_group("output")
@@ -180,16 +178,11 @@ def _check_fields(options: argparse.Namespace, config: Mapping[str, Any]) -> Non
     """Raise `ValueError` for values that the protocol does not allow. Names that it does not know
     are left to the daemon, which may be of another release.
     """
-    from upscaled_protocol import configs
     from upscaled_protocol.codec import decode_host_message
     from upscaled_protocol.errors import JobError
+    from upscaled_protocol.messages import CONFIGS
 
-    models: dict[str, type[configs.ImageConfig]] = {
-        "esrgan": configs.EsrganConfig,
-        "flux": configs.FluxConfig,
-        "imagen": configs.ImagenConfig,
-    }
-    fields = models[options.method].model_fields
+    fields = CONFIGS[options.method].model_fields
     known = {name: value for name, value in config.items() if name in fields}
     job = {"job_id": "1", "method": options.method, "config": {"image_path": "a.png", **known}}
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from upscaled_http.submission import METHODS, form_fields
+from upscaled_http.submission import form_fields
+from upscaled_protocol.envelope import METHODS
 
 
 def request_body(file_field: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from upscaled_http.dependencies import SettingsOf
 from upscaled_http.messages import Model, ModelList
 from upscaled_models.catalog import Catalog, default_model_dir
 from upscaled_models.catalog import Model as Entry
-from upscaled_protocol.configs import EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
+from upscaled_protocol.messages import CONFIGS
 
 router = APIRouter(tags=["models"])
 
@@ -29,13 +29,7 @@ _SCALES = {
 }
 
 _DEFAULTS: dict[str, str] = {
-    method: str(config.model_fields["model"].default)
-    for method, config in (
-        ("esrgan", EsrganConfig),
-        ("flux", FluxConfig),
-        ("imagen", ImagenConfig),
-        ("fake", FakeConfig),
-    )
+    method: str(config.model_fields["model"].default) for method, config in CONFIGS.items()
 }
 
 _OF_NO_CATALOG = {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from upscaled_cli.doctor.finding import Finding
 from upscaled_imaging.kinds import read_kinds
+from upscaled_protocol.memorygroup import total_bytes
 
 # Loading torch from a cold disk on a small machine takes a while.
 _LOAD_TIMEOUT_S = 180
@@ -56,9 +57,7 @@ def python() -> Finding:
 def machine() -> Finding:
     """Cores and memory."""
     try:
-        import psutil
-
-        memory = f", {psutil.virtual_memory().total / 2**30:.1f} GiB of memory"
+        memory = f", {total_bytes() / 2**30:.1f} GiB of memory"
     except ImportError:  # the libraries' findings say so
         memory = ""
     cores = os.cpu_count()
