@@ -17,11 +17,11 @@ from upscaled_imaging.rows import Picture
 
 _DEFAULT_QUALITY = 85
 _LOSSLESS = 100
-# Effort 4, libvips' own default, takes seven times the processor time for the same size.
+# libvips' default, effort 4, takes seven times the processor time for a file of the same size.
 _EFFORT = 3
-# The most that AV1 stores a channel.
+# The most bits per channel that AV1 stores.
 _DEEP_BITS = 12
-# What EXIF has where the resolution is not known (Exif 2.32, 4.6.4).
+# EXIF's value for an unknown resolution (Exif 2.32, 4.6.4).
 _UNTOLD_DPI = 72
 _MILLIMETRES = 25.4
 _KEPT = ForeignKeep.ICC | ForeignKeep.XMP
@@ -34,15 +34,15 @@ def write_avif(
     metadata: Metadata,
     quality: int | None,
 ) -> None:
-    """Write ``rows`` with full chroma resolution, 16 bits a channel as 12.
+    """Write ``rows`` with full chroma resolution, 16 bits per channel as 12.
 
-    Quality 100 is lossless for 8 bits a channel. Gray is stored as RGB.
+    Quality 100 is lossless for 8 bits per channel. Gray is stored as RGB.
     """
     chosen = quality or _DEFAULT_QUALITY
     exif = metadata.exif_with_dpi()
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)
-        # libvips writes a resolution into every block, from here.
+        # libvips writes this resolution into every EXIF block.
         across, down = (exif and resolution(exif)) or (_UNTOLD_DPI, _UNTOLD_DPI)
         image = image.copy(xres=across / _MILLIMETRES, yres=down / _MILLIMETRES)
         blobs = {
@@ -60,7 +60,7 @@ def write_avif(
             effort=_EFFORT,
             bitdepth=_DEEP_BITS if picture.bits > 8 else 8,
             subsample_mode="off",
-            # Without a block it would make one, to tell a resolution that nobody knows.
+            # Without this libvips would add a block that states an unknown resolution.
             keep=_KEPT | (ForeignKeep.EXIF if exif else ForeignKeep.NONE),
         )
     file.write(data)

@@ -1,4 +1,4 @@
-"""A BMP, through Pillow: palettes, 16 bits a pixel, run lengths, alpha.
+"""A BMP, through Pillow: palettes, 16 bits per pixel, run lengths, alpha.
 
 Source: Windows' BITMAPCOREHEADER, BITMAPINFOHEADER, BITMAPV4HEADER and BITMAPV5HEADER.
 """
@@ -16,10 +16,10 @@ from upscaled_imaging.origin import Origin
 from upscaled_imaging.pillow import load_by_pillow
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# The header begins behind the file's own, with its length.
+# The bitmap header follows the file header, and begins with its own length.
 _HEADER_AT, _CORE_BYTES, _V4_BYTES, _V5_BYTES = 14, 12, 108, 124
 _RUN_LENGTHS = (1, 2)
-# Pillow decodes run lengths in Python, at 0.1 us a pixel in the worst case.
+# Pillow decodes run lengths in Python, and takes up to 0.1 us per pixel.
 _MOST_RUN_LENGTH_PIXELS = 50_000_000
 _EMBEDDED, _LINKED, _CALIBRATED = b"DEBM", b"KNIL", bytes(4)
 _METRES_AN_INCH = 0.0254
@@ -47,12 +47,12 @@ def load_bmp(
         )
     from PIL.BmpImagePlugin import BmpImageFile
 
-    told = {"icc-profile-data": _profile(header, origin.read_at, warn)}
-    return load_by_pillow(BmpImageFile, origin, told, warn)
+    fields = {"icc-profile-data": _profile(header, origin.read_at, warn)}
+    return load_by_pillow(BmpImageFile, origin, fields, warn)
 
 
 def bmp_resolution(read_at: ReadAt) -> tuple[float, float] | None:
-    """Dots an inch across and down; None if the file tells none."""
+    """Dots per inch across and down; None if the file has no resolution."""
     header = _header(read_at)
     if len(header) < 40:
         return None
@@ -71,15 +71,15 @@ def _header(read_at: ReadAt) -> bytes:
 def _profile(header: bytes, read_at: ReadAt, warn: Callable[[str], None]) -> bytes | None:
     if len(header) < _V4_BYTES:
         return None
-    told = header[56:60]
-    if told == _EMBEDDED and len(header) == _V5_BYTES:
+    space = header[56:60]
+    if space == _EMBEDDED and len(header) == _V5_BYTES:
         at, size = struct.unpack_from("<II", header, 112)
         return read_at(_HEADER_AT + at, size) or None
-    if told == _LINKED:
-        warn("the input's colour profile is a file of its own: it was left out")
-    elif told == _CALIBRATED and any(header[60:108]):
+    if space == _LINKED:
+        warn("the input's colour profile is in another file: it was left out")
+    elif space == _CALIBRATED and any(header[60:108]):
         warn(
-            "the input's colours are told by numbers that nothing here reads: they were left out, "
-            "and the colours may look wrong"
+            "the input's colour tags cannot be read: they were left out, and the colours may look "
+            "wrong"
         )
     return None

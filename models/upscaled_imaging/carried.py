@@ -1,4 +1,4 @@
-"""What an output format has a place for. What it has none for is left out with a warning."""
+"""The metadata that an output format can store. The rest is left out with a warning."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from upscaled_imaging.metadata import COMMENT, Metadata, Text
 from upscaled_protocol.choices import OutputFormat
 
 _HAVE_IPTC = ("png", "tiff", "jpeg")
-# Texts that EXIF has a tag for; a comment takes the description's if there is none.
+# Texts that EXIF has a tag for. A comment gets the description's tag if that is free.
 _DESCRIPTION = "Description"
 _EXIF_TAGS = {"Title": 270, _DESCRIPTION: 270, "Author": 315, "Copyright": 33432, "Software": 305}
 _NAMED = 5
-# ImageMagick's copies of what other places hold: the file's dates, the profile's name, EXIF.
+# ImageMagick's copies of other metadata: the file's dates, the profile's name, EXIF.
 _COPIES, _EXIF_COPIES = ("date:", "icc:"), ("exif:", "tiff:")
 
 
 def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
-    """The metadata in the places that the format has."""
+    """The metadata, moved to the places that the format has for it."""
     copies = _COPIES if metadata.exif is None else _COPIES + _EXIF_COPIES
     texts = tuple(text for text in metadata.texts if not text.keyword.startswith(copies))
     metadata = replace(metadata, texts=texts)
@@ -40,7 +40,7 @@ def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None])
 
 
 def _with_texts(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
-    """Texts become EXIF, if there is none, and a JPEG's comments."""
+    """Texts become EXIF if the picture has none, and a JPEG's comments."""
     kept: list[Text] = []
     tags: dict[int, str] = {}
     lost: list[str] = []
@@ -56,9 +56,9 @@ def _with_texts(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], No
             lost.append(text.keyword)
     if lost:
         names = list(dict.fromkeys(lost))
-        told = ", ".join(name[:80] for name in names[:_NAMED])
+        listed = ", ".join(name[:80] for name in names[:_NAMED])
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        warn(f"{kind} has no place for texts of the input ({told}{more}): they were left out")
+        warn(f"{kind} has no place for texts of the input ({listed}{more}): they were left out")
     exif = from_texts(tags) if tags else metadata.exif
     return replace(metadata, exif=exif, texts=tuple(kept))
 
@@ -68,7 +68,7 @@ def _fits_jpeg(text: Text) -> bool:
 
 
 def _fitting(metadata: Metadata, warn: Callable[[str], None]) -> Metadata:
-    """What fits into a JPEG's segments of 64 KiB; a profile may take 255 of them."""
+    """The metadata that fits into a JPEG's segments of 64 KiB; a profile may take 255 of them."""
     if metadata.exif is not None and len(metadata.exif) > MAX_EXIF_BYTES:
         warn("the EXIF block is too long for JPEG: it was left out")
         metadata = replace(metadata, exif=None)

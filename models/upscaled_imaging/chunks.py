@@ -1,6 +1,7 @@
-"""The pieces that files are made of: PNG's chunks, JPEG's segments, GIF's blocks, AVIF's boxes.
+"""The pieces of a file: PNG's chunks, JPEG's segments, GIF's blocks, AVIF's boxes.
 
-For what libvips does not tell. A walk ends where the file does, or makes no sense.
+They hold the metadata that libvips does not report. A walk ends at the end of the file, or at the
+first piece that is broken.
 Source: PNG specification, third edition; ITU-T T.81, annex B; GIF89a (CompuServe, 1990), sections
 15 and 18 to 26; ISO/IEC 14496-12, 4.2.
 """
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 ReadAt = Callable[[int, int], bytes]
 
-# Real files have a dozen or two, and one for each 8 KiB of their pixels.
+# Real files have up to 24 chunks, and one more for each 8 KiB of their pixels.
 _MOST = 1000
 _MOST_OF_PIXELS = 100_000
 _START_OF_SCAN = 0xDA
@@ -21,12 +22,12 @@ _WHOLE_FILE = 2**62
 GIF_IMAGE = b"\x2c"
 _GIF_EXTENSION = b"\x21"
 _GIF_HEADER_BYTES, _GIF_IMAGE_BYTES = 13, 10
-# Sub-blocks have up to 255 bytes: room for 16 MiB of comments, XMP, profiles and pixels.
+# A sub-block has up to 255 bytes: enough for 16 MiB of comments, XMP, profiles and pixels.
 _MOST_GIF_BLOCKS = 65_536
 
 
 class Chunk(NamedTuple):
-    """One piece: its name, and where what it holds begins and ends."""
+    """One piece: its name, and the offsets at which its contents begin and end."""
 
     kind: bytes
     start: int
@@ -66,7 +67,7 @@ def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
         head = read_at(at, 4)
         if len(head) < 4 or head[0] != 0xFF or head[1] == _START_OF_SCAN:
             return
-        if head[1] == 0xFF:  # any number of these may stand before a marker
+        if head[1] == 0xFF:  # fill bytes, any number of which may precede a marker
             at += 1
             continue
         end = at + 2 + int.from_bytes(head[2:])
@@ -77,8 +78,8 @@ def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
 def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:
     """A GIF's pictures, named `GIF_IMAGE`, and its extensions, named by their labels.
 
-    A picture is the ten bytes of its descriptor; an extension is its sub-blocks, the lengths
-    between them included.
+    A picture is the ten bytes of its descriptor. An extension is its sub-blocks and the length
+    bytes between them.
     """
     head = read_at(0, _GIF_HEADER_BYTES)
     if len(head) < _GIF_HEADER_BYTES:
@@ -88,7 +89,7 @@ def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:
         block = read_at(at, _GIF_IMAGE_BYTES)
         if block[:1] == GIF_IMAGE and len(block) == _GIF_IMAGE_BYTES:
             yield Chunk(GIF_IMAGE, at, at + _GIF_IMAGE_BYTES)
-            # The palette, and the byte that tells how many bits a code has.
+            # The palette, and the byte that holds the number of bits per code.
             start = at + _GIF_IMAGE_BYTES + _gif_palette_bytes(block[9]) + 1
         elif block[:1] == _GIF_EXTENSION and len(block) > 1:
             start = at + 2
@@ -101,7 +102,7 @@ def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:
 
 
 def _gif_blocks_end(read_at: ReadAt, at: int, most: int) -> tuple[int, int]:
-    """The place behind the sub-blocks that begin at ``at``, and how many there are."""
+    """The offset behind the sub-blocks that begin at ``at``, and their number."""
     for count in range(1, most + 1):
         length = read_at(at, 1)
         at += 1 + int.from_bytes(length)
@@ -115,7 +116,7 @@ def _gif_palette_bytes(flags: int) -> int:
 
 
 def boxes(read_at: ReadAt, start: int = 0, end: int = _WHOLE_FILE) -> Iterator[Chunk]:
-    """The boxes that lie between two places of a file."""
+    """The boxes between two offsets of a file."""
     for _ in range(_MOST):
         head = read_at(start, 16)
         if len(head) < 8 or start >= end:
@@ -132,7 +133,7 @@ def boxes(read_at: ReadAt, start: int = 0, end: int = _WHOLE_FILE) -> Iterator[C
 
 
 def boxes_at(read_at: ReadAt, *path: bytes) -> Iterator[Chunk]:
-    """The boxes inside those of the given names, one inside the other."""
+    """The boxes inside nested boxes, whose names are ``path`` from the outside in."""
     found = boxes(read_at)
     for name in path:
         # These two begin with a version and flags.

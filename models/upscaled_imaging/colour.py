@@ -1,4 +1,4 @@
-"""Colour models: everything that goes in becomes gray or RGB, with or without alpha."""
+"""Colour models: every input becomes gray or RGB, with or without alpha."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def normalised(
 ) -> tuple[pyvips.Image, bytes | None]:
     """The image as gray or RGB of 8 or 16 bits, and the profile that then describes it.
 
-    CMYK goes through its own profile, or through libvips' where it has none, to sRGB. Palettes are
-    colours already when they come here. Raises `JobError` (unsupported_format).
+    CMYK is converted to sRGB by its own profile, or by libvips' if it has none. The loaders have
+    expanded palettes already. Raises `JobError` (unsupported_format).
     """
     if image.format not in ("uchar", "ushort"):
         raise JobError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            f"the input has {image.format} pixels: convert it to 8 or 16 bits a channel",
+            f"the input has {image.format} pixels: convert it to 8 or 16 bits per channel",
         )
     if image.interpretation == _CMYK:
         if _profile(image, b"CMYK", warn) is None:
@@ -48,14 +48,14 @@ def normalised(
 
 
 def straight(image: pyvips.Image) -> pyvips.Image:
-    """The image whose colours were multiplied by their alpha, divided by it again."""
+    """The image with its premultiplied colours divided by their alpha."""
     top = 65535 if image.format == "ushort" else 255
     divided = image.unpremultiply(max_alpha=top).rint().cast(image.format)
     return divided.copy(interpretation=image.interpretation)
 
 
 def as_rgb(image: pyvips.Image, icc: bytes | None) -> tuple[pyvips.Image, bytes | None]:
-    """For formats that store gray as RGB: a gray profile would not fit there."""
+    """The image for a format that stores gray as RGB, to which a gray profile would not apply."""
     if icc is None or space(icc) != b"GRAY":
         return image, icc
     image = image.copy()
@@ -65,7 +65,7 @@ def as_rgb(image: pyvips.Image, icc: bytes | None) -> tuple[pyvips.Image, bytes 
 
 
 def _inks_to_srgb(image: pyvips.Image) -> pyvips.Image:
-    # Alpha apart: libvips takes that of 16 bits beside inks for one of 8.
+    # Alpha is added afterwards: libvips takes the 16-bit alpha of CMYK for an 8-bit one.
     colours = _to_srgb(image.extract_band(0, n=4))
     if image.bands == 4:
         return colours
@@ -76,7 +76,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
     return image.icc_transform(
         "srgb",
         embedded=True,
-        input_profile="cmyk",  # where none is embedded
+        input_profile="cmyk",  # used if none is embedded
         intent="relative",
         black_point_compensation=True,
         depth=16 if image.format == "ushort" else 8,
@@ -84,7 +84,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
 
 
 def _profile(image: pyvips.Image, wanted: bytes, warn: Callable[[str], None]) -> bytes | None:
-    """The embedded profile, where it can be used for pixels of the colour space."""
+    """The embedded profile, if it is sound and for pixels of the ``wanted`` colour space."""
     if not image.get_typeof(_ICC):
         return None
     profile = usable(bytes(image.get(_ICC)))

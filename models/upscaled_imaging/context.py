@@ -1,4 +1,4 @@
-"""What a running job gives to those that read and write its picture."""
+"""The running job, as the code that reads and writes its picture sees it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Phase = Literal["load", "decode", "inference", "encode"]
 
 
 class PictureContext(Protocol):
-    """What reading and writing a picture needs of the running job.
+    """The part of a running job that reading and writing a picture needs.
 
     Safe to use from the job's own threads.
     """
 
     job_id: str
-    # What a supervisor calls this acceptance of the job, the same for each of its runs.
+    # A supervisor's name for this acceptance of the job. It is the same for each of its runs.
     accepted_as: str | None
 
     def progress(
@@ -28,20 +28,20 @@ class PictureContext(Protocol):
         budget_s: float | None = None,
         tail_s: float = 0.0,
     ) -> None:
-        """Tell how far the job is; it is also the heartbeat.
+        """Report progress, which is also the heartbeat.
 
-        `percent` 0 to 100, never falling (a lower one is raised to the last), in proportion to the
-        time that it takes; the clock for the time left starts with the last 0. `budget_s` is the
-        silence to allow from here on: give it before work that can take long. `tail_s` is what
-        follows 100 percent, as far as that is known.
+        `percent` is 0 to 100, in proportion to the time that the work takes. It never falls: a
+        lower value is raised to the last one. The clock for the time left starts at the last 0.
+        `budget_s` is the time allowed until the next report: give it before work that can take
+        long. `tail_s` is the expected time after 100 percent.
         Raises `JobError` (cancelled) if the job was cancelled.
         """
 
     def check_cancelled(self) -> None:
-        """Raise `JobError` (cancelled) if the job was cancelled. Cheap: call it every tile."""
+        """Raise `JobError` (cancelled) if the job was cancelled. Cheap: call it for every tile."""
 
     def phase(self, phase: Phase) -> AbstractContextManager[None]:
-        """Time a stretch of work; stretches of one phase add up, threads may overlap."""
+        """Measure the time of some work. Times of one phase add up, and threads may overlap."""
 
     def warn(self, text: str) -> None:
-        """Add one sentence to the result's `warnings`; a repeated one is dropped."""
+        """Add one sentence to the result's `warnings`, unless it is there already."""

@@ -10,12 +10,12 @@ import psutil
 
 
 def computing_threads() -> int:
-    """The cores that this process may use; a second thread on a core gains nothing."""
+    """One thread per physical core that this process may use: a second one gains nothing."""
     return max(1, min(_cores(), allowed_cores()))
 
 
 def allowed_cores() -> int:
-    """Logical cores, within what this process was confined to."""
+    """Logical cores that this process may run on."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

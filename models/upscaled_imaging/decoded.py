@@ -1,4 +1,4 @@
-"""Pixels that another library than libvips has decoded, as an image of libvips."""
+"""Pixels that a library other than libvips has decoded, as an image of libvips."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import pyvips
 
 from upscaled_imaging.rows import Picture
 
-# What libvips calls them, with 8 bits a channel and with 16.
+# libvips' names for 8 and for 16 bits per channel.
 _NAMES = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16")}
 
 
 def decoded_image(
-    pixels: memoryview, picture: Picture, told: Mapping[str, bytes | int | None]
+    pixels: memoryview, picture: Picture, fields: Mapping[str, bytes | int | None]
 ) -> pyvips.Image:
     """An image of ``pixels``, which are not copied.
 
-    told: what the file tells beside them, by libvips' names ("icc-profile-data", "n-pages",
-    "bits-per-sample" if not all of them are used, ...).
+    fields: the file's metadata by libvips' names ("icc-profile-data", "n-pages",
+    "bits-per-sample" if not all bits are used, ...).
     """
     deep = picture.bits > 8
     image = pyvips.Image.new_from_memory(
         pixels, picture.width, picture.height, picture.bands, "ushort" if deep else "uchar"
     )
     image = image.copy(interpretation=_NAMES[picture.bands - picture.has_alpha][deep])
-    # libvips takes EXIF's orientation from the block, but these decoders turn pictures themselves.
-    for name, value in (*told.items(), ("orientation", 1)):
+    # libvips reads the orientation from EXIF, but these decoders have turned the picture already.
+    for name, value in (*fields.items(), ("orientation", 1)):
         if value is not None:
             is_blob = isinstance(value, bytes)
             type_ = pyvips.GValue.blob_type if is_blob else pyvips.GValue.gint_type

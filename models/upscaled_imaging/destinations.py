@@ -46,7 +46,7 @@ class PendingOutput:
 
 
 class Destination(ABC):
-    """Where one job's output goes, checked before the work begins."""
+    """The place for one job's output, checked before the work begins."""
 
     @abstractmethod
     def open(self) -> AbstractContextManager[PendingOutput]:

@@ -1,8 +1,8 @@
-"""From what a job asks for to the sizes in pixels: a pure plan, made before any pixel is read.
+"""The sizes in pixels that a job asks for: a pure plan, made before any pixel is read.
 
-Without a target the output is input x factor. With one, target pixels = inches x DPI, truncated,
-and the aspect ratios decide: within 0.01 of each other the output is exactly the target;
-otherwise the picture covers the target, and what passes it is reported as `crop_info`.
+Without a target the output is input x factor. With a target in inches, its pixels are inches x DPI,
+truncated. If the aspect ratios of input and target differ by at most 0.01, the output is exactly
+the target. Otherwise the picture covers the target, and the excess is reported as `crop_info`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import CropInfo, Size
 
-# Width / height ratios this close count as equal: the picture is stretched to the exact target.
+# Aspect ratios this close count as equal: the picture is stretched to the exact target.
 ASPECT_TOLERANCE = 0.01
 
-# The same bound as `upscale_factor`: past it a network only invents texture.
+# The same bound as `upscale_factor`: beyond it a network only invents texture.
 MAX_SCALE = 16.0
 
-# A target may be smaller than the input, which is then only resampled. Below a sixteenth it is
-# far more likely that inches were meant for pixels.
+# A target may be smaller than the input, which is then only resampled. Below a sixteenth, inches
+# were most likely given as pixels.
 MIN_SCALE = 1 / MAX_SCALE
 
 
@@ -31,12 +31,12 @@ MIN_SCALE = 1 / MAX_SCALE
 class Plan:
     """Sizes in pixels, each side at least 1.
 
-    scale: what the host is told: the factor, or target side / input side.
+    scale: the scale factor of the result: the factor, or target side / input side.
     scaled: what upscaling and resampling produce.
-    output: `scaled`, or the part of it that is kept where a crop was asked for.
+    output: `scaled`, or the part of it that a crop keeps.
     crop_x, crop_y: the upper left corner of `output` in `scaled`.
-    crop_info: how far `scaled` passes the target; None where there is nothing to pass.
-    dpi: dots an inch to write into the output; None keeps the input's own.
+    crop_info: by how much `scaled` is larger than the target; None without a target.
+    dpi: dots per inch to write into the output; None keeps the input's own.
     """
 
     scale: float
@@ -51,13 +51,13 @@ class Plan:
 def plan_size(config: ImageConfig, input_size: Size, *, factor: float, default_dpi: int) -> Plan:
     """Plan the sizes of one job.
 
-    `factor` counts where the config has no target; `default_dpi` where it has inches and no DPI.
-    Where only one side of the target is given, the other follows the input's aspect ratio.
+    `factor` is used if the config has no target, `default_dpi` if it has inches and no DPI. If only
+    one side of the target is given, the other follows the input's aspect ratio.
 
     Sides are rounded to the nearest pixel, halves up, but inches x DPI is truncated in double
     arithmetic, so that hosts which compute the same product get the same number.
 
-    Raises `JobError` (invalid_job) where a side would be scaled by more than 16 or less than 1/16.
+    Raises `JobError` (invalid_job) if a side would be scaled by more than 16 or less than 1/16.
     """
     by_inches = config.target_width_inches is not None or config.target_height_inches is not None
     dpi = default_dpi if by_inches and config.target_dpi is None else config.target_dpi
@@ -142,12 +142,12 @@ def _multiply(side: int, factor: float) -> int:
 
 
 def _divide(numerator: int, denominator: int) -> int:
-    """The quotient in whole numbers: a double would be off by one at some halves."""
+    """The quotient, by integers only: a double would be off by one at some halves."""
     return max(1, (2 * numerator + denominator) // (2 * denominator))
 
 
 def _check_scale(config: ImageConfig, source: Size, plan: Plan) -> None:
-    # Both sides: a stretch within the aspect tolerance may scale a long side by more.
+    # Both sides are checked: a stretch within the aspect tolerance scales one of them by more.
     largest = max(plan.scaled.width / source.width, plan.scaled.height / source.height)
     if largest > MAX_SCALE:
         limit, advice = f"at most {MAX_SCALE:g} times", "give a larger picture or a smaller size"
@@ -164,7 +164,7 @@ def _check_scale(config: ImageConfig, source: Size, plan: Plan) -> None:
 
 
 def _asked(config: ImageConfig, plan: Plan) -> str:
-    """The fields that say the size."""
+    """The fields that state the size."""
     inches = ("target_width_inches", "target_height_inches")
     fields = {name: getattr(config, name) for name in (*inches, "target_width", "target_height")}
     given = [f"{name} {value:g}" for name, value in fields.items() if value is not None]

@@ -1,8 +1,8 @@
-"""How long the encoders take that begin once they have the whole picture: for the time left."""
+"""The time of encoders that need the whole picture, for the estimate of the time left."""
 
 from __future__ import annotations
 
-# Seconds per megapixel on one core, until an encoder of this process has been seen to take others.
+# Seconds per megapixel on one core, used until an encoder of this process was measured.
 _FIRST_GUESS = {"webp": 0.4, "avif": 1.0}
 
 _seen = dict(_FIRST_GUESS)
@@ -14,6 +14,6 @@ def expected_s(kind: str, pixels: int) -> float:
 
 
 def keep_encode_time(kind: str, pixels: int, seconds: float) -> None:
-    """Take note of what an encoder took."""
+    """Keep the time that an encoder took."""
     if kind in _seen:
         _seen[kind] = seconds / pixels * 1e6

@@ -1,8 +1,8 @@
 """EXIF blocks, revised in place.
 
-libexif, which libvips uses, writes a block anew and loses maker notes that it does not know (all
-of a Canon SX60's, for one), since they hold offsets into the block. Here every byte stays where it
-was; single numbers change, and a new main directory is added at the end.
+libexif, which libvips uses, rewrites the whole block and loses maker notes that it does not know
+(all of a Canon SX60's, for example), because they hold offsets into the block. Here every byte
+keeps its offset. Single numbers change, and a new main directory is added at the end.
 Source: Exif 2.32 (CIPA DC-008-2019); TIFF 6.0 for the structure.
 """
 
@@ -16,16 +16,16 @@ from upscaled_imaging.tags import Entry, Reader, Tag, TagType, header, pack
 
 EXIF_POINTER, _GPS, INTEROPERABILITY = 34665, 34853, 40965
 _POINTERS = frozenset({EXIF_POINTER, _GPS, INTEROPERABILITY})
-# What of a TIFF's main directory describes the picture, not the storage of its pixels: the
+# Tags of a TIFF's main directory that describe the picture, not how its pixels are stored: the
 # document's name, title, make, model, page, software, date, artist, host, rating, copyright, and
-# Windows' five.
+# five of Windows.
 DESCRIPTIVE = frozenset(
     {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)}
 )
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 40962, 40963
-# Where the bytes of a thumbnail lie, and how many they are: as JPEG, and in strips.
+# Offset and length of a thumbnail's bytes: as JPEG, and in strips.
 _THUMBNAILS = ((513, 514), (273, 279))
 _INCHES_A_UNIT = {2: 1.0, 3: 1 / 2.54}
 _INCH = 2
@@ -73,18 +73,18 @@ def revised(
 
 
 def orientation(exif: bytes) -> int:
-    """How the picture lies, 1 to 8; 1, upright, where the block does not tell."""
+    """The picture's orientation, 1 to 8; 1 (upright) if the block has none."""
     try:
         reader = block_reader(exif)
         tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}
-        told = reader.integer(tags[_ORIENTATION])
+        value = reader.integer(tags[_ORIENTATION])
     except (ValueError, KeyError):
         return 1
-    return told if 1 <= told <= 8 else 1
+    return value if 1 <= value <= 8 else 1
 
 
 def resolution(exif: bytes) -> tuple[float, float] | None:
-    """Dots an inch across and down that the block tells; None where it tells none."""
+    """Dots per inch across and down; None if the block has no resolution."""
     return tiff_resolution(lambda at, count: exif[at : at + count])
 
 
@@ -103,12 +103,12 @@ def tiff_resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float]
 
 
 def descriptive_tags(exif: bytes) -> list[Tag]:
-    """The block as the tags that a TIFF file has for it, none where it is broken."""
+    """The block as tags of a TIFF file; no tags if it is broken."""
     return _descriptive(lambda at, count: exif[at : at + count])
 
 
 def from_texts(texts: dict[int, str]) -> bytes:
-    """A block that holds nothing but texts, by their tags."""
+    """A block that holds only texts, each under its tag."""
     tags = [
         Tag(number, TagType.ASCII, text.replace("\0", " ").encode() + b"\0")
         for number, text in texts.items()
@@ -119,10 +119,10 @@ def from_texts(texts: dict[int, str]) -> bytes:
 def from_tiff(
     read_at: Callable[[int, int], bytes], check: Callable[[], None] = lambda: None
 ) -> bytes | None:
-    """The block that holds what a TIFF file tells about its picture; None if it tells nothing.
+    """A block of a TIFF file's descriptive tags; None if it has none.
 
-    Maker notes move, and those with offsets into the file are lost to most readers. ``check`` is
-    called as the file is read; what it raises ends the reading.
+    Maker notes get another offset, so most readers cannot read those that hold offsets into the
+    file. ``check`` is called while the file is read; an exception of it ends the reading.
     """
     tags = _descriptive(read_at, check)
     return header(8, big=False) + pack(tags, 8) if tags else None
@@ -139,7 +139,7 @@ def _descriptive(
 
 
 def block_reader(block: bytes | bytearray) -> Reader:
-    """Reads the directories of a block. Raises `ValueError` if it is none."""
+    """A reader of a block's directories. Raises `ValueError` if it is not an EXIF block."""
     reader = Reader(lambda at, count: bytes(block[at : at + count]))
     if reader.big:
         raise ValueError("EXIF has no 64-bit form")
@@ -147,7 +147,7 @@ def block_reader(block: bytes | bytearray) -> Reader:
 
 
 def packed_entry(order: str, number: int, kind: TagType, value: int, *, count: int = 1) -> bytes:
-    """An entry of one number, or one that points to where ``count`` numbers lie."""
+    """An entry that holds one number, or the offset of ``count`` numbers."""
     code = "HHIHxx" if kind == TagType.SHORT else "HHII"
     return struct.pack(order + code, number, kind, count, value)
 
@@ -163,7 +163,7 @@ def _set_dimensions(
 
 
 def _erase_thumbnail(block: bytearray, reader: Reader, at: int) -> None:
-    # It shows the picture before whatever was done to it, and may be what somebody cut away.
+    # It shows an earlier state of the picture, perhaps a part that a person has cut off.
     tags = {entry.number: entry for entry in reader.entries(at)[0]}
     for offset, length in _THUMBNAILS:
         if offset not in tags or length not in tags:

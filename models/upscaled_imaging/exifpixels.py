@@ -22,7 +22,7 @@ _SHORTS, _LONGS = 2**16, 2**32
 
 
 def scaled_exif(exif: bytes, before: Size, after: Size) -> bytes:
-    """The block of a picture that was scaled as a whole; a broken one stays as it is."""
+    """The block of a picture that was scaled as a whole; a broken block is not changed."""
     block = bytearray(exif)
     scales = (after.width / before.width, after.height / before.height)
     with suppress(ValueError):
@@ -40,7 +40,7 @@ def scaled_exif(exif: bytes, before: Size, after: Size) -> bytes:
 
 
 def places_in_exif(exif: bytes) -> list[str]:
-    """The names of the tags that tell places in the picture."""
+    """The names of the tags that hold positions in the picture."""
     try:
         numbers = {entry.number for entry in _entries(block_reader(exif))}
     except ValueError:
@@ -49,7 +49,7 @@ def places_in_exif(exif: bytes) -> list[str]:
 
 
 def _entries(reader: Reader) -> Iterator[Entry]:
-    """The entries of the directory that tells how the picture was taken."""
+    """The entries of the EXIF directory, which describes how the picture was taken."""
     for pointer in reader.entries(reader.first)[0]:
         if pointer.number == EXIF_POINTER:
             yield from reader.entries(reader.integer(pointer))[0]
@@ -58,14 +58,14 @@ def _entries(reader: Reader) -> Iterator[Entry]:
 def _scale_place(
     block: bytearray, reader: Reader, entry: Entry, scales: tuple[float, float]
 ) -> None:
-    told = reader.integers(entry, _MOST_NUMBERS)
-    values = [min(round(one * scales[index % 2]), _LONGS - 1) for index, one in enumerate(told)]
+    numbers = reader.integers(entry, _MOST_NUMBERS)
+    values = [min(round(one * scales[index % 2]), _LONGS - 1) for index, one in enumerate(numbers)]
     if len(values) < 2 or entry.type not in (TagType.SHORT, TagType.LONG):
         return
     if entry.type == TagType.SHORT and max(values) < _SHORTS:
         struct.pack_into(f"{reader.order}{len(values)}H", block, entry.place, *values)
         return
-    # Numbers past 65,535 take more bytes than there are: they go to the end.
+    # Numbers above 65,535 do not fit into the entry: they are added at the end of the block.
     block += bytes(len(block) % 2)
     moved = packed_entry(reader.order, entry.number, TagType.LONG, len(block), count=len(values))
     block[entry.at : entry.at + len(moved)] = moved
@@ -85,7 +85,7 @@ def _scale_fraction(block: bytearray, reader: Reader, entry: Entry, scale: float
 def _set_related_size(
     block: bytearray, reader: Reader, pointer: Entry, before: Size, after: Size
 ) -> None:
-    """The size of the picture itself; that of another file, such as a DCF thumbnail's, stays."""
+    """Scale the picture's own size, but not that of another file, such as a DCF thumbnail."""
     related = {entry.number: entry for entry in reader.entries(reader.integer(pointer))[0]}
     found = [related[number] for number in _RELATED_SIZE if number in related]
     if [reader.integer(entry) for entry in found] != [before.width, before.height]:

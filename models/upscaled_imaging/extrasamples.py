@@ -1,8 +1,8 @@
 """The channels of a TIFF behind its colours: transparency, a saved selection, a spot ink.
 
-libvips takes the first of them for transparency, whatever it is. It also rounds down what it
-divides by alpha, and takes the alpha of 16-bit CMYK for one of 8 bits: so it is not told that
-colours are multiplied, and they are divided here.
+libvips takes the first of them for transparency, also if it is something else. It rounds down when
+it divides by alpha, and takes the alpha of 16-bit CMYK for an 8-bit one. So premultiplied colours
+are hidden from libvips, and divided here.
 Source: TIFF 6.0 (Adobe, 1992), section 18, ExtraSamples.
 """
 
@@ -24,28 +24,28 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 _WHITE_IS_ZERO, _YCBCR = 0, 6
 _SEPARATE = 2
 _CMYK = 1
-# Channels of colour by photometric interpretation: gray of either polarity, RGB, CMYK, YCbCr.
+# Number of colour channels by photometric interpretation: gray (two polarities), RGB, CMYK, YCbCr.
 _CHANNELS = {_WHITE_IS_ZERO: 1, 1: 1, 2: 3, 5: 4, _YCBCR: 3}
-# What libvips calls them, with 8 bits a channel and with 16.
+# libvips' names for 8 and for 16 bits per channel.
 _NAMES = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}
 
 
 class _Layout(NamedTuple):
-    """``colours`` channels of colour, and what each channel behind them is: an ExtraSamples value.
+    """``colours`` colour channels, and the ExtraSamples value of each channel behind them.
 
-    are_apart: the channels lie one behind the other. told: an ExtraSamples tag that says that all
-    of the extra channels are straight alpha, by the place of the tag's values.
+    are_apart: the channels are stored one after the other. as_straight: the bytes, by offset, of an
+    ExtraSamples tag that declares all extra channels as straight alpha.
     """
 
     photometric: int
     colours: int
     extras: tuple[int, ...]
     are_apart: bool
-    told: dict[int, bytes]
+    as_straight: dict[int, bytes]
 
     @property
     def alpha(self) -> int | None:
-        """The band that is transparency: the first that says so."""
+        """The band that is transparency: the first one that is declared as alpha."""
         for band, kind in enumerate(self.extras, self.colours):
             if kind in (_ASSOCIATED, _UNASSOCIATED):
                 return band
@@ -77,16 +77,16 @@ def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Im
     else:
         image = _load_together(origin, layout, is_multiplied=is_multiplied)
         if image.bands != samples:
-            return image  # libvips made colours of its own of them
+            return image  # libvips has converted the colours
         if len(wanted) < samples:
             bands = [image.extract_band(band) for band in wanted]
             image = bands[0].bandjoin(bands[1:]) if len(bands) > 1 else bands[0]
     image = image.copy(interpretation=_NAMES[layout.colours][image.format == "ushort"])
     if len(wanted) < samples:
-        warn(_told(samples - len(wanted)))
+        warn(_left_out(samples - len(wanted)))
     if not is_multiplied:
         return image
-    if layout.photometric == _WHITE_IS_ZERO:  # libvips turned it round
+    if layout.photometric == _WHITE_IS_ZERO:  # libvips has inverted it
         return _negative(straight(_negative(image)))
     return straight(image)
 
@@ -94,11 +94,11 @@ def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Im
 def _load_together(origin: Origin, layout: _Layout, *, is_multiplied: bool) -> pyvips.Image:
     if not is_multiplied:
         return formats.load("tiff", origin.source)
-    return formats.load("tiff", origin.changed(layout.told))
+    return formats.load("tiff", origin.changed(layout.as_straight))
 
 
 def _layout(read_at: Callable[[int, int], bytes]) -> _Layout | None:
-    """None if libvips may read the file as it is: nothing lies behind the colours or apart."""
+    """None if libvips can read the file as it is: no extra channels, and none stored apart."""
     try:
         reader = Reader(read_at)
         entries = {entry.number: entry for entry in reader.entries(reader.first)[0]}
@@ -107,26 +107,26 @@ def _layout(read_at: Callable[[int, int], bytes]) -> _Layout | None:
         samples = reader.integer(entries[_SAMPLES]) if _SAMPLES in entries else colours
         planes = reader.integer(entries[_PLANES]) if _PLANES in entries else 1
         inks = reader.integer(entries[_INK_SET]) if _INK_SET in entries else _CMYK
-        kinds, told = _told_kinds(reader, entries.get(_EXTRA_SAMPLES), samples)
+        kinds, as_straight = _declared_kinds(reader, entries.get(_EXTRA_SAMPLES), samples)
     except (ValueError, KeyError):
         return None
     count = samples - colours
     are_apart = planes == _SEPARATE and photometric != _YCBCR
     if count < 0 or not (count or are_apart) or inks != _CMYK:
         return None
-    # The tag tells of the last channels: those that it has no word for come before.
+    # The tag describes the last channels. Channels without a value come before them.
     extras = ((0,) * count + kinds)[-count:] if count else ()
-    return _Layout(photometric, colours, extras, are_apart, told)
+    return _Layout(photometric, colours, extras, are_apart, as_straight)
 
 
-def _told_kinds(
+def _declared_kinds(
     reader: Reader, entry: Entry | None, most: int
 ) -> tuple[tuple[int, ...], dict[int, bytes]]:
     if entry is None or entry.values > most:
         return (), {}
     try:
         kinds = tuple(reader.integers(entry, most))
-    except ValueError:  # nothing says that there is transparency
+    except ValueError:  # no channel is declared as alpha
         return (), {}
     return kinds, {entry.place: reader.packed_integers(entry, _UNASSOCIATED)}
 
@@ -137,7 +137,7 @@ def _negative(image: pyvips.Image) -> pyvips.Image:
     return gray.bandjoin(image.extract_band(alpha)).copy(interpretation=image.interpretation)
 
 
-def _told(count: int) -> str:
+def _left_out(count: int) -> str:
     if count == 1:
         return (
             "the input has a channel that is no transparency, such as a saved selection or a spot "

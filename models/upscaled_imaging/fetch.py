@@ -1,7 +1,7 @@
-"""A picture from a URL, without lending a stranger this machine's place in its network.
+"""A picture from a URL, without giving a job access to this machine's private network.
 
-`Access.urls` says which hosts may be fetched from. The connection goes to the address that was
-checked, and each redirect is checked in the same way. Proxies of the environment are not used.
+`Access.urls` decides which hosts are allowed. The connection goes to the address that was checked,
+and each redirect is checked in the same way. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from upscaled_protocol.destinations import (
 )
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# From the first name look-up to the last byte, redirects included: half a gigabyte at 70 Mbit/s.
+# From the first name look-up to the last byte, with redirects: half a gigabyte at 70 Mbit/s.
 TIME_LIMIT_S = 60.0
-# Without an answer to connecting, or without a byte.
+# The longest wait for a connection, or for the next byte.
 _SILENCE_S = 10.0
-# Between two looks at the deadline and at whether the job was cancelled.
+# How often the deadline and a cancel are checked.
 _LOOK_S = 0.1
 _MAX_REDIRECTS = 5
-# RFC 1035, 2.3.4; international names are longer once they are encoded, never shorter.
+# RFC 1035, 2.3.4. International names are never shorter in their encoded form.
 _LONGEST_HOST = 253
-# Of a server's own words in an error.
+# The most characters of a server's own text in an error.
 _LONGEST_REASON = 100
 _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -44,12 +44,12 @@ _GONE = (404, 410)
 def fetch(url: str, file: BinaryIO, settings: PictureSettings, context: PictureContext) -> None:
     """Write what ``url`` gives to ``file``.
 
-    Raises `JobError`: path_not_allowed for another scheme or a host that `Access.urls` does not
-    allow, input_too_large past `Limits.max_input_bytes`, input_not_found and input_unreadable
-    if there is nothing, or not all of it, in time.
+    Raises `JobError`: path_not_allowed for another scheme, or a host that `Access.urls` does not
+    allow; input_too_large above `Limits.max_input_bytes`; input_not_found; input_unreadable if not
+    all of it arrives in time.
     """
     deadline = time.monotonic() + TIME_LIMIT_S
-    # Twice the limit: looking a name up cannot be cut short.
+    # Twice the limit, because a name look-up cannot be interrupted.
     context.progress(0, "fetch", budget_s=2 * TIME_LIMIT_S)
     try:
         for _ in range(_MAX_REDIRECTS + 1):
@@ -57,7 +57,7 @@ def fetch(url: str, file: BinaryIO, settings: PictureSettings, context: PictureC
             with _response(parts, settings, context, deadline) as response:
                 if response.status not in _REDIRECTS:
                     _receive(response, file, settings.limits.max_input_bytes)
-                    # A stream that was shut looks like one that has ended.
+                    # A stream that the watcher shut looks like one that has ended.
                     context.check_cancelled()
                     if time.monotonic() < deadline:
                         return
@@ -72,7 +72,7 @@ def fetch(url: str, file: BinaryIO, settings: PictureSettings, context: PictureC
 
 
 def too_large(limit_bytes: int) -> JobError:
-    """The error of an input with too many bytes, wherever they come from."""
+    """The error of an input with too many bytes."""
     return JobError(
         ErrorCode.INPUT_TOO_LARGE, f"the input passes the limit of {limit_bytes / 2**20:g} MiB"
     )
@@ -82,7 +82,7 @@ def _redirected(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise _unreadable("image_url redirects to what is no valid URL") from None
+        raise _unreadable("image_url redirects to something that is no valid URL") from None
 
 
 def _parts(url: str) -> SplitResult:
@@ -115,7 +115,7 @@ def _response(
     usual_port = {"http": 80, "https": 443}[parts.scheme]
     port = parts.port or usual_port
     connection = http.client.HTTPConnection(host, port)
-    # Any other one is part of the Host header, which signed URLs may be signed for.
+    # Any other port is part of the Host header, which a signed URL may cover.
     connection.default_port = usual_port
     stream = _connect(_addresses(host, port, settings.access.urls), port, context, deadline)
     with stream, _watched(stream, context, deadline):
@@ -157,20 +157,20 @@ def _connect(
 
 @contextmanager
 def _watched(stream: socket.socket, context: PictureContext, deadline: float) -> Iterator[None]:
-    """Shut the stream at the deadline, or when the job is cancelled, whoever waits for it then.
+    """Shut the stream down at the deadline, or when the job is cancelled.
 
-    A server that sends a byte now and then resets every timeout of the stream's own.
+    The stream's own timeout is not enough: a server that sends a byte now and then resets it.
     """
     over = Event()
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
             if time.monotonic() >= deadline or _is_cancelled(context):
-                with suppress(OSError):  # not connected yet, or not any more
+                with suppress(OSError):  # not connected yet, or no longer
                     copy.shutdown(socket.SHUT_RDWR)
                 return
 
-    # The stream itself may have become TLS's, whose state belongs to the reading thread.
+    # TLS may have taken over the stream itself, and its state belongs to the reading thread.
     with stream.dup() as copy:
         watcher = Thread(target=watch, name="fetch watcher", daemon=True)
         watcher.start()
@@ -205,16 +205,16 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: in
             raise too_large(limit_bytes)
         _keep(chunk, file)
     if announced is not None and received < announced:
-        raise _unreadable(f"image_url broke off after {received} of {announced} bytes")
+        raise _unreadable(f"image_url ended after {received} of {announced} bytes")
 
 
 def _keep(data: bytes, file: BinaryIO) -> None:
     try:
         file.write(data)
         file.flush()
-    except OSError as error:  # told apart from what the network does
+    except OSError as error:  # not a network error
         raise JobError(
-            ErrorCode.OUTPUT_UNWRITABLE, f"what image_url gives cannot be kept: {error.strerror}"
+            ErrorCode.OUTPUT_UNWRITABLE, f"the data of image_url cannot be stored: {error.strerror}"
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""Colour under fully transparent pixels, taken from the visible ones around.
+"""Colour under fully transparent pixels, taken from the visible pixels around them.
 
-What a file keeps there is often black or noise. A network looks at it all the same, and a dark
-fringe around the picture's subject is what comes out.
+Files often have black or noise there. A network would read it, and put a dark fringe around the
+picture's subject.
 Source of the method: pull-push interpolation (Gortler et al., The Lumigraph, SIGGRAPH 1996).
 """
 
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Rows that are filled at once, and rows that are looked at above and below them: past the
-# receptive radius of the compact networks (18 to 34 pixels) no colour there can matter.
+# Rows that are filled at once, and rows that are read above and below them. It is more than the
+# receptive radius of the compact networks (18 to 34 pixels): colours farther away have no effect.
 _REACH = 64
 
 
 class FilledRows:
-    """Rows with alpha, filled; however they are asked for, they come out the same.
+    """Rows with alpha, filled; the result does not depend on how many are asked for at once.
 
-    ``read`` gives the next rows, (h, W, C) with alpha last, and fewer than asked for at the end.
+    ``read`` returns the next rows, (h, W, C) with alpha last, and fewer than asked for at the end.
     Holds four blocks of 64 rows.
     """
 

@@ -1,4 +1,4 @@
-"""From the size that an engine gives to the size that was asked for."""
+"""From the size that an engine produces to the size that the job asks for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from upscaled_protocol.messages import Size
 def fitted(
     rows: Iterator[np.ndarray], plan: Plan, *, native: Size, native_bits: int, bits: int
 ) -> Iterator[np.ndarray]:
-    """Rows of the plan's output, resampled and cropped, from those of a picture of ``native`` size.
+    """Resample and crop rows of ``native`` size to the rows of the plan's output.
 
-    ``bits`` a channel: 8 or 16, at most ``native_bits``.
+    ``bits`` per channel: 8 or 16, at most ``native_bits``.
     """
     if plan.scaled != native:
         rows = resample(

@@ -1,4 +1,4 @@
-"""Which loader reads a picture, whether it is one at all, and what a loader's failure means."""
+"""Properties of a file that decide how it is read, and the errors of loaders."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 _LOADERS = {"avif": "heifload_source"}
 _ANIMATED_WEBP = 0x02
-# The first brand of a HEIF that is a film before it is a picture.
+# The major brands of a HEIF whose main content is an image sequence.
 _FILMS = (b"avis", b"hevc", b"hevx", b"msf1")
-# How libheif and Pillow say that memory ran out.
+# The messages of libheif and Pillow if memory ran out.
 _NO_MEMORY = re.compile(r"^Out of memory|Allocating \d+ bytes failed|cannot allocate memory")
 
 
 def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
-    """Whether the file is a film of several frames rather than one picture."""
+    """Whether the file is an animation of several frames."""
     if kind == "png":
         return _apng_frames(read_at) > 1
     if kind == "webp":
@@ -36,20 +36,20 @@ def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
 
 
 def animated() -> JobError:
-    """The error of a film."""
+    """The error of an animation."""
     return JobError(
         ErrorCode.UNSUPPORTED_FORMAT,
-        "the input is animated: send its frames as pictures of their own",
+        "the input is animated: send its frames as separate pictures",
     )
 
 
 def is_film(read_at: ReadAt) -> bool:
-    """Whether a HEIF is a film of more frames than one, or does not tell of how many."""
+    """Whether a HEIF is a sequence of several frames, or of an unknown number."""
     return read_at(8, 4) in _FILMS and _film_frames(read_at) != 1
 
 
 def _apng_frames(read_at: ReadAt) -> int:
-    """The frames that a PNG announces; 0 if it announces none.
+    """The number of frames that a PNG declares; 0 if it declares none.
 
     Source: PNG specification, third edition, 11.3.5.2.
     """
@@ -58,7 +58,7 @@ def _apng_frames(read_at: ReadAt) -> int:
 
 
 def _film_frames(read_at: ReadAt) -> int | None:
-    """The frames of a sequence's first track; None if it does not tell.
+    """The number of frames of a sequence's first track; None if it is not stated.
 
     Source: ISO/IEC 14496-12, 8.7.3.2 (stsz: version and flags, size, count).
     """
@@ -68,34 +68,34 @@ def _film_frames(read_at: ReadAt) -> int | None:
 
 
 def is_turned(kind: str, read_at: ReadAt) -> bool:
-    """Whether the decoder turns, mirrors or cuts the picture, as the file says."""
+    """Whether the file makes the decoder turn, mirror or crop the picture."""
     if kind in HEIF_KINDS:
         return heifitem.is_turned(read_at)
     return kind == "jxl" and jxl_header(read_at).is_turned
 
 
 def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
-    """Whether the colours were multiplied by their alpha; libvips does so with TIFF itself."""
+    """Whether the colours are premultiplied. TIFF is not looked at: its loader divides them."""
     return kind in HEIF_KINDS and any(
         box.kind == b"prem" for box in boxes_at(read_at, b"meta", b"iref")
     )
 
 
 def pictures(kind: str, read_at: ReadAt, image: pyvips.Image) -> int:
-    """Pictures in the file, also those that libvips does not see."""
+    """The number of pictures in the file, also of those that libvips does not count."""
     if kind == "png" and _apng_frames(read_at) == 1:
-        # Without a control chunk in front of its pixels, the PNG's own picture is no frame.
+        # Without a control chunk before its pixels, the PNG's main picture is not a frame.
         return 1 if any(chunk.kind == b"fcTL" for chunk in png_chunks(read_at)) else 2
     return pages(image)
 
 
 def pages(image: pyvips.Image) -> int:
-    """Pictures in the file that libvips sees."""
+    """The number of pictures in the file that libvips counts."""
     return int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
 
 
 def load(kind: str, source: pyvips.Source) -> pyvips.Image:
-    """The first picture of the file, to be read once from the top down; only its header is read.
+    """The first picture of the file, of which only the header is read yet. Read it once, downwards.
 
     Raises `JobError` (input_unreadable).
     """
@@ -107,19 +107,19 @@ def load(kind: str, source: pyvips.Source) -> pyvips.Image:
 
 
 def unreadable(error: pyvips.Error) -> JobError:
-    """The error of an input that is broken or truncated, or that there is no memory for."""
+    """The error of an input that is broken or truncated, or too large for the free memory."""
     return _out_of_memory() if is_out_of_memory(error) else broken(reason(error))
 
 
 def decoder_error(error: Exception) -> JobError:
-    """The same for a decoder that is not libvips'."""
-    told = " ".join(str(error).split()).rstrip(".")
-    lacks_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(told)
-    return _out_of_memory() if lacks_memory else broken(told)
+    """The same for an exception of another decoder than libvips."""
+    message = " ".join(str(error).split()).rstrip(".")
+    lacks_memory = isinstance(error, MemoryError) or _NO_MEMORY.search(message)
+    return _out_of_memory() if lacks_memory else broken(message)
 
 
 def cannot_load(name: str, distribution: str, error: ImportError) -> JobError:
-    """The error of a kind whose decoder is installed and does not load."""
+    """The error of a kind whose decoder is installed but cannot be loaded."""
     return JobError(
         ErrorCode.UNSUPPORTED_FORMAT,
         f"the input is {name}, and {distribution} does not load ({error}): run `pip install "
@@ -127,10 +127,10 @@ def cannot_load(name: str, distribution: str, error: ImportError) -> JobError:
     )
 
 
-def broken(told: str = "") -> JobError:
-    """The error of an input that is broken; told: what says so, as the end of a sentence."""
+def broken(reason: str = "") -> JobError:
+    """The error of an input that is broken. reason: the end of its sentence."""
     return JobError(
-        ErrorCode.INPUT_UNREADABLE, "the input is broken or truncated" + (told and f": {told}")
+        ErrorCode.INPUT_UNREADABLE, "the input is broken or truncated" + (reason and f": {reason}")
     )
 
 

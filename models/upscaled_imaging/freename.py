@@ -1,4 +1,4 @@
-"""Names that no file has: taken for good in one step, also beside other processes and machines."""
+"""Names that no file has yet, taken in one step that no other process can interrupt."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 
-# linux/fs.h: refuse to replace a file.
+# From linux/fs.h: do not replace a file.
 _RENAME_NOREPLACE = 1
-# What a kernel or a file system answers that does not have the call.
+# The errors of a kernel or a file system without the call.
 _NOT_HERE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK}
 
 
 def numbered(name: str, limit_bytes: int) -> Iterator[str]:
-    """The name itself, then `photo-2.png`, `photo-3.png` and so on, without an end."""
+    """The name itself, then `photo-2.png`, `photo-3.png` and so on, without end."""
     yield name
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - no path, and quicker
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name is no path, and this is faster
     for number in count(2):
         yield fitting(stem, f"-{number}{suffix}", limit_bytes)
 
 
 def fitting(stem: str, ending: str, limit_bytes: int) -> str:
-    """``stem`` and ``ending`` as one name, the stem cut to what a name may have."""
+    """``stem`` and ``ending`` as one name; the stem is cut if the name would be too long."""
     room = limit_bytes - len(os.fsencode(ending))
     while len(stem) > 1 and len(os.fsencode(stem)) > room:
         stem = stem[:-1]
@@ -32,10 +32,9 @@ def fitting(stem: str, ending: str, limit_bytes: int) -> str:
 
 
 def rename_to_free(folder: int, old: str, new: str) -> None:
-    """Rename a file within ``folder``, which is a descriptor, in one step where the file system
-    has one for it.
+    """Rename a file within ``folder``, a descriptor; in one step if the file system allows that.
 
-    Raises `FileExistsError` if there is a file called ``new``, whatever its kind.
+    Raises `FileExistsError` if anything has the name ``new``.
     """
     steps: tuple[Callable[[int, str, str], None], ...] = (_rename, _link, _reserve)
     for step in steps:
@@ -68,7 +67,7 @@ def _link(folder: int, old: str, new: str) -> None:
 
 
 def _reserve(folder: int, old: str, new: str) -> None:
-    # FAT over FUSE has no links either. Only here is the name an empty file's for a moment.
+    # FAT over FUSE has no links either. Here alone the name is an empty file's for a moment.
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
     os.close(os.open(new, flags, 0o666, dir_fd=folder))
     try:

@@ -1,4 +1,4 @@
-"""What a file tells beside its pixels: read from wherever its format has it."""
+"""The metadata of a file, read from the places that its format has for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from upscaled_imaging.pngtext import png_texts
 from upscaled_imaging.resolution import dots_an_inch
 from upscaled_imaging.tags import Reader
 
-# Far past any real packet; a forged one must not hold the daemon.
+# Much longer than any real packet. A forged one must not block the daemon.
 _LONGEST_XMP_BYTES = 16 * 1024 * 1024
 _COMMENT_MARKER, _PHOTOSHOP_MARKER = b"\xfe", b"\xed"
 _PHOTOSHOP_NAME = b"Photoshop 3.0\0"
@@ -26,7 +26,7 @@ _LONGEST_TAG_BYTES = 16 * 1024 * 1024
 
 
 class _Found(NamedTuple):
-    """photoshop: image resources. iptc: records that lie by themselves."""
+    """photoshop: image resources. iptc: records outside of image resources."""
 
     exif: bytes | None
     xmp: bytes | None
@@ -36,7 +36,7 @@ class _Found(NamedTuple):
 
 
 def gather(kind: str, read_at: ReadAt, image: pyvips.Image, context: PictureContext) -> Metadata:
-    """All that is kept of it, but for the profile. What nothing can keep is told in warnings."""
+    """All metadata but the profile. Warnings name what no output format can keep."""
     found = _found(kind, read_at, image, context)
     xmp = found.xmp
     if xmp is not None and len(xmp) > _LONGEST_XMP_BYTES:
@@ -55,8 +55,8 @@ def gather(kind: str, read_at: ReadAt, image: pyvips.Image, context: PictureCont
 
 def _found(kind: str, read_at: ReadAt, image: pyvips.Image, context: PictureContext) -> _Found:
     if kind == "png":
-        told = png_texts(read_at, context.warn)
-        return _Found(told.exif, told.xmp, told.photoshop, texts=told.texts)
+        found = png_texts(read_at, context.warn)
+        return _Found(found.exif, found.xmp, found.photoshop, texts=found.texts)
     block, xmp = _blob(image, "exif-data"), _blob(image, "xmp-data")
     if kind == "tiff":
         block = exif.from_tiff(read_at, context.check_cancelled)
@@ -71,9 +71,9 @@ def _found(kind: str, read_at: ReadAt, image: pyvips.Image, context: PictureCont
         )
         return _Found(block, xmp, b"".join(_photoshop_parts(read_at)), texts=comments)
     if kind == "gif":
-        told_by_gif = gif_texts(read_at)
-        texts = tuple(_comment(comment) for comment in told_by_gif.comments)
-        return _Found(block, xmp or told_by_gif.xmp, texts=texts)
+        gif = gif_texts(read_at)
+        texts = tuple(_comment(comment) for comment in gif.comments)
+        return _Found(block, xmp or gif.xmp, texts=texts)
     if kind == "tga":
         return _Found(None, None, texts=tuple(_of_tga(image)))
     return _Found(block, xmp, iptc=_blob(image, "iptc-data") if kind == "heic" else None)
@@ -89,7 +89,7 @@ def _photoshop_parts(read_at: ReadAt) -> Iterator[bytes]:
 
 
 def _of_tiff(read_at: ReadAt) -> tuple[bytes | None, bytes | None]:
-    """Photoshop's resources and IPTC records, byte by byte as they lie in the file."""
+    """Photoshop's resources and IPTC records, unchanged."""
     found: dict[int, bytes] = {}
     try:
         reader = Reader(read_at)

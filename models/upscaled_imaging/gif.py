@@ -1,6 +1,6 @@
-"""The part of a GIF's canvas that its picture does not cover: it is transparent.
+"""The part of a GIF's canvas that its picture does not cover, which is transparent.
 
-libvips paints it black if the picture itself has no transparent colour.
+libvips makes it black if the picture itself has no transparent colour.
 Source: GIF89a (CompuServe, 1990), sections 18 and 20.
 """
 
@@ -17,7 +17,7 @@ _OPAQUE = 255
 
 
 class Frame(NamedTuple):
-    """Where a picture lies on the canvas, in pixels."""
+    """A picture's position and size on the canvas, in pixels."""
 
     left: int
     top: int
@@ -26,7 +26,7 @@ class Frame(NamedTuple):
 
 
 def with_open_canvas(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
-    """The canvas, as libvips gives it, with alpha if the picture does not cover all of it."""
+    """The canvas, with alpha if the picture does not cover all of it."""
     frame = first_frame(read_at)
     if frame is None or image.hasalpha():
         return image
@@ -38,7 +38,7 @@ def with_open_canvas(image: pyvips.Image, read_at: ReadAt) -> pyvips.Image:
 
 
 def first_frame(read_at: ReadAt) -> Frame | None:
-    """Where the first picture lies; None if none is found."""
+    """The frame of the first picture; None if there is none."""
     for block in gif_blocks(read_at):
         if block.kind == GIF_IMAGE:
             return Frame(*struct.unpack("<4H", read_at(block.start + 1, 8)))

@@ -11,19 +11,19 @@ from upscaled_imaging.chunks import ReadAt, gif_blocks
 
 _COMMENT, _APPLICATION = b"\xfe", b"\xff"
 _XMP_NAME = b"\x0bXMP DataXMP"
-# What follows a packet, so that readers of sub-blocks find the end of it.
+# The bytes behind a packet, which lead readers of sub-blocks to its end.
 _XMP_TRAILER_BYTES = 257
 
 
 class GifTexts(NamedTuple):
-    """Comments in their order, and the XMP packet."""
+    """Comments in the file's order, and the XMP packet."""
 
     comments: tuple[bytes, ...]
     xmp: bytes | None
 
 
 def gif_texts(read_at: ReadAt) -> GifTexts:
-    """Read them, to the end of the file or to where it makes no sense."""
+    """The texts up to the end of the file, or up to its first broken block."""
     comments: list[bytes] = []
     xmp = None
     for block in gif_blocks(read_at):

@@ -1,7 +1,7 @@
 """A HEIC, as phones make them, through `pillow-heif` (libheif, libde265).
 
-The libheif that libvips brings has no decoder for it. File and picture are held in memory whole: 5
-bytes per pixel of 8 bits, 17 bytes per pixel of more.
+The libheif of libvips has no HEVC decoder. The file and the picture are held in memory: 5 bytes per
+pixel if a channel has 8 bits, 17 bytes if it has more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _XML_STARTS = (b"<", b"\xef\xbb\xbf<")
 def load_heic(
     origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
 ) -> pyvips.Image:
-    """The main picture, turned, mirrored and cut as the file says.
+    """The main picture, turned, mirrored and cropped as the file asks for.
 
     ``check_size`` is called before anything is decoded. Raises `JobError` (input_unreadable,
     out_of_memory, unsupported_format) and what ``check_size`` raises.
@@ -35,7 +35,7 @@ def load_heic(
     try:
         file = library.HeifFile(origin.read_at(0, origin.size), convert_hdr_to_8bit=False)
         picture = file[file.primary_index] if len(file) else None
-        if picture is None or not picture.info["primary"]:  # another one may be a thumbnail
+        if picture is None or not picture.info["primary"]:  # any other may be a thumbnail
             raise ValueError("its main picture is missing")
         check_size(*picture.size)
         pixels = picture.data
@@ -46,7 +46,7 @@ def load_heic(
     if xmp is not None and not xmp.startswith(_XML_STARTS):
         warn("the input has metadata of an unknown kind: left out")
         xmp = None
-    told = {
+    fields = {
         "n-pages": len(file),
         "bits-per-sample": info["bit_depth"],
         "icc-profile-data": info.get("icc_profile") or None,
@@ -56,7 +56,7 @@ def load_heic(
     }
     (width, height), bands = picture.size, _BANDS[picture.mode.split(";")[0]]
     bits = 16 if info["bit_depth"] > 8 else 8
-    return decoded_image(pixels, Picture(width, height, bands, bits), told)
+    return decoded_image(pixels, Picture(width, height, bands, bits), fields)
 
 
 @cache
@@ -65,7 +65,7 @@ def _library() -> Any:
         import pillow_heif
     except ImportError as error:
         raise cannot_load("HEIC", "pillow-heif", error) from None
-    # What is not asked for costs a copy for each picture of the file.
+    # Each of these would cost a copy per picture of the file.
     pillow_heif.options.THUMBNAILS = False
     pillow_heif.options.DEPTH_IMAGES = False
     pillow_heif.options.AUX_IMAGES = False

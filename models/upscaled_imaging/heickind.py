@@ -1,6 +1,7 @@
-"""Which HEIC files are read, and that no file makes the decoder do more than its picture is worth.
+"""Which HEIC files are read. A file must not cost the decoder much more than its picture does.
 
-Source: ISO/IEC 23008-12 (HEIF), 6.6.2 (derived pictures); libheif's limits, which hold besides.
+libheif has limits of its own, which apply too.
+Source: ISO/IEC 23008-12 (HEIF), 6.6.2 (derived pictures).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from upscaled_imaging.heifitem import (
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _DECODED = b"hvc1"
-# Pictures that are put together from others: turned, laid side by side, laid on each other.
+# Pictures that are derived from others: turned, side by side, on top of each other.
 _DERIVED = (b"iden", b"grid", b"iovl")
 _CODECS = {
     b"av01": "AV1",
@@ -30,15 +31,15 @@ _CODECS = {
     b"mski": "mask",
 }
 _METADATA = (b"Exif", b"mime")
-# The decoder copies each block for each picture that it describes. Cameras write some 100 KiB.
+# The decoder copies each block once per picture that it describes. Cameras write some 100 KiB.
 _MOST_METADATA_BYTES = 64 * 1024 * 1024
-# Tiles reach over the edge by less than one of them, and transparency doubles it all.
+# Tiles exceed the edges by less than one tile, and transparency doubles the pixels.
 _MOST_PART_PIXELS, _MOST_PARTS_TIMES = 64_000_000, 4
 _DEEPEST = 8
 
 
 def check_heic(read_at: ReadAt) -> None:
-    """Refuse a film, another codec, and tables that are broken or absurd.
+    """Refuse an animation, other codecs than HEVC, and tables that are broken or absurd.
 
     Raises `JobError` (unsupported_format, input_unreadable).
     """
@@ -51,7 +52,11 @@ def check_heic(read_at: ReadAt) -> None:
             raise ValueError("its main picture is missing")
         sizes = item_pixels(read_at)
         parts = _Parts(kinds, related, sizes)
-        alpha = [told.item for told in related if told.kind == b"auxl" and main in told.others]
+        alpha = [
+            reference.item
+            for reference in related
+            if reference.kind == b"auxl" and main in reference.others
+        ]
         pixels = sum(parts.pixels(item) for item in (main, *alpha))
     except ValueError as error:
         raise formats.broken(str(error)) from None
@@ -68,20 +73,22 @@ def check_heic(read_at: ReadAt) -> None:
 
 
 class _Parts:
-    """The coded pictures that an item is put together from."""
+    """The coded pictures that an item is made of."""
 
     def __init__(
         self, kinds: dict[int, bytes], related: list[Reference], sizes: dict[int, int]
     ) -> None:
         self._kinds, self._sizes = kinds, sizes
-        self._parts = {told.item: told.others for told in related if told.kind == b"dimg"}
+        self._parts = {
+            reference.item: reference.others for reference in related if reference.kind == b"dimg"
+        }
         self._pixels: dict[int, int] = {}
         self.codecs: set[bytes] = set()
 
     def pixels(self, item: int, depth: int = 0) -> int:
-        """How many are decoded for the item. Raises `ValueError` if parts have too many parts."""
+        """The pixels that are decoded for the item. Raises `ValueError` for too many parts."""
         if depth > _DEEPEST:
-            raise ValueError("its parts lie too deep in each other")
+            raise ValueError("its parts are nested too deep")
         if item not in self._pixels:
             kind = self._kinds.get(item, b"")
             if kind in _DERIVED:
@@ -97,9 +104,9 @@ def _check_metadata(
     kinds: dict[int, bytes], related: list[Reference], lengths: dict[int, int]
 ) -> None:
     copied = sum(
-        lengths.get(told.item, 0) * len(told.others)
-        for told in related
-        if told.kind == b"cdsc" and kinds.get(told.item) in _METADATA
+        lengths.get(reference.item, 0) * len(reference.others)
+        for reference in related
+        if reference.kind == b"cdsc" and kinds.get(reference.item) in _METADATA
     )
     if copied > _MOST_METADATA_BYTES:
         raise ValueError(f"its metadata has {copied / 2**20:.0f} MiB")

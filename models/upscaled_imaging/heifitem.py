@@ -1,5 +1,4 @@
-"""What a HEIF, such as an AVIF or a HEIC, says of its items: its main picture, and what belongs to
-it.
+"""The items of a HEIF, such as an AVIF or a HEIC: its main picture, and what belongs to it.
 
 Source: ISO/IEC 23008-12 (HEIF), 6.4 (pitm), 6.6 (dimg, auxl, cdsc) and 9.3 (iprp, ipma);
 ISO/IEC 14496-12, 8.11 (iloc, iinf, iref); ISO/IEC 14496-15, 8.3.3 (hvcC); AV1 image file format,
@@ -18,15 +17,15 @@ from upscaled_imaging.chunks import Chunk, ReadAt, boxes, boxes_at
 HEIF_KINDS = ("avif", "heic")
 _NCLX = struct.Struct(">4sHHHB")
 _FULL_RANGE = 0x80
-# Where a codec's settings tell how colour is stored, and what of it means that there is none.
+# Codec settings: the byte that holds the chroma format, its mask, and the value for monochrome.
 _MONOCHROME = {b"av1C": (2, 0x10, 0x10), b"hvcC": (16, 0x03, 0)}
-# A picture has a handful of properties, and a file a few thousand tiles at the most.
+# A picture has about ten properties, and a file at most a few thousand tiles.
 _LONGEST_TABLE_BYTES = 1024 * 1024
 _NO_TURN = b"\0"
 
 
 class Nclx(NamedTuple):
-    """Code points of ITU-T H.273, and whether values take the whole range."""
+    """Code points of ITU-T H.273, and whether the values are of full range."""
 
     primaries: int
     curve: int
@@ -35,7 +34,7 @@ class Nclx(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """An item, and what it refers to: its parts (dimg), its picture (auxl, cdsc, thmb), ..."""
+    """An item, and the items it refers to: its parts (dimg), its picture (auxl, cdsc, thmb), ..."""
 
     kind: bytes
     item: int
@@ -43,7 +42,7 @@ class Reference(NamedTuple):
 
 
 def nclx(read_at: ReadAt) -> Nclx | None:
-    """What the main picture's colours are, in numbers; None if the file does not tell."""
+    """The main picture's colour tags; None if it has none."""
     for box in properties(read_at, _main(read_at)):
         data = read_at(box.start, _NCLX.size)
         if box.kind == b"colr" and data[:4] == b"nclx" and len(data) == _NCLX.size:
@@ -53,23 +52,27 @@ def nclx(read_at: ReadAt) -> Nclx | None:
 
 
 def is_monochrome(read_at: ReadAt) -> bool:
-    """Whether the main picture has no colour. That of tiles is as its first tile is."""
+    """Whether the main picture is monochrome. If it has tiles, the first one is looked at."""
     item = _main(read_at)
     with suppress(ValueError):
-        tiles = {told.item: told.others for told in references(read_at) if told.kind == b"dimg"}
+        tiles = {
+            reference.item: reference.others
+            for reference in references(read_at)
+            if reference.kind == b"dimg"
+        }
         item = next(iter(tiles.get(item or 0, ())), item)
     for box in properties(read_at, item):
         if box.kind in _MONOCHROME:
             place, mask, value = _MONOCHROME[box.kind]
-            told = read_at(box.start + place, 1)
-            return bool(told) and told[0] & mask == value
+            byte = read_at(box.start + place, 1)
+            return bool(byte) and byte[0] & mask == value
     return False
 
 
 def is_turned(read_at: ReadAt) -> bool:
-    """Whether the main picture is stored on its side, mirrored or with a margin to cut off.
+    """Whether the main picture is stored turned, mirrored or with a margin to cut off.
 
-    The decoder sees to it, and EXIF's orientation does not count.
+    The decoder corrects that. EXIF's orientation is ignored then.
     """
     return any(
         box.kind in (b"imir", b"clap")
@@ -79,7 +82,7 @@ def is_turned(read_at: ReadAt) -> bool:
 
 
 def properties(read_at: ReadAt, item: int | None) -> Iterator[Chunk]:
-    """The boxes that describe an item; all of them if the file does not tell which."""
+    """The boxes that describe an item; all boxes if the item is unknown."""
     numbers = _associations(read_at).get(item or 0)
     for number, box in enumerate(boxes_at(read_at, b"meta", b"iprp", b"ipco"), 1):
         if not numbers or number in numbers:
@@ -87,7 +90,7 @@ def properties(read_at: ReadAt, item: int | None) -> Iterator[Chunk]:
 
 
 def item_pixels(read_at: ReadAt) -> dict[int, int]:
-    """How many pixels each picture is told to have."""
+    """The declared number of pixels of each picture."""
     sizes = {}
     for number, box in enumerate(boxes_at(read_at, b"meta", b"iprp", b"ipco"), 1):
         if box.kind == b"ispe":
@@ -100,15 +103,15 @@ def item_pixels(read_at: ReadAt) -> dict[int, int]:
 
 
 def main_item(read_at: ReadAt) -> int:
-    """The number of the main picture's item. Raises `ValueError` if the file does not tell."""
+    """The number of the main picture's item. Raises `ValueError` if the file names none."""
     item = _main(read_at)
     if item is None:
-        raise ValueError("it tells no main picture")
+        raise ValueError("it names no main picture")
     return item
 
 
 def item_kinds(read_at: ReadAt) -> dict[int, bytes]:
-    """What each item is: hvc1, av01, grid, Exif, mime, ... Raises `ValueError` if it is broken."""
+    """The type of each item: hvc1, av01, grid, Exif, mime, ... Raises `ValueError` if broken."""
     table = next((box for box in boxes_at(read_at, b"meta") if box.kind == b"iinf"), None)
     if table is None:
         raise ValueError("it has no table of items")
@@ -124,7 +127,7 @@ def item_kinds(read_at: ReadAt) -> dict[int, bytes]:
 
 
 def item_bytes(read_at: ReadAt) -> dict[int, int]:
-    """How long each item is. Raises `ValueError` if the table is broken."""
+    """The length of each item. Raises `ValueError` if the table is broken."""
     table = next((box for box in boxes_at(read_at, b"meta") if box.kind == b"iloc"), None)
     if table is None:
         return {}
@@ -153,7 +156,7 @@ def item_bytes(read_at: ReadAt) -> dict[int, int]:
 
 
 def references(read_at: ReadAt) -> list[Reference]:
-    """Which items belong together. Raises `ValueError` if the table is broken."""
+    """The references between items. Raises `ValueError` if the table is broken."""
     table = next((box for box in boxes_at(read_at, b"meta") if box.kind == b"iref"), None)
     if table is None:
         return []
@@ -192,7 +195,7 @@ def _main(read_at: ReadAt) -> int | None:
 
 
 def _associations(read_at: ReadAt) -> dict[int, set[int]]:
-    """The numbers of each item's properties, from 1, as far as the tables make sense."""
+    """The numbers of each item's properties, from 1, up to the first broken table."""
     found: dict[int, set[int]] = {}
     for box in boxes_at(read_at, b"meta", b"iprp"):
         if box.kind != b"ipma":

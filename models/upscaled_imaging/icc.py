@@ -9,7 +9,7 @@ import struct
 
 _HEADER_BYTES = 128
 _ENTRY_BYTES = 12
-# Real profiles have some ten to fifty.
+# Real profiles have about 10 to 50.
 _MOST_TAGS = 4096
 _SPACE = slice(16, 20)
 _SIGNATURE = slice(36, 40)

@@ -1,6 +1,6 @@
-"""A JPEG: pixels through libvips, as they come, and the segments before them by our own hand.
+"""A JPEG: libvips encodes the pixels row by row, and this module writes the segments before them.
 
-libvips would write EXIF through libexif (see exif.py), and no JFIF header where there is EXIF.
+libvips would write EXIF through libexif (see exif.py), and no JFIF header if there is EXIF.
 Source: JFIF 1.02; ICC.1:2022 annex B.4; XMP part 3, 1.1.3; Exif 2.32, 4.7.2.
 """
 
@@ -18,7 +18,7 @@ from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.photoshop import IPTC, resource
 from upscaled_imaging.rows import Picture
 
-# No loss to be seen, at a tenth of a PNG's size.
+# Losses cannot be seen, at a tenth of a PNG's size.
 _DEFAULT_QUALITY = 95
 _START = b"\xff\xd8"
 _EXIF_NAME = b"Exif\0\0"
@@ -30,9 +30,9 @@ MAX_XMP_BYTES = _SEGMENT_BYTES - len(_XMP_NAME)
 _ICC_PART_BYTES = _SEGMENT_BYTES - len(_ICC_NAME) - 2
 MAX_COMMENT_BYTES = _SEGMENT_BYTES
 _IPTC_NAME = b"Photoshop 3.0\0"
-# Beside the records there are 12 bytes of Photoshop's, and they have an even length.
+# The segment holds 12 bytes of Photoshop's besides, and the records are padded to even length.
 MAX_IPTC_BYTES = _SEGMENT_BYTES - len(_IPTC_NAME) - 13
-MAX_ICC_BYTES = 255 * _ICC_PART_BYTES  # a byte counts the parts
+MAX_ICC_BYTES = 255 * _ICC_PART_BYTES  # one byte holds the number of parts
 
 
 def write_jpeg(
@@ -53,7 +53,7 @@ def write_jpeg(
                 file.write(_START + _segments(metadata) + data[len(_START) :])
             else:
                 file.write(data)
-        except Exception as error:  # noqa: BLE001 - must not unwind through C
+        except Exception as error:  # noqa: BLE001 - must not unwind through C code
             failures.append(error)
             return -1
         written += len(data)
@@ -78,7 +78,7 @@ def _segments(metadata: Metadata) -> bytes:
         struct.pack(">BHH", 1, dots, dots) if 0 < dots < 65536 else struct.pack(">BHH", 0, 1, 1)
     )
     segments = _segment(0xE0, b"JFIF\0\1\2" + density + bytes(2))
-    # JFIF counts whole dots, and not many.
+    # JFIF stores whole dots in 16 bits.
     exif = metadata.exif if dots == metadata.dpi and dots < 65536 else metadata.exif_with_dpi()
     if exif is not None:
         segments += _segment(0xE1, _EXIF_NAME + exif)

@@ -1,4 +1,4 @@
-"""Which JPEG files are read. Those of scanners and hospitals have codings that few programs know.
+"""Which JPEG files are read. Scanners and hospitals use codings that few decoders know.
 
 Source: ITU-T T.81, annex B.1.1.3 (frame headers); ITU-T T.87 (JPEG-LS); libjpeg-turbo 3.
 """
@@ -10,7 +10,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 _READ_BITS = 8
 _JPEG_LS = 0xF7
-# Frame headers: all of C0 to CF but for tables (C4, CC) and an extension (C8).
+# Frame headers: C0 to CF except tables (C4, CC) and an extension (C8).
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HIERARCHICAL = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF})
 _LOSSLESS = frozenset({0xC3, 0xCB})
@@ -20,8 +20,8 @@ _LOSSLESS_ARITHMETIC = 0xCB
 def check_jpeg(read_at: ReadAt) -> None:
     """Refuse a file whose coding libjpeg does not know.
 
-    Raises `JobError` (unsupported_format). A file that is broken is left to libjpeg, which says
-    more about it.
+    Raises `JobError` (unsupported_format). A broken file passes, because libjpeg's error says more
+    about it.
     """
     for segment in jpeg_segments(read_at):
         frame = segment.kind[0]
@@ -32,7 +32,7 @@ def check_jpeg(read_at: ReadAt) -> None:
         bits = read_at(segment.start, 1)
         if bits and bits[0] > _READ_BITS:
             coding = "lossless " if frame in _LOSSLESS else ""
-            raise _unsupported(f"is a {coding}JPEG of {bits[0]} bits a channel")
+            raise _unsupported(f"is a {coding}JPEG of {bits[0]} bits per channel")
         if frame == _LOSSLESS_ARITHMETIC:
             raise _unsupported("is a lossless JPEG with arithmetic coding")
         if frame in _HIERARCHICAL:

@@ -1,7 +1,8 @@
-"""A JPEG XL, through OpenImageIO (libjxl), which hands over 16 bits and the profile of the pixels.
+"""A JPEG XL, through OpenImageIO (libjxl), which keeps 16 bits and the profile of the pixels.
 
-The picture is decoded at once, in one call that holds Python's lock: 11 bytes per pixel of 8 bits,
-17 bytes per pixel of more. pillow-jxl-plugin makes 8 bits of 16, and imagecodecs drops the profile.
+The picture is decoded in one call that holds Python's interpreter lock. It takes 11 bytes per pixel
+if a channel has 8 bits, and 17 bytes if it has more. pillow-jxl-plugin reduces 16 bits to 8, and
+imagecodecs drops the profile.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _SRGB = ((1, 13), (0, 13))
 _HDR = {16: "PQ", 18: "HLG"}
 _NAMES = {b"Exif": "EXIF", b"xml ": "XMP"}
 _EXIF_OFFSET_BYTES = 4
-# Far past any real block.
+# Much larger than any real block.
 _LONGEST_METADATA_BYTES = 16 * 1024 * 1024
 
 
 def load_jxl(
     origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
 ) -> pyvips.Image:
-    """The picture, turned as the file says.
+    """The picture, turned as the file asks for.
 
     ``check_size`` is called before anything is decoded. Raises `JobError` (input_unreadable,
     unsupported_format, out_of_memory) and what ``check_size`` raises.
@@ -49,7 +50,7 @@ def load_jxl(
         raise broken(str(error)) from None
     check_size(header.width, header.height)
     _check(header)
-    told = _metadata(origin.read_at, warn)
+    fields = _metadata(origin.read_at, warn)
     with temporary_file() as file:
         for at in range(0, origin.size, _COPIED_BYTES):
             file.write(origin.read_at(at, _COPIED_BYTES))
@@ -58,7 +59,7 @@ def load_jxl(
     height, width, bands = pixels.shape
     bits = 16 if pixels.dtype == np.uint16 else 8
     picture = Picture(width, height, bands, bits)
-    image = decoded_image(pixels.data.cast("B"), picture, told | {"icc-profile-data": profile})
+    image = decoded_image(pixels.data.cast("B"), picture, fields | {"icc-profile-data": profile})
     return straight(image) if header.is_premultiplied and picture.has_alpha else image
 
 
@@ -69,26 +70,26 @@ def _check(header: JxlHeader) -> None:
     if header.is_float:
         what = "has floating point pixels"
     elif header.bits > _DEEPEST_BITS:
-        what = f"has {header.bits} bits a channel"
+        what = f"has {header.bits} bits per channel"
     elif BLACK in header.extra:
         what = "has CMYK pixels"
     if what:
         raise JobError(
             ErrorCode.UNSUPPORTED_FORMAT,
             f"the input is a JPEG XL that {what}, which is not read here: convert it to gray or "
-            "RGB of 8 or 16 bits a channel",
+            "RGB of 8 or 16 bits per channel",
         )
 
 
 def _decoded(
     path: str, header: JxlHeader, warn: Callable[[str], None]
 ) -> tuple[np.ndarray, bytes | None]:
-    """Colours and alpha, and the profile that is not sRGB."""
+    """Colours and alpha, and the profile unless it is sRGB."""
     library = _library()
     try:
         file = library.ImageInput.open(path)
         if file is None:
-            library.geterror()  # clears it; it tells that no other format fits either
+            library.geterror()  # clears the error: it only says that no other format fits either
             raise broken()
         spec = file.spec()
         pixels = file.read_image(spec.format)
@@ -122,7 +123,7 @@ def _metadata(read_at: ReadAt, warn: Callable[[str], None]) -> dict[str, bytes |
     found: dict[bytes, bytes] = {}
     for box in jxl_boxes(read_at):
         kind, start = box.kind, box.start
-        if kind == b"brob":  # compressed, of the kind that it begins with
+        if kind == b"brob":  # compressed; begins with the kind of its contents
             kind, start = read_at(start, 4), start + 4
         if kind not in _NAMES or kind in found:
             continue
@@ -142,7 +143,7 @@ def _metadata(read_at: ReadAt, warn: Callable[[str], None]) -> dict[str, bytes |
 
 
 def _expanded(data: bytes) -> bytes | None:
-    """What Brotli has compressed, or more of it than anybody needs; None if it is broken."""
+    """Expand Brotli data, to one byte above the limit at most; None if it is broken."""
     import brotli
 
     expander = brotli.Decompressor()

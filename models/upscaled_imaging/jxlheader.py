@@ -1,4 +1,4 @@
-"""What a JPEG XL says of its picture before its pixels, and the boxes beside it.
+"""The header of a JPEG XL, and the boxes of its container.
 
 Source: ISO/IEC 18181-1 (codestream), annexes A and B; ISO/IEC 18181-2 (container).
 """
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from upscaled_imaging.chunks import Chunk, ReadAt, boxes
 
-# Real headers have a few dozen bytes. A profile, which may be long, comes after what is read here.
+# Real headers have a few dozen bytes. A profile, which may be long, follows the part read here.
 _HEADER_BYTES = 4096
 _BARE = b"\xff\x0a"
-# Widths by heights, by the number that stands for them.
+# Ratios of width to height, by their code.
 _RATIOS = ((0, 0), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _FIRST_ON_ITS_SIDE = 5
 # Kinds of extra channels.
 ALPHA, _SPOT, BLACK, _COLOUR_FILTER = 0, 2, 4, 5
-# How many bits a number has, and what is added to it, by the two bits before it.
+# The number of bits of a number, and its offset, by the two bits before it.
 _SIZES = ((9, 1), (13, 1), (18, 1), (30, 1))
 _PREVIEW_SIZES = ((6, 1), (8, 65), (10, 321), (12, 1345))
 _PREVIEW_EIGHTHS = ((0, 16), (0, 32), (5, 1), (9, 33))
@@ -48,12 +48,12 @@ def jxl_header(read_at: ReadAt) -> JxlHeader:
     """Raises `ValueError` if it is broken or cut off."""
     bits = _Bits(_codestream(read_at))
     height, width = _size(bits, _SIZES, _SIZES, small=True)
-    if bits.flag():  # everything else is as usual
+    if bits.flag():  # all other fields have their defaults
         return JxlHeader(width, height)
     orientation = 1
     if bits.flag():
         orientation = bits.number(3) + 1
-        if bits.flag():  # a size to be shown in
+        if bits.flag():  # an intended display size
             _size(bits, _SIZES, _SIZES, small=True)
         if bits.flag():
             _size(bits, _PREVIEW_EIGHTHS, _PREVIEW_SIZES, small=False)
@@ -62,7 +62,7 @@ def jxl_header(read_at: ReadAt) -> JxlHeader:
     if orientation >= _FIRST_ON_ITS_SIDE:
         width, height = height, width
     depth, is_float = _depth(bits)
-    bits.flag()  # whether 16 bits are enough to compute with
+    bits.flag()  # whether 16-bit arithmetic is enough
     extra, is_premultiplied = [], False
     for _ in range(bits.choice(_CHANNEL_COUNTS)):
         kind, is_multiplied = _extra_channel(bits)
@@ -80,7 +80,7 @@ def jxl_header(read_at: ReadAt) -> JxlHeader:
 
 
 def jxl_boxes(read_at: ReadAt) -> list[Chunk]:
-    """The boxes of the container; none if there is only the codestream."""
+    """The boxes of the container; none if the file is a bare codestream."""
     return [] if read_at(0, 2) == _BARE else list(boxes(read_at))
 
 
@@ -97,7 +97,7 @@ def _codestream(read_at: ReadAt) -> bytes:
 
 
 class _Bits:
-    """Numbers of so many bits, the lowest first."""
+    """A reader of numbers of any width in bits, lowest bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "little"), 8 * len(data)
@@ -125,7 +125,7 @@ def _size(
     *,
     small: bool,
 ) -> tuple[int, int]:
-    """Height and width. small: whether eighths have five bits."""
+    """Height and width. small: sizes are multiples of eight, stored in five bits."""
     in_eighths = bits.flag()
 
     def side() -> int:
@@ -147,7 +147,7 @@ def _depth(bits: _Bits) -> tuple[int, bool]:
 
 
 def _extra_channel(bits: _Bits) -> tuple[int, bool]:
-    """Its kind, and whether the colours were multiplied by it."""
+    """The channel's kind, and whether the colours are premultiplied by it."""
     if bits.flag():  # alpha of 8 bits
         return ALPHA, False
     kind = bits.choice(_ENUMS)

@@ -1,8 +1,8 @@
 """Which kind of file it is, by its first bytes: the pictures that are read, and those that are not.
 
-Light: no libvips, no NumPy, no torch, so that a command may sort a whole folder with it. A file's
-suffix is never looked at. Every pattern is anchored and linear.
-Source: the formats' own specifications; the `magic` database of file(1) for the rare ones.
+Light: it imports no libvips, NumPy or torch, so that a command can sort a whole folder with it. The
+suffix of a file is ignored. Every pattern is anchored and takes linear time.
+Source: the formats' own specifications; the `magic` database of file(1) for rare kinds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from upscaled_imaging.textkinds import is_svg, text_kind
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# Bytes of a file that tell its kind: an SVG's licence may stand in front of its first element.
+# The bytes that are enough to recognise a kind: a licence may precede an SVG's first element.
 HEAD_BYTES = 16 * 1024
-# Where the brands of a HEIF stand; further on the same letters mean nothing.
+# The offset at which the brands of a HEIF end; behind it the same letters mean nothing.
 _BRANDS_END = 512
 
 _READ = {
@@ -28,10 +28,10 @@ _READ = {
     "tiff": rb"II[*+]\0|MM\0[*+]",
     "avif": rb"....ftyp(avif|avis|(mif1|miaf|msf1).*avif)",
     "gif": rb"GIF8[79]a",
-    # The length of its second header is what tells it from a text that begins with BM.
+    # The length of its second header distinguishes it from a text that begins with BM.
     "bmp": rb"BM............[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
 }
-# Files with such a name are meant to be pictures, whatever they hold.
+# Files with these suffixes are meant to be pictures.
 _SUFFIXES = {
     "png": (".png",),
     "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -48,16 +48,16 @@ _OR_CONVERT = "convert it to PNG, JPEG, WebP, TIFF or AVIF"
 _CONVERT = f"which is not read here: {_OR_CONVERT}"
 _DEVELOP = "which is not read here: develop it in a raw converter, and send its TIFF or JPEG"
 _EXPORT = "which is not read here: export it as PNG or TIFF, in the size that you want"
-_FRAMES = "no picture: send its frames as pictures of their own"
+_FRAMES = "no picture: send its frames as separate pictures"
 _UNPACK = "no picture: unpack it, and send the pictures that are inside"
 _NO_PICTURE = "no picture: send PNG, JPEG, WebP, TIFF or AVIF"
 _SIDECAR = "no picture: it belongs to the file of the same name without ._, so send that"
 
 
 class _Extra(NamedTuple):
-    """A kind that is read if one of upscaled's extras is installed. title: as people call it.
+    """A kind that is read if one of upscaled's extras is installed.
 
-    module: what the extra brings.
+    title: its usual name. module: a module that the extra installs.
     """
 
     title: str
@@ -72,7 +72,7 @@ class _Extra(NamedTuple):
     @property
     def advice(self) -> str:
         return (
-            "which takes a package that is not installed: run "
+            "which needs a package that is not installed: run "
             f"`pip install 'upscaled[{self.extra}]'`, or {_OR_CONVERT}"
         )
 
@@ -81,7 +81,7 @@ _EXTRAS = {
     "heic": _Extra("HEIC", rb"....ftyp(hei|hev|mif1|miaf|msf1)", "pillow_heif", "heic"),
     "jxl": _Extra("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL ", "OpenImageIO", "jxl"),
 }
-# In this order: the first pattern that fits tells the kind.
+# In this order: the first pattern that matches decides.
 _OTHERS: tuple[tuple[str, dict[str, bytes]], ...] = (
     (
         _DEVELOP,
@@ -228,8 +228,10 @@ _GZIP_HEADER = 16 + zlib.MAX_WBITS
 
 
 class Kind(NamedTuple):
-    """What a file is. ``name``: png, jpeg, webp, ... of those that are read, else as people call
-    it. ``advice``: why the file is not read and what to do; empty for the former.
+    """What a file is.
+
+    name: png, jpeg, webp, ... if files of the kind are read, else its usual name. advice: why it is
+    not read, and what to do; empty if it is read.
     """
 
     name: str
@@ -237,12 +239,12 @@ class Kind(NamedTuple):
 
     @property
     def is_read(self) -> bool:
-        """Whether files of this kind are opened here. One of them may still be broken."""
+        """Whether files of this kind are read. A single file may still be broken."""
         return not self.advice
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a picture, also one that has to be converted first."""
+        """Whether it is a picture, including kinds that must be converted first."""
         return self.is_read or self.advice in (_CONVERT, _DEVELOP, *_INSTALL)
 
 
@@ -256,13 +258,14 @@ def read_kinds() -> tuple[str, ...]:
 
 
 def read_suffixes() -> frozenset[str]:
-    """The suffixes that files of these kinds usually have, in small letters."""
+    """The usual suffixes of files of these kinds, in lower case."""
     return frozenset(suffix for name in read_kinds() for suffix in _SUFFIXES[name])
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """The kind of file that begins with ``head``, its first `HEAD_BYTES` or all of it; None where
-    it is none that is known.
+    """The kind of the file that begins with ``head``: its first `HEAD_BYTES`, or all of it.
+
+    None if the kind is unknown.
     """
     for name, advice, pattern in _RAW_TIFF:
         if pattern.match(head):
@@ -282,10 +285,10 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def recognise(head: bytes) -> str:
-    """The name of the kind of picture that begins with ``head``: one of those that are read.
+    """The name of the kind of picture that begins with ``head``, if it is a kind that is read.
 
-    Raises `JobError`: unsupported_format, with its name, for every other known kind of file;
-    input_unreadable for anything else.
+    Raises `JobError`: unsupported_format, with the name, for any other known kind of file;
+    input_unreadable for an unknown one.
     """
     if not head.strip(b"\0"):
         what = "holds nothing but zero bytes" if head else "is empty"
@@ -313,7 +316,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _unzipped(head: bytes) -> bytes:
-    """What a gzip file begins with; nothing if it is none."""
+    """The first expanded bytes of a gzip file; empty for any other file."""
     try:
         return zlib.decompressobj(_GZIP_HEADER).decompress(head, HEAD_BYTES)
     except zlib.error:
@@ -321,7 +324,7 @@ def _unzipped(head: bytes) -> bytes:
 
 
 def _is_tga(head: bytes) -> bool:
-    """Whether ``head`` makes sense as the header of a TGA, which has no signature.
+    """Whether ``head`` is a plausible header of a TGA, which has no signature.
 
     Source: Truevision TGA, version 2.0, section "TGA file header".
     """

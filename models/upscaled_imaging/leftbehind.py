@@ -1,20 +1,20 @@
-"""Threads of cancelled jobs that are inside a library which cannot be told to stop."""
+"""Threads of cancelled jobs that are inside a library call which cannot be interrupted."""
 
 from __future__ import annotations
 
 from threading import Lock, Thread
 
-# Between two looks at whether the job was cancelled.
+# How often a cancel of the job is checked.
 LOOK_S = 0.1
-# A thread between two calls of its library ends at once when it is told.
+# A thread that is not inside a library call ends at once if it is stopped.
 _ENDING_S = 0.25
 
 
 class LeftBehind:
-    """Those of one kind of work: they end when their library is done, and their jobs do not wait.
+    """Threads of one kind of work that their jobs no longer wait for.
 
-    Work of later jobs waits until no more than `allowed` of them are left, so that what they hold
-    in memory does not add up.
+    Each ends when its library call returns. The work of later jobs waits until at most `allowed` of
+    them are left, so that their memory does not add up.
     """
 
     def __init__(self, allowed: int) -> None:
@@ -23,12 +23,12 @@ class LeftBehind:
         self._lock = Lock()
 
     def end(self, thread: Thread) -> None:
-        """Wait for a thread that was told to end; leave it behind where it does not listen."""
+        """Wait a moment for a thread that was stopped; leave it behind if it is still busy."""
         thread.join(_ENDING_S)
         with self._lock:
             self._threads = [one for one in (*self._threads, thread) if one.is_alive()]
 
     def wait(self) -> None:
-        """Until few enough are left."""
+        """Wait until at most `allowed` threads are left."""
         while len(left := [one for one in self._threads if one.is_alive()]) > self._allowed:
             left[0].join()

@@ -1,4 +1,4 @@
-"""What a file holds beside its picture that no output can keep: each is told in a warning.
+"""Contents of a file that no output can keep: a warning names each of them.
 
 Source: CIPA DC-007 (MPF), ISO 21496-1 (gain maps), C2PA 2.1, ISO/IEC 23008-12 (auxiliary pictures),
 Adobe's TIFF technical notes, GeoTIFF 1.1.
@@ -15,15 +15,15 @@ from upscaled_imaging.jxlheader import jxl_boxes
 from upscaled_imaging.tags import Reader
 
 GAIN_MAP = "the input has an HDR gain map, which nothing here can keep: it was left out"
-_CREDENTIALS = "content credentials (C2PA), which hold for its own pixels only"
-# By a JPEG's marker and what the segment begins with. The first that fits counts.
+_CREDENTIALS = "content credentials (C2PA), which apply to its own pixels only"
+# By a JPEG's marker and the first bytes of the segment. The first match counts.
 _SEGMENTS = (
     (0xE2, b"MPF\0", "further pictures, such as a preview or a gain map"),
     (0xE2, b"urn:iso:std:iso:ts:21496", "an HDR gain map"),
     (0xE1, b"http://ns.adobe.com/xmp/extension/", "an extended XMP packet"),
     (0xEB, b"JP", _CREDENTIALS),
 )
-# Segments that are read elsewhere, or tell only how the pixels are stored.
+# Segments that are read elsewhere, or only describe how the pixels are stored.
 _KNOWN = {
     0xE0: (b"JFIF\0", b"JFXX\0", b"AVI1"),
     0xE1: (b"Exif\0", b"http://ns.adobe.com/xap/1.0/"),
@@ -47,13 +47,13 @@ _TIFF_TAGS = {
     42112: "GDAL's metadata",
 }
 _FIRST_PRIVATE_TAG = 32_768
-# Those that are kept, or read elsewhere, or tell how pixels are stored, or print, or only pad.
+# Tags that are kept, or read elsewhere, or only concern storage, printing or padding.
 _KNOWN_TAGS = (
     DESCRIPTIVE
     | set(range(32_994, 32_999))
     | {32_781, 32_932, 33_723, 34_377, 34_665, 34_675, 34_853, 40_965, 50_341, 59_932}
 )
-# PNG's own kinds, but for the three that tell a scale or a place; and those of animations.
+# The standard chunks of PNG and APNG, without the three for a physical scale or position.
 _CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI mDCv cLLi tEXt zTXt iTXt "
     b"bKGD hIST pHYs sPLT eXIf tIME acTL fcTL fdAT iDOT CgBI".split()
@@ -74,11 +74,11 @@ _AUXILIARY = {
 def warn_of_left_out(
     kind: str, read_at: ReadAt, xmp: bytes | None, warn: Callable[[str], None]
 ) -> None:
-    """Warn of each such thing once."""
+    """Warn of each such item once."""
     found = dict.fromkeys(_of_xmp(xmp or b""))
     found |= dict.fromkeys(_READERS.get(kind, _of_nothing)(read_at))
     if "an HDR gain map" in found:
-        found.pop(_SEGMENTS[0][2], None)  # it is one of the further pictures
+        found.pop(_SEGMENTS[0][2], None)  # the gain map is one of the further pictures
     for what in islice(found, _MOST_WARNINGS):
         if what == "an HDR gain map":
             warn(GAIN_MAP)
@@ -102,7 +102,7 @@ def _of_jpeg(read_at: ReadAt) -> Iterator[str]:
         head = read_at(segment.start, min(40, segment.end - segment.start))
         if not _FIRST_APP <= marker <= _LAST_APP or head.startswith(_KNOWN.get(marker, ())):
             continue
-        told = (
+        names = (
             what
             for its_marker, start, what in _SEGMENTS
             if marker == its_marker and head.startswith(start)
@@ -110,7 +110,7 @@ def _of_jpeg(read_at: ReadAt) -> Iterator[str]:
         name = head.split(b"\0")[0].decode("latin-1")
         is_plain = name.isascii() and name.isprintable()
         data = f"data of {name}" if name and is_plain else "data of an unknown kind"
-        yield next(told, f"{data} (segment APP{marker - _FIRST_APP})")
+        yield next(names, f"{data} (segment APP{marker - _FIRST_APP})")
 
 
 def _of_png(read_at: ReadAt) -> Iterator[str]:
@@ -136,8 +136,8 @@ def _of_webp(read_at: ReadAt) -> Iterator[str]:
 
 
 def _of_kind(name: bytes) -> str:
-    told = name.decode("latin-1").strip()
-    return f"data of kind {told}" if told.isascii() and told.isalnum() else "data of no known kind"
+    text = name.decode("latin-1").strip()
+    return f"data of kind {text}" if text.isascii() and text.isalnum() else "data of no known kind"
 
 
 def _of_tiff(read_at: ReadAt) -> Iterator[str]:
@@ -153,9 +153,9 @@ def _of_tiff(read_at: ReadAt) -> Iterator[str]:
         if number >= _FIRST_PRIVATE_TAG and number not in _KNOWN_TAGS and number not in _TIFF_TAGS
     ]
     if unknown:
-        told = ", ".join(map(str, unknown[:_MOST_WARNINGS]))
+        listed = ", ".join(map(str, unknown[:_MOST_WARNINGS]))
         more = ", ..." if len(unknown) > _MOST_WARNINGS else ""
-        yield f"data in TIFF tags of its own ({told}{more})"
+        yield f"data in TIFF tags of its own ({listed}{more})"
 
 
 def _of_heif(read_at: ReadAt) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _of_heif(read_at: ReadAt) -> Iterator[str]:
         if box.kind == b"auxC":
             name = read_at(box.start + 4, min(box.end - box.start, 200)).split(b"\0")[0]
             known = (what for part, what in _AUXILIARY.items() if part in name)
-            if not name.endswith((b":alpha", b":auxid:1")):  # both are transparency
+            if not name.endswith((b":alpha", b":auxid:1")):  # both mean transparency
                 yield next(known, "an auxiliary picture")
     for box in boxes_at(read_at):
         if box.kind == b"uuid" and read_at(box.start, len(_C2PA_BOX)) == _C2PA_BOX:

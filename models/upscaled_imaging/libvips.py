@@ -1,7 +1,7 @@
-"""libvips, set up for a daemon that reads files from strangers, and fed row by row.
+"""libvips, set up for a daemon that reads untrusted files, and fed row by row.
 
-libvips has no loader for bare rows from a stream. An uncompressed TIFF is the nearest thing: its
-directory comes first, the rows follow in order, and a reader of it reads straight ahead.
+libvips cannot load bare rows from a stream. They are passed as an uncompressed TIFF: its directory
+comes first, the rows follow in order, and libvips reads it from front to back.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from upscaled_imaging.rows import Picture
 from upscaled_imaging.tags import BIG_HEADER_BYTES, header, long, long8, pack, short
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# Loaders of the formats that go in; libvips knows many more, some of them unfit for untrusted
-# files, and new releases add others.
+# The loaders that are allowed. libvips has many more, some of them unsafe for untrusted files, and
+# new releases add others.
 _LOADERS = ("Png", "Jpeg", "Webp", "Tiff", "Heif", "Nsgif")
-# Only AVIF's encoder makes use of threads, and the network needs the cores.
+# Only AVIF's encoder uses threads, and the network needs the cores.
 THREADS = 4
-# How libvips, libjpeg and libheif say that memory ran out; where libheif meets a limit of its own
-# there is a colon, and not a bracket.
+# The messages of libvips, libjpeg and libheif if memory ran out. libheif's message about a limit of
+# its own has a colon in place of the bracket.
 _OUT_OF_MEMORY = ("out of memory", "Insufficient memory", "Memory allocation error (")
-# Rows in a strip of the feeding TIFF: each strip costs one call back into Python.
+# Rows per strip of that TIFF: each strip costs one call back into Python.
 _STRIP_ROWS = 16
 
 
 def _set_up() -> None:
-    # What matters comes as an error; the rest is remarks on single files.
+    # Errors are raised as exceptions; these messages are only remarks on single files.
     logging.getLogger("pyvips").setLevel(logging.ERROR)
-    # Every job's picture is a new one: a cache of operations would only hold memory.
+    # Every job has a new picture, so a cache of operations would only waste memory.
     pyvips.cache_set_max(0)
     pyvips.concurrency_set(min(THREADS, os.cpu_count() or 1))
     pyvips.operation_block_set("VipsForeignLoad", True)
@@ -45,24 +45,24 @@ _set_up()
 
 
 def reason(error: pyvips.Error) -> str:
-    """What libvips says, as the end of one sentence; empty where it says nothing."""
+    """libvips' message, as the end of a sentence; empty if it has none."""
     lines = [line.strip() for line in str(error.detail).splitlines()]
-    # The last line with a name in front ("tiff2vips: ...") tells most; "bad seek" follows from it.
-    told = [line for line in lines if ": " in line and "bad seek" not in line]
-    return told[-1].split(": ", 1)[1].rstrip(".") if told else ""
+    # The last line with a name in front ("tiff2vips: ...") is the cause, "bad seek" its effect.
+    causes = [line for line in lines if ": " in line and "bad seek" not in line]
+    return causes[-1].split(": ", 1)[1].rstrip(".") if causes else ""
 
 
 def is_out_of_memory(error: pyvips.Error) -> bool:
-    """Whether memory ran out, and nothing is wrong with the picture."""
+    """Whether memory ran out: the picture itself may be sound."""
     return any(text in str(error.detail) for text in _OUT_OF_MEMORY)
 
 
 @contextmanager
 def image_of(rows: Iterator[np.ndarray], picture: Picture) -> Iterator[pyvips.Image]:
-    """``rows`` as an image that may be read once, from the top down, by one saver.
+    """``rows`` as an image that one saver can read once, from the top down.
 
-    What ``rows`` raises while it is read comes out of the context. Raises `JobError`
-    (output_unwritable, out_of_memory) where libvips fails.
+    Leaving the context raises the exception of ``rows``, if there was one, and `JobError`
+    (output_unwritable, out_of_memory) if libvips fails.
     """
     feed = _Feed(rows, picture)
     source = pyvips.SourceCustom()
@@ -84,7 +84,7 @@ def image_of(rows: Iterator[np.ndarray], picture: Picture) -> Iterator[pyvips.Im
 
 
 class _Feed:
-    """The TIFF file that libvips believes to read."""
+    """The TIFF that libvips reads: a header, and the rows as they arrive."""
 
     def __init__(self, rows: Iterator[np.ndarray], picture: Picture) -> None:
         self._failure: BaseException | None = None
@@ -95,7 +95,7 @@ class _Feed:
         self._ahead = memoryview(b"")
 
     def raise_failure(self) -> None:
-        """Raise what the rows raised. It is not kept: its traceback leads back here."""
+        """Raise the exception of the rows. It is not kept: its traceback refers to this object."""
         failure, self._failure = self._failure, None
         try:
             if failure is not None:
@@ -117,7 +117,7 @@ class _Feed:
             try:
                 while not self._ahead:
                     self._ahead = np.ascontiguousarray(next(self._rows)).data.cast("B")
-            except BaseException as error:  # noqa: BLE001 - must not unwind through C
+            except BaseException as error:  # noqa: BLE001 - must not unwind through C code
                 self._failure = self._failure or error
                 return b""
             data = bytes(self._ahead[:count])
@@ -148,6 +148,6 @@ def _header(picture: Picture) -> bytes:
             tags.append(short(338, 2))  # straight alpha
         return pack(tags, BIG_HEADER_BYTES, big=True)
 
-    # The directory's own length does not depend on the numbers in it.
+    # The directory's length does not depend on the numbers in it.
     pixels_at = BIG_HEADER_BYTES + len(directory(0))
     return header(BIG_HEADER_BYTES, big=True) + directory(pixels_at)

@@ -1,4 +1,4 @@
-"""What a picture carries beside its pixels."""
+"""A picture's metadata."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from upscaled_imaging.exif import revised
 from upscaled_imaging.xmp import revised_xmp
 
-# What a text without any name is: PNG registers it, and JPEG and GIF have only such.
+# The name of a text without one: PNG has registered it, and JPEG and GIF texts have no name.
 COMMENT = "Comment"
 
 
 class Text(NamedTuple):
-    """A text, and what it is about: "Description", "Author", "Comment", ..."""
+    """A text and its keyword: "Description", "Author", "Comment", ..."""
 
     keyword: str
     text: str
@@ -21,9 +21,9 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class Metadata:
-    """Kept from the input to the output, in each format's own place for it.
+    """Metadata that is kept from the input to the output, in the place that each format has for it.
 
-    icc: colour profile. exif: from its byte order on. xmp: the XML packet. dpi: dots an inch.
+    icc: colour profile. exif: from its byte order on. xmp: the XML packet. dpi: dots per inch.
     iptc: captions, as records. texts: PNG's, and the comments of JPEG and GIF.
     """
 
@@ -35,13 +35,13 @@ class Metadata:
     texts: tuple[Text, ...] = ()
 
     def resized(self, width: int, height: int, dpi: float | None) -> Metadata:
-        """The same for the upright output: sizes, orientation and resolution follow the pixels."""
+        """The metadata of the upright output, with its size, orientation and resolution."""
         exif = self.exif and revised(self.exif, width=width, height=height, dpi=dpi)
         xmp = self.xmp and revised_xmp(self.xmp, width, height, dpi)
         return replace(self, exif=exif, xmp=xmp, dpi=dpi)
 
     def exif_with_dpi(self) -> bytes | None:
-        """The EXIF block, made for the resolution alone where the format has no other place."""
+        """The EXIF block, or a new one, for formats that keep the resolution only there."""
         if self.exif is None and self.dpi is not None:
             return revised(None, width=0, height=0, dpi=self.dpi)
         return self.exif

@@ -18,9 +18,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 _FORMATS: dict[str, OutputFormat] = {"": "png", **FORMATS}
-# What the formats count to, and for JPEG and AVIF what the encoders take: libjpeg-turbo, and
-# libvips in front of its AV1 encoder. WebP and AVIF are encoded whole, at 16 and 34 bytes of memory
-# per pixel: their limits keep that finite.
+# The limits of the formats, and for JPEG and AVIF those of the encoders: libjpeg-turbo, and libvips
+# before its AV1 encoder. WebP and AVIF are encoded whole, with 16 and 34 bytes of memory per pixel:
+# the limits keep that finite.
 _LONGEST_SIDE: dict[OutputFormat, int] = {
     "png": 2**31 - 1,
     "tiff": 2**32 - 1,
@@ -113,5 +113,5 @@ def _check_size(kind: OutputFormat, plan: Plan, settings: PictureSettings) -> No
         raise JobError(
             ErrorCode.UNSUPPORTED_FORMAT,
             f"the output would be {width}x{height}, but {kind} takes at most "
-            f"{_LONGEST_SIDE[kind]} pixels a side: choose png or tiff",
+            f"{_LONGEST_SIDE[kind]} pixels per side: choose png or tiff",
         )

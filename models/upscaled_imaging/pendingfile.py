@@ -15,15 +15,15 @@ from upscaled_imaging.freename import numbered, rename_to_free
 from upscaled_protocol.attributes import get_attribute, set_attribute
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# An attribute of a file: which acceptance of a job made it.
+# The name of a file attribute that holds which acceptance of a job made the file.
 _MARK = "user.upscaled.accepted_as"
 
 
 class PendingFile:
-    """A file that has no name until it is published: closed before, it leaves nothing behind.
+    """A file that has no name until it is published. Closed before that, it leaves nothing behind.
 
-    Where the file system has nameless files even a killed process leaves nothing.
-    folder: a descriptor of the folder that it will be in.
+    If the file system has nameless files, a killed process leaves nothing behind either.
+    folder: a descriptor of the folder that the file will be in.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class PendingFile:
         self._spare = f".upscaled-{secrets.token_hex(8)}.part"
         self._named = False
         try:
-            # Held, so that it stays the same folder whatever becomes of the path to it.
+            # Kept open, so that it stays the same folder if its path changes.
             self.folder = os.open(path.parent, getattr(os, "O_PATH", 0) | os.O_DIRECTORY)
         except OSError as error:
             raise unwritable(path, error) from None
@@ -44,7 +44,7 @@ class PendingFile:
     def _open(self) -> BinaryIO:
         try:
             descriptor = _open_nameless(self.folder)
-        except OSError:  # no Linux, or a file system without nameless files
+        except OSError:  # not Linux, or a file system without nameless files
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
             descriptor = os.open(self._spare, flags, 0o666, dir_fd=self.folder)
             self._named = True
@@ -53,8 +53,8 @@ class PendingFile:
     def publish(self) -> Path:
         """Give the finished file its name, in place of any file that has it.
 
-        Not synchronised to the disk: the page cache outlives every process, and a power cut may
-        cost the picture, but the job's result with it.
+        The file is not synchronised to the disk. A killed process loses nothing, because the page
+        cache survives it. A power cut may lose the picture, but it loses the job's result as well.
         """
         try:
             self._replace(self.path.name)
@@ -72,16 +72,16 @@ class PendingFile:
     def publish_numbered(self, mark: str | None) -> Path:
         """Give the finished file its name, or if that is taken, the first free one with a number.
 
-        No other file is ever replaced, with one exception: a file that carries the same ``mark``.
-        An earlier run of the same job made that one, and was killed before it could say so. If
-        the file system cannot store marks, the job gets a second file then. None: no mark.
+        It replaces no other file, except one that carries the same ``mark``: an earlier run of the
+        same job wrote that file, and was killed before it could report the result. If the file
+        system cannot store marks, the job gets a second file then. None: no mark.
         """
         try:
             if mark is not None:
                 set_attribute(self.file.fileno(), _MARK, mark.encode())
             limit = os.fpathconf(self.folder, "PC_NAME_MAX")
             for name in numbered(self.path.name, limit):
-                # Asked first, because to ask is much quicker than to try.
+                # Checked first, because a check is much faster than an attempt.
                 if not self._is_taken(name):
                     if self._take(name):
                         return self.path.with_name(name)
@@ -126,14 +126,14 @@ class PendingFile:
         return get_attribute(f"/proc/self/fd/{self.folder}/{name}", _MARK)
 
     def _link(self, name: str) -> None:
-        # Only with a folder given does os.link follow the link in /proc (linkat(2)).
+        # os.link follows the link in /proc only if a folder is given (linkat(2)).
         descriptor = self.file.fileno()
         source = f"/proc/self/fd/{descriptor}"
         os.link(source, name, src_dir_fd=descriptor, dst_dir_fd=self.folder)
 
     def close(self) -> None:
-        """Let go of the file, and remove it where it was not published."""
-        with suppress(OSError):  # what could not be flushed failed the encoder before
+        """Close the file, and remove it if it was not published."""
+        with suppress(OSError):  # the encoder has reported a failed flush already
             self.file.close()
         if self._named:
             with suppress(FileNotFoundError):
@@ -152,8 +152,10 @@ def _open_nameless(folder: int) -> int:
 
 @contextmanager
 def temporary_file() -> Iterator[BinaryIO]:
-    """A file that nobody else sees. Leaving it raises nothing of its own: what could not be
-    written has been told already, and is tried once more when a file is closed.
+    """A file without a name.
+
+    Leaving the context raises no error of its own: closing repeats a failed write, which has been
+    reported already.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
     try:

@@ -1,6 +1,6 @@
-"""Photoshop's image resources: captions (IPTC), a resolution, and much that only Photoshop needs.
+"""Photoshop's image resources: captions (IPTC), a resolution, and much that only Photoshop uses.
 
-JPEG has them in APP13, TIFF in a tag of its own, PNG in a text.
+JPEG has them in APP13, TIFF in a tag, PNG in a text.
 Source: Adobe Photoshop File Formats Specification (2019), Image Resources Section.
 """
 
@@ -13,28 +13,28 @@ from typing import NamedTuple
 IPTC = 0x0404
 _RESOLUTION = 0x03ED
 _GUIDES = 0x0408
-# What is nothing to be missed: the captions' digest, thumbnails, how to show and to print a copy,
-# and which of the layers, which are named by themselves, are open.
+# Resources that may be dropped silently: the captions' digest, thumbnails, settings for display and
+# printing, and the states of layers (the layers themselves get a warning).
 _TECHNICAL = frozenset(
     {0x03E9, 0x03F3, 0x03F5, 0x03F8, 0x0400, 0x0402, 0x0406, 0x0409, 0x040A, 0x040C, 0x040D}
     | {0x0411, 0x0414, 0x0415, 0x0416, 0x0419, 0x041A, 0x041C, 0x041D, 0x041E, 0x0421, 0x0425}
     | {0x0426, 0x0428, 0x042D, 0x0430, 0x043A, 0x043B, 0x2710}
 )
-# What other blocks hold: the profile, EXIF twice, XMP.
+# Copies of other blocks: the profile, EXIF twice, XMP.
 _ELSEWHERE = frozenset({0x040F, 0x0422, 0x0423, 0x0424})
 _SIGNATURE = b"8BIM"
 _MOST = 10_000
 
 
 class Resource(NamedTuple):
-    """One resource: what it is, and what it holds."""
+    """One resource: its number and its data."""
 
     number: int
     data: bytes
 
 
 def resources(block: bytes) -> Iterator[Resource]:
-    """The resources of a block, to its end or to where it makes no sense."""
+    """The resources of a block, up to its end or to the first broken one."""
     at = 0
     for _ in range(_MOST):
         if block[at : at + 4] != _SIGNATURE or len(block) < at + 12:
@@ -55,14 +55,14 @@ def resource(number: int, data: bytes) -> bytes:
 
 
 def iptc(block: bytes) -> bytes | None:
-    """The captions of a block, as IPTC records; a block may also be such records itself."""
+    """The captions of a block, as IPTC records. The block may itself consist of such records."""
     if block.startswith(b"\x1c"):
         return block
     return next((data for number, data in resources(block) if number == IPTC and data), None)
 
 
 def resolution(block: bytes) -> tuple[float, float] | None:
-    """Dots per inch across and down; None if the block does not tell."""
+    """Dots per inch across and down; None if the block has no resolution."""
     for number, data in resources(block):
         if number == _RESOLUTION and len(data) >= 16:
             across, down = struct.unpack_from(">I4xI", data)
@@ -74,7 +74,7 @@ def is_more(block: bytes) -> bool:
     """Whether a block holds anything else of use, such as paths, guides or slices."""
     known = {IPTC, _RESOLUTION} | _TECHNICAL | _ELSEWHERE
     return any(
-        # The grid is always there; a count of guides lies behind it.
+        # The grid is always present. The number of guides follows it.
         any(data[12:16]) if number == _GUIDES else number not in known
         for number, data in resources(block)
     )

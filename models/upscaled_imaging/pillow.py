@@ -1,4 +1,4 @@
-"""Pictures that Pillow decodes: all at once, with 8 bits a channel."""
+"""Pictures that Pillow decodes: all at once, with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BANDS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _CONVERTED = {"1": "L", "P": "RGB"}
 _UNSUPPORTED = "Unsupported "
-# What its readers raise for broken files.
+# The exceptions of Pillow's readers for broken files.
 _ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -39,20 +39,20 @@ _ERRORS = (
 def load_by_pillow(
     kind: type[ImageFile],
     origin: Origin,
-    told: Mapping[str, bytes | int | None],
+    fields: Mapping[str, bytes | int | None],
     warn: Callable[[str], None],
     *,
     is_opaque: bool = False,
 ) -> pyvips.Image:
-    """The picture, whose size was checked before. told: as for `decoded_image`.
+    """The picture, whose size was checked before. fields: as for `decoded_image`.
 
-    A palette becomes RGB. is_opaque: what the file has in place of transparency is none. So it is
-    if every pixel were transparent: programs that know no alpha leave zeros there.
+    A palette becomes RGB. is_opaque: the file's fourth channel is not transparency. The same is
+    assumed if every pixel were transparent, because programs without alpha leave zeros there.
 
     Raises `JobError` (input_unreadable, unsupported_format, out_of_memory).
     """
     try:
-        # The class itself, for `Image.open` has a limit of its own.
+        # The class itself, because `Image.open` has a limit of its own.
         with kind(BytesIO(origin.read_at(0, origin.size))) as picture:
             mode = _CONVERTED.get(picture.mode, picture.mode)
             if picture.palette is not None and picture.palette.mode == "RGBA":
@@ -70,8 +70,8 @@ def load_by_pillow(
             ) from None
         raise decoder_error(error) from None
     size = Picture(converted.width, converted.height, _BANDS[mode], 8)
-    image = decoded_image(memoryview(pixels), size, told)
+    image = decoded_image(memoryview(pixels), size, fields)
     if size.has_alpha and image.extract_band(size.bands - 1).max() == 0:
-        warn("every pixel of the input is told to be transparent: taken for opaque")
+        warn("every pixel of the input is declared as transparent: it was taken for opaque")
         return image.extract_band(0, n=size.bands - 1)
     return image

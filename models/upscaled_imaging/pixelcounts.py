@@ -1,4 +1,4 @@
-"""Numbers of pixels that XMP and EXIF tell, such as a panorama's: they follow the new picture."""
+"""Numbers of pixels in XMP and EXIF, such as a panorama's: they are scaled with the picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from upscaled_imaging.exifpixels import places_in_exif, scaled_exif
 from upscaled_imaging.metadata import Metadata
-from upscaled_imaging.xmp import places_told, scaled_xmp
+from upscaled_imaging.xmp import places_in_xmp, scaled_xmp
 from upscaled_protocol.messages import Size
 
 
@@ -16,15 +16,15 @@ def scaled_metadata(
 ) -> Metadata:
     """The metadata of a picture that was scaled as a whole.
 
-    If a part of it was cut off or it was turned (``has_moved``), nothing is changed. A warning
-    names what then does not hold, and what cannot be scaled.
+    If the picture was cropped or turned (``has_moved``), nothing is changed. A warning names the
+    numbers that are wrong then, and those that cannot be scaled.
     """
     exif, xmp = metadata.exif, metadata.xmp
     if has_moved:
-        names = places_told(xmp or b"") + places_in_exif(exif or b"")
+        names = places_in_xmp(xmp or b"") + places_in_exif(exif or b"")
         if names:
             warn(
-                "the picture was cropped or turned: the places that its metadata tells "
+                "the picture was cropped or turned: the positions in its metadata "
                 f"({_listed(names)}) are those of the input"
             )
         return metadata

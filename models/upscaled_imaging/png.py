@@ -1,9 +1,9 @@
-"""A PNG, written block by block, each by all processors at once.
+"""A PNG, written block by block. All processors share each block.
 
-libvips and Pillow write PNG too, at four and more times the processor time for files of the same
-size: beside a fast network that is a tenth of the whole job. What is cheap here is ISA-L's deflate.
-A block's parts are deflated by themselves, each ended with a sync flush, and so follow each other
-as one stream; the idea is pigz's (M. Adler).
+libvips and Pillow take at least four times the processor time for a file of the same size: with a
+fast network that is a tenth of the whole job. The gain comes from ISA-L's deflate. The parts of a
+block are deflated separately, and each ends with a sync flush, so that they form one stream. The
+idea is pigz's (M. Adler).
 Source: PNG specification, third edition (W3C, 2025).
 """
 
@@ -27,13 +27,13 @@ from upscaled_imaging.rows import Picture
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _FILTER_UP = 2
-# ISA-L's level 1: level 2 costs a quarter more for one percent; level 0 finds no repetitions.
+# ISA-L's level 2 takes a quarter more time and saves one percent; level 0 finds no repetitions.
 _LEVEL = 1
-# Deflate without a header of zlib's: these parts are put together.
+# Deflate without zlib's header, because the parts are joined.
 _RAW = -15
 _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"
-# What a part has at least: it begins without knowing what came before, which costs some bytes.
+# The least size of a part: each one starts without a history, which costs some bytes.
 _PART_BYTES = 256 * 1024
 _METRES_AN_INCH = 0.0254
 
@@ -43,8 +43,8 @@ def write_png(
 ) -> None:
     """Write ``rows`` to ``file`` from its beginning.
 
-    Rows are filtered with "up" throughout: upscaled pictures are smooth, and choosing a filter a
-    row costs more than it saves.
+    All rows have the filter "up": upscaled pictures are smooth, and choosing a filter per row costs
+    more than it saves.
     """
     _head(file, picture, metadata)
     _data(file, _ZLIB_HEADER)
@@ -62,7 +62,7 @@ def write_png(
 
 
 def write_stored_png(stored: bytes, file: BinaryIO, picture: Picture, metadata: Metadata) -> None:
-    """The same for rows that are filtered and deflated: another PNG's `stored_rows`."""
+    """The same for rows that are filtered and deflated already: another PNG's `stored_rows`."""
     _head(file, picture, metadata)
     _data(file, stored)
     _chunk(file, b"IEND", b"")
@@ -77,7 +77,7 @@ def header(picture: Picture) -> bytes:
 
 
 class _Part(NamedTuple):
-    """Filtered rows, deflated; the Adler-32 and the length of what was deflated."""
+    """Filtered and deflated rows; Adler-32 and length of the data before it was deflated."""
 
     data: bytes
     checksum: int
@@ -85,7 +85,7 @@ class _Part(NamedTuple):
 
 
 def _gathered(rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same rows in blocks of a part's size at least, but for the last."""
+    """The same rows in blocks of at least one part; the last may be smaller."""
     held: list[np.ndarray] = []
     for block in rows:
         held.append(block)
@@ -97,7 +97,7 @@ def _gathered(rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _deflated(above: np.ndarray, rows: np.ndarray) -> Iterable[_Part]:
-    """`rows`, (h, bytes) of uint8, below the row `above`, filtered and deflated in parts."""
+    """Filter and deflate `rows`, (h, bytes) of uint8 below the row `above`, in parts."""
     count = min(computing_threads(), rows.nbytes // _PART_BYTES, len(rows))
     if count <= 1:
         return [_deflate(above, rows)]
@@ -118,7 +118,7 @@ def _deflate(above: np.ndarray, rows: np.ndarray) -> _Part:
 
 
 def _continued(checksum: int, part: _Part) -> int:
-    """The Adler-32 of what `checksum` is of and the part behind it (RFC 1950, section 8.2)."""
+    """The Adler-32 after ``part``, given the one before it (RFC 1950, section 8.2)."""
     base = 65521
     low, high = checksum & 0xFFFF, checksum >> 16
     part_low, part_high = part.checksum & 0xFFFF, part.checksum >> 16

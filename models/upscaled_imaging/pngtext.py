@@ -15,14 +15,14 @@ from upscaled_imaging.chunks import ReadAt, late_png_chunks, png_chunks
 from upscaled_imaging.metadata import Text
 from upscaled_imaging.photoshop import IPTC, resource
 
-# Far past any real file's, in all.
+# All texts of a file together: much more than any real file has.
 _MOST_TEXTS = 1000
 _MOST_WARNINGS = 5
 _LONGEST_BYTES = 16 * 1024 * 1024
-# A few bytes can be made to inflate to all of that: so often it is tried in vain.
+# A few bytes can inflate to that size. After so many failures no more texts are inflated.
 _MOST_LOST = 8
 _KINDS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf")
-# No text can have this keyword: it is for the chunk of its own.
+# The EXIF chunk, under a keyword that no text can have.
 _EXIF = "\0eXIf"
 _XMP = "XML:com.adobe.xmp"
 _RAW = "Raw profile type "
@@ -32,7 +32,7 @@ _BYTE_ORDERS = (b"II*\0", b"MM\0*")
 
 
 class Texts(NamedTuple):
-    """What a PNG says in its text chunks and in its EXIF chunk.
+    """The contents of a PNG's text chunks and of its EXIF chunk.
 
     exif, xmp: without the names in front. photoshop: image resources, or IPTC records.
     """
@@ -44,7 +44,7 @@ class Texts(NamedTuple):
 
 
 def png_texts(read_at: ReadAt, warn: Callable[[str], None]) -> Texts:
-    """Read them, before and behind the pixels; what is broken or too long is left out."""
+    """The texts before and behind the pixels; broken and too long ones are left out."""
     found: dict[str, bytes] = {}
     hidden: dict[str, bytes] = {}
     unreadable: dict[str, None] = {}
@@ -64,7 +64,7 @@ def png_texts(read_at: ReadAt, warn: Callable[[str], None]) -> Texts:
             texts.append(Text(keyword, data.decode(encoding, "replace")))
     for what in islice(unreadable, _MOST_WARNINGS):
         warn(f"the input's {what}, stored as a text, cannot be read: it was left out")
-    # What has a chunk of its own counts.
+    # A separate chunk ranks before a text.
     found = hidden | found
     return Texts(found.get("exif"), found.get("xmp"), found.get("photoshop"), tuple(texts))
 
@@ -78,7 +78,7 @@ def text_chunk(text: Text) -> tuple[bytes, bytes]:
 
 
 def packed_iptc(iptc: bytes) -> bytes:
-    """The contents of a zTXt chunk with captions, as exiftool and ImageMagick look for them."""
+    """The contents of a zTXt chunk with captions, in the form of exiftool and ImageMagick."""
     digits = resource(IPTC, iptc).hex()
     lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
     text = "\n".join(["", "iptc", f"{len(digits) // 2:8}", *lines, ""])
@@ -86,7 +86,7 @@ def packed_iptc(iptc: bytes) -> bytes:
 
 
 def _recognised(kind: str, raw: bytes) -> tuple[str, bytes]:
-    """What a hidden block is, and the block; no name if it is nothing known, or broken."""
+    """The name of a hidden block, and the block; no name if it is unknown or broken."""
     if kind in ("exif", "app1") and raw.removeprefix(_EXIF_NAME)[:4] in _BYTE_ORDERS:
         return "exif", raw.removeprefix(_EXIF_NAME)
     if kind == "xmp" or (kind == "app1" and raw.startswith(_XMP_NAME)):
@@ -107,7 +107,7 @@ def _from_digits(data: bytes) -> bytes | None:
 
 
 def _chunks(read_at: ReadAt, warn: Callable[[str], None]) -> Iterator[tuple[str, bytes, str]]:
-    """Keyword, contents and encoding of each text, and the EXIF."""
+    """Keyword, contents and encoding of each text, and of the EXIF chunk."""
     left, texts_left, lost = _LONGEST_BYTES, _MOST_TEXTS, 0
     for chunk in chain(png_chunks(read_at), late_png_chunks(read_at)):
         if chunk.kind not in _KINDS:

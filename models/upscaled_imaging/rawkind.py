@@ -1,6 +1,6 @@
 """Camera raw files that are TIFFs: their first picture is a preview, often a tiny one.
 
-A daemon that upscaled the preview would look as if it had worked.
+If the preview were upscaled, the job would seem to succeed.
 Source: DNG 1.7 (Adobe) and TIFF/EP (ISO 12234-2); libtiff's tiff.h for compressions.
 """
 
@@ -15,7 +15,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _KIND, _WIDTH, _HEIGHT, _COMPRESSION, _COLOURS = 254, 256, 257, 259, 262
 _MAKE, _SUBDIRECTORIES, _DNG_VERSION = 271, 330, 50706
 _REDUCED = 1
-# A mosaic of colour filters, and DNG's pixels before any rendering.
+# Photometric values: a mosaic of colour filters, and DNG's linear raw pixels.
 _RAW_COLOURS = frozenset({32803, 34892})
 # Sony, Nikon's packed form, Samsung, Nikon, lossy DNG, Kodak, Pentax.
 _RAW_COMPRESSIONS = frozenset({32767, 32769, 32770, 32772, 34713, 34892, 65000, 65535})
@@ -25,7 +25,7 @@ _LONGEST_MAKE = 40
 
 
 def check_raw(reader: Reader) -> None:
-    """Refuse a camera raw file, whatever its first directory looks like.
+    """Refuse a camera raw file, also if its first directory is an ordinary picture.
 
     Raises `JobError` (unsupported_format), and `ValueError` if the first directory is broken.
     """
@@ -44,7 +44,7 @@ def check_raw(reader: Reader) -> None:
 
 
 def _holds_raw(reader: Reader) -> bool:
-    """Whether any of the file's first directories has a sensor's own pixels."""
+    """Whether one of the file's first directories has raw pixels of a sensor."""
     due, seen = deque([reader.first]), set[int]()
     while due and len(seen) < _MOST_DIRECTORIES:
         at = due.popleft()
@@ -64,7 +64,7 @@ def _holds_raw(reader: Reader) -> bool:
 
 
 def _is_preview(reader: Reader, first: dict[int, Entry]) -> bool:
-    """Whether a directory inside the first has a larger picture."""
+    """Whether a directory inside the first one has a larger picture."""
     largest = 0
     for at in _subdirectories(reader, first):
         with suppress(ValueError):
@@ -94,7 +94,7 @@ def _number(reader: Reader, entries: dict[int, Entry], number: int) -> int:
 
 
 def _make(reader: Reader, entries: dict[int, Entry]) -> str:
-    """The camera's maker, as far as it can be printed; empty if there is none."""
+    """The printable part of the camera maker's name; empty if there is none."""
     data = b""
     if _MAKE in entries:
         with suppress(ValueError):

@@ -34,20 +34,20 @@ from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _UPRIGHT = 1
-# Orientations of pictures that lie on their side: 5 to 8 (Exif 2.32, 4.6.4).
+# Orientations of pictures that are stored on their side: 5 to 8 (Exif 2.32, 4.6.4).
 _FIRST_ON_ITS_SIDE = 5
-# A picture that must be turned is held once: in memory up to here, else in a temporary file.
+# A picture that must be turned is held: in memory up to this size, else in a temporary file.
 _TURNED_IN_MEMORY_BYTES = 128 * 1024 * 1024
 
 
 class Source:
     """A picture that is read once, from the top down.
 
-    width, height: pixels, after the EXIF orientation was applied. was_turned: whether that did more
-    than nothing.
+    width, height: pixels, after the EXIF orientation was applied. was_turned: whether it changed
+    the picture.
     bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight).
-    bits: 8 or 16 a channel.
-    metadata: what the output should carry on.
+    bits: 8 or 16 per channel.
+    metadata: the metadata for the output.
     path: the input file, or None. folder, stem: for the output's default name.
     """
 
@@ -62,8 +62,8 @@ class Source:
         was_turned: bool = False,
         read_at: ReadAt | None = None,
     ) -> None:
-        """orientation: EXIF's, as it is applied to the image. was_turned: whether the decoder has
-        turned it. read_at: reads the file, where its pixels are the picture's without any change.
+        """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
+        turned it. read_at: reads the file, if its pixels are exactly those of the picture.
         """
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
@@ -77,8 +77,8 @@ class Source:
         self.folder = None if path is None else path.parent
         self.stem = stem
         self.rows_left = self.height
-        # Not a method of our own: a circle of references would keep the pixels until Python's
-        # collector comes by, which does not know how many there are.
+        # Not a method of this class: a reference cycle would keep the pixels until Python's
+        # collector runs, and it does not know how much memory they take.
         decoder = _Decoder(image, self.width, self.height, orientation)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
 
@@ -90,17 +90,18 @@ class Source:
     def rows(self, count: int) -> np.ndarray:
         """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
 
-        Fully transparent pixels have the colour of their visible neighbours. From one thread at a
-        time. Raises `JobError`: input_unreadable where the file turns out to be broken there,
-        output_unwritable where a picture that has to be turned finds no room.
+        Fully transparent pixels have the colour of their visible neighbours. Call it from one
+        thread at a time. Raises `JobError`: input_unreadable if the file is broken there,
+        output_unwritable if there is no room to turn the picture.
         """
         rows = self._read(count)
         self.rows_left -= len(rows)
         return rows
 
     def stored_rows(self, limit_bytes: int) -> bytes | None:
-        """All rows as a PNG stores them, filtered and deflated, none of which are taken; None where
-        the input is no sound PNG of at most ``limit_bytes`` that holds just these pixels.
+        """All rows as the input PNG stores them, filtered and deflated. `rows` is not affected.
+
+        None if the input is not a sound PNG of at most ``limit_bytes`` with exactly these pixels.
         """
         if self._read_at is None:
             return None
@@ -111,7 +112,7 @@ class Source:
 
 
 class _Decoder:
-    """The upright image's rows as they are."""
+    """The rows of the image after it was turned upright."""
 
     def __init__(self, image: pyvips.Image, width: int, height: int, orientation: int) -> None:
         self._image = image
@@ -142,12 +143,12 @@ class _Decoder:
 def open_source(
     config: ImageConfig, settings: PictureSettings, context: PictureContext
 ) -> Iterator[Source]:
-    """Open the one input that the config names, having checked its header against every limit.
+    """Open the one input that the config names, and check its header against every limit.
 
-    Animations are refused; of several pages or pictures in a file the first is read, with a
+    Animations are refused. If a file holds several pages or pictures, the first is read, with a
     warning. Raises `JobError`: input_not_found, input_unreadable, input_too_large,
-    unsupported_format, path_not_allowed, out_of_memory. What is broken deep inside the file shows
-    only while rows are read.
+    unsupported_format, path_not_allowed, out_of_memory. Damage among the pixels shows only when the
+    rows are read.
     """
     with open_origin(config, settings, context) as origin:
         kind = recognise(origin.read_at(0, HEAD_BYTES))
@@ -172,7 +173,7 @@ def open_source(
         icc = tagged_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
         orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
         if kind == "png" and metadata.exif is not None:
-            # libvips looks for EXIF neither behind the pixels nor in texts.
+            # libvips does not look for EXIF behind the pixels, nor in texts.
             orientation = exif.orientation(metadata.exif)
         is_as_stored = image is loaded and orientation == _UPRIGHT
         yield Source(
@@ -197,7 +198,7 @@ def _check_megapixels(settings: PictureSettings, width: int, height: int) -> Non
 
 
 def _turned(image: pyvips.Image, orientation: int) -> pyvips.Image:
-    # Turning needs the pixels in another order than the file has them.
+    # Turning needs the pixels in another order than the file stores them.
     size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
     if size <= _TURNED_IN_MEMORY_BYTES:
         held = image.copy_memory()
@@ -211,11 +212,11 @@ def _turned(image: pyvips.Image, orientation: int) -> pyvips.Image:
 
 
 def _check_room(size: int) -> None:
-    # libvips' temporary files go there, too.
+    # libvips puts its temporary files there as well.
     folder = tempfile.gettempdir()
     if shutil.disk_usage(folder).free < size:
         raise JobError(
             ErrorCode.OUTPUT_UNWRITABLE,
-            f"to turn the input upright takes {size / 2**20:.0f} MiB, and {folder} has not as much "
-            "free: make room there, or set TMPDIR",
+            f"to turn the input upright takes {size / 2**20:.0f} MiB, and {folder} has less free "
+            "space: make room there, or set TMPDIR",
         )

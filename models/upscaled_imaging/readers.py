@@ -20,14 +20,14 @@ from upscaled_imaging.tiffkind import check_tiff
 
 CheckSize = Callable[[int, int], None]
 Warn = Callable[[str], None]
-# What is looked at before a decoder is, which would call it broken or take a part for the whole.
+# Checks before a decoder runs, which would report another error, or read only a part.
 _CHECKS: dict[str, Callable[[ReadAt], None]] = {
     "heic": check_heic,
     "jpeg": check_jpeg,
     "tiff": check_tiff,
 }
-# Kinds that libvips does not read, or not as they are. A reader whose library decodes the whole
-# picture at once calls the first of these before that.
+# Kinds that libvips cannot read, or reads wrongly. A reader whose library decodes the whole picture
+# at once calls `check_size` before that.
 _READERS: dict[str, Callable[[Origin, CheckSize, Warn], pyvips.Image]] = {
     "bmp": load_bmp,
     "heic": load_heic,
@@ -38,10 +38,10 @@ _READERS: dict[str, Callable[[Origin, CheckSize, Warn], pyvips.Image]] = {
 
 
 def load(kind: str, origin: Origin, check_size: CheckSize, warn: Warn) -> pyvips.Image:
-    """The file's main picture, to be read once from the top down.
+    """The file's main picture. Read it once, from the top down.
 
     ``check_size`` is called with its width and height before a pixel is decoded. Raises `JobError`:
-    input_unreadable, unsupported_format, out_of_memory, and what ``check_size`` raises.
+    input_unreadable, unsupported_format, out_of_memory, and the error of ``check_size``.
     """
     if kind in _CHECKS:
         _CHECKS[kind](origin.read_at)

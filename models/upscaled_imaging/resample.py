@@ -1,8 +1,8 @@
 """Any size from any size, row by row: Lanczos in linear light, alpha premultiplied.
 
-libvips has no Lanczos for enlarging, Pillow and torch have neither 16-bit colour nor rows from a
-stream. Each pass is a product with a narrow band of weights, cut into small dense products: that is
-what BLAS is fast at, and enlarging and reducing are the same code.
+libvips has no Lanczos for enlarging. Pillow and torch have no 16-bit colour and need the whole
+picture. Each pass is a product with a narrow band of weights, cut into small dense products, at
+which BLAS is fast. Enlarging and reducing are the same code.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from upscaled_imaging.rows import in_blocks
 Floats = NDArray[np.float32]
 
 _LOBES = 3
-# Output rows or columns of one product: fewer waste the call, more waste work on zeros.
+# Output rows or columns per product. Fewer waste calls; more waste work on zeros.
 _BLOCK = 8
-# Multiplications of one product. From 262,144 on OpenBLAS wakes its threads, which then spin on the
-# cores that the network computes on: seen to cost twenty times the work itself.
+# Multiplications per product. From 262,144 on OpenBLAS starts its threads, which then spin on the
+# cores that the network needs: measured at twenty times the cost of the work itself.
 _PRODUCT = 200_000
-# Rows that are made linear at once: the floating-point copies of a block should fit the cache.
+# Rows that are made linear at once. The floating-point copies of a block should fit into the cache.
 _CONVERTED_ROWS = 32
-# Added to alpha while it weighs the colours, so that colour under fully transparent pixels lives
-# on; a quarter of the smallest step of 8 bits, and so invisible elsewhere.
+# Added to alpha while it weights the colours, so that colour under fully transparent pixels stays.
+# It is a quarter of the smallest step of 8 bits, which is invisible elsewhere.
 _TRACE = 1 / 1020
 
 
@@ -52,9 +52,9 @@ def resample(
     """Resize a picture of ``source`` (width, height) to ``target``, holding a few rows of it.
 
     ``rows`` are (h, W, C) arrays of uint8 or uint16, sRGB or close to it in tone, C of 2 or 4 with
-    straight alpha last; they come from the top down. Yields the same kind, with ``bits`` 8 or 16 a
-    channel. The kernel is Lanczos with three lobes, widened by the factor where it reduces.
-    Pixels are areas: the edges of both pictures meet.
+    straight alpha last, from the top down. Yields the same kind, with ``bits`` (8 or 16) per
+    channel. The kernel is Lanczos with three lobes, widened by the factor if it reduces.
+    Pixels are areas, so the edges of both pictures coincide.
     """
     across = _blocks(source[0], target[0])
     down = _blocks(source[1], target[1])
@@ -121,13 +121,13 @@ def _to_linear(rows: np.ndarray) -> Floats:
 def _from_linear(planes: Floats, bits: int) -> np.ndarray:
     colours = _colours(planes)
     for alpha in planes[colours:]:
-        # Lanczos undershoots: there alpha is zero, and the colour does not matter.
+        # Lanczos undershoots to alpha below zero, for which the colour does not matter.
         planes[:colours] /= np.maximum(alpha + np.float32(_TRACE), np.float32(_TRACE / 2))
     np.clip(planes, 0, 1, out=planes)
     top = np.float32(2**bits - 1)
     coded = np.empty(planes.shape, np.uint8 if bits == 8 else np.uint16)
     if bits == 8:
-        # The square root spreads the dark end, where the curve is steep, over enough entries.
+        # The square root gives the dark end, where the curve is steep, enough entries.
         roots = (np.sqrt(planes[:colours]) * np.float32(65535) + np.float32(0.5)).astype(np.uint16)
         np.take(_code_table(), roots, out=coded[:colours])
     else:

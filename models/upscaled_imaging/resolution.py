@@ -1,4 +1,4 @@
-"""How many dots an inch a file tells. libvips gives a number also where the file gives none."""
+"""The resolution of a file in dots per inch. libvips returns a number even if the file has none."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from upscaled_imaging.photoshop import resolution as photoshop_resolution
 
 _METRES_AN_INCH = 0.0254
 _JFIF, _JFIF_BYTES = b"JFIF\0", 12
-_JFIF_UNITS = {1: 1.0, 2: 2.54}  # dots an inch, dots a centimetre; zero tells an aspect ratio
-# What `target_dpi` may be at the most; a file that tells more is broken.
+_JFIF_UNITS = {1: 1.0, 2: 2.54}  # dots per inch, dots per centimetre; 0 is an aspect ratio
+# The limit of `target_dpi`. A file with a higher resolution is broken.
 _HIGHEST_DPI = 100_000
-# Between across and down: PNG counts whole dots a metre.
+# Allowed between across and down, because PNG stores whole dots per metre.
 _TOLERANCE = 0.01
 
 
@@ -26,17 +26,18 @@ def dots_an_inch(
     warn: Callable[[str], None],
     photoshop: bytes = b"",
 ) -> float | None:
-    """What EXIF tells, else the file's own format, else Photoshop's resources; None if it is
-    nothing that can be meant.
+    """The resolution in EXIF, else in the file's own format, else in Photoshop's resources.
+
+    None if there is none, or no plausible one.
     """
-    told = resolution(exif) if exif else None
-    if told is None and kind in _READERS:
-        told = _READERS[kind](read_at)
-    if told is None or not all(told):
-        told = photoshop_resolution(photoshop)
-    if told is None or not all(1 <= dots <= _HIGHEST_DPI for dots in told):
+    found = resolution(exif) if exif else None
+    if found is None and kind in _READERS:
+        found = _READERS[kind](read_at)
+    if found is None or not all(found):
+        found = photoshop_resolution(photoshop)
+    if found is None or not all(1 <= dots <= _HIGHEST_DPI for dots in found):
         return None
-    across, down = told
+    across, down = found
     if abs(across - down) > _TOLERANCE * across:
         warn(f"the input's pixels are not square ({across:g} by {down:g} dpi): no dpi was kept")
         return None

@@ -1,6 +1,6 @@
-"""A picture on its way from engine to encoder: what it is, and what is done to its rows.
+"""The picture between engine and encoder, and operations on its rows.
 
-Rows travel as arrays of (h, W, C), uint8 or uint16, from the top down, in blocks of any height.
+Rows are arrays of (h, W, C), uint8 or uint16, from the top down, in blocks of any height.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels, and bands as everywhere: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and straight alpha.
+    """A size in pixels, and bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and straight alpha.
 
-    ``bits`` a channel: 8 or 16.
+    ``bits`` per channel: 8 or 16.
     """
 
     width: int
@@ -35,7 +35,7 @@ class Picture:
 
 
 def in_blocks(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """The same rows in contiguous blocks of ``height``, the last one as it comes."""
+    """The same rows in contiguous blocks of ``height``; the last one may be lower."""
     held: list[np.ndarray] = []
     count = 0
     for block in rows:
@@ -65,13 +65,13 @@ def cropped(
 
 
 def to_eight_bits(rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """16 bits a channel to 8, rounded to the nearest."""
+    """16 bits per channel to 8, rounded to the nearest."""
     for block in rows:
         yield ((block.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def on_white(rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """8 bits with alpha to 8 bits without, laid on white."""
+    """8 bits with alpha to 8 bits without, on a white background."""
     for block in rows:
         colour = block[:, :, :-1].astype(np.uint32)
         alpha = block[:, :, -1:].astype(np.uint32)

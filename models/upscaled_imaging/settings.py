@@ -1,4 +1,4 @@
-"""What the operator sets for every picture: its limits, where files may lie, and defaults."""
+"""The operator's settings for every picture: limits, allowed files and hosts, defaults."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ class Limits:
 class Access:
     """Which files and hosts a job may name.
 
-    roots: the folders that every path of a job must lie in; none allows all. urls: the hosts that
-    URLs may lead to. output_dir: the folder of outputs without a path; None for the input's own.
+    roots: the folders that every path of a job must lie in; without any, all paths are allowed.
+    urls: the hosts that URLs may lead to. output_dir: the folder of outputs without a path; None
+    for the input's folder.
     """
 
     roots: tuple[Path, ...] = ()
@@ -33,7 +34,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a job's size goes by if its config does not say: a factor, and dots per inch."""
+    """The factor and the dots per inch of jobs whose config has none."""
 
     factor: float = DEFAULT_UPSCALE_FACTOR
     dpi: int = DEFAULT_DPI
@@ -41,7 +42,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How the operator runs this worker, as far as pictures are concerned."""
+    """The part of the worker's settings that concerns pictures."""
 
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)

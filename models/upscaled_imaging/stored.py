@@ -1,7 +1,7 @@
-"""The rows of a PNG as its file stores them: checked, and not decoded.
+"""The rows of a PNG as its file stores them: checked, but not decoded.
 
-Where a file holds the very pixels that are to be written, they are taken over as they are: to
-decode them and encode them anew costs ten times as much processor time.
+If a file holds exactly the pixels of the output, its rows are copied: to decode and encode them
+again would cost ten times as much processor time.
 Source: PNG specification, third edition (W3C, 2025).
 """
 
@@ -18,17 +18,19 @@ from isal.igzip_lib import DECOMP_ZLIB, IgzipDecompressor
 from upscaled_imaging.png import SIGNATURE, header
 from upscaled_imaging.rows import Picture
 
-# Filters of a row are numbered from 0, none, to this one.
+# The filters of a row are numbered from 0 (none) to this one.
 _FILTER_PAETH = 4
-# Real files have one for each 8 KiB of their pixels.
+# Real files have one chunk for each 8 KiB of their pixels.
 _MOST_CHUNKS = 100_000
-# Rows that are inflated at once, to see that they are there.
+# Rows that are inflated at once, to check that they are complete.
 _ROWS = 64
 
 
 def stored_rows(data: bytes, picture: Picture) -> bytes | None:
-    """The filtered and deflated rows of a PNG file; None where it is not whole and sound, or holds
-    another kind of picture than ``picture``, in size, bands, bits, transparency or order of rows.
+    """The filtered and deflated rows of a PNG file.
+
+    None if the file is not whole and sound, or differs from ``picture`` in size, bands, bits,
+    transparency or order of rows.
     """
     try:
         chunks = list(islice(_chunks(data), _MOST_CHUNKS))
@@ -44,7 +46,7 @@ def stored_rows(data: bytes, picture: Picture) -> bytes | None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and contents of each chunk to the last. Raises where the file is broken or cut off."""
+    """Kind and contents of each chunk. Raises if the file is broken or cut off."""
     if not data.startswith(SIGNATURE):
         raise ValueError("no PNG")
     view = memoryview(data)
@@ -61,7 +63,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _is_whole(stored: bytes, picture: Picture) -> bool:
-    """Whether the rows are all there, and no more of them. Raises where they are broken."""
+    """Whether the number of rows is right. Raises if they are broken."""
     row_bytes = 1 + picture.row_bytes
     inflate = IgzipDecompressor(flag=DECOMP_ZLIB)
     for top in range(0, picture.height, _ROWS):

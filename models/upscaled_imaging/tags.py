@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 BIG_HEADER_BYTES = 16
-# Far past any real value (maker notes stay under 100 kB); a forged count must not fill the memory.
+# Much larger than any real value (maker notes are below 100 kB), because a count may be forged.
 _LONGEST_VALUE_BYTES = 4 * 1024 * 1024
 _LONGEST_DIRECTORY = 4096
-# Of all values of a directory and of those inside it together: values may overlap, so that a small
-# file could give any number of bytes.
+# The limit for all values of a directory and those inside it. Values may overlap, so a small file
+# could yield any number of bytes.
 _MOST_VALUE_BYTES = 16 * 1024 * 1024
 _ALL = range(65536)
 
@@ -35,7 +35,7 @@ class TagType(IntEnum):
     LONG8 = 16
 
 
-# Bytes of a value, and of the numbers it is made of: a rational is two of four bytes.
+# Bytes per value, and bytes per number in it: a rational is two numbers of four bytes.
 _SIZES = {1: (1, 1), 2: (1, 1), 3: (2, 2), 4: (4, 4), 5: (8, 4), 6: (1, 1), 7: (1, 1), 8: (2, 2),
           9: (4, 4), 10: (8, 4), 11: (4, 4), 12: (8, 8), 13: (4, 4), 16: (8, 8), 17: (8, 8),
           18: (8, 8)}  # fmt: skip
@@ -50,7 +50,7 @@ class Tag(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One raw entry: ``values`` of ``type`` lie at ``place``; the entry itself lies at ``at``."""
+    """One raw entry at offset ``at``, whose ``values`` of ``type`` begin at offset ``place``."""
 
     number: int
     type: int
@@ -80,14 +80,14 @@ def rational(number: int, value: float) -> Tag:
 
 
 def header(directory_at: int, *, big: bool) -> bytes:
-    """What a little-endian file begins with: 8 bytes, or the 16 of BigTIFF."""
+    """The header of a little-endian file: 8 bytes, or 16 for BigTIFF."""
     if big:
         return b"II" + struct.pack("<HHHQ", 43, 8, 0, directory_at)
     return b"II" + struct.pack("<HI", 42, directory_at)
 
 
 def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
-    """A directory that lies at byte ``at`` of its file, long values behind it, little-endian."""
+    """A little-endian directory for offset ``at`` of its file, with long values behind it."""
     count, entry, pointer = ("<Q", "<HHQ", "<Q") if big else ("<H", "<HHI", "<I")
     inline = struct.calcsize(pointer)
     table = struct.calcsize(count) + len(tags) * (struct.calcsize(entry) + inline) + inline
@@ -110,7 +110,7 @@ def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
 
 
 class _Walk:
-    """What was read so far of a directory and of those inside it."""
+    """The state of reading a directory and those inside it."""
 
     def __init__(self, at: int) -> None:
         self.places = {at}
@@ -121,7 +121,7 @@ class Reader:
     """Reads directories of either byte order, of TIFF, BigTIFF and EXIF.
 
     ``read_at`` takes an offset and a count of bytes, and returns fewer at the end. ``check`` is
-    called for each value of a directory; what it raises ends the reading.
+    called for each value of a directory; an exception of it ends the reading.
     Raises `ValueError` if there is no such header.
     """
 
@@ -139,10 +139,10 @@ class Reader:
         self.first = self._unpack(self._pointer, start[8:16] if self.big else start[4:8])
 
     def entries(self, at: int) -> tuple[list[Entry], int]:
-        """The entries of the directory at byte ``at``, and where the next directory lies, or 0.
+        """The entries of the directory at offset ``at``, and the offset of the next one, or 0.
 
-        Of several entries with one number the first counts, as in libtiff. Raises `ValueError` if
-        the directory is cut off.
+        If several entries have the same number, the first counts, as in libtiff. Raises
+        `ValueError` if the directory is cut off.
         """
         inline = struct.calcsize(self._pointer)
         counter, entry = ("Q", f"{self.order}HHQ") if self.big else ("H", f"{self.order}HHI")
@@ -165,10 +165,10 @@ class Reader:
         return list(found.values()), self._unpack(self._pointer, rest) if len(rest) == inline else 0
 
     def directory(self, at: int, *, wanted: Container[int], inside: frozenset[int]) -> list[Tag]:
-        """The tags at byte ``at`` whose numbers are ``wanted``; broken ones are left out.
+        """The tags at offset ``at`` whose numbers are ``wanted``; broken ones are left out.
 
-        Tags ``inside`` point to directories, which are read in the same way and whole, each once.
-        Values beyond 16 MiB in all are left out.
+        Tags ``inside`` point to directories. Each of these is read once, with all of its tags.
+        Values beyond a total of 16 MiB are left out.
         """
         return self._directory(at, wanted, inside, _Walk(at))
 
@@ -193,7 +193,7 @@ class Reader:
                 to = self.integer(entry)
                 if to not in walk.places:
                     walk.places.add(to)
-                    # Each pointer once on the way down: that bounds the depth.
+                    # Each pointer is followed once on the way down, which bounds the depth.
                     nested = self._directory(to, _ALL, inside - {number}, walk)
                     tags.append(Tag(number, TagType.LONG, nested))
         return tags
@@ -204,7 +204,7 @@ class Reader:
         return np.frombuffer(data, f">u{size}").astype(f"<u{size}").tobytes()
 
     def size(self, entry: Entry) -> int:
-        """Bytes of an entry's values; 0 if they are of an unknown type."""
+        """The bytes of an entry's values; 0 if their type is unknown."""
         return entry.values * _SIZES.get(entry.type, (0, 0))[0]
 
     def is_whole(self, entry: Entry) -> bool:
@@ -224,7 +224,7 @@ class Reader:
         return [self.integer(entry._replace(place=entry.place + n * size)) for n in range(count)]
 
     def packed(self, entry: Entry, value: int | None = None) -> bytes:
-        """The entry as it would lie in a directory of the file; ``value`` is its only number."""
+        """The entry in the file's byte order. ``value`` replaces its values by one number."""
         inline = struct.calcsize(self._pointer)
         size = entry.values * _SIZES.get(entry.type, (1, 1))[0]
         if value is not None:
@@ -237,11 +237,11 @@ class Reader:
         return head + data.ljust(inline, b"\0")
 
     def packed_integers(self, entry: Entry, value: int) -> bytes:
-        """What lies at the entry's place if all of its values are ``value``."""
+        """The bytes of the entry's values if all of them are ``value``."""
         return struct.pack(self.order + self._code(entry), value) * entry.values
 
     def fraction(self, entry: Entry) -> float:
-        """The first value of an entry of fractions. Raises `ZeroDivisionError`, too."""
+        """The first value of an entry of fractions. Raises `ZeroDivisionError` as well."""
         data = self._read_at(entry.place, 8)
         return self._unpack("I", data) / self._unpack("I", data[4:])
 

@@ -1,6 +1,6 @@
-"""Which kind of text a file is: markup, data, or a stand-in for the picture that was meant.
+"""Which kind of text a file is: markup, data, or a pointer to the picture.
 
-A web page that is saved as `photo.jpg` is the most common broken download.
+A web page saved as `photo.jpg` is the most common broken download.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import re
 
 _EXPORT = "which is not read here: export it as PNG or TIFF, in the size that you want"
 _CONVERT = "which is not read here: convert it to PNG, JPEG, WebP, TIFF or AVIF"
-_NO_PICTURE = "no picture: read what it says, because the download or the upload went wrong"
+_NO_PICTURE = "no picture: read its text, because the download or the upload went wrong"
 _POINTER = "which only stands for the file: run `git lfs pull`, and send what that fetches"
 _BASE64 = "no picture: decode it, or send it as image_base64"
 _AS_TEXT = "which damages it for good: read, send and store the original as bytes"
-# Text has no other control characters than tab, line breaks, form feed, backspace and escape.
+# The control characters that text does not have. It has tab, line breaks, form feed, backspace and
+# escape.
 _CONTROLS = re.compile(r"[\0-\x07\x0b\x0e-\x1a\x1c-\x1f\x7f]")
-# What decoding puts in place of bytes that are no text. An old encoding has some of them, pixels
+# The replacement character for bytes that are not UTF-8. Text of an old encoding has some, pixels
 # have many.
 _REPLACED = "\ufffd"
 _MOST_REPLACED = 0.25
@@ -32,9 +33,9 @@ _DOCTYPE = re.compile(r"<!doctype\s{1,64}([\w.-]{1,64})", re.IGNORECASE)
 _HTML = frozenset(
     {"html", "head", "body", "title", "meta", "script", "style", "div", "p", "h1", "center", "link"}
 )
-# Kinds that are told by their first bytes, although those are text.
+# Kinds that are recognised by their first bytes, although these are text.
 _TOLD_ELSEWHERE = re.compile(r"%PDF|%!PS|P[1-7Ff]4?\s|#\?R|id=ImageMagick|SIMPLE  =")
-# In this order: the first pattern that fits tells the kind.
+# In this order: the first pattern that matches decides.
 _KINDS = tuple(
     (name, advice, re.compile(pattern))
     for name, advice, pattern in (
@@ -71,7 +72,7 @@ def is_svg(head: bytes) -> bool:
 
 
 def _decoded(head: bytes) -> str | None:
-    """``head`` as text without the space in front; None if it is none. It may be cut off."""
+    """``head`` as text without leading space; None if it is no text. It may be cut off."""
     encoding = next(
         (encoding for mark, encoding in _ENCODINGS.items() if head.startswith(mark)), "utf-8"
     )
@@ -91,14 +92,14 @@ def _markup_kind(text: str) -> tuple[str, str]:
 
 
 def _root(text: str) -> str:
-    """The name of a document's first element, or of its type; empty if neither is seen."""
+    """The name of a document's first element, or of its type; empty if neither is found."""
     at = 0
     while True:
         at += len(_SPACE.match(text, at)[0])  # type: ignore[index] # it always matches
-        told = _DOCTYPE.match(text, at) or _ELEMENT.match(text, at)
-        if told:
-            return told[1].lower()
-        # Comments, processing instructions and declarations come before it.
+        match = _DOCTYPE.match(text, at) or _ELEMENT.match(text, at)
+        if match:
+            return match[1].lower()
+        # Comments, processing instructions and declarations may come first.
         closing = "-->" if text.startswith("<!--", at) else ">"
         end = text.find(closing, at)
         if end < 0 or not text.startswith("<", at):

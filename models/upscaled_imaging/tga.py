@@ -16,8 +16,8 @@ from upscaled_imaging.pillow import load_by_pillow
 
 _HEADER_BYTES, _FOOTER_BYTES = 18, 26
 _SIGNATURE = b"TRUEVISION-XFILE.\0"
-# Where the extension area, which version 2 of the format adds, tells of alpha: none, undefined,
-# undefined but to be kept, multiplied with the colours.
+# Offset of the alpha type in the extension area of version 2, and its values: none, undefined,
+# undefined but to be kept, premultiplied.
 _ALPHA, _NO_ALPHA, _MULTIPLIED = 494, (0, 1, 2), 4
 _AUTHOR, _COMMENTS, _EXTENSION_BYTES = slice(2, 43), slice(43, 367), 495
 
@@ -36,10 +36,10 @@ def load_tga(
     check_size(*struct.unpack_from("<HH", header, 12))
     extension = _extension(origin)
     alpha = extension[_ALPHA] if extension else None
-    # One bit of alpha that the header does not tell is none.
+    # A single bit of alpha counts only if the header declares it.
     is_opaque = alpha in _NO_ALPHA or (header[16] == 16 and not header[17] & 0x0F)
-    told = {"tga-author": _text(extension[_AUTHOR]), "tga-comments": _text(extension[_COMMENTS])}
-    image = load_by_pillow(TgaImageFile, origin, told, warn, is_opaque=is_opaque)
+    fields = {"tga-author": _text(extension[_AUTHOR]), "tga-comments": _text(extension[_COMMENTS])}
+    image = load_by_pillow(TgaImageFile, origin, fields, warn, is_opaque=is_opaque)
     return straight(image) if alpha == _MULTIPLIED and image.bands in (2, 4) else image
 
 
@@ -54,5 +54,5 @@ def _extension(origin: Origin) -> bytes:
 
 
 def _text(data: bytes) -> bytes | None:
-    """Lines that are padded with zeros, as one text."""
+    """Zero-padded lines, as one text."""
     return b"\n".join(filter(None, (line.strip() for line in data.split(b"\0")))) or None

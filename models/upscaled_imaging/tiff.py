@@ -1,7 +1,7 @@
-"""A TIFF, written strip by strip: deflate with the horizontal predictor, BigTIFF where it must be.
+"""A TIFF, written strip by strip: deflate with the horizontal predictor, BigTIFF if it is large.
 
-libvips writes TIFF too, but no EXIF into it, and at several times the processor time. Deflate is
-what libtiff, Photoshop, ImageMagick, GIMP and the systems' own viewers all read.
+libvips writes no EXIF into a TIFF, and takes several times the processor time. libtiff, Photoshop,
+ImageMagick, GIMP and the viewers of operating systems all read deflate.
 Source: TIFF 6.0 (Adobe, 1992), sections 8, 14 and 18; Photoshop TIFF technical notes (2002).
 """
 
@@ -28,7 +28,7 @@ from upscaled_imaging.tags import (
     short,
 )
 
-# A strip is the least that a reader decodes: small for editors, large enough to compress well.
+# A reader decodes whole strips: small ones suit editors, large ones compress better.
 _STRIP_BYTES = 256 * 1024
 _LEVEL = 1
 _LAST_SMALL_OFFSET = 2**32 - 1
@@ -37,10 +37,10 @@ _LAST_SMALL_OFFSET = 2**32 - 1
 def write_tiff(
     rows: Iterator[np.ndarray], file: BinaryIO, picture: Picture, metadata: Metadata
 ) -> None:
-    """Write ``rows`` to ``file``, which is empty and can seek.
+    """Write ``rows`` to ``file``, which must be empty and seekable.
 
-    Whether it is a BigTIFF is decided at the end, when the size is known: the first 16 bytes are
-    kept free for either header.
+    The first 16 bytes are kept free for the header. It is written at the end: only then the size is
+    known, which decides between TIFF and BigTIFF.
     """
     strip_rows = min(picture.height, max(1, _STRIP_BYTES // picture.row_bytes))
     file.write(bytes(BIG_HEADER_BYTES))

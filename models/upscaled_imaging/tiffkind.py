@@ -1,4 +1,4 @@
-"""Which TIFF files are read. Nearly anything can be one, and what libvips makes of some is wrong.
+"""Which TIFF files are read. The format allows nearly anything, and libvips decodes some wrongly.
 
 Source: TIFF 6.0 (Adobe, 1992); DNG 1.7 and TIFF/EP for camera raw files; libtiff's tiff.h.
 """
@@ -17,22 +17,22 @@ _REDUCED = 1
 _SEPARATE = 2
 _JPEG = 7
 _PALETTE_COLOURS, _YCBCR = 3, 6
-# What libtiff decodes here: none, CCITT, LZW, JPEG, deflate, PackBits, WebP.
+# Compressions that libtiff decodes: none, CCITT, LZW, JPEG, deflate, PackBits, WebP.
 _READ_COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG, 8, 32771, 32773, 32946, 50001)
 _COMPRESSIONS = {6: "old-style JPEG", 34712: "JPEG 2000", 34925: "LZMA", 50000: "Zstandard"}
 _READ_BITS = (1, 2, 4, 8, 16)
-# Gray of either polarity, RGB, palette, CMYK; YCbCr is converted where it comes as JPEG.
+# Gray of either polarity, RGB, palette, CMYK. YCbCr is converted if it is compressed as JPEG.
 _READ_COLOURS = (0, 1, 2, _PALETTE_COLOURS, 5)
-# Gray, RGB and CMYK may have each channel in tiles of its own.
+# Gray, RGB and CMYK may store each channel in separate tiles.
 _APART_COLOURS = (0, 1, 2, 5)
 _COLOUR_NAMES = {4: "mask", _YCBCR: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab", 32803: "camera raw"}
 
 
 def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
-    """Refuse a file whose first picture would not come out as it is.
+    """Refuse a file whose first picture would be decoded wrongly.
 
-    Raises `JobError`: unsupported_format, or input_unreadable where its palette or profile is cut
-    off. A directory that cannot be read is left to libtiff, which says more about it.
+    Raises `JobError`: unsupported_format, or input_unreadable if its palette or profile is cut off.
+    A broken directory passes, because libtiff's error says more about it.
     """
     try:
         reader = Reader(read_at)
@@ -48,17 +48,17 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
     compression, colours = values.get(_COMPRESSION, 1), values.get(_COLOURS, 1)
     bits = values.get(_BITS, 1)
     if values.get(_KIND, 0) & _REDUCED:
-        # A daemon that upscaled a camera's thumbnail would look as if it had worked.
+        # If a camera's thumbnail were upscaled, the job would seem to succeed.
         raise _unsupported("begins with a small preview, as camera raw files do")
     if compression not in _READ_COMPRESSIONS:
         raise _unsupported(f"is compressed with {_COMPRESSIONS.get(compression, compression)}")
     if colours not in _READ_COLOURS and (colours, compression) != (_YCBCR, _JPEG):
         raise _unsupported(f"has {_COLOUR_NAMES.get(colours, f'photometric {colours}')} pixels")
     if bits not in _READ_BITS:
-        raise _unsupported(f"has {bits} bits a channel")
+        raise _unsupported(f"has {bits} bits per channel")
     is_apart = values.get(_PLANES) == _SEPARATE and _TILE_WIDTH in entries
     if is_apart and colours not in _APART_COLOURS:
-        raise _unsupported("has each channel in tiles of its own")
+        raise _unsupported("has each channel in separate tiles")
     if colours == _PALETTE_COLOURS:
         palette = entries.get(_PALETTE)
         if palette is None or palette.values < 3 << bits or not reader.is_whole(palette):
@@ -71,7 +71,7 @@ def _unsupported(what: str) -> JobError:
     return JobError(
         ErrorCode.UNSUPPORTED_FORMAT,
         f"the input is a TIFF that {what}, which is not read here: convert it to gray, RGB or "
-        "CMYK of 8 or 16 bits a channel",
+        "CMYK of 8 or 16 bits per channel",
     )
 
 

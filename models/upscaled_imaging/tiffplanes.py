@@ -1,7 +1,7 @@
-"""A TIFF whose channels lie apart, as one gray picture per channel.
+"""A TIFF whose channels are stored apart (planar), as one gray picture per channel.
 
-libvips refuses such channels in tiles, and mixes them up in gray pictures. Each channel is shown to
-it as a file of its own: the same bytes with another directory behind them.
+libvips refuses such channels in tiles, and mixes them up in gray pictures. It gets each channel as
+a separate file: the same bytes, with another directory behind them.
 Source: TIFF 6.0 (Adobe, 1992), PlanarConfiguration.
 """
 
@@ -20,16 +20,17 @@ _BITS, _COLOURS, _SAMPLES, _PLANES, _EXTRA_SAMPLES = 258, 262, 277, 284, 338
 _LEAST, _MOST, _FORMAT = 280, 281, 339
 # Of either polarity.
 _GRAY = (0, 1)
-# Where each strip or tile lies, and its length: those of the second channel follow the first's.
+# Offset and length of each strip or tile. Those of the second channel follow those of the first.
 _PER_PIECE = (273, 279, 324, 325)
 _BLACK_IS_ZERO, _TOGETHER = 1, 1
-# Values for each channel, of which one is left: all channels have the same.
+# Tags with one value per channel. One value is kept, because all channels have the same.
 _PER_CHANNEL = (_BITS, _LEAST, _MOST, _FORMAT)
 
 
 def load_planes(origin: Origin, photometric: int, samples: int, wanted: list[int]) -> pyvips.Image:
-    """The ``wanted`` ones of a file's ``samples`` channels, side by side, the first as gray of
-    the polarity ``photometric``. Raises `JobError` (input_unreadable).
+    """The ``wanted`` ones of a file's ``samples`` channels, as bands of one image.
+
+    The first is gray of the polarity ``photometric``. Raises `JobError` (input_unreadable).
     """
     try:
         planes = [
@@ -46,7 +47,7 @@ def load_planes(origin: Origin, photometric: int, samples: int, wanted: list[int
 
 
 def _as_gray(origin: Origin, photometric: int, samples: int, plane: int) -> dict[int, bytes]:
-    """What differs in a file that holds one plane: the header, and a directory behind the end."""
+    """The changes that make a file of one plane: a header, and a directory behind the end."""
     reader = Reader(origin.read_at)
     entries, following = reader.entries(reader.first)
     changed = {

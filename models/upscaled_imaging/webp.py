@@ -1,6 +1,6 @@
-"""A WebP: pixels through libvips, the container by our own hand (see exif.py for why).
+"""A WebP: libvips encodes the pixels, and this module writes the container (exif.py says why).
 
-The encoder needs the whole picture, which the format's 16,383 pixels a side keep within bounds.
+The encoder needs the whole picture, whose size the format limits to 16,383 pixels per side.
 Source: WebP container specification (RFC 9649).
 """
 
@@ -29,14 +29,14 @@ def write_webp(
     metadata: Metadata,
     quality: int | None,
 ) -> None:
-    """Write ``rows``, 8 bits a channel; quality 100 is lossless. Gray is stored as RGB."""
+    """Write ``rows``, 8 bits per channel; quality 100 is lossless. Gray is stored as RGB."""
     chosen = quality or _DEFAULT_QUALITY
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)
         data = image.webpsave_buffer(
             Q=chosen,
             lossless=chosen == _LOSSLESS,
-            exact=True,  # colour under transparent pixels, too
+            exact=True,  # keeps colour under transparent pixels
             smart_subsample=True,
             keep="none",
         )

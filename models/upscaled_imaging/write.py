@@ -1,4 +1,4 @@
-"""Rows of pixels to a file, encoded in a thread of their own while the engine computes."""
+"""Rows of pixels to a file, encoded in a separate thread while the engine computes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from upscaled_imaging.webp import write_webp
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
-# Pixels that may wait for the encoder; past it `write` waits. A few bands of a usual picture.
+# Pixels that may wait for the encoder, a few bands of a usual picture. Beyond it `write` waits.
 _QUEUE_BYTES = 16 * 1024 * 1024
-# Silence to allow while a whole picture is encoded: a quarter of a gigapixel of AVIF takes minutes.
+# The time allowed to encode a whole picture: a quarter of a gigapixel of AVIF takes minutes.
 _ENCODE_BUDGET_S = 1800.0
-# Formats whose encoders hold the whole picture.
+# Formats whose encoders need the whole picture.
 _WHOLE = ("webp", "avif")
-# 8-bit formats. The others take 16 bits a channel, AVIF 12 of them.
+# 8-bit formats. The others take 16 bits per channel, of which AVIF keeps 12.
 _EIGHT_BITS = ("jpeg", "webp")
 _LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
 
-# Encoders that take rows end when they are told; one that has them all does not listen.
+# An encoder that waits for rows stops at once; one that has all rows cannot be interrupted.
 _left_behind = LeftBehind(allowed=0)
 
 
 class _AbandonedError(Exception):
-    """Raised into the encoder: nobody wants the picture any more."""
+    """Raised in the encoder's thread to stop it: the sink was abandoned."""
 
 
 class Sink:
@@ -57,7 +57,7 @@ class Sink:
         in_turns: bool,
     ) -> None:
         self._output = output
-        # PNG's encoder alone takes all processors; beside another there is room for the engine.
+        # Only PNG's encoder uses all processors; the others leave room for the engine.
         self._in_turns = in_turns and output.format == "png"
         self._file = pending.file
         self._publish = pending.publish
@@ -75,24 +75,24 @@ class Sink:
 
     @property
     def tail_s(self) -> float:
-        """What the encoder will take after the last row, as far as that is known."""
+        """The expected seconds of encoding after the last row; 0 if unknown."""
         size = self._output.plan.output
         return expected_s(self._output.format, size.width * size.height)
 
     def write(self, rows: np.ndarray) -> None:
         """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
 
-        The array is kept, not copied: do not change it afterwards. Waits while the encoder is
-        behind, and in turns until it has encoded these rows. Raises what the encoder failed with,
-        `JobError` (output_unwritable) as a rule, and `JobError` (cancelled).
+        The array is kept, not copied: do not change it afterwards. Waits while the encoder's queue
+        is full, and with ``in_turns`` until these rows are encoded. Raises `JobError` (cancelled),
+        and the encoder's error, as a rule `JobError` (output_unwritable).
         """
         expected = (self._native.width, self._bands, f"uint{self._bits}")
         if (*rows.shape[1:], rows.dtype.name) != expected or len(rows) > self._rows_due:
             raise ValueError(
-                f"{rows.shape} of {rows.dtype} came where {self._rows_due} rows of {expected} "
+                f"got {rows.shape} of {rows.dtype}, but {self._rows_due} rows of {expected} "
                 "were due"
             )
-        self._check_cancelled()  # for jobs without a network, which ask nowhere else
+        self._check_cancelled()  # the only check of jobs without a network
         if self._encoder is None:
             self._encoder = Thread(target=self._encode, name="encoder", daemon=True)
             self._encoder.start()
@@ -108,9 +108,10 @@ class Sink:
                 self._wait_until(lambda: not self._queue and not self._encoding)
 
     def write_png(self, data: bytes) -> bool:
-        """Take the whole picture from a PNG file, where the output is a PNG of just its pixels:
-        they are neither decoded nor encoded. False where they have to be, or the file is broken:
-        nothing was taken then. Raises `JobError` (output_unwritable).
+        """Take the whole picture from a PNG file without decoding it.
+
+        That works if the output is a PNG with exactly its pixels. False if it is not, or if the
+        file is broken; nothing was taken then. Raises `JobError` (output_unwritable).
         """
         plan = self._output.plan
         if self._output.format != "png" or not self._native == plan.scaled == plan.output:
@@ -130,8 +131,8 @@ class Sink:
     def commit(self) -> Written:
         """Wait for the encoder and hand the finished file over to its destination.
 
-        Raises what the encoder failed with, `JobError` (cancelled, output_unwritable), and
-        `ValueError` if rows are missing.
+        Raises the encoder's error, `JobError` (cancelled, output_unwritable), and `ValueError` if
+        rows are missing.
         """
         if self._rows_due:
             raise ValueError(f"{self._rows_due} rows are missing")
@@ -141,13 +142,13 @@ class Sink:
         return self._publish()
 
     def abandon(self) -> None:
-        """Stop the encoder, where it has not finished."""
+        """Stop the encoder if it has not finished."""
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
         if self._encoder is not None:
             _left_behind.end(self._encoder)
-        # Its traceback leads back here: without this, only Python's collector would end the circle.
+        # Its traceback refers to this object: only Python's collector would free such a cycle.
         self._failure = None
 
     def _wait_for_encoder(self) -> None:
@@ -198,13 +199,13 @@ class Sink:
             received = self._received()
             self._encode_rows(received)
             for _ in received:
-                pass  # what a crop cuts off below, so that the engine can get rid of it
+                pass  # rows below a crop, which the engine still has to write
             self._file.flush()
         except _AbandonedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the engine's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the engine's thread
             with self._changed:
-                # Of an abandoned one nobody asks, and its traceback leads back here.
+                # Not kept after an abandon: it is not read, and its traceback refers to this sink.
                 self._failure = None if self._abandoned else _as_job_error(error)
                 self._changed.notify_all()
 
@@ -236,12 +237,11 @@ def _as_job_error(error: BaseException) -> BaseException:
 def open_sink(
     output: Output, native: Size, bands: int, bits: int, *, in_turns: bool = False
 ) -> Iterator[Sink]:
-    """Open a sink for rows of the engine's ``native`` size, which it brings to the plan's sizes.
+    """Open a sink for rows of the engine's ``native`` size, which it resamples to the plan's sizes.
 
-    bands: 1 to 4 as in `Source`; bits: 8 or 16. in_turns: whether the engine computes on the
-    processors that the encoder may need, so that they had better not compute at once. Leaving the
-    context without `commit` leaves no file. Raises `JobError` (output_unwritable,
-    path_not_allowed).
+    bands: 1 to 4 as in `Source`; bits: 8 or 16. in_turns: whether engine and encoder share the
+    processors, and so should not compute at the same time. Leaving the context without `commit`
+    leaves no file. Raises `JobError` (output_unwritable, path_not_allowed).
     """
     with ExitStack() as held:
         pending = held.enter_context(output.destination.open())

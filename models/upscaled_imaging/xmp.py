@@ -1,7 +1,7 @@
-"""XMP packets, revised as text: every byte stays but for single numbers, and thumbnails.
+"""XMP packets, revised as text: only single numbers change, and thumbnails are removed.
 
-Packets come from strangers, and searching them holds the interpreter: each pattern here takes a
-bounded number of bytes, or is possessive, so that nothing is tried twice.
+Packets are untrusted, and a search in them blocks the interpreter. So each pattern matches a
+bounded number of bytes, or is possessive and never backtracks.
 Source: XMP specification, parts 1 and 2 (Adobe, 2012); MWG guidelines 2.0; IPTC photo metadata
 2023.2; Google's photo sphere metadata (GPano); Exif 2.32 metadata for XMP.
 """
@@ -11,18 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-# Behind a name: an attribute, name="1", or an element, <name>1<.
+# What follows a name: an attribute's value, name="1", or an element's, <name>1<.
 _NUMBER = re.compile(rb"(?:\s*+=\s*+[\"']|>)([\d/]++)[\"'<]")
-# The same, of a number that may have a sign and a fraction.
+# The same for a number that may have a sign and a fraction.
 _SCALABLE = re.compile(
     rb"(?:\s{0,9}+=\s{0,9}+[\"']|>)\s{0,99}+([-+]?\d{1,9}+(?:\.\d{1,20}+)?+(?:/\d{1,9}+)?+)"
     rb"\s{0,99}+[\"'<]"
 )
 _ITEM = re.compile(rb"(<rdf:li[^<>]{0,99}+>\s{0,99}+)(\d{1,9}+)(?=\s{0,99}+<)")
 _DECLARATION = re.compile(rb"xmlns:([\w.-]{1,60}+)\s{0,9}+=\s{0,9}+[\"']([^\"'<>]{1,200}+)[\"']")
-# A real packet has one for each namespace.
+# A real packet has one declaration per namespace.
 _MOST_PREFIXES = 4
-# Far past any real packet, whose outlines of regions are the longest lists of numbers.
+# Much more than in any real packet, in which the outlines of regions are the longest lists.
 _MOST_OF_A_NAME = 100_000
 
 _GPANO = "http://ns.google.com/photos/1.0/panorama/"
@@ -34,7 +34,7 @@ _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
 _PAGES = "http://ns.adobe.com/xap/1.0/t/pg/"
 _ACROSS, _DOWN = 0, 1
-# Properties that are one number of pixels, by the axis along which it counts.
+# Properties that are one number of pixels, with the axis along which it is counted.
 _NUMBERS = {
     _GPANO: {
         "FullPanoWidthPixels": _ACROSS,
@@ -67,14 +67,14 @@ _STRUCTURES = (
     (_IPTC, "RegionBoundary", _IPTC, _BOUNDARY),
 )
 _UNIT = b"pixel"
-# Numbers of pixels within other text, or in a unit that another property tells.
+# Numbers of pixels within other text, or in a unit that another property states.
 _UNSCALABLE = (
     (_DRONE, "DewarpData"),
     ("http://pix4d.com/camera/1.0", "VignettingCenter"),
     ("http://pix4d.com/camera/1.0/", "VignettingCenter"),
     ("http://ns.adobe.com/camera-raw-settings/1.0/", "CropWidth"),
 )
-# What tells places in the picture, in whatever unit: a crop moves them, and so does a turn.
+# Properties that hold positions in the picture, in any unit. A crop or a turn moves them.
 _PLACES = (
     *((_GPANO, name) for name in _NUMBERS[_GPANO]),
     *((_DRONE, name) for name in _NUMBERS[_DRONE]),
@@ -102,7 +102,7 @@ def revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> bytes
         values |= {"tiff:ResolutionUnit": "2"}
     for name, value in values.items():
         xmp = _with_value(xmp, name.encode(), value.encode())
-    # As in EXIF: it shows the picture before whatever was done to it.
+    # As in EXIF, a thumbnail shows an earlier state of the picture.
     return _without(xmp, b"<xmp:Thumbnails>", b"</xmp:Thumbnails>")
 
 
@@ -133,13 +133,13 @@ def scaled_xmp(xmp: bytes, scales: tuple[float, float]) -> tuple[bytes, list[str
     return xmp, list(dict.fromkeys(left))
 
 
-def places_told(xmp: bytes) -> list[str]:
-    """The names of what tells places in the picture."""
+def places_in_xmp(xmp: bytes) -> list[str]:
+    """The names of the properties that hold positions in the picture."""
     return list(dict.fromkeys(_found(xmp, _PLACES)))
 
 
 def _declared(xmp: bytes) -> dict[str, list[bytes]]:
-    """What stands for each namespace in the packet."""
+    """The prefixes of each namespace in the packet."""
     found: dict[str, list[bytes]] = {}
     for match in _DECLARATION.finditer(xmp):
         prefixes = found.setdefault(match[2].decode("latin-1"), [])
@@ -161,7 +161,7 @@ def _found(xmp: bytes, names: tuple[tuple[str, str], ...]) -> Iterator[str]:
 
 
 def _ends(xmp: bytes, name: bytes) -> Iterator[int]:
-    """The places behind an attribute's or an opening element's name."""
+    """The offsets behind the name of an attribute or an opening element."""
     at = 0
     for _ in range(_MOST_OF_A_NAME):
         start = xmp.find(name, at)
@@ -205,7 +205,7 @@ def _scaled_list(xmp: bytes, name: bytes, scales: tuple[float, float], left: lis
 
 
 def _elements(xmp: bytes, name: bytes, left: list[str]) -> Iterator[tuple[int, int]]:
-    """Where each element of the name begins and ends, its closing tag left out."""
+    """Offsets of the beginning and the end of each element, without its closing tag."""
     done = 0
     for at in _ends(xmp, name):
         start = at - len(name) - 1
@@ -232,7 +232,7 @@ def _scaled(number: bytes, scale: float) -> bytes | None:
 
 
 def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
-    """The packet with ``value`` for each number that it gives under ``name``."""
+    """The packet with ``value`` as each number under ``name``."""
     parts, done, at = [], 0, 0
     while (start := xmp.find(name, at)) >= 0:
         at = start + len(name)
@@ -244,7 +244,7 @@ def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
 
 
 def _without(xmp: bytes, opening: bytes, closing: bytes) -> bytes:
-    """The packet without what lies between the two, and without themselves."""
+    """The packet without the text from ``opening`` to ``closing``."""
     parts, done = [], 0
     while (start := xmp.find(opening, done)) >= 0:
         end = xmp.find(closing, start)

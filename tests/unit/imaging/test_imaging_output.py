@@ -274,7 +274,7 @@ def test_what_a_format_cannot_hold_is_refused_before_the_work(
 
     error = refused(planned, factor=1, image_path=strip(side + 1), output_format=kind)
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert f"{side} pixels a side" in error.message
+    assert f"{side} pixels per side" in error.message
     assert "png or tiff" in error.message
     planned(factor=1, image_path=strip(side), output_format=kind)
 

@@ -17,7 +17,7 @@ from counting import SearchedBytes
 from recording import RecordingContext
 from upscaled_imaging.exifpixels import places_in_exif, scaled_exif
 from upscaled_imaging.tags import Tag, TagType, header, long, pack, rational, short
-from upscaled_imaging.xmp import places_told, scaled_xmp
+from upscaled_imaging.xmp import places_in_xmp, scaled_xmp
 from upscaled_protocol.messages import Size
 
 Upscale = Callable[..., str]
@@ -145,7 +145,7 @@ def test_any_xmp_is_searched_a_bounded_number_of_times(pieces: list[str]) -> Non
     xmp = SearchedBytes("".join(pieces).encode())
     found, _ = scaled_xmp(xmp, (2.0, 2.0))
     assert len(found) <= 3 * len(xmp)
-    places_told(xmp)
+    places_in_xmp(xmp)
     assert xmp.searched <= 60 * (len(xmp) + 60)
 
 
