@@ -35,6 +35,8 @@ SUBCOMMANDS = {
     "pipeline": Subcommand(
         "upscaled_queue.pipeline.command", "score pictures, upscale the small ones, file them"
     ),
+    "work": Subcommand("upscaled_queue.work", "take jobs from a queue: Celery or BullMQ"),
+    "queue": Subcommand("upscaled_queue.command", "give jobs to a queue, and see their ends"),
     "models": Subcommand("upscaled_cli.models", "list, pull, add and verify models"),
     "schema": Subcommand("upscaled_cli.schema", "print the protocol's JSON Schemas"),
     "doctor": Subcommand("upscaled_cli.doctor", "say what is missing here, and how to get it"),

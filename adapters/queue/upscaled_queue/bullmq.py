@@ -1,0 +1,245 @@
+"""BullMQ from Python, by its official port: the queues of a Node backend, without Node.
+
+The event loop only talks to Redis. Deliveries run in threads, because a loop that is blocked for
+longer than the lease loses the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import redis.asyncio
+import redis.exceptions
+from bullmq import Queue, Worker
+from bullmq.custom_errors import DelayedError, UnrecoverableError
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
+from upscaled_queue.depth import bullmq_waiting
+from upscaled_queue.exits import EXIT_NO_DAEMON, EXIT_OK, EXIT_STUCK
+from upscaled_queue.job import Message, QueuedJob, bullmq_priority
+from upscaled_queue.machine import Ended, Machine
+from upscaled_queue.pulse import Pulse
+from upscaled_queue.settings import Settings
+
+# The record counts deliveries. BullMQ's own limit ends a job without a record, so it only stands
+# behind ours: a machine may die between a delivery and its count.
+_MORE_STALLS = 20
+# Between two tries to reach Redis; BullMQ's own client waits up to 20 s.
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 1.0
+_ENDLESS = 2**31
+# An id that BullMQ takes as it is: a colon parts its keys, and a number is an id of its own making.
+_PLAIN_ID = re.compile(r"(?=.*[^\d])[\w.@-]{1,128}", re.ASCII)
+
+
+def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
+    """A client with a pool, so that the waiting for jobs and all else can share it."""
+    backoff = ExponentialBackoff(cap=_LAST_RETRY_S, base=_FIRST_RETRY_S)
+    outages = [
+        redis.exceptions.BusyLoadingError,
+        redis.exceptions.ConnectionError,
+        redis.exceptions.TimeoutError,
+    ]
+    return redis.asyncio.from_url(
+        url,
+        decode_responses=True,
+        protocol=2,
+        retry=Retry(backoff, _ENDLESS if is_patient else 0),
+        retry_on_error=outages if is_patient else [],
+    )
+
+
+def bullmq_id(job_id: str) -> str:
+    """The id under which BullMQ has the job, so that giving it twice queues it once."""
+    if _PLAIN_ID.fullmatch(job_id):
+        return job_id
+    return "h" + hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()
+
+
+class BullWorker:
+    """Takes the jobs of one machine's queues, in the running loop."""
+
+    def __init__(self, machine: Machine, workers: int) -> None:
+        self._machine = machine
+        self._settings = machine.settings
+        self._loop = asyncio.get_running_loop()
+        self._capacity = self._settings.slots * workers
+        self._threads = ThreadPoolExecutor(self._capacity * len(self._settings.methods))
+        self._client = connection_of(self._settings.url.broker, is_patient=True)
+        self._stopped = asyncio.Event()
+        self._status = EXIT_OK
+
+    async def work(self) -> int:
+        """Until a signal, or until there is nothing to do; the exit status."""
+        machine = self._machine
+        for one in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(one, self._stop)
+
+        def failed() -> None:
+            self._loop.call_soon_threadsafe(self._fail)
+
+        machine.on_failed = failed
+        pulse = Pulse(machine, self, self._capacity, self._leave, self._stuck)
+        queues = [self._settings.queue_of(method) for method in self._settings.methods]
+        workers = [self._worker(queue) for queue in queues]
+        pulse.start()
+        await self._stopped.wait()
+        await asyncio.wait([asyncio.ensure_future(worker.close()) for worker in workers])
+        await asyncio.to_thread(machine.wait_stopped)
+        return self._status
+
+    def _worker(self, queue: str) -> Any:
+        lease_ms = round(self._settings.lease_s * 1000)
+        worker = Worker(
+            queue,
+            self._process,
+            {
+                "connection": self._client,
+                "concurrency": self._capacity,
+                "lockDuration": lease_ms,
+                "stalledInterval": max(100, lease_ms // 3),
+                "maxStalledCount": self._settings.max_deliveries + _MORE_STALLS,
+                "runRetryDelay": round(_LAST_RETRY_S * 1000),
+                "removeOnComplete": {"age": self._settings.keep_s},
+                "removeOnFail": {"age": self._settings.keep_s},
+            },
+        )
+        worker.on("error", self._log_error)
+        return worker
+
+    async def _process(self, job: Any, token: str) -> Message:
+        fields = _fields_of(job)
+        progress = _ProgressWriter(job)
+
+        def report(news: Message) -> None:
+            self._loop.call_soon_threadsafe(progress.put, news)
+
+        outcome = await self._loop.run_in_executor(
+            self._threads, lambda: self._machine.run(fields, token, on_progress=report)
+        )
+        await progress.end()
+        if not isinstance(outcome, Ended):
+            delay_ms = max(1, round(outcome.delay_s * 1000))
+            now_ms = round(time.time() * 1000)
+            options = {"skipAttempt": True}
+            await job.backend.moveToDelayed(job.id, now_ms, delay_ms, token, options)
+            raise DelayedError
+        if outcome.event["type"] == "error":
+            # As our Nest module writes it.
+            raise UnrecoverableError(f"{outcome.event['code']}: {outcome.event['error']}")
+        return outcome.event
+
+    def renew(self, leases: list[str]) -> None:
+        """BullMQ renews its locks itself."""
+
+    def waiting(self) -> int:
+        """Over all queues of this machine."""
+        return sum(bullmq_waiting(self._settings, one)[0] for one in self._settings.methods)
+
+    def _log_error(self, error: Exception, *_: Any) -> None:
+        self._machine.log.log("warning", "bullmq_error", detail=str(error))
+
+    def _stop(self) -> None:
+        self._machine.stop()
+        self._stopped.set()
+
+    def _leave(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _fail(self) -> None:
+        self._status = EXIT_NO_DAEMON
+        self._stop()
+
+    def _stuck(self) -> None:
+        # Whatever hangs would hang in an orderly end as well.
+        self._machine.kill()
+        os._exit(EXIT_STUCK)
+
+
+class _ProgressWriter:
+    """Writes a job's progress for BullMQ: one write at a time, and of what comes meanwhile only the
+    newest. Best effort: a write that fails is left out."""
+
+    def __init__(self, job: Any) -> None:
+        self._job = job
+        self._newest: Message | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def put(self, news: Message) -> None:
+        self._newest = news
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def end(self) -> None:
+        """Nothing is written after this: a job's end is its last event."""
+        self._newest = None
+        if self._writing is not None:
+            await self._writing
+
+    async def _write(self) -> None:
+        while self._newest is not None:
+            news, self._newest = self._newest, None
+            with contextlib.suppress(Exception):
+                await self._job.updateProgress(news)
+        self._writing = None
+
+
+def work(machine: Machine, workers: int) -> int:
+    """Be a worker until a signal, or until there is nothing to do; the exit status."""
+
+    async def run() -> int:
+        return await BullWorker(machine, workers).work()
+
+    return asyncio.run(run())
+
+
+async def submit(settings: Settings, jobs: list[QueuedJob]) -> None:
+    """Put the jobs into their queues. One whose id is there already is left as it is."""
+    client = connection_of(settings.url.broker, is_patient=False)
+    queues: dict[str, Any] = {}
+    try:
+        for job in jobs:
+            name = settings.queue_of(job.method)
+            if name not in queues:
+                queues[name] = Queue(name, {"connection": client})
+            options = {
+                "jobId": bullmq_id(job.job_id),
+                "priority": bullmq_priority(job.priority),
+                "removeOnComplete": {"age": settings.keep_s},
+                "removeOnFail": {"age": settings.keep_s},
+            }
+            await queues[name].add(job.method, job.fields, options)
+    finally:
+        await client.aclose()
+
+
+async def remove(settings: Settings, job: QueuedJob) -> None:
+    """Take an ended job out of BullMQ's own records, so that its id can be given again."""
+    client = connection_of(settings.url.broker, is_patient=False)
+    try:
+        queue = Queue(settings.queue_of(job.method), {"connection": client})
+        await queue.backend.remove(bullmq_id(job.job_id), True)
+    finally:
+        await client.aclose()
+
+
+def _fields_of(job: Any) -> Any:
+    """The job as the protocol has it. A producer that gives no id has BullMQ's, which is unique in
+    its queue until the queue is emptied: so its time is a part of ours."""
+    data = job.data
+    if not isinstance(data, dict) or data.get("job_id") is not None:
+        return data
+    name = f"{job.queue.name}/{job.id}/{job.timestamp}"
+    if len(name) > MAX_JOB_ID_LENGTH:
+        name = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return {**data, "job_id": name}

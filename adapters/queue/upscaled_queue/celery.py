@@ -1,0 +1,290 @@
+"""Celery, on Redis or RabbitMQ: the app, its one task, and what its workers are set to.
+
+    celery -A upscaled_queue.celery worker -Q esrgan      # takes its settings from UPSCALED_QUEUE_*
+    from upscaled_queue.celery import upscale; upscale.delay(job)
+
+Each setting here is from a trial that lost jobs, or ran them again and again, without it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import Reject
+
+from upscaled_protocol.log import Logger
+from upscaled_queue.exits import EXIT_STUCK
+from upscaled_queue.job import Message, level_of
+from upscaled_queue.machine import Ended, Machine
+from upscaled_queue.pulse import Pulse
+from upscaled_queue.record import connect
+from upscaled_queue.settings import Settings, settings_from
+
+# A message that is given back comes again at once if nothing else waits: its delay is spent here.
+_LONGEST_PAUSE_S = 1.0
+# Quorum queues have two priorities at most, so urgent jobs have a queue of their own.
+URGENT = ".urgent"
+# Of a command that gets no answer. It is not the time of BRPOP, which waits in the event loop.
+_SOCKET_TIMEOUT_S = 10
+_UNACKED_INDEX = "unacked_index"
+
+
+class UpscaleFailedError(Exception):
+    """Raised by `result.get()` for a job that ended with an error. event: the protocol's."""
+
+    def __init__(self, event: Message) -> None:
+        super().__init__(event)
+        self.event = event
+        self.code = event.get("code")
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.event.get('error')}"
+
+
+class UpscaleTask(Task):  # type: ignore[misc]
+    """Puts a job into its method's queue, by its priority, under its own id."""
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> Any:
+        """As Celery has it; the job may lack an id, which is then the task's."""
+        given = (args or [kwargs["job"]])[0]
+        if not isinstance(given, Mapping):
+            raise TypeError(f"a job is a dict, not a value of type {type(given).__name__}")
+        job = dict(given)
+        task_id = task_id or str(job.get("job_id") or uuid.uuid4())
+        job.setdefault("job_id", task_id)
+        priority = job.get("priority")
+        priority = priority if isinstance(priority, int) else 0
+        if _settings.url.is_redis:
+            options.setdefault("priority", level_of(priority))
+            urgent = ""
+        else:
+            urgent = URGENT if priority > 0 else ""
+        options.setdefault("queue", _settings.queue_of(str(job.get("method"))) + urgent)
+        # For `queue depth`: how long the oldest one waits.
+        options["headers"] = {**options.get("headers", {}), "given_at": time.time()}
+        return super().apply_async((job,), {}, task_id=task_id, **options)
+
+
+app = Celery("upscaled", set_as_current=False)
+_settings: Settings
+_machine: Machine | None = None
+
+
+def configure(settings: Settings) -> None:
+    """Take these settings, before the app is used."""
+    global _settings  # noqa: PLW0603 - an app is a process's own
+    _settings = settings
+    app.conf.update(celery_settings(settings))
+
+
+def celery_settings(settings: Settings) -> dict[str, Any]:
+    """Celery's own names."""
+    common: dict[str, Any] = {
+        "broker_url": settings.url.broker,
+        "result_backend": settings.url.record,
+        "result_expires": settings.keep_s,
+        # A result that cannot be written would be raised, and the message acknowledged.
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": None,
+        "broker_connection_max_retries": None,
+        "broker_connection_retry_on_startup": True,
+        # The daemon's processes isolate jobs. A child of a prefork pool each would load a model
+        # each, and CUDA does not survive a fork.
+        "worker_pool": "threads",
+        "worker_concurrency": settings.slots,
+        # Acknowledged after the end: else a killed machine's jobs are gone.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        # With late acknowledgement the prefetch count drifts up and hoards jobs.
+        "worker_disable_prefetch": settings.url.is_redis,
+        # One write less per job; the record tells what runs.
+        "task_track_started": False,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": settings.queue_of("esrgan"),
+    }
+    return {**common, **(_redis(settings) if settings.url.is_redis else _rabbitmq())}
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker_transport_options": {
+            "visibility_timeout": settings.lease_s,
+            # Else abandoned messages are looked for every 100 s, and a machine that is killed while
+            # it looks keeps the others from it for 300 s.
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": max(1, math.ceil(settings.lease_s / 4)),
+            "queue_order_strategy": "priority",
+            "priority_steps": list(range(10)),
+            "socket_timeout": _SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": _SOCKET_TIMEOUT_S,
+            "socket_keepalive": True,
+        },
+    }
+
+
+def _rabbitmq() -> dict[str, Any]:
+    # No x-delivery-limit: it counts jobs that are given back too, and drops what passes it. The
+    # record counts deliveries.
+    return {
+        "task_default_queue_type": "quorum",
+        "task_create_missing_queue_type": "quorum",
+        "broker_heartbeat": 10,
+        "broker_transport_options": {"confirm_publish": True},
+    }
+
+
+@app.task(
+    name="upscaled.upscale",
+    base=UpscaleTask,
+    bind=True,
+    throws=(UpscaleFailedError,),
+    max_retries=0,
+)
+def upscale(self: Any, job: Message) -> Message:
+    """Run one job: its result. Raises `UpscaleFailedError` for an end that is an error."""
+    if _machine is None:
+        raise Reject("no machine runs here", requeue=True)
+    lease = self.request.properties["delivery_tag"] if _settings.url.is_redis else None
+    try:
+        outcome = _machine.run(job, uuid.uuid4().hex, lease=lease)
+    except Exception as error:
+        # Celery acknowledges a task that raises, and the job would be lost.
+        _machine.log.log("error", "delivery_failed", job_id=job.get("job_id"), detail=repr(error))
+        raise Reject(repr(error), requeue=True) from error
+    if isinstance(outcome, Ended):
+        if outcome.event["type"] == "error":
+            raise UpscaleFailedError(outcome.event)
+        return outcome.event
+    if outcome.delay_s and not _machine.is_stopping:
+        time.sleep(min(outcome.delay_s, _LONGEST_PAUSE_S))
+    raise Reject("given back", requeue=True)
+
+
+class CeleryEngine:
+    """What the pulse needs, on a connection of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._redis = connect(settings.url.broker) if settings.url.is_redis else None
+
+    def renew(self, leases: list[str]) -> None:
+        """Only what runs here: deliveries that leaked in an outage would be held for ever."""
+        if self._redis is not None and leases:
+            self._redis.zadd(_UNACKED_INDEX, dict.fromkeys(leases, time.time()), xx=True)
+
+    def waiting(self) -> int:
+        """Over all queues of this machine."""
+        from upscaled_queue.depth import celery_waiting
+
+        return sum(celery_waiting(self._settings, one)[0] for one in self._settings.methods)
+
+
+def host(machine: Machine, workers: int, leave_status: list[int]) -> None:
+    """Run this process's tasks on that machine. leave_status: the last one is the exit status."""
+    global _machine  # noqa: PLW0603 - a process has one
+    _machine = machine
+
+    def leave() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stuck() -> None:
+        # Whatever hangs would hang in an orderly end as well.
+        machine.kill()
+        os._exit(EXIT_STUCK)
+
+    def failed() -> None:
+        leave_status.append(3)
+        leave()
+
+    machine.on_failed = failed
+    capacity = machine.settings.slots * workers
+    Pulse(machine, CeleryEngine(machine.settings), capacity, leave, stuck).start()
+
+
+def work(machine: Machine, workers: int) -> int:
+    """Be a worker until a signal, or until there is nothing to do; the exit status."""
+    settings, statuses = machine.settings, [0]
+    host(machine, workers, statuses)
+    _log_little()
+    signals.setup_logging.connect(_log_little, weak=False)
+    queues = [settings.queue_of(method) for method in settings.methods]
+    if not settings.url.is_redis:
+        queues += [queue + URGENT for queue in queues]
+    worker = app.Worker(
+        hostname=f"{settings.machine}@upscaled",
+        pool_cls="threads",
+        concurrency=settings.slots * workers,
+        queues=queues,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    worker.start()
+    machine.wait_stopped()
+    return statuses[-1]
+
+
+def _log_little(**_: Any) -> None:
+    """Our log has a line for each job; of Celery's only the warnings are news."""
+    import logging
+    import warnings
+
+    from celery.platforms import SecurityWarning
+
+    # About root and pickle, which is not accepted here.
+    warnings.simplefilter("ignore", SecurityWarning)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+# --- a worker that Celery's own command started -------------------------------------------------
+
+
+@signals.worker_init.connect
+def _start_machine(sender: Any = None, **_: Any) -> None:
+    if _machine is not None or sender is None or sender.app is not app:
+        return
+    from dataclasses import replace
+
+    from upscaled_queue.redisserver import check_server
+
+    prefix = _settings.queue_prefix
+    queues = [queue.removesuffix(URGENT) for queue in app.amqp.queues.consume_from]
+    methods = tuple(dict.fromkeys(queue.removeprefix(prefix) for queue in queues))
+    settings = replace(_settings, methods=methods)
+    configure(settings)
+    log = Logger(2, component="work", machine=settings.machine)
+    check_server(settings.url, log)
+    machine = Machine(settings, log)
+    workers = machine.start()
+    host(machine, workers, [0])
+
+
+@signals.worker_shutting_down.connect
+def _stop_machine(**_: Any) -> None:
+    if _machine is not None:
+        # In a signal's handler, which may have interrupted anything.
+        threading.Thread(target=_machine.stop, name="upscaled-stop", daemon=True).start()
+
+
+@signals.worker_shutdown.connect
+def _leave(**_: Any) -> None:
+    if _machine is not None:
+        _machine.wait_stopped()
+
+
+configure(settings_from(os.environ))

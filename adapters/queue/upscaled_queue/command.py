@@ -1,0 +1,257 @@
+"""`upscaled queue`: give jobs to a queue, and look at what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from upscaled_queue import options as shared
+from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from upscaled_queue.queueurl import QueueUrlError, read_queue_url
+from upscaled_queue.settings import DEFAULT_KEEP_S, DEFAULT_LEASE_S, Settings
+
+if TYPE_CHECKING:
+    from upscaled_queue.record import Records
+
+# Jobs that are read before the first of them is given.
+_BATCH = 100
+
+_EXAMPLES = """\
+examples:
+  upscaled jobs photos/*.jpg -o upscaled/ | upscaled queue submit --queue redis://redis:6379/0
+  upscaled queue results --follow              # with UPSCALED_QUEUE_URL set
+  upscaled queue results job-1 job-2
+  upscaled queue status job-1
+  upscaled queue cancel job-1
+  upscaled queue depth --methods esrgan,flux
+  upscaled queue dead | jq -r .job_id | xargs -n 1 upscaled queue requeue
+
+All of them print JSON lines. A job's end is the protocol's `result` or `error`; giving a job_id
+twice gives one end.
+
+exit status: 0 done, 1 a job was refused, is not known or has not ended, or the queue cannot be
+reached, 2 wrong usage or a queue that would lose jobs.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; the exit status."""
+    options = parser().parse_args(list(argv))
+    try:
+        url = read_queue_url(options.queue, options.record)
+    except QueueUrlError as error:
+        print(f"upscaled queue: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    settings = Settings(
+        url=url,
+        methods=getattr(options, "methods", ()),
+        lease_s=getattr(options, "lease_s", DEFAULT_LEASE_S),
+        keep_s=round(getattr(options, "keep_s", DEFAULT_KEEP_S)),
+        queue_prefix=options.queue_prefix,
+    )
+    try:
+        return _run(options, settings)
+    except ModuleNotFoundError as error:
+        return shared.say_missing("upscaled queue", error, url.engine)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(
+        prog="upscaled queue",
+        description="Give jobs to a queue, and look at what becomes of them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = arguments.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        shared.add_queue_options(one)
+        return one
+
+    submit = command("submit", "read job lines from stdin, and put the jobs into their queues")
+    _add_keep(submit)
+    results = command("results", "print the ends of jobs, as lines of the protocol")
+    results.add_argument("ids", nargs="*", metavar="ID", help="default: all that are kept")
+    results.add_argument("--follow", action="store_true", help="go on as more jobs end")
+    for name, summary in (
+        ("status", "tell where a job is: waiting, running with its progress, or ended"),
+        ("depth", "tell what waits and runs, for those who add and take away machines"),
+    ):
+        one = command(name, summary)
+        one.add_argument(
+            "--lease-s",
+            type=shared.above_zero,
+            default=DEFAULT_LEASE_S,
+            help="that of the machines (default: %(default)g)",
+        )
+        if name == "status":
+            one.add_argument("id", metavar="ID")
+        else:
+            one.add_argument(
+                "--methods", type=shared.methods, default=("esrgan",), help="default: esrgan"
+            )
+    command("cancel", "end a job as cancelled, running or not").add_argument("id", metavar="ID")
+    command("dead", "print the ends of the jobs that failed")
+    requeue = command("requeue", "delete the end of a job that failed, and give the job anew")
+    requeue.add_argument("id", metavar="ID")
+    _add_keep(requeue)
+    return arguments
+
+
+def _add_keep(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--keep-s",
+        type=shared.above_zero,
+        default=float(DEFAULT_KEEP_S),
+        help="how long it is kept that a job was given (default: a week)",
+    )
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from upscaled_queue.record import Records
+    from upscaled_queue.redisserver import UnsafeRedisError, check_server, is_away
+
+    run = {
+        "submit": _submit,
+        "results": _results,
+        "status": _status,
+        "cancel": _cancel,
+        "depth": _depth,
+        "dead": _dead,
+        "requeue": _requeue,
+    }[options.command]
+    try:
+        if options.command in ("submit", "requeue"):
+            check_server(settings.url)
+        return run(options, settings, Records(settings.url.record, settings.keep_s))
+    except UnsafeRedisError as error:
+        print(f"upscaled queue: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not is_away(error):
+            raise
+        print(f"upscaled queue: the queue cannot be reached: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _submit(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    from upscaled_protocol.errors import JobError
+    from upscaled_protocol.lines import decode_line
+    from upscaled_queue.job import QueuedJob, read_job
+    from upscaled_queue.producer import Producer
+
+    producer = Producer(settings, records)
+    status = EXIT_OK
+    lines = (line for line in sys.stdin.buffer if line.strip())
+    while batch := list(islice(lines, _BATCH)):
+        jobs: list[QueuedJob] = []
+        answers: list[dict[str, Any]] = []
+        for line in batch:
+            try:
+                fields = decode_line(line)
+                if isinstance(fields, dict):
+                    fields.setdefault("job_id", str(uuid.uuid4()))
+                job = read_job(fields)
+                jobs.append(job)
+                answers.append({"type": "queued", "job_id": job.job_id})
+            except (JobError, ValueError) as error:
+                status = EXIT_FAILED
+                answers.append(_refusal(error))
+        producer.submit(jobs)
+        _print(answers)
+    return status
+
+
+def _refusal(error: Exception) -> dict[str, Any]:
+    from upscaled_protocol.errors import ErrorCode, JobError
+    from upscaled_queue.job import error_event
+
+    if not isinstance(error, JobError):
+        error = JobError(ErrorCode.INVALID_JSON, f"the line is not JSON: {error}")
+    return {**error_event(error, ""), "job_id": error.job_id}
+
+
+def _results(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    if not options.ids:
+        _print(records.ends(is_followed=options.follow))
+        return EXIT_OK
+    missing = dict.fromkeys(options.ids)
+    for job_id in list(missing):
+        event = records.end_of(job_id)
+        if event is not None:
+            _print([event])
+            del missing[job_id]
+    if missing and options.follow:
+        for event in records.ends(is_followed=True):
+            if event["job_id"] in missing:
+                _print([event])
+                del missing[event["job_id"]]
+                if not missing:
+                    break
+    for job_id in missing:
+        print(f"upscaled queue: job {job_id} has no end that is kept", file=sys.stderr)
+    return EXIT_FAILED if missing else EXIT_OK
+
+
+def _status(options: argparse.Namespace, settings: Settings, records: Records) -> int:
+    status = records.status_of(options.id, settings.lease_s)
+    _print([status])
+    return EXIT_FAILED if status["state"] == "unknown" else EXIT_OK
+
+
+def _cancel(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    if records.cancel(options.id):
+        return EXIT_OK
+    print(f"upscaled queue: job {options.id} has ended", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _depth(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    from upscaled_queue.depth import depth
+
+    if settings.url.engine == "celery" and not settings.url.is_redis:
+        from upscaled_queue import celery
+
+        celery.configure(settings)
+    _print([depth(settings, records)])
+    return EXIT_OK
+
+
+def _dead(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    _print(records.dead())
+    return EXIT_OK
+
+
+def _requeue(options: argparse.Namespace, settings: Settings, records: Records) -> int:
+    from upscaled_queue.job import read_job
+    from upscaled_queue.producer import Producer
+
+    fields = records.forget(options.id)
+    if fields is None:
+        print(
+            f"upscaled queue: job {options.id} did not fail, or was not kept because its picture "
+            "was in it: give it anew",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    job = read_job(fields)
+    Producer(settings, records).submit_again(job)
+    _print([{"type": "queued", "job_id": job.job_id}])
+    return EXIT_OK
+
+
+def _print(messages: Iterable[dict[str, Any]]) -> None:
+    from upscaled_protocol.lines import encode_line
+
+    for message in messages:
+        sys.stdout.buffer.write(encode_line(message))
+        sys.stdout.buffer.flush()

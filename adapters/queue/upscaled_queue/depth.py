@@ -1,0 +1,95 @@
+"""What waits and runs, per method: the numbers by which machines are added and taken away."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import orjson
+
+from upscaled_queue.record import Records, connect
+from upscaled_queue.settings import Settings
+
+# kombu's names of a list for each priority: the first has the queue's own name.
+_SEPARATOR = "\x06\x16"
+_LEVELS = range(10)
+
+
+def depth(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
+    """For each method: `waiting`, `running`, `oldest_s` (of those that wait; none if nothing waits
+    or RabbitMQ does not tell) and `machines`. Raises the errors of the engines' clients."""
+    told = {}
+    for method in settings.methods:
+        waiting, oldest_s = _waiting(settings, method)
+        running, machines = records.counts(method, settings.lease_s)
+        told[method] = {
+            "waiting": waiting,
+            "running": running,
+            "oldest_s": None if oldest_s is None else round(oldest_s, 1),
+            "machines": machines,
+        }
+    return told
+
+
+def _waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+    if settings.url.engine == "bullmq":
+        return bullmq_waiting(settings, method)
+    return celery_waiting(settings, method)
+
+
+def celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+    """How many wait, and for how many seconds the oldest has."""
+    queue = settings.queue_of(method)
+    if not settings.url.is_redis:
+        return _rabbitmq_waiting(queue), None
+    lists = [f"{queue}{_SEPARATOR}{level}" if level else queue for level in _LEVELS]
+    with connect(settings.url.broker) as client, client.pipeline(transaction=True) as pipe:
+        for one in lists:
+            pipe.llen(one)
+            pipe.lindex(one, -1)
+        answers = pipe.execute()
+    given = [_given_at(text) for text in answers[1::2] if text]
+    return sum(answers[::2]), _age(min(filter(None, given), default=None))
+
+
+def bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+    """The same. Jobs of a paused queue are not counted, because no machine would get them."""
+    root = f"bull:{settings.queue_of(method)}"
+    with connect(settings.url.broker) as client:
+        if client.hexists(f"{root}:meta", "paused"):
+            return 0, None
+        with client.pipeline(transaction=True) as pipe:
+            pipe.llen(f"{root}:wait")
+            pipe.zcard(f"{root}:prioritized")
+            pipe.lindex(f"{root}:wait", -1)
+            pipe.zrange(f"{root}:prioritized", 0, 0)
+            plain, prioritized, oldest, first = pipe.execute()
+        ids = [one for one in (oldest, *first) if one]
+        given = [cast(str | None, client.hget(f"{root}:{one}", "timestamp")) for one in ids]
+    oldest_at = min((float(one) / 1000 for one in given if one), default=None)
+    return plain + prioritized, _age(oldest_at)
+
+
+def _rabbitmq_waiting(queue: str) -> int:
+    from kombu.exceptions import ChannelError
+
+    from upscaled_queue.celery import URGENT, app
+
+    total = 0
+    with app.connection_for_read() as connection:
+        for name in (queue, queue + URGENT):
+            try:
+                with connection.channel() as channel:
+                    total += channel.queue_declare(name, passive=True).message_count
+            except (ChannelError, *connection.channel_errors):
+                continue  # nobody has used it yet
+    return total
+
+
+def _given_at(text: str) -> float | None:
+    value = orjson.loads(text).get("headers", {}).get("given_at")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _age(at: float | None) -> float | None:
+    return None if at is None else max(0.0, time.time() - at)

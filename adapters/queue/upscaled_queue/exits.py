@@ -1,0 +1,11 @@
+"""The exit statuses of `upscaled work` and `upscaled queue`."""
+
+EXIT_OK = 0
+# A command that did not do all of what it was asked.
+EXIT_FAILED = 1
+# Wrong options, or a queue that would lose jobs.
+EXIT_USAGE = 2
+# No daemon can be kept alive.
+EXIT_NO_DAEMON = 3
+# Nothing is delivered any more though jobs wait: to be started anew (EX_TEMPFAIL).
+EXIT_STUCK = 75

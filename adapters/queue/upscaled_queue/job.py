@@ -1,0 +1,128 @@
+"""A queued message is a job of the protocol, with two fields more that the daemon does not get.
+
+Whoever can write to the queue can give jobs, so a machine takes less than a daemon on stdio does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from upscaled_protocol.envelope import open_envelope, quote
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.lines import encode_line
+
+Message = dict[str, Any]
+
+# For the queue's own use: a daemon would name them as unknown in the result's warnings.
+_OWN_FIELDS = ("webhook_url", "traceparent")
+
+_MODELS = ("model", "upscale_model")
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
+
+# Celery's priorities on Redis, 0 first. The protocol's are whole numbers, higher first, 0 by
+# default: 4 above the default and 5 below can be told apart.
+_LEVEL_OF_DEFAULT = 4
+_LAST_LEVEL = 9
+# BullMQ's go from 1, the first, to 2 097 152. The protocol's go from -1 000 000 to 1 000 000.
+_BULLMQ_DEFAULT = 1_048_576
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """fields: the job as it was given. message: what the daemon gets."""
+
+    job_id: str
+    method: str
+    priority: int
+    fields: Message
+    message: Message
+
+
+def read_job(fields: object) -> QueuedJob:
+    """Raises `JobError`, which has the job's id if one can be read."""
+    if not isinstance(fields, Mapping):
+        raise JobError(ErrorCode.INVALID_JOB, "a job is an object with a method and a config")
+    try:
+        line = encode_line(dict(fields))
+    except (TypeError, ValueError) as error:
+        raise JobError(ErrorCode.INVALID_JOB, f"a value cannot be in JSON: {error}") from None
+    envelope = open_envelope(line)
+    if envelope.type != "job" or envelope.job_id is None:
+        kind = quote(envelope.type)
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"a queue takes jobs, not messages of the type {kind}",
+            job_id=envelope.job_id,
+        )
+    config = envelope.fields.get("config")
+    if isinstance(config, dict) and config.get("output_base64"):
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            "output_base64 is not for a queue, because records hold no pictures: give output_path",
+            job_id=envelope.job_id,
+        )
+    message = {name: value for name, value in envelope.fields.items() if name not in _OWN_FIELDS}
+    return QueuedJob(envelope.job_id, envelope.method, envelope.priority, envelope.fields, message)
+
+
+def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
+    """Raise `JobError` for a URL that is not below one of these, and for a model that is a file.
+    Paths are the daemon's to check, by `--allow-root`."""
+    config = job.message.get("config")
+    if not isinstance(config, dict):
+        return
+    for name in _MODELS:
+        model = config.get(name)
+        if isinstance(model, str) and ("/" in model or model.lower().endswith(_WEIGHTS)):
+            raise JobError(
+                ErrorCode.PATH_NOT_ALLOWED,
+                f"{name} {quote(model)} is a file: a queued job names a model of the catalogue",
+                job_id=job.job_id,
+            )
+    url = config.get("image_url")
+    if isinstance(url, str) and not any(_is_below(url, one) for one in allow_urls):
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"image_url {quote(url.partition('?')[0])} is not below any --allow-url of the machine",
+            job_id=job.job_id,
+        )
+
+
+def level_of(priority: int) -> int:
+    """The priority for Celery on Redis: 0 to 9, 0 first."""
+    return max(0, min(_LAST_LEVEL, _LEVEL_OF_DEFAULT - priority))
+
+
+def bullmq_priority(priority: int) -> int:
+    """The priority for BullMQ: 1 first."""
+    return _BULLMQ_DEFAULT - priority
+
+
+def error_event(error: JobError, job_id: str, **more: Any) -> Message:
+    """The terminal event of a job that ends without a daemon."""
+    return {
+        "type": "error",
+        "job_id": job_id,
+        "error": error.message,
+        "code": error.code.value,
+        "retryable": error.retryable,
+        **more,
+    }
+
+
+def without_picture(fields: Message) -> Message | None:
+    """The job to be kept for `requeue`; None if its picture is in it."""
+    config = fields.get("config")
+    if isinstance(config, dict) and config.get("image_base64"):
+        return None
+    return fields
+
+
+def _is_below(url: str, allowed: str) -> bool:
+    one, root = urlsplit(url), urlsplit(allowed)
+    if (one.scheme, one.netloc) != (root.scheme, root.netloc) or ".." in one.path.split("/"):
+        return False
+    return one.path.startswith(root.path.rstrip("/") + "/")

@@ -1,0 +1,336 @@
+"""One machine: one daemon, and the deliveries that run on it.
+
+    engine ── run ──> record: begin ──> daemon ──> record: settle ── Ended ──> engine acks
+                                          └── it goes away, or we leave ── GivenBack
+
+An engine calls `run` in a thread for each delivery. No outage ends a delivery: the record is
+waited for, a lost daemon is started again and the job runs again within the same delivery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from upscaled import DaemonGoneError, UpscaledError, Upscaler
+from upscaled.protocol import Progress
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.log import Logger
+from upscaled_queue.job import Message, QueuedJob, check_allowed, error_event, read_job
+from upscaled_queue.record import RecordLostError, Records, Start
+from upscaled_queue.settings import Settings
+
+# After an end that another try may mend: doubled with each delivery.
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 60.0
+# A daemon that was lost gets a pause before its job runs again, or a job that ends it at once would
+# use all its deliveries within a second.
+_LOST_DAEMON_S = 0.2
+# From the daemon's own grace to the end of its process.
+_AFTER_GRACE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The job has its end, which is in the record: acknowledge the delivery."""
+
+    event: Message
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """Put the job back into the queue, to be delivered after this time at the earliest."""
+
+    delay_s: float = 0.0
+
+
+Outcome = Ended | GivenBack
+ProgressListener = Callable[[Message], None]
+
+
+@dataclass
+class Run:
+    """A job that runs here. lease: what the engine knows the delivery by."""
+
+    job: QueuedJob
+    lease: str | None
+    outcome: Future[Outcome] = field(default_factory=Future)
+    call: Any = None
+    is_cancelled: bool = False
+
+
+class Machine:
+    """Owns the daemon. Any number of threads may call `run`."""
+
+    def __init__(self, settings: Settings, log: Logger) -> None:
+        self.settings = settings
+        self.log = log
+        self.given_up = threading.Event()
+        self.records = Records(settings.url.record, settings.keep_s, self.given_up)
+        self.runs: dict[str, Run] = {}
+        self.news: dict[str, Message] = {}
+        self.counts: dict[str, int] = {}
+        self.last_delivery = time.monotonic()
+        self.is_stopping = False
+        self.has_failed = False
+        self.on_failed: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._closing: threading.Thread | None = None
+        self._upscaler = Upscaler(
+            args=daemon_args(settings),
+            show_log=True,
+            close_timeout_s=settings.grace_s + _AFTER_GRACE_S,
+        )
+
+    def start(self) -> int:
+        """Start the daemon, and wait until it is ready: how many workers it has. Raises
+        `DaemonGoneError`."""
+        self._upscaler.start()
+        self.last_delivery = time.monotonic()
+        return max(1, len(self._upscaler.health().workers or ()))
+
+    # --- deliveries -----------------------------------------------------------------------------
+
+    def run(
+        self,
+        fields: object,
+        token: str,
+        *,
+        lease: str | None = None,
+        on_progress: ProgressListener | None = None,
+    ) -> Outcome:
+        """Run one delivery. token: unique for each delivery. Raises `RecordLostError`."""
+        self.last_delivery = time.monotonic()
+        try:
+            job = read_job(fields)
+        except JobError as error:
+            return Ended(self._refuse(fields, error))
+        with self._lock:
+            other = self.runs.get(job.job_id)
+            if other is None:
+                run = self.runs[job.job_id] = Run(job, lease)
+        if other is not None:
+            # A machine that was frozen past its lease gets its own job once more.
+            return other.outcome.result()
+        try:
+            outcome = self._run(run, token, on_progress)
+            run.outcome.set_result(outcome)
+        except BaseException as error:
+            run.outcome.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self.runs[job.job_id]
+            self.news.pop(job.job_id, None)
+            self.last_delivery = time.monotonic()
+        return outcome
+
+    def _run(self, run: Run, token: str, on_progress: ProgressListener | None) -> Outcome:
+        job, starts = run.job, 0
+        try:
+            check_allowed(job, self.settings.allow_urls)
+        except JobError as error:
+            return self._settle(job, error_event(error, job.job_id))
+        while True:
+            starts += 1
+            own_token = f"{token}/{starts}"
+            start = self.records.begin(
+                job, own_token, self.settings.machine, self.settings.max_deliveries
+            )
+            if start.kind != "run":
+                return self._without_start(job, start)
+            deliveries = int(start.number)
+            self._count("delivered_first" if deliveries == 1 else "delivered_again")
+            event = None if self._is_leaving else self._ask_daemon(run, on_progress)
+            if event is not None and event.get("code") != "shutting_down":
+                return self._end(job, own_token, event, deliveries)
+            if self._is_leaving:
+                return self._give_back(job, own_token)
+            # The daemon is gone, and the next one is being started.
+            self.log.log("warning", "daemon_lost", job_id=job.job_id, delivery=deliveries)
+            time.sleep(_LOST_DAEMON_S)
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self.is_stopping or self.has_failed
+
+    def _without_start(self, job: QueuedJob, start: Start) -> Outcome:
+        """The outcome of a delivery that is not to run."""
+        if start.kind == "early":
+            return GivenBack(start.number)
+        if start.kind == "cancelled":
+            return self._settle(job, _cancelled(job))
+        if start.kind == "poisoned":
+            return self._settle(job, _poisoned(job, int(start.number)))
+        self._count("fenced")
+        return Ended(start.record)
+
+    def _end(self, job: QueuedJob, token: str, event: Message, deliveries: int) -> Outcome:
+        """The daemon's word is the job's end, unless another delivery may do better."""
+        if event.get("retryable") is not True or deliveries >= self.settings.max_deliveries:
+            return self._settle(job, event)
+        delay_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** (deliveries - 1))
+        self.log.log("warning", "job_given_back", job_id=job.job_id, code=event.get("code"))
+        self.records.give_back(job, token, delay_s=delay_s, is_counted=True)
+        return GivenBack(delay_s)
+
+    def _ask_daemon(self, run: Run, on_progress: ProgressListener | None) -> Message | None:
+        """The job's terminal event; None if the daemon is gone."""
+        job_id = run.job.job_id
+
+        def tell(progress: Progress) -> None:
+            news = _told(progress)
+            self.news[job_id] = news
+            if on_progress is not None:
+                on_progress(news)
+
+        try:
+            call = self._upscaler.submit_job(run.job.message, tell)
+        except DaemonGoneError as error:
+            if not self.is_stopping:
+                self._fail(str(error))
+            return None
+        except UpscaledError as error:
+            return _event_of(error, job_id)
+        run.call = call
+        if run.is_cancelled:
+            call.cancel()
+        try:
+            return call.result().message
+        except DaemonGoneError:
+            return None
+        except UpscaledError as error:
+            return _event_of(error, job_id)
+        finally:
+            run.call = None
+
+    def cancel(self, job_id: str) -> None:
+        """End the job if it runs here."""
+        run = self.runs.get(job_id)
+        if run is not None:
+            run.is_cancelled = True
+            call = run.call
+            if call is not None:
+                call.cancel()
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Take no more jobs: the daemon gets SIGTERM and its grace, and what it does not finish is
+        given back. A second call ends it now. Does not wait."""
+        if self._closing is not None:
+            threading.Thread(target=self.kill, name="upscaled-kill", daemon=True).start()
+            return
+        self.is_stopping = True
+        self._closing = threading.Thread(target=self._close, name="upscaled-close", daemon=True)
+        self._closing.start()
+
+    def wait_stopped(self) -> None:
+        """Wait until the daemon has ended, and leave the record's list of machines."""
+        if self._closing is not None:
+            self._closing.join()
+        with contextlib.suppress(Exception):
+            self.records.leave(self.settings.machine, self.settings.methods)
+
+    def kill(self) -> None:
+        """End the daemon now."""
+        self.is_stopping = True
+        self._upscaler.kill()
+        self.given_up.set()
+
+    def _close(self) -> None:
+        pid = self._upscaler.pid
+        closing = threading.Thread(target=self._upscaler.close, daemon=True)
+        closing.start()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        closing.join()
+        # Records that could not be written by now are left to the next delivery.
+        self.given_up.wait(_AFTER_GRACE_S if self.runs else 0)
+        self.given_up.set()
+
+    def _fail(self, reason: str) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            self.log.log("error", "daemon_cannot_be_kept", detail=reason)
+            self.on_failed()
+
+    def _refuse(self, fields: object, error: JobError) -> Message:
+        """The end of what is no job. Without an id there is nothing to keep a record of."""
+        given: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
+        job_id = error.job_id
+        self.log.log("warning", "job_refused", job_id=job_id, detail=error.message)
+        if job_id is None:
+            return {**error_event(error, ""), "job_id": None}
+        method = given.get("method")
+        event = error_event(error, job_id)
+        return self.records.settle(job_id, str(method), event, dict(given))
+
+    def _settle(self, job: QueuedJob, event: Message) -> Ended:
+        counted = self.records.settle(job.job_id, job.method, event, job.fields)
+        if counted is not event:
+            self._count("fenced")
+        self._count(f"ended_{event['type']}")
+        self.log.log(
+            "info", "job_ended", job_id=job.job_id, outcome=event["type"], code=event.get("code")
+        )
+        return Ended(counted)
+
+    def _give_back(self, job: QueuedJob, token: str) -> GivenBack:
+        self._count("given_back")
+        self.log.log("info", "job_given_back", job_id=job.job_id)
+        # The lease would bring it back as well, only later.
+        with contextlib.suppress(RecordLostError):
+            self.records.give_back(job, token)
+        return GivenBack()
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def daemon_args(settings: Settings) -> list[str]:
+    """The options of `upscaled run` on this machine. Without an allowed root no path is taken: the
+    root is then a folder that does not exist."""
+    roots = settings.allow_roots or ("/nonexistent/no--allow-root-was-given",)
+    args = ["--methods", ",".join(settings.methods), "--grace-s", f"{settings.grace_s:g}"]
+    for root in roots:
+        args += ["--allow-root", root]
+    return [*args, *settings.daemon_args]
+
+
+def _told(progress: Progress) -> Message:
+    fields = ("progress", "stage", "done", "total", "eta_s", "attempt")
+    told = {name: getattr(progress, name, None) for name in fields}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _event_of(error: UpscaledError, job_id: str) -> Message:
+    return {
+        "type": "error",
+        **cast(Message, dict(error.details)),
+        "job_id": job_id,
+        "error": str(error),
+        "code": error.code or "internal",
+        "retryable": error.retryable,
+    }
+
+
+def _cancelled(job: QueuedJob) -> Message:
+    error = JobError(ErrorCode.CANCELLED, "the job was cancelled before it started")
+    return error_event(error, job.job_id)
+
+
+def _poisoned(job: QueuedJob, deliveries: int) -> Message:
+    text = f"the job was started {deliveries} times, and its machine was lost each time"
+    cause = {"reason": "supervisor_killed", "detail": text}
+    error = JobError(ErrorCode.POISONED, text)
+    return error_event(error, job.job_id, cause=cause, attempt=deliveries)

@@ -1,0 +1,89 @@
+"""What `upscaled work` and `upscaled queue` share: options, and words for a missing extra."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from upscaled_queue.exits import EXIT_FAILED
+from upscaled_queue.settings import PREFIX
+
+# The extra of each engine, by the modules that it brings.
+_EXTRAS = {"celery": "celery", "kombu": "celery", "bullmq": "bullmq", "redis": "celery"}
+
+
+def add_queue_options(arguments: argparse._ActionsContainer) -> None:
+    """Where the queue is."""
+    arguments.add_argument(
+        "--queue",
+        metavar="URL",
+        default=os.environ.get(PREFIX + "URL"),
+        help="redis://, rediss://, amqp://, amqps:// (Celery) or bullmq://, bullmqs:// "
+        f"(default: {PREFIX}URL)",
+    )
+    arguments.add_argument(
+        "--record",
+        metavar="URL",
+        default=os.environ.get(PREFIX + "RECORD"),
+        help="the Redis that holds the ends of jobs (default: the queue's own; RabbitMQ has none)",
+    )
+    arguments.add_argument(
+        "--queue-prefix",
+        metavar="PREFIX",
+        default=os.environ.get(PREFIX + "PREFIX", ""),
+        help="what stands before a method in the names of its queue (default: nothing)",
+    )
+
+
+def above_zero(text: str) -> float:
+    """A number of seconds. Raises `argparse.ArgumentTypeError`."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1. Raises `argparse.ArgumentTypeError`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def methods(text: str) -> tuple[str, ...]:
+    """Names by comma. Raises `argparse.ArgumentTypeError`."""
+    from upscaled_protocol.envelope import METHODS
+
+    names = tuple(filter(None, (one.strip() for one in text.split(","))))
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"{text} names no methods; known: {', '.join(METHODS)}, by comma"
+        )
+    return names
+
+
+def cut_daemon_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what stands after it."""
+    arguments = list(argv)
+    if "--" not in arguments:
+        return arguments, []
+    cut = arguments.index("--")
+    return arguments[:cut], arguments[cut + 1 :]
+
+
+def say_missing(command: str, error: ModuleNotFoundError, engine: str | None) -> int:
+    """The sentence for an extra that is not installed; the exit status. Raises the error if the
+    module is none of an extra's."""
+    module = (error.name or "").partition(".")[0]
+    if module not in _EXTRAS:
+        raise error
+    extra = engine or _EXTRAS[module]
+    print(
+        f"{command}: the Python module {module} is missing: pip install 'upscaled[{extra}]'",
+        file=sys.stderr,
+    )
+    return EXIT_FAILED

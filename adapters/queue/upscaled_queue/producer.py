@@ -1,0 +1,51 @@
+"""Giving jobs to a queue, whichever engine it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from upscaled_queue.job import QueuedJob
+from upscaled_queue.record import Records
+from upscaled_queue.settings import Settings
+
+
+class Producer:
+    """For a command: it fails at once if the queue is away. Raises the errors of the engines'
+    clients."""
+
+    def __init__(self, settings: Settings, records: Records) -> None:
+        self._settings = settings
+        self._records = records
+        if settings.url.engine == "celery":
+            from upscaled_queue import celery
+
+            celery.configure(settings)
+
+    def submit(self, jobs: Sequence[QueuedJob]) -> None:
+        """Put them into their queues. A job that was given before is left as it is."""
+        given: dict[str, QueuedJob] = {}
+        for job in jobs:
+            if not self._records.is_given(job.job_id):
+                given.setdefault(job.job_id, job)
+        new = list(given.values())
+        if self._settings.url.engine == "bullmq":
+            from upscaled_queue import bullmq
+
+            asyncio.run(bullmq.submit(self._settings, new))
+        else:
+            from upscaled_queue import celery
+
+            for job in new:
+                celery.upscale.apply_async((job.fields,), task_id=job.job_id, retry=False)
+        # After the queue has it: a job that is marked and not queued would wait for ever.
+        for job in new:
+            self._records.mark_given(job.job_id)
+
+    def submit_again(self, job: QueuedJob) -> None:
+        """The same for a job whose record was deleted."""
+        if self._settings.url.engine == "bullmq":
+            from upscaled_queue import bullmq
+
+            asyncio.run(bullmq.remove(self._settings, job))
+        self.submit([job])

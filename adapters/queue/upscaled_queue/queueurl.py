@@ -1,0 +1,58 @@
+"""Where the queue is: an engine and its broker, read from one URL."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+Engine = Literal["celery", "bullmq"]
+
+_SCHEMES: dict[str, tuple[Engine, str]] = {
+    "redis": ("celery", "redis"),
+    "rediss": ("celery", "rediss"),
+    "amqp": ("celery", "amqp"),
+    "amqps": ("celery", "amqps"),
+    "bullmq": ("bullmq", "redis"),
+    "bullmqs": ("bullmq", "rediss"),
+}
+
+
+class QueueUrlError(ValueError):
+    """Raised when a URL names no queue. `str(error)` is one sentence for people."""
+
+
+class QueueUrl(NamedTuple):
+    """broker: as the engine's client takes it. record: the Redis that holds the ends of jobs."""
+
+    engine: Engine
+    broker: str
+    record: str
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether the jobs wait in Redis, not in RabbitMQ."""
+        return self.broker.startswith("redis")
+
+
+def read_queue_url(url: str | None, record_url: str | None = None) -> QueueUrl:
+    """Raises `QueueUrlError`."""
+    if not url:
+        raise QueueUrlError("no queue is named: give --queue URL, or set UPSCALED_QUEUE_URL")
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{name}://" for name in _SCHEMES)
+        raise QueueUrlError(f"the queue {shown(url)} is of no known kind; known: {known}")
+    engine, own = _SCHEMES[scheme]
+    broker = own + url.removeprefix(scheme)
+    record = record_url or (broker if own.startswith("redis") else "")
+    if not record.startswith(("redis://", "rediss://")):
+        raise QueueUrlError(
+            "RabbitMQ keeps no results: give --record redis://..., or set UPSCALED_QUEUE_RECORD"
+        )
+    return QueueUrl(engine, broker, record)
+
+
+def shown(url: str) -> str:
+    """The URL without its user and password, for sentences and logs."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))

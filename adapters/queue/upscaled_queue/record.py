@@ -1,0 +1,273 @@
+"""The record: one end per job, written only if there is none, together with its notification.
+
+Jobs are delivered at least once. A delivery that finds a record does not run, and of two that ran
+at the same time the first end counts, so each job has one result.
+
+    upscaled:record:ID    the terminal event
+    upscaled:job:ID       cancelled, not_before, progress, machine, given_at; a dead letter's job
+    upscaled:starts:ID    a member for each delivery that was started
+    upscaled:outbox       a stream of the ids that ended
+    upscaled:dead         ids that ended with an error, by time
+    upscaled:running:M, upscaled:machines:M    ids and machines of a method, by their last sign
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Event
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from upscaled_protocol.lines import decode_line, encode_line
+from upscaled_queue import scripts
+from upscaled_queue.job import Message, QueuedJob, without_picture
+
+T = TypeVar("T")
+
+CANCEL_CHANNEL = "upscaled:cancel"
+_OUTBOX = "upscaled:outbox"
+_DEAD = "upscaled:dead"
+
+# A Redis that does not answer for so long is away.
+_SOCKET_TIMEOUT_S = 5.0
+# Between two tries.
+_FIRST_DELAY_S = 0.05
+_LAST_DELAY_S = 1.0
+# The server waits so long for a new id before it answers with none.
+_FOLLOW_MS = 1000
+
+# Redis is away, starts, is a replica during a failover, or is full: all of that passes.
+_OUTAGES = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    OSError,
+)
+
+
+class RecordLostError(Exception):
+    """Raised when the machine must leave while the record cannot be reached."""
+
+
+class Start(NamedTuple):
+    """What a delivery is to do. `record`: for `ended`. `number`: seconds for `early`, else the
+    deliveries so far."""
+
+    kind: Literal["run", "ended", "cancelled", "early", "poisoned"]
+    record: Message
+    number: float
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that fails at once: each user has its own way to go on."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+
+
+class Records:
+    """The record of one Redis, for any number of threads.
+
+    given_up: from when on a machine that leaves does not wait for Redis. None: do not wait at all,
+    as a command does not; then the client's own errors are raised.
+    """
+
+    def __init__(self, url: str, keep_s: int, given_up: Event | None = None) -> None:
+        self.redis = connect(url)
+        self._keep_s = keep_s
+        self._given_up = given_up
+        script = self.redis.register_script
+        self._begin, self._settle = script(scripts.BEGIN), script(scripts.SETTLE)
+        self._give_back, self._touch = script(scripts.GIVE_BACK), script(scripts.TOUCH)
+        self._count = script(scripts.COUNT)
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """No outage may end a delivery: whatever the engine makes of an exception, the job must
+        not be lost. Raises `RecordLostError`."""
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                return call()
+            except _OUTAGES as error:
+                if self._given_up is None:
+                    raise
+                if self._given_up.wait(delay_s):
+                    raise RecordLostError("the record cannot be reached") from error
+                delay_s = min(2 * delay_s, _LAST_DELAY_S)
+
+    # --- a machine's steps ----------------------------------------------------------------------
+
+    def begin(self, job: QueuedJob, token: str, machine: str, max_deliveries: int) -> Start:
+        """Count a delivery before it starts, if it is to start."""
+        keys = [f"upscaled:record:{job.job_id}", *self._keys(job)]
+        args: list[Any] = [token, job.job_id, machine, max_deliveries, self._keep_s]
+        kind, text = self._patiently(lambda: self._begin(keys, args))
+        if kind == "ended":
+            return Start(kind, decode_line(text.encode()), 0)
+        return Start(kind, {}, float(text or 0))
+
+    def settle(self, job_id: str, method: str, event: Message, job: Message | None) -> Message:
+        """Write the job's end, unless it has one; the one that counts. job: kept for `requeue` if
+        the end is an error."""
+        line = encode_line(event).decode().rstrip("\n")
+        kept = without_picture(job) if job is not None else None
+        keys = [
+            f"upscaled:record:{job_id}",
+            f"upscaled:job:{job_id}",
+            f"upscaled:running:{method}",
+            _OUTBOX,
+            _DEAD,
+        ]
+        args: list[Any] = [
+            line,
+            job_id,
+            self._keep_s,
+            encode_line(kept).decode() if kept is not None else "",
+            int(event["type"] == "error"),
+        ]
+        before = self._patiently(lambda: self._settle(keys, args))
+        return cast(Message, decode_line(before.encode())) if before and before != line else event
+
+    def give_back(
+        self, job: QueuedJob, token: str, *, delay_s: float = 0.0, is_counted: bool = False
+    ) -> None:
+        """The delivery ends without an end of the job."""
+        args: list[Any] = [token, job.job_id, delay_s, self._keep_s, int(not is_counted)]
+        self._patiently(lambda: self._give_back(self._keys(job), args))
+
+    def touch(
+        self, machine: str, methods: Sequence[str], running: Sequence[str], lease_s: float
+    ) -> list[str]:
+        """This machine is alive and runs these; those of them that are to be cancelled. Raises
+        `redis.RedisError`."""
+        keys = [f"upscaled:{kind}:{one}" for kind in ("machines", "running") for one in methods]
+        return cast(list[str], self._touch(keys, [machine, lease_s, len(methods), *running]))
+
+    def leave(self, machine: str, methods: Sequence[str]) -> None:
+        """This machine is no more. Raises `redis.RedisError`."""
+        for method in methods:
+            self.redis.zrem(f"upscaled:machines:{method}", machine)
+
+    def tell_progress(self, news: Mapping[str, Message]) -> None:
+        """The newest progress of these jobs. Raises `redis.RedisError`."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job_id, progress in news.items():
+                key = f"upscaled:job:{job_id}"
+                pipe.hset(key, "progress", encode_line(progress).decode())
+                pipe.expire(key, self._keep_s)
+            pipe.execute()
+
+    # --- a producer's questions -----------------------------------------------------------------
+
+    def mark_given(self, job_id: str) -> None:
+        """The job was put into the queue."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.hset(f"upscaled:job:{job_id}", "given_at", repr(time.time()))
+            pipe.expire(f"upscaled:job:{job_id}", self._keep_s)
+            pipe.execute()
+
+    def is_given(self, job_id: str) -> bool:
+        """Whether the job was put into the queue, or has ended."""
+        return bool(
+            self.redis.hexists(f"upscaled:job:{job_id}", "given_at")
+            or self.redis.exists(f"upscaled:record:{job_id}")
+        )
+
+    def end_of(self, job_id: str) -> Message | None:
+        """The job's terminal event; None if it has not ended, or its record was not kept."""
+        text = cast(str | None, self.redis.get(f"upscaled:record:{job_id}"))
+        return None if text is None else decode_line(text.encode())
+
+    def status_of(self, job_id: str, lease_s: float) -> Message:
+        """What is known of the job: `state` is ended, running, waiting or unknown."""
+        event = self.end_of(job_id)
+        job = cast(dict[str, str], self.redis.hgetall(f"upscaled:job:{job_id}"))
+        starts = self.redis.scard(f"upscaled:starts:{job_id}")
+        state = "waiting" if job else "unknown"
+        if event is not None:
+            state = "ended"
+        elif self._last_sign(job_id) > cast(Any, self.redis.time())[0] - lease_s:
+            state = "running"
+        status: Message = {"job_id": job_id, "state": state, "deliveries": starts}
+        if state == "running":
+            status["machine"] = job.get("machine")
+        if "progress" in job and event is None:
+            status["progress"] = decode_line(job["progress"].encode())
+        if "cancelled" in job and event is None:
+            status["is_cancelled"] = True
+        if event is not None:
+            status["event"] = event
+        return status
+
+    def cancel(self, job_id: str) -> bool:
+        """Have the job end as cancelled, now or when it is delivered; false if it has ended."""
+        if self.end_of(job_id) is not None:
+            return False
+        self.redis.hset(f"upscaled:job:{job_id}", "cancelled", "1")
+        self.redis.expire(f"upscaled:job:{job_id}", self._keep_s)
+        self.redis.publish(CANCEL_CHANNEL, job_id)
+        return True
+
+    def dead(self) -> Iterator[Message]:
+        """The ends of the jobs that failed, the oldest first."""
+        for job_id in cast(list[str], self.redis.zrange(_DEAD, 0, -1)):
+            event = self.end_of(job_id)
+            if event is not None and event["type"] == "error":
+                yield event
+
+    def forget(self, job_id: str) -> Message | None:
+        """Delete the job's end and its starts, so that it may run again: the job as it was given;
+        None if it was not kept."""
+        kept = cast(str | None, self.redis.hget(f"upscaled:job:{job_id}", "job"))
+        if kept is None:
+            return None
+        with self.redis.pipeline() as pipe:
+            for kind in ("record", "job", "starts"):
+                pipe.delete(f"upscaled:{kind}:{job_id}")
+            pipe.zrem(_DEAD, job_id)
+            pipe.execute()
+        return cast(Message, decode_line(kept.encode()))
+
+    def counts(self, method: str, lease_s: float) -> tuple[int, int]:
+        """Jobs that run, and machines that serve the method."""
+        keys = [f"upscaled:running:{method}", f"upscaled:machines:{method}"]
+        running, machines = cast(list[int], self._count(keys, [lease_s]))
+        return running, machines
+
+    def ends(self, *, is_followed: bool) -> Iterator[Message]:
+        """The ends of all jobs, in their order; with `is_followed` also of those to come."""
+        at = "0"
+        while True:
+            block = _FOLLOW_MS if is_followed else None
+            found = cast(Any, self.redis.xread({_OUTBOX: at}, count=1000, block=block))
+            if not found and not is_followed:
+                return
+            for _, entries in found or ():
+                for entry_id, entry in entries:
+                    at = entry_id
+                    event = self.end_of(entry["job_id"])
+                    if event is not None:
+                        yield event
+
+    def _last_sign(self, job_id: str) -> float:
+        methods = cast(Iterator[str], self.redis.scan_iter("upscaled:running:*"))
+        signs = [self.redis.zscore(key, job_id) for key in methods]
+        return max((sign for sign in signs if sign is not None), default=0.0)
+
+    @staticmethod
+    def _keys(job: QueuedJob) -> list[str]:
+        return [
+            f"upscaled:job:{job.job_id}",
+            f"upscaled:starts:{job.job_id}",
+            f"upscaled:running:{job.method}",
+        ]

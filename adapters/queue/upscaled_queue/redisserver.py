@@ -1,0 +1,45 @@
+"""Whether a Redis may hold jobs: one that evicts keys loses them when its memory is full."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import redis
+
+from upscaled_protocol.log import Logger
+from upscaled_queue.queueurl import QueueUrl, shown
+from upscaled_queue.record import connect
+
+
+class UnsafeRedisError(Exception):
+    """Raised for a Redis that would lose jobs. `str(error)` says how to set it."""
+
+
+def check_server(url: QueueUrl, log: Logger | None = None) -> None:
+    """Raises `UnsafeRedisError`, and `redis.RedisError` if a Redis cannot be reached."""
+    for one in dict.fromkeys([url.broker, url.record]):
+        if one.startswith("redis"):
+            _check(one, log)
+
+
+def _check(url: str, log: Logger | None) -> None:
+    with connect(url) as server:
+        # Not CONFIG GET, which hosted servers refuse.
+        info = cast(dict[str, Any], server.info())
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise UnsafeRedisError(
+            f"the Redis at {shown(url)} would lose jobs when its memory is full, because its "
+            f"maxmemory-policy is {policy}: set maxmemory-policy to noeviction"
+        )
+    if log is not None and not info.get("aof_enabled"):
+        log.log(
+            "warning",
+            "redis_without_aof",
+            detail=f"the Redis at {shown(url)} loses jobs if it is killed: set appendonly to yes",
+        )
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the server could not be reached."""
+    return isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)

@@ -1,0 +1,104 @@
+"""The record's steps that must not be torn apart, as Lua that Redis runs whole.
+
+Times are Redis' own: machines' clocks differ.
+"""
+
+from __future__ import annotations
+
+_NOW = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+"""
+
+# KEYS: record, job, starts, running. ARGV: token, job_id, machine, max deliveries, keep_s.
+# The start's token is a member of a set, so that asking again after a lost answer counts it once.
+BEGIN = (
+    _NOW
+    + """
+local record = redis.call('GET', KEYS[1])
+if record then return {'ended', record} end
+if redis.call('HGET', KEYS[2], 'cancelled') then return {'cancelled', ''} end
+local due = tonumber(redis.call('HGET', KEYS[2], 'not_before') or '0')
+if due > now then return {'early', tostring(due - now)} end
+local is_again = redis.call('SCARD', KEYS[3]) > 0
+redis.call('SADD', KEYS[3], ARGV[1])
+local starts = redis.call('SCARD', KEYS[3])
+if starts > tonumber(ARGV[4]) then return {'poisoned', tostring(starts - 1)} end
+redis.call('EXPIRE', KEYS[3], ARGV[5])
+redis.call('HSET', KEYS[2], 'machine', ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+redis.call('ZADD', KEYS[4], now, ARGV[2])
+return {'run', tostring(starts)}
+"""
+)
+
+# KEYS: record, job, running, outbox, dead. ARGV: event, job_id, keep_s, the job to keep or '',
+# 1 for a dead letter. Answers with the record that was there before, if there was one.
+SETTLE = (
+    _NOW
+    + """
+redis.call('ZREM', KEYS[3], ARGV[2])
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[3]) then
+  return redis.call('GET', KEYS[1])
+end
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000000, '*', 'job_id', ARGV[2])
+if ARGV[5] == '1' then
+  redis.call('ZADD', KEYS[5], now, ARGV[2])
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[3]))
+  if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'job', ARGV[4]) end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return false
+"""
+)
+
+# KEYS: job, starts, running. ARGV: token, job_id, delay_s, keep_s, 1 if the start is not counted.
+GIVE_BACK = (
+    _NOW
+    + """
+redis.call('ZREM', KEYS[3], ARGV[2])
+if ARGV[5] == '1' then redis.call('SREM', KEYS[2], ARGV[1]) end
+if tonumber(ARGV[3]) > 0 then
+  redis.call('HSET', KEYS[1], 'not_before', tostring(now + tonumber(ARGV[3])))
+  redis.call('EXPIRE', KEYS[1], ARGV[4])
+end
+return false
+"""
+)
+
+# KEYS: machines of each method, then running of each method. ARGV: machine, lease_s, count of
+# methods, then the ids that run here. Answers with the ids that are to be cancelled.
+TOUCH = (
+    _NOW
+    + """
+local methods = tonumber(ARGV[3])
+local cancelled = {}
+for at = 1, methods do
+  redis.call('ZADD', KEYS[at], now, ARGV[1])
+  for _, key in ipairs({KEYS[at], KEYS[methods + at]}) do
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', now - tonumber(ARGV[2]))
+  end
+  for one = 4, #ARGV do
+    redis.call('ZADD', KEYS[methods + at], 'XX', now, ARGV[one])
+  end
+end
+for one = 4, #ARGV do
+  if redis.call('HGET', 'upscaled:job:' .. ARGV[one], 'cancelled') then
+    table.insert(cancelled, ARGV[one])
+  end
+end
+return cancelled
+"""
+)
+
+# KEYS: running, machines. ARGV: lease_s. Answers with how many of each are not stale.
+COUNT = (
+    _NOW
+    + """
+local alive = now - tonumber(ARGV[1])
+return {
+  redis.call('ZCOUNT', KEYS[1], '(' .. alive, '+inf'),
+  redis.call('ZCOUNT', KEYS[2], '(' .. alive, '+inf'),
+}
+"""
+)
