@@ -106,6 +106,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # Acknowledged after the end: else a killed machine's jobs are gone.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
+        # What runs keeps its lease over a lost connection.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_prefetch_multiplier": 1,
         # With late acknowledgement the prefetch count drifts up and hoards jobs.
         "worker_disable_prefetch": settings.url.is_redis,
@@ -121,6 +123,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 def _redis(settings: Settings) -> dict[str, Any]:
     return {
+        "broker_transport": "upscaled_queue.transport:Transport",
         "broker_transport_options": {
             "visibility_timeout": settings.lease_s,
             # Else abandoned messages are looked for every 100 s, and a machine that is killed while
@@ -235,6 +238,10 @@ def work(machine: Machine, workers: int) -> int:
         quiet=True,
     )
     worker.start()
+    if not machine.is_stopping:
+        # Celery gave up, and has logged why.
+        machine.kill()
+        return EXIT_STUCK
     machine.wait_stopped()
     return statuses[-1]
 
@@ -244,10 +251,12 @@ def _log_little(**_: Any) -> None:
     import logging
     import warnings
 
+    from celery.exceptions import CPendingDeprecationWarning
     from celery.platforms import SecurityWarning
 
-    # About root and pickle, which is not accepted here.
+    # About root and pickle, which is not accepted here; about a setting that is set here.
     warnings.simplefilter("ignore", SecurityWarning)
+    warnings.simplefilter("ignore", CPendingDeprecationWarning)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
 

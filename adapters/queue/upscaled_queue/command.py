@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import uuid
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from upscaled_queue import options as shared
@@ -15,10 +15,9 @@ from upscaled_queue.queueurl import QueueUrlError, read_queue_url
 from upscaled_queue.settings import DEFAULT_KEEP_S, DEFAULT_LEASE_S, Settings
 
 if TYPE_CHECKING:
+    from upscaled_protocol.errors import JobError
+    from upscaled_queue.job import QueuedJob
     from upscaled_queue.record import Records
-
-# Jobs that are read before the first of them is given.
-_BATCH = 100
 
 _EXAMPLES = """\
 examples:
@@ -145,25 +144,18 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 def _submit(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
     from upscaled_protocol.errors import JobError
-    from upscaled_protocol.lines import decode_line
-    from upscaled_queue.job import QueuedJob, read_job
     from upscaled_queue.producer import Producer
 
     producer = Producer(settings, records)
     status = EXIT_OK
-    lines = (line for line in sys.stdin.buffer if line.strip())
-    while batch := list(islice(lines, _BATCH)):
+    for lines in _batches():
         jobs: list[QueuedJob] = []
         answers: list[dict[str, Any]] = []
-        for line in batch:
+        for line in lines:
             try:
-                fields = decode_line(line)
-                if isinstance(fields, dict):
-                    fields.setdefault("job_id", str(uuid.uuid4()))
-                job = read_job(fields)
-                jobs.append(job)
-                answers.append({"type": "queued", "job_id": job.job_id})
-            except (JobError, ValueError) as error:
+                jobs.append(_job_of(line))
+                answers.append({"type": "queued", "job_id": jobs[-1].job_id})
+            except JobError as error:
                 status = EXIT_FAILED
                 answers.append(_refusal(error))
         producer.submit(jobs)
@@ -171,12 +163,40 @@ def _submit(options: argparse.Namespace, settings: Settings, records: Records) -
     return status
 
 
-def _refusal(error: Exception) -> dict[str, Any]:
+def _batches() -> Iterator[list[bytes | None]]:
+    """The lines of stdin as they come; None for one that is too long."""
+    from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+
+    lines = LineSplitter()
+    while chunk := os.read(sys.stdin.fileno(), READ_SIZE_BYTES):
+        yield lines.feed(chunk)
+    yield lines.end()
+
+
+def _job_of(line: bytes | None) -> QueuedJob:
+    """The job of a line, with an id. Raises `JobError`."""
     from upscaled_protocol.errors import ErrorCode, JobError
+    from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, decode_line
+    from upscaled_queue.job import read_job
+
+    if line is None:
+        raise JobError(
+            ErrorCode.LINE_TOO_LONG,
+            f"a job's line has at most {DEFAULT_LINE_LIMIT_BYTES} bytes: give a path or a URL "
+            "instead of base64",
+        )
+    try:
+        fields = decode_line(line)
+    except ValueError as error:
+        raise JobError(ErrorCode.INVALID_JSON, f"the line is not JSON: {error}") from None
+    if isinstance(fields, dict):
+        fields.setdefault("job_id", str(uuid.uuid4()))
+    return read_job(fields)
+
+
+def _refusal(error: JobError) -> dict[str, Any]:
     from upscaled_queue.job import error_event
 
-    if not isinstance(error, JobError):
-        error = JobError(ErrorCode.INVALID_JSON, f"the line is not JSON: {error}")
     return {**error_event(error, ""), "job_id": error.job_id}
 
 
