@@ -214,6 +214,10 @@ def host(machine: Machine, workers: int, leave_status: list[int]) -> None:
         leave_status.append(3)
         leave()
 
+    if machine.settings.url.is_redis:
+        from upscaled_queue.transport import QoS
+
+        QoS.running = staticmethod(lambda: [run.lease for run in machine.running() if run.lease])
     machine.on_failed = failed
     capacity = machine.settings.slots * workers
     Pulse(machine, CeleryEngine(machine.settings), capacity, leave, stuck).start()

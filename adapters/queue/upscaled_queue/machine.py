@@ -211,6 +211,11 @@ class Machine:
         finally:
             run.call = None
 
+    def running(self) -> list[Run]:
+        """What runs here now."""
+        with self._lock:
+            return list(self.runs.values())
+
     def cancel(self, job_id: str) -> None:
         """End the job if it runs here."""
         run = self.runs.get(job_id)

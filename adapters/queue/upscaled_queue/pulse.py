@@ -66,7 +66,7 @@ class Pulse:
         machine, settings = self._machine, self._machine.settings
         redis_client = machine.records
         while not machine.given_up.wait(0):
-            runs = list(machine.runs.values())
+            runs = machine.running()
             try:
                 self._engine.renew([run.lease for run in runs if run.lease is not None])
                 ids = [run.job.job_id for run in runs]

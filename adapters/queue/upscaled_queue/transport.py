@@ -1,21 +1,34 @@
 """kombu's Redis transport, for machines that hold their deliveries by a lease.
 
-Of a lost connection nothing is put back and nothing acknowledged: what runs goes on and keeps its
-lease, and everything else comes back when its lease is over, if only to find its record. kombu's
-own way starts running jobs again elsewhere, or ends the worker with an `AttributeError`.
+A connection that closes puts back what does not run here. What runs goes on over a lost connection
+and keeps its lease; its acknowledgement may be lost, and then its record ends the next delivery.
+kombu's own way starts running jobs again elsewhere, or ends the worker with an `AttributeError`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kombu.transport import redis
 
 
-class Channel(redis.Channel):  # type: ignore[misc]
+class QoS(redis.QoS):
+    """Knows what runs here, by delivery tags."""
+
+    running: Callable[[], Collection[str]] = staticmethod(lambda: ())
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what does not run here."""
+        for tag in self.running():
+            self._delivered.pop(tag, None)
+        super().restore_unacked(client)  # type: ignore[no-untyped-call]
+
+
+class Channel(redis.Channel):
     """Knows that its connection may be gone."""
 
-    do_restore = False
+    QoS = QoS
 
     @property
     def _is_lost(self) -> bool:
@@ -24,20 +37,20 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Unless the connection is gone."""
         if not self._is_lost:
-            super().basic_ack(delivery_tag, multiple)
+            super().basic_ack(delivery_tag, multiple)  # type: ignore[no-untyped-call]
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Unless the connection is gone."""
         if not self._is_lost:
-            super().basic_reject(delivery_tag, requeue)
+            super().basic_reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
-    def close(self) -> Any:
+    def close(self) -> None:
         """A second time too, after the connection has gone."""
         if not self._is_lost:
-            super().close()
+            super().close()  # type: ignore[no-untyped-call]
 
 
-class Transport(redis.Transport):  # type: ignore[misc]
+class Transport(redis.Transport):
     """For Celery's `broker_transport`."""
 
     Channel = Channel
