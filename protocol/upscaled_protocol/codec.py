@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from upscaled_protocol.envelope import Command, Envelope, Method, open_envelope, quote
+from upscaled_protocol.envelope import (
+    Command,
+    Envelope,
+    Method,
+    WorkerType,
+    open_envelope,
+    quote,
+)
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_protocol.messages import COMMANDS, JOBS, HostMessages, Job, WorkerMessages
@@ -16,10 +23,13 @@ from upscaled_protocol.messages import COMMANDS, JOBS, HostMessages, Job, Worker
 if TYPE_CHECKING:
     # The envelope's names are written by hand, because it does without pydantic. If `messages.py`
     # has one that the envelope lacks, this is a type error.
-    def _type_of(message: HostMessages) -> Literal["job"] | Command:
+    def _host_type(message: HostMessages) -> Literal["job"] | Command:
         return message.type
 
-    def _method_of(job: Job) -> Method:
+    def _worker_type(message: WorkerMessages) -> WorkerType:
+        return message.type
+
+    def _method(job: Job) -> Method:
         return job.method
 
 

@@ -18,6 +18,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 PICTURE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "fake")
 Command = Literal["cancel", "health", "trim", "replay", "shutdown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
+# The type of a worker's message.
+WorkerType = Literal["status", "accepted", "progress", "result", "error", "health"]
 
 MAX_JOB_ID_LENGTH = 128
 MAX_REQUEST_ID_LENGTH = 128

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
+from upscaled_protocol.envelope import WorkerType
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.log import Logger
 from upscaled_supervisor.child import LEAVE_TIMEOUT_S, Child
@@ -104,14 +105,25 @@ class WorkerStreams:
         child.end_for_violation(f"it wrote {line[:_QUOTED_BYTES]!r}")
 
     def _handle_message(self, child: Child, fields: dict[str, Any], line: bytes) -> None:
-        kind = fields["type"]
-        if kind == "status":
-            self._handle_status(child, fields)
-        elif kind == "health":
-            child.handle_health(fields)
-        elif (job := child.jobs.get(fields["job_id"])) is None:
+        kind: WorkerType = fields["type"]
+        match kind:
+            case "progress" | "result" | "error":
+                self._handle_job_message(child, fields, line)
+            case "status":
+                self._handle_status(child, fields)
+            case "health":
+                child.handle_health(fields)
+            case "accepted":
+                pass  # a supervised worker sends none: `read_message` refuses it
+            case _:
+                assert_never(kind)
+
+    def _handle_job_message(self, child: Child, fields: dict[str, Any], line: bytes) -> None:
+        job = child.jobs.get(fields["job_id"])
+        if job is None:
+            kind = fields["type"]
             self._log.log("warning", "worker_line_unexpected", worker=child.slot, line=kind)
-        elif kind == "progress":
+        elif fields["type"] == "progress":
             job.handle_progress(fields, self._system.now(), self._options.stall_timeout_s)
             self._ledger.progress(job, line, fields)
         else:
