@@ -241,8 +241,6 @@ type FluxConfig struct {
 	Guidance *float64 `json:"guidance,omitempty"`
 	Prompt   string   `json:"prompt,omitempty"`
 	Seed     int      `json:"seed,omitempty"`
-	// End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does.
-	BlockCache float64 `json:"block_cache,omitempty"`
 }
 
 // Health: Ask for a `health` message.

@@ -17,9 +17,11 @@ def fitted(
 ) -> Iterator[np.ndarray]:
     """Resample and crop rows of ``native`` size to the rows of the plan's output.
 
+    If ``native`` is the size of the output, the rows are resampled and cropped already: an engine's
+    own size has the input's aspect ratio, which a cropped output has not.
     ``bits`` per channel: 8 or 16, at most ``native_bits``.
     """
-    if plan.scaled != native:
+    if native not in (plan.scaled, plan.output):
         rows = resample(
             rows,
             source=(native.width, native.height),
@@ -28,6 +30,6 @@ def fitted(
         )
     elif bits < native_bits:
         rows = to_eight_bits(rows)
-    if plan.output != plan.scaled:
+    if plan.output not in (plan.scaled, native):
         rows = cropped(rows, plan.crop_x, plan.crop_y, plan.output.width, plan.output.height)
     return rows

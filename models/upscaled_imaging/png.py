@@ -24,7 +24,7 @@ from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.pngtext import packed_iptc, text_chunk
 from upscaled_imaging.rows import Picture
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _FILTER_UP = 2
 # ISA-L's level 2 takes a quarter more time and saves one percent; level 0 finds no repetitions.
@@ -46,7 +46,13 @@ def write_png(
     All rows have the filter "up": upscaled pictures are smooth, and choosing a filter per row costs
     more than it saves.
     """
-    _head(file, picture, metadata)
+    file.write(_SIGNATURE)
+    colour_type = _COLOUR_TYPES[picture.bands]
+    header = struct.pack(
+        ">IIBBBBB", picture.width, picture.height, picture.bits, colour_type, 0, 0, 0
+    )
+    _chunk(file, b"IHDR", header)
+    _write_metadata(file, metadata)
     _data(file, _ZLIB_HEADER)
     checksum = 1
     above = np.zeros((1, picture.row_bytes), np.uint8)
@@ -59,21 +65,6 @@ def write_png(
         above = plain[-1:].copy()
     _data(file, _LAST_BLOCK + struct.pack(">I", checksum))
     _chunk(file, b"IEND", b"")
-
-
-def write_stored_png(stored: bytes, file: BinaryIO, picture: Picture, metadata: Metadata) -> None:
-    """The same for rows that are filtered and deflated already: another PNG's `stored_rows`."""
-    _head(file, picture, metadata)
-    _data(file, stored)
-    _chunk(file, b"IEND", b"")
-
-
-def header(picture: Picture) -> bytes:
-    """The contents of the IHDR chunk."""
-    colour_type = _COLOUR_TYPES[picture.bands]
-    return struct.pack(
-        ">IIBBBBB", picture.width, picture.height, picture.bits, colour_type, 0, 0, 0
-    )
 
 
 class _Part(NamedTuple):
@@ -131,9 +122,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(computing_threads(), thread_name_prefix="deflate")
 
 
-def _head(file: BinaryIO, picture: Picture, metadata: Metadata) -> None:
-    file.write(SIGNATURE)
-    _chunk(file, b"IHDR", header(picture))
+def _write_metadata(file: BinaryIO, metadata: Metadata) -> None:
     if metadata.icc is not None:
         _chunk(file, b"iCCP", b"ICC profile\0\0" + isal_zlib.compress(metadata.icc))
     if metadata.dpi is not None:

@@ -14,7 +14,6 @@ import numpy as np
 import pyvips
 
 from upscaled_imaging import exif, formats
-from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.context import PictureContext
@@ -26,9 +25,7 @@ from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.origins import open_origin
 from upscaled_imaging.readers import load
-from upscaled_imaging.rows import Picture
 from upscaled_imaging.settings import PictureSettings
-from upscaled_imaging.stored import stored_rows
 from upscaled_imaging.valuerange import with_full_range
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -60,18 +57,15 @@ class Source:
         *,
         orientation: int = _UPRIGHT,
         was_turned: bool = False,
-        read_at: ReadAt | None = None,
     ) -> None:
         """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
-        turned it. read_at: reads the file, if its pixels are exactly those of the picture.
-        """
+        turned it."""
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
         self.was_turned = was_turned or orientation != _UPRIGHT
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
-        self._read_at = read_at
         self.metadata = metadata
         self.path = path
         self.folder = None if path is None else path.parent
@@ -97,18 +91,6 @@ class Source:
         rows = self._read(count)
         self.rows_left -= len(rows)
         return rows
-
-    def stored_rows(self, limit_bytes: int) -> bytes | None:
-        """All rows as the input PNG stores them, filtered and deflated. `rows` is not affected.
-
-        None if the input is not a sound PNG of at most ``limit_bytes`` with exactly these pixels.
-        """
-        if self._read_at is None:
-            return None
-        data = self._read_at(0, limit_bytes + 1)
-        if len(data) > limit_bytes:
-            return None
-        return stored_rows(data, Picture(self.width, self.height, self.bands, self.bits))
 
 
 class _Decoder:
@@ -153,7 +135,7 @@ def open_source(
     with open_origin(config, settings, context) as origin:
         kind = recognise(origin.read_at(0, HEAD_BYTES))
         check_size = partial(_check_megapixels, settings)
-        image = loaded = load(kind, origin, check_size, context.warn)
+        image = load(kind, origin, check_size, context.warn)
         if formats.is_animated(kind, origin.read_at, image):
             raise formats.animated()
         pictures = formats.pictures(kind, origin.read_at, image)
@@ -175,7 +157,6 @@ def open_source(
         if kind == "png" and metadata.exif is not None:
             # libvips does not look for EXIF behind the pixels, nor in texts.
             orientation = exif.orientation(metadata.exif)
-        is_as_stored = image is loaded and orientation == _UPRIGHT
         yield Source(
             image,
             replace(metadata, icc=icc),
@@ -183,7 +164,6 @@ def open_source(
             origin.stem,
             orientation=orientation,
             was_turned=formats.is_turned(kind, origin.read_at),
-            read_at=origin.read_at if is_as_stored else None,
         )
 
 

@@ -17,9 +17,8 @@ from upscaled_imaging.fit import fitted
 from upscaled_imaging.jpeg import write_jpeg
 from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 from upscaled_imaging.output import Output
-from upscaled_imaging.png import write_png, write_stored_png
+from upscaled_imaging.png import write_png
 from upscaled_imaging.rows import Picture, on_white
-from upscaled_imaging.stored import stored_rows
 from upscaled_imaging.tiff import write_tiff
 from upscaled_imaging.webp import write_webp
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -106,27 +105,6 @@ class Sink:
             self._changed.notify_all()
             if self._in_turns:
                 self._wait_until(lambda: not self._queue and not self._encoding)
-
-    def write_png(self, data: bytes) -> bool:
-        """Take the whole picture from a PNG file without decoding it.
-
-        That works if the output is a PNG with exactly its pixels. False if it is not, or if the
-        file is broken; nothing was taken then. Raises `JobError` (output_unwritable).
-        """
-        plan = self._output.plan
-        if self._output.format != "png" or not self._native == plan.scaled == plan.output:
-            return False
-        picture = Picture(self._native.width, self._native.height, self._bands, self._bits)
-        stored = stored_rows(data, picture)
-        if stored is None:
-            return False
-        try:
-            write_stored_png(stored, self._file, picture, self._output.metadata)
-            self._file.flush()
-        except OSError as error:
-            raise _as_job_error(error) from None
-        self._rows_due = 0
-        return True
 
     def commit(self) -> Written:
         """Wait for the encoder and hand the finished file over to its destination.

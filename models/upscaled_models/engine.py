@@ -30,7 +30,6 @@ class Settings(PictureSettings):
     model_memory_gb: float | None = None
     model_idle_s: float | None = None
     preload: tuple[str, ...] = ()
-    flux_compile: bool = False
     # Engines that call a service: jobs and calls at once, calls in any minute, and the time that
     # one call may take with all its retries.
     cloud_jobs: int = 10

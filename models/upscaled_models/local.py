@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from upscaled_models.engine import ConfigT, Device, Engine, Settings
+from upscaled_models.engine import Device, Settings
 from upscaled_models.memory import keep_freed_memory
+from upscaled_models.picture import PictureConfigT, PictureEngine
 from upscaled_models.threads import settle_waiting
 from upscaled_models.torchcache import settle_torch_cache
 
@@ -26,7 +27,7 @@ class Upscaler(Protocol):
         """Let go of the models that were idle for longer than the settings allow."""
 
 
-class LocalEngine(Engine[ConfigT]):
+class LocalEngine(PictureEngine[PictureConfigT]):
     """An engine with an upscaler, once it has one."""
 
     def __init__(self, settings: Settings) -> None:
@@ -39,6 +40,7 @@ class LocalEngine(Engine[ConfigT]):
         settle_waiting()
         keep_freed_memory()
         settle_torch_cache()
+        super().preimport()
 
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""

@@ -17,6 +17,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticKnownError
 
 from upscaled_protocol.choices import Crop, ImagenFactor, OutputFormat
@@ -99,6 +100,16 @@ class ImageConfig(Config):
         le=8192,
         description="Input pixels a tile side, or a band of as many. Default: by free memory.",
     )
+    # Every method has these two, with values and defaults of its own.
+    upscale_factor: float | ImagenFactor | None = None
+    model: str = ""
+
+    @property
+    def factor(self) -> float | None:
+        """`upscale_factor` as a number."""
+        if isinstance(self.upscale_factor, str):
+            return float(self.upscale_factor.removeprefix("x"))
+        return self.upscale_factor
 
     @model_validator(mode="after")
     def check_one_input(self) -> Self:
@@ -163,13 +174,8 @@ class FluxConfig(ImageConfig):
     prompt: str = Field("", max_length=10_000)
     seed: int = Field(0, ge=0, le=2**63 - 1)
     tile_size: int | None = Field(512, ge=128, le=4096, description="Output pixels a tile side.")
-    block_cache: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="End a model call after its first block where that changed by no more than "
-        "this share since the last full call: faster and less exact; 0 never does.",
-    )
+    # A field of earlier versions: accepted, so that their jobs still run, and ignored.
+    block_cache: SkipJsonSchema[float | None] = Field(None, exclude=True)
 
 
 class ImagenConfig(ImageConfig):

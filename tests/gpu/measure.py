@@ -1,8 +1,7 @@
 """All that only a GPU can show, in one go: `python tests/gpu/measure.py`.
 
 FLUX at its full size with random weights (seconds a call and memory, beside the floor), its three
-placements beside each other, compiled blocks, a job on a replica without and with the block cache,
-memory running out, and the ESRGAN benchmark.
+placements beside each other, a job on a replica, memory running out, and the ESRGAN benchmark.
 Where no GPU is, it says so; `--tiny` then runs what a processor can, at sizes that mean nothing.
 Exit status 1: something failed; what follows it was run nevertheless.
 
@@ -26,7 +25,6 @@ import torch
 from upscaled_bench import esrgan, flux
 from upscaled_bench.flux_random import published_config, random_transformer
 from upscaled_bench.flux_replicas import install_upscaler, write_replica
-from upscaled_bench.flux_speed import BLOCKS, print_block_cache, print_compiled
 from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_models.catalog import bundled_weights_dir
@@ -70,11 +68,8 @@ def main() -> int:
         lambda: compare_placements(config, device),
         lambda: flux.print_calls(config, device, batches=batches, tile=tile),
         lambda: flux.print_job({}, steps),
-        lambda: print_block_cache({} if tiny else BLOCKS, steps=steps),
     ]
     if on_gpu:
-        # Compiling takes a processor a minute, and a test of this script has less.
-        parts.append(lambda: print_compiled(config, device, torch.bfloat16, batches=batches))
         parts += [run_esrgan_out_of_memory, run_flux_out_of_memory]
     if not tiny:
         parts += [flux.print_expansion, esrgan.main]

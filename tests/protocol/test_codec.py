@@ -81,7 +81,6 @@ def test_a_job_that_leaves_everything_out_has_the_documented_defaults() -> None:
             "guidance": 3.5,
             "prompt": "",
             "seed": 0,
-            "block_cache": 0.0,
         },
     }
 

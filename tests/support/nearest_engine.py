@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import numpy as np
-
-from upscaled_imaging.dimensions import plan_size
-from upscaled_imaging.output import plan_output
-from upscaled_imaging.read import open_source
-from upscaled_imaging.write import open_sink
-from upscaled_models.engine import Context, Device, Engine, Outcome
-from upscaled_models.picture import picture_outcome
+from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.read import Source
+from upscaled_models.engine import Context, Device
+from upscaled_models.picture import Enlarge, Enlargement, PictureEngine, RowBlocks
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 
@@ -22,41 +19,46 @@ from upscaled_protocol.messages import Size
 HOLD = "UPSCALED_TEST_HOLD"
 _HOLD_TURN_S = 0.02
 
-_SCALE = 4
 _ROWS = 64
 
 
-class NearestEngine(Engine[EsrganConfig]):
-    """Repeats pixels four times each way; the sink resamples to the size that was asked for."""
+class NearestEngine(PictureEngine[EsrganConfig]):
+    """Repeats pixels; the sink resamples if the factor is no whole number."""
 
     method = "esrgan"
 
-    def run(self, config: EsrganConfig, context: Context) -> Outcome:
-        """Upscale one picture."""
+    def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
+        """Wait while `HOLD` says so."""
         while os.path.exists(os.environ.get(HOLD, "")):  # noqa: PTH110 - an empty path is no file
             context.check_cancelled()
             time.sleep(_HOLD_TURN_S)
-        with open_source(config, self.settings, context) as source:
-            size = Size(width=source.width, height=source.height)
-            factor = config.upscale_factor or self.settings.defaults.factor
-            plan = plan_size(config, size, factor=factor, default_dpi=self.settings.defaults.dpi)
-            output = plan_output(
-                config, self.settings, source, plan, method="esrgan", context=context
-            )
-            native = Size(width=size.width * _SCALE, height=size.height * _SCALE)
-            with open_sink(output, native, source.bands, source.bits) as sink:
-                while source.rows_left:
-                    context.check_cancelled()
-                    rows = source.rows(_ROWS)
-                    sink.write(np.repeat(np.repeat(rows, _SCALE, axis=0), _SCALE, axis=1))
-                written = sink.commit()
-        return picture_outcome(
-            output, written, size, model=config.model, device="cpu", precision="fp32"
-        )
+
+        def enlarge(source: Source, plan: Plan) -> AbstractContextManager[Enlargement]:
+            return nullcontext(_Repeated(source, plan, context))
+
+        return enlarge
 
     def device(self) -> Device:
         """The processor."""
         return Device(name="cpu")
+
+
+class _Repeated(Enlargement):
+    device = "cpu"
+    precision = "fp32"
+
+    def __init__(self, source: Source, plan: Plan, context: Context) -> None:
+        self._source = source
+        self._context = context
+        self._times = -(-plan.scaled.width // source.width)
+        self.size = Size(width=source.width * self._times, height=source.height * self._times)
+        self.bits = source.bits
+
+    def rows(self) -> RowBlocks:
+        while self._source.rows_left:
+            self._context.check_cancelled()
+            rows = self._source.rows(_ROWS)
+            yield rows.repeat(self._times, axis=0).repeat(self._times, axis=1)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -1,5 +1,4 @@
-"""A daemon for tests of hosts whose engine repeats pixels: `python repeater.py`. No torch, but real
-files: they are read and written as every engine does it."""
+"""A daemon for tests of hosts, `python repeater.py`: it repeats the pixels of real files."""
 
 from __future__ import annotations
 
@@ -9,39 +8,28 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nearest_engine import NearestEngine
 from recording import RecordingContext
-from upscaled_imaging.dimensions import plan_size
-from upscaled_imaging.output import plan_output
-from upscaled_imaging.read import open_source
-from upscaled_imaging.write import open_sink
+from upscaled_imaging.settings import Defaults
 from upscaled_models.engine import Settings
-from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import JobError
-from upscaled_protocol.messages import Size
 
 COMMAND = [sys.executable, __file__]
 
 
 def upscale(fields: dict[str, Any]) -> dict[str, Any]:
-    """What the result tells. Raises `JobError`."""
-    config, context = EsrganConfig(**fields), RecordingContext()
-    settings = Settings(model_dir=Path(tempfile.gettempdir()))
-    with open_source(config, settings, context) as source:
-        times = int(config.upscale_factor or 2)
-        size = Size(width=source.width, height=source.height)
-        plan = plan_size(config, size, factor=times, default_dpi=150)
-        output = plan_output(config, settings, source, plan, method="esrgan", context=context)
-        native = Size(width=source.width * times, height=source.height * times)
-        with open_sink(output, native, source.bands, source.bits) as sink:
-            rows = source.rows(source.height)
-            sink.write(rows.repeat(times, axis=0).repeat(times, axis=1))
-            outcome = picture_outcome(output, sink.commit(), size, model="repeater", device="cpu")
+    """What the result says. Raises `JobError`."""
+    context = RecordingContext()
+    settings = Settings(model_dir=Path(tempfile.gettempdir()), defaults=Defaults(factor=2))
+    outcome = NearestEngine(settings).run(EsrganConfig(**fields), context)
+    assert outcome.input_size is not None
+    assert outcome.output_size is not None
     told = {
         "output_path": outcome.output_path,
         "output_base64": outcome.output_base64,
-        "input_size": {"width": size.width, "height": size.height},
-        "output_size": {"width": plan.output.width, "height": plan.output.height},
+        "input_size": outcome.input_size.model_dump(),
+        "output_size": outcome.output_size.model_dump(),
         "warnings": context.warnings,
     }
     return {name: value for name, value in told.items() if value is not None}

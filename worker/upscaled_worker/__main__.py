@@ -88,11 +88,6 @@ def parser() -> argparse.ArgumentParser:
     add("--preload", action="append", default=[], metavar="MODEL", help="load before ready")
     add("--model-memory-gb", type=float, help="memory for loaded models; the oldest go first")
     add("--model-idle-s", type=float, help="unload a model that nobody used for so long")
-    add(
-        "--flux-compile",
-        action="store_true",
-        help="compile FLUX's blocks when they are loaded: minutes once, faster steps after",
-    )
     add("--max-input-megapixels", type=float, default=250.0, help="default: %(default)s")
     add("--max-output-megapixels", type=float, default=4000.0, help="default: %(default)s")
     add(
@@ -164,7 +159,6 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         model_memory_gb=options.model_memory_gb,
         model_idle_s=options.model_idle_s,
         preload=tuple(options.preload),
-        flux_compile=options.flux_compile,
         cloud_jobs=options.cloud_jobs,
         cloud_calls_per_minute=options.cloud_calls_per_minute,
         cloud_budget_s=options.cloud_budget_s,

@@ -129,9 +129,7 @@ class SubmissionReader:
         """The output's size. Raises `ProblemError` if it is not possible."""
         if size is None or not isinstance(model, ImageConfig):
             return None
-        factor = getattr(model, "upscale_factor", None) or DEFAULT_UPSCALE_FACTOR
-        if isinstance(factor, str):
-            factor = float(factor.removeprefix("x"))
+        factor = model.factor or DEFAULT_UPSCALE_FACTOR
         try:
             plan = plan_size(
                 model,

@@ -234,8 +234,6 @@ export interface FluxConfig {
   guidance?: number;
   prompt?: string;
   seed?: number;
-  /** End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does. */
-  block_cache?: number;
 }
 
 /** Upscale with FLUX.1-dev. */

@@ -210,8 +210,6 @@ class FluxConfig(TypedDict, total=False):
     guidance: float
     prompt: str
     seed: int
-    # End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does.
-    block_cache: float
 
 
 class FluxJob(TypedDict):
@@ -327,8 +325,6 @@ class Options(TypedDict, total=False):
     prompt: str
     # flux
     seed: int
-    # flux: End a model call after its first block where that changed by no more than this share since the last full call: faster and less exact; 0 never does.
-    block_cache: float
     # imagen: Cut a picture that is too large for one call into several; each is billed.
     tile: bool
     # imagen: Default: GCP_PROJECT_ID from the environment.

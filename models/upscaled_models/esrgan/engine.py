@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import FOLDERS, Catalog, is_file
-from upscaled_models.engine import Context, Outcome
+from upscaled_models.engine import Context
 from upscaled_models.local import LocalEngine
+from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig
 
 if TYPE_CHECKING:
@@ -47,11 +49,13 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
             if model.method == self.method if model else not name.endswith(".gguf"):
                 self._upscaler.preload(name)
 
-    def run(self, config: EsrganConfig, context: Context) -> Outcome:
-        """Upscale one picture. Raises `JobError`."""
-        if self._upscaler is None:
-            raise RuntimeError("start comes before run")
-        return self._upscaler.run(config, context)
+    def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
+        """Find the network of a job. Raises `JobError`."""
+        return self._started().prepare(config, context)
+
+    def compute(self, task: Callable[[], None]) -> None:
+        """On a processor one thread computes for all jobs."""
+        self._started().compute(task)
 
     def models(self) -> list[str]:
         """Catalogue names, and the stems of other weights files in the model folder."""
@@ -63,3 +67,8 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
             files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
             names += [path.stem for path in files if catalog.find(path.name) is None]
         return list(dict.fromkeys(names))
+
+    def _started(self) -> Upscaler:
+        if self._upscaler is None:
+            raise RuntimeError("start comes before run")
+        return self._upscaler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from upscaled_imaging.read import Source
 from upscaled_models.engine import Context
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
+from upscaled_models.esrgan.precision import NAMES
+from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import choose_tile, rows_fit
+from upscaled_models.picture import Enlargement, RowBlocks
 from upscaled_protocol.messages import Size
 
 # An enlargement that is left to the resampler, where it would take another pass through the
@@ -28,12 +32,11 @@ _READ_ROWS = 64
 _TILE_BUDGET_S = 300.0
 
 
-class Job:
-    """Takes the source's rows and gives rows of `native` size; the host of its stages.
+class Job(Enlargement):
+    """Takes the source's rows and gives enlarged ones; the host of its stages.
 
     memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.
     full_precision: loads the same network in float32.
-    tail_s: what the picture will take after its last rows are taken.
     """
 
     def __init__(
@@ -48,7 +51,10 @@ class Job:
         free_memory: Callable[[], None],
         full_precision: Callable[[], Network],
     ) -> None:
-        self.tail_s = 0.0
+        self.device = str(network.device)
+        self.in_turns = network.device.type == "cpu"
+        self.bits = source.bits
+        self._bands: Iterable[np.ndarray] = ()
         # Of the result, and how long the encoder kept the job for them.
         self._taken_rows = 0
         self._taken_s = 0.0
@@ -95,13 +101,23 @@ class Job:
             stage = Stage(network, pass_width, pass_height, tile, self, as_bytes=whole)
             self._stages.append(stage)
             self._work.append(pass_width * pass_height)
-        self.native = Size(width=width, height=height)
+        self.size = Size(width=width, height=height)
         self._alpha = AlphaBounds(source.height, width // source.width)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the network computes in, by now."""
-        return self._network.dtype
+    def precision(self) -> str:
+        """What the network computes in; float32 after half precision failed."""
+        return NAMES[self._network.dtype]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the source ahead, in a thread of its own, until the context is left."""
+        with read_ahead(self.read(), self._context.check_cancelled) as self._bands:
+            yield
+
+    def rows(self) -> RowBlocks:
+        """The enlarged rows; `reading` comes before."""
+        return self.upscale(self._bands)
 
     def read(self) -> Iterator[np.ndarray]:
         """The source's rows, in bands as the first stage takes them."""
@@ -111,7 +127,7 @@ class Job:
                 band = self._source.rows(rows)
             yield band
 
-    def upscale(self, bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def upscale(self, bands: Iterable[np.ndarray]) -> RowBlocks:
         """Bands of the source, (h, W, C), to bands of the native picture, in the same format."""
         if not self._stages:
             yield from bands
@@ -158,7 +174,7 @@ class Job:
         network_s = time.perf_counter() - self._started_at - self._taken_s
         if not self._taken_rows or network_s <= 0:
             return computed
-        taken = self._taken_rows / self.native.height
+        taken = self._taken_rows / self.size.height
         # What the encoder takes for the whole picture, of what the network does.
         weight = self._taken_s / taken / (network_s / computed)
         return (computed + weight * taken) / (1 + weight)

@@ -1,10 +1,11 @@
-"""What ESRGAN jobs share, and the way of one from its input file to its output file."""
+"""What ESRGAN jobs share: the device, and the networks in its memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,28 +13,24 @@ import numpy as np
 import torch
 
 from upscaled_imaging.cores import computing_threads
-from upscaled_imaging.dimensions import Plan, plan_size
+from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.fit import fitted
-from upscaled_imaging.output import plan_output
-from upscaled_imaging.read import Source, open_source
-from upscaled_imaging.write import open_sink
+from upscaled_imaging.read import Source
 from upscaled_models.catalog import Catalog
-from upscaled_models.engine import Context, Device, Outcome, Settings
+from upscaled_models.engine import Context, Device, Settings
 from upscaled_models.esrgan.job import Job
 from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.out_of_memory import free_caches
-from upscaled_models.esrgan.precision import NAMES, choose_dtype
-from upscaled_models.esrgan.readahead import read_ahead
+from upscaled_models.esrgan.precision import choose_dtype
 from upscaled_models.memory import shared_models
-from upscaled_models.picture import picture_outcome
+from upscaled_models.picture import Enlarge
 from upscaled_models.threads import computing_thread
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.memorygroup import available_bytes
-from upscaled_protocol.messages import Size
 
 ResultT = TypeVar("ResultT")
 
@@ -70,51 +67,21 @@ class Upscaler:
             # Before the first job, for a picture of any size.
             _ = network.sight
 
-    def run(self, config: EsrganConfig, context: Context) -> Outcome:
-        """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
-        settings = self.settings
-        path = self._locate(config.model)
-        with contextlib.ExitStack() as held:
-            with context.phase("decode"):
-                source = held.enter_context(open_source(config, settings, context))
-            size = Size(width=source.width, height=source.height)
-            factor = config.upscale_factor or settings.defaults.factor
-            plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
-            output = plan_output(config, settings, source, plan, method="esrgan", context=context)
-
-            job = held.enter_context(
-                self._job(
-                    path,
-                    source,
-                    plan,
-                    context,
-                    precision=config.precision if config.use_fp16 else "fp32",
-                    tile_size=config.tile_size,
-                )
-            )
-            on_processor = self._device.type == "cpu"
-            sink = held.enter_context(
-                open_sink(output, job.native, source.bands, source.bits, in_turns=on_processor)
-            )
-            job.tail_s = sink.tail_s
-            bands = held.enter_context(read_ahead(job.read(), context.check_cancelled))
-
-            def compute() -> None:
-                for rows in job.upscale(bands):
-                    sink.write(rows)
-
-            with context.device_turn():
-                self._compute(compute)
-            with context.phase("encode"):
-                written = sink.commit()
-        return picture_outcome(
-            output,
-            written,
-            size,
-            model=config.model,
-            device=str(self._device),
-            precision=NAMES[job.dtype],
+    def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
+        """Find the weights file of a job, and say how its picture is enlarged. Raises `JobError`,
+        and so does what is returned."""
+        return partial(
+            self._enlarge,
+            self._locate(config.model),
+            context=context,
+            precision=config.precision if config.use_fp16 else "fp32",
+            tile_size=config.tile_size,
         )
+
+    def compute(self, task: Callable[[], ResultT]) -> ResultT:
+        """Run `task` in the thread that computes on this device."""
+        # An accelerator can be given a model while it computes with another.
+        return computing_thread().run(task) if self._device.type == "cpu" else task()
 
     @contextlib.contextmanager
     def enlarged(
@@ -126,13 +93,10 @@ class Upscaler:
         path: the network's weights. memory_bytes: what a tile may take. Raises `JobError`, also
         while the rows are read; the network is held in memory until the context is left.
         """
-        with (
-            self._job(path, source, plan, context, memory_bytes=memory_bytes) as job,
-            read_ahead(job.read(), context.check_cancelled) as bands,
-        ):
+        enlarging = self._enlarge(path, source, plan, context=context, memory_bytes=memory_bytes)
+        with enlarging as job:
             bits = source.bits
-            rows = job.upscale(bands)
-            yield fitted(rows, plan, native=job.native, native_bits=bits, bits=bits)
+            yield fitted(job.rows(), plan, native=job.size, native_bits=bits, bits=bits)
 
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""
@@ -161,18 +125,18 @@ class Upscaler:
         )
 
     @contextlib.contextmanager
-    def _job(
+    def _enlarge(
         self,
         path: Path,
         source: Source,
         plan: Plan,
-        context: Context,
         *,
+        context: Context,
         precision: Precision = "auto",
         tile_size: int | None = None,
         memory_bytes: int | None = None,
     ) -> Iterator[Job]:
-        """A picture's way through the network at that path, which is held meanwhile.
+        """Hold the network at that path, and read the picture ahead.
 
         memory_bytes: what a tile may take; None for its share of what is free beside the network.
         """
@@ -206,7 +170,8 @@ class Upscaler:
                     free_memory=self.free_memory,
                     full_precision=full_precision,
                 )
-            yield job
+            with job.reading():
+                yield job
 
     def _locate(self, model: str) -> Path:
         """The weights file that a job means, also if it is gone while its network is in memory."""
@@ -260,7 +225,7 @@ class Upscaler:
         key = (path, status.st_mtime_ns, status.st_size, dtype)
 
         def load() -> Network:
-            return self._compute(lambda: self._load(path, status, dtype))
+            return self.compute(lambda: self._load(path, status, dtype))
 
         with self._models.use(key, path.stem, status.st_size, load) as network:
             self._last_keys[path, dtype] = key
@@ -278,10 +243,6 @@ class Upscaler:
         if not learnt.find().is_precise:
             dtype, learnt = torch.float32, learnt_in(torch.float32)
         return Network(descriptor, self._device, dtype, learnt)
-
-    def _compute(self, task: Callable[[], ResultT]) -> ResultT:
-        # An accelerator can be given a model while it computes with another.
-        return computing_thread().run(task) if self._device.type == "cpu" else task()
 
     def _memory_for_tiles(self) -> int:
         if self._device.type == "cuda":

@@ -1,4 +1,4 @@
-"""The FLUX engine as the worker sees it; the work is done in `upscaler.py`."""
+"""The FLUX engine as the worker sees it; the work is done in `job.py` and `upscaler.py`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import Catalog
-from upscaled_models.engine import Context, Outcome, Settings
+from upscaled_models.engine import Context, Settings
 from upscaled_models.flux.files import transformers, what_is_missing
 from upscaled_models.local import LocalEngine
+from upscaled_models.picture import Enlarge
 from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -51,11 +52,14 @@ class FluxEngine(LocalEngine[FluxConfig]):
             if name.endswith(".gguf") or (model is not None and model.folder == "unet"):
                 self._get().preload(name)
 
-    def run(self, config: FluxConfig, context: Context) -> Outcome:
-        """Upscale one picture. Raises `JobError`."""
+    def prepare(self, config: FluxConfig, context: Context) -> Enlarge:
+        """Find the files of a job. Raises `JobError`."""
         if self._upscaler is None:
             context.progress(0, "load", budget_s=_IMPORT_BUDGET_S)
-        return self._get().run(config, context)
+        upscaler = self._get()
+        from upscaled_models.flux.job import Job
+
+        return Job(upscaler, config, context).enlarge
 
     def models(self) -> list[str]:
         """Transformers in the model folder, by catalogue name or stem."""

@@ -29,8 +29,7 @@ _QUANTISED = (
 
 
 # Blocks that are expanded at once: few enough for a processor's caches, where that is two to three
-# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls; so
-# too in compiled code, which is one loop whatever the size, and would become thousands of them.
+# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls.
 _AT_ONCE = {"cpu": 1 << 13}
 
 
@@ -58,9 +57,7 @@ def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch
         return stored.view(format_.dtype).view(shape).to(dtype)
     blocks = stored.view(-1, format_.block_bytes)
     values = torch.empty(len(blocks), format_.block_values, dtype=dtype, device=stored.device)
-    step = max(len(blocks), 1)
-    if not torch.compiler.is_compiling():
-        step = _AT_ONCE.get(stored.device.type, step)
+    step = _AT_ONCE.get(stored.device.type, max(len(blocks), 1))
     for start in range(0, len(blocks), step):
         part = slice(start, start + step)
         _expand_blocks(blocks[part], format_, values[part])

@@ -17,7 +17,6 @@ from upscaled_models.torchvision_shim import declare_missing_operators
 declare_missing_operators()
 
 from diffusers import AutoencoderKL, FluxTransformer2DModel  # noqa: E402
-from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook  # noqa: E402
 from diffusers.quantizers.gguf.utils import dequantize_functions  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPTextConfig,
@@ -30,10 +29,7 @@ __all__ = [
     "AutoencoderKL",
     "CLIPTextConfig",
     "CLIPTextModel",
-    "FirstBlockCacheConfig",
     "FluxTransformer2DModel",
-    "HookRegistry",
-    "ModelHook",
     "T5Config",
     "T5EncoderModel",
     "dequantize_functions",

@@ -40,14 +40,11 @@ def load_models(
     dtype: torch.dtype,
     free_bytes: int,
     each: EachTensor,
-    *,
-    compiled: bool = False,
 ) -> FluxModels:
     """Load both, the transformer in the fastest way that `free_bytes` allow.
 
     The autoencoder computes in float32: that costs little beside the transformer, and its results
-    are finer than 8 bits. compiled: the transformer's blocks are. Raises `JobError`
-    (model_corrupt), and what `each` raises.
+    are finer than 8 bits. Raises `JobError` (model_corrupt), and what `each` raises.
     """
     weights = check_transformer(files)
     autoencoder = load_autoencoder(files, device, torch.float32, each)
@@ -58,5 +55,5 @@ def load_models(
         free_bytes - autoencoder.size_bytes - _RESERVED_BYTES,
         device,
     )
-    transformer = load_transformer(files, device, dtype, placement, each, compiled=compiled)
+    transformer = load_transformer(files, device, dtype, placement, each)
     return FluxModels(transformer, autoencoder)

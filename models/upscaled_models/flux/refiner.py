@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -44,22 +43,17 @@ class Host(Protocol):
 class Request:
     """What a job asks of the model.
 
-    levels: noise levels, one more than model calls. block_cache: the change up to which a call is
-    cut short, 0 for none.
+    levels: noise levels, one more than model calls.
     """
 
     embeddings: Embeddings
     levels: Sequence[float]
     guidance: float
     seed: int
-    block_cache: float = 0.0
 
 
 class Refiner:
-    """Image-to-image for one picture, whose tiles of `side` pixels are all at most that large.
-
-    calls, full_calls: with a block cache, the model calls so far and those not cut short.
-    """
+    """Image-to-image for one picture, in tiles of at most `side` pixels a side."""
 
     def __init__(
         self,
@@ -78,13 +72,9 @@ class Refiner:
         self._request = request
         self._noise = NoiseField(request.seed, autoencoder.channels)
         self._host = host
-        self.calls = self.full_calls = 0
         tokens = (self.side // self.grid) ** 2 + request.embeddings.sequence.shape[1]
         tile_bytes = tokens * transformer.width * transformer.dtype.itemsize * _LIVE_NUMBERS
-        # Calls of a batch are cut short together. One by one it is each tile's own affair: calm
-        # ones save more, and the picture does not depend on how much memory is free.
-        largest = 1 if request.block_cache else _LARGEST_BATCH
-        self.batch: int = max(min(memory_bytes // tile_bytes, largest), 1)
+        self.batch: int = max(min(memory_bytes // tile_bytes, _LARGEST_BATCH), 1)
 
     def refine(self, band: Tensor, top: int) -> Tensor:
         """A band of the picture, (3, h, W), 0 to 1, whose upper edge is at row `top`, to the same
@@ -146,7 +136,15 @@ class Refiner:
         def each_step(step: int) -> None:
             self._host.band_progress(done * steps + step * len(places), total * steps)
 
-        refined = self._denoise(torch.stack(latents), torch.stack(noise), each_step)
+        refined = denoise_tiles(
+            self._transformer,
+            torch.stack(latents),
+            torch.stack(noise),
+            request.levels,
+            guidance=request.guidance,
+            embeddings=request.embeddings,
+            each_step=each_step,
+        )
         tiles = []
         for tile in refined:
             self._host.check_cancelled()
@@ -160,26 +158,6 @@ class Refiner:
             tiles.append(pixels)
         self._host.band_progress((done + len(places)) * steps, total * steps)
         return tiles
-
-    def _denoise(self, latents: Tensor, noise: Tensor, each_step: Callable[[int], None]) -> Tensor:
-        request = self._request
-        denoise = partial(
-            denoise_tiles,
-            self._transformer,
-            latents,
-            noise,
-            request.levels,
-            guidance=request.guidance,
-            embeddings=request.embeddings,
-            each_step=each_step,
-        )
-        if not request.block_cache:
-            return denoise()
-        with self._transformer.caching_blocks(request.block_cache) as full_calls:
-            refined = denoise()
-        self.calls += len(request.levels) - 1
-        self.full_calls += full_calls.count
-        return refined
 
     def _take_smaller_tiles(self) -> None:
         if self.side <= _LEAST_SIDE:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from upscaled_models.esrgan.out_of_memory import is_out_of_memory
-from upscaled_models.flux.blockcache import FullCalls, caching_blocks
-from upscaled_models.flux.compiling import CompiledBlocks
 from upscaled_models.flux.files import Files, bad_config
 from upscaled_models.flux.gguf_file import open_gguf
 from upscaled_models.flux.header import WeightsFile
@@ -34,8 +30,7 @@ _THOUSANDTHS = 1000.0
 class Transformer:
     """The transformer on a device.
 
-    size_bytes: memory its weights take there, or on the host. not_compiled: why its blocks are not
-    compiled although that was asked for.
+    size_bytes: memory that its weights take there, or on the host.
     """
 
     def __init__(self, module: Any, device: torch.device, dtype: torch.dtype) -> None:
@@ -43,7 +38,6 @@ class Transformer:
         self.dtype = dtype
         self.size_bytes: int = sum(value.nbytes for value in module.parameters())
         self.width: int = module.inner_dim
-        self.not_compiled: str | None = None
         self._module = module
         self._conditioning = _ExactConditioning(module.time_text_embed)
         module.time_text_embed = self._conditioning
@@ -78,27 +72,6 @@ class Transformer:
         )[0]
         squares = velocity.float().view(batch, rows, columns, channels, PATCH, PATCH)
         return squares.permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)
-
-    def caching_blocks(self, threshold: float) -> AbstractContextManager[FullCalls]:
-        """Meanwhile predictions for one batch of tiles are cut short: see `caching_blocks`."""
-        return caching_blocks(self._module, threshold)
-
-    def rehearse(self, tiles: int) -> None:
-        """Predict for so many small tiles, and nobody.
-
-        Its sizes are like no other of the model: torch takes sizes that are equal in the first call
-        for equal ones in all others.
-        """
-        config = self._module.config
-        self.predict(
-            torch.zeros(tiles, config.in_channels // PATCH**2, 7 * PATCH, 9 * PATCH),
-            1.0,
-            1.0,
-            Embeddings(
-                torch.zeros(1, 11, config.joint_attention_dim),
-                torch.zeros(1, config.pooled_projection_dim),
-            ),
-        )
 
 
 class _ExactConditioning(nn.Module):
@@ -136,24 +109,13 @@ def load_transformer(
     dtype: torch.dtype,
     placement: Placement,
     each: EachTensor,
-    *,
-    compiled: bool = False,
 ) -> Transformer:
-    """Load the transformer; compiled: and compile its blocks.
-
-    Raises `JobError` (model_corrupt), and what `each` raises.
-    """
+    """Load the transformer. Raises `JobError` (model_corrupt), and what `each` raises."""
     module = _build(files)
     with open_gguf(files.transformer, _ARCHITECTURE) as file:
         check_weights(module, file, transformer_origin)
         return fill_transformer(
-            module,
-            file,
-            device=device,
-            dtype=dtype,
-            placement=placement,
-            each=each,
-            compiled=compiled,
+            module, file, device=device, dtype=dtype, placement=placement, each=each
         )
 
 
@@ -165,7 +127,6 @@ def fill_transformer(
     dtype: torch.dtype,
     placement: Placement,
     each: EachTensor,
-    compiled: bool = False,
 ) -> Transformer:
     """Give a module without weights those of a file that fits it. Raises what `each` raises."""
     home = torch.device("cpu") if placement == "offloaded" else device
@@ -178,11 +139,9 @@ def fill_transformer(
         keep_stored=placement != "expanded",
         each=each,
     )
-    blocks = CompiledBlocks(module) if compiled else None
-    transformer = Transformer(module, device, dtype)
-    # With a stream of its own the next block travels while this one computes.
-    streams = placement == "offloaded" and device.type == "cuda"
     if placement == "offloaded":
+        # With a stream of its own the next block travels while this one computes.
+        streams = device.type == "cuda"
         module.enable_group_offload(
             device,
             home,
@@ -190,26 +149,7 @@ def fill_transformer(
             use_stream=streams,
             low_cpu_mem_usage=streams,
         )
-    if streams:
-        # The first call learns the order in which blocks travel, by hooks that it takes away: a
-        # block cache's would be on top of them by then, and go too.
-        transformer.rehearse(1)
-    if blocks is not None:
-        _compile(transformer, blocks)
-    return transformer
-
-
-def _compile(transformer: Transformer, blocks: CompiledBlocks) -> None:
-    """Now, and not in a job's first steps; or not at all where that fails."""
-    try:
-        for tiles in (1, 2):
-            transformer.rehearse(tiles)
-    except Exception as error:  # whatever the compilers trip over
-        if is_out_of_memory(error):
-            raise
-        blocks.give_up()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        transformer.not_compiled = lines[0]
+    return Transformer(module, device, dtype)
 
 
 def choose_placement(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from upscaled_imaging.dimensions import plan_size
-from upscaled_models.engine import Context, Engine, Outcome, Settings
+from upscaled_imaging.dimensions import Plan
+from upscaled_models.engine import Context, Settings
 from upscaled_models.imagen.account import credentials_in_sight, unusable
-from upscaled_models.picture import picture_outcome
+from upscaled_models.picture import Enlarge, Enlargement, PictureEngine
 from upscaled_models.registry import is_installed
 from upscaled_models.threads import give_way
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.messages import Size
 
 if TYPE_CHECKING:
+    from upscaled_imaging.read import Source
     from upscaled_models.imagen.service import Service
 
 # Importing the SDK takes half a second, from a cold disk some more.
@@ -25,11 +25,12 @@ _LOAD_BUDGET_S = 120.0
 _NO_SDK = "the imagen method needs Google's SDK: pip install 'upscaled[imagen]'"
 
 
-class ImagenEngine(Engine[ImagenConfig]):
+class ImagenEngine(PictureEngine[ImagenConfig]):
     """Upscales pictures with Imagen, as many at once as `Settings.cloud_jobs`."""
 
     method = "imagen"
     lane = "remote"
+    takes_turns = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -44,6 +45,7 @@ class ImagenEngine(Engine[ImagenConfig]):
     def preimport(cls) -> None:
         """Import numpy and libvips, which the other engines need too. The SDK is imported by the
         first job: no worker starts later on its account."""
+        super().preimport()
         import upscaled_models.imagen.job  # noqa: F401 - for the jobs to come
 
     def lacks(self) -> str | None:
@@ -52,41 +54,21 @@ class ImagenEngine(Engine[ImagenConfig]):
             return _NO_SDK
         return None if credentials_in_sight() else unusable().message
 
-    def run(self, config: ImagenConfig, context: Context) -> Outcome:
-        """Upscale one picture. Raises `JobError`; leaves no file behind unless it returns."""
-        from upscaled_imaging.output import plan_output
-        from upscaled_imaging.read import open_source
-        from upscaled_imaging.write import open_sink
+    def prepare(self, config: ImagenConfig, context: Context) -> Enlarge:
+        """Find the account, and connect to the service. Raises `JobError`."""
         from upscaled_models.imagen.account import find_account
         from upscaled_models.imagen.job import Job
 
         give_way()
-        settings = self.settings
         account = find_account(config)
         with context.phase("load"):
             service = self._loaded_service(context)
-        with ExitStack() as held:
-            with context.phase("decode"):
-                source = held.enter_context(open_source(config, settings, context))
-            size = Size(width=source.width, height=source.height)
-            factor = int(config.upscale_factor.removeprefix("x"))
-            plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
-            output = plan_output(
-                config, settings, source, plan, method=self.method, context=context
-            )
+
+        def enlarge(source: Source, plan: Plan) -> AbstractContextManager[Enlargement]:
             job = Job(config, source, plan, account=account, service=service, context=context)
-            sink = held.enter_context(open_sink(output, job.native, source.bands, job.bits))
-            job.upscale(sink)
-            with context.phase("encode"):
-                written = sink.commit()
-        return picture_outcome(
-            output,
-            written,
-            size,
-            model=config.model,
-            device="remote",
-            upstream_calls=job.calls_made,
-        )
+            return nullcontext(job)
+
+        return enlarge
 
     def close(self) -> None:
         """Close the connections."""

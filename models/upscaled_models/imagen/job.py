@@ -9,13 +9,13 @@ import numpy as np
 
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
-from upscaled_imaging.write import Sink
 from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account
 from upscaled_models.imagen.alpha import enlarged
 from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
 from upscaled_models.imagen.mosaic import join
-from upscaled_models.imagen.picture import Read, as_stored, encoded, open_answer, to_rgb
+from upscaled_models.imagen.picture import Read, encoded, open_answer, to_rgb
+from upscaled_models.picture import Enlargement, RowBlocks
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.messages import Size
 
@@ -28,8 +28,10 @@ _READ_ROWS = 64
 _NOTABLE = 1.03
 
 
-class Job:
-    """Takes the source's rows and writes rows of `native` size, `bits` a channel."""
+class Job(Enlargement):
+    """Takes the source's rows and gives those that the service made of them."""
+
+    device = "remote"
 
     def __init__(
         self,
@@ -50,14 +52,13 @@ class Job:
         self._service = service
         self._context = context
         size = Size(width=source.width, height=source.height)
-        limit = int(config.upscale_factor.removeprefix("x"))
-        factor = choose_factor(size, plan, limit)
-        self.native = Size(width=size.width * factor, height=size.height * factor)
+        factor = choose_factor(size, plan, limit=int(config.upscale_factor.removeprefix("x")))
+        self.size = Size(width=size.width * factor, height=size.height * factor)
         # The service knows no more than 8.
         self.bits = source.bits if factor == 1 else 8
         if factor > 1 and source.bits > self.bits:
             context.warn("Imagen works with 8 bits a channel: so does the output")
-        if factor > 1 and plan.scaled.width > self.native.width * _NOTABLE:
+        if factor > 1 and plan.scaled.width > self.size.width * _NOTABLE:
             context.warn(f"the target is larger than x{factor} makes it: the rest was resampled")
         self._layout = (
             lay_out(size, factor, tile=config.tile, tile_size=config.tile_size)
@@ -67,47 +68,26 @@ class Job:
         self._tally = Tally(context, self._layout.calls)
 
     @property
-    def calls_made(self) -> int:
+    def upstream_calls(self) -> int:
         """Calls so far, each of which may be billed."""
         return self._tally.made
 
-    def upscale(self, sink: Sink) -> None:
-        """Write the enlarged picture. Raises `JobError`, also what the sink raises."""
+    def rows(self) -> RowBlocks:
+        """The enlarged rows. Raises `JobError`."""
         if self._layout.factor == 1:
-            self._resample(sink)
-            return
-        if self._layout.calls == 1 and not self._source.has_alpha:
-            self._upscale_whole(sink)
-            return
-        for joined in join(self._answered(), self._layout):
-            sink.write(joined)
+            yield from self._source_rows()
+        else:
+            yield from join(self._answered(), self._layout)
 
-    def _upscale_whole(self, sink: Sink) -> None:
-        """In one call, without decoding what can be passed on as it is."""
-        with self._context.phase("decode"):
-            file = as_stored(self._source)
-            question = (
-                encoded(to_rgb(self._source.rows(self._source.height), has_alpha=False))
-                if file is None
-                else (file, "image/png")
-            )
-        [answer] = self._call([question])
-        with self._context.phase("encode"):
-            if sink.write_png(answer):
-                return
-        read = open_answer(answer, self.native, self._source.bands, self._context.warn)
-        for joined in join([[read]], self._layout):
-            sink.write(joined)
-
-    def _resample(self, sink: Sink) -> None:
-        """Leave it all to the sink."""
+    def _source_rows(self) -> RowBlocks:
+        """The source as it is, if no call is needed."""
         while self._source.rows_left:
             with self._context.phase("decode"):
                 rows = self._source.rows(_READ_ROWS)
             self._context.progress(
                 100 * (1 - self._source.rows_left / self._source.height), "resample"
             )
-            sink.write(rows)
+            yield rows
 
     def _answered(self) -> Iterator[list[Read]]:
         """For each row of tiles, how to read what came back for each of them."""

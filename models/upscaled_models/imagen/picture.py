@@ -18,7 +18,7 @@ from upscaled_imaging.dimensions import ASPECT_TOLERANCE
 from upscaled_imaging.jpeg import write_jpeg
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_imaging.metadata import Metadata
-from upscaled_imaging.png import write_png, write_stored_png
+from upscaled_imaging.png import write_png
 from upscaled_imaging.read import Source
 from upscaled_imaging.rows import Picture, to_eight_bits
 from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
@@ -56,19 +56,6 @@ def encoded(rgb: np.ndarray) -> tuple[bytes, str]:
         if file.tell() <= MAX_INPUT_BYTES:
             break
     return file.getvalue(), "image/jpeg"
-
-
-def as_stored(source: Source) -> bytes | None:
-    """The input's own pixels as a PNG file within the service's limit of bytes, and nothing but
-    the pixels; None where the input is no PNG of 8-bit RGB, upright and whole."""
-    if (source.bands, source.bits) != (3, 8):
-        return None
-    stored = source.stored_rows(MAX_INPUT_BYTES)
-    if stored is None:
-        return None
-    file = BytesIO()
-    write_stored_png(stored, file, Picture(source.width, source.height, 3, 8), Metadata())
-    return file.getvalue()
 
 
 def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None]) -> Read:

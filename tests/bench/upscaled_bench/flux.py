@@ -1,8 +1,8 @@
 """FLUX: where time and memory go, on files and weights that are made here.
 
 Quantised weights to floating point, beside the library's own way; loading; a whole job on a
-replica; what is off unless asked for; and model calls at the real width beside what the device can
-do at best: two blocks of them on a processor, the whole transformer on a GPU.
+replica; and model calls at the real width beside what the device can do at best: two blocks of them
+on a processor, the whole transformer on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from gguf.constants import GGMLQuantizationType
 
 from upscaled_bench.flux_random import RandomFile, published_config, random_transformer
 from upscaled_bench.flux_replicas import install_upscaler, write_replica
-from upscaled_bench.flux_speed import BLOCKS, print_block_cache, print_compiled
 from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_bench.pipes import seconds
@@ -59,11 +58,9 @@ def main() -> None:
     print_expansion()
     print_loading(published_config() | TWO_BLOCKS)
     print_job(_REPLICA)
-    print_block_cache(_REPLICA | BLOCKS)
     on_gpu = device.type == "cuda"
     config = published_config() | ({} if on_gpu else TWO_BLOCKS)
     print_calls(config, device, batches=(1, 2, 4, 8) if on_gpu else (1, 2))
-    print_compiled(config, device, computing_dtype(device), batches=(1, 2))
 
 
 def print_expansion(rows: int = 3072, columns: int = 12_288) -> None:

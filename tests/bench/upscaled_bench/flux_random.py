@@ -82,8 +82,6 @@ def random_transformer(
     device: torch.device,
     dtype: torch.dtype,
     placement: Placement,
-    *,
-    compiled: bool = False,
 ) -> Transformer:
     """One on a device, by the code that loads the real files."""
     return fill_transformer(
@@ -93,7 +91,6 @@ def random_transformer(
         dtype=dtype,
         placement=placement,
         each=lambda *_: None,
-        compiled=compiled,
     )
 
 

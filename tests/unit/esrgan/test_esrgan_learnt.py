@@ -17,6 +17,7 @@ from recording import RecordingContext
 from tiny_networks import CPU, compact, save
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan import network, upscaler
+from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.learnt import FOLDER, Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
@@ -81,14 +82,15 @@ def test_a_file_is_probed_once_under_any_name_and_again_once_its_content_changes
 def test_a_job_of_a_small_picture_does_not_ask_how_far_a_network_looks(
     weights: Path, probes: list[Reach]
 ) -> None:
-    worker = Upscaler(Settings(model_dir=weights.parent, device="cpu"))
+    engine = EsrganEngine(Settings(model_dir=weights.parent, device="cpu"))
+    engine.start()
 
     def upscale(width: int, **given: Any) -> None:
         path = weights.with_name("in.png")
         Image.effect_noise((width, 20), 90).convert("RGB").save(path)
         output = str(path.with_name(f"out-{width}.png"))
         config = EsrganConfig(image_path=str(path), output_path=output, model=str(weights), **given)
-        worker.run(config, RecordingContext())
+        engine.run(config, RecordingContext())
 
     upscale(90)
     assert not probes

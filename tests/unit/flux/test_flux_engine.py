@@ -334,45 +334,6 @@ def test_a_missing_extra_is_said_with_what_to_do(
         FluxEngine(Settings(model_dir=copy, threads=1)).start()
 
 
-def test_a_block_cache_is_off_unless_a_job_asks_for_it_and_tells_what_it_did(
-    engine: FluxEngine, picture: Path
-) -> None:
-    plain = read(run(engine, picture).output_path)
-    context = RecordingContext()
-    cut_short = read(run(engine, picture, context, block_cache=1.0).output_path)
-    # Four tiles, each of two steps, of which the first is never cut short.
-    assert context.warnings == [
-        "block_cache: 4 of 8 model calls were cut short after the first block"
-    ]
-    assert (8, 8) in context.tiles
-    assert not np.array_equal(cut_short, plain)
-    assert np.array_equal(read(run(engine, picture, block_cache=1.0).output_path), cut_short)
-    assert np.array_equal(read(run(engine, picture).output_path), plain)
-
-
-def test_blocks_that_cannot_be_compiled_run_as_they_are(
-    engine: FluxEngine, copy: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = read(run(engine, picture).output_path)
-
-    def compile_nothing(plain: Any, **_: Any) -> Any:
-        def forward(*_: Any, **__: Any) -> Any:
-            raise RuntimeError("no C compiler\n  was found")
-
-        return forward
-
-    monkeypatch.setattr("torch.compile", compile_nothing)
-    asked = FluxEngine(Settings(model_dir=copy, threads=1, flux_compile=True))
-    asked.start()
-    engine.trim()
-    context = RecordingContext()
-    assert np.array_equal(read(run(asked, picture, context).output_path), plain)
-    (warning,) = context.warnings
-    assert warning.startswith("the blocks could not be compiled, and ran as they are")
-    assert warning.endswith(": no C compiler")
-    asked.close()
-
-
 def test_memory_that_runs_out_while_models_load_is_told_as_such(
     engine: FluxEngine, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,11 @@ from PIL import Image
 
 from recording import RecordingContext
 from sinks import write_file
-from upscaled_imaging.destinations import Base64Destination, FileDestination, Written
+from upscaled_imaging.destinations import Base64Destination, FileDestination
 from upscaled_imaging.dimensions import plan_size
 from upscaled_imaging.output import Output, plan_output
 from upscaled_imaging.read import open_source
 from upscaled_imaging.settings import Access, Limits, PictureSettings
-from upscaled_models.picture import picture_outcome
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -204,22 +203,6 @@ def test_an_input_without_a_folder_needs_an_output(planned: Planner, picture: Pa
         image_base64=text, changed=PictureSettings(access=Access(output_dir=picture.parent))
     )
     assert path_of(output) == picture.parent / "job-1_esrgan_4x.png"
-
-
-def test_the_outcome_tells_where_the_picture_went_and_its_sizes(
-    planned: Planner, tmp_path: Path
-) -> None:
-    size = Size(width=40, height=30)
-    path = str(tmp_path / "a.png")
-    output = planned(output_path=path, target_width_inches=0.5, target_height_inches=0.5)
-    told = picture_outcome(output, Written(output_path=path), size, model="m", device="cpu")
-    assert (told.output_path, told.output_base64) == (path, None)
-    assert (told.input_size, told.output_size) == (size, Size(width=100, height=75))
-    assert (told.scale_factor, told.crop_info) == (2.5, output.plan.crop_info)
-    encoded = picture_outcome(
-        planned(output_base64=True), Written(output_base64="iVBO"), size, model="m", device="cpu"
-    )
-    assert (encoded.output_path, encoded.output_base64) == (None, "iVBO")
 
 
 def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
