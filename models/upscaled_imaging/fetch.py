@@ -18,12 +18,12 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.settings import PictureSettings
-from upscaled_protocol.destinations import (
-    Destinations,
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.urlpolicy import (
     HostNotAllowedError,
     HostNotFoundError,
+    UrlPolicy,
 )
-from upscaled_protocol.errors import ErrorCode, JobError
 
 # From the first name look-up to the last byte, with redirects: half a gigabyte at 70 Mbit/s.
 TIME_LIMIT_S = 60.0
@@ -98,7 +98,7 @@ def _parts(url: str) -> SplitResult:
     return parts
 
 
-def _addresses(host: str, port: int, urls: Destinations) -> list[str]:
+def _addresses(host: str, port: int, urls: UrlPolicy) -> list[str]:
     try:
         return urls.addresses(host, port)
     except HostNotFoundError as error:

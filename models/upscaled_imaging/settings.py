@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
-from upscaled_protocol.destinations import Destinations
+from upscaled_protocol.urlpolicy import UrlPolicy
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Access:
     """
 
     roots: tuple[Path, ...] = ()
-    urls: Destinations = field(default_factory=Destinations)
+    urls: UrlPolicy = field(default_factory=UrlPolicy)
     output_dir: Path | None = None
 
 

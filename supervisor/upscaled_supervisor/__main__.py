@@ -1,11 +1,11 @@
 """`upscaled run`: supervised workers on stdio."""
 
-from upscaled_protocol.lineage import hold_back_hangups
+from upscaled_protocol.processtree import block_hangups
 from upscaled_protocol.stdio import claim_stdio
 from upscaled_protocol.utf8 import require_utf8
 
 if __name__ == "__main__":
-    hold_back_hangups()
+    block_hangups()
     require_utf8()
     # First of all: from here on no import, print or child process can reach the host's wire.
     _wire = claim_stdio()

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import Any
 
-from upscaled_protocol.lineage import EXIT_NO_ROOM
+from upscaled_protocol.processtree import EXIT_NO_ROOM
 from upscaled_supervisor.limits import killing_limit, memory_limit, with_limit
 
 _SENTENCES = {

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any
 
-from upscaled_protocol.lineage import kill_group
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, decode_line, encode_line
+from upscaled_protocol.processtree import kill_group
 
 _PIDS = 2**31
 # So much of a line that is no notice is told.

@@ -131,7 +131,7 @@ class Supervisor:
         if self._handover.exit_status is not None:
             return False
         self._flush_host()
-        self._system.adopt_orphans()
+        self._system.become_subreaper()
         self._poller.watch_reading(self._host.watch_fd, self._handle_host_gone, events=0)
         self._poller.watch_reading(signals, lambda: self._handle_signals(signals))
         self._fleet.start()

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 
-from upscaled_protocol import lineage, memorygroup
+from upscaled_protocol import memorygroup, processtree
 from upscaled_supervisor.forkserver import ForkServer
 
 _MIB = 1024 * 1024
@@ -23,7 +23,7 @@ class System:
     def __init__(self) -> None:
         # A shell that became this process by `exec` leaves its own children to it, such as the
         # `tee` that reads our stdout. They are not ours to kill.
-        self._inherited_pids = lineage.child_pids(os.getpid())
+        self._inherited_pids = processtree.child_pids(os.getpid())
 
     def now(self) -> float:
         """Seconds of a clock that is never set back."""
@@ -48,17 +48,17 @@ class System:
         """Start the process that starts the workers. Raises `OSError` if there is no room."""
         return ForkServer(worker_argv, template=template)
 
-    def adopt_orphans(self) -> None:
+    def become_subreaper(self) -> None:
         """Become the parent of every descendant whose own parent dies."""
-        lineage.adopt_orphans()
+        processtree.become_subreaper()
 
     def child_pids(self, pid: int) -> list[int]:
         """The children of a process."""
-        return lineage.child_pids(pid)
+        return processtree.child_pids(pid)
 
     def send_signal(self, pid: int, signum: int) -> None:
         """Signal a worker and every process in its group."""
-        if lineage.kill_group(pid, signum):
+        if processtree.kill_group(pid, signum):
             return
         # A worker that was forked a moment ago does not lead a group yet. (If it has exited, its
         # pid is not in use again so soon.)
@@ -67,11 +67,11 @@ class System:
 
     def kill_group(self, leader_pid: int) -> None:
         """SIGKILL every process of a group, if it exists."""
-        lineage.kill_group(leader_pid)
+        processtree.kill_group(leader_pid)
 
     def kill_descendants(self) -> None:
         """SIGKILL every process below this one and wait until they are gone."""
-        lineage.kill_descendants(spared=self._inherited_pids)
+        processtree.kill_descendants(spared=self._inherited_pids)
 
     def has_exited(self, pid: int) -> bool:
         """True if the process is gone, or is a zombie that its parent has not reaped."""

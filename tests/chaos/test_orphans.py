@@ -19,7 +19,7 @@ import orjson
 import psutil
 import pytest
 
-from upscaled_protocol.lineage import child_pids
+from upscaled_protocol.processtree import child_pids
 from waiting import TIMEOUT_S, wait_until
 
 # A host: passes what the test says to its daemon, and says what the daemon says.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upscaled_protocol.lineage import child_pids
+from upscaled_protocol.processtree import child_pids
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon, StartDaemon

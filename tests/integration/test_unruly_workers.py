@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upscaled_protocol.lineage import child_pids
+from upscaled_protocol.processtree import child_pids
 from wires import write_as_worker
 
 if TYPE_CHECKING:

@@ -144,7 +144,7 @@ def test_no_refusal_echoes_a_long_value() -> None:
 
 
 def test_what_a_supervisor_imports_of_the_protocol_is_light() -> None:
-    modules = ("envelope", "errors", "lines", "stdio", "outbox", "log", "lineage", "version")
+    modules = ("envelope", "errors", "lines", "stdio", "outbox", "log", "processtree", "version")
     program = (
         "import sys\n"
         + "".join(f"import upscaled_protocol.{name}\n" for name in modules)

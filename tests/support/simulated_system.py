@@ -318,7 +318,7 @@ class SimulatedSystem(System):
         self.fork_server = SimulatedForkServer(self)
         return self.fork_server
 
-    def adopt_orphans(self) -> None:
+    def become_subreaper(self) -> None:
         pass
 
     def child_pids(self, pid: int) -> list[int]:

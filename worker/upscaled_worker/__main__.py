@@ -1,6 +1,6 @@
 """`python -P -m upscaled_worker`, the same as `upscaled worker`: one bare worker on stdio."""
 
-from upscaled_protocol.lineage import die_with_parent
+from upscaled_protocol.processtree import exit_with_parent
 from upscaled_protocol.stdio import Wire, claim_stdio
 from upscaled_protocol.utf8 import require_utf8
 
@@ -20,9 +20,9 @@ from pathlib import Path
 from upscaled_models.catalog import default_model_dir, why_unreadable
 from upscaled_models.registry import DEFAULT_METHODS, engine_class, known_methods
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
-from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger
+from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
 
 DEFAULT_MAX_QUEUE = 10_000
 # Drained, but the input was not UTF-8, so its jobs were not read.
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     4 the host is gone, 70 the worker failed."""
     options = read_options(argv)
     if options.parent_pid is not None:
-        die_with_parent(options.parent_pid)
+        exit_with_parent(options.parent_pid)
     # A stalled worker is sent SIGABRT before SIGKILL: the stacks of its threads go to stderr.
     faulthandler.enable()
     wire = wire or claim_stdio()
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         ),
         access=Access(
             roots=tuple(root.resolve() for root in options.allow_root),
-            urls=Destinations(
+            urls=UrlPolicy(
                 allow_private=options.allow_private_urls, allow_hosts=frozenset(options.allow_host)
             ),
             output_dir=options.output_dir,

@@ -8,8 +8,8 @@ from typing import Any
 
 from upscaled_models.engine import Device, Engine, Outcome
 from upscaled_protocol.errors import JobError
-from upscaled_protocol.lineage import from_existing_folder
 from upscaled_protocol.log import Logger
+from upscaled_protocol.processtree import from_existing_folder
 from upscaled_worker.job import RunningJob, traceback_of
 from upscaled_worker.starvation import start_failure
 

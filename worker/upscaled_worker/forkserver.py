@@ -33,14 +33,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from upscaled_protocol.lineage import (
-    adopt_orphans,
+from upscaled_protocol.lines import LineSplitter, decode_line, encode_line
+from upscaled_protocol.processtree import (
+    become_subreaper,
     child_pids,
-    die_with_parent,
+    exit_with_parent,
     from_existing_folder,
     kill_descendants,
 )
-from upscaled_protocol.lines import LineSplitter, decode_line, encode_line
 from upscaled_protocol.stdio import claim_stdio
 
 _MAX_MESSAGE_BYTES = 64 * 1024
@@ -230,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--no-template", action="store_true")
     known, worker_argv = options.parse_known_args(argv)
     # While the imports run nothing reads the control socket: the kernel's signal ends us then.
-    die_with_parent(known.parent_pid, signal.SIGTERM)
-    adopt_orphans()
+    exit_with_parent(known.parent_pid, signal.SIGTERM)
+    become_subreaper()
     control = socket.socket(fileno=known.control_fd)
     control.set_inheritable(False)
     fork_server = ForkServer(control, worker_argv, template=not known.no_template)

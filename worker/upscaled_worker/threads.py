@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable
 from threading import Thread
 
-from upscaled_protocol.lineage import EXIT_NO_ROOM
+from upscaled_protocol.processtree import EXIT_NO_ROOM
 
 # The exit status if an exception ends one of the worker's threads: EX_SOFTWARE of sysexits.h.
 EXIT_FAILED = 70

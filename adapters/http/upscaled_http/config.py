@@ -18,8 +18,8 @@ from pydantic import (
 from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
 from upscaled_http.signatures import check_secret
-from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.envelope import MAX_TIMEOUT_S, PICTURE_METHODS, Method
+from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -165,9 +165,9 @@ class WebhookSettings(Section):
     allow_hosts: tuple[Host, ...] = ()
 
     @property
-    def destinations(self) -> Destinations:
+    def destinations(self) -> UrlPolicy:
         """The hosts that may get webhooks: the listed ones, or the public internet if none is."""
-        return Destinations(allow_hosts=frozenset(map(HostPort.parse, self.allow_hosts)))
+        return UrlPolicy(allow_hosts=frozenset(map(HostPort.parse, self.allow_hosts)))
 
     @field_validator("secret")
     @classmethod

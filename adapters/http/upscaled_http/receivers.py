@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from upscaled_protocol.destinations import (
-    Destinations,
+from upscaled_protocol.urlpolicy import (
     HostNotAllowedError,
     HostNotFoundError,
     HostPort,
+    UrlPolicy,
 )
 
 MAX_URL_LENGTH = 2048
@@ -63,7 +63,7 @@ def host_of(url: str) -> HostPort:
 class Poster:
     """Sends to hosts that `destinations` allows."""
 
-    def __init__(self, destinations: Destinations) -> None:
+    def __init__(self, destinations: UrlPolicy) -> None:
         self._destinations = destinations
         # Read once, because reading the system's certificates takes time.
         self._tls = ssl.create_default_context()

@@ -30,9 +30,9 @@ from upscaled_protocol.configs import (
     FluxConfig,
     ImageConfig,
 )
-from upscaled_protocol.destinations import HostNotAllowedError
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import CONFIGS, Size
+from upscaled_protocol.urlpolicy import HostNotAllowedError
 
 DEFAULT_METHOD = "esrgan"
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from upscaled_cli import exits
-from upscaled_protocol.lineage import hold_back_hangups
+from upscaled_protocol.processtree import block_hangups
 from upscaled_protocol.utf8 import require_utf8
 from upscaled_protocol.version import VERSION
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
     if name == "run":
-        hold_back_hangups()  # which ask it for a rolling restart
+        block_hangups()  # which ask it for a rolling restart
     if argv is None:
         require_utf8()
     if name not in _FOR_HOSTS:

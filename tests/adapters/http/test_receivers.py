@@ -20,8 +20,8 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from upscaled_http import receivers
 from upscaled_http.receivers import MAX_URL_LENGTH, DeliveryError, Poster, host_of
 from upscaled_http.signatures import Signer
-from upscaled_protocol import destinations
-from upscaled_protocol.destinations import Destinations, HostPort
+from upscaled_protocol import urlpolicy
+from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
 from waiting import TIMEOUT_S
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -97,12 +97,12 @@ def base(server: ThreadingHTTPServer) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def listed(base: str) -> Destinations:
-    return Destinations(allow_hosts=frozenset([host_of(base)]))
+def listed(base: str) -> UrlPolicy:
+    return UrlPolicy(allow_hosts=frozenset([host_of(base)]))
 
 
 def post(
-    url: str, allowed: Destinations, body: bytes = b"{}", headers: dict[str, str] | None = None
+    url: str, allowed: UrlPolicy, body: bytes = b"{}", headers: dict[str, str] | None = None
 ) -> int:
     async def send() -> int:
         sent = Poster(allowed).post(url, headers or {"content-type": "application/json"}, body)
@@ -111,7 +111,7 @@ def post(
     return asyncio.run(send())
 
 
-def failure_of(url: str, allowed: Destinations) -> str:
+def failure_of(url: str, allowed: UrlPolicy) -> str:
     with pytest.raises(DeliveryError) as caught:
         post(url, allowed)
     assert "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_a_receiver_that_is_gone_is_one_plain_failure() -> None:
     "host", ["127.0.0.1", "localhost", "0.0.0.0", "127.1", "2130706433", "[::ffff:127.0.0.1]"]
 )
 def test_private_addresses_are_never_connected_to(server: ThreadingHTTPServer, host: str) -> None:
-    message = failure_of(f"http://{host}:{server.server_port}/status?200", Destinations())
+    message = failure_of(f"http://{host}:{server.server_port}/status?200", UrlPolicy())
     assert "not on the public internet" in message
     assert Handler.seen == []
 
@@ -191,7 +191,7 @@ def test_a_list_of_hosts_holds_for_host_and_port(server: ThreadingHTTPServer, ba
 def test_the_connection_goes_to_the_address_that_was_checked(
     server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(destinations, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(urlpolicy, "is_public", lambda address: str(address) == "127.0.0.1")
     answers = iter(["127.0.0.1"])  # a second look-up would find nothing more
     real = socket.getaddrinfo
 
@@ -202,7 +202,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     url = f"http://rebinding.example:{server.server_port}/status?200"
-    assert post(url, Destinations()) == 200
+    assert post(url, UrlPolicy()) == 200
     assert Handler.seen[0][1]["host"] == f"rebinding.example:{server.server_port}"
 
 
@@ -212,7 +212,7 @@ def test_a_host_is_reached_at_any_of_its_addresses(
     entries = [(2, 1, 6, "", (address, 80)) for address in ("127.0.0.2", "127.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: entries)
     url = f"http://two.example:{server.server_port}/status?200"
-    assert post(url, Destinations(allow_private=True)) == 200
+    assert post(url, UrlPolicy(allow_private=True)) == 200
 
 
 def test_a_look_up_that_hangs_holds_neither_the_loop_nor_its_end(
@@ -226,7 +226,7 @@ def test_a_look_up_that_hangs_holds_neither_the_loop_nor_its_end(
         return []
 
     async def leave() -> None:
-        sent = asyncio.create_task(Poster(Destinations()).post("http://a.example/", {}, b""))
+        sent = asyncio.create_task(Poster(UrlPolicy()).post("http://a.example/", {}, b""))
         while not asked.is_set():
             await asyncio.sleep(0)
         sent.cancel()
@@ -244,9 +244,7 @@ def test_an_unknown_host_is_one_plain_failure(monkeypatch: pytest.MonkeyPatch) -
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    assert (
-        failure_of("http://nowhere.example/", Destinations()) == "there is no host nowhere.example"
-    )
+    assert failure_of("http://nowhere.example/", UrlPolicy()) == "there is no host nowhere.example"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -264,7 +262,7 @@ def test_https_is_verified(
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(both)
     server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    allowed = Destinations(allow_private=True)
+    allowed = UrlPolicy(allow_private=True)
     url = f"https://localhost:{server.server_port}/status?200"
     assert "CERTIFICATE_VERIFY_FAILED" in failure_of(url, allowed)
     monkeypatch.setenv("SSL_CERT_FILE", str(public))

@@ -27,10 +27,10 @@ from upscaled_imaging.context import PictureContext
 from upscaled_imaging.fetch import fetch
 from upscaled_imaging.read import open_source
 from upscaled_imaging.settings import Access, Limits, PictureSettings
-from upscaled_protocol import destinations
+from upscaled_protocol import urlpolicy
 from upscaled_protocol.configs import EsrganConfig
-from upscaled_protocol.destinations import Destinations, HostPort
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
 from waiting import TIMEOUT_S
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -153,13 +153,13 @@ def base(server: ThreadingHTTPServer) -> str:
 
 @pytest.fixture
 def private(settings: PictureSettings) -> PictureSettings:
-    return replace(settings, access=Access(urls=Destinations(allow_private=True)))
+    return replace(settings, access=Access(urls=UrlPolicy(allow_private=True)))
 
 
 @pytest.fixture
 def only_first_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 plays the public internet, the rest of 127/8 the private network."""
-    monkeypatch.setattr(destinations, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(urlpolicy, "is_public", lambda address: str(address) == "127.0.0.1")
 
 
 def error_of(url: str, settings: PictureSettings, context: PictureContext) -> JobError:
@@ -334,7 +334,7 @@ def test_private_addresses_are_never_connected_to(
 def listed(server: ThreadingHTTPServer, settings: PictureSettings) -> PictureSettings:
     """The server is the one host that may be fetched from."""
     host = HostPort("127.0.0.1", server.server_port)
-    return replace(settings, access=Access(urls=Destinations(allow_hosts=frozenset([host]))))
+    return replace(settings, access=Access(urls=UrlPolicy(allow_hosts=frozenset([host]))))
 
 
 def test_a_listed_host_of_a_private_network_is_fetched_from(

@@ -24,7 +24,7 @@ EXIT_ORPHANED = 5
 EXIT_NO_ROOM = 75
 
 
-def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
+def exit_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
     """Have the kernel send `signum` when the parent dies; exit where it is dead already.
 
     The signal follows the parent's *thread* that made this process, so a parent must start its
@@ -36,12 +36,12 @@ def die_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
         os._exit(EXIT_ORPHANED)
 
 
-def adopt_orphans() -> None:
+def become_subreaper() -> None:
     """Become the parent of every descendant whose own parent dies."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def hold_back_hangups() -> None:
+def block_hangups() -> None:
     """Have a SIGHUP wait until somebody handles it: by default it ends the process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
@@ -71,7 +71,7 @@ def kill_descendants(spared: Collection[int] = ()) -> None:
     """SIGKILL everything below this process and reap it; returns when nothing is left, but for
     the `spared` children.
 
-    Killed parents hand their children up to us (`adopt_orphans` first), so this goes on until
+    Killed parents hand their children up to us (`become_subreaper` first), so this goes on until
     there are none.
     """
     while True:

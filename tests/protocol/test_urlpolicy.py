@@ -6,10 +6,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from upscaled_protocol.destinations import (
-    Destinations,
+from upscaled_protocol.urlpolicy import (
     HostNotAllowedError,
     HostPort,
+    UrlPolicy,
     is_public,
 )
 
@@ -83,7 +83,7 @@ def test_what_is_no_host_and_port_is_refused_by_its_text(text: str) -> None:
 
 
 def test_a_listed_ipv6_address_is_allowed_in_each_of_its_spellings() -> None:
-    loopback = Destinations(allow_hosts=frozenset([HostPort.parse("[::1]:9000")]))
+    loopback = UrlPolicy(allow_hosts=frozenset([HostPort.parse("[::1]:9000")]))
     assert loopback.addresses("0:0:0:0:0:0:0:1", 9000) == ["::1"]
     with pytest.raises(HostNotAllowedError):
         loopback.addresses("::2", 9000)
@@ -92,14 +92,14 @@ def test_a_listed_ipv6_address_is_allowed_in_each_of_its_spellings() -> None:
 @pytest.mark.parametrize("host", ["10.0.0.5", "::1", "169.254.169.254"])
 def test_a_private_address_is_refused_without_a_look_up(host: str) -> None:
     with pytest.raises(HostNotAllowedError, match="not on the public internet"):
-        Destinations().check(host, 80)
-    Destinations(allow_private=True).check(host, 80)
-    Destinations(allow_hosts=frozenset([HostPort(host, 80)])).check(host, 80)
+        UrlPolicy().check(host, 80)
+    UrlPolicy(allow_private=True).check(host, 80)
+    UrlPolicy(allow_hosts=frozenset([HostPort(host, 80)])).check(host, 80)
 
 
 def test_a_name_needs_a_look_up_unless_hosts_are_listed() -> None:
-    Destinations().check("a.example", 80)
-    listed = Destinations(allow_private=True, allow_hosts=frozenset([HostPort("a.example", 80)]))
+    UrlPolicy().check("a.example", 80)
+    listed = UrlPolicy(allow_private=True, allow_hosts=frozenset([HostPort("a.example", 80)]))
     listed.check("A.example", 80)
     with pytest.raises(HostNotAllowedError, match=r"b\.example:80 is not one of the allowed hosts"):
         listed.check("b.example", 80)

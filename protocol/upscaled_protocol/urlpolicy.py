@@ -59,7 +59,7 @@ class HostPort(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Destinations:
+class UrlPolicy:
     """Where URLs may lead: to every public address, and with ``allow_private`` to every other
     one, too. If ``allow_hosts`` has entries, URLs lead to these alone, public or private."""
 
