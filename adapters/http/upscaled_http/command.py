@@ -172,6 +172,9 @@ def _serve(settings: Settings) -> int:
         fault = service.fault
     except (StorageError, RegistryError) as error:
         fault = error
+    finally:
+        for opened in sockets:
+            opened.close()
     if fault is None:
         return EXIT_OK
     print(f"upscaled serve: {fault}", file=sys.stderr)

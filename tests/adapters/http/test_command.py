@@ -157,13 +157,18 @@ def test_without_the_extra_a_sentence_says_what_to_install(
     )
 
 
-@pytest.mark.usefixtures("logging_restored")
+@pytest.fixture
+def quiet(logging_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lets `main` serve in this process."""
+    monkeypatch.setattr("faulthandler.enable", lambda: None)  # capsys has no file
+
+
+@pytest.mark.usefixtures("quiet")
 def test_options_that_the_daemon_refuses_end_it_with_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = ("sh", "-c", 'echo "unrecognized arguments: $2" >&2; exit 2', "sh")
     monkeypatch.setattr("upscaled_http.daemoncommand.default_command", lambda: refusing)
-    monkeypatch.setattr("faulthandler.enable", lambda: None)  # capsys has no file
     arguments = ["--port", "0", "--data-dir", str(tmp_path)]
     assert main([*arguments, "--", "--no-such-option"]) == 2
     sentence = capsys.readouterr().err.splitlines()[-1]
@@ -171,10 +176,24 @@ def test_options_that_the_daemon_refuses_end_it_with_a_sentence(
     assert "workers.args" in sentence
 
 
+@pytest.mark.usefixtures("quiet")
+def test_a_folder_that_cannot_be_written_ends_it_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--port", "0", "--data-dir", str(tmp_path / "file" / "data")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("upscaled serve: storage.data_dir: ")
+    assert err.count("\n") == 1
+
+
 # --- with one -----------------------------------------------------------------------------------
 
 
-def test_it_serves_alone_on_its_folder_and_its_port_and_ends_well(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("quiet")
+def test_it_serves_alone_on_its_folder_and_its_port_and_ends_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "serve.log"
     config = tmp_path / "serve.yaml"
     config.write_text(f"logging: {{output: both, file_path: {log}}}\n")
@@ -187,15 +206,15 @@ def test_it_serves_alone_on_its_folder_and_its_port_and_ends_well(tmp_path: Path
         job = server.post("/api/upscale/fake", {}, sent)
         assert health["status"] in ("loading", "ok")
         # A second server on the same folder, and one on the same port.
-        with started(data) as second:
-            _, err = second.communicate(timeout=TIMEOUT_S)
-            assert (second.returncode, err.count("\n")) == (2, 1)
-            assert err.startswith("upscaled serve: storage.data_dir: another server uses ")
+        assert main(["--port", "0", "--data-dir", str(data)]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert err.startswith("upscaled serve: storage.data_dir: another server uses ")
         port = server.url.rpartition(":")[2]
-        with started(tmp_path / "other", "--port", port) as third:
-            _, err = third.communicate(timeout=TIMEOUT_S)
-            assert (third.returncode, err.count("\n")) == (1, 1)
-            assert f"127.0.0.1 port {port} cannot be used" in err
+        assert main(["--port", port, "--data-dir", str(tmp_path / "other")]) == 1
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"127.0.0.1 port {port} cannot be used" in err
         assert not (tmp_path / "other").exists()
         status, out, err = server.stop(signal.SIGTERM)
     assert status == 0

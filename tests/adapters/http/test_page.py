@@ -439,12 +439,12 @@ def test_nothing_hinders_a_screen_reader_and_nothing_is_wider_than_the_screen(
     with opened_page(browser, serve.url, **context) as page:
 
         def check(state: str) -> None:
-            """All rules in this theme, the contrast also in the other."""
+            """All rules in this theme; on the desktop the contrast also in the other."""
             assert_accessible(page, state)
-            other: Theme = "dark" if theme == "light" else "light"
-            page.emulate_media(color_scheme=other, reduced_motion="reduce")
-            assert_accessible(page, f"{state}, {other}", rules=["color-contrast"])
-            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            if device == "desktop":
+                page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+                assert_accessible(page, f"{state}, dark", rules=["color-contrast"])
+                page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= page.evaluate("innerWidth"), state
 

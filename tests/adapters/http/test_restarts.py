@@ -38,38 +38,10 @@ def fake_record(job_id: str, **config: object) -> Record:
     )
 
 
-def test_a_killed_daemon_is_started_again_and_its_job_ends(tmp_path: Path) -> None:
-    with running_serve(tmp_path) as serve:
-        job = serve.submit(steps=20, step_s=0.02, output_text="x")
-        wait_until_running(serve, job["job_id"])
-        pid = serve.service.daemon.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        later = serve.submit()
-        assert serve.ended(job["job_id"])["status"] == "completed"
-        assert serve.ended(later["job_id"])["status"] == "completed"
-        assert serve.client.get("/api/health").json()["daemon_restarts"] == 1
-
-
-def test_a_daemon_that_is_told_to_leave_loses_no_job(tmp_path: Path) -> None:
-    with running_serve(tmp_path) as serve:
-        first = serve.submit(steps=5, step_s=0.01)
-        pid = serve.service.daemon.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGTERM)
-        later = serve.submit()
-        for job in (first, later):
-            assert serve.ended(job["job_id"])["status"] == "completed"
-
-
-def test_a_job_that_runs_while_the_server_stops_goes_on_with_the_next_one(tmp_path: Path) -> None:
-    with running_serve(tmp_path, server={"grace_s": 0.1}) as serve:
-        job = serve.submit(steps=3, at_step=2, hang=True)
-        wait_until_running(serve, job["job_id"])
-    with running_serve(tmp_path) as serve:
-        wait_until_running(serve, job["job_id"])
-        serve.client.post(job["cancel_url"])
-        assert serve.ended(job["job_id"])["status"] == "cancelled"
+def daemon_of(serve: RunningServe) -> int:
+    pid = serve.service.daemon.pid
+    assert pid is not None
+    return pid
 
 
 class Left(NamedTuple):
@@ -78,6 +50,7 @@ class Left(NamedTuple):
     serve: RunningServe
     data_dir: Path
     job: dict[str, Any]
+    running: dict[str, Any]
 
 
 NO_JOB = "00000000-0000-4000-8000-000000000003"
@@ -95,8 +68,10 @@ UNSENT, UNSENT_CANCELLED = (f"00000000-0000-4000-8000-{n:012}" for n in (1, 2))
 def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     """A second server in the folder of one that was killed at the worst moments."""
     data_dir = tmp_path_factory.mktemp("data")
-    with running_serve(data_dir) as serve:
+    with running_serve(data_dir, server={"grace_s": 0.1}) as serve:
         job = serve.ended(serve.submit(output_text="pixels")["job_id"])
+        running = serve.submit(steps=3, at_step=2, hang=True)
+        wait_until_running(serve, running["job_id"])
     registry = Registry(data_dir / "sidecar.db")
     # Between the daemon's record of an end and the server's own.
     registry.remove(job["job_id"])
@@ -110,7 +85,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     for path in (*ORPHANS, FOREIGN):
         (data_dir / path).touch()
     with running_serve(data_dir) as serve:
-        yield Left(serve, data_dir, job)
+        yield Left(serve, data_dir, job, running)
+
+
+def test_a_job_that_runs_while_the_server_stops_continues_on_the_next_one(left: Left) -> None:
+    wait_until_running(left.serve, left.running["job_id"])
+    left.serve.client.post(left.running["cancel_url"])
+    assert left.serve.ended(left.running["job_id"])["status"] == "cancelled"
 
 
 def test_an_end_that_only_the_journal_has_is_taken_over(left: Left) -> None:
@@ -136,3 +117,24 @@ def test_a_second_server_on_the_same_folder_is_refused(left: Left) -> None:
     second = Storage(StorageSettings(data_dir=left.data_dir))
     with pytest.raises(StorageError, match="another server uses"):
         second.open()
+
+
+def test_a_killed_daemon_is_started_again_and_its_job_ends(left: Left) -> None:
+    serve = left.serve
+    job = serve.submit(steps=20, step_s=0.02, output_text="x")
+    wait_until_running(serve, job["job_id"])
+    restarts = serve.client.get("/api/health").json()["daemon_restarts"]
+    os.kill(daemon_of(serve), signal.SIGKILL)
+    later = serve.submit()
+    assert serve.ended(job["job_id"])["status"] == "completed"
+    assert serve.ended(later["job_id"])["status"] == "completed"
+    assert serve.client.get("/api/health").json()["daemon_restarts"] == restarts + 1
+
+
+def test_a_daemon_that_gets_sigterm_loses_no_job(left: Left) -> None:
+    serve = left.serve
+    first = serve.submit(steps=5, step_s=0.01)
+    os.kill(daemon_of(serve), signal.SIGTERM)
+    later = serve.submit()
+    for job in (first, later):
+        assert serve.ended(job["job_id"])["status"] == "completed"

@@ -19,6 +19,11 @@ def storage(tmp_path: Path) -> Storage:
     return opened
 
 
+def test_too_little_room_makes_the_storage_full(storage: Storage, tmp_path: Path) -> None:
+    assert not storage.is_full
+    assert Storage(StorageSettings(data_dir=tmp_path, min_free_mb=10**9)).is_full
+
+
 def test_bytes_are_counted_as_files_come_and_go(storage: Storage) -> None:
     job_id = str(uuid.uuid4())
     received = storage.incoming / "received"

@@ -2,81 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import queue
 import sqlite3
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
-import httpx2
 import pytest
-from standardwebhooks.webhooks import Webhook
 
 from running_serve import RunningServe, running_serve
 from upscaled_http.config import Settings
 from upscaled_http.daemoncommand import daemon_environment
 from upscaled_http.problems import ProblemError
 from upscaled_http.submission import SubmissionReader
-from waiting import TIMEOUT_S, wait_until
-
-SECRET = "whsec_" + "c2VjcmV0" * 4
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps what it gets, and answers 204, or holds the answer back."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-        self.answers = threading.Event()
-        self.answers.set()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
-
-    def url(self, path: str = "/hook") -> str:
-        return f"http://{self.host}{path}"
-
-    def next(self) -> dict[str, Any]:
-        """The next message, whose signature is right."""
-        return self.events.get(timeout=TIMEOUT_S)[1]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        event = Webhook(SECRET).verify(body, dict(self.headers))
-        assert self.headers["webhook-id"] == event["data"]["job_id"]
-        self.server.events.put((self.path, event))
-        self.server.answers.wait(TIMEOUT_S)
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@contextmanager
-def receiving() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            receiver.answers.set()
-            receiver.shutdown()
-            thread.join()
+from waiting import wait_until
+from webhook_receiver import SECRET, Receiver, receiving
 
 
 def webhooks(*receivers: Receiver) -> dict[str, Any]:
@@ -202,49 +141,6 @@ def test_a_job_that_is_deleted_takes_its_waiting_webhook_along(
         assert registry.execute(query, (job["job_id"],)).fetchone() == (1,)
         assert serve.client.delete(job["status_url"]).status_code == 204
         assert registry.execute(query, (job["job_id"],)).fetchone() == (0,)
-
-
-@contextmanager
-def serving(folder: Path, receiver: Receiver) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`upscaled serve` as a process, and its URL."""
-    settings = {
-        "UPSCALED_WORKERS_METHODS": "fake",
-        "UPSCALED_STORAGE_MIN_FREE_MB": "0",
-        "UPSCALED_WEBHOOKS_SECRET": SECRET,
-        "UPSCALED_WEBHOOKS_ALLOW_HOSTS": receiver.host,
-    }
-    command = [sys.executable, "-m", "upscaled_cli", "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--data-dir", str(folder)],
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            line = next(line for line in process.stdout if " is at http" in line)
-            yield process, line.split(" is at ")[1].strip().rstrip("/")
-        finally:
-            process.kill()
-
-
-def test_a_webhook_survives_kill_9_of_the_server(tmp_path: Path) -> None:
-    with receiving() as receiver:
-        receiver.answers.clear()
-        with serving(tmp_path, receiver) as (process, url):
-            fields = {"webhook": receiver.url()}
-            answer = httpx2.post(
-                f"{url}/api/upscale/fake", json=fields, timeout=TIMEOUT_S, trust_env=False
-            )
-            assert answer.status_code == 202
-            first = receiver.next()
-            process.kill()
-        receiver.answers.set()
-        with serving(tmp_path, receiver):
-            assert receiver.next() == first
-    assert first["data"]["job_id"] == answer.json()["job_id"]
 
 
 def problem_of(webhook: object, **section: Any) -> ProblemError:
