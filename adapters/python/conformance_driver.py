@@ -49,7 +49,7 @@ class Driver:
 
     @property
     def _on_progress(self) -> Callable[[Progress], None] | None:
-        # The client that starts its daemon tells of progress by its messages.
+        # The client that starts a daemon reports progress by its messages.
         return report_progress if isinstance(self._client, HttpClient) else None
 
     def _submit(self, job: dict[str, Any], spoil: str | None, deadline_s: float | None) -> None:
@@ -125,13 +125,13 @@ def report_answer(kind: str, answer: Future[dict[str, Any]]) -> None:
 
 
 def report_event(message: dict[str, Any]) -> None:
-    """What the client's user hears of."""
+    """A message that the client passes to its user."""
     if message.get("type") in _EVENTS:
         report({"event": message})
 
 
 def report(row: dict[str, Any]) -> None:
-    """Tell the runner."""
+    """Write a report for the runner."""
     with _reporting:
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()

@@ -38,18 +38,18 @@ T = TypeVar("T")
 
 
 class AsyncCall(Generic[T]):
-    """A job that was submitted. `await` it for its result; iterate over it for its progress, which
-    raises the job's error at the end if it failed.
+    """A submitted job. `await` it for its result. Iterate over it for its progress; if the job
+    failed, its error is raised at the end.
 
-    If a task is cancelled while it does either, the job is cancelled too. The task ends when the
-    daemon has let go of the job: nothing is written to the output after that.
+    If a task is cancelled while it does one of these, the job is cancelled too. The task ends once
+    the daemon has ended the job: after that nothing is written to the output.
     """
 
     def __init__(self, start: Callable[[], Call[T]], *, in_thread: bool, reads: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._start = start
         self._is_cancelled = False
-        self._reads = reads  # the picture, which is not to be done in the loop's thread
+        self._reads = reads  # the result reads a picture, which another thread does
         self._started: asyncio.Future[Call[T]]
         if in_thread:
             self._started = asyncio.ensure_future(asyncio.to_thread(self._begin))
@@ -67,12 +67,12 @@ class AsyncCall(Generic[T]):
         if self.done():
             return False
         self._is_cancelled = True
-        # At once, or as soon as it is there.
+        # At once, or as soon as it has started.
         self._started.add_done_callback(_cancel_started)
         return True
 
     def done(self) -> bool:
-        """Whether the job has ended."""
+        """True if the job has ended."""
         started = self._started
         if not started.done():
             return False
@@ -87,7 +87,7 @@ class AsyncCall(Generic[T]):
         return await asyncio.to_thread(call.result) if self._reads else call.result()
 
     async def _call(self) -> Call[T]:
-        """The job as it was submitted. If the task is cancelled meanwhile, so is the job."""
+        """The started call. If the task is cancelled meanwhile, so is the job."""
         try:
             return await asyncio.shield(self._started)
         except asyncio.CancelledError:
@@ -124,8 +124,8 @@ def _cancel_started(started: asyncio.Future[Call[Any]]) -> None:
 
 
 async def _ended(call: Call[Any]) -> None:
-    """Wait for the call's end. If the task is cancelled, so is the job, and its end is waited for;
-    a second cancel is obeyed at once."""
+    """Wait for the call's end. If the task is cancelled, cancel the job and wait for its end; a
+    second cancel ends the wait at once."""
     ended = _event_of(call)
     try:
         await ended.wait()
@@ -148,14 +148,14 @@ def _event_of(future: Future[Any]) -> asyncio.Event:
 
 
 class AsyncUpscaler:
-    """`Upscaler` for asyncio: see there. Any number of tasks and loops may use one."""
+    """`Upscaler` for asyncio. Any number of tasks and loops may use one."""
 
     def __init__(self, **options: Unpack[UpscalerOptions]) -> None:
         self._client, self._by_file = client_of(options)
 
     async def start(self) -> Status:
-        """Start the daemon now, and wait until it is ready: what it says of itself then. Raises
-        `DaemonGoneError` if it cannot get there."""
+        """Start the daemon now, wait until it is ready, and return its status. Raises
+        `DaemonGoneError` if it cannot get ready."""
         ready = self._client.ready()
         await _event_of(ready).wait()
         return read(Status, ready.result())
@@ -222,13 +222,13 @@ class AsyncUpscaler:
     def submit(
         self, picture: Any, output: Any = None, **options: Unpack[CallOptions]
     ) -> AsyncCall[Any]:
-        """Begin to upscale one picture: `async for progress in up.submit(...)`, or `await` it."""
+        """Start to upscale one picture: `async for progress in up.submit(...)`, or `await` it."""
         return self._submit(picture, output, options)
 
     def submit_job(
         self, job: Job | Message, on_progress: Callable[[Progress], None] | None = None
     ) -> AsyncCall[None]:
-        """Submit a job as the protocol has it, of any method."""
+        """Submit a job of any method, in the form of the protocol."""
         listener = _in_loop(on_progress)
         return AsyncCall(
             lambda: self._client.submit(job, lambda one: Result.of(one, None), listener),
@@ -241,15 +241,16 @@ class AsyncUpscaler:
         self._client.cancel_all()
 
     async def health(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
-        """How the daemon is. Raises `NoAnswerError` after this time, and `DaemonGoneError`."""
+        """The daemon's report. Raises `NoAnswerError` after this time, and `DaemonGoneError`."""
         return await self._ask("health", timeout_s)
 
     async def trim(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
-        """Have it free its caches and the models that no job is using. Raises as `health` does."""
+        """Free the daemon's caches and its unused models. Raises as `health` does."""
         return await self._ask("trim", timeout_s)
 
     def replay(self, job_ids: Sequence[str] | None = None) -> None:
-        """Have a daemon with a journal say again how these jobs ended, or all: see `on_message`."""
+        """Ask a daemon with a journal to send the ends of these jobs, or of all, again. They come
+        to `on_message`."""
         self._client.replay(job_ids)
 
     async def close(self) -> None:
@@ -269,7 +270,7 @@ class AsyncUpscaler:
 
         is_named = is_path(picture)
         is_file = is_path(output) or (output is None and is_named)
-        # What is in memory is written to a file, and perhaps encoded.
+        # A picture in memory is written to a file, and perhaps encoded.
         return AsyncCall(start, in_thread=not is_named, reads=not is_file)
 
     async def _ask(self, kind: str, timeout_s: float) -> HealthReport:

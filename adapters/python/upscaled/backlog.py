@@ -1,4 +1,4 @@
-"""The calls whose jobs wait in the client, and which jobs the daemon holds."""
+"""The calls whose jobs wait in the client, and the ids of the jobs that the daemon holds."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ AnyCall = Call[Any]
 
 
 class Backlog:
-    """First in, first out; and what waits can be taken back. Hold the client's lock."""
+    """First in, first out. A waiting call can be removed. Hold the client's lock."""
 
     def __init__(self) -> None:
-        # Those that the daemon had no room for go first: they are older. By id, in order.
+        # Calls that the daemon had no room for are written first, because they are older. By id, in
+        # order.
         self._refused: dict[str, AnyCall] = {}
         self._waiting: dict[str, AnyCall] = {}
-        # By what was written and what the daemon says: also jobs whose calls have ended, and a
-        # journal's.
+        # From the lines that were written and the daemon's messages. Also jobs whose calls have
+        # ended, and jobs of a journal.
         self._held: set[str] = set()
-        # Those of them that are neither accepted nor refused yet.
+        # Held jobs that are neither accepted nor refused yet.
         self._unanswered: set[str] = set()
         # Jobs that the daemon may hold, learned from its `queue_full`.
         self._room = float("inf")
@@ -28,30 +29,30 @@ class Backlog:
 
     @property
     def is_written(self) -> bool:
-        """Whether nothing waits to be written, or to be written again."""
+        """True if nothing waits to be written, or may have to be written again."""
         may_come_back = self._room != float("inf") and self._unanswered
         return not (self._refused or self._waiting or may_come_back)
 
     def holds(self, job_id: str) -> bool:
-        """Whether the daemon has a job of that id, or may have."""
+        """True if the daemon has, or may have, a job of that id."""
         return job_id in self._held
 
     def is_waiting(self, call: AnyCall) -> bool:
-        """Whether the daemon does not have the call's job."""
+        """True if the call's job is not at the daemon."""
         return call.job_id in self._refused or call.job_id in self._waiting
 
     def add(self, call: AnyCall) -> None:
-        """The call waits to be written."""
+        """Let the call wait to be written."""
         self._waiting[call.job_id] = call
 
     def remove(self, call: AnyCall) -> None:
-        """The call waits no more."""
+        """Take a call out."""
         self._refused.pop(call.job_id, None)
         self._waiting.pop(call.job_id, None)
 
     def take(self) -> AnyCall | None:
-        """The next call to write, which the daemon holds from now on; None if there is none, or no
-        room for it."""
+        """The next call to write; None if there is none, or no room for it. From now on the daemon
+        holds its job."""
         if self._is_stopped or len(self._held) + 1 > self._room:
             return None
         calls = self._refused or self._waiting
@@ -63,13 +64,13 @@ class Backlog:
         return call
 
     def accepted(self, job_id: str) -> None:
-        """The daemon has accepted this job, which may be none of ours."""
+        """The daemon has accepted this job, which may be another host's."""
         self._held.add(job_id)
         self._unanswered.discard(job_id)
 
     def ended(self, job_id: str) -> None:
-        """A job has ended. One more is tried per `room` of them, because the daemon may have got
-        more room."""
+        """A job has ended. After each `room` ends one more job is written at a time, because the
+        daemon may have more room now."""
         self._unanswered.discard(job_id)
         if job_id in self._held:
             self._held.remove(job_id)
@@ -77,8 +78,8 @@ class Backlog:
                 self._room += 1 / self._room
 
     def wait_for_room(self, call: AnyCall) -> bool:
-        """The daemon's queue is full: the call waits until a job ends. False if the daemon holds
-        none that could."""
+        """The daemon's queue is full: the call waits until a job ends. False if the daemon holds no
+        job that could end."""
         self._let_go(call)
         if not self._held:
             return False
@@ -93,8 +94,8 @@ class Backlog:
         self._refused[call.job_id] = call
 
     def restart(self, calls: Iterable[AnyCall], held: Iterable[AnyCall]) -> None:
-        """The daemon is gone: what waits from now on, in order, and what the next one holds,
-        because it has the same journal."""
+        """The daemon is gone. calls: wait from now on, in this order. held: jobs that the next
+        daemon has, by the journal."""
         self.__init__()  # type: ignore[misc]
         for call in calls:
             self._waiting[call.job_id] = call

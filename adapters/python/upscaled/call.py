@@ -17,7 +17,7 @@ from upscaled.timers import Timer
 
 T = TypeVar("T")
 
-# Refusals after which a job that is still wanted waits in the client.
+# After these refusals a job waits in the client, unless it was cancelled.
 _WOULD_WAIT = frozenset({"queue_full", "shutting_down"})
 
 
@@ -32,10 +32,10 @@ class CallOwner(Protocol):
 
 
 class Call(Future[Result[T]], Generic[T]):
-    """A job that was submitted: a future of its result, also for `concurrent.futures.wait` and
+    """A submitted job: a future of its result, also for `concurrent.futures.wait` and
     `as_completed`.
 
-    Iterating yields its progress as it comes, and raises the job's error at the end if it failed.
+    Iterate over it for its progress; if the job failed, its error is raised at the end.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Call(Future[Result[T]], Generic[T]):
         make_result: Callable[[Message], Result[T]],
     ) -> None:
         super().__init__()
-        # As a future, it cannot be taken back without a word to the daemon.
+        # A future that runs cannot be cancelled without the daemon.
         self.set_running_or_notify_cancel()
         self.job_id = line.job_id
         self._owner = owner
@@ -54,20 +54,20 @@ class Call(Future[Result[T]], Generic[T]):
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Progress], None]] = []
         self._latest: Progress | None = None
-        # The client's, under its lock: what to write, until a daemon has accepted the job; daemons
-        # that went away before they did; what the call ends with if the daemon does not end it.
+        # The client's, under its lock. line: to write, until a daemon has accepted the job. losses:
+        # daemons that ended before that. ending: the call's end if the daemon does not end it.
         self.line = line.line
         self.timeout_s = line.timeout_s
         self.losses = 0
         self.is_accepted = False
-        self.is_resuming = False  # the next daemon has its job, by the journal
+        self.is_resuming = False  # the next daemon has the job, by the journal
         self.ending: UpscaledError | None = None
-        # The deadline's; once the call is ending, the grace's.
+        # Of the deadline; once the call is ending, of the grace.
         self.timer: Timer | None = None
 
     def cancel(self) -> bool:
-        """End the job; false if it has ended. The call ends when the daemon has let go of it, as a
-        rule with `JobCancelledError`: nothing is written to the output after that."""
+        """End the job; False if it has ended. The call ends once the daemon has ended the job, as a
+        rule with `JobCancelledError`: after that nothing is written to the output."""
         return self._owner.cancel(self)
 
     def result(self, timeout: float | None = None) -> Result[T]:
@@ -76,20 +76,20 @@ class Call(Future[Result[T]], Generic[T]):
         if not self.done():
             self._owner.check_may_wait()
         message = cast(Message, super().result(timeout))
-        # The picture is read once, in the thread that asks first.
+        # The picture is read once, by the first thread that asks for the result.
         with self._lock:
             if self._made is None:
                 self._made = self._make_result(message)
         return self._made
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the job's end, as `result` does: what the job failed with, if it did."""
+        """Wait for the job's end, as `result` does. The job's error; None if it did not fail."""
         if not self.done():
             self._owner.check_may_wait()
         return super().exception(timeout)
 
     def listen(self, listener: Callable[[Progress], None]) -> None:
-        """Have each progress from the latest on."""
+        """Call the listener with the latest progress, and with each later one."""
         with self._lock:
             self._listeners.append(listener)
             if self._latest is not None:
@@ -107,7 +107,7 @@ class Call(Future[Result[T]], Generic[T]):
     # --- for the client -----------------------------------------------------------------------
 
     def advance(self, message: Message) -> None:
-        """The daemon has told of progress."""
+        """Take the daemon's `progress`."""
         if self.done():
             return
         progress = read(Progress, message)
@@ -118,27 +118,27 @@ class Call(Future[Result[T]], Generic[T]):
             listener(progress)
 
     def settle(self, outcome: Message | UpscaledError) -> None:
-        """The one end."""
+        """Give the call its one end."""
         if isinstance(outcome, UpscaledError):
             self.set_exception(outcome)
         else:
             self.set_result(cast(Any, outcome))
 
-    def told(self, message: Message) -> UpscaledError:
-        """The daemon's error as the caller is to see it."""
+    def error_from(self, message: Message) -> UpscaledError:
+        """The caller's exception for the daemon's error."""
         error = error_of(message)
         ending = self.ending
-        # We sent a cancel because the time was over, and the daemon says what it was told.
+        # The client sent a cancel because of the deadline, so the daemon says `cancelled`.
         was_late = ending is not None and not isinstance(ending, JobCancelledError)
         if error.code == "cancelled" and was_late:
             return ending or error
-        # It had no room for the job, which would have been sent again.
+        # The daemon refused the job, and the client would have sent it again.
         if error.code in _WOULD_WAIT and not self.is_accepted:
             return ending or error
         return error
 
     def forget(self, error: UpscaledError) -> None:
-        """In a forked child, where nothing will end it: end it, whatever its locks were doing."""
+        """End the call in a forked child, where nothing else will. Its locks may be held."""
         Future.__init__(self)
         self._lock = threading.Lock()
         self.set_exception(error)

@@ -1,11 +1,11 @@
-"""The protocol over two pipes. Knows no process.
+"""The protocol over two pipes, without a process.
 
     host ── send ──────> one JSON line per message ──> daemon
     host <─ on_message ── reader thread <───────────── daemon
 
-The reader reads always, so the daemon never waits for a host that is still sending. What a pipe
-does not take in one piece is written by a second thread, because a Ctrl-C interrupts the host's
-thread: it must not cut a line in two.
+The reader never stops, so the daemon never waits for a host that is still sending. If a pipe does
+not take a line in one piece, a second thread writes it: a Ctrl-C interrupts the host's thread, and
+must not cut a line in two.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from upscaled_protocol.lines import READ_SIZE_BYTES, decode_line
 
 
 class ChannelListener(Protocol):
-    """All but `on_room` and `on_input_lost`, which are the writer's, are called in one thread."""
+    """The reader's thread calls `on_message` and `on_end`, the writer's thread the other two."""
 
     def on_message(self, message: Message) -> None:
-        """Also an error of the channel's own, for a result or an error in a line over the limit."""
+        """A message; or the channel's own error, for a result or an error over the line limit."""
 
     def on_room(self) -> None:
         """There is room again, after `has_room` was false."""
 
     def on_input_lost(self) -> None:
-        """Nothing more can be sent, though the other side may still send."""
+        """Nothing more can be sent, but the other side may still send."""
 
     def on_end(self, fault: str | None) -> None:
-        """Nothing more will come. With a fault the other side is to be ended. The last call."""
+        """Nothing more will come. With a fault, end the other side. The last call."""
 
 
 class Channel:
-    """Sends and receives messages until either side closes its pipe. It owns both descriptors."""
+    """Sends and receives messages until one side closes its pipe. It owns both descriptors."""
 
     def __init__(self, read_fd: int, write_fd: int, listener: ChannelListener) -> None:
         self._fds = [read_fd, write_fd]
@@ -51,7 +51,7 @@ class Channel:
         self._changed = threading.Condition()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
-        self._is_closed = False  # nothing more is to be sent
+        self._is_closed = False  # the host sends nothing more
         self._is_broken = False  # nothing more can be sent
         for fd in self._fds:
             os.set_blocking(fd, False)
@@ -61,24 +61,24 @@ class Channel:
         ]
 
     def start(self) -> None:
-        """From now on the listener is called."""
+        """Start to call the listener."""
         for thread in self._threads:
             thread.daemon = True
             thread.start()
 
     @property
     def has_room(self) -> bool:
-        """Whether more can be sent without piling it up."""
+        """True if the next line does not have to wait behind others."""
         return not (self._unsent_bytes or self._is_closed or self._is_broken)
 
     @property
     def is_read_here(self) -> bool:
-        """Whether the calling thread is the reader, which must not wait for a message."""
+        """True in the reader's thread, which must not wait for a message."""
         return threading.current_thread() is self._threads[0]
 
     def send(self, line: bytes) -> None:
-        """Send one line; never waits. What the daemon does not read is lost: the end of its stdout
-        tells that it is gone, after all that it said before."""
+        """Send one line; never waits. A line that the daemon does not read is lost. The end of its
+        stdout reports that it is gone, after all of its messages."""
         with self._changed:
             if self._is_broken or self._is_closed:
                 return
@@ -89,20 +89,20 @@ class Channel:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send nothing after what was sent: the daemon finishes what it has, and ends."""
+        """End the daemon's input after the sent lines: it finishes its jobs and exits."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Read and write no more, whoever holds the other ends."""
+        """Read and write no more, even if a process still has the other ends open."""
         with self._changed:
             self._is_broken = True
             self._changed.notify_all()
         self._stop.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait until both descriptors are closed, or for so long."""
+        """Wait until both descriptors are closed, at most for this time."""
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout_s)
@@ -110,7 +110,7 @@ class Channel:
             self._stop.close()
 
     def forget(self) -> None:
-        """In a forked child, which has neither thread: close its copies of the pipes."""
+        """Close the copies of the pipes in a forked child, which has neither thread."""
         for fd in self._fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -157,7 +157,7 @@ class Channel:
     def _write_at_once(self, line: bytes) -> bool:
         """Write a short line without waiting for a thread; False if the pipe has no room.
 
-        A pipe takes so few bytes as a whole or not at all, so nothing can interrupt this halfway.
+        A pipe takes this few bytes as a whole or not, so a signal cannot cut the line.
         """
         if len(line) > select.PIPE_BUF:
             return False
@@ -165,13 +165,13 @@ class Channel:
             os.write(self._write_fd, line)
         except BlockingIOError:
             return False
-        except OSError:  # the daemon reads no more: the writer tells
+        except OSError:  # the daemon reads no more: the writer reports it
             self._is_broken = True
             self._changed.notify_all()
         return True
 
     def _next_chunk(self) -> bytes | None:
-        """All that is to be sent now; None if there will be no more."""
+        """All unsent lines; None if no more will come."""
         with self._changed:
             while not self._unsent:
                 if self._is_closed or self._is_broken:
@@ -196,18 +196,18 @@ class Channel:
 
 
 class MessageReader:
-    """From the bytes of a daemon to its messages. Raises `UnreadableLineError`."""
+    """Makes messages of a daemon's bytes. Raises `UnreadableLineError`."""
 
     def __init__(self, on_message: Callable[[Message], None]) -> None:
         self._on_message = on_message
         self._lines = LongLineSplitter()
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Take the next bytes."""
         self._take(self._lines.feed(chunk))
 
     def end(self) -> None:
-        """No more will come: the last line may lack its newline."""
+        """Take the last line, which may lack its newline."""
         self._take(self._lines.end())
 
     def _take(self, found: list[bytes | None]) -> None:
@@ -218,7 +218,7 @@ class MessageReader:
 
 
 class StopEvent:
-    """Wakes the threads that wait for a descriptor."""
+    """Wakes threads that wait for a descriptor."""
 
     def __init__(self) -> None:
         self._pipe: tuple[int, int] | None = os.pipe()
@@ -226,24 +226,24 @@ class StopEvent:
         self.is_set = False
 
     def set(self) -> None:
-        """Wake them, for good: nothing reads the pipe."""
+        """Wake them now and at each later wait: nothing reads the pipe."""
         with self._lock:
             if self._pipe is not None and not self.is_set:
                 os.write(self._pipe[1], b"1")
             self.is_set = True
 
     def register(self, selector: selectors.BaseSelector) -> None:
-        """Have the selector wait for this too."""
+        """Let the selector wait for this event too."""
         if self._pipe is not None:
             selector.register(self._pipe[0], selectors.EVENT_READ)
 
     def close(self) -> None:
-        """Once no thread waits any more."""
+        """Close the pipe, once no thread waits any more."""
         with self._lock:
             self.forget()
 
     def forget(self) -> None:
-        """In a forked child, where a thread that it does not have may hold the lock."""
+        """Close the pipe without the lock, which a thread of the parent may hold after a fork."""
         if self._pipe is not None:
             for fd in self._pipe:
                 os.close(fd)
@@ -251,9 +251,10 @@ class StopEvent:
 
 
 def read_all(fd: int, take: Callable[[bytes], None], stop: StopEvent) -> None:
-    """Read a descriptor that does not block to its end, or until it is stopped.
+    """Read a non-blocking descriptor to its end, or until the stop.
 
-    Waits by `selectors`, which gevent and eventlet replace: a plain read would stop every greenlet.
+    It waits by `selectors`, which gevent and eventlet replace. A plain read would stop every
+    greenlet.
     """
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
@@ -270,8 +271,7 @@ def read_all(fd: int, take: Callable[[bytes], None], stop: StopEvent) -> None:
 
 
 def _message(line: bytes) -> Message | None:
-    """The message of a line. Hosts pass over what they do not understand; a daemon's log that
-    strays here is that."""
+    """The message of a line; None if it is no message, such as a log line: hosts ignore it."""
     try:
         message = decode_line(line)
     except (ValueError, RecursionError):

@@ -1,11 +1,11 @@
-"""A daemon of one's own, started when it is needed and again if it dies. `Upscaler` and
-`AsyncUpscaler` are what one uses; both stand on this.
+"""The client that starts a daemon, and starts it again if it exits. `Upscaler` and `AsyncUpscaler`
+are built on it.
 
     caller ── submit ──> backlog ──> channel ──> daemon
     caller <── future ── call <── reader thread <──┘
 
-Any thread may call. One lock guards the state; futures are settled, and callbacks called, after it
-was released.
+Any thread may call. One lock guards the state. Futures are settled, and callbacks called, after its
+release.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from upscaled.command import default_command
 from upscaled.daemon import Daemon
 from upscaled.delivery import Delivery, guarded
 from upscaled.errors import DaemonGoneError, ForkedError, local_error
-from upscaled.forks import tell_of_forks
+from upscaled.forks import prepare_for_forks
 from upscaled.greenlets import check_greenlets
 from upscaled.jobline import check_id, job_line, line_of
 from upscaled.messages import Message
@@ -45,13 +45,13 @@ _LOG.addHandler(logging.NullHandler())
 
 
 class Client:
-    """After a fork the parent's calls end in the child with `ForkedError`, and the child's first
-    call starts a daemon of its own."""
+    """After a fork, the parent's calls end in the child with `ForkedError`, and the child's first
+    call starts another daemon."""
 
     def __init__(self, options: ClientOptions) -> None:
         self._options = options
         self._begin()
-        tell_of_forks(self)
+        prepare_for_forks(self)
 
     def _begin(self) -> None:
         options = self._options
@@ -67,10 +67,10 @@ class Client:
         self._ready.set_running_or_notify_cancel()
         self._ended = threading.Event()
 
-    # --- what a caller does -----------------------------------------------------------------
+    # --- for the caller -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the daemon, if there was none yet; do not wait for it."""
+        """Start the daemon, if none was started yet; do not wait for it."""
         if self._is_started:
             return
         with self._lock:
@@ -80,7 +80,7 @@ class Client:
         self._delivery.flush()
 
     def ready(self) -> Future[Message]:
-        """What the daemon said when it first got ready."""
+        """The daemon's first `ready`."""
         self.start()
         with self._lock:
             if self._delivery.is_closing and not self._is_started:
@@ -100,8 +100,9 @@ class Client:
         make_result: Callable[[Message], Result[T]],
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Call[T]:
-        """Have one job done. What cannot be sent is refused before anything is written: raises
-        `InvalidJobError`, `ShuttingDownError`, or `DaemonGoneError` if no daemon can be started."""
+        """Submit one job. Nothing is written for a job that cannot be sent. Raises
+        `InvalidJobError`, `ShuttingDownError`, and `DaemonGoneError` if no daemon can be
+        started."""
         check_greenlets()
         line = job_line(job, self._options.line_limit_bytes)
         call: Call[T] = Call(line, self, make_result)
@@ -116,7 +117,7 @@ class Client:
         return call
 
     def cancel(self, call: Call[Any]) -> bool:
-        """End the call's job; false if it has ended."""
+        """End the call's job; False if it has ended."""
         error = local_error("cancelled", "the job was cancelled", call.job_id)
         with self._lock:
             is_open = self._delivery.end(call, error)
@@ -145,7 +146,8 @@ class Client:
         return answer
 
     def replay(self, job_ids: Sequence[str] | None = None) -> None:
-        """Have a daemon with a journal say again how these jobs ended, or all: see `on_message`."""
+        """Ask a daemon with a journal to send the ends of these jobs, or of all, again. They come
+        to `on_message`."""
         message: Message = {"type": "replay"}
         if job_ids is not None:
             for job_id in job_ids:
@@ -158,8 +160,8 @@ class Client:
                 self._daemon.channel.send(line)
 
     def close(self) -> None:
-        """Take no more jobs, let the daemon finish those that it has, and end it: after the close
-        timeout by SIGTERM, and then by SIGKILL of its process group."""
+        """Take no more jobs, let the daemon finish the jobs that it has, and end it. After the
+        close timeout it gets SIGTERM, and then its process group gets SIGKILL."""
         self.check_may_wait()
         deadline = time.monotonic() + self._options.close_timeout_s
         try:
@@ -180,7 +182,7 @@ class Client:
             raise
 
     def kill(self) -> None:
-        """End the daemon now, with every process that it started. Open calls fail."""
+        """Kill the daemon and every process that it started. Open calls fail."""
         with self._lock:
             self._delivery.is_closing = self._delivery.has_ended_input = True
             if self._daemon is None:
@@ -192,11 +194,11 @@ class Client:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no call is open."""
+        """True if no call is open."""
         return not self._delivery.calls
 
     def check_may_wait(self) -> None:
-        """Raise `RuntimeError` in the thread that reads for all, because it would wait for ever."""
+        """Raise `RuntimeError` in the reader's thread, because its wait would never end."""
         daemon = self._daemon
         if daemon is not None and daemon.channel.is_read_here:
             raise RuntimeError(
@@ -237,24 +239,24 @@ class Client:
         self._write()
 
     def _finish(self, error: DaemonGoneError) -> None:
-        """Nothing more will be done: end what is open."""
+        """End every open call and question."""
         if self._end is not None:
             return
         self._end = error
         self._delivery.settle_all(error)
         self._questions.fail_all(error)
 
-        def tell() -> None:
+        def report() -> None:
             if not self._ready.done():
                 self._ready.set_exception(error)
             self._ended.set()
 
-        self._delivery.defer(tell)
+        self._delivery.defer(report)
 
     # --- the daemon's listener --------------------------------------------------------------
 
     def on_message(self, message: Message) -> None:
-        """In the reader's thread: a message of the daemon."""
+        """Handle a message of the daemon, in the reader's thread."""
         kind, job_id = message.get("type"), message.get("job_id")
         call = None
         with self._lock:
@@ -266,7 +268,7 @@ class Client:
             elif isinstance(job_id, str):
                 call = self._delivery.calls.get(job_id)
                 self._delivery.handle(kind, job_id, message)
-        # Before the call ends: its caller may look at what was said.
+        # Before the call ends, because its caller may use what `on_message` got.
         if self._options.on_message is not None:
             guarded(self._options.on_message)(message)
         if kind == "progress" and call is not None:
@@ -276,14 +278,14 @@ class Client:
         self._delivery.flush()
 
     def on_room(self) -> None:
-        """In the writer's thread: there is room again."""
+        """Write more, in the writer's thread: there is room again."""
         with self._lock:
             self._write()
         self._delivery.flush()
 
     def on_input_lost(self) -> None:
-        """It takes no more jobs, and may finish those that it has. Those that it did not accept go
-        to the next daemon."""
+        """The daemon takes no more jobs, but may finish those that it has. The next daemon gets the
+        jobs that it did not accept."""
         with self._lock:
             if self._daemon is not None:
                 self._daemon.end_input(self._options.close_timeout_s)
@@ -314,22 +316,22 @@ class Client:
     # --- forks ------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Nothing may be half done in the child."""
+        """Take the lock, so that no change is half done in the child."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """The daemon, its threads and the open calls are the parent's."""
+        """Start again: the daemon, its threads and the open calls belong to the parent."""
         daemon = self._daemon
-        calls = [*self._delivery.calls.values(), *self._delivery.untold]
+        calls = [*self._delivery.calls.values(), *self._delivery.unreported]
         self._begin()
         if daemon is not None:
             daemon.forget()
         for call in calls:
-            text = "the job is the parent's of this forked process, and its end is told there alone"
+            text = "the job belongs to the parent of this forked process, which gets its end"
             call.forget(ForkedError(text, job_id=call.job_id))
 
 

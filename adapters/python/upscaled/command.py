@@ -1,4 +1,4 @@
-"""The daemon that is started by default."""
+"""The default command of the daemon."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def default_command() -> Sequence[str]:
-    """`upscaled run` of this very installation.
+    """`upscaled run` of this installation.
 
-    Supervised: a crash costs the running job an attempt, not the whole run. -P: the working folder
-    may be anybody's, and nothing is to be imported from it.
+    It is supervised: a crash costs the running job an attempt, and ends nothing else. -P: Python
+    must not import from the working folder, which may belong to another user.
     """
     name = Path(sys.executable or "").name
     if name.startswith(("python", "pypy")):

@@ -19,23 +19,23 @@ from upscaled.messages import Message
 from upscaled.timers import Timer, Timers
 from upscaled_protocol.lines import LineSplitter
 
-# From the end of stdout to the end of the process, and the other way round, before we help.
-_LAST_GASP_S = 1.0
+# From the end of stdout to the exit of the process, or the reverse, before both are forced.
+_END_S = 1.0
 
-# From SIGTERM to SIGKILL: a daemon that did not leave at the end of its input has had its time.
+# From SIGTERM to SIGKILL. It is short, because the daemon had its time at the end of its input.
 _TERM_S = 2.0
 
-# Longer lines on stderr are no log of ours.
+# No line of the daemon's log is longer.
 _LOG_LINE_LIMIT_BYTES = 1024 * 1024
 
-# Enough for a traceback.
-_LAST_WORDS = 20
+# The last lines of stderr for an error: enough for a traceback.
+_LAST_LINES = 20
 
 _LOG = logging.getLogger("upscaled")
 
 
 class DaemonListener(Protocol):
-    """What a daemon tells. `on_gone` is the last call."""
+    """A daemon's reports. `on_gone` is the last call."""
 
     def on_message(self, message: Message) -> None:
         """A message of the daemon."""
@@ -44,14 +44,14 @@ class DaemonListener(Protocol):
         """There is room again to send more."""
 
     def on_input_lost(self) -> None:
-        """It reads no more, though it still runs."""
+        """It reads no more, but still runs."""
 
     def on_gone(self, error: DaemonGoneError) -> None:
-        """It has ended, and all that it said was read."""
+        """It has ended, and all of its messages were read."""
 
 
 class Daemon:
-    """A daemon that was started. Raises `OSError` if it cannot be."""
+    """A started daemon. Raises `OSError` if it cannot be started."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Daemon:
         self._listener = listener
         self._timers = timers
         self._lock = threading.RLock()
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._fault: str | None = None
         self._waited_for = {"exit", "stdout", *(() if show_log else ("stderr",))}
-        self._last_gasp: Timer | None = None
-        self._patience: Timer | None = None  # runs from the end of its input
+        self._end_timer: Timer | None = None
+        self._deadline: Timer | None = None  # starts with the end of its input
         self._is_killed = False
         self.gone = threading.Event()
         fds: list[int] = []
@@ -86,8 +86,8 @@ class Daemon:
                 stderr=log[1] if log else None,
                 cwd=cwd,
                 env=env,
-                # A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can
-                # be killed.
+                # A process group of its own: a terminal's Ctrl-C reaches only the host, and the
+                # whole group can be killed.
                 start_new_session=True,
             )
         except BaseException:
@@ -105,30 +105,30 @@ class Daemon:
         ]
 
     def start(self) -> None:
-        """From now on the listener is called."""
+        """Start to call the listener."""
         self.channel.start()
         for thread in self._threads:
             thread.start()
 
     @property
     def pid(self) -> int:
-        """Its process, which leads a group of its own."""
+        """The id of its process, which leads a process group."""
         return self._process.pid
 
     def end_input(self, timeout_s: float) -> None:
-        """Let it finish what it has; after this time it gets SIGTERM, and then SIGKILL."""
+        """Let it finish its jobs. After this time it gets SIGTERM, and then SIGKILL."""
         self.channel.close()
         self._wait_until(timeout_s, self.terminate)
 
     def _wait_until(self, timeout_s: float, then: Callable[[], None]) -> None:
         with self._lock:
-            if self._patience is not None:
-                self._patience.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
             if self._waited_for:
-                self._patience = self._timers.start(timeout_s, then)
+                self._deadline = self._timers.start(timeout_s, then)
 
     def terminate(self, timeout_s: float = _TERM_S) -> None:
-        """Send SIGTERM, so that it finishes what it can within its own grace; after this time it
+        """Send SIGTERM, so that it finishes what it can within its own grace. After this time it
         gets SIGKILL."""
         with self._lock:
             if "exit" in self._waited_for:
@@ -137,38 +137,38 @@ class Daemon:
         self._wait_until(timeout_s, self.kill)
 
     def kill(self) -> None:
-        """End it now, with every process that it started."""
+        """Kill it and every process that it started."""
         with self._lock:
             if self._is_killed:
                 return
-            # Its number is its own until its exit was waited for, and of its group until the group
-            # is empty: both are so until here.
+            # The ids are still this process's and this group's: its exit was not waited for before,
+            # or the group is not empty.
             self._is_killed = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def forget(self) -> None:
-        """In a forked child: it is the parent's daemon. Close the copies of its pipes, so that it
-        still notices the parent's end."""
+        """Close the copies of the pipes in a forked child, so that the daemon still notices the
+        parent's end."""
         self.channel.forget()
         for fd in self._log_fds:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._stop.forget()
-        self._process.returncode = 0  # nothing here is to wait for it
+        self._process.returncode = 0  # so that nothing in the child waits for it
 
     # --- the channel's listener ---------------------------------------------------------------
 
     def on_message(self, message: Message) -> None:
-        """Hand it on."""
+        """Forward it."""
         self._listener.on_message(message)
 
     def on_room(self) -> None:
-        """Hand it on."""
+        """Forward it."""
         self._listener.on_room()
 
     def on_input_lost(self) -> None:
-        """Hand it on."""
+        """Forward it."""
         self._listener.on_input_lost()
 
     def on_end(self, fault: str | None) -> None:
@@ -182,7 +182,7 @@ class Daemon:
 
     def _wait_exit(self) -> None:
         self._process.wait()
-        # What it leaves behind holds our pipes open, and would work for nobody.
+        # Processes that it leaves behind hold the pipes open, and nobody uses their work.
         self.kill()
         self._note_end("exit")
 
@@ -193,13 +193,13 @@ class Daemon:
             self._waited_for.discard(what)
             is_gone = not self._waited_for
             if is_gone:
-                for timer in (self._last_gasp, self._patience):
+                for timer in (self._end_timer, self._deadline):
                     if timer is not None:
                         timer.cancel()
-            elif self._last_gasp is None:
-                self._last_gasp = self._timers.start(_LAST_GASP_S, self._end_by_force)
+            elif self._end_timer is None:
+                self._end_timer = self._timers.start(_END_S, self._end_by_force)
         if is_gone:
-            self._tell_gone()
+            self._report_gone()
 
     def _end_by_force(self) -> None:
         self.kill()
@@ -207,7 +207,7 @@ class Daemon:
         self.channel.abandon()
         self._stop.set()
 
-    def _tell_gone(self) -> None:
+    def _report_gone(self) -> None:
         self.channel.close()
         self._listener.on_gone(self._error())
         self.gone.set()
@@ -215,9 +215,9 @@ class Daemon:
         self._timers.start(0.0, self._release)
 
     def _release(self) -> None:
-        self.channel.join(_LAST_GASP_S)
+        self.channel.join(_END_S)
         for thread in self._threads:
-            thread.join(_LAST_GASP_S)
+            thread.join(_END_S)
         if not self._log_fds:
             self._stop.close()
 
@@ -229,9 +229,9 @@ class Daemon:
                 how = f"ended by {signal.Signals(-status).name}"
         if self._fault is not None:
             how = f"was ended, because {self._fault}"
-        words = "".join(f"\n{line}" for line in self._last_words)
-        told = f"the daemon {how}" + (f"; its last words:{words}" if words else "")
-        return DaemonGoneError(told, status=status)
+        lines = "".join(f"\n{line}" for line in self._last_lines)
+        text = f"the daemon {how}" + (f"; its last lines on stderr:{lines}" if lines else "")
+        return DaemonGoneError(text, status=status)
 
     # --- its log ------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Daemon:
 
     def _take_log(self, line: bytes) -> None:
         text = line.decode(errors="replace")
-        self._last_words.append(text)
+        self._last_lines.append(text)
         if not _LOG.isEnabledFor(logging.DEBUG):
             return
         level = "info"

@@ -1,12 +1,12 @@
-"""The way of a call to a daemon, and to its end:
+"""The states of a call, from its submit to its end:
 
     add ─> waits ─> written ─> accepted ─> settled
              ▲         │  │        │          ▲
              │         │  └────────┼── cancel, deadline: by the daemon's answer, or the grace
-             └─ lost, or refused   └── the daemon is gone: by the next one's journal, or as gone
-                for want of room
+             └─ lost, or refused   └── daemon gone: by the next daemon's journal, or as gone
+                without room
 
-A cancel settles a call that is not written at once.
+A cancel settles a call at once if its job is not written yet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from upscaled.options import ClientOptions
 from upscaled.restarts import Restarts
 from upscaled.timers import Timers
 
-# From a daemon's `ready` to the end of a call that its journal does not tell of.
+# From a daemon's `ready` to the end of a call that is not in its journal.
 _RESUME_S = 30.0
 
 # Ids in one `replay`, so that its line stays short.
@@ -38,7 +38,7 @@ _LOG = logging.getLogger("upscaled")
 
 
 class Delivery:
-    """The open calls. Hold `lock` for all but `flush`, which is to be called after it."""
+    """The open calls. Hold `lock` for every method but `flush`; call that after the release."""
 
     def __init__(self, options: ClientOptions, restarts: Restarts, timers: Timers) -> None:
         self._options = options
@@ -48,28 +48,28 @@ class Delivery:
         self.lock = threading.RLock()
         self._deferred: deque[Callable[[], None]] = deque()
         self.calls: dict[str, Call[Any]] = {}
-        # Those that have an end that is not told yet.
-        self.untold: set[Call[Any]] = set()
+        # Calls whose end is known, but not reported to the caller yet.
+        self.unreported: set[Call[Any]] = set()
         self.backlog = Backlog()
         self.channel: Channel | None = None
         self.is_closing = False
         # Once the daemon's input has ended, nothing can be sent again.
         self.has_ended_input = False
-        # Set while closing, once the daemon has every job that it is to have.
+        # Set while closing, once every job was written.
         self.written = threading.Event()
 
     def defer(self, call: Callable[[], None]) -> None:
-        """Do this after the lock was released."""
+        """Call this after the release of the lock."""
         self._deferred.append(call)
 
     def flush(self) -> None:
-        """Do what was deferred."""
+        """Call what was deferred."""
         while self._deferred:
             with contextlib.suppress(IndexError):
                 self._deferred.popleft()()
 
     def add(self, call: Call[Any]) -> None:
-        """Have a daemon do its job. Raises `InvalidJobError`, and `ShuttingDownError`."""
+        """Give a daemon the call's job. Raises `InvalidJobError` and `ShuttingDownError`."""
         if self.is_closing:
             raise local_error("shutting_down", "the client is closed", call.job_id)
         if call.job_id in self.calls or self.backlog.holds(call.job_id):
@@ -81,7 +81,7 @@ class Delivery:
         self.write()
 
     def write(self) -> None:
-        """Write what waits, as long as there is room."""
+        """Write the waiting jobs, as long as there is room."""
         channel = self.channel
         while channel is not None and channel.has_room:
             call = self.backlog.take()
@@ -94,8 +94,8 @@ class Delivery:
     # --- ends ---------------------------------------------------------------------------------
 
     def end(self, call: Call[Any], error: UpscaledError) -> bool:
-        """The caller or the clock ends a call; false if it has ended. The daemon gets some time to
-        end its job."""
+        """The caller or the deadline ends a call; False if it has ended. The daemon gets some time
+        to end the job."""
         if self.calls.get(call.job_id) is not call:
             return False
         if call.ending is not None:
@@ -112,31 +112,32 @@ class Delivery:
         return True
 
     def settle(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
-        """The call's end, if it has none yet."""
+        """Settle the call, unless it is settled already."""
         if self.calls.get(call.job_id) is not call:
             return
         del self.calls[call.job_id]
         self.backlog.remove(call)
         if call.timer is not None:
             call.timer.cancel()
-        self.untold.add(call)
-        self.defer(lambda: self._tell_end(call, outcome))
+        self.unreported.add(call)
+        self.defer(lambda: self._report_end(call, outcome))
         self.write()
 
     def settle_all(self, error: DaemonGoneError) -> None:
-        """Nothing more will be done."""
+        """Settle every open call with this error."""
         for call in list(self.calls.values()):
             self.settle(call, error.of_job(call.job_id))
         self.written.set()
 
-    def _tell_end(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
+    def _report_end(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
         call.settle(outcome)
-        self.untold.discard(call)
+        self.unreported.discard(call)
         if self._options.on_settled is not None:
             guarded(self._options.on_settled)(call)
 
     def _start_deadline(self, call: Call[Any]) -> None:
-        """Its time counts from now; until a daemon has accepted it, that bounds the wait."""
+        """Start the job's time. It starts again when a daemon accepts the job: before that it
+        limits the wait."""
         if call.timeout_s is not None:
             text = f"timeout_s is over: {call.timeout_s:g} s"
             error = local_error("deadline_exceeded", text, call.job_id)
@@ -156,10 +157,10 @@ class Delivery:
         if self.channel is not None:
             self.channel.send(line_of({"type": "cancel", "job_id": call.job_id}))
 
-    # --- what the daemon says -----------------------------------------------------------------
+    # --- the daemon's messages -----------------------------------------------------------------
 
     def handle(self, kind: object, job_id: str, message: Message) -> None:
-        """A message about a job, which may be none of ours."""
+        """Handle a message about a job, which may be another host's."""
         call = self.calls.get(job_id)
         if kind in ("accepted", "progress"):
             if kind == "accepted":
@@ -175,7 +176,7 @@ class Delivery:
             if call is None:
                 self.write()
             else:
-                self.settle(call, message if kind == "result" else call.told(message))
+                self.settle(call, message if kind == "result" else call.error_from(message))
 
     def _accept(self, call: Call[Any]) -> None:
         call.is_resuming = False
@@ -186,7 +187,7 @@ class Delivery:
                 self._start_deadline(call)
 
     def _waits_again(self, call: Call[Any], message: Message) -> bool:
-        """Whether a job that was not accepted can wait: for room, or for the next daemon."""
+        """True if a refused job waits now, for room or for the next daemon."""
         if call.is_accepted or call.ending is not None:
             return False
         code = message.get("code")
@@ -200,8 +201,8 @@ class Delivery:
     # --- from one daemon to the next ----------------------------------------------------------
 
     def keep(self, error: DaemonGoneError, *, has_next: bool) -> None:
-        """The daemon is gone. A job that no daemon has accepted is sent to the next one, and one
-        that was accepted is the journal's, if there is one. The others end with the daemon."""
+        """The daemon is gone. A job that no daemon accepted is sent to the next one. An accepted
+        job is in the journal, if there is one. All other calls end with the error."""
         waiting, held = [], []
         for call in self.calls.values():
             is_lost = not call.is_accepted and call.ending is None
@@ -217,8 +218,8 @@ class Delivery:
                 self.settle(call, error.of_job(call.job_id))
 
     def resume(self, channel: Channel) -> None:
-        """The next daemon is there: ask its journal for the ends of what the one before had
-        accepted, and send what waits."""
+        """The next daemon has started. Ask its journal for the ends of the jobs that the last
+        daemon had accepted, and write the waiting jobs."""
         self.channel = channel
         held = [call for call in self.calls.values() if call.is_resuming]
         ids = [call.job_id for call in held]
@@ -230,13 +231,13 @@ class Delivery:
         self.write()
 
     def handle_ready(self) -> None:
-        """A daemon that is ready has told of what its journal has: the rest is lost."""
+        """A ready daemon has read its journal: calls that are not in it end after a while."""
         lost = [call for call in self.calls.values() if call.is_resuming]
         if lost:
             self._timers.start(_RESUME_S, lambda: self._give_up(lost))
 
     def _give_up(self, calls: list[Call[Any]]) -> None:
-        error = DaemonGoneError("the daemon went away, and its journal does not tell of this job")
+        error = DaemonGoneError("the daemon ended, and its journal does not have this job")
         with self.lock:
             for call in calls:
                 if call.is_resuming:
@@ -245,7 +246,7 @@ class Delivery:
 
 
 def guarded(callback: Callable[[Any], None]) -> Callable[[Any], None]:
-    """What a user's function raises is the user's, and must not end our reading."""
+    """The callback, whose exceptions are logged: they must not end the thread that calls it."""
 
     def call(message: Any) -> None:
         try:

@@ -1,6 +1,6 @@
-"""What a call raises: one class per family of the protocol's codes, all below `UpscaledError`.
+"""The exceptions of calls: one class per family of the protocol's codes, all below `UpscaledError`.
 
-Go by the class, by `code`, or by `retryable` if you know neither: a later daemon may have more.
+Use the class, or `code`. If you know neither, use `retryable`: a later daemon may have new codes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from upscaled.protocol import ERROR_CODES
 class UpscaledError(Exception):
     """Raised when a job ends without a result. `str(error)` is one sentence for people.
 
-    code: the protocol's, None if the daemon said none. retryable: the same job may succeed later.
-    details: the daemon's message, where `cause`, `attempt` and `traceback` are.
+    code: the protocol's; None if the daemon gave none. retryable: the same job may succeed later.
+    details: the daemon's message, with `cause`, `attempt` and `traceback`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class InvalidJobError(UpscaledError, ValueError):
 
 
 class QueueFullError(UpscaledError):
-    """Raised when the daemon has no room for the job, and none of this client's will make any."""
+    """Raised when the daemon has no room for the job, and no job of this client will make room."""
 
 
 class InputError(UpscaledError):
@@ -64,7 +64,7 @@ class OutOfMemoryError(UpscaledError):
 
 
 class JobCancelledError(UpscaledError):
-    """Raised when the job was cancelled, by its handle or by the client's end."""
+    """Raised when the job was cancelled, by its call or by the end of the client."""
 
 
 class DeadlineExceededError(UpscaledError, TimeoutError):
@@ -72,7 +72,7 @@ class DeadlineExceededError(UpscaledError, TimeoutError):
 
 
 class WorkerError(UpscaledError):
-    """Raised when the job's worker died or hung, and the job was not to be tried again."""
+    """Raised when the job's worker exited or hung, and the job may not be tried again."""
 
 
 class UpstreamError(UpscaledError):
@@ -88,12 +88,12 @@ class ShuttingDownError(UpscaledError):
 
 
 class InternalError(UpscaledError):
-    """Raised for a defect in upscaled. `details["traceback"]` says where."""
+    """Raised for a defect in upscaled. `details["traceback"]` has its place."""
 
 
 class DaemonGoneError(UpscaledError):
     """Raised when the daemon ended after it had accepted the job, or cannot be started. The job may
-    have run or not. The sentence has the daemon's last words.
+    have run or not. The text has the last lines of the daemon's stderr.
 
     status: its exit status, negative if a signal ended it; None if it never ran.
     """
@@ -105,7 +105,7 @@ class DaemonGoneError(UpscaledError):
         self.status = status
 
     def of_job(self, job_id: str | None) -> DaemonGoneError:
-        """The same for one of several jobs: an exception keeps where it was raised."""
+        """A copy for one job: each raised exception keeps its own traceback."""
         error = DaemonGoneError(str(self), status=self.status, job_id=job_id)
         error.__cause__ = self.__cause__
         return error
@@ -119,7 +119,7 @@ class NoAnswerError(UpscaledError, TimeoutError):
 
 
 class ForkedError(UpscaledError):
-    """Raised in a forked process by a call of its parent's: the parent has the result."""
+    """Raised in a forked process by a call of its parent. The parent gets the result."""
 
     def __init__(self, message: str, *, job_id: str | None = None) -> None:
         super().__init__(message, retryable=True, job_id=job_id)
@@ -158,14 +158,14 @@ FAMILIES: dict[str, type[UpscaledError]] = {
 
 
 def error_of(message: Mapping[str, Any]) -> UpscaledError:
-    """The exception for a daemon's `error`, whatever is in it."""
+    """The exception for a daemon's `error`. Any field may be missing or of the wrong type."""
     code = message.get("code")
     known = code if isinstance(code, str) else None
     job_id = message.get("job_id")
     return FAMILIES.get(known or "", UpscaledError)(
         str(message.get("error") or "the job failed"),
         code=known,
-        # An error without it is not retryable, whatever its code.
+        # Without the field an error is not retryable, for any code.
         retryable=message.get("retryable") is True,
         job_id=job_id if isinstance(job_id, str) else None,
         details=message,
@@ -173,6 +173,6 @@ def error_of(message: Mapping[str, Any]) -> UpscaledError:
 
 
 def local_error(code: str, message: str, job_id: str | None = None) -> UpscaledError:
-    """What the daemon would have said of a job that it does not get."""
+    """The error that the daemon would send, for a job that is not sent to it."""
     details = {"error": message, "code": code, "retryable": ERROR_CODES[code], "job_id": job_id}
     return error_of({name: value for name, value in details.items() if value is not None})

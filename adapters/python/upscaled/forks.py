@@ -1,4 +1,4 @@
-"""Forked processes: which clients there are, so that none is half changed in a child."""
+"""Forks: prepares every client before one, so that no change is half done in the child."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """What is told of a fork."""
+    """What has to prepare for a fork."""
 
     def before_fork(self) -> None:
-        """Nothing may be half done in the child."""
+        """Finish every change, and keep the locks."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the locks."""
 
     def after_fork_in_child(self) -> None:
-        """No other thread is here, and locks may be held by those that are not."""
+        """Start again: no other thread exists here, and locks may be held without an owner."""
 
 
 _all: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _forking: list[Forkable] = []
 
 
-def tell_of_forks(one: Forkable) -> None:
-    """From now on it is told, as long as it lives."""
+def prepare_for_forks(one: Forkable) -> None:
+    """Call its methods around each fork, as long as the object exists."""
     _all.add(one)
 
 

@@ -1,4 +1,4 @@
-"""gevent: whether a call may wait."""
+"""The check for gevent that a call may wait."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 
 
 def check_greenlets() -> None:
-    """Raise `RuntimeError` in a greenlet of a gevent that has not patched the threads: a call that
-    waits there stops them all."""
+    """Raise `RuntimeError` in a greenlet if gevent has not patched the threads: a call that waits
+    there stops all greenlets."""
     gevent, monkey = sys.modules.get("gevent"), sys.modules.get("gevent.monkey")
     if gevent is None or (monkey is not None and monkey.is_module_patched("threading")):
         return

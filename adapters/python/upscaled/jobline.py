@@ -1,5 +1,8 @@
-"""A job as one line of JSON. What no daemon could read is refused here, before a line is written: a
-daemon cannot answer such a line under the job's id, so its call would never end."""
+"""A job as one line of JSON.
+
+A job that no daemon could read is refused here. A daemon cannot answer such a line under the job's
+id, so its call would never end.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 class JobLine(NamedTuple):
-    """A job that can be sent. line: with its newline. timeout_s: the job's own."""
+    """A job that can be sent. line: with its newline."""
 
     job_id: str
     line: bytes
@@ -75,8 +78,8 @@ def _check_fields(job: Mapping[str, Any], job_id: str) -> None:
         and not isinstance(timeout_s, bool)
         and 0 < timeout_s <= MAX_TIMEOUT_S
     ):
-        told = timeout_s if isinstance(timeout_s, float) else _kind(timeout_s)
-        wrong = f"timeout_s is a number above 0, at most {MAX_TIMEOUT_S:g}, not {told}"
+        given = timeout_s if isinstance(timeout_s, float) else _kind(timeout_s)
+        wrong = f"timeout_s is a number above 0, at most {MAX_TIMEOUT_S:g}, not {given}"
     if wrong is not None:
         raise _invalid(wrong, job_id)
 
@@ -86,8 +89,8 @@ def line_of(
     limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES,
     job_id: str | None = None,
 ) -> bytes:
-    """The message as one line, newline included. Raises `InvalidJobError` if the protocol has no
-    line for it."""
+    """The message as one line, with its newline. Raises `InvalidJobError` if the protocol cannot
+    carry it."""
     try:
         text = _encode(message)
     except RecursionError:
@@ -100,7 +103,7 @@ def line_of(
             f"a text has U+{ord(half[0]):04X}, half a surrogate pair, so it is cut or is not UTF-8",
             job_id,
         )
-    # Only in a file name that is not UTF-8 something is left to escape, as JSON does it.
+    # Only the bytes of a file name that is not UTF-8 are escaped here, in JSON's form.
     line = text.encode(errors="backslashreplace")
     if len(line) > limit_bytes:
         raise local_error(
@@ -110,7 +113,7 @@ def line_of(
             job_id,
         )
     try:
-        # What the daemon's own parser refuses: nesting beyond 1024 levels, a number past 1e308.
+        # The daemon's parser refuses more than 1024 levels, and numbers above 1e308.
         orjson.loads(line if text.isascii() else text.encode(errors="replace"))
     except orjson.JSONDecodeError as error:
         if "ecursion" in str(error):

@@ -1,7 +1,7 @@
-"""A line of the daemon that passes the limit: what its beginning tells.
+"""Lines of the daemon above the limit.
 
-Such a line is dropped as it comes in. It may have been the end of a job, whose caller would wait
-for ever, so its first bytes are kept: results and errors begin with their type and their job_id.
+Such a line is dropped while it is read. But it may be the end of a job, whose call would then never
+end. So its first bytes are kept: results and errors begin with their type and their job_id.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SENTENCES = {
 
 
 class UnreadableLineError(Exception):
-    """Raised when a dropped line does not tell which job it ended, if any."""
+    """Raised when the first bytes of a dropped line do not show whose end it was, if any."""
 
 
 class LongLineSplitter(LineSplitter):
-    """Keeps how each line over the limit begins: `heads`, in order."""
+    """Keeps the beginning of each line above the limit. heads: in order."""
 
     def __init__(self) -> None:
         super().__init__(DEFAULT_LINE_LIMIT_BYTES)
@@ -50,9 +50,9 @@ class LongLineSplitter(LineSplitter):
 
 
 def lost_end(head: bytes) -> dict[str, Any] | None:
-    """The error that stands for a dropped line; None if that line ended no job.
+    """The error in place of a dropped line; None if the line ended no job.
 
-    Raises `UnreadableLineError` if the head of a message does not tell.
+    Raises `UnreadableLineError` if the head does not show that.
     """
     text = head.decode(errors="replace").lstrip()
     if text and not text.startswith("{"):
@@ -69,7 +69,7 @@ def lost_end(head: bytes) -> dict[str, Any] | None:
     if not kind or not job_id:
         raise UnreadableLineError(
             f"it wrote a line of more than {limit_mib} MiB that "
-            "does not begin with type and job_id, so it cannot be told which job that line ended"
+            "does not begin with type and job_id, so the job that it ended is not known"
         )
     return {
         "type": "error",

@@ -1,4 +1,4 @@
-"""A daemon's messages, from JSON to their classes in `protocol`."""
+"""Makes objects of the classes in `protocol` of a daemon's messages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def names_of(kind: type[Any]) -> frozenset[str]:
 
 
 def read(kind: type[M], fields: Mapping[str, Any]) -> M:
-    """A message of this kind. What is absent, or of another shape than its class says, has its
-    default: a later daemon may say more, and the end of a job counts whatever else is in it."""
+    """A message of this kind. A field that is missing, or has another shape than in the class, gets
+    its default: a later daemon may send other fields, and the end of a job must not be lost."""
     message = kind()
     known = kind.__dataclass_fields__  # type: ignore[attr-defined]
     parts: dict[str, tuple[str, Any]] = getattr(kind, "PARTS", {})

@@ -1,4 +1,4 @@
-"""What a client may be asked for, whichever way it is used; see `UpscalerOptions`."""
+"""The options of the client that starts a daemon; see `UpscalerOptions`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ StrPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, kw_only=True)
 class ClientOptions:
-    """How the daemon is started and ended, and who is told of what it says.
+    """How the daemon is started and ended, and the callbacks.
 
-    on_settled: called with each call that has ended, after its own callbacks.
+    on_settled: called with each ended call, after the call's own callbacks.
     """
 
     command: Sequence[str] | None = None

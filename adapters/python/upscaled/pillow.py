@@ -7,16 +7,16 @@ from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
 
-# Modes that a PNG has; `I` has 16 bits there too.
+# Modes that PNG has. Mode `I` is written with 16 bits.
 _AS_THEY_ARE = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B"})
 _CONVERTED = {"I": "I;16", "I;16L": "I;16", "I;16N": "I;16", "PA": "RGBA", "RGBX": "RGB"}
 _CONVERTED |= {"La": "LA", "RGBa": "RGBA", "YCbCr": "RGB", "HSV": "RGB"}
 
 
 def write_image(image: Image.Image, file: BinaryIO) -> None:
-    """Write it without loss, with its profile, DPI, transparency and EXIF (its orientation too).
+    """Write it without loss, with its profile, DPI, transparency and EXIF, orientation included.
 
-    Raises `ValueError` if the daemon reads no such mode.
+    Raises `ValueError` if the daemon cannot read the mode.
     """
     # Pillow writes the profile and the transparency by itself.
     kept: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def read_image(data: bytes) -> Image.Image:
     """The picture of a file that the daemon wrote, with its profile and DPI in `info`."""
     file = BytesIO(data)
     if data.startswith(b"\x89PNG"):
-        # Not `Image.open`, which refuses large pictures: this one is from no stranger.
+        # Not `Image.open`, which refuses large pictures: the daemon's files are trusted.
         image: Image.Image = PngImagePlugin.PngImageFile(file)
     else:
         image = Image.open(file)

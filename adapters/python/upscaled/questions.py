@@ -23,11 +23,11 @@ class _Question:
 
 
 class Questions:
-    """Hold the client's lock for all but what the answers' callbacks do."""
+    """Hold the client's lock. Callbacks of the answers may run without it."""
 
     def __init__(self, timers: Timers) -> None:
         self._timers = timers
-        # By `request_id`, in the order of asking.
+        # By `request_id`, in the order of the questions.
         self._open: dict[str, _Question] = {}
         self._asked = 0
 
@@ -46,15 +46,15 @@ class Questions:
         return question.answer
 
     def write(self, channel: Channel) -> None:
-        """Write those that are not written yet, as long as there is room: a daemon that hangs gets
-        no more than that."""
+        """Write the unsent questions, as long as there is room. A daemon that hangs gets no
+        more."""
         for request_id, question in list(self._open.items()):  # a timer may take one out
             if not question.is_sent and channel.has_room:
                 question.is_sent = True
                 channel.send(line_of({"type": question.kind, "request_id": request_id}))
 
     def answer(self, report: dict[str, Any]) -> None:
-        """A daemon that does not know of `request_id` answers in the order of asking."""
+        """Take an answer. A daemon without `request_id` answers in the order of the questions."""
         request_id = report.get("request_id")
         if not isinstance(request_id, str):
             sent = (one for one, question in self._open.items() if question.is_sent)
@@ -62,7 +62,7 @@ class Questions:
         self._settle(request_id, report)
 
     def fail_all(self, error: UpscaledError) -> None:
-        """No answer will come."""
+        """End all questions: no answer will come."""
         for request_id in list(self._open):
             self._settle(request_id, error)
 

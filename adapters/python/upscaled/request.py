@@ -1,5 +1,4 @@
-"""One call's input, output and options, as a job; and the job's result, as what the caller asked
-for."""
+"""Makes a job of one call's input, output and options, and the caller's result of the job's."""
 
 from __future__ import annotations
 
@@ -18,20 +17,20 @@ from upscaled.scratch import ScratchFile
 
 T = TypeVar("T")
 
-# By name, because Pillow and numpy are not to be imported for those who do not use them.
+# By name, so that Pillow and numpy are imported only for callers that use them.
 _CLASSES = frozenset({"PIL.Image.Image", "numpy.ndarray"})
 
 _JOB_FIELDS = ("job_id", "priority", "timeout_s", "max_attempts")
 
 
 class CallOptions(Options, total=False):
-    """What one call may ask for."""
+    """The options of one call."""
 
     # esrgan (the default), flux or imagen.
     method: str
-    # How many times as large; `upscale_factor` is the same.
+    # The enlargement of each side; `upscale_factor` is the same.
     factor: float
-    # Called with each progress, in the thread that reads for all: it must not wait.
+    # Called with each progress, in the reader's thread: it must not wait.
     on_progress: Callable[[Progress], None]
     # Default: a random one.
     job_id: str
@@ -45,7 +44,7 @@ class CallOptions(Options, total=False):
 
 @dataclass(frozen=True)
 class Request(Generic[T]):
-    """A job, and how its result is made. `discard`: to be called once the job has ended."""
+    """A job, and how its result is made. discard: call it once the job has ended."""
 
     job: Message
     make_result: Callable[[Message], Result[T]]
@@ -54,16 +53,16 @@ class Request(Generic[T]):
 
 
 def is_path(picture: object) -> bool:
-    """Whether an input is only named, so that it costs no time to take it."""
+    """True if the input is a path, which takes no time to read."""
     return isinstance(picture, str | os.PathLike)
 
 
 def request_of(picture: Any, output: Any, options: CallOptions, *, by_file: bool) -> Request[Any]:
-    """Make the job. Pictures in memory go by a temporary file, or in the job's line if not
+    """Make the job. A picture in memory is sent by a temporary file, or in the job's line if not
     `by_file`.
 
-    Raises `TypeError` for an input or an output of a class that is none, `ValueError` for a picture
-    that is not read here, and `OSError` if the input cannot be read.
+    Raises `TypeError` if the class of the input or the output is not supported, `ValueError` if the
+    picture is not, and `OSError` if the input cannot be read.
     """
     config: Message = {**options}
     method = config.pop("method", "esrgan")
@@ -71,7 +70,7 @@ def request_of(picture: Any, output: Any, options: CallOptions, *, by_file: bool
     job: Message = {name: config.pop(name) for name in _JOB_FIELDS if name in config}
     if "factor" in config:
         if "upscale_factor" in config:
-            raise TypeError("factor and upscale_factor say the same: give one of them")
+            raise TypeError("factor and upscale_factor mean the same: give one of them")
         factor = config.pop("factor")
         config["upscale_factor"] = f"x{factor:g}" if method == "imagen" else factor
     if output is None and not is_path(picture):
@@ -112,7 +111,7 @@ def _take_input(picture: Any, *, by_file: bool) -> _Input:
                 raise
         else:
             return _Input({"image_path": str(scratch.path)}, scratch.remove)
-        # No temporary file can be written: a full or read-only disk.
+        # No temporary file can be written: the disk is full or read-only.
         if hasattr(picture, "read"):
             picture.seek(0)
     memory = BytesIO()
@@ -126,13 +125,13 @@ def _scratch_file(picture: Any) -> ScratchFile:
         with scratch.path.open("xb") as file:
             _write(picture, file)
     except BaseException:
-        scratch.remove()  # the exception keeps the object alive
+        scratch.remove()  # the exception keeps a reference to the object
         raise
     return scratch
 
 
 def _write(picture: Any, file: BinaryIO) -> None:
-    """Write a picture of any class that is one."""
+    """Write a picture of any supported class."""
     kind = _class_of(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         file.write(picture)
@@ -149,7 +148,7 @@ def _write(picture: Any, file: BinaryIO) -> None:
 
 
 def _class_of(picture: Any) -> type:
-    """What a picture in memory is upscaled to, if the caller does not say. Raises `TypeError`."""
+    """The default class of the output for a picture in memory. Raises `TypeError`."""
     if isinstance(picture, bytes | bytearray | memoryview) or hasattr(picture, "read"):
         return bytes
     kind = next((one for one in type(picture).__mro__ if _name(one) in _CLASSES), None)

@@ -1,4 +1,4 @@
-"""Whether a daemon that went away gets a successor, and when."""
+"""Decides if and when the next daemon is started after one has ended."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from upscaled.errors import DaemonGoneError
 
 _MAX_DELAY_S = 10.0
 
-# The daemon's exit status for wrong usage, which it may find out after its first line.
+# The daemon's exit status for wrong options. It finds some only after its first line.
 _USAGE_STATUS = 2
 
 
 class Restarts:
-    """`attempts`: starts in a row that may fail, and daemons that may go away without accepting a
-    job. `delay_s` is doubled with each start that fails."""
+    """attempts: starts in a row that may fail, and daemons that may end without accepting a job.
+    delay_s: doubled with each start that fails."""
 
     def __init__(self, attempts: int, delay_s: float) -> None:
         self._attempts = attempts
@@ -34,21 +34,20 @@ class Restarts:
         self._failed_starts = 0
 
     def delay_after(self, error: DaemonGoneError) -> float | None:
-        """Seconds from this end to the next start; None if there will be none."""
+        """Seconds from this end to the next start; None if there is none."""
         self._failed_starts += not self._is_ready
         if self._failed_starts >= self._attempts or self._is_hopeless(error):
             return None
         return float(min(self._delay_s * 2**self._failed_starts, _MAX_DELAY_S))
 
     def may_lose(self, call: Call[Any]) -> bool:
-        """Count a daemon that did not accept this job; false if there were as many as starts may
-        fail."""
+        """Count a daemon that ended without accepting this job; False if it was the last try."""
         call.losses += 1
         return call.losses < self._attempts
 
     def _is_hopeless(self, error: DaemonGoneError) -> bool:
-        """Whether a new start would end the same way. What has worked once may work again, as after
-        a deployment."""
+        """True if a new start would fail in the same way. A daemon that was ready once may work
+        again, for example after a deployment."""
         if self._was_ready:
             return False
         is_missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)

@@ -1,4 +1,4 @@
-"""What a call returns: the daemon's result, and the picture if the caller asked for it."""
+"""The result of a call: the daemon's result, and the picture if the caller wants it."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from upscaled.protocol import ResultMessage
 
 T = TypeVar("T")
 
-# What a notebook takes as it is, by the bytes that the file begins with.
+# Formats that a notebook shows, by the first bytes of the file.
 _SHOWN = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
     b"RIFF": "image/webp",
 }
-# More bytes than this make a notebook slow: it shows a smaller copy.
+# Larger files make a notebook slow, so it shows a smaller copy.
 _SHOWN_BYTES = 8 * 1024 * 1024
 _SHOWN_PIXELS = 1600
 
 
 @dataclass(slots=True, kw_only=True)
 class Result(ResultMessage, Generic[T]):
-    """A finished job. `output_path` is the file, whole and in place, if one was asked for.
+    """A completed job. `output_path` is the complete file, if the output is a file.
 
-    A notebook that ends a cell with it shows the picture.
+    If a notebook's cell ends with a result, the notebook shows the picture.
     """
 
-    # The picture, as the class that was given as the output; None for a file.
+    # The picture, of the class that was given as the output; None for a file.
     image: T = None  # type: ignore[assignment]
-    # The daemon's message, with whatever a later daemon says more.
+    # The daemon's message, also with fields of later daemons.
     message: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, message: dict[str, Any], image: T) -> Result[T]:
-        """The result in a daemon's message."""
+        """The result of a daemon's message."""
         result = read(cls, message)
         result.image = image
         result.message = message
@@ -48,7 +48,7 @@ class Result(ResultMessage, Generic[T]):
         include: object = None,  # noqa: ARG002 - a notebook's protocol
         exclude: object = None,  # noqa: ARG002
     ) -> dict[str, str]:
-        """The picture for a notebook, and the text that stands for it elsewhere."""
+        """The picture for a notebook, and a text."""
         bundle = {"text/plain": repr(self)}
         data = self._encoded()
         kind = next((kind for head, kind in _SHOWN.items() if data.startswith(head)), None)
@@ -59,7 +59,7 @@ class Result(ResultMessage, Generic[T]):
         return bundle
 
     def _encoded(self) -> bytes:
-        """The output file's bytes; empty if there is none any more."""
+        """The output file's bytes; empty if the file is gone."""
         if isinstance(self.image, bytes):
             return self.image
         if self.image is None and self.output_path is not None:
@@ -92,5 +92,5 @@ class Result(ResultMessage, Generic[T]):
 
 
 def _eight_bits(array: Any) -> Any:
-    """The array for a screen."""
+    """The array with 8 bits per channel."""
     return (array >> 8).astype("uint8") if array.dtype == "uint16" else array

@@ -1,4 +1,4 @@
-"""Temporary files for pictures on their way between this process and the daemon."""
+"""Temporary files for pictures between this process and the daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _count = 0
 
 
 class ScratchFile:
-    """A name for one file, in a folder that this user alone may enter. The file is removed with the
+    """A name for one file, in a folder that only this user may enter. The file is removed with the
     object. Raises `OSError`."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ScratchFile:
         self._finalizer = weakref.finalize(self, _remove, self.path, self._pid)
 
     def remove(self) -> None:
-        """Remove the file. It is gone when this returns, even if another thread is removing it."""
+        """Remove the file. It is gone on return, even if another thread removes it too."""
         _remove(self.path, self._pid)
         self._finalizer.detach()
 
@@ -40,7 +40,7 @@ def _next() -> int:
 
 
 def _folder_of_process() -> Path:
-    """The folder; a forked child has one of its own."""
+    """The process's folder; a forked child gets another one."""
     global _folder, _folder_pid
     with _lock:
         if _folder is None or _folder_pid != os.getpid() or not _folder.is_dir():
@@ -50,7 +50,7 @@ def _folder_of_process() -> Path:
 
 
 def _remove(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # in a forked child it is the parent's
+    if os.getpid() == pid:  # in a forked child the file belongs to the parent
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 

@@ -1,6 +1,6 @@
-"""Arrays as TIFF files: written without compression, and read as the daemon writes them.
+"""Arrays as TIFF files: writes them without compression, and reads those of the daemon.
 
-TIFF keeps 16 bits per channel and alpha, which Pillow does not for colour.
+TIFF keeps 16 bits per channel and alpha. Pillow does not, for pictures in colour.
 Source: TIFF 6.0 (Adobe, 1992), sections 2, 8 and 14; BigTIFF (Joris Van Damme, 2007).
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-# Type: how struct reads one value.
+# The struct format of one value, by TIFF's type.
 _FORMATS = {1: "B", 3: "H", 4: "L", 13: "L", 16: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIPS, _CHANNELS, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 277, 278, 279
@@ -73,7 +73,7 @@ def write_array(array: Array, file: BinaryIO) -> None:
 
 
 def read_array(data: bytes) -> Array:
-    """The array of a TIFF that a daemon wrote: (H, W), or (H, W, C) for more than one channel.
+    """The array of a TIFF that a daemon wrote: (H, W), or (H, W, C) for several channels.
 
     Raises `ValueError` if it is another kind of TIFF.
     """

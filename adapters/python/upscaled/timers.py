@@ -1,4 +1,4 @@
-"""What is to happen later, in one thread for all of a client's calls."""
+"""Timers of a client's calls, all in one thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-# A thread that has nothing to wait for ends after this time.
+# Without timers, the thread ends after this time.
 _IDLE_S = 5.0
 
 
@@ -30,19 +30,19 @@ class Timer:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was called or cancelled."""
+        """True if it was called or cancelled."""
         return self._call is None
 
 
 class Timers:
-    """Starts its thread with the first timer. A call must not wait long."""
+    """Starts its thread with the first timer. A timer's function must not wait long."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self._is_running = False
-        # So many timers that were cancelled may stay on the heap, beside as many that were not.
+        # Above this size, cancelled timers are removed from the heap.
         self._sweep_at = 1000
 
     def start(self, delay_s: float, call: Callable[[], None]) -> Timer:
@@ -70,7 +70,7 @@ class Timers:
             timer.fire()
 
     def _next(self) -> Timer | None:
-        """Wait for the next timer that is due; None if there was none for a while."""
+        """Wait for the next due timer; None if there was no timer for a while."""
         with self._changed:
             idle_since = time.monotonic()
             while True:

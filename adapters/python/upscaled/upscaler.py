@@ -38,11 +38,11 @@ _SERVER_OPTIONS = frozenset(
 
 
 class UpscalerOptions(TypedDict, total=False):
-    """How the daemon is started and ended; or, with `url`, which server does the jobs in place of a
-    daemon of one's own."""
+    """How the daemon is started and ended; or, with `url`, the server that runs the jobs
+    instead."""
 
-    # Where `upscaled serve` is, as in "http://upscaler:8080". Of the options below only `attempts`,
-    # `restart_delay_s`, `close_timeout_s` and `cancel_grace_s` go with it.
+    # The address of `upscaled serve`, as in "http://upscaler:8080". Of the options below, only
+    # `attempts`, `restart_delay_s`, `close_timeout_s` and `cancel_grace_s` may be given with it.
     url: str
     # One of the server's keys, if it has any.
     key: str
@@ -52,40 +52,40 @@ class UpscalerOptions(TypedDict, total=False):
     args: Sequence[str]
     cwd: StrPath
     env: Mapping[str, str]
-    # Where accepted jobs are kept, so that they outlive the daemon. One file per process.
+    # A file that keeps accepted jobs, so that they outlive the daemon. One file per process.
     journal: StrPath
-    # Let the daemon write its log to this process's stderr. Else it goes to the logger "upscaled".
+    # True: the daemon's log goes to this process's stderr. Else it goes to the logger "upscaled".
     show_log: bool
-    # Starts in a row that may fail, and daemons that may go away without accepting a job; 0: it is
-    # never started again. Default: 5, from 0.2 s apart to 10 s. Of a server: tries after a
-    # connection is lost; default: 8.
+    # Starts in a row that may fail, and daemons that may end without accepting a job; 0: it is
+    # never started again. Default: 5, with pauses from 0.2 s to 10 s. For a server: tries after a
+    # lost connection; default: 8.
     attempts: int
     restart_delay_s: float
-    # For the jobs in flight when the client is closed. Default: 30.
+    # The time for open jobs when the client is closed. Default: 30.
     close_timeout_s: float
-    # For the daemon to end a job after a cancel or its `timeout_s`; then the call ends without it.
-    # Default: 25, above the daemon's own `--cancel-grace-s`, which is 20.
+    # The time for the daemon to end a job after a cancel or its `timeout_s`; then the call ends
+    # without it. Default: 25, above the daemon's own `--cancel-grace-s`, which is 20.
     cancel_grace_s: float
     # The daemon's `--line-limit-bytes`. Default: 32 MiB.
     line_limit_bytes: int
-    # Pictures in memory go to the daemon by temporary files. False: in the job's line, for a daemon
-    # that does not see this machine's files. Default: False if `args` has `--allow-root`.
+    # True: pictures in memory are sent by temporary files. False: in the job's line, for a daemon
+    # that cannot read this machine's files. Default: False if `args` has `--allow-root`.
     by_file: bool
-    # Called with every message of the daemon, in the thread that reads for all.
+    # Called with every message of the daemon, in the reader's thread: it must not wait.
     on_message: Callable[[dict[str, Any]], None]
 
 
 def client_of(options: UpscalerOptions) -> tuple[AnyClient, bool]:
-    """The client, and whether pictures go by file. Raises `TypeError`."""
+    """The client; and True if pictures in memory are sent by file. Raises `TypeError`."""
     given: dict[str, Any] = {**options}
     if "url" in given:
         if daemons := sorted(set(given) - _SERVER_OPTIONS):
-            raise TypeError(f"{', '.join(daemons)}: for a daemon of one's own, not with url")
+            raise TypeError(f"{', '.join(daemons)}: options of a daemon, which exclude url")
         from upscaled.http.client import HttpClient, ServerOptions
 
         return HttpClient(ServerOptions(**given)), True
     if "key" in given:
-        raise TypeError("key: for a server, so give url too")
+        raise TypeError("key: the key of a server, so give url too")
     is_confined = any(one.startswith("--allow-root") for one in given.get("args", ()))
     by_file: bool = given.pop("by_file", not is_confined)
     return Client(ClientOptions(**given)), by_file
@@ -95,7 +95,7 @@ def start_call(client: AnyClient, request: Request[T]) -> Call[T]:
     """Submit the job, and remove the input's temporary file when it has ended."""
 
     def make_result(message: Message) -> Result[T]:
-        # By the call's own callback too, but that may come later than the caller.
+        # The callback below does this too, but perhaps later than the caller expects.
         request.discard()
         return request.make_result(message)
 
@@ -125,20 +125,20 @@ def _input_error(code: str, sentence: str) -> UpscaledError:
 
 
 class Upscaler:
-    """A daemon of one's own. It is started by the first call, and again if it dies. It ends when
-    the context is left, and with this process, however that ends. With `url`, a server does the
-    jobs instead: the same calls and results, and files are uploaded and downloaded.
+    """Upscales with a daemon. The first call starts it, and it is started again if it exits. It
+    ends with the context, and with this process, even if that is killed. With `url`, a server runs
+    the jobs instead: calls and results are the same, and files are uploaded and downloaded.
 
-    Any number of threads may use one. After a fork the child's first call starts a daemon of its
-    own, and the parent's calls end there with `ForkedError`.
+    Any number of threads may use one. After a fork, the child's first call starts another daemon,
+    and the parent's calls end in the child with `ForkedError`.
     """
 
     def __init__(self, **options: Unpack[UpscalerOptions]) -> None:
         self._client, self._by_file = client_of(options)
 
     def start(self) -> Status:
-        """Start the daemon now, and wait until it is ready: what it says of itself then. Raises
-        `DaemonGoneError` if it cannot get there."""
+        """Start the daemon now, wait until it is ready, and return its status. Raises
+        `DaemonGoneError` if it cannot get ready."""
         return read(Status, self._client.ready().result())
 
     @property
@@ -206,14 +206,14 @@ class Upscaler:
         self, picture: Array, output: None = None, **options: Unpack[CallOptions]
     ) -> Call[Array]: ...
     def submit(self, picture: Any, output: Any = None, **options: Unpack[CallOptions]) -> Call[Any]:
-        """Begin to upscale one picture, as `upscale` does, and do not wait: the call is a future,
-        which can be cancelled, and yields its progress."""
+        """Start to upscale one picture, as `upscale` does, but do not wait. The call is a future,
+        which can be cancelled, and which yields its progress."""
         return self._submit(picture, output, options)
 
     def submit_job(
         self, job: Job | Message, on_progress: Callable[[Progress], None] | None = None
     ) -> Call[None]:
-        """Submit a job as the protocol has it, of any method."""
+        """Submit a job of any method, in the form of the protocol."""
         return self._client.submit(job, lambda message: Result.of(message, None), on_progress)
 
     def cancel_all(self) -> None:
@@ -221,24 +221,25 @@ class Upscaler:
         self._client.cancel_all()
 
     def health(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
-        """How the daemon is. Raises `NoAnswerError` after this time, and `DaemonGoneError`."""
+        """The daemon's report. Raises `NoAnswerError` after this time, and `DaemonGoneError`."""
         return self._ask("health", timeout_s)
 
     def trim(self, timeout_s: float = ASK_TIMEOUT_S) -> HealthReport:
-        """Have it free its caches and the models that no job is using. Raises as `health` does."""
+        """Free the daemon's caches and its unused models. Raises as `health` does."""
         return self._ask("trim", timeout_s)
 
     def replay(self, job_ids: Sequence[str] | None = None) -> None:
-        """Have a daemon with a journal say again how these jobs ended, or all: see `on_message`."""
+        """Ask a daemon with a journal to send the ends of these jobs, or of all, again. They come
+        to `on_message`."""
         self._client.replay(job_ids)
 
     def close(self) -> None:
-        """Take no more jobs, let the daemon finish those that it has, and end it: after
-        `close_timeout_s` by SIGTERM, and then by SIGKILL of its process group."""
+        """Take no more jobs, let the daemon finish the jobs that it has, and end it. After
+        `close_timeout_s` it gets SIGTERM, and then its process group gets SIGKILL."""
         self._client.close()
 
     def kill(self) -> None:
-        """End the daemon now, with every process that it started. Open calls fail."""
+        """Kill the daemon and every process that it started. Open calls fail."""
         self._client.kill()
 
     def _submit(self, picture: Any, output: Any, options: CallOptions) -> Call[Any]:

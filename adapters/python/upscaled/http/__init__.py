@@ -1,1 +1,1 @@
-"""The client of a server, `upscaled serve`: what `Upscaler(url=…)` stands on."""
+"""The client of a server, `upscaled serve`. `Upscaler(url=…)` is built on it."""

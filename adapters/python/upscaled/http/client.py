@@ -1,9 +1,9 @@
-"""A server, `upscaled serve`, as a client: in place of the one that starts a daemon.
+"""The client of a server, `upscaled serve`, in place of the client that starts a daemon.
 
-    caller ── submit ──> a thread of the call's own: upload, events, download
+    caller ── submit ──> one thread per call: upload, events, download
     caller <── future ── call
 
-Any thread may call. One lock guards the state; futures are settled after it was released.
+Any thread may call. One lock guards the state. Futures are settled after its release.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from upscaled.errors import (
     error_of,
     local_error,
 )
-from upscaled.forks import tell_of_forks
+from upscaled.forks import prepare_for_forks
 from upscaled.greenlets import check_greenlets
 from upscaled.http.connection import Connection, Exchange, Stop, StoppedError
 from upscaled.http.remotejob import RemoteJob
@@ -42,18 +42,18 @@ from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 
 T = TypeVar("T")
 
-# Jobs under way at once: more than a server with some workers needs to be busy.
+# Jobs that run at a time: more than a server with some workers needs to be busy.
 _MOST_JOBS = 64
 _ASK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Where the server is, and what it is granted; see `UpscalerOptions`."""
+    """The server's address, and how long the client waits for it; see `UpscalerOptions`."""
 
     url: str
     key: str | None = None
-    # A server of ours restarts within some seconds, a container within half a minute.
+    # `upscaled serve` restarts within some seconds, a container within half a minute.
     attempts: int = 8
     restart_delay_s: float = 0.2
     close_timeout_s: float = 30.0
@@ -62,7 +62,7 @@ class ServerOptions:
 
 
 class HttpClient:
-    """After a fork the parent's calls end in the child with `ForkedError`."""
+    """After a fork, the parent's calls end in the child with `ForkedError`."""
 
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
@@ -70,36 +70,36 @@ class HttpClient:
             options.url, options.key, options.attempts, options.restart_delay_s
         )
         self._begin()
-        tell_of_forks(self)
+        prepare_for_forks(self)
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._timers = Timers()
         self._threads = Threads(_MOST_JOBS)
-        # Questions and cancels, which must not wait for jobs.
+        # For questions and cancels, which must not wait for jobs.
         self._errands = Threads(_MOST_JOBS)
         self._open: dict[str, tuple[Call[Any], RemoteJob]] = {}
-        self._untold = 0  # calls that have an end that is not told yet
+        self._unreported = 0  # calls whose end is known, but not reported to the caller yet
         self._is_closing = False
 
-    # --- what a caller does -----------------------------------------------------------------
+    # --- for the caller -----------------------------------------------------------------
 
     def ready(self) -> Future[Message]:
-        """What a daemon says when it gets ready, of the server's."""
+        """The `ready` of the server's daemon, made of the server's health."""
 
         def status(health: Message, stop: Stop) -> Message:
-            # Health is answered without a key too.
+            # The server reports its health without a key, so try the key first.
             self._connection.text(Exchange("GET", "/api/jobs?limit=1"), stop)
             names = ("version", "methods", "unavailable", "device")
-            told = {name: health[name] for name in names if health.get(name) is not None}
-            return {"type": "status", "message": "ready", **told}
+            fields = {name: health[name] for name in names if health.get(name) is not None}
+            return {"type": "status", "message": "ready", **fields}
 
         return self._ask(_ASK_TIMEOUT_S, status)
 
     @property
     def pid(self) -> int | None:
-        """None: the server is no process of this one's."""
+        """None: the client starts no process."""
         return None
 
     def submit(
@@ -108,8 +108,8 @@ class HttpClient:
         make_result: Callable[[Message], Result[T]],
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Call[T]:
-        """Have one job done. What cannot be sent is refused before anything is: raises
-        `InvalidJobError`, and `ShuttingDownError`."""
+        """Submit one job. Nothing is sent for a job that cannot be sent. Raises `InvalidJobError`
+        and `ShuttingDownError`."""
         check_greenlets()
         line = job_line(job, self._options.line_limit_bytes)
         call: Call[T] = Call(line, self, make_result)
@@ -135,7 +135,7 @@ class HttpClient:
         return call
 
     def cancel(self, call: Call[Any]) -> bool:
-        """End the call's job; false if it has ended."""
+        """End the call's job; False if it has ended."""
         return self._end(call, local_error("cancelled", "the job was cancelled", call.job_id))
 
     def cancel_all(self) -> None:
@@ -152,17 +152,19 @@ class HttpClient:
         return self._ask(timeout_s, lambda health, _stop: {"type": "health", **health})
 
     def replay(self, _job_ids: Sequence[str] | None = None) -> None:
-        """Raise: the server keeps its jobs itself."""
+        """Raise `InvalidJobError`: only a daemon has a replay."""
         _refuse("replay")
 
     def close(self) -> None:
-        """Take no more jobs, wait for those that are open, and after the close timeout cancel what
-        is left."""
+        """Take no more jobs, and wait for the open ones. After the close timeout cancel the
+        rest."""
         self.check_may_wait()
         deadline = time.monotonic() + self._options.close_timeout_s
         with self._changed:
             self._is_closing = True
-            self._changed.wait_for(self._is_told, timeout=max(0.0, deadline - time.monotonic()))
+            self._changed.wait_for(
+                self._has_reported_all, timeout=max(0.0, deadline - time.monotonic())
+            )
         self.kill()
 
     def kill(self) -> None:
@@ -173,18 +175,18 @@ class HttpClient:
         for call in calls:
             self._end(call, local_error("shutting_down", "the client is closed", call.job_id))
         with self._changed:
-            self._changed.wait_for(self._is_told)
+            self._changed.wait_for(self._has_reported_all)
 
-    def _is_told(self) -> bool:
-        return not self._open and not self._untold
+    def _has_reported_all(self) -> bool:
+        return not self._open and not self._unreported
 
     @property
     def is_idle(self) -> bool:
-        """Whether no call is open."""
+        """True if no call is open."""
         return not self._open
 
     def check_may_wait(self) -> None:
-        """Raise `RuntimeError` in a thread of a call's, because its own call waits for it."""
+        """Raise `RuntimeError` in the thread of a call, which its own call waits for."""
         if self._threads.is_here:
             raise RuntimeError(
                 "a callback of upscaled must not wait for a job, because its own job waits for it: "
@@ -192,7 +194,7 @@ class HttpClient:
             )
         check_greenlets()
 
-    # --- a call's ways ----------------------------------------------------------------------
+    # --- the ends of calls ----------------------------------------------------------------------
 
     def _run(self, call: Call[Any], remote: RemoteJob) -> None:
         try:
@@ -200,7 +202,7 @@ class HttpClient:
         except UpscaledError as error:
             outcome = error
         except StoppedError:
-            return  # settled by what stopped it
+            return  # the call was settled when it was stopped
         except Exception as error:  # noqa: BLE001 - a defect must not leave the call open
             outcome = local_error("internal", f"the client failed: {error!r}", call.job_id)
             outcome.__cause__ = error
@@ -213,7 +215,8 @@ class HttpClient:
                 self._start_deadline(call)
 
     def _start_deadline(self, call: Call[Any]) -> None:
-        """Its time counts from now; until the server has accepted it, that bounds the wait."""
+        """Start the job's time. It starts again when the server accepts the job: before that it
+        limits the wait."""
         if call.timeout_s is not None:
             text = f"timeout_s is over: {call.timeout_s:g} s"
             error = local_error("deadline_exceeded", text, call.job_id)
@@ -226,7 +229,7 @@ class HttpClient:
             call.timer = self._timers.start(call.timeout_s, end)
 
     def _end(self, call: Call[Any], error: UpscaledError) -> bool:
-        """The caller or the clock ends a call. The server gets some time to end its job."""
+        """The caller or the deadline ends a call. The server gets some time to end the job."""
         with self._lock:
             held = self._open.get(call.job_id)
             if held is None or held[0] is not call:
@@ -250,23 +253,23 @@ class HttpClient:
         return True
 
     def _settle(self, call: Call[Any], outcome: Message | UpscaledError) -> None:
-        """The call's end, if it has none yet."""
+        """Settle the call, unless it is settled already."""
         with self._lock:
             held = self._open.get(call.job_id)
             if held is None or held[0] is not call:
                 return
             del self._open[call.job_id]
-            self._untold += 1
+            self._unreported += 1
             if call.timer is not None:
                 call.timer.cancel()
-            # The server says what it was told, and the reason was another.
-            was_told = isinstance(outcome, UpscaledError) and outcome.code == "cancelled"
-            if was_told and call.ending is not None and call.ending.code != "cancelled":
+            # For the server every end by the client is a cancel; the caller gets the real reason.
+            was_cancelled = isinstance(outcome, UpscaledError) and outcome.code == "cancelled"
+            if was_cancelled and call.ending is not None and call.ending.code != "cancelled":
                 outcome = call.ending
         held[1].stop()
         call.settle(outcome)
         with self._changed:
-            self._untold -= 1
+            self._unreported -= 1
             self._changed.notify_all()
 
     def _ask(self, timeout_s: float, answer_of: Callable[[Message, Stop], Message]) -> Answer:
@@ -298,28 +301,28 @@ class HttpClient:
             health = json.loads(text)
             if isinstance(health, dict) and isinstance(health.get("status"), str):
                 return health
-        raise self._connection.lost("it answered, but not how it is")
+        raise self._connection.lost("it answered without its health")
 
     # --- forks ------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Nothing may be half done in the child."""
+        """Take the lock, so that no change is half done in the child."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """The threads and the open calls are the parent's."""
+        """Start again: the threads and the open calls belong to the parent."""
         calls = [call for call, _ in self._open.values()]
         self._begin()
         for call in calls:
-            text = "the job is the parent's of this forked process, and its end is told there alone"
+            text = "the job belongs to the parent of this forked process, which gets its end"
             call.forget(ForkedError(text, job_id=call.job_id))
 
 
 def _refuse(kind: str) -> NoReturn:
     raise local_error(
-        "unknown_method", f"{kind} is for a daemon of one's own, and not for a server"
+        "unknown_method", f"{kind} is for a client that starts a daemon: a server has none"
     )

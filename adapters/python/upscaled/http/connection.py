@@ -1,4 +1,4 @@
-"""Requests to one server, each sent again while that may help:
+"""Requests to one server. A request is sent again while that may help:
 
 answered 2xx ──────────────────────────────────────> the response
 429 ───────────────────────── wait Retry-After ────> again, as often as it takes
@@ -32,11 +32,11 @@ _DEFAULT_WAIT_S = 1.0
 
 
 class StoppedError(Exception):
-    """Raised when an exchange ended because `Stop.set` was called."""
+    """Raised when `Stop.set` ended an exchange."""
 
 
 class Stop:
-    """Ends what is under way for one job, from any thread."""
+    """Ends the waits and requests of one job, from any thread."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -44,7 +44,7 @@ class Stop:
         self._open: socket.socket | None = None
 
     def set(self) -> None:
-        """Nothing more is done: what waits or is open ends with `StoppedError`."""
+        """End every wait and every open request with `StoppedError`."""
         self._event.set()
         with self._lock:
             if self._open is not None:
@@ -57,12 +57,12 @@ class Stop:
             raise StoppedError
 
     def wait(self, delay_s: float) -> None:
-        """Wait. Raises `StoppedError` as soon as it is set."""
+        """Wait for this time. Raises `StoppedError` as soon as it is set."""
         self._event.wait(delay_s)
         self.check()
 
     def hold(self, open_socket: socket.socket | None) -> None:
-        """End this one too if it is set; None: there is none any more."""
+        """End this socket too when it is set; None: no socket is open."""
         with self._lock:
             self._open = open_socket
         if open_socket is not None:
@@ -71,8 +71,8 @@ class Stop:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request. body: made anew for each try. on_refused: called with each refusal; what it
-    raises ends the exchange. also_ok: a status beside 2xx whose answer is wanted too."""
+    """One request. body: called for each try. on_refused: called at each refusal; an exception of
+    it ends the exchange. also_ok: a status beside 2xx whose answer is returned too."""
 
     method: str
     path: str
@@ -84,7 +84,7 @@ class Exchange:
 
 
 class Patience:
-    """The failures in a row of one thing that is tried again."""
+    """Counts the failures in a row of something that is tried again."""
 
     def __init__(self, attempts: int, delay_s: float) -> None:
         self._attempts = attempts
@@ -92,21 +92,22 @@ class Patience:
         self._failures = 0
 
     def reset(self) -> None:
-        """It went well: the count begins anew."""
+        """Start the count again, after a success."""
         self._failures = 0
 
     def wait(self, error: UpscaledError, stop: Stop, at_least_s: float = 0.0) -> None:
-        """Wait before the next try, at least so long. Raises the error if there were too many."""
+        """Wait before the next try, at least this time. Raises the error after too many
+        failures."""
         if self._failures >= self._attempts:
             raise error
         delay_s = min(self._delay_s * 2**self._failures, _LONGEST_DELAY_S)
         self._failures += 1
-        # Clients that lost the same server do not come back at the same moment.
+        # Clients that lost the same server must not come back at the same moment.
         stop.wait(max(at_least_s, delay_s * (0.75 + random.random() / 2)))  # noqa: S311
 
 
 class Connection:
-    """Raises `TypeError` if the URL is none of http or https."""
+    """Raises `TypeError` if the URL is not one of http or https."""
 
     def __init__(self, url: str, key: str | None, attempts: int, delay_s: float) -> None:
         parts = urlsplit(url)
@@ -127,7 +128,7 @@ class Connection:
 
     @contextmanager
     def sent(self, exchange: Exchange, stop: Stop) -> Iterator[http.client.HTTPResponse]:
-        """The response, once there is one of 2xx. Raises `UpscaledError`, `StoppedError`; reading
+        """The response, once its status is 2xx. Raises `UpscaledError` and `StoppedError`; reading
         the response raises `OSError` and `http.client.HTTPException`."""
         connection, response = self._answer(exchange, stop)
         try:
@@ -138,7 +139,7 @@ class Connection:
             connection.close()
 
     def text(self, exchange: Exchange, stop: Stop) -> bytes:
-        """The body of the response. Raises `UpscaledError`, `StoppedError`."""
+        """The body of the response. Raises `UpscaledError` and `StoppedError`."""
         patience = self.patience()
         while True:
             try:
@@ -149,7 +150,7 @@ class Connection:
                 patience.wait(self.lost(failure), stop)
 
     def lost(self, failure: Exception | str) -> DaemonGoneError:
-        """What a request ends with whose server does not answer."""
+        """The error of a request whose server does not answer."""
         why = str(failure) or type(failure).__name__
         error = DaemonGoneError(f"the server {self._url} cannot be reached: {why}")
         error.__cause__ = failure if isinstance(failure, Exception) else None
@@ -201,7 +202,7 @@ class Connection:
                 headers={**exchange.headers, **self._headers},
             )
         except (BrokenPipeError, ConnectionResetError) as error:
-            # A server that refuses does not read to the end, and its answer may be there.
+            # A server that refuses does not read to the end. Its answer may have come already.
             try:
                 return connection.getresponse()
             except (OSError, http.client.HTTPException):
@@ -212,7 +213,7 @@ class Connection:
 def _refusal(
     response: http.client.HTTPResponse, job_id: str | None
 ) -> tuple[UpscaledError, float | None]:
-    """What it says, and in how many seconds to try again; None if it names no time."""
+    """The error, and the seconds until the next try; None if the answer names no time."""
     error = problem_error(response.status, response.read(), job_id)
     text = response.getheader("Retry-After", "")
     if text.isdecimal():

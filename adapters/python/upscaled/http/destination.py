@@ -1,4 +1,4 @@
-"""Where a job's picture goes on this machine: written whole, and renamed."""
+"""A job's output on this machine. It is written to another name, and renamed when complete."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SUFFIXES = {f"image/{name}": suffix for name, suffix in SUFFIXES.items()}
 
 
 class Destination:
-    """Of one job. Raises `UpscaledError` if nothing can be written there, before any work is done.
+    """One job's output. Raises `UpscaledError` if it cannot be written, before any work is done.
 
-    output_format: by the suffix of `output_path`; None if the config says it, or has no path.
+    output_format: by the suffix of `output_path`; None if the config has the format, or no path.
     """
 
     def __init__(self, config: Message, job_id: str) -> None:
@@ -29,7 +29,7 @@ class Destination:
         self._source = Path(source) if isinstance(source, str) else None
         self._output = Path(output) if isinstance(output, str) else None
         self._is_base64 = config.get("output_base64") is True
-        # A job without a picture, as of a test partner, may have no result.
+        # A job without a picture, such as a test partner's, may have no result.
         inputs = ("image_path", "image_base64", "image_url")
         self._has_input = any(config.get(name) is not None for name in inputs)
         self.output_format: str | None = None
@@ -71,12 +71,12 @@ class Destination:
 
     @property
     def is_there(self) -> bool:
-        """Whether a result is wanted."""
+        """True if the job has an output."""
         return self._is_base64 or self._output is not None or self._has_input
 
     def write(self, job: Message, pieces: Iterable[bytes]) -> Message:
-        """Write it: the fields of the result that say where it is. Raises `UpscaledError`, and what
-        the pieces raise."""
+        """Write the picture. Returns the result's field of its place. Raises `UpscaledError`, and
+        what the pieces raise."""
         if self._is_base64:
             return {"output_base64": base64.b64encode(b"".join(pieces)).decode("ascii")}
         target = self._output or self._named(job)
@@ -108,7 +108,7 @@ class Destination:
             raise self._unwritable(error) from error
 
     def _named(self, job: Message) -> Path:
-        """The daemon's own name for it, beside the input."""
+        """The name that a daemon gives it, beside the input."""
         assert self._source is not None
         factor = f"{job.get('scale_factor') or 0:.2f}".rstrip("0").rstrip(".")
         suffix = _SUFFIXES.get(job.get("media_type") or "", ".png")
@@ -122,7 +122,7 @@ class Destination:
 
 
 def _renamed_to_free(pending: Path, target: Path) -> Path:
-    """Give the file a name that no file has: photo.png, photo-2.png and so on."""
+    """Give the file a free name: photo.png, photo-2.png and so on."""
     for number in itertools.count(1):
         path = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
         try:

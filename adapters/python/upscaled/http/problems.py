@@ -1,4 +1,4 @@
-"""What a server refuses, as the exceptions that a daemon's refusals are."""
+"""The exceptions for a server's problems, of the same classes as for a daemon's errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscaled.errors import (
     UpscaledError,
 )
 
-# The codes that HTTP adds to the protocol's. The others have no class of their own.
+# The protocol's codes, and those that HTTP adds. Other codes are plain `UpscaledError`.
 _FAMILIES: dict[str, type[UpscaledError]] = {
     **FAMILIES,
     "invalid_request": InvalidJobError,
@@ -31,15 +31,15 @@ _FAMILIES: dict[str, type[UpscaledError]] = {
 }
 
 TOO_MANY = 429
-# A proxy in front of the server answers so while the server restarts.
+# A proxy in front of the server answers with these while the server restarts.
 MAY_PASS = frozenset({408, 502, 503, 504})
 
-# Of an answer that is no problem document.
+# Characters of an answer that is no problem document.
 _LONGEST_QUOTE = 200
 
 
 def problem_error(status: int, body: bytes, job_id: str | None) -> UpscaledError:
-    """The exception for an answer that is no 2xx."""
+    """The exception for an answer with another status than 2xx."""
     text = body.decode("utf-8", "replace")
     try:
         problem = json.loads(text)

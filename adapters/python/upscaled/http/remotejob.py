@@ -1,7 +1,7 @@
-"""One job's way over a server:
+"""One job on a server:
 
-POST the picture ──> its events, until one is the last ──> GET the result
-     │ lost: sent again, under the same key   │ lost: asked for again    │ lost: read on from there
+POST the picture ──> its events, until the last one ──> GET the result
+     │ lost: sent again with the same key  │ lost: asked again  │ lost: continued at that byte
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BROKEN = (OSError, http.client.HTTPException)
 
 
 class RemoteJob:
-    """on_accepted, on_progress: called in the thread of `run`."""
+    """Runs one job on a server. on_accepted, on_progress: called in the thread of `run`."""
 
     def __init__(
         self,
@@ -52,7 +52,8 @@ class RemoteJob:
         self._is_cancelled = False
 
     def run(self) -> Message:
-        """Run it: the protocol's result. Raises `UpscaledError`; `StoppedError` after `stop`."""
+        """Run it; the protocol's result. Raises `UpscaledError`, and `StoppedError` after
+        `stop`."""
         self._stop.check()
         destination = Destination(self._job.get("config") or {}, self._job_id)
         self._submission = Submission(
@@ -67,19 +68,19 @@ class RemoteJob:
         return {**head, **place, **_chosen(job, _RESULT_FIELDS)}
 
     def cancel(self) -> bool:
-        """Note that it is to end; false if the server does not have it, and never will. If it does,
-        `send_cancel` is to be called."""
+        """Mark the job as cancelled. True: the server has it, or may have, so call `send_cancel`.
+        False: the server does not have it, and never will."""
         self._is_cancelled = True
         if self._server_id is not None:
             return True
-        # Once it has the whole request, its answer tells the id to cancel.
+        # The server may have the whole request. Its answer has the id to cancel.
         if self._submission is not None and self._submission.is_sent:
             return True
         self.stop()
         return False
 
     def send_cancel(self) -> None:
-        """Have the server end it. Its events tell what became of it."""
+        """Ask the server to end the job. The job's events then have its end."""
         if self._server_id is not None:
             path = f"/api/jobs/{self._server_id}/cancel"
             # Without an answer, the call's grace ends the call.
@@ -87,7 +88,7 @@ class RemoteJob:
                 self._connection.text(Exchange("POST", path, job_id=self._job_id), Stop())
 
     def stop(self) -> None:
-        """Nothing more is done for it here."""
+        """End all that runs for the job in this process."""
         self._stop.set()
 
     def _submit(self, submission: Submission) -> Message:
@@ -103,7 +104,7 @@ class RemoteJob:
         return job
 
     def _end(self, job: Message) -> Message:
-        """The job once it has ended."""
+        """Wait for the job's end; the ended job."""
         if job.get("status") in _ENDS:
             return job
         patience = self._connection.patience()
@@ -130,7 +131,7 @@ class RemoteJob:
             patience.wait(self._connection.lost(failure), self._stop)
 
     def _download(self, job: Message) -> Iterator[bytes]:
-        """The result's bytes, all of them. If a connection ends, the next one goes on."""
+        """All bytes of the result. If a connection ends early, the next one continues."""
         patience = self._connection.patience()
         total = job.get("file_size_bytes")
         at, etag = 0, ""
@@ -176,7 +177,7 @@ def _data_of(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _parsed(data: bytes) -> Message:
-    """A job in an answer. Raises `UpscaledError` if it is none."""
+    """The job in an answer. Raises `UpscaledError` if there is none."""
     with contextlib.suppress(ValueError):
         parsed = json.loads(data)
         if isinstance(parsed, dict) and isinstance(parsed.get("job_id"), str):

@@ -1,4 +1,4 @@
-"""A job as a request: its fields and its picture as multipart/form-data, or as JSON if the picture
+"""The request of a job: multipart/form-data with its fields and its picture, or JSON if the picture
 is a URL."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from upscaled.errors import UpscaledError, local_error
 from upscaled.http.connection import Exchange
 from upscaled.messages import Message
 
-# What of a config says where the picture comes from and goes to.
+# The config's fields for the input and the output.
 _PLACES = frozenset({"image_path", "image_base64", "image_url", "output_path", "output_base64"})
 _OWN = frozenset({"type", "job_id", "method", "config"})
 # The server's limit of a job's label.
@@ -25,8 +25,8 @@ _PIECE_BYTES = 256 * 1024
 
 
 class Submission:
-    """The request of one job, which may be sent more than once. `is_named`: the caller gave the job
-    its id, which the server then shows as its label. `output_format`: if the config has none.
+    """The request of one job, which may be sent more than once. is_named: the caller chose the
+    job's id, which becomes its label on the server. output_format: if the config has none.
 
     Raises `UpscaledError` if the picture cannot be read.
     """
@@ -42,9 +42,9 @@ class Submission:
             fields["image_url"] = config["image_url"]
         fields = {name: value for name, value in fields.items() if value is not None}
         self.path = f"/api/upscale/{job['method']}"
-        self.is_sent = False  # the server may have the whole of it, and so a job
+        self.is_sent = False  # True: the server may have all of it, and so the job
         self._job_id: str = job["job_id"]
-        # One job, however often the request is sent.
+        # With the same key the server makes one job of all tries.
         self._headers = {"Idempotency-Key": str(uuid.uuid4()), "Accept": "application/json"}
         picture = _picture(config, self._job_id)
         if picture is None:
@@ -53,7 +53,7 @@ class Submission:
             self._write_form(fields, *picture)
 
     def exchange(self, on_refused: Callable[[], None]) -> Exchange:
-        """The request. on_refused: called with each refusal, after which the server has no job."""
+        """The request. on_refused: called at each refusal; the server then has no job."""
 
         def refused() -> None:
             self.is_sent = False
@@ -92,7 +92,7 @@ class Submission:
 
 
 def _picture(config: Message, job_id: str) -> tuple[str, int, Callable[[], Iterator[bytes]]] | None:
-    """Its name, its bytes, and what reads it; None if the server is to fetch it."""
+    """The picture's name, its size and its reader; None if the server fetches the picture."""
     path, text = config.get("image_path"), config.get("image_base64")
     if isinstance(path, str):
         return os.path.basename(path), _size(path, job_id), lambda: _pieces_of(path)  # noqa: PTH119

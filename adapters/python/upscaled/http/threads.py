@@ -1,4 +1,4 @@
-"""Threads that run what a client has under way. They end with the process, and when they idle."""
+"""Threads for a client's jobs. They end with the process, and when they are idle for a while."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import queue
 import threading
 from collections.abc import Callable
 
-# A thread that has nothing to do ends after this time.
+# An idle thread ends after this time.
 _IDLE_S = 5.0
 
 
 class Threads:
-    """Runs up to `most` functions at once, in the order in which they come."""
+    """Runs up to `most` functions at a time, in the order in which they come."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,11 +23,11 @@ class Threads:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is one of its threads."""
+        """True in one of its threads."""
         return threading.get_ident() in self._idents
 
     def run(self, function: Callable[[], None]) -> None:
-        """Have a thread call it, as soon as one is free. It must not raise."""
+        """Call it in a thread, as soon as one is free. It must not raise."""
         with self._lock:
             self._unfinished += 1
             self._waiting.put(function)
@@ -51,7 +51,7 @@ class Threads:
             return self._waiting.get(timeout=_IDLE_S)
         except queue.Empty:
             with self._lock:
-                # Under the lock, because one may have come meanwhile.
+                # Check again under the lock, because a function may have come meanwhile.
                 try:
                     return self._waiting.get_nowait()
                 except queue.Empty:
