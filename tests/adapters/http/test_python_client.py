@@ -116,7 +116,7 @@ def test_health_is_the_servers_and_what_only_a_daemon_has_is_refused(up: upscale
     assert up.start().methods == ["esrgan"]
     assert up.pid is None
     for ask in (up.trim, up.replay):
-        with pytest.raises(upscaled.InvalidJobError, match="daemon of one's own"):
+        with pytest.raises(upscaled.InvalidJobError, match="a client that starts a daemon"):
             ask()
 
 
