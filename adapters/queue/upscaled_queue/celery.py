@@ -27,12 +27,10 @@ from upscaled_queue.job import Message, level_of
 from upscaled_queue.machine import Ended, Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.record import connect
-from upscaled_queue.settings import Settings, settings_from
+from upscaled_queue.settings import URGENT, Settings, settings_from
 
 # A message that is given back comes again at once if nothing else waits: its delay is spent here.
 _LONGEST_PAUSE_S = 1.0
-# Quorum queues have two priorities at most, so urgent jobs have a queue of their own.
-URGENT = ".urgent"
 # Of a command that gets no answer. It is not the time of BRPOP, which waits in the event loop.
 _SOCKET_TIMEOUT_S = 10
 _UNACKED_INDEX = "unacked_index"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import orjson
 
 from upscaled_queue.record import Records, connect
-from upscaled_queue.settings import Settings
+from upscaled_queue.settings import URGENT, Settings
 
 # kombu's names of a list for each priority: the first has the queue's own name.
 _SEPARATOR = "\x06\x16"
@@ -41,7 +41,7 @@ def celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
     """How many wait, and for how many seconds the oldest has."""
     queue = settings.queue_of(method)
     if not settings.url.is_redis:
-        return _rabbitmq_waiting(queue), None
+        return _rabbitmq_waiting(settings.url.broker, queue), None
     lists = [f"{queue}{_SEPARATOR}{level}" if level else queue for level in _LEVELS]
     with connect(settings.url.broker) as client, client.pipeline(transaction=True) as pipe:
         for one in lists:
@@ -70,13 +70,12 @@ def bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
     return plain + prioritized, _age(oldest_at)
 
 
-def _rabbitmq_waiting(queue: str) -> int:
+def _rabbitmq_waiting(broker: str, queue: str) -> int:
+    from kombu.connection import Connection
     from kombu.exceptions import ChannelError
 
-    from upscaled_queue.celery import URGENT, app
-
     total = 0
-    with app.connection_for_read() as connection:
+    with Connection(broker) as connection:  # type: ignore[no-untyped-call]
         for name in (queue, queue + URGENT):
             try:
                 with connection.channel() as channel:

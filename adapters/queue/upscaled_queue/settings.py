@@ -12,6 +12,10 @@ from upscaled_queue.queueurl import QueueUrl, read_queue_url
 
 PREFIX = "UPSCALED_QUEUE_"
 
+# Ends the name of a method's second queue on RabbitMQ: quorum queues have two priorities at most,
+# so urgent jobs have a queue of their own.
+URGENT = ".urgent"
+
 # From a machine's last word to the start of its jobs elsewhere. Longer costs a killed machine's
 # jobs a longer wait; shorter takes jobs from a machine that only paused.
 DEFAULT_LEASE_S = 60.0
