@@ -38,7 +38,7 @@ class Announcer:
 
     def announce_exit(self, slot: Slot, cause: Cause) -> None:
         """A slot has no worker: send it if the slot may stay empty for long."""
-        if slot.is_hopeless:
+        if slot.is_given_up:
             text = "given up"
         elif slot.is_failing and not self._is_degraded:
             self._is_degraded = True

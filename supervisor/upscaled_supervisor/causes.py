@@ -1,4 +1,4 @@
-"""Why workers go away."""
+"""Why a worker has exited or was replaced."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from upscaled_protocol.processtree import EXIT_NO_ROOM
 from upscaled_supervisor.limits import killing_limit, memory_limit, with_limit
 
 _SENTENCES = {
-    "exit": "the worker left with exit code {exit_code}",
+    "exit": "the worker exited with code {exit_code}",
     "signal": "the worker was ended by {signal}",
-    "oom_kill": "the kernel ended the worker, for memory ran out",
+    "oom_kill": "the kernel killed the worker because memory ran out",
     "stall": "the worker made no progress",
     "deadline": "the worker did not stop at the job's deadline",
     "cancel": "the worker did not stop when the job was cancelled",
-    "memory": "the worker had grown past its memory limit",
-    "age": "the worker had reached its age",
-    "job_count": "the worker had done its number of jobs",
-    "reload": "a rolling restart was asked for",
+    "memory": "the worker grew past its memory limit",
+    "age": "the worker reached its maximum age",
+    "job_count": "the worker had done its maximum number of jobs",
+    "reload": "a rolling restart was requested",
     "load_failed": "the worker did not get ready",
-    "protocol_violation": "the worker did not keep to the protocol",
+    "protocol_violation": "the worker broke the protocol",
     "supervisor_killed": "the supervisor was killed",
 }
 
 
 class Cause(dict[str, Any]):
-    """A wire-ready object: `reason`, and `exit_code`, `signal`, `detail` where known."""
+    """The `cause` of a message: `reason`, and `exit_code`, `signal`, `detail` if known."""
 
     def __init__(self, reason: str, **fields: Any) -> None:
         super().__init__(reason=reason)
@@ -36,29 +36,32 @@ class Cause(dict[str, Any]):
         self.update((name, value) for name, value in fields.items() if value is not None)
 
     def sentence(self) -> str:
-        """For people."""
+        """The cause as a sentence."""
         text = _SENTENCES[self["reason"]].format_map(self)
         return f"{text}: {self['detail']}" if "detail" in self else text
 
 
-def cause_of_exit(status: int, oom_kills: int, last_words: str | None) -> Cause:
-    """Read a wait status. `oom_kills`: kernel OOM kills counted since the worker was started."""
+def cause_of_exit(status: int, oom_kills: int, last_line: str | None) -> Cause:
+    """Read the status that `os.waitpid` gives.
+
+    oom_kills: the kernel's OOM kills since the worker was started.
+    last_line: the last line that the worker printed.
+    """
     if os.WIFSIGNALED(status):
         signum = os.WTERMSIG(status)
-        # The kernel leaves no note with the process itself; its counter and the signal together
-        # say it.
+        # The kernel does not mark the process. SIGKILL and its counter together show it.
         if signum == signal.SIGKILL and oom_kills > 0:
             return Cause("oom_kill", signal="SIGKILL")
-        return _cause_of_signal(signum, last_words)
+        return _cause_of_signal(signum, last_line)
     exit_code = os.waitstatus_to_exitcode(status)
     if exit_code == EXIT_NO_ROOM:
-        return Cause("load_failed", detail=last_words)
-    return Cause("exit", exit_code=exit_code, detail=last_words)
+        return Cause("load_failed", detail=last_line)
+    return Cause("exit", exit_code=exit_code, detail=last_line)
 
 
 def cause_of_fork_server_exit(exit_code: int) -> Cause:
-    """Why the workers of a fork server are gone: it was killed (a negative number), or it left."""
-    if exit_code > 0:  # and so will the next one
+    """Why a fork server's workers are gone: it was killed (a negative number) or exited."""
+    if exit_code > 0:
         detail = _joined("its parent process failed, and stderr says why", memory_limit())
         return Cause("exit", exit_code=exit_code, detail=detail)
     return _cause_of_signal(-exit_code or signal.SIGKILL, "its parent process was killed")

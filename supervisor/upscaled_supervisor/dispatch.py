@@ -33,7 +33,7 @@ class Dispatcher:
         queue = self._ledger.queue
         while len(queue):
             room = self._room()
-            job = queue.peek(room, with_deaths=not self._has_running_suspect())
+            job = queue.peek(room, with_kill_suspects=not self._has_running_suspect())
             if job is None:
                 return self._fail_unserved()
             queue.remove(job)
@@ -82,20 +82,20 @@ class Dispatcher:
             if child.state == "ready":
                 self._give(job, child)
             else:
-                self._ledger.retry(job)
+                self._ledger.requeue(job)
         if child.state == "draining" and not child.jobs:
             child.stop()
 
     def requeue_unstarted(self, child: Child, job: Job) -> None:
         """Requeue a job that reached its worker too late and never started there."""
         child.remove(job)
-        self._ledger.take_back(job, None)
+        self._ledger.handle_lost_worker(job, None)
         self.settle(child)
 
     def requeue_reserved(self, child: Child) -> None:
         """Requeue the job that a worker is reserved for."""
         if child.reserved_for is not None:
-            self._ledger.retry(child.reserved_for)
+            self._ledger.requeue(child.reserved_for)
             child.reserved_for = None
 
     def requeue_all(self, child: Child, cause: Cause) -> None:
@@ -103,7 +103,7 @@ class Dispatcher:
         for job in child.jobs.values():
             # If the supervisor ended the worker, it was because of the charged jobs only.
             is_charged = child.end_cause is None or job in child.charged
-            self._ledger.take_back(job, cause if is_charged else None)
+            self._ledger.handle_lost_worker(job, cause if is_charged else None)
         child.jobs.clear()
 
     def _give(self, job: Job, child: Child) -> None:
@@ -111,7 +111,7 @@ class Dispatcher:
         job.budget_s = self._options.stall_timeout_s
         job.waiting = False
         if not child.jobs:
-            self._ledger.note_running(job)
+            self._ledger.mark_running(job)
         child.jobs[job.job_id] = job
         child.models.add(job.model)
         child.send(job.line_for_worker)
@@ -144,10 +144,10 @@ class Dispatcher:
         Such jobs are tried again one at a time. If two ran at the next kill, it would not show
         which of them is the reason.
         """
-        if not self._ledger.has_deaths:
+        if not self._ledger.has_kill_suspects:
             return False
         return any(
-            job.deaths
+            job.is_kill_suspect
             for child in self._children.values()
             for job in (*child.jobs.values(), child.reserved_for)
             if job is not None

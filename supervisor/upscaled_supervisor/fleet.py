@@ -135,7 +135,7 @@ class Fleet:
         self._recycler.reload()
         self.failure = None
         for slot in self.slots:
-            if slot.is_hopeless:
+            if slot.is_given_up:
                 slot.reset()
 
     def dispatch(self) -> None:
@@ -168,7 +168,7 @@ class Fleet:
         if self._is_closing:
             return
         for slot in self.slots:
-            if slot.child is None and not slot.is_hopeless and now >= slot.respawn_at:
+            if slot.child is None and not slot.is_given_up and now >= slot.respawn_at:
                 self._fill(slot)
         self._recycler.continue_reload(now)
 
@@ -289,7 +289,7 @@ class Fleet:
         slot.plan_restart(
             cause, self._system.now(), died_loading=died_loading, has_worked=has_worked
         )
-        if all(one.is_hopeless for one in self.slots):
+        if all(one.is_given_up for one in self.slots):
             self.failure = cause.sentence()
         self._announcer.announce_exit(slot, cause)
 

@@ -15,14 +15,14 @@ from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter, decode_line, 
 from upscaled_protocol.processtree import kill_group
 
 _PIDS = 2**31
-# So much of a line that is no notice is told.
+# Bytes of a line that is no notice, for the error.
 _QUOTED_BYTES = 80
-# Killing what is below it takes milliseconds; while it still imports, the wait is in vain.
+# It kills its workers in milliseconds. While it still imports, it does not react at all.
 _CLOSE_TIMEOUT_S = 1.0
 
 
 class ForkServer:
-    """One fork server process. `fd` is to be polled for reading; `read` then gives its messages."""
+    """One fork server process. Poll `fd` for reading, and call `read` then."""
 
     def __init__(self, worker_argv: list[str], *, template: bool) -> None:
         self._control, theirs = socket.socketpair()
@@ -30,16 +30,16 @@ class ForkServer:
         self._lines = LineSplitter()
         theirs.set_inheritable(True)
         argv = [
-            # -P: the working folder may be anybody's, and nothing is to be imported from it.
+            # -P: import nothing from the working folder, which any user may write to.
             *(sys.executable, "-P", "-m", "upscaled_worker.forkserver"),
             *("--control-fd", str(theirs.fileno()), "--parent-pid", str(os.getpid())),
             *([] if template else ["--no-template"]),
             *worker_argv,
         ]
-        # In a session of its own: what a terminal or a host sends to our process group must not
-        # reach the workers while we drain. numpy's thread pool starts at its import, and a fork
-        # needs a single thread. What a library starts is to import nothing from the working
-        # folder either. posix_spawn, for importing subprocess costs our start 10 ms.
+        # A session of its own: a signal to our process group must not reach the workers, because
+        # they finish their jobs while we drain. OPENBLAS_NUM_THREADS: a fork needs a single
+        # thread, and numpy starts a pool at its import. PYTHONSAFEPATH is -P for processes that a
+        # library starts. posix_spawn: the import of subprocess takes 10 ms of a start.
         self.pid = os.posix_spawn(
             sys.executable,
             argv,
@@ -55,8 +55,8 @@ class ForkServer:
         self._exit_code: int | None = None
 
     def read(self) -> list[dict[str, Any]] | None:
-        """What it has told since; None if it is gone. Raises `ValueError` if it tells something
-        that it never should."""
+        """The notices that have arrived; None if the process is gone. Raises `ValueError` for a
+        line that is no notice."""
         try:
             data = self._control.recv(READ_SIZE_BYTES)
         except BlockingIOError:
@@ -68,20 +68,23 @@ class ForkServer:
         return [read_notice(line) for line in self._lines.feed(data) if line is not None]
 
     def spawn(self, number: int, argv: list[str], env: dict[str, str], stdio: list[int]) -> None:
-        """Ask for a worker on these three descriptors. Raises `OSError` where it is gone.
+        """Ask for a worker with these three descriptors as its stdio. Its pid arrives as the
+        notice `{"spawn": number, "pid": pid}`.
 
-        Its pid comes by `read`, as `{"spawn": number, "pid": pid}`.
+        Raises `BlockingIOError` if too many requests wait, `OSError` if the process is gone.
         """
         request = encode_line({"spawn": number, "argv": argv, "env": env})
         socket.send_fds(self._control, [request], stdio)
 
     def close(self) -> None:
-        """Let it go: it kills what is left below it, and ends."""
+        """Close the socket: the process kills its workers and exits."""
         self._control.close()
 
     def wait(self) -> int:
-        """After `close`: until it has ended, killing it where it does not; its exit code, a
-        negative signal number where it was killed."""
+        """Wait until the process has exited, and kill it if it does not. Call `close` first.
+
+        Returns its exit code, or the negative number of the signal that killed it.
+        """
         end = time.monotonic() + _CLOSE_TIMEOUT_S
         while self._exit_code is None:
             self.reap()
@@ -91,7 +94,7 @@ class ForkServer:
         return self._exit_code
 
     def reap(self) -> None:
-        """Collect what has died below us: the fork server, or orphans that were handed up to us."""
+        """Reap the processes that have exited: the fork server, and adopted orphans."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -104,7 +107,7 @@ class ForkServer:
 
 
 def read_notice(line: bytes) -> dict[str, Any]:
-    """What a fork server tells. Raises `ValueError` if it is none of its notices."""
+    """Read one notice of a fork server. Raises `ValueError` if the line is no notice."""
     notice = decode_line(line)
     match notice:
         case {"template": bool()} | {"usage": True} | {"spawn": int(), "failed": str()}:

@@ -1,7 +1,7 @@
-"""What the daemon before us may still hold while it drains: the journal, and the metrics' port.
+"""The journal and the metrics' port, which the daemon before this one holds until it has drained.
 
-Both are tried again. Without the port the daemon works all the same. Without the journal it accepts
-no job: the lines wait, until the predecessor should long be gone.
+Both are tried again. Without the port the daemon works. Without the journal it accepts no job: the
+lines wait, for as long as the former daemon may take.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import EXIT_NO_WORKER, EXIT_USAGE, Options
 from upscaled_supervisor.system import System
 
-# A predecessor is taken to have our own grace for its drain, and as much again for all the rest.
+# The former daemon drains for its grace, which is taken to be ours, and needs time for the rest.
 _WAIT_GRACES = 2
 
 
 class Handover:
-    """Takes both over. `serve_metrics` serves at an address; `tell_degraded` tells the host."""
+    """Takes both over. `serve_metrics` serves at an address; `announce_degraded` sends a status."""
 
     def __init__(
         self,
@@ -29,26 +29,26 @@ class Handover:
         log: Logger,
         *,
         serve_metrics: Callable[[str], None],
-        tell_degraded: Callable[[str], None],
+        announce_degraded: Callable[[str], None],
     ) -> None:
         self._options = options
         self._ledger = ledger
         self._log = log
         self._serve_metrics = serve_metrics
-        self._tell_degraded = tell_degraded
+        self._announce_degraded = announce_degraded
         self._give_up_at = system.now() + _WAIT_GRACES * options.grace_s
-        self._faults: dict[str, str] = {}  # by event, what is still held
+        self._faults: dict[str, str] = {}  # what is still held, by log event
         self._needs_metrics = options.metrics_address is not None
         ledger.awaits_journal = options.journal is not None
-        self.exit_status: int | None = None  # why the daemon cannot go on, if it cannot
+        self.exit_status: int | None = None  # set if the daemon must exit
 
     @property
     def detail(self) -> str | None:
-        """What is still held, for people; None if nothing is."""
+        """A sentence about what is still held; None if nothing is."""
         return "; ".join(self._faults.values()) or None
 
     def proceed(self, now: float) -> None:
-        """Try to take over what is still missing."""
+        """Try to take over what is still held."""
         if self._needs_metrics:
             self._try_metrics()
         if self._ledger.awaits_journal and self.exit_status is None:
@@ -89,7 +89,7 @@ class Handover:
         if event not in self._faults:
             self._faults[event] = detail
             self._log.log("warning", event, detail=detail)
-            self._tell_degraded(detail)
+            self._announce_degraded(detail)
 
     def _fail(self, event: str, detail: str, exit_status: int) -> None:
         self._log.log("error", event, detail=detail)

@@ -1,4 +1,4 @@
-"""The answer to `health`: what is so now, not what was so once."""
+"""The answers to `health` and `trim`, for which the workers are asked first."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ class _Request(NamedTuple):
     trim: bool
 
 
-class HealthDesk:
-    """Asks the workers before it answers for them."""
+class HealthRequests:
+    """The requests that wait for the workers' own reports, and the report for the host."""
 
     def __init__(self, fleet: Fleet, ledger: Ledger, system: System) -> None:
         self._fleet = fleet
         self._ledger = ledger
         self._system = system
         self._started_at = system.now()
-        self._requests: list[_Request] = []  # those that have no answer yet
+        self._requests: list[_Request] = []
 
     def ask(self, request_id: str | None, *, trim: bool = False) -> None:
-        """The host wants to know; `trim`: once the workers have given memory back."""
+        """Add a request of the host. trim: the workers free memory first."""
         self._requests.append(_Request(request_id, trim))
         for child in self._fleet.children.values():
             if trim:
                 child.ask_trim()
             child.ask_health()
 
-    def answers_due(self) -> list[str | None]:
-        """The ids of the requests that can be answered now, because every worker has answered or
-        is late. A `trim` takes as long as it takes, if its worker answers at all."""
+    def pop_answerable(self) -> list[str | None]:
+        """The ids of the requests that can be answered now: every worker has reported or is late.
+
+        A `trim` has no time limit, as long as its worker answers other requests.
+        """
         if not self._requests:
             return []
         children = self._fleet.children.values()
         asking = any(child.health_asked_at and not child.is_late for child in children)
         trimming = any(child.trims_due and not child.is_unresponsive for child in children)
         requests, self._requests = self._requests, []
-        due = []
+        answerable = []
         for request in requests:
             if asking or (request.trim and trimming):
                 self._requests.append(request)
             else:
-                due.append(request.request_id)
-        return due
+                answerable.append(request.request_id)
+        return answerable
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a request waits for a worker."""
+        """True if a request waits for a worker."""
         return bool(self._requests)
 
     def report(
@@ -64,7 +66,7 @@ class HealthDesk:
         dropped_progress: int,
         missing: str | None = None,
     ) -> dict[str, Any]:
-        """The message, as in `HealthReport`. missing: what the daemon has to do without for now."""
+        """The message, as `HealthReport` defines it. missing: what the daemon still lacks."""
         state = self._fleet.state
         if missing is not None and state == "ok":
             state = "degraded"
@@ -92,7 +94,7 @@ class HealthDesk:
         child = slot.child
         row: dict[str, Any] = {
             "worker": slot.number,
-            "state": "stopped" if self._fleet.failure or slot.is_hopeless else "backoff",
+            "state": "stopped" if self._fleet.failure or slot.is_given_up else "backoff",
             "restarts": slot.restarts,
             "last_restart": slot.last_restart,
         }

@@ -1,10 +1,10 @@
 """Accepted jobs on disk, so that they outlive the supervisor.
 
-One SQLite file in WAL mode, one row a job: pending until its terminal event is recorded, and the
-event is kept then, for hosts that missed it. A row is committed before the host hears of it.
+One SQLite file in WAL mode, one row per job. A job is pending until its terminal event is recorded;
+the event is kept for hosts that missed it. A row is committed before the host is answered.
 
-A second table names the jobs that run. If a journal is opened in which some still do, the daemon
-before was killed, and perhaps one of them took it down: each is charged with that death.
+A second table lists the jobs that run. If some still run when a journal is opened, the former
+daemon was killed, and one of these jobs may be the reason: each is charged with that kill.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _VERSION = 1
-# Another process may hold the file for a moment only, such as a backup.
+# Another process, such as a backup, may hold the file for a moment.
 _LOCK_TIMEOUT_S = 0.2
-# Terminal events kept for hosts that ask again, and their bytes, for a result may hold a picture;
-# the oldest go first, a quarter of the bytes at once.
+# Terminal events that are kept, and their bytes, because a result may hold a picture. The oldest
+# are deleted first, a quarter of the bytes at once.
 _KEPT_EVENTS = 100_000
 _KEPT_BYTES = 2**30
-# How many finished jobs pass between two clean-ups.
+# Finished jobs between two clean-ups.
 _PRUNE_EVERY = 1000
 
 _SCHEMA = """
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     event BLOB
 );
 CREATE INDEX IF NOT EXISTS jobs_by_seq ON jobs (seq);
--- A table of its own, for an update of a job's row would write its line again, which may be long.
+-- A table of its own: an update of a job's row would write its line again, which may be long.
 CREATE TABLE IF NOT EXISTS runs (
     seq INTEGER PRIMARY KEY,
     is_running INTEGER NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 class JournalError(Exception):
-    """The journal cannot be opened: damaged, or not ours."""
+    """The journal cannot be opened: it is damaged, or no journal."""
 
 
 class JournalHeldError(JournalError):
@@ -60,24 +60,24 @@ class PendingJob(NamedTuple):
     job_id: str
     line: bytes
     attempts: int
-    deaths: int  # of daemons, while the job ran
+    daemon_kills: int  # while the job ran
 
 
 class Journal:
-    """Raises `JournalError` where the file cannot serve, with a sentence that says why."""
+    """Opens the file or creates it. Raises `JournalError` with a sentence if that fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Events that a full disk kept out of the file: written as soon as it takes them.
+        # Events that a full disk has kept out of the file, to be written when there is room.
         self._unrecorded: dict[str, bytes] = {}
         _create(path)
         try:
-            # Absolute, for SQLite has a special meaning for some names (`:memory:`).
+            # Absolute, because some names have a special meaning for SQLite (`:memory:`).
             self._db = sqlite3.connect(
                 path.absolute(), timeout=_LOCK_TIMEOUT_S, isolation_level=None
             )
-            # Ours alone: a second supervisor on it would run every job twice. Without fsync at
-            # each commit rows survive any death of processes, though not of the machine's power.
+            # A second supervisor on the same file would run every job twice. NORMAL does not call
+            # fsync at each commit: a row survives any kill, but not a loss of power.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION):
@@ -103,17 +103,18 @@ class Journal:
             raise JournalError(f"cannot open the journal {path}: {error}") from None
         except sqlite3.DatabaseError as error:
             raise JournalError(
-                f"the journal {path} is damaged or no journal: {error}; move it away to start anew"
+                f"the journal {path} is damaged or no journal: {error}; move it away, and "
+                "a new one is made"
             ) from None
         self._until_prune = _PRUNE_EVERY
 
     def pending(self) -> list[PendingJob]:
-        """Jobs to be finished, in the order of their acceptance."""
+        """The jobs without a terminal event, in the order of their acceptance."""
         rows = self._db.execute(
             "SELECT job_id, line, attempts, coalesce(deaths, 0) FROM jobs "
             "LEFT JOIN runs USING (seq) WHERE event IS NULL ORDER BY seq"
         )
-        # SQLite gives any column any type. A row whose id is damaged belongs to no host.
+        # SQLite may return any type for any column. A job with a damaged id is skipped.
         return [
             PendingJob(
                 job_id,
@@ -126,14 +127,14 @@ class Journal:
         ]
 
     def accept(self, job_id: str, line: bytes) -> None:
-        """Record a job; an earlier finished one of its id is forgotten.
+        """Record a job. The event of an earlier job of its id is forgotten.
 
         Raises `JobError` (journal_unwritable), and then the job must not be accepted.
         """
         self._seq += 1
         try:
             if _identity(self._path) != self._file:
-                raise OSError("it was removed or replaced in use")
+                raise OSError("it was removed or replaced while in use")
             self.catch_up()
             self._db.execute(
                 "INSERT OR REPLACE INTO jobs (job_id, seq, line) VALUES (?, ?, ?)",
@@ -142,38 +143,37 @@ class Journal:
         except (sqlite3.Error, OSError) as error:
             raise JobError(
                 ErrorCode.JOURNAL_UNWRITABLE,
-                f"the job was not accepted, for the journal {self._path} cannot be written: "
-                f"{error}",
+                f"the job was not accepted: the journal {self._path} cannot be written: {error}",
                 job_id=job_id,
             ) from None
 
     def charge(self, job_id: str, attempts: int) -> None:
-        """Record how often the job has taken a worker down. Raises `sqlite3.Error`."""
+        """Record the attempts that the job is charged with. Raises `sqlite3.Error`."""
         self._db.execute("UPDATE jobs SET attempts = ? WHERE job_id = ?", (attempts, job_id))
 
-    def note_running(self, job_id: str) -> None:
-        """Record that the job runs, until it ends or waits again. Raises `sqlite3.Error`."""
+    def mark_running(self, job_id: str) -> None:
+        """Record that the job runs. Raises `sqlite3.Error`."""
         self._db.execute(
             "INSERT INTO runs (seq, is_running) SELECT seq, 1 FROM jobs WHERE job_id = ? "
             "ON CONFLICT (seq) DO UPDATE SET is_running = 1",
             (job_id,),
         )
 
-    def note_waiting(self, job_id: str) -> None:
-        """Record that the job, which ran, waits for another worker. Raises `sqlite3.Error`."""
+    def mark_waiting(self, job_id: str) -> None:
+        """Record that the job runs no longer. Raises `sqlite3.Error`."""
         self._db.execute(
             "UPDATE runs SET is_running = 0 WHERE seq = (SELECT seq FROM jobs WHERE job_id = ?)",
             (job_id,),
         )
 
-    def note_clean_stop(self) -> None:
-        """No job that runs now is charged if the daemon is killed. Raises `sqlite3.Error`."""
+    def mark_clean_stop(self) -> None:
+        """Charge no job if the daemon is killed from now on. Raises `sqlite3.Error`."""
         self._db.execute("UPDATE runs SET is_running = 0 WHERE is_running")
 
     def finish(self, job_id: str, event: bytes) -> None:
         """Record the terminal event, newline included.
 
-        Raises `sqlite3.Error`, and then `catch_up` is to be called until it does not.
+        Raises `sqlite3.Error`. Call `catch_up` then, until it succeeds.
         """
         self._unrecorded[job_id] = event
         self.catch_up()
@@ -187,7 +187,7 @@ class Journal:
             self._forget_bytes()
 
     def catch_up(self) -> None:
-        """Record the events that could not be recorded yet. Raises `sqlite3.Error`."""
+        """Record the events that could not be recorded before. Raises `sqlite3.Error`."""
         for job_id, event in list(self._unrecorded.items()):
             self._db.execute(
                 "UPDATE jobs SET event = ?, line = NULL WHERE job_id = ?", (event, job_id)
@@ -195,7 +195,7 @@ class Journal:
             del self._unrecorded[job_id]
 
     def _forget_bytes(self) -> None:
-        # Those that were forgotten or replaced meanwhile are still counted: now they are not.
+        # `_event_bytes` also counts events that were deleted or replaced: this corrects it.
         last, self._event_bytes = self._db.execute(
             "SELECT coalesce(max(seq) FILTER (WHERE bytes > :most), 0), "
             "coalesce(max(bytes) FILTER (WHERE bytes <= :most), 0) FROM "
@@ -206,20 +206,22 @@ class Journal:
         self._forget(last)
 
     def _forget(self, last: int) -> None:
-        """The events of the jobs up to this one in the order of acceptance."""
+        """Delete the events of the jobs up to this one, in the order of acceptance."""
         self._db.execute("DELETE FROM jobs WHERE event IS NOT NULL AND seq <= ?", (last,))
 
     def _forget_runs(self) -> None:
-        """The runs of the jobs that have ended, or were replaced."""
+        """Delete the runs of the jobs that have ended or were replaced."""
         self._db.execute(
             "DELETE FROM runs WHERE NOT EXISTS "
             "(SELECT 1 FROM jobs WHERE jobs.seq = runs.seq AND event IS NULL)"
         )
 
     def events(self, job_ids: list[str] | None) -> Iterator[bytes]:
-        """Terminal events that are there when their turn comes: of these jobs, or of all, oldest
-        first. Read one by one, for together they may be large; empty for a job that has none.
-        Raises `sqlite3.Error`."""
+        """The terminal events of these jobs, or of all, oldest first; empty for a job without one.
+
+        Each is read when it is asked for, because together they may be large. Raises
+        `sqlite3.Error`.
+        """
         for job_id in self._finished_ids() if job_ids is None else job_ids:
             row = self._db.execute("SELECT event FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             event = self._unrecorded.get(job_id) or (row and row[0])
@@ -231,25 +233,27 @@ class Journal:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file."""
-        with contextlib.suppress(sqlite3.Error):  # the disk is still full, as was told
+        with contextlib.suppress(sqlite3.Error):  # the disk is still full, which was logged
             self.catch_up()
         self._db.close()
 
 
 def _create(path: Path) -> None:
-    """Make the file for its owner alone, because job lines may hold pictures and prompts. SQLite
-    gives the files that it makes beside it the same mode. What is wrong SQLite tells later."""
+    """Create the file, readable only to its owner: job lines may hold pictures and prompts.
+
+    SQLite gives the files beside it the same mode. It reports errors when it opens the file.
+    """
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
 def _is_line(event: bytes) -> bool:
-    """Whether an event is one line, as it was recorded."""
+    """True if an event is one line, as it was recorded."""
     return event.startswith(b"{") and event.endswith(b"}\n") and b"\n" not in event[:-1]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file this is, whatever its name; None where there is none."""
+    """The identity of the file that has this name; None if there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:

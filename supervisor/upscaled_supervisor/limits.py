@@ -1,16 +1,16 @@
-"""Limits of this process and its workers, named if a worker cannot start because of one."""
+"""The limits (`ulimit`) of this process and its workers, for the cause of a failed start."""
 
 from __future__ import annotations
 
 import resource
 import signal
 
-# Libraries of C and C++ crash so if they get no memory.
-_SIGNALS_OF_NO_MEMORY = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+# Libraries of C and C++ crash with these if they get no memory.
+_NO_MEMORY_SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 
 
 def with_limit(detail: str) -> str:
-    """The sentence, and the limit that it is about if there is one."""
+    """The sentence, followed by the limit that explains it, if one does."""
     if "open files" in detail:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{detail}; a process may have {most}: raise `ulimit -n`"
@@ -20,7 +20,7 @@ def with_limit(detail: str) -> str:
 
 
 def memory_limit() -> str | None:
-    """The limit of a process's memory, if there is one."""
+    """A sentence about the limit of a process's memory; None if there is none."""
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most == resource.RLIM_INFINITY:
         return None
@@ -28,8 +28,8 @@ def memory_limit() -> str | None:
 
 
 def killing_limit(signum: int) -> str | None:
-    """The limit that a process may have been killed for by this signal, if there is one."""
-    if signum in _SIGNALS_OF_NO_MEMORY:
+    """A sentence about the limit that this signal may enforce; None if there is none."""
+    if signum in _NO_MEMORY_SIGNALS:
         return memory_limit()
     most_s = resource.getrlimit(resource.RLIMIT_CPU)[0]
     if signum not in (signal.SIGKILL, signal.SIGXCPU) or most_s == resource.RLIM_INFINITY:

@@ -1,4 +1,4 @@
-"""The supervisor: one thread, one poll, between the host and its workers.
+"""The supervisor's main loop: one thread and one poll between the host and the workers.
 
     host ── HostWire ──> Admission (accepts jobs, holds those that there is no room for)
                             │
@@ -25,7 +25,7 @@ from upscaled_protocol.log import Logger
 from upscaled_protocol.stdio import Wire
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.handover import Handover
-from upscaled_supervisor.health import HealthDesk
+from upscaled_supervisor.health import HealthRequests
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.options import (
     EXIT_COMPLETED,
@@ -41,23 +41,24 @@ from upscaled_supervisor.slots import starvation
 from upscaled_supervisor.stdio import HostWire
 from upscaled_supervisor.system import System
 
-# How late a stall, a deadline or a restart may be noticed; and the same while nothing goes on.
+# The longest time until a stall, a deadline or a restart is noticed: while jobs are in flight or a
+# slot has no worker, and otherwise.
 _TICK_S = 0.05
 _IDLE_TICK_S = 1.0
-# How long an `accepted` waits for its job's first news, to reach the host in one write with it.
-_COMPANY_S = 0.001
-# How often workers are measured for recycling, and a full disk is tried again.
+# How long an `accepted` waits for its job's next message, so that one write carries both.
+_JOIN_S = 0.001
+# How often the workers' memory is measured, and a full disk is tried again.
 _CHECK_S = 1.0
-# A turn that takes so much longer than it should was no turn: somebody had stopped us.
-_FROZEN_S = 1.0
-# A host that does not read its last results is given up after so long, once we were told to go;
-# and once we were told to go now.
+# If a turn takes this much longer than its timeout, this process was suspended.
+_SUSPENDED_S = 1.0
+# How long the last results wait for a host that does not read: after a signal, and after a second
+# one.
 _LAST_FLUSH_S = 10.0
 _LAST_FLUSH_NOW_S = 1.0
 
 
 class HostGoneError(Exception):
-    """Nobody reads our stdout any longer, or a stream of ours is broken."""
+    """The host has closed our stdout, or one of the two streams is broken."""
 
 
 class Supervisor:
@@ -81,14 +82,14 @@ class Supervisor:
             log=log,
             send_status=self._send,
         )
-        self._health = HealthDesk(self._fleet, self._ledger, system)
+        self._health = HealthRequests(self._fleet, self._ledger, system)
         self._handover = Handover(
             options,
             self._ledger,
             system,
             log,
             serve_metrics=self._serve_metrics,
-            tell_degraded=self._tell_degraded,
+            announce_degraded=self._announce_degraded,
         )
         self._is_started = False
         self._reading = False
@@ -98,7 +99,7 @@ class Supervisor:
         self._left_jobs = False
         self._drain_until: float | None = None
         self._last_flush_s = _LAST_FLUSH_S
-        self._listened_at = system.now()
+        self._polled_at = system.now()
         self._next_tick = 0.0
         self._next_check = 0.0
 
@@ -111,9 +112,9 @@ class Supervisor:
                 self.turn()
             self._send({"type": "status", "message": "stopped"})
             self._flush_to_the_end()
-            self._ledger.note_clean_stop()
+            self._ledger.mark_clean_stop()
         except HostGoneError as error:
-            self._ledger.note_clean_stop()
+            self._ledger.mark_clean_stop()
             why = str(error) or None
             self._log.log("warning", "host_gone", in_flight=len(self._ledger.jobs), detail=why)
             return EXIT_HOST_GONE
@@ -143,7 +144,7 @@ class Supervisor:
 
         serve_metrics(address, self._fleet, self._ledger, self._host.outbox)
 
-    def _tell_degraded(self, detail: str) -> None:
+    def _announce_degraded(self, detail: str) -> None:
         self._send({"type": "status", "message": "degraded", "detail": detail})
 
     def turn(self) -> None:
@@ -153,48 +154,52 @@ class Supervisor:
         held_back = outbox.waiting_bytes and outbox.can_wait
         timeout_s = self._next_tick - self._system.now()
         if held_back:
-            timeout_s = min(timeout_s, _COMPANY_S)
-        if self._ledger.can_replay:
+            timeout_s = min(timeout_s, _JOIN_S)
+        if self._ledger.replays.can_send:
             timeout_s = 0.0
         self._poller.run_once(timeout_s)
         now = self._system.now()
-        if now - self._listened_at - max(timeout_s, 0.0) > _FROZEN_S:
-            self._fleet.extend_deadlines(now - self._listened_at)
-        self._listened_at = now
-        # A slot that a death has emptied is filled at once, not at the next tick.
+        if now - self._polled_at - max(timeout_s, 0.0) > _SUSPENDED_S:
+            self._fleet.extend_deadlines(now - self._polled_at)
+        self._polled_at = now
+        # A slot without a worker is filled at once, not at the next tick.
         if now >= self._next_tick or not self._fleet.is_settled:
             self._tick(now)
-        for request_id in self._health.answers_due():
-            self._send(
-                self._health.report(
-                    request_id,
-                    draining=self._draining,
-                    missing=self._handover.detail,
-                    dropped_progress=self._host.outbox.dropped_progress,
-                )
-            )
+        self._answer_health()
         self._admission.admit()
-        self._ledger.send_replays()
-        if not self._host.unread:
+        self._ledger.replays.send()
+        if not self._host.is_behind:
             self._fleet.dispatch()
-        self._fleet.flush()  # before the host's lines: the sooner a worker starts, the better
+        self._fleet.flush()  # before the host's lines, so that the workers start at once
         if held_back or not outbox.can_wait:
             self._flush_host()
+
+    def _answer_health(self) -> None:
+        for request_id in self._health.pop_answerable():
+            report = self._health.report(
+                request_id,
+                draining=self._draining,
+                missing=self._handover.detail,
+                dropped_progress=self._host.outbox.dropped_progress,
+            )
+            self._send(report)
 
     def is_done(self) -> bool:
         """True once nothing is left to do and every worker has exited. `run` calls it."""
         if self._fleet.has_usage_error:
             text = f"no worker can be started: {self._fleet.failure}"
-            self._let_go(ErrorCode.WORKER_CRASHED, text)
+            self._end_jobs(ErrorCode.WORKER_CRASHED, text)
             return True
         if self._handover.exit_status is not None:
             return True
         if self._draining and not self._stopping and (why := starvation(self._fleet.slots)):
             self._fleet.failure = why
-            self._let_go(ErrorCode.WORKER_CRASHED, f"no worker can be started: {why}")
+            self._end_jobs(ErrorCode.WORKER_CRASHED, f"no worker can be started: {why}")
             return True
-        is_busy = self._ledger.jobs or self._ledger.is_replaying or self._admission.is_holding
-        if self._drain_until is None:  # else what the journal holds is left to the next start
+        is_busy = self._ledger.jobs or self._ledger.replays.is_waiting or self._admission.is_holding
+        if (
+            self._drain_until is None
+        ):  # after a signal, the journal's jobs are left to the next start
             is_busy = is_busy or self._ledger.awaits_journal
         if not self._draining or is_busy:
             return False
@@ -217,8 +222,11 @@ class Supervisor:
     # --- the host ---------------------------------------------------------------------------
 
     def _watch_host(self) -> None:
-        """Read on, unless the host should first read itself. Draining too: it may cancel."""
-        wanted = not (self._input_ended or self._host.unread or self._admission.is_full)
+        """Read the host's lines, unless it must read ours first or too many jobs are held.
+
+        They are read while draining too, because the host may cancel jobs.
+        """
+        wanted = not (self._input_ended or self._host.is_behind or self._admission.is_full)
         if wanted and not self._reading:
             self._poller.watch_reading(self._host.read_fd, self._read_host)
         elif self._reading and not wanted:
@@ -231,19 +239,19 @@ class Supervisor:
         except OSError as error:
             raise HostGoneError(f"stdin cannot be read: {error}") from None
         for line in lines:
-            self._take(line)
+            self._handle_line(line)
         if self._input_ended:
             self._drain()
 
-    def _take(self, line: bytes | JobError) -> None:
+    def _handle_line(self, line: bytes | JobError) -> None:
         try:
             if isinstance(line, JobError):
                 raise line
-            self._handle(open_envelope(line), line)
+            self._handle_message(open_envelope(line), line)
         except JobError as error:
             self._admission.refuse(error)
 
-    def _handle(self, envelope: Envelope, line: bytes) -> None:
+    def _handle_message(self, envelope: Envelope, line: bytes) -> None:
         match envelope.type:
             case "job":
                 job = Job(envelope, line)
@@ -294,14 +302,14 @@ class Supervisor:
         self._poller.watch_writing(outbox, lambda: None)  # `turn` flushes every time
 
     def _flush_to_the_end(self) -> None:
-        """Write the last lines; a host may take its time, unless we are told to go."""
-        told_at = None
+        """Write the last lines. The host may take any time for them, unless there was a signal."""
+        signalled_at = None
         self._flush_host()
         while self._host.outbox.waiting_bytes:
             now = self._system.now()
-            if told_at is None and self._drain_until is not None:
-                told_at = now
-            if told_at is not None and now > told_at + self._last_flush_s:
+            if signalled_at is None and self._drain_until is not None:
+                signalled_at = now
+            if signalled_at is not None and now > signalled_at + self._last_flush_s:
                 break
             self._poller.run_once(_TICK_S if self._drain_until is not None else _IDLE_TICK_S)
             self._flush_host()
@@ -312,32 +320,34 @@ class Supervisor:
     # --- ending -----------------------------------------------------------------------------
 
     def _drain(self, grace_s: float | None = None) -> None:
-        """Take no more lines and finish the jobs of those before, for `grace_s` at most: then
-        only the accepted ones."""
+        """Take no more jobs, and finish those whose lines came before.
+
+        grace_s: finish only the accepted ones, and only for this long.
+        """
         if grace_s is not None and self._drain_until is None:
             self._drain_until = self._system.now() + grace_s
             self._admission.refuse_held(ErrorCode.SHUTTING_DOWN, GOING_DOWN)
-            self._ledger.note_clean_stop()
+            self._ledger.mark_clean_stop()
         if not self._draining:
             self._draining = True
             self._admission.close()
             self._send({"type": "status", "message": "draining"})
 
     def _end_now(self) -> None:
-        """The time is up: answer what is left, and end the workers."""
+        """End the remaining jobs and the workers at once."""
         self._drain(0.0)
-        self._let_go(ErrorCode.SHUTTING_DOWN, "the daemon went down before the job was done")
-        self._ledger.stop_replays()
+        self._end_jobs(ErrorCode.SHUTTING_DOWN, "the daemon went down before the job was done")
+        self._ledger.replays.clear()
         self._fleet.kill()
 
-    def _let_go(self, code: ErrorCode, text: str) -> None:
-        """Answer what is left. A journal keeps it instead, to be finished after a restart."""
+    def _end_jobs(self, code: ErrorCode, text: str) -> None:
+        """End every job with this error; with a journal, leave them to the next start."""
         self._admission.refuse_held(code, text)
         for job in list(self._ledger.jobs.values()):
             if self._ledger.journal is None:
                 self._ledger.fail(job, code, text)
             else:
-                self._ledger.leave(job)
+                self._ledger.drop(job)
                 self._left_jobs = True
 
     def _handle_signals(self, fd: int) -> None:
@@ -348,7 +358,7 @@ class Supervisor:
                 self._fleet.reap()
             elif self._drain_until is not None:
                 self._last_flush_s = _LAST_FLUSH_NOW_S
-                self._end_now()  # told twice
+                self._end_now()  # the second signal
             else:
                 self._drain(self._options.grace_s)
         self._next_tick = 0.0
@@ -356,7 +366,7 @@ class Supervisor:
     # --- the clock --------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        is_busy = self._ledger.jobs or self._ledger.is_replaying
+        is_busy = self._ledger.jobs or self._ledger.replays.is_waiting
         if self._drain_until is not None and now > self._drain_until and is_busy:
             self._end_now()
         for job in self._ledger.deadlines.pop_passed(now):

@@ -1,7 +1,7 @@
-"""How much memory a worker takes, and when that is too much.
+"""How much memory a worker uses, and when that is too much.
 
-Judged by growth, not from zero: the *baseline* is what it takes once the models that its jobs
-need are loaded. psutil gives resident memory, NVML (where it is installed) a GPU's.
+Growth counts, not size: the *baseline* is the memory in use once the models of the jobs are loaded.
+psutil measures resident memory; NVML, if it is installed, measures a GPU's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from upscaled_supervisor.child import Child
 from upscaled_supervisor.nvml import Nvml
 from upscaled_supervisor.system import System
 
-# Caches are asked back before the worker itself is.
+# From this share of the limit on, the worker is asked to free its caches.
 _SOFT_SHARE = 0.8
-# Where the models alone pass the limit, a leak is what comes on top of this.
+# If the models alone pass the limit, this times the baseline is the limit instead.
 _GROWTH_OVER_BASELINE = 1.5
 
 Action = Literal["trim", "recycle"]
@@ -32,11 +32,11 @@ class Level:
 
     @property
     def is_above_from_the_start(self) -> bool:
-        """Whether the models alone pass the limit."""
+        """True if the models alone pass the limit."""
         return self.baseline > self._limit
 
     def judge(self, used: float) -> Action | None:
-        """What to do about it. `trim` is said once for each tenth that it grows."""
+        """What to do at this use. `trim` is returned once per tenth of growth."""
         limit = self._limit
         if self.is_above_from_the_start:
             limit = self.baseline * _GROWTH_OVER_BASELINE
@@ -49,7 +49,7 @@ class Level:
 
 
 class Footprint:
-    """What is known of one worker's memory, by the kinds that have a limit."""
+    """One worker's memory, by the kinds that have a limit."""
 
     def __init__(self, limits: dict[Kind, float]) -> None:
         self.levels = {kind: Level(limit) for kind, limit in limits.items()}
@@ -57,7 +57,7 @@ class Footprint:
 
 
 class MemoryWatch:
-    """Measures workers, and says which to trim and which to replace."""
+    """Measures the workers, and decides which to trim and which to replace."""
 
     def __init__(
         self, limit_mb: float | None, gpu_limit_mb: float | None, system: System, log: Logger
@@ -67,17 +67,17 @@ class MemoryWatch:
         self._system = system
         self._log = log
         self._footprints: dict[int, Footprint] = {}
-        self._told: set[Kind] = set()
+        self._warned: set[Kind] = set()
         self._nvml = Nvml(log, is_needed=gpu_limit_mb is not None)
 
     def handle_ready(self, child: Child) -> None:
-        """A worker is ready: what it takes now, and with what it preloaded, is its baseline."""
+        """Measure the baseline of a worker that is ready, with its preloaded models."""
         if self._limits:
             self._footprints[child.number] = Footprint(self._limits)
             self._measure_baseline(child)
 
     def handle_completed_job(self, child: Child, model: str) -> None:
-        """A job is done. The first of a model leaves a new baseline, with that model loaded."""
+        """Measure the baseline again after the first job of a model: now that model is loaded."""
         footprint = self._footprints.get(child.number)
         if footprint is not None and model not in footprint.models:
             footprint.models.add(model)
@@ -86,8 +86,8 @@ class MemoryWatch:
     def _measure_baseline(self, child: Child) -> None:
         for kind, level in self._footprints[child.number].levels.items():
             level.baseline = self._used_mb(child, kind) or 0.0
-            if level.is_above_from_the_start and kind not in self._told:
-                self._told.add(kind)
+            if level.is_above_from_the_start and kind not in self._warned:
+                self._warned.add(kind)
                 self._log.log(
                     "warning",
                     "memory_baseline_above_limit",
@@ -95,24 +95,23 @@ class MemoryWatch:
                     memory=kind,
                     baseline_mb=round(level.baseline),
                     limit_mb=self._limits[kind],
-                    detail="with its models loaded a worker takes more than the limit from the "
-                    f"start; it is replaced when it has grown by {_GROWTH_OVER_BASELINE - 1:.0%} "
-                    "of that",
+                    detail="a worker uses more than the limit once its models are loaded; it is "
+                    f"replaced when it has grown by {_GROWTH_OVER_BASELINE - 1:.0%}",
                 )
 
     def baseline_mb(self, child: Child) -> float | None:
-        """Resident memory with its models loaded; None where it is not measured."""
+        """Resident memory with the models loaded; None if it is not measured."""
         footprint = self._footprints.get(child.number)
         level = footprint.levels.get("resident") if footprint else None
         return level.baseline if level else None
 
     def judge(self, child: Child) -> Action | None:
-        """What to do about a worker now."""
+        """What to do about a worker."""
         footprint = self._footprints.get(child.number)
         if footprint is None:
             return None
         if any(job.model not in footprint.models for job in child.jobs.values()):
-            return None  # a model is being loaded, which is no leak
+            return None  # it loads a model, which is no leak
         actions = [
             level.judge(used)
             for kind, level in footprint.levels.items()
@@ -123,7 +122,7 @@ class MemoryWatch:
         return "trim" if "trim" in actions else None
 
     def has_room_for_two(self, child: Child) -> bool:
-        """Whether a replacement fits beside it, in main memory and on its GPU."""
+        """True if a replacement fits beside a worker, in main memory and on its GPU."""
         if self._system.available_mb() < (child.resident_mb or 0.0):
             return False
         gpu = child.placement.gpu
@@ -131,13 +130,13 @@ class MemoryWatch:
         return free is None or free >= (self.gpu_mb(child) or 0.0)
 
     def gpu_mb(self, child: Child) -> float | None:
-        """What it takes of its GPU; None without NVML."""
+        """Memory of its GPU that a worker uses; None without NVML."""
         if child.placement.gpu is None or child.pid is None:
             return None
         return self._nvml.used_mb(child.placement.gpu, child.pid)
 
     def forget(self, child: Child) -> None:
-        """It is gone."""
+        """Forget a worker that is gone."""
         self._footprints.pop(child.number, None)
 
     def _used_mb(self, child: Child, kind: Kind) -> float | None:

@@ -1,4 +1,4 @@
-"""Prometheus metrics over HTTP, read from the supervisor's own books when somebody asks.
+"""Prometheus metrics over HTTP, read from the fleet and the ledger at each request.
 
 upscaled_jobs_total{method="esrgan",outcome="completed"} 41
 upscaled_job_duration_seconds_bucket{method="esrgan",le="2.5"} 40
@@ -31,7 +31,7 @@ _MIB = 1024 * 1024
 
 
 def serve_metrics(address: str, fleet: Fleet, ledger: Ledger, outbox: Outbox) -> None:
-    """Serve on HOST:PORT, from a thread of the library's. Raises `OSError`, `ValueError`."""
+    """Serve on HOST:PORT in a thread of the library. Raises `OSError` or `ValueError`."""
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
     registry.register(FleetCollector(fleet, ledger, outbox))
@@ -39,7 +39,7 @@ def serve_metrics(address: str, fleet: Fleet, ledger: Ledger, outbox: Outbox) ->
 
 
 class FleetCollector(Collector):
-    """Runs in the server's thread: it copies before it looks, for the loop goes on."""
+    """Collects in the server's thread, from copies, because the loop changes the originals."""
 
     def __init__(self, fleet: Fleet, ledger: Ledger, outbox: Outbox) -> None:
         self._fleet = fleet

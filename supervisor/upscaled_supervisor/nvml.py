@@ -1,4 +1,4 @@
-"""What a GPU's driver knows of memory, where NVML is installed."""
+"""A GPU's memory, from the driver's library NVML if it is installed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _MIB = 1024 * 1024
 
 
 class Nvml:
-    """Answers None to everything where there is no NVML, no such GPU, or no driver any longer."""
+    """Every answer is None if there is no NVML, no such GPU, or no driver any longer."""
 
     def __init__(self, log: Logger, *, is_needed: bool) -> None:
         self._log = log
         self._is_needed = is_needed
 
     def used_mb(self, gpu: str, pid: int) -> float | None:
-        """Memory of a GPU that a process takes. `gpu`: a number in NVML's order, or an UUID."""
+        """Memory of a GPU that a process uses. gpu: a number in NVML's order, or a UUID."""
         try:
             for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(gpu)):
                 if process.pid == pid and process.usedGpuMemory is not None:
@@ -28,7 +28,7 @@ class Nvml:
         return 0.0
 
     def free_mb(self, gpu: str) -> float | None:
-        """Memory of a GPU that nobody takes."""
+        """Memory of a GPU that is free."""
         try:
             return float(self._nvml.nvmlDeviceGetMemoryInfo(self._handle(gpu)).free) / _MIB
         except Exception:  # noqa: BLE001 - whatever the driver raises

@@ -1,4 +1,4 @@
-"""The options of `upscaled run`. Whatever it does not know belongs to the worker."""
+"""The options of `upscaled run`. Every other option is passed to the workers."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ EXIT_NO_WORKER = 3
 EXIT_HOST_GONE = 4
 
 DEFAULT_MAX_QUEUE = 10_000
-# Twice what the slowest tile takes on a slow CPU; engines ask for more where they need it.
+# Twice the time of the slowest tile on a slow CPU. Engines ask for more time if they need it.
 DEFAULT_STALL_TIMEOUT_S = 120.0
-# From the spawn of a worker to its ready: imports from a cold disk, and models to preload.
+# From the start of a worker until it is ready: imports from a cold disk, and models to preload.
 DEFAULT_START_TIMEOUT_S = 600.0
-# A container's host usually kills after 30 s; a little is left for the last results.
+# A container is usually killed after 30 s: 5 s are left for the last results.
 DEFAULT_GRACE_S = 25.0
 # A cancel is due within one tile or one diffusion step.
 DEFAULT_CANCEL_GRACE_S = 20.0
 
 _EXAMPLES = """\
-Options that are not listed here go to the workers: see `upscaled worker --help`.
+Every other option is passed to the workers: see `upscaled worker --help`.
 
 examples:
   upscaled run < jobs.jsonl > results.jsonl
   printf '{"job_id":"1","method":"esrgan","config":{"image_path":"a.jpg"}}\\n' | upscaled run
   upscaled run --workers 2 --device cuda:0,cuda:1 --preload 4x-UltraSharp
   upscaled run --journal /var/lib/upscaled/jobs.db --memory-limit-mb 8000
-  upscaled run --methods fake                  # a host's test partner: no weights, starts at once
+  upscaled run --methods fake                  # to test a host: no weights, starts at once
 
-exit status: 0 every job completed, 1 some job ended in an error or was left to the journal, or
-some line was refused, 2 usage, 3 no worker could be kept alive, or the journal cannot be used,
-4 the host went away.
+exit status: 0 every job completed, 1 a job ended in an error or was left to the journal, or a line
+was refused, 2 usage, 3 no worker could be kept running, or the journal cannot be used, 4 the host
+closed stdout, or a stream is broken.
 """
 
 
 class Options(argparse.Namespace):
-    """How one supervisor runs; the attributes are the long options."""
+    """The long options of `upscaled run` as attributes."""
 
     workers: int
     device: list[str]
@@ -65,7 +65,7 @@ class Options(argparse.Namespace):
 
     @property
     def recycles(self) -> bool:
-        """Whether workers have any limit to their lives."""
+        """True if an option limits the memory, the jobs or the age of a worker."""
         limits = (self.memory_limit_mb, self.gpu_memory_limit_mb, self.max_jobs, self.max_age_s)
         return any(limit is not None for limit in limits)
 
@@ -83,31 +83,31 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="upscaled run",
         description="Supervised workers: JSON job lines on stdin, protocol lines on stdout. "
-        "Restarts workers and loses no job.",
+        "Workers that crash are restarted, and no job is lost.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a worker's option must not be taken for the start of one of ours
+        allow_abbrev=False,  # a worker's option must not be read as a short form of ours
     )
     fleet = arguments.add_argument_group("fleet")
-    fleet.add_argument("--workers", type=_count, help="how many (default: one a device, else 1)")
+    fleet.add_argument("--workers", type=_count, help="number of workers (default: one per device)")
     fleet.add_argument(
         "--device",
         type=read_devices,
         default=[],
-        help="devices by comma, as in cuda:0,cuda:1 or cpu",
+        help="devices separated by commas, such as cuda:0,cuda:1 or cpu",
     )
     fleet.add_argument(
         "--template",
         action=argparse.BooleanOptionalAction,
-        default=sys.platform == "linux",  # elsewhere system libraries do not survive a fork
-        help="fork workers from a process that has everything imported (default: on Linux)",
+        default=sys.platform == "linux",  # system libraries of macOS do not survive a fork
+        help="fork workers from a process that has all libraries imported (default: on Linux)",
     )
     jobs = arguments.add_argument_group("jobs")
     jobs.add_argument(
         "--max-queue",
         type=_count,
         default=DEFAULT_MAX_QUEUE,
-        help="jobs in flight; more of them wait to be accepted (default: %(default)s)",
+        help="accepted jobs at a time; further job lines wait (default: %(default)s)",
     )
     jobs.add_argument(
         "--line-limit-bytes", type=_count, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
@@ -116,41 +116,44 @@ def parser() -> argparse.ArgumentParser:
         "--stall-timeout-s",
         type=_above_zero,
         default=DEFAULT_STALL_TIMEOUT_S,
-        help="silence of a running job before its worker is replaced (default: %(default)g)",
+        help="time without progress of a running job, until its worker is killed "
+        "(default: %(default)g)",
     )
     jobs.add_argument(
         "--cancel-grace-s",
         type=_above_zero,
         default=DEFAULT_CANCEL_GRACE_S,
-        help="time to obey a cancel or a deadline before the worker is killed "
+        help="time for a job to end after a cancel or a deadline, until its worker is killed "
         "(default: %(default)g)",
     )
     jobs.add_argument(
-        "--journal", type=Path, help="SQLite file in which accepted jobs survive our own death"
+        "--journal",
+        type=Path,
+        help="SQLite file that keeps accepted jobs if the supervisor is killed",
     )
-    life = arguments.add_argument_group("workers' lives")
-    life.add_argument(
+    limits = arguments.add_argument_group("limits of a worker")
+    limits.add_argument(
         "--start-timeout-s",
         type=_above_zero,
         default=DEFAULT_START_TIMEOUT_S,
-        help="time to get ready (default: %(default)g)",
+        help="time until a worker must be ready (default: %(default)g)",
     )
-    life.add_argument(
+    limits.add_argument(
         "--grace-s",
         type=_above_zero,
         default=DEFAULT_GRACE_S,
         help="time to finish jobs after SIGTERM (default: %(default)g)",
     )
-    life.add_argument(
+    limits.add_argument(
         "--memory-limit-mb",
         type=_above_zero,
-        help="resident memory of a worker before it is replaced; trimmed at four fifths",
+        help="resident memory at which a worker is replaced; it is trimmed at four fifths of that",
     )
-    life.add_argument(
-        "--gpu-memory-limit-mb", type=_above_zero, help="the same on its GPU, where NVML is"
+    limits.add_argument(
+        "--gpu-memory-limit-mb", type=_above_zero, help="the same for its GPU; needs NVML"
     )
-    life.add_argument("--max-jobs", type=_count, help="jobs of a worker before it is replaced")
-    life.add_argument("--max-age-s", type=_above_zero, help="age of a worker before it is replaced")
+    limits.add_argument("--max-jobs", type=_count, help="jobs after which a worker is replaced")
+    limits.add_argument("--max-age-s", type=_above_zero, help="age at which a worker is replaced")
     arguments.add_argument(
         "--metrics-address",
         metavar="HOST:PORT",

@@ -1,4 +1,4 @@
-"""Descriptors and what to call when they are ready. One thread, no waiting anywhere else."""
+"""Descriptors and their handlers. The supervisor waits here and in no other place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Handler = Callable[[], object]
 
 
 class Poller:
-    """`select.poll` with handlers. Writing is watched only while something waits to be written."""
+    """`select.poll` with a handler per descriptor."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -19,13 +19,13 @@ class Poller:
         self._writing: dict[int, Handler] = {}
 
     def watch_reading(self, fd: int, handler: Handler, events: int = select.POLLIN) -> None:
-        """Call `handler` when there is something to read, or the other end is gone."""
+        """Call `handler` when there is something to read, or the other end is closed."""
         if self._reading.get(fd) is None:
             self._poll.register(fd, events)
         self._reading[fd] = handler
 
     def watch_writing(self, outbox: Outbox, handler: Handler) -> None:
-        """Call `handler` when an outbox that has something waiting can be written."""
+        """Call `handler` when an outbox can be written, as long as something waits in it."""
         if outbox.waiting_bytes and outbox.fd not in self._writing:
             self._writing[outbox.fd] = handler
             self._poll.register(outbox.fd, select.POLLOUT)
@@ -33,7 +33,8 @@ class Poller:
             self.forget(outbox.fd)
 
     def forget(self, fd: int) -> None:
-        """Watch it no longer; before it is closed, for its number is then used again."""
+        """Watch a descriptor no longer. Call it before the descriptor is closed: its number is
+        used again."""
         was_reading = self._reading.pop(fd, None)
         was_writing = self._writing.pop(fd, None)
         if was_reading or was_writing:

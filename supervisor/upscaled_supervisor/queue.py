@@ -1,4 +1,4 @@
-"""Accepted jobs that wait for a worker."""
+"""A job, and the queue of accepted jobs that wait for a worker."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from upscaled_protocol.envelope import WAITING_STAGE, Envelope
 class Job:
     """A job, from its line to its terminal event.
 
-    `line` is the host's own line, forwarded as it came unless the supervisor has to add to it.
+    `line` is the host's own line. The supervisor forwards it as it is, or with a field added.
     """
 
     __slots__ = (
         "attempts",
         "budget_s",
-        "chooses_its_name",
+        "daemon_kills",
         "deadline",
-        "deaths",
         "ending",
         "ends_at",
         "is_running",
@@ -30,6 +29,7 @@ class Job:
         "max_attempts",
         "method",
         "model",
+        "names_its_output",
         "order",
         "percent",
         "priority",
@@ -45,24 +45,26 @@ class Job:
         model = config.get("model") if isinstance(config, dict) else None
         self.job_id = envelope.job_id
         self.line = line if envelope.attempt == 1 else _with_attempt(line, 1)
-        self.chooses_its_name = _chooses_its_name(envelope)
+        self.names_its_output = _names_its_output(envelope)
         self.method = envelope.method
-        self.model = f"{envelope.method}:{model}"  # for affinity: equal text, equal model
+        self.model = (
+            f"{envelope.method}:{model}"  # for affinity: jobs with the same text use the same model
+        )
         self.priority = envelope.priority
         self.max_attempts = envelope.max_attempts
         self.timeout_s = envelope.timeout_s
         self.deadline: float | None = None
-        self.attempts = 0  # starts that it was charged with
-        self.deaths = 0  # of daemons, while it ran: see `Journal`
-        self.is_running = False  # as far as the journal is concerned
-        self.order = 0  # among equals; kept over a retry, which so goes to the front
+        self.attempts = 0  # that were charged
+        self.daemon_kills = 0  # while it ran: see `Journal`
+        self.is_running = False  # and does not wait in its worker; for the journal
+        self.order = 0  # among jobs of its priority; kept if it is requeued
         self.started_at = 0.0
         self.percent = 0.0
         # The stall clock while the job runs: see `Child.stalled_job`.
         self.progress_at = 0.0
         self.budget_s = 0.0
         self.waiting = False
-        # Why the supervisor asked the worker to end it, and until when it waits for that.
+        # "cancel" or "deadline" once its worker was asked to end it, and the time limit for that.
         self.ending: str | None = None
         self.ends_at = 0.0
 
@@ -79,19 +81,24 @@ class Job:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it ran when a worker or a daemon went down: it is to run without company."""
-        return self.attempts > 0 or self.deaths > 0
+        """True if it ran when its worker exited or a daemon was killed: it must run alone."""
+        return self.attempts > 0 or self.is_kill_suspect
+
+    @property
+    def is_kill_suspect(self) -> bool:
+        """True if it ran when a daemon was killed: such jobs run one at a time."""
+        return self.daemon_kills > 0
 
     @property
     def line_for_worker(self) -> bytes:
-        """The job as its worker is to see it."""
+        """The line for its worker, with the number of the attempt."""
         if self.attempts == 0:
             return self.line
         return _with_attempt(self.line, self.attempts + 1)
 
 
-def _chooses_its_name(envelope: Envelope) -> bool:
-    """Whether the worker names the output of this job, which so never replaces a file."""
+def _names_its_output(envelope: Envelope) -> bool:
+    """True if the worker chooses the output's name, so that no file is replaced."""
     config = envelope.fields.get("config")
     if envelope.method == "fake" or not isinstance(config, dict):
         return False
@@ -99,16 +106,16 @@ def _chooses_its_name(envelope: Envelope) -> bool:
 
 
 class JobQueue:
-    """Highest priority first, equals in order; bounded by the owner.
+    """Highest priority first, then the order of acceptance. The owner limits its length.
 
-    A sorted list for each method: a job that leaves from the middle is gone at once, with its
-    line, and a place in the list is the answer to how many go before. The jobs that ran when a
-    daemon went down have lists of their own, because they run one at a time.
+    One sorted list per method, and not a heap: a job that leaves from the middle is freed at once,
+    with its line, and its index is the number of jobs before it. Kill suspects have lists of their
+    own, because they run one at a time.
     """
 
     def __init__(self) -> None:
         self._order = itertools.count(1)
-        # By method, and whether a daemon went down while they ran.
+        # By method, and True for kill suspects.
         self._waiting: dict[tuple[str, bool], list[tuple[int, int, Job]]] = {}
 
     def __len__(self) -> int:
@@ -119,11 +126,11 @@ class JobQueue:
 
     @property
     def methods(self) -> set[str]:
-        """Those that some job waits for."""
+        """The methods of the jobs that wait."""
         return {method for (method, _), waiting in self._waiting.items() if waiting}
 
     def push(self, job: Job) -> int:
-        """Add a job, or put a retried one back in its old place; how many go before it."""
+        """Add a job, or put a requeued one back into its place; the number of jobs before it."""
         if not job.order:
             job.order = next(self._order)
         place = (-job.priority, job.order)
@@ -131,16 +138,15 @@ class JobQueue:
         insort(self._waiting.setdefault(_list_of(job), []), (*place, job))
         return ahead
 
-    def peek(self, methods: Iterable[str], *, with_deaths: bool = True) -> Job | None:
-        """The next job of any of these methods; without `with_deaths` not one that ran when a
-        daemon went down."""
-        kinds = (False, True) if with_deaths else (False,)
+    def peek(self, methods: Iterable[str], *, with_kill_suspects: bool = True) -> Job | None:
+        """The next job of any of these methods, with or without the kill suspects."""
+        kinds = (False, True) if with_kill_suspects else (False,)
         lists = [self._waiting.get((method, kind)) for method in methods for kind in kinds]
         heads = [waiting[0] for waiting in lists if waiting]
         return min(heads)[2] if heads else None
 
     def remove(self, job: Job) -> bool:
-        """Take a job out; False where it does not wait here."""
+        """Remove a job; False if it is not in the queue."""
         waiting = self._waiting.get(_list_of(job), [])
         index = bisect_left(waiting, (-job.priority, job.order))
         if index == len(waiting) or waiting[index][2] is not job:
@@ -150,11 +156,11 @@ class JobQueue:
 
 
 def _list_of(job: Job) -> tuple[str, bool]:
-    return job.method, job.deaths > 0
+    return job.method, job.is_kill_suspect
 
 
 def with_accepted_as(line: bytes, accepted_as: str) -> bytes:
-    """The line with a name of this acceptance, by which each run of the job knows its output."""
+    """The line with the name of this acceptance, by which each attempt knows its output."""
     return _with(line, b'"accepted_as":"%b"' % accepted_as.encode())
 
 
@@ -163,6 +169,7 @@ def _with_attempt(line: bytes, attempt: int) -> bytes:
 
 
 def _with(line: bytes, field: bytes) -> bytes:
-    """The line with a last field added: of a name that occurs twice the last one counts, and so
-    the line need not be encoded anew (nor could each: orjson reads deeper than it writes)."""
+    """The line with a field added at its end. If the host has written the same field, the last one
+    counts. The line is not encoded again, and not every line could be: orjson reads deeper nesting
+    than it writes."""
     return b"%b,%b}" % (line.rstrip()[:-1], field)

@@ -16,7 +16,7 @@ _BACKOFF_LIMIT_S = 30.0
 # After this many such exits the machine is at fault, or every job is.
 _FAILING_AFTER = 3
 # A worker that exits by itself before it is ready will exit again: stop after this many.
-_HOPELESS_AFTER = 3
+_GIVEN_UP_AFTER = 3
 # A machine may have room again later, even if its limits killed the workers while they started.
 # Once the host sends no more lines, nothing waits for that.
 _STARVED_AFTER = 4
@@ -53,9 +53,9 @@ class Slot:
         return self.failures >= _FAILING_AFTER
 
     @property
-    def is_hopeless(self) -> bool:
-        """True if another try is useless, because a model or a setting is wrong."""
-        return self.load_failures >= _HOPELESS_AFTER
+    def is_given_up(self) -> bool:
+        """True if it is not filled again, because a model or a setting is wrong."""
+        return self.load_failures >= _GIVEN_UP_AFTER
 
     @property
     def is_serving(self) -> bool:

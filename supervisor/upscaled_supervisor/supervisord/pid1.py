@@ -1,7 +1,7 @@
-"""Runs supervisord, also as the first process of a container, with an exit status that tells.
+"""Runs supervisord, also as the first process of a container, with a useful exit status.
 
-supervisord exits with 0 after its programs have failed for good, and then no container is started
-again. `watch` leaves a mark in that case (`FAILED_MARK`), and the exit status is 1 here.
+supervisord exits with 0 even after its program has failed for good, and a container that exits with
+0 is not restarted. `watch` writes a file in that case (`FAILED_MARK`), and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# The variable that names the mark; `watch` inherits it from supervisord.
+# The variable with the path of that file; `watch` inherits it from supervisord.
 FAILED_MARK = "SUPERVISORD_FAILED_MARK"
 _CONFIGURATION = Path(__file__).with_name("supervisord.conf")
 

@@ -1,16 +1,16 @@
-"""The event listener of supervisord: replaces a server that no longer answers or grew too large.
+"""The event listener of supervisord: restarts a server that does not answer or is too large.
 
-supervisord sees only whether a process lives. This listener asks the server itself, on every
-TICK_5 event:
+supervisord only sees that a process exists. This listener asks the server itself, on every TICK_5
+event:
 
     watching ── 3 checks in a row without an answer ──> aborting: SIGABRT writes the stacks to
        │                                                 stderr, SIGKILL after 2 s
        ├── more memory than the limit ──> draining: stopped with SIGTERM, which finishes jobs, and
        │                                  started again when it has stopped
-       └── PROCESS_STATE_FATAL (it could not be started) ──> leaves the mark, ends supervisord
+       └── PROCESS_STATE_FATAL (it could not be started) ──> writes the mark, ends supervisord
 
-supervisord starts an aborted program again by itself. Its own shutdown passes: what it refuses
-meanwhile is not an error.
+supervisord itself restarts an aborted program. While it shuts down it refuses requests, which is no
+error here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from xmlrpc.client import Fault
 from upscaled_supervisor.supervisord.pid1 import FAILED_MARK
 
 _MISSED_CHECKS = 3
-# A check has to end before the next tick.
+# A check must end before the next tick.
 _ANSWER_TIMEOUT_S = 3.0
-# For faulthandler to write the stacks.
+# Time for faulthandler to write the stacks.
 _ABORT_GRACE_S = 2.0
 _MIB = 1024 * 1024
 
@@ -62,7 +62,7 @@ class Programs(Protocol):
 
 
 class Watch:
-    """Keeps one program of supervisord answering and within its memory."""
+    """Restarts one program of supervisord if it does not answer or uses too much memory."""
 
     def __init__(
         self, programs: Programs, program: str, url: str, memory_limit_mb: float | None
@@ -81,7 +81,7 @@ class Watch:
         if self._is_draining and state in ("STOPPED", "EXITED"):
             self._is_draining = False
             self._programs.startProcess(self._program, False)
-            _tell(f"{self._program} was started again")
+            _print(f"{self._program} was started again")
         if state != "RUNNING":
             self._missed = 0
             return
@@ -93,7 +93,7 @@ class Watch:
             return
         used_mb = _used_mb(pid)
         if self._limit_mb is not None and used_mb > self._limit_mb:
-            _tell(
+            _print(
                 f"{self._program} uses {used_mb:.0f} MB, more than the limit of "
                 f"{self._limit_mb:.0f} MB: it finishes its jobs and is started again"
             )
@@ -101,7 +101,7 @@ class Watch:
             self._programs.stopProcess(self._program, False)
 
     def _abort(self, pid: int) -> None:
-        _tell(
+        _print(
             f"{self._program} (pid {pid}) gave no answer at {self._url} in {_MISSED_CHECKS} checks:"
             " it is killed, and supervisord starts it again"
         )
@@ -128,7 +128,7 @@ def _answers(url: str) -> bool:
 
 
 def _used_mb(pid: int) -> float:
-    """Resident memory of a process and of all that it started."""
+    """Resident memory of a process and all its descendants."""
     import psutil
 
     used = 0
@@ -141,14 +141,14 @@ def _used_mb(pid: int) -> float:
     return used / _MIB
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"upscaled watch: {text}\n")
     sys.stderr.flush()
 
 
 def _end_supervisord(program: str) -> None:
-    """The program cannot be started: exit with a status that says so (see `pid1`)."""
-    _tell(f"{program} could not be started: supervisord ends")
+    """The program cannot be started: write the mark for `pid1`, and end supervisord."""
+    _print(f"{program} could not be started: supervisord ends")
     mark = os.environ.get(FAILED_MARK)
     if mark:
         Path(mark).write_text(program, "utf-8")
@@ -159,8 +159,8 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse. Raises `SystemExit` (2) with usage on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m upscaled_supervisor.supervisord.watch",
-        description="Event listener of supervisord that replaces a server that no longer answers "
-        "or grew too large.",
+        description="Event listener of supervisord: restarts a server that does not answer or is "
+        "too large.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -169,13 +169,13 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--url",
         default=f"http://127.0.0.1:{port}/api/health/live",
-        help="what has to answer 200 (default: /api/health/live at PORT, else 8080)",
+        help="address that must answer 200 (default: /api/health/live at PORT, else 8080)",
     )
     parser.add_argument(
         "--memory-limit-mb",
         type=float,
         default=os.environ.get("WATCH_MEMORY_LIMIT_MB") or None,
-        help="of the server and all its processes (default: WATCH_MEMORY_LIMIT_MB, else none)",
+        help="limit for the server and its descendants (default: WATCH_MEMORY_LIMIT_MB, else none)",
     )
     return parser.parse_args(argv)
 
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 watch.handle_tick()
             except (Fault, OSError) as error:
                 # While supervisord shuts down it refuses everything.
-                _tell(f"supervisord did not act: {error}")
+                _print(f"supervisord did not act: {error}")
         listener.ok()
 
 

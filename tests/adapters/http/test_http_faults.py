@@ -152,7 +152,7 @@ def test_a_daemon_whose_server_was_killed_charges_no_job_for_it(serve: ServeProc
     serve.kill()
     psutil.wait_procs([daemon], timeout=60)
     with contextlib.closing(Journal(serve.data_dir / "journal.db")) as journal:
-        assert [(job.job_id, job.deaths) for job in journal.pending()] == [(job_id, 0)]
+        assert [(job.job_id, job.daemon_kills) for job in journal.pending()] == [(job_id, 0)]
     serve.start()
     serve.client.post(f"/api/jobs/{job_id}/cancel")
     assert serve.ended(job_id)["status"] == "cancelled"

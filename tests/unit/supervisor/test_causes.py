@@ -25,7 +25,7 @@ def wait_status(code: str) -> int:
 def test_an_exit_code_is_told() -> None:
     cause = cause_of_exit(wait_status("raise SystemExit(7)"), 0, "last words")
     assert cause == {"reason": "exit", "exit_code": 7, "detail": "last words"}
-    assert cause.sentence() == "the worker left with exit code 7: last words"
+    assert cause.sentence() == "the worker exited with code 7: last words"
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])

@@ -58,7 +58,7 @@ def running(daemon: Simulation) -> set[str]:
 def deaths(path: Path) -> dict[str, int]:
     """The kills that the next daemon would find charged, by job."""
     with contextlib.closing(Journal(path)) as journal:
-        return {job.job_id: job.deaths for job in journal.pending()}
+        return {job.job_id: job.daemon_kills for job in journal.pending()}
 
 
 def test_a_kill_is_charged_to_the_jobs_that_ran_and_to_no_other(path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_job_is_recorded_as_running_once_for_all_its_progress(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[str] = []
-    monkeypatch.setattr(Journal, "note_running", lambda _, job_id: recorded.append(job_id))
+    monkeypatch.setattr(Journal, "mark_running", lambda _, job_id: recorded.append(job_id))
     with killed(path) as daemon:
         accept(daemon, "a")
         for _ in range(3):
