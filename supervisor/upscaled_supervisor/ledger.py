@@ -247,7 +247,7 @@ class Ledger:
         why = cause.sentence() if cause else "the supervisor was killed then, so the cause is lost"
         reason = cause["reason"] if cause else None
         if job.attempts > 1:
-            text = f"the job took its worker down {job.attempts} times: {why}"
+            text = f"its worker was lost at each of {job.attempts} attempts: {why}"
             self.fail(job, ErrorCode.POISONED, text, cause)
         # A single exit does not prove that the job is the reason.
         elif reason == "stall":

@@ -1,4 +1,4 @@
-"""Whatever dies, and whenever: no descendant is left.
+"""Whichever process is killed, and whenever: no descendant is left.
 
 Every process of a tree inherits the write end of one pipe, the *tether*, from the test. When the
 last of them is gone the read end reports the end of file: no pids, no sleeps, no guesses.
@@ -22,7 +22,7 @@ import pytest
 from upscaled_protocol.processtree import child_pids
 from waiting import TIMEOUT_S, wait_until
 
-# A host: passes what the test says to its daemon, and says what the daemon says.
+# A host: passes lines from the test to its daemon, and the daemon's lines to the test.
 HOST = """
 import os, subprocess, sys, threading
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ while data := os.read(child.stdout.fileno(), 65536):
 
 MOMENTS = ["importing", "loading", "idle", "in a job", "in a silent job", "draining"]
 
-# Nothing of the tree comes to its end because a time is up, as long as a test waits for it.
+# No time limit ends a process of the tree as long as a test waits for it.
 LATER_S = str(10 * TIMEOUT_S)
 FAKE = [
     *("-m", "upscaled_supervisor", "--methods", "fake"),
@@ -83,7 +83,7 @@ class Tree:
         return self.wait_line(lambda line: line.get("message") == message)
 
     def assert_gone(self) -> None:
-        """Nothing of the tree is left."""
+        """Wait until every process of the tree is gone."""
         readable, _, _ = select.select([self._tether], [], [], TIMEOUT_S)
         assert readable, "a descendant is still alive"
         assert os.read(self._tether, 1) == b""
@@ -102,7 +102,7 @@ class Tree:
         line = b""
         while not line.endswith(b"\n"):
             readable, _, _ = select.select([self._reader], [], [], TIMEOUT_S)
-            assert readable, "the daemon says nothing"
+            assert readable, "the daemon writes nothing"
             byte = self._reader.read(1)
             assert byte, "the daemon is gone"
             line += byte
@@ -138,7 +138,7 @@ def worker_pid(tree: Tree) -> int:
 
 
 def programs_below(process: psutil.Process) -> list[str]:
-    """What its descendants run; a zombie runs nothing."""
+    """The programs of its descendants, with "" for a zombie."""
     names = []
     for child in process.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -168,8 +168,13 @@ def bring_to(tree: Tree, moment: str) -> None:
         tree.wait_status("draining")
 
 
-@pytest.mark.parametrize("template", ["--template", "--no-template"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "template"),
+    [
+        *((moment, "--template") for moment in MOMENTS),
+        *((moment, "--no-template") for moment in ("importing", "loading", "in a job")),
+    ],
+)
 @pytest.mark.parametrize("victim", ["host", "supervisor"])
 def test_a_killed_parent_leaves_no_descendant(
     start_tree: StartTree, victim: str, moment: str, template: str
@@ -183,7 +188,7 @@ def test_a_killed_parent_leaves_no_descendant(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_fork_server_costs_no_job_and_leaves_nothing(
+def test_a_killed_fork_server_loses_no_job_and_leaves_no_descendant(
     start_tree: StartTree, moment: str
 ) -> None:
     tree = start_tree(*FAKE)
@@ -211,7 +216,7 @@ def test_a_killed_worker_leaves_no_grandchild(start_tree: StartTree, moment: str
     tree.assert_gone()
 
 
-def test_a_worker_stuck_in_native_code_dies_with_its_host(start_tree: StartTree) -> None:
+def test_a_worker_stuck_in_native_code_ends_with_its_host(start_tree: StartTree) -> None:
     tree = start_tree(*FAKE)
     stuck = {"hang_native": True, "at_step": 1, "steps": 3, "step_s": 0.05}
     tree.send({"job_id": "a", "method": "fake", "config": stuck})
@@ -220,7 +225,7 @@ def test_a_worker_stuck_in_native_code_dies_with_its_host(start_tree: StartTree)
     tree.assert_gone()
 
 
-def test_a_worker_stuck_in_native_code_dies_where_nobody_is_left_to_end_it(
+def test_a_worker_stuck_in_native_code_ends_without_a_supervisor_and_a_fork_server(
     start_tree: StartTree,
 ) -> None:
     tree = start_tree(*FAKE)
@@ -235,7 +240,7 @@ def test_a_worker_stuck_in_native_code_dies_where_nobody_is_left_to_end_it(
     tree.assert_gone()
 
 
-def test_a_bare_worker_dies_with_its_host(start_tree: StartTree) -> None:
+def test_a_bare_worker_ends_with_its_host(start_tree: StartTree) -> None:
     tree = start_tree("-m", "upscaled_worker", "--methods", "fake")
     bring_to(tree, "loading")
     os.kill(tree.host.pid, signal.SIGKILL)
@@ -264,7 +269,7 @@ def test_as_the_first_process_of_a_container_it_leaves_no_zombie(start_tree: Sta
     tree.assert_gone()
 
 
-def test_ending_the_input_is_no_death(start_tree: StartTree) -> None:
+def test_jobs_are_finished_after_the_end_of_input(start_tree: StartTree) -> None:
     tree = start_tree(*FAKE)
     tree.send({"job_id": "a", "method": "fake", "config": {"steps": 5, "step_s": 0.1}})
     tree.wait_line(lambda line: line["type"] == "accepted")

@@ -45,7 +45,7 @@ def small_machine() -> Iterator[Path]:
     pytest.skip("a memory cgroup can only be made by root, on Linux")
 
 
-def test_a_worker_that_the_kernel_kills_for_memory_is_told_apart(small_machine: Path) -> None:
+def test_a_kill_by_the_kernel_for_lack_of_memory_is_named(small_machine: Path) -> None:
     jobs = [
         {"job_id": "greedy", "method": "fake", "config": {"steps": 1, "grow_mb": 600}},
         {"job_id": "modest", "method": "fake", "config": {"steps": 1}},

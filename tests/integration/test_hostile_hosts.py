@@ -1,4 +1,4 @@
-"""Hosts that do what no host should: the daemon answers, and neither ends, spins nor grows."""
+"""Hosts that misbehave: the daemon answers, and does not crash, spin or grow."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # orjson reads as deep as 1024 levels, and writes less.
 DEEP = b"[" * 1000 + b"]" * 1000
-# What a leak of one line a job adds up to is three times this.
+# A leak of one line per job adds up to three times this.
 GROWTH_BYTES = 100e6
 PADDING = "x" * 1_000_000
 
@@ -37,7 +38,7 @@ def test_a_line_nested_as_deep_as_can_be_read_is_run(
     assert daemon.wait_terminal("b")["type"] == "result"
 
 
-def test_a_line_that_the_supervisor_takes_is_none_too_long_for_its_worker(
+def test_a_line_that_the_supervisor_accepts_is_not_too_long_for_its_worker(
     start_supervisor: StartDaemon,
 ) -> None:
     daemon = start_supervisor("--line-limit-bytes", "50000000")
@@ -78,13 +79,30 @@ def test_nothing_of_a_job_is_kept_once_it_has_ended(
     assert process.memory_info().rss < before + GROWTH_BYTES
 
 
-def test_a_worker_rests_whose_host_neither_reads_nor_writes_any_more(
+def test_a_host_that_never_reads_is_not_read_either(start_supervisor: StartDaemon) -> None:
+    """Each bad line has an answer. If they are not read, they must not fill the memory."""
+    daemon = start_supervisor()
+    daemon.wait_status("ready")
+    daemon.stop_reading()
+    lines = 200_000  # whose answers pass 16 MiB
+    sender = threading.Thread(target=daemon.send, args=(b"not json\n" * lines,))
+    sender.start()
+    daemon.wait_until_idle()
+    assert sender.is_alive()
+    assert psutil.Process(daemon.pid).memory_info().rss < 150e6
+    daemon.resume_reading()
+    sender.join()
+    daemon.finish()
+    assert sum(line.get("code") == "invalid_json" for line in daemon.lines) == lines
+
+
+def test_a_worker_whose_host_does_not_read_uses_no_processor_time(
     start_worker: StartDaemon,
 ) -> None:
     worker = start_worker()
     worker.wait_status("ready")
     worker.stop_reading()
-    bad_lines = 150_000  # more than it reads of a host that does not: the answers pass 16 MiB
+    bad_lines = 150_000  # the answers pass 16 MiB, so that it stops reading
     worker.send(b"{}\n" * bad_lines)
     worker.close_stdin()
     worker.wait_until_idle()
@@ -110,7 +128,7 @@ def test_stdout_closed_from_the_start_is_a_host_that_is_gone() -> None:
 
 
 def test_a_socket_that_breaks_is_a_host_that_is_gone() -> None:
-    """Closed with lines unread, it gives the daemon an error to read instead of an end."""
+    """A socket closed with unread data gives its peer an error instead of an end of file."""
     ours, theirs = socket.socketpair()
     daemon = subprocess.Popen(
         [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
@@ -129,7 +147,7 @@ def test_a_socket_that_breaks_is_a_host_that_is_gone() -> None:
 
 @pytest.mark.parametrize("module", ["upscaled_supervisor", "upscaled_worker"])
 def test_an_input_that_breaks_is_a_host_that_is_gone(module: str) -> None:
-    """Its output may be another stream, and whole."""
+    """Even if its output is another stream that works."""
     ours, theirs = socket.socketpair()
     theirs.send(b"unread")
     daemon = subprocess.Popen(
@@ -146,7 +164,7 @@ def test_an_input_that_breaks_is_a_host_that_is_gone(module: str) -> None:
     assert b"Traceback" not in stderr
 
 
-def test_a_full_disk_under_stdout_is_told_by_its_name() -> None:
+def test_a_full_disk_under_stdout_is_reported() -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         daemon = subprocess.run(
             [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
@@ -204,7 +222,7 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
 
 
 @pytest.mark.parametrize("module", ["upscaled_supervisor", "upscaled_worker"])
-def test_signals_that_the_host_had_blocked_are_heard(module: str) -> None:
+def test_signals_that_the_host_had_blocked_are_received(module: str) -> None:
     daemon = subprocess.Popen(
         [sys.executable, "-c", BLOCK_SIGNALS, module, "--methods", "fake"],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Jobs that survive the supervisor's own death."""
+"""Jobs in a journal survive a kill of the supervisor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_accepted_jobs_are_finished_after_a_kill_of_the_supervisor(
     first.job("done")
     first.wait_terminal("done")
     first.job("running", steps=100_000, step_s=0.01)
-    first.wait_progress("running")  # it has the device now: the next job waits for it
+    first.wait_progress("running")  # it has the device, so the next job waits
     first.job("late", steps=2)
     first.wait_accepted("late")
     os.kill(first.pid, signal.SIGKILL)
@@ -38,7 +38,7 @@ def test_accepted_jobs_are_finished_after_a_kill_of_the_supervisor(
     second.wait_terminal("running")
     assert second.wait_terminal("late")["type"] == "result"
     assert second.finish() == 1
-    # What had ended before is not done again, nor answered again unasked.
+    # A job that had ended is not done or answered again.
     assert {line["job_id"] for line in second.terminals()} == {"running", "late"}
 
     third = start_supervisor("--journal", journal)
@@ -56,7 +56,7 @@ def test_a_job_whose_supervisor_was_killed_before_its_result_has_one_output(
     first = start_supervisor(*options)
     first.job("earlier", "esrgan", image_path=str(picture))
     first.wait_terminal("earlier")
-    # The worker goes on once its supervisor hears nothing more of it.
+    # The worker finishes the job while the supervisor is stopped and cannot record it.
     worker = first.ask_health()["workers"][0]["pid"]
     os.kill(worker, signal.SIGSTOP)
     first.job("photo", "esrgan", image_path=str(picture))
@@ -116,7 +116,7 @@ def test_a_full_disk_refuses_jobs_clearly_and_ends_the_accepted_ones(
     assert any(line["type"] == "result" for line in daemon.terminals())
 
 
-def test_a_disk_that_has_room_again_makes_the_journal_whole(
+def test_a_disk_that_has_room_again_gets_the_missing_events(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     journal = str(tmp_path / "jobs.db")

@@ -14,12 +14,12 @@ from waiting import TIMEOUT_S
 if TYPE_CHECKING:
     from tests.conftest import Daemon, StartDaemon
 
-# The daemon has the kernel choose a port; two that are chosen beforehand may be the same.
+# The kernel chooses the port.
 SERVED = ("--metrics-address", "127.0.0.1:0")
 
 
 def scrape(daemon: Daemon) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """The metrics of a daemon that is past its start."""
+    """The metrics of a daemon that has started."""
     connections = psutil.Process(daemon.pid).net_connections("tcp")
     (port,) = {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
     url = f"http://127.0.0.1:{port}/metrics"
@@ -49,7 +49,7 @@ def test_metrics_count_jobs_durations_and_restarts(start_supervisor: StartDaemon
     assert metrics["upscaled_queue_size", ()] == 0
 
 
-def test_a_port_that_is_taken_is_told_and_tried_again(start_supervisor: StartDaemon) -> None:
+def test_a_port_in_use_is_reported_and_tried_again(start_supervisor: StartDaemon) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A supervisor and real workers, driven over its pipes as a host would."""
+"""A supervisor and real workers, driven over pipes as a host does it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_a_killed_worker_loses_no_job(start_supervisor: StartDaemon, template: s
     assert restarted["cause"] == {"reason": "signal", "signal": "SIGKILL"}
     assert daemon.finish() == 0
     assert len(daemon.terminals()) == 4
-    # A job that had not started is not charged with the death.
+    # A job that had not started is not charged with the kill.
     assert daemon.wait_terminal("waiting-2")["attempt"] == 1
 
 
 @TEMPLATE
-def test_no_program_that_a_job_starts_holds_the_wire(
+def test_no_program_that_a_job_starts_inherits_the_protocol_pipes(
     start_supervisor: StartDaemon, template: str
 ) -> None:
     daemon = start_supervisor(template)
@@ -117,7 +117,7 @@ def test_a_stall_leaves_the_stacks_of_python_on_stderr(start_supervisor: StartDa
     daemon.wait_stderr(b"_pause")
 
 
-def test_health_does_not_call_a_stopped_worker_ready(start_supervisor: StartDaemon) -> None:
+def test_health_reports_a_stopped_worker_as_unresponsive(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor()
     pid = worker_pid(daemon)
     os.kill(pid, signal.SIGSTOP)
@@ -174,7 +174,7 @@ def test_health_has_a_row_for_each_worker(start_supervisor: StartDaemon) -> None
     assert all(row["rss_mb"] > 1 for row in report["workers"])
 
 
-def test_a_leaking_worker_is_replaced_before_it_harms(start_supervisor: StartDaemon) -> None:
+def test_a_leaking_worker_is_replaced_and_no_job_is_charged(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--memory-limit-mb", "150")
     for number in range(30):
         daemon.job(str(number), grow_mb=10, steps=2, step_s=0.05)
@@ -184,7 +184,7 @@ def test_a_leaking_worker_is_replaced_before_it_harms(start_supervisor: StartDae
     assert all(line["attempt"] == 1 for line in daemon.terminals())
 
 
-def test_hangup_replaces_the_workers_one_by_one(start_supervisor: StartDaemon) -> None:
+def test_sighup_replaces_the_workers_one_by_one(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--workers", "2")
     before = {worker_pid(daemon, 0), worker_pid(daemon, 1)}
     for number in range(30):
@@ -202,7 +202,7 @@ def test_hangup_replaces_the_workers_one_by_one(start_supervisor: StartDaemon) -
     assert len(daemon.terminals()) == 30
 
 
-def test_terminate_finishes_the_jobs_within_the_grace(start_supervisor: StartDaemon) -> None:
+def test_sigterm_finishes_the_jobs_within_the_grace(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--grace-s", "30")
     for number in range(4):
         daemon.job(str(number), steps=5, step_s=0.02)
@@ -222,3 +222,10 @@ def test_a_host_that_stops_reading_gets_every_result_later(start_supervisor: Sta
     assert daemon.finish() == 0
     ends = [line["job_id"] for line in daemon.terminals()]
     assert sorted(ends, key=int) == [str(number) for number in range(3000)]
+
+
+def test_a_worker_has_the_environment_of_its_own_gpu(start_supervisor: StartDaemon) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "2,5"}
+    daemon = start_supervisor("--no-template", "--device", "cuda:1", env=env)
+    environment = Path(f"/proc/{worker_pid(daemon)}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=5" in environment

@@ -1,4 +1,4 @@
-"""How a worker's end is read."""
+"""The cause of a worker's exit, read from its status."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def wait_status(code: str) -> int:
     return status
 
 
-def test_an_exit_code_is_told() -> None:
-    cause = cause_of_exit(wait_status("raise SystemExit(7)"), 0, "last words")
-    assert cause == {"reason": "exit", "exit_code": 7, "detail": "last words"}
-    assert cause.sentence() == "the worker exited with code 7: last words"
+def test_an_exit_code_is_named() -> None:
+    cause = cause_of_exit(wait_status("raise SystemExit(7)"), 0, "last line")
+    assert cause == {"reason": "exit", "exit_code": 7, "detail": "last line"}
+    assert cause.sentence() == "the worker exited with code 7: last line"
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_a_signal_is_told_by_its_name(name: str) -> None:
+def test_a_signal_is_named(name: str) -> None:
     number = int(signal.Signals[name])
     cause = cause_of_exit(wait_status(f"import os; os.kill(os.getpid(), {number})"), 0, None)
     assert cause == {"reason": "signal", "signal": name}
 
 
-def test_a_kill_is_the_kernels_where_its_counter_rose() -> None:
+def test_a_kill_is_the_kernels_if_its_counter_rose() -> None:
     killed = wait_status("import os; os.kill(os.getpid(), 9)")
     assert cause_of_exit(killed, 1, None) == {"reason": "oom_kill", "signal": "SIGKILL"}
     crashed = wait_status("import os; os.kill(os.getpid(), 11)")

@@ -114,6 +114,16 @@ def test_a_worker_that_does_not_exit_is_killed() -> None:
         assert daemon.system.time - start == pytest.approx(10.0, abs=1.0)
 
 
+def test_a_fork_server_that_reports_no_exit_delays_the_end_and_does_not_prevent_it() -> None:
+    with simulated() as daemon:
+        daemon.settle()
+        assert daemon.system.fork_server is not None
+        daemon.system.fork_server.is_stopped = True
+        start = daemon.system.time
+        assert daemon.finish() == 0
+        assert daemon.system.time - start == pytest.approx(12.0, abs=1.0)
+
+
 def test_a_worker_that_still_starts_is_killed_at_once() -> None:
     def load(worker: SimulatedWorker) -> None:
         """Never get ready."""

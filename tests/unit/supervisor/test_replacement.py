@@ -233,6 +233,22 @@ def test_an_idle_worker_that_was_signalled_has_one_successor() -> None:
         assert restarts(daemon) == 1
 
 
+def test_a_worker_that_is_signalled_during_a_reload_has_one_successor() -> None:
+    with simulated() as daemon:
+        daemon.job("long", config=HANG)
+        old = daemon.wait_held("long")
+        daemon.system.starts = loading
+        reload(daemon)
+        daemon.wait_workers(2)
+        old.is_draining = True
+        old.send(type="status", message="draining", detail="SIGTERM")
+        daemon.run_for(10.0)
+        assert len(daemon.workers) == 2
+        daemon.worker.ready()
+        daemon.wait_status("worker_restarted")
+        assert restarts(daemon) == 1
+
+
 def test_a_worker_that_grows_is_trimmed_and_then_replaced() -> None:
     with simulated("--memory-limit-mb", "1000") as daemon:
         daemon.job("a")

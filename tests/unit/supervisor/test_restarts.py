@@ -119,6 +119,20 @@ def test_a_job_done_resets_the_delay() -> None:
             assert daemon.system.time - start < 0.1
 
 
+def test_the_exit_of_a_worker_that_has_done_a_job_is_no_failure_in_a_row() -> None:
+    with simulated() as daemon:
+        daemon.job("a")
+        daemon.wait_terminal("a")
+        start = daemon.system.time
+        for count in (2, 3):
+            dies(daemon.worker)
+            daemon.wait_workers(count)
+        assert daemon.system.time - start < 0.1
+        dies(daemon.worker)
+        daemon.wait_workers(4)
+        assert daemon.system.time - start >= 0.1
+
+
 def test_a_pipe_of_jobs_ends_if_no_worker_gets_ready(bad_machine: Simulation) -> None:
     daemon = bad_machine.start()
     daemon.job("a")
