@@ -135,7 +135,8 @@ def test_a_job_reserved_for_a_worker_that_exits_is_not_charged() -> None:
         worker.fail("first", "internal")
         worker.receive_signal(signal.SIGKILL)
         assert daemon.wait_terminal("first")["code"] == "internal"
-        assert daemon.wait_terminal("crashed")["attempt"] == 2
+        end = daemon.wait_terminal("crashed")
+        assert (end["type"], end["attempt"]) == ("result", 2)
 
 
 def test_a_stalled_worker_is_replaced_and_only_the_stalled_job_is_charged() -> None:
