@@ -28,9 +28,9 @@ from upscaled_bench.flux_replicas import install_upscaler, write_replica
 from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_models.catalog import bundled_weights_dir
+from upscaled_models.device.out_of_memory import free_caches
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.engine import EsrganEngine
-from upscaled_models.esrgan.out_of_memory import free_caches
 from upscaled_models.flux.engine import FluxEngine
 from upscaled_models.flux.text import Embeddings
 from upscaled_models.flux.transformer import Placement

@@ -21,9 +21,9 @@ MIB = 2**20
 LIMITED = """
 import sys
 from upscaled_bench import one_job
-from upscaled_models.esrgan.upscaler import Upscaler
+from upscaled_models.esrgan.networks import Networks
 limit_bytes = int(sys.argv.pop(1))
-Upscaler._memory_for_tiles = lambda _: limit_bytes
+Networks._memory_for_tiles = lambda _: limit_bytes
 one_job.main()
 """
 

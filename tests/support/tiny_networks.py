@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.device.precision import choose_dtype
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.precision import choose_dtype
 
 CPU = torch.device("cpu")
 # oneDNN refuses bf16 on processors without AVX-512, and no job computes in it there.

@@ -10,7 +10,7 @@ from threading import Event, Thread, current_thread
 import pytest
 
 from upscaled_imaging.cores import computing_threads
-from upscaled_models.threads import ComputingThread, give_way, settle_waiting
+from upscaled_models.device.threads import ComputingThread, give_way, settle_waiting
 from waiting import TIMEOUT_S
 
 

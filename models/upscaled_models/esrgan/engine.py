@@ -1,4 +1,4 @@
-"""The ESRGAN engine as the worker sees it; the work is done in `upscaler.py`."""
+"""The ESRGAN engine as the worker sees it; the work is done in `networks.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig
 
 if TYPE_CHECKING:
-    from upscaled_models.esrgan.upscaler import Upscaler
+    from upscaled_models.esrgan.networks import Networks
 
 # What `loading.py` reads.
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
@@ -25,13 +25,13 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
 
     method = "esrgan"
 
-    _upscaler: Upscaler | None
+    _models: Networks | None
 
     @classmethod
     def preimport(cls) -> None:
         """Import torch, spandrel and libvips."""
         super().preimport()
-        import_module("upscaled_models.esrgan.upscaler")
+        import_module("upscaled_models.esrgan.networks")
 
     def start(self) -> None:
         """Find the device, and load those of the models to preload that are for this method.
@@ -39,15 +39,15 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         Raises `JobError`: the device cannot be used, or a model cannot be loaded.
         """
         self.preimport()
-        from upscaled_models.esrgan.upscaler import Upscaler
+        from upscaled_models.esrgan.networks import Networks
 
-        self._upscaler = Upscaler(self.settings)
+        self._models = Networks(self.settings)
         catalog = Catalog.load()
         for name in self.settings.preload:
             model = catalog.find(name)
             # A name that nobody knows is refused here, rather than passed over by every engine.
             if model.method == self.method if model else not name.endswith(".gguf"):
-                self._upscaler.preload(name)
+                self._models.preload(name)
 
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
         """Find the network of a job. Raises `JobError`."""
@@ -68,7 +68,7 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
             names += [path.stem for path in files if catalog.find(path.name) is None]
         return list(dict.fromkeys(names))
 
-    def _started(self) -> Upscaler:
-        if self._upscaler is None:
+    def _started(self) -> Networks:
+        if self._models is None:
             raise RuntimeError("start comes before run")
-        return self._upscaler
+        return self._models

@@ -19,7 +19,7 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from upscaled_models.esrgan.precision import NAMES
+from upscaled_models.device.precision import NAMES
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach
 from upscaled_models.keptfiles import KeptFiles
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
 from upscaled_models.esrgan.learnt import Learnt
@@ -19,7 +20,6 @@ from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
-from upscaled_models.threads import computing_thread
 
 # Side of the tile that a network's memory is measured with.
 _SAMPLE_SIDE = 64

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.esrgan.columns import Column, cut_columns
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.out_of_memory import is_out_of_memory
 from upscaled_models.esrgan.pixels import to_bytes
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows.buffer import RowBuffer

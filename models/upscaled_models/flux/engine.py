@@ -1,4 +1,4 @@
-"""The FLUX engine as the worker sees it; the work is done in `job.py` and `upscaler.py`."""
+"""The FLUX engine as the worker sees it; the work is done in `enlargement.py` and `pipeline.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upscaled_protocol.configs import FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
 if TYPE_CHECKING:
-    from upscaled_models.flux.upscaler import Upscaler
+    from upscaled_models.flux.pipeline import Pipeline
 
 # diffusers and transformers, from a cold disk.
 _IMPORT_BUDGET_S = 300.0
@@ -30,7 +30,7 @@ class FluxEngine(LocalEngine[FluxConfig]):
 
     method = "flux"
 
-    _upscaler: Upscaler | None
+    _models: Pipeline | None
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -54,12 +54,12 @@ class FluxEngine(LocalEngine[FluxConfig]):
 
     def prepare(self, config: FluxConfig, context: Context) -> Enlarge:
         """Find the files of a job. Raises `JobError`."""
-        if self._upscaler is None:
+        if self._models is None:
             context.progress(0, "load", budget_s=_IMPORT_BUDGET_S)
-        upscaler = self._get()
-        from upscaled_models.flux.job import Job
+        pipeline = self._get()
+        from upscaled_models.flux.enlargement import FluxEnlargement
 
-        return Job(upscaler, config, context).enlarge
+        return FluxEnlargement(pipeline, config, context).enlarge
 
     def models(self) -> list[str]:
         """Transformers in the model folder, by catalogue name or stem."""
@@ -74,11 +74,11 @@ class FluxEngine(LocalEngine[FluxConfig]):
         """The first file of the set that is missing."""
         return what_is_missing(Catalog.load(), self.settings.model_dir)
 
-    def _get(self) -> Upscaler:
-        if self._upscaler is None:
+    def _get(self) -> Pipeline:
+        if self._models is None:
             with self._making:
-                if self._upscaler is None:
-                    from upscaled_models.flux.upscaler import Upscaler
+                if self._models is None:
+                    from upscaled_models.flux.pipeline import Pipeline
 
-                    self._upscaler = Upscaler(self.settings)
-        return self._upscaler
+                    self._models = Pipeline(self.settings)
+        return self._models

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.out_of_memory import is_out_of_memory
+from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.flux.autoencoder import Autoencoder
 from upscaled_models.flux.sampling import NoiseField, denoise_tiles
 from upscaled_models.flux.text import Embeddings

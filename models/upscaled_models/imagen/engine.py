@@ -1,4 +1,4 @@
-"""The Imagen engine as the worker sees it; the work is done in `job.py` and `service.py`."""
+"""The Imagen engine as the worker sees it: `enlargement.py` does a job, `service.py` the calls."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from upscaled_imaging.dimensions import Plan
+from upscaled_models.device.threads import give_way
 from upscaled_models.engine import Context, Settings
 from upscaled_models.imagen.account import credentials_in_sight, unusable
 from upscaled_models.picture import Enlarge, Enlargement, PictureEngine
 from upscaled_models.registry import is_installed
-from upscaled_models.threads import give_way
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -46,7 +46,7 @@ class ImagenEngine(PictureEngine[ImagenConfig]):
         """Import numpy and libvips, which the other engines need too. The SDK is imported by the
         first job: no worker starts later on its account."""
         super().preimport()
-        import upscaled_models.imagen.job  # noqa: F401 - for the jobs to come
+        import upscaled_models.imagen.enlargement  # noqa: F401 - for the jobs to come
 
     def lacks(self) -> str | None:
         """The SDK, or credentials. A project may come with each job."""
@@ -57,7 +57,7 @@ class ImagenEngine(PictureEngine[ImagenConfig]):
     def prepare(self, config: ImagenConfig, context: Context) -> Enlarge:
         """Find the account, and connect to the service. Raises `JobError`."""
         from upscaled_models.imagen.account import find_account
-        from upscaled_models.imagen.job import Job
+        from upscaled_models.imagen.enlargement import ImagenEnlargement
 
         give_way()
         account = find_account(config)
@@ -65,8 +65,11 @@ class ImagenEngine(PictureEngine[ImagenConfig]):
             service = self._loaded_service(context)
 
         def enlarge(source: Source, plan: Plan) -> AbstractContextManager[Enlargement]:
-            job = Job(config, source, plan, account=account, service=service, context=context)
-            return nullcontext(job)
+            return nullcontext(
+                ImagenEnlargement(
+                    config, source, plan, account=account, service=service, context=context
+                )
+            )
 
         return enlarge
 

@@ -29,12 +29,12 @@ from google import genai
 from google.auth.exceptions import TransportError
 from google.genai import types
 
+from upscaled_models.device.threads import give_way
 from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account, sign_in
 from upscaled_models.imagen.connection import REQUEST, open_session
 from upscaled_models.imagen.faults import Fault, fault_of, filtered
 from upscaled_models.imagen.ratelimit import RateLimit
-from upscaled_models.threads import give_way
 from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
 

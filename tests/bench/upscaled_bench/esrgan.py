@@ -10,8 +10,8 @@ Rivals in one run, on one file, each at its best of several rounds in turn:
 # ruff: noqa: E402
 from __future__ import annotations
 
+from upscaled_models.device.threads import computing_thread, settle_waiting
 from upscaled_models.memory import keep_freed_memory
-from upscaled_models.threads import computing_thread, settle_waiting
 from upscaled_protocol.memorygroup import available_bytes
 
 # As in a worker, for all rivals alike; torch reads it when it is imported.
@@ -44,12 +44,12 @@ from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.png import write_png
 from upscaled_imaging.rows import Picture
 from upscaled_models.catalog import bundled_weights_dir
+from upscaled_models.device.precision import NAMES, choose_dtype
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile, choose_tile
 from upscaled_protocol.configs import EsrganConfig

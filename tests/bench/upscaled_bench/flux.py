@@ -28,9 +28,9 @@ from upscaled_bench.one_job import Surroundings
 from upscaled_bench.photograph import write_photograph
 from upscaled_bench.pipes import seconds
 from upscaled_bench.table import print_table
+from upscaled_models.device.out_of_memory import free_caches, is_out_of_memory
+from upscaled_models.device.precision import NAMES, choose_dtype
 from upscaled_models.engine import Settings
-from upscaled_models.esrgan.out_of_memory import free_caches, is_out_of_memory
-from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_models.flux.autoencoder import Autoencoder
 from upscaled_models.flux.cost import call_operations
 from upscaled_models.flux.engine import FluxEngine

@@ -3,8 +3,8 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+from upscaled_models.device.threads import settle_waiting
 from upscaled_models.memory import keep_freed_memory
-from upscaled_models.threads import settle_waiting
 
 settle_waiting()
 keep_freed_memory()
@@ -20,11 +20,11 @@ import torch
 from upscaled_bench.networks import save_in_tiles, save_rrdb
 from upscaled_bench.pipes import seconds
 from upscaled_bench.table import print_table
+from upscaled_models.device.precision import NAMES, choose_dtype
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.learnt import FOLDER
-from upscaled_models.esrgan.precision import NAMES, choose_dtype
-from upscaled_models.esrgan.upscaler import Upscaler
+from upscaled_models.esrgan.networks import Networks
 from upscaled_models.esrgan.weightsfile import read_weights
 
 _ROUNDS = 5
@@ -61,7 +61,7 @@ def main() -> None:
 
 def _best(path: Path) -> dict[str, tuple[float, float]]:
     """The least seconds of each, and the least processor seconds."""
-    upscaler = Upscaler(Settings(model_dir=path.parent, device="cpu"))
+    upscaler = Networks(Settings(model_dir=path.parent, device="cpu"))
     dtype, _ = choose_dtype("auto", torch.device("cpu"), bits=8)
 
     def spandrel() -> None:

@@ -7,8 +7,8 @@ and bare forwards without any file, of torch, and of OpenVINO and ncnn where tho
 # ruff: noqa: E402
 from __future__ import annotations
 
+from upscaled_models.device.threads import computing_thread, settle_waiting
 from upscaled_models.memory import keep_freed_memory
-from upscaled_models.threads import computing_thread, settle_waiting
 
 # As in a worker, for all rivals alike; torch reads it when it is imported.
 settle_waiting()
@@ -30,10 +30,10 @@ from upscaled_bench.photograph import write_photograph
 from upscaled_bench.pipes import seconds
 from upscaled_bench.rivals import ncnn_forward, openvino_forward
 from upscaled_bench.table import print_table
+from upscaled_models.device.precision import NAMES, choose_dtype
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.loading import load_descriptor
-from upscaled_models.esrgan.precision import NAMES, choose_dtype
 from upscaled_protocol.configs import EsrganConfig
 
 _WIDTH, _HEIGHT = 256, 192

@@ -19,7 +19,7 @@ from recording import RecordingContext
 from tiny_networks import HAS_BF16, compact, psnr, random_picture, rrdb, save, smooth_picture
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
-from upscaled_models.esrgan.job import Job
+from upscaled_models.esrgan.enlargement import EsrganEnlargement
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
@@ -444,15 +444,15 @@ def test_a_job_that_ran_out_of_memory_unloads_what_it_does_not_need(
     expected = read(run(engine, path).output_path)
     run(engine, path, model="tiny-x2")
     failures = iter([MemoryError()])
-    note_tile = Job.tile_done
+    note_tile = EsrganEnlargement.tile_done
 
-    def fail_once(job: Job) -> None:
+    def fail_once(job: EsrganEnlargement) -> None:
         note_tile(job)
         if job._stages[0].tiles_done == 2:
             for failure in failures:
                 raise failure
 
-    monkeypatch.setattr(Job, "tile_done", fail_once)
+    monkeypatch.setattr(EsrganEnlargement, "tile_done", fail_once)
     context = RecordingContext()
     assert np.array_equal(read(run(engine, path, context, tile_size=32).output_path), expected)
     assert engine.models_loaded() == ["tiny-x4"]

@@ -16,13 +16,13 @@ from torch import nn
 from recording import RecordingContext
 from tiny_networks import CPU, compact, save
 from upscaled_models.engine import Settings
-from upscaled_models.esrgan import network, upscaler
+from upscaled_models.esrgan import network, networks
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.learnt import FOLDER, Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.networks import Networks
 from upscaled_models.esrgan.receptive import Reach
-from upscaled_models.esrgan.upscaler import Upscaler
 from upscaled_models.keptfiles import KeptFiles
 from upscaled_protocol.configs import EsrganConfig
 
@@ -104,7 +104,7 @@ def test_a_job_of_a_small_picture_does_not_ask_how_far_a_network_looks(
 def test_what_is_preloaded_is_ready_for_a_picture_of_any_size(
     weights: Path, probes: list[Reach]
 ) -> None:
-    Upscaler(Settings(model_dir=weights.parent, device="cpu")).preload(str(weights))
+    Networks(Settings(model_dir=weights.parent, device="cpu")).preload(str(weights))
     assert len(probes) == 1
 
 
@@ -167,9 +167,9 @@ def test_a_precision_that_failed_is_not_tried_by_the_next_worker(
         made.append(dtype)
         return load(weights)
 
-    monkeypatch.setattr(upscaler, "Network", loaded)
-    monkeypatch.setattr(upscaler, "choose_dtype", lambda *_, **__: (half, None))
-    worker = Upscaler(Settings(model_dir=weights.parent, device="cpu"))
+    monkeypatch.setattr(networks, "Network", loaded)
+    monkeypatch.setattr(networks, "choose_dtype", lambda *_, **__: (half, None))
+    worker = Networks(Settings(model_dir=weights.parent, device="cpu"))
     worker.preload(str(weights))
     other = save(compact(), weights.with_name("other.safetensors"))
     worker.preload(str(other))

@@ -19,7 +19,7 @@ from tiny_networks import CPU
 from upscaled_imaging import encodetime
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.esrgan.architectures import ModelTiling
-from upscaled_models.esrgan.job import Job
+from upscaled_models.esrgan.enlargement import EsrganEnlargement
 from upscaled_models.esrgan.tilestream import TileStream
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
@@ -173,7 +173,7 @@ def test_the_time_left_is_right_after_the_first_tenth(
     context = Timed(clock)
     config = EsrganConfig(image_path="in.png", upscale_factor=factor)
     plan = plan_size(config, Size(width=90, height=130), factor=factor, default_dpi=150)
-    job = Job(
+    job = EsrganEnlargement(
         cast(Any, network),
         cast(Any, Source(90, 130)),
         plan,

@@ -24,7 +24,7 @@ from upscaled_cli.models import main as models_command
 from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
-from upscaled_models.flux import upscaler as upscaling
+from upscaled_models.flux import pipeline as upscaling
 from upscaled_models.flux.embeddings import EmbeddingCache
 from upscaled_models.flux.engine import FluxEngine
 from upscaled_models.flux.files import find_files

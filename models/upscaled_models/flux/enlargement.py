@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import numpy as np
 import torch
@@ -11,20 +11,20 @@ import torch
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
 from upscaled_imaging.rows import Picture
+from upscaled_models.device.choice import free_bytes
+from upscaled_models.device.out_of_memory import as_job_error
+from upscaled_models.device.precision import NAMES
 from upscaled_models.engine import Context
-from upscaled_models.esrgan.out_of_memory import is_out_of_memory
-from upscaled_models.esrgan.precision import NAMES
 from upscaled_models.flux.files import find_files
 from upscaled_models.flux.firststage import Subordinate
 from upscaled_models.flux.models import FluxModels
 from upscaled_models.flux.picture import band_offsets, refine_rows
+from upscaled_models.flux.pipeline import Pipeline, report_loading
 from upscaled_models.flux.refiner import Refiner, Request
 from upscaled_models.flux.sampling import noise_levels
 from upscaled_models.flux.text import tokenize
-from upscaled_models.flux.upscaler import Upscaler, report_loading
 from upscaled_models.picture import Enlargement, RowBlocks
 from upscaled_protocol.configs import FluxConfig
-from upscaled_protocol.errors import ErrorCode, JobError
 
 # One step of a batch of large tiles, or the encoding of its tiles.
 _HOST_STEP_BUDGET_S = 1800.0
@@ -35,26 +35,26 @@ _BATCH_SHARE = 0.5
 _FIRST_STAGE_SHARE = 0.25
 
 
-class Job(Enlargement):
+class FluxEnlargement(Enlargement):
     """Enlarges a picture with the first stage and refines it; the host of its refiner."""
 
-    def __init__(self, upscaler: Upscaler, config: FluxConfig, context: Context) -> None:
+    def __init__(self, pipeline: Pipeline, config: FluxConfig, context: Context) -> None:
         """Find the files. Raises `JobError`."""
-        settings = upscaler.settings
+        settings = pipeline.settings
         roots = settings.access.roots
-        self.device = str(upscaler.torch_device)
-        self._upscaler = upscaler
+        self.device = str(pipeline.device)
+        self._pipeline = pipeline
         self._config = config
         self._context = context
-        self._files = find_files(upscaler.catalog, config.model, settings.model_dir, roots)
-        self._first_stage = upscaler.catalog.locate(config.upscale_model, settings.model_dir, roots)
+        self._files = find_files(pipeline.catalog, config.model, settings.model_dir, roots)
+        self._first_stage = pipeline.catalog.locate(config.upscale_model, settings.model_dir, roots)
         self._tokens = tokenize(config.prompt, self._files)
         if config.block_cache:
             context.warn("block_cache was ignored: this version computes every call in full")
         if self._tokens.truncated:
             context.warn(f"the prompt was cut after {self._tokens.t5.shape[1]} tokens")
         self._levels = noise_levels(config.steps, config.denoise, self._files.noise_shift())
-        on_host = upscaler.torch_device.type == "cpu"
+        on_host = pipeline.device.type == "cpu"
         self._step_budget_s = _HOST_STEP_BUDGET_S if on_host else _DEVICE_STEP_BUDGET_S
         self._band = 0
         self._bands = 1
@@ -70,36 +70,36 @@ class Job(Enlargement):
     @property
     def precision(self) -> str:
         """What the transformer computes in."""
-        return NAMES[self._upscaler.dtype]
+        return NAMES[self._pipeline.dtype]
 
     def rows(self) -> RowBlocks:
         """Rows of the plan's output: the first stage is resampled and cropped before it is refined.
 
         Raises `JobError`.
         """
-        upscaler, context = self._upscaler, self._context
-        with _as_out_of_memory(), ExitStack() as used:
+        pipeline, context = self._pipeline, self._context
+        with as_job_error(), ExitStack() as used:
             models = None
             if self._levels:
-                embeddings = upscaler.embeddings(self._tokens, self._files, context)
+                embeddings = pipeline.embeddings(self._tokens, self._files, context)
                 models = used.enter_context(
-                    upscaler.flux_models(self._files, report_loading(context))
+                    pipeline.flux_models(self._files, report_loading(context))
                 )
-            free_bytes = upscaler.free_bytes()
+            free = free_bytes(pipeline.device)
             rows = used.enter_context(
-                upscaler.first_stage.enlarged(
+                pipeline.first_stage.enlarged(
                     self._first_stage,
                     self._source,
                     self._plan,
                     # If there is more to come, its percentages are not the job's.
                     context if models is None else Subordinate(context),
-                    memory_bytes=int(free_bytes * _FIRST_STAGE_SHARE),
+                    memory_bytes=int(free * _FIRST_STAGE_SHARE),
                 )
             )
             if models is not None:
                 config = self._config
                 request = Request(embeddings, self._levels, config.guidance, config.seed)
-                rows = self._refined(rows, models, request, int(free_bytes * _BATCH_SHARE))
+                rows = self._refined(rows, models, request, int(free * _BATCH_SHARE))
             yield from rows
 
     def _refined(
@@ -139,19 +139,4 @@ class Job(Enlargement):
 
     def make_room(self) -> None:
         self._context.warn("memory ran out: the picture was finished in smaller batches or tiles")
-        self._upscaler.free_memory()
-
-
-@contextmanager
-def _as_out_of_memory() -> Iterator[None]:
-    """Turn a lack of memory into its `JobError`, also while models are loaded and nothing smaller
-    can be tried."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise JobError(
-            ErrorCode.OUT_OF_MEMORY,
-            "memory ran out: free some, or use smaller files or a device with more",
-        ) from error
+        self._pipeline.free_memory()

@@ -13,10 +13,10 @@ from torch import Tensor
 from upscaled_imaging.alphabounds import AlphaBounds
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
+from upscaled_models.device.precision import NAMES
 from upscaled_models.engine import Context
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
-from upscaled_models.esrgan.precision import NAMES
 from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import choose_tile, rows_fit
@@ -32,7 +32,7 @@ _READ_ROWS = 64
 _TILE_BUDGET_S = 300.0
 
 
-class Job(Enlargement):
+class EsrganEnlargement(Enlargement):
     """Takes the source's rows and gives enlarged ones; the host of its stages.
 
     memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.

@@ -16,21 +16,19 @@ from upscaled_imaging.cores import computing_threads
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.fit import fitted
 from upscaled_imaging.read import Source
-from upscaled_models.catalog import Catalog
-from upscaled_models.engine import Context, Device, Settings
-from upscaled_models.esrgan.job import Job
+from upscaled_models.device.choice import free_bytes
+from upscaled_models.device.models import DeviceModels
+from upscaled_models.device.precision import choose_dtype
+from upscaled_models.device.threads import computing_thread
+from upscaled_models.engine import Context, Settings
+from upscaled_models.esrgan.enlargement import EsrganEnlargement
 from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.out_of_memory import free_caches
-from upscaled_models.esrgan.precision import choose_dtype
-from upscaled_models.memory import shared_models
 from upscaled_models.picture import Enlarge
-from upscaled_models.threads import computing_thread
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.memorygroup import available_bytes
 
 ResultT = TypeVar("ResultT")
 
@@ -42,17 +40,13 @@ _HOST_SHARE = 0.5
 _DEVICE_SHARE = 0.8
 
 
-class Upscaler:
-    """The device, the models in memory, the catalogue: all that outlives a job."""
+class Networks(DeviceModels):
+    """The device and the networks in its memory."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._device = _find_device(settings.device)
+        """Raises `JobError` if the device cannot be used."""
+        super().__init__(settings)
         torch.set_num_threads(settings.threads or computing_threads())
-        self._catalog = Catalog.load()
-        self._models = shared_models(
-            settings.model_memory_gb, settings.model_idle_s, device_bytes(self._device)
-        )
         # Weights files whose results in half precision were unusable.
         self._full_precision_only: set[Path] = set()
         # What was loaded last, for when its file is replaced by one that cannot be used.
@@ -61,8 +55,8 @@ class Upscaler:
 
     def preload(self, name: str) -> None:
         """Load a model in the precision that most jobs will ask for. Raises `JobError`."""
-        path = self._catalog.locate(name, self.settings.model_dir)
-        dtype, _ = choose_dtype("auto", self._device, bits=8)
+        path = self.catalog.locate(name, self.settings.model_dir)
+        dtype, _ = choose_dtype("auto", self.device, bits=8)
         with self._network(path, dtype) as network:
             # Before the first job, for a picture of any size.
             _ = network.sight
@@ -81,7 +75,7 @@ class Upscaler:
     def compute(self, task: Callable[[], ResultT]) -> ResultT:
         """Run `task` in the thread that computes on this device."""
         # An accelerator can be given a model while it computes with another.
-        return computing_thread().run(task) if self._device.type == "cpu" else task()
+        return computing_thread().run(task) if self.device.type == "cpu" else task()
 
     @contextlib.contextmanager
     def enlarged(
@@ -98,32 +92,6 @@ class Upscaler:
             bits = source.bits
             yield fitted(job.rows(), plan, native=job.size, native_bits=bits, bits=bits)
 
-    def models_loaded(self) -> list[str]:
-        """Names of the models in memory."""
-        return self._models.names()
-
-    def free_memory(self) -> None:
-        """Give back what no job is using."""
-        self._models.unload_unused()
-        free_caches()
-
-    def free_idle_memory(self) -> None:
-        """Let go of the models that were idle for longer than the settings allow."""
-        if self._models.unload_idle():
-            free_caches()
-
-    def device(self) -> Device:
-        """The device, with what is free on it now."""
-        if self._device.type != "cuda":
-            return Device(name=str(self._device))
-        free, total = torch.cuda.mem_get_info(self._device)
-        return Device(
-            name=str(self._device),
-            gpu_name=torch.cuda.get_device_name(self._device),
-            gpu_memory_free_gb=free / 1e9,
-            gpu_memory_used_mb=(total - free) / 1e6,
-        )
-
     @contextlib.contextmanager
     def _enlarge(
         self,
@@ -135,12 +103,12 @@ class Upscaler:
         precision: Precision = "auto",
         tile_size: int | None = None,
         memory_bytes: int | None = None,
-    ) -> Iterator[Job]:
+    ) -> Iterator[EsrganEnlargement]:
         """Hold the network at that path, and read the picture ahead.
 
         memory_bytes: what a tile may take; None for its share of what is free beside the network.
         """
-        dtype, warning = choose_dtype(precision, self._device, bits=source.bits)
+        dtype, warning = choose_dtype(precision, self.device, bits=source.bits)
         if warning is not None:
             context.warn(warning)
         with contextlib.ExitStack() as held:
@@ -160,7 +128,7 @@ class Upscaler:
                 memory_bytes = self._memory_for_tiles()
             # Load, too: the network may have to be looked at first, to cut the picture.
             with context.phase("load"):
-                job = Job(
+                job = EsrganEnlargement(
                     network,
                     source,
                     plan,
@@ -177,7 +145,7 @@ class Upscaler:
         """The weights file that a job means, also if it is gone while its network is in memory."""
         settings = self.settings
         try:
-            path = self._catalog.locate(model, settings.model_dir, settings.access.roots)
+            path = self.catalog.locate(model, settings.model_dir, settings.access.roots)
         except JobError as error:
             last = self._last_paths.get(model)
             loaded = {key[0] for key in self._last_keys}
@@ -207,7 +175,7 @@ class Upscaler:
                 def load() -> Network:
                     raise fault
 
-                network = held.enter_context(self._models.use(last, path.stem, 0, load))
+                network = held.enter_context(self.models.use(last, path.stem, 0, load))
                 self._last_keys[path, dtype] = last
                 warn(f"the model that was loaded before is still used: {error.message}")
             yield network
@@ -227,50 +195,23 @@ class Upscaler:
         def load() -> Network:
             return self.compute(lambda: self._load(path, status, dtype))
 
-        with self._models.use(key, path.stem, status.st_size, load) as network:
+        with self.models.use(key, path.stem, status.st_size, load) as network:
             self._last_keys[path, dtype] = key
             yield network
 
     def _load(self, path: Path, status: os.stat_result, dtype: torch.dtype) -> Network:
         def learnt_in(dtype: torch.dtype) -> Learnt:
-            return Learnt(self.settings.model_dir, path, status, self._device, dtype)
+            return Learnt(self.settings.model_dir, path, status, self.device, dtype)
 
         learnt = learnt_in(dtype)
         if dtype == torch.float32:
-            return Network(load_descriptor(path), self._device, dtype, learnt)
+            return Network(load_descriptor(path), self.device, dtype, learnt)
         learnt.begin()
         descriptor = load_descriptor(path)
         if not learnt.find().is_precise:
             dtype, learnt = torch.float32, learnt_in(torch.float32)
-        return Network(descriptor, self._device, dtype, learnt)
+        return Network(descriptor, self.device, dtype, learnt)
 
     def _memory_for_tiles(self) -> int:
-        if self._device.type == "cuda":
-            return int(torch.cuda.mem_get_info(self._device)[0] * _DEVICE_SHARE)
-        return int(available_bytes() * _HOST_SHARE)
-
-
-def device_bytes(device: torch.device) -> int | None:
-    """Memory of an accelerator; None for the host."""
-    if device.type != "cuda":
-        return None
-    return int(torch.cuda.get_device_properties(device).total_memory)
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _find_device(name: str) -> torch.device:
-    if name == "auto":
-        name = _best_device()
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise JobError(
-            ErrorCode.INTERNAL, f"the device {name} cannot be used here: {error}"
-        ) from error
-    return device
+        share = _DEVICE_SHARE if self.device.type == "cuda" else _HOST_SHARE
+        return int(free_bytes(self.device) * share)

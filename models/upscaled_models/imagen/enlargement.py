@@ -28,7 +28,7 @@ _READ_ROWS = 64
 _NOTABLE = 1.03
 
 
-class Job(Enlargement):
+class ImagenEnlargement(Enlargement):
     """Takes the source's rows and gives those that the service made of them."""
 
     device = "remote"
