@@ -1,7 +1,7 @@
 """`make docs-test`: every command of every page runs as written, in a copy of the checkout.
 
 The blocks of a page run in order, each in a new shell in the root of the page's copy. What a block
-installs, starts or writes is there for the blocks below it. docs/contributing.md tells how to write
+installs, starts or writes is there for the blocks below it. CONTRIBUTING.md tells how to write
 them.
 """
 

@@ -80,11 +80,11 @@ def files() -> list[str]:
 
 
 def pages() -> list[str]:
-    """Every README, and every page of `docs/`."""
+    """Every README, every page of `docs/`, and what contributors read."""
     return [
         name
         for name in files()
-        if name.endswith(".md") and (name.startswith("docs/") or name.endswith("README.md"))
+        if re.fullmatch(r"docs/.*\.md|(.*/)?README\.md|CONTRIBUTING\.md|SECURITY\.md", name)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -44,6 +45,35 @@ def test_every_test_that_proves_a_guarantee_exists() -> None:
     missing = [name for name in proofs if not re.search(rf"def \w*{name.strip('…')}", tests)]
     assert len(proofs) > 20
     assert missing == []
+
+
+def functions_of(file: str) -> set[str]:
+    """The functions of a Python file, and the methods with the names of their classes."""
+    nodes = [*ast.walk(ast.parse((ROOT / file).read_text("utf-8")))]
+    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    return functions | {
+        f"{one.name}.{part.name}"
+        for one in classes
+        for part in one.body
+        if isinstance(part, ast.FunctionDef)
+    }
+
+
+def test_every_step_of_a_job_line_exists_and_there_are_fewer_than_25() -> None:
+    step = r"^\| (\d+) \| \[(\S+)\]\(\2\) \| `([\w.]+)` \|"
+    steps = re.findall(step, prose("CONTRIBUTING.md"), re.MULTILINE)
+    assert [int(number) for number, _file, _function in steps] == [*range(1, len(steps) + 1)]
+    assert 20 <= len(steps) < 25
+    missing = [function for _, file, function in steps if function not in functions_of(file)]
+    assert missing == []
+
+
+def test_every_function_that_a_contributor_is_sent_to_exists() -> None:
+    rows = re.findall(r"^   \| (`\w.*?)\((\S+\.py)\) \|", prose("CONTRIBUTING.md"), re.MULTILINE)
+    named = [(name, file) for text, file in rows for name in re.findall(r"`([\w.]+)`", text)]
+    assert len(named) >= 4
+    assert [name for name, file in named if name not in functions_of(file)] == []
 
 
 def test_a_console_block_is_its_commands_and_its_shown_lines() -> None:
