@@ -126,7 +126,7 @@ def test_a_name_that_the_locale_cannot_write_is_told_by_numbers(tmp_path: Path) 
     command = [sys.executable, "-m", "upscaled_cli", "models", "list", "--model-dir", str(folder)]
     env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT_S, check=True)
-    assert done.stdout.endswith(f"models lie in {tmp_path}/\\xe9\n".encode())
+    assert done.stdout.endswith(f"the model folder is {tmp_path}/\\xe9\n".encode())
 
 
 def test_a_file_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_batch_whose_daemon_dies_says_what_is_left(folder: Folder, capsys: Any
     folder.add("a.jpg", "deadly.jpg", "e.jpg")
     assert folder.batch() == exits.FAILED
     output = capsys.readouterr()
-    assert "1 upscaled, 0 done before, 0 failed, 2 left: run it again to go on" in output.out
+    assert "1 upscaled, 0 done before, 0 failed, 2 left: run it again to continue" in output.out
     assert "the daemon ended with status 3" in output.err
 
 
@@ -224,14 +224,14 @@ def test_jobs_of_one_name_are_left_to_the_daemon_which_numbers_them(capsys: Any)
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["a.png", "a.png"], "the last 128 characters"),
+        (["a.png", "a.png"], "the same 128 characters"),
         (["a.png", "a.png", "-o", "large"], "same output in large"),
         (["a.png", "a.jpg", "-o", "large"], "same output in large"),
         (["one/a.png", "two/a.png", "-o", "large"], "same output in large"),
         (["a.png", "-o", ""], "-o is empty"),
         (["a.png", "b.png", "--config", "output_path=c.png"], "for one picture"),
         (["a.png", "-o", "large", "--config", "output_base64=true"], "exclude each other"),
-        ([f"{folder}/{'x' * 128}.png" for folder in ("one", "two")], "the last 128 characters"),
+        ([f"{folder}/{'x' * 128}.png" for folder in ("one", "two")], "the same 128 characters"),
     ],
 )
 def test_jobs_that_would_be_taken_for_one_another_are_refused(

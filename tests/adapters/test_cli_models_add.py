@@ -47,7 +47,7 @@ def test_a_file_is_checked_copied_and_told_with_the_line_to_use_it(
     assert add(path, folder) == exits.OK
     said = capsys.readouterr().out
     assert "mine: RealESRGAN Compact, 4x, RGB" in said
-    assert "licence: the file tells none" in said
+    assert "licence: the file names none" in said
     assert "upscaled upscale photo.jpg --model mine" in said
     job = json.loads(next(line for line in said.splitlines() if line.startswith("  {")))
     added = Catalog.load().locate(job["config"]["model"], folder)

@@ -309,7 +309,7 @@ def test_an_option_without_effect_is_told_and_the_picture_made(
         ("--width-inches -2", "error: --width-inches -2: Input should be greater than 0"),
         ("--method flux --config denoise=2", "error: --config denoise: Input should be less"),
         ("--width 8 --height-cm 2", "--width 8 and --height-cm 2 exclude each other"),
-        ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both say a width"),
+        ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both give the width"),
     ],
 )
 def test_a_wrong_value_is_told_by_its_option(

@@ -1,6 +1,7 @@
-"""`upscaled`: one command, whose subcommands are imported only when they are asked for.
+"""`upscaled`: one command. A subcommand is imported only when it is used.
 
-Hosts wait for `upscaled run`, so nothing is imported here that it does not need, argparse neither.
+Hosts wait for `upscaled run`, so this module imports nothing that it does not need, not even
+argparse.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from upscaled_protocol.version import VERSION
 
 
 class Subcommand(NamedTuple):
-    """Where its `main(argv)` is, which returns the exit status, and what it does."""
+    """The module with its `main(argv)`, which returns the exit status, and what it does."""
 
     module: str
     summary: str
@@ -29,7 +30,7 @@ SUBCOMMANDS = {
     "run": Subcommand("upscaled_supervisor.__main__", "supervised workers on stdio, for hosts"),
     "worker": Subcommand("upscaled_worker.__main__", "one bare worker on stdio"),
     "upscale": Subcommand("upscaled_cli.upscale", "upscale pictures from the command line"),
-    "batch": Subcommand("upscaled_cli.batch", "upscale a folder; go on where it was interrupted"),
+    "batch": Subcommand("upscaled_cli.batch", "upscale a folder; continue an interrupted run"),
     "jobs": Subcommand("upscaled_cli.jobs", "write job lines, for `upscaled run` and pipes"),
     "serve": Subcommand("upscaled_http.command", "an HTTP API and a page, in front of one daemon"),
     "pipeline": Subcommand(
@@ -39,7 +40,7 @@ SUBCOMMANDS = {
     "queue": Subcommand("upscaled_queue.command", "give jobs to a queue, and see their ends"),
     "models": Subcommand("upscaled_cli.models", "list, pull, add and verify models"),
     "schema": Subcommand("upscaled_cli.schema", "print the protocol's JSON Schemas"),
-    "doctor": Subcommand("upscaled_cli.doctor", "say what is missing here, and how to get it"),
+    "doctor": Subcommand("upscaled_cli.doctor", "report what is missing here, and how to get it"),
     "bench": Subcommand("upscaled_cli.bench", "measure this machine"),
     "completion": Subcommand("upscaled_cli.completion", "print a completion script for a shell"),
 }
@@ -55,12 +56,12 @@ examples:
   upscaled doctor
 
 exit status: 0 done, 1 something failed, 2 wrong usage, 130 interrupted. `run` and `worker` have
-more of their own.
+others too.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit status. `argv`: this process's own arguments by default."""
+    """Run one subcommand; the exit status. argv: by default this process's arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else None
     if name == "run":
@@ -70,20 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _FOR_HOSTS:
         _open_what_is_closed()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        # As on stderr: a name that the locale has no letters for ends nothing.
+        # As on stderr: a name that the locale cannot show must not end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(name, arguments[1:])
-        finally:  # also where argparse leaves
-            if sys.stdout is not None:  # None: it was closed before a host's command began
+        finally:  # also if argparse exits
+            if sys.stdout is not None:  # None: it was closed before the start
                 sys.stdout.flush()
     except BrokenPipeError:
-        # `upscaled models list | head`: nobody reads on.
+        # `upscaled models list | head`: the reader has ended.
         _drop_output()
         return exits.FAILED
     except OSError as error:
-        if name in _FOR_HOSTS:  # whose log wants all of it
+        if name in _FOR_HOSTS:  # their log gets the whole traceback
             raise
         print(f"upscaled: {error}", file=sys.stderr)
         _drop_output()
@@ -109,14 +110,14 @@ def _run(name: str | None, arguments: Sequence[str]) -> int:
 
 
 def _open_what_is_closed() -> None:
-    """`upscaled upscale photo.jpg >&-`: nobody wants to read what it says."""
+    """Give closed streams a place, as in `upscaled upscale photo.jpg >&-`."""
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - kept to the end
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - open to the end
 
 
 def _drop_output() -> None:
-    """Lose what could not be written: Python flushes once more at exit."""
+    """Drop what could not be written, because Python flushes again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

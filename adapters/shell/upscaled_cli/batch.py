@@ -1,4 +1,4 @@
-"""`upscaled batch DIR -o DIR`: a folder of pictures, in as many goes as it takes."""
+"""`upscaled batch DIR -o DIR`: upscales a folder, and continues after an interruption."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _EXAMPLES = f"""examples:
   upscaled batch scans -o prints --paper A4 --dpi 300 --format tiff
   upscaled batch photos -o large          # again: only what is new, has changed or has failed
 
-Pictures are known by their content, whatever their names. Hidden files, links to folders and files
-that are no pictures are left out, which is told. The output folder gets the folders of the input.
+Pictures are recognised by their content, not by their names. Hidden files, links to folders and
+files that are no pictures are left out, and reported. The output folder gets the folders of the
+input.
 
 An output has the name of its picture. If another picture or a file of yours has that name already,
 the output gets a number: a.jpg becomes a.png, and a.gif beside it a-2.png. {NAME}
-in the output folder keeps which output belongs to which picture. Without that file, batch takes
-what is there for yours and does every picture again, with numbers.
+in the output folder records which output belongs to which picture. Without that file, batch takes
+all files there for yours, and does every picture again, with numbers.
 
-A picture is done if its output is there and is not older; outputs appear whole or not at all. Other
-options do not make it undone, which is told: see --force.
+A picture is done if its output exists and is not older. An output appears only when it is complete.
+With other options a picture is still done, which is reported: see --force.
 
 exit status: 0 every picture is there, 1 some failed, or are of a kind that cannot be read, or there
 was none, 2 wrong usage, 130 interrupted.
 """
 
-# Far more than a daemon runs at once, far less than it holds.
+# Far more jobs than a daemon runs at a time, and far fewer than it holds.
 _WINDOW = 64
 
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         config = config_of(options)
         for field in ("output_path", "output_base64"):
             if field in config:
-                raise ValueError(f"--config {field} is not for a folder: -o says where it goes")
+                raise ValueError(f"--config {field} is not for a folder: use -o")
         found = find_pictures(options.folder, options.output)
     except ValueError as error:
         arguments.error(str(error))
@@ -84,7 +85,7 @@ def _run(
     to_do = [picture for picture in pictures if picture not in done_at]
     remarks = _remarks_before(pictures, to_do, made_with)
     if done_at:
-        print(_told_before(done_at, len(pictures)), file=sys.stderr)
+        print(_done_text(done_at, len(pictures)), file=sys.stderr)
     status = exits.OK
     done = ended = 0
     with Progress(len(to_do)) as progress:
@@ -111,7 +112,7 @@ def _run(
     left, rate = len(to_do) - ended, done / elapsed_s * 60
     print(
         f"{done} upscaled, {len(done_at)} done before, {len(found.failures)} failed"
-        + (f", {left} left: run it again to go on" if left else "")
+        + (f", {left} left: run it again to continue" if left else "")
         + (f"; {clock_of(elapsed_s)}, {rate:.3g} pictures per minute" if done else "")
     )
     return status or (exits.FAILED if found.failures else exits.OK)
@@ -123,9 +124,9 @@ def _done_before(pictures: Sequence[Picture]) -> dict[Picture, float]:
     return {picture: done_at for picture, done_at in found if done_at is not None}
 
 
-def _told_before(done_at: Mapping[Picture, float], pictures: int) -> str:
+def _done_text(done_at: Mapping[Picture, float], pictures: int) -> str:
     first, last = (
-        datetime.fromtimestamp(extreme(done_at.values())).strftime("%Y-%m-%d %H:%M")  # noqa: DTZ006 - as a clock on the wall shows
+        datetime.fromtimestamp(extreme(done_at.values())).strftime("%Y-%m-%d %H:%M")  # noqa: DTZ006 - local time
         for extreme in (min, max)
     )
     when = f"on {first}" if first == last else f"from {first} to {last}"
@@ -133,7 +134,7 @@ def _told_before(done_at: Mapping[Picture, float], pictures: int) -> str:
 
 
 def _remarks_before(pictures: Sequence[Picture], to_do: Sequence[Picture], made_with: str) -> Tally:
-    """What is to be told of names that got a number, and of pictures that are not done again."""
+    """Remarks on names that got a number, and on pictures that are not done again."""
     remarks = Tally()
     for picture in to_do:
         source = Path(picture.name)
@@ -165,7 +166,7 @@ def _upscale(
     daemon: Sequence[str],
     progress: Progress,
 ) -> Iterator[tuple[Picture, Message | str]]:
-    """Each picture as it ends, with its result, or with a sentence if it failed."""
+    """Each picture when it ends, with its result, or with a sentence if it failed."""
     if not pictures:
         return
     waiting = iter(pictures)
@@ -173,7 +174,7 @@ def _upscale(
     with Session(daemon, show_log=options.verbose) as client:
 
         def submit_next() -> Iterator[tuple[Picture, str]]:
-            """Give the daemon one more; those that it cannot be given have failed."""
+            """Submit one more picture. Yields the pictures that cannot be submitted."""
             for picture in waiting:
                 paths = {
                     "image_path": os.path.abspath(picture.source),  # noqa: PTH100 - a link is kept
@@ -212,22 +213,24 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="upscaled batch",
         usage="upscaled batch DIR -o DIR [options]",
-        description="Upscale a folder of pictures, and go on where that was interrupted.",
+        description="Upscale a folder of pictures. Run it again to continue after an interruption.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("folder", type=Path, metavar="DIR", help="where the pictures are")
+    arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder of the pictures")
     arguments.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", required=True, help="where they are to go"
+        "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the outputs"
     )
     arguments.add_argument(
-        "--force", action="store_true", help="also what is done already, in place of it"
+        "--force",
+        action="store_true",
+        help="do pictures again that are done, and replace their outputs",
     )
     more = add_arguments(arguments)
     more.add_argument(
         "-v",
         "--verbose",
         action="store_true",
-        help="show the daemon's log, and name every file that is told of",
+        help="show the daemon's log, and name every file that is reported",
     )
     return arguments

@@ -1,4 +1,4 @@
-"""`upscaled bench`: ratios of this machine."""
+"""`upscaled bench`: measures this machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ BENCHMARKS = {
     "dispatch": "round trips and throughput of no-op jobs, beside a raw pipe echo",
     "clients": "the same round trips from Python, Node and Go, beside their own pipe echoes",
     "recovery": "from a crash to ready, beside a cold start",
-    "persistent": "a persistent worker, beside one process a picture",
-    "loading": "the first job's load of a model, beside spandrel's own",
+    "persistent": "a persistent worker, beside one process per picture",
+    "loading": "the load of a model in the first job, beside spandrel's own",
     "encoders": "writing and resampling a picture, beside other libraries",
     "http": "upscaled serve beside the pipe: a picture, no-op jobs, 200 clients, memory",
-    "imagen": "many calls to a slow service, and what an ESRGAN job beside them loses",
+    "imagen": "many calls to a slow service, and the cost for an ESRGAN job beside them",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
     "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",
     "architectures": "other families of networks, file to file, beside torch and OpenVINO",
-    "flux": "model calls beside their floor, loading, and where a job's time goes, on replicas",
+    "flux": "model calls beside their floor, loading, and the phases of a job, on replicas",
 }
 
 _EPILOG = "\n".join(
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         if name not in BENCHMARKS:
             arguments.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
-    # Every Python that a benchmark starts imports nothing from the working folder, as with -P.
+    # As with -P: no Python that a benchmark starts imports from the working folder.
     os.environ["PYTHONSAFEPATH"] = "1"
     for name in names:
         try:

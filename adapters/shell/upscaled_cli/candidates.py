@@ -1,4 +1,4 @@
-"""What may come next on a command line of `upscaled`, for the completion of a shell."""
+"""The words that may come next on a command line of `upscaled`, for a shell's completion."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from typing import Literal, NamedTuple
 from upscaled_cli.__main__ import SUBCOMMANDS
 from upscaled_models.catalog import Catalog, default_model_dir, is_file
 
-# Options that are given to the workers are completed for `run` too.
+# `run` passes options to the workers, so they are completed too.
 _PARSERS = {"run": ("upscaled_supervisor.options", "upscaled_worker.__main__")}
 
-# Where the weights of a method's `--model` lie, below the model folder.
+# The folders, below the model folder, with the weights for a method's `--model`.
 _MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
 
 
 class Candidates(NamedTuple):
-    """Words with a description each, and whether the shell offers names of files or folders too."""
+    """Words with their descriptions. names: the kind of file names that the shell offers too."""
 
     words: Mapping[str, str] = {}
     names: Literal["files", "folders", "none"] = "none"
 
     def lines(self) -> Iterator[str]:
-        """For a shell's script: which names to offer, then a line for each word, cut by a tab."""
+        """The output for a shell's script: `names`, then one line per word, with a tab between word
+        and description."""
         yield self.names
         for word, description in self.words.items():
             yield f"{word}\t{' '.join(description.split())}"
 
 
 def candidates(words: Sequence[str]) -> Candidates:
-    """What may stand in place of the last of `words`, which come after `upscaled` itself."""
+    """The candidates for the last one of `words`, which follow `upscaled`."""
     *before, current = words or [""]
     found = _candidates(before, current)
     prefix = current.partition("=")[2] if _is_assignment(current) else current
@@ -41,7 +42,7 @@ def candidates(words: Sequence[str]) -> Candidates:
 
 
 def words_of(line: str) -> list[str]:
-    """The words after `upscaled`, the last one as far as it has been typed."""
+    """The words after `upscaled`. The last one may be incomplete or empty."""
     return [*line.split()[1:], *([""] if line[-1:].isspace() else [])]
 
 
@@ -71,15 +72,15 @@ class _Line:
         self._enter(parsers)
 
     def _enter(self, parsers: Sequence[argparse.ArgumentParser]) -> None:
-        # The actions of a parser have no public name.
+        # A parser's actions have no public name.
         actions = [action for parser in parsers for action in parser._actions]
         self._options = {name: action for action in actions for name in action.option_strings}
         self._positionals = [action for action in actions if not action.option_strings]
-        self._awaiting: argparse.Action | None = None  # the option that the next word belongs to
+        self._awaiting: argparse.Action | None = None  # the option of the next word
         self._only_positionals = False
 
     def read(self, word: str) -> None:
-        """Take a word that is complete."""
+        """Read a complete word."""
         if self._awaiting is not None:
             self._values[self._awaiting.dest] = word
             self._awaiting = None
@@ -103,7 +104,7 @@ class _Line:
             self._positionals = self._positionals[1:]
 
     def next(self, current: str) -> Candidates:
-        """What may stand in place of a word that has begun."""
+        """The candidates for an incomplete word."""
         if self._awaiting is not None:
             return self._candidates_of(self._awaiting)
         if not self._only_positionals and current.startswith("-"):
@@ -122,7 +123,7 @@ class _Line:
         if action.choices is not None:
             helps = {one.dest: one.help or "" for one in getattr(action, "_choices_actions", ())}
             return Candidates({str(one): helps.get(str(one), "") for one in action.choices})
-        # What the help calls a value says what it is.
+        # The name of a value in the help shows its kind.
         metavar = action.metavar or action.dest.upper()
         if metavar == "MODEL":
             return Candidates(_models(self._values.get("method", "esrgan")), "files")
@@ -138,7 +139,7 @@ def _is_assignment(word: str) -> bool:
 
 
 def _models(method: str) -> dict[str, str]:
-    """Names for `--model`: those of the catalogue, and files of one's own by their stem."""
+    """Names for `--model`: of the catalogue, and the user's own files by their stem."""
     folder = _MODEL_FOLDERS.get(method)
     catalog, model_dir = Catalog.load(), default_model_dir()
     own = catalog.own_files(model_dir) if method == "esrgan" else []

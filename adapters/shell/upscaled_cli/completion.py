@@ -1,7 +1,7 @@
-"""`upscaled completion SHELL`: a script by which the shell completes our command lines.
+"""`upscaled completion SHELL`: prints a script with which the shell completes command lines.
 
-The scripts are small: they ask `upscaled completion --words WORD...` at each Tab, so that what they
-offer is always what this release and this model folder have. File names are left to the shell.
+At each Tab the script runs `upscaled completion --words WORD...`, so it always offers what this
+release and this model folder have. The shell itself completes file names.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _EXAMPLES = """examples:
   upscaled completion bash > ~/.local/share/bash-completion/completions/upscaled
   upscaled completion fish > ~/.config/fish/completions/upscaled.fish
   upscaled completion zsh > ~/.zfunc/_upscaled    # ~/.zfunc must be in fpath before compinit
-  source <(upscaled completion bash)              # or for this shell alone
+  source <(upscaled completion bash)              # only for this shell
 
 exit status: 0 done, 1 it could not be written, 2 wrong usage.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the script, or with `--words` what may come next; the exit status."""
+    """Print the script, or with `--words` the next words; the exit status."""
     if argv[:1] == ["--words"]:
         from upscaled_cli.candidates import candidates
 
         for line in candidates(argv[1:]).lines():
             print(line)
         return exits.OK
-    if argv[:1] == ["--line"]:  # tcsh has no list of words
+    if argv[:1] == ["--line"]:  # tcsh gives no list of words
         from upscaled_cli.candidates import candidates, words_of
 
         for word in candidates(words_of(argv[1])).words:

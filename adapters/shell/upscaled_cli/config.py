@@ -1,4 +1,4 @@
-"""The options that say how pictures are upscaled, and the config that they make."""
+"""The options for upscaling, and the config that they make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, 
 from upscaled_protocol.choices import FORMATS, ImagenFactor, OutputFormat
 from upscaled_protocol.envelope import PICTURE_METHODS
 
-# Options by the config field that they fill.
+# The option for each field of the config.
 OPTIONS = {
     "upscale_factor": "--factor",
     "model": "--model",
@@ -34,7 +34,7 @@ _PIXELS = ("target_width", "target_height")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options; the group of the last ones, for more of the same kind."""
+    """Add the options. Returns the group `more`, for other options of a command."""
     add = parser.add_argument
     add("--method", choices=PICTURE_METHODS, default="esrgan", help="default: %(default)s")
     add("-n", "--model", help="a name of `upscaled models list`, or a weights file")
@@ -64,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 
 def config_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What every picture's config has in common.
+    """The part of the config that is the same for every picture.
 
-    Raises `ValueError`, with a sentence, if a daemon would refuse it for every picture.
+    Raises `ValueError`, with a sentence, if a daemon would refuse it.
     """
     common: dict[str, Any] = {
         field: value
@@ -85,12 +85,12 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
         if not equals or not name:
             raise ValueError(f"--config takes NAME=VALUE, not {pair}")
         if name in _INPUTS:
-            raise ValueError(f"--config {name} is not for here: give the picture's path")
+            raise ValueError(f"--config {name} cannot be used here: give the picture's path")
         if name in common:
             other = _typed(name, options) or f"another --config {name}"
-            raise ValueError(f"--config {pair} and {other} say the same: give one of them")
+            raise ValueError(f"--config {pair} and {other} mean the same: give one of them")
         common[name] = _value(value)
-    line_of(common)  # what no job can say is wrong for every picture
+    line_of(common)  # raises if no job can have these values
     if common:
         _check_fields(options, common)
     _check_crop(common)
@@ -100,7 +100,7 @@ def config_of(options: argparse.Namespace) -> dict[str, Any]:
 def remarks_on(
     options: argparse.Namespace, config: Mapping[str, Any], output: str | None
 ) -> list[str]:
-    """A sentence for each option without effect. ``output``: the file's name, if one is given."""
+    """A sentence for each option without effect. output: the file's name, if one is given."""
     remarks = []
     method = options.method
     sizes = [field for field in (*_INCHES, *_PIXELS) if field in config]
@@ -122,7 +122,7 @@ def remarks_on(
 
 
 def typed(options: argparse.Namespace) -> list[str]:
-    """These options as words of a command line; those that have their default are left out."""
+    """These options as words of a command line, without options that have their default."""
     shared = argparse.ArgumentParser()
     add_arguments(shared)
     words: list[str] = []
@@ -140,7 +140,7 @@ def typed(options: argparse.Namespace) -> list[str]:
 
 
 def by_options(sentence: str, options: argparse.Namespace) -> str:
-    """A sentence of the daemon with our options in place of the config's fields."""
+    """A sentence of the daemon, with options in place of the config's fields."""
 
     def option(found: re.Match[str]) -> str:
         if found["config"]:
@@ -161,7 +161,7 @@ def by_options(sentence: str, options: argparse.Namespace) -> str:
 
 
 def _typed(field: str, options: argparse.Namespace) -> str | None:
-    """The option that fills the field, with its value; None if it was not given."""
+    """The option for the field, with its value; None if it was not given."""
     if field in (*_INCHES, *_PIXELS):
         return next(iter(options_of_side(options, "width" if "width" in field else "height")), None)
     option = OPTIONS.get(field)
@@ -175,8 +175,8 @@ def _destination(option: str) -> str:
 
 
 def _check_fields(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for values that the protocol does not allow. Names that it does not know
-    are left to the daemon, which may be of another release.
+    """Raise `ValueError` for values that the protocol does not allow. The daemon checks unknown
+    names, because it may be of another release.
     """
     from upscaled_protocol.codec import decode_host_message
     from upscaled_protocol.errors import JobError
@@ -202,7 +202,7 @@ def _check_crop(config: Mapping[str, Any]) -> None:
 
 
 def _value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself."""
+    """The value of a JSON text; if it is no JSON, the text itself."""
     try:
         return json.loads(text)
     except ValueError:

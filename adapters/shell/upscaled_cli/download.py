@@ -1,7 +1,7 @@
-"""One file over HTTP: resumed where it was cut, checked, and in place whole or not at all.
+"""One file over HTTP: resumed after a cut, checked, and renamed when complete.
 
-While it is fetched it is called NAME.part. The bytes there are used again after a cut or another
-run, asked for with `Range`; `If-Range` makes the server start over where its file has changed.
+Until then its name is NAME.part. After a cut or in another run, `Range` asks for the missing bytes
+alone. `If-Range` makes the server start again if its file has changed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from upscaled_cli.partfile import CHUNK_BYTES, LockedError, PartFile
 
-# A mirror that says nothing for so long is given up.
+# A mirror that is silent for this time is given up.
 SILENCE_S = 30.0
 
-# Waits before asking a source again; each new byte starts the row anew.
+# Pauses before a source is asked again. After each new byte they start from the first one.
 RETRY_PAUSES_S = (1.0, 2.0, 4.0)
 
 _PASSING_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -32,11 +32,11 @@ Progress = Callable[[int, int | None], None]
 
 
 class DownloadError(Exception):
-    """Raised when a file could not be fetched. The text says why, and what to do."""
+    """Raised when a file could not be fetched. The text has the reason, and what to do."""
 
 
 class SourcesError(DownloadError):
-    """Raised when no source has served the file. is_offline: not even one could be connected to."""
+    """Raised when no source has served the file. is_offline: no source could be connected to."""
 
     def __init__(self, text: str, *, is_offline: bool) -> None:
         super().__init__(text)
@@ -44,15 +44,15 @@ class SourcesError(DownloadError):
 
 
 class _CutError(Exception):
-    """The transfer broke off; asking the same source again may help."""
+    """Raised when a transfer was cut. The same source may work at the next try."""
 
 
 class _NoConnectionError(_CutError):
-    """The source could not be connected to."""
+    """Raised when no connection to the source could be made."""
 
 
 class _UnusableSourceError(Exception):
-    """This source will not do; the next one may."""
+    """Raised when a source cannot be used. The next one may work."""
 
 
 def download(
@@ -66,11 +66,11 @@ def download(
 ) -> None:
     """Fetch `target` from the first of `sources` that serves the right bytes.
 
-    `progress` hears the bytes there and the bytes in all (None where the server does not say).
+    progress: called with the bytes so far and the bytes in all (None if the server does not say).
     Without a checksum, bytes of an earlier run are used again only if they are from the same source
-    and the server has not changed them since, which their ETag tells.
+    and their ETag is still the same.
 
-    Raises `DownloadError`; what was fetched so far is kept for the next run, unless it is wrong.
+    Raises `DownloadError`. The bytes so far are kept for the next run, unless they are wrong.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def sha256_of(path: Path) -> str:
 
 @dataclass
 class _Transfer:
-    """Gets `part` from one source after another, until its bytes are the right ones."""
+    """Gets `part` from one source after another, until its bytes are right."""
 
     part: PartFile
     size_bytes: int | None
@@ -119,7 +119,7 @@ class _Transfer:
                 return
             resumed = self.part.resumed
             self.part.restart()
-            # Pieces from several answers may not belong together: the source gets a clean try.
+            # Pieces of several answers may not fit together: the source gets one clean try.
             if not resumed:
                 raise _UnusableSourceError("its bytes do not have the published checksum")
 
@@ -164,7 +164,7 @@ class _Transfer:
 
 
 def _answer(source: str, part: PartFile) -> http.client.HTTPResponse:
-    """Ask for what is missing. Afterwards `part` ends where the answer's body begins."""
+    """Ask for the missing bytes. On return, `part` ends where the answer's body begins."""
     if not source.startswith(("https://", "http://")):
         raise _UnusableSourceError("only http and https are fetched")
     request = urllib.request.Request(source, headers={"User-Agent": "upscaled"})  # noqa: S310
@@ -185,7 +185,7 @@ def _answer(source: str, part: PartFile) -> http.client.HTTPResponse:
     else:
         part.restart()
         etag = response.headers.get("ETag", "")
-        # A weak one (W/"...") says nothing about bytes; RFC 9110 forbids it in If-Range.
+        # A weak ETag (W/"...") does not identify bytes; RFC 9110 forbids it in If-Range.
         part.set_origin((source, etag) if etag.startswith('"') else None)
     return response
 
@@ -201,7 +201,7 @@ def _refuse(error: urllib.error.HTTPError, part: PartFile) -> NoReturn:
 
 
 def _length(response: http.client.HTTPResponse, part: PartFile) -> int | None:
-    """Bytes of the whole file, where the server says so."""
+    """The bytes of the whole file; None if the server does not say."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return response.length
     where = re.fullmatch(

@@ -1,4 +1,4 @@
-"""`upscaled jobs IN...`: job lines for pictures, to be piped into `upscaled run`."""
+"""`upscaled jobs IN...`: prints job lines for pictures, for a pipe into `upscaled run`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _EXAMPLES = """examples:
   find photos -name '*.jpg' -print0 | xargs -0 upscaled jobs -o large --factor 2 > jobs.jsonl
   upscaled jobs a.png | jq -c '.priority = 10' | upscaled run
 
-A job's id is its picture, as it was named here; the protocol allows 128 characters, and of longer
-names the end is taken. Folders are not made.
+A job's id is the name of its picture as given here. The protocol allows 128 characters: of a longer
+name the id is the end. Folders are not made.
 
-With -o a job replaces the file DIR/STEM.FORMAT. Two pictures that would have the same one are
-refused, but xargs may start this command several times, and each start sees its own pictures
-alone. Without -o the daemon chooses the names (`upscaled run --output-dir DIR`), and these replace
-nothing. `upscaled batch` keeps the folders.
+With -o a job replaces the file DIR/STEM.FORMAT. Two pictures with the same output are refused; but
+xargs may start this command several times, and each start sees only its own pictures. Without -o
+the daemon chooses the names (`upscaled run --output-dir DIR`), which replace nothing. `upscaled
+batch` keeps the folders.
 
 exit status: 0 written, 1 some names cannot be in a job line, 2 wrong usage.
 """
@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> int:
     status = exits.OK
     seen: set[str] = set()
     for name in options.inputs:
-        # An id is text, also if the name's bytes are no UTF-8 or the locale cannot write them.
+        # An id is text, even if the name's bytes are no UTF-8 or the locale cannot show them.
         job_id = os.fsencode(name).decode(errors="replace")[-MAX_JOB_ID_LENGTH:]
         if job_id in seen:
-            arguments.error(f"the last {MAX_JOB_ID_LENGTH} characters of {name} are another's too")
+            arguments.error(f"two names end in the same {MAX_JOB_ID_LENGTH} characters: {name}")
         seen.add(job_id)
         # The daemon may run in another folder; a link is kept as it is.
         config = {**common, "image_path": os.path.abspath(name)}  # noqa: PTH100
@@ -63,13 +63,13 @@ def main(argv: Sequence[str]) -> int:
             print(f"{name}: {error}", file=sys.stderr)
             status = exits.FAILED
         else:
-            # Not `print`: a line is UTF-8 whatever the locale is.
+            # Not `print`: a line is UTF-8 in every locale.
             sys.stdout.buffer.write(line)
     return status
 
 
 def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
-    """Raise `ValueError` if one output would replace another, or the options contradict."""
+    """Raise `ValueError` if one output would replace another, or options contradict each other."""
     for field in ("output_path", "output_base64"):
         if field in config and options.output is not None:
             raise ValueError(f"--config {field} and -o exclude each other: give one of them")

@@ -1,7 +1,7 @@
 """NAME.part: the bytes of a file that is being fetched, locked against other runs.
 
-Without a checksum nothing else proves whose bytes an earlier run has left. So the server's name for
-that version of the file, its ETag, is kept with them, as an attribute of the file.
+Without a checksum, the bytes of an earlier run may be of another version. So the version's ETag is
+kept with them, as an attribute of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from upscaled_protocol.attributes import get_attribute, set_attribute
 
 CHUNK_BYTES = 256 * 1024
 
-# An attribute of the file: where its bytes are from, and their ETag, as JSON.
+# An attribute of the file: the source of its bytes and their ETag, as JSON.
 _ORIGIN = "user.upscaled.fetched_from"
 
 
@@ -28,12 +28,12 @@ class LockedError(Exception):
 
 
 class PartFile:
-    """An open NAME.part: its bytes, their checksum so far, and what the server called them."""
+    """An open NAME.part: its bytes, their checksum so far, their source and their ETag."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.size = 0
-        self.resumed = False  # whether its bytes were put together from several answers
+        self.resumed = False  # True: its bytes are from several answers
         self.source_and_etag: tuple[str, str] | None = None
         self._file = file
         self._sha256 = hashlib.sha256()
@@ -41,9 +41,8 @@ class PartFile:
     @classmethod
     @contextmanager
     def opened(cls, path: Path, *, is_checked: bool) -> Iterator[PartFile]:
-        """Lock it against other runs. is_checked: whether its bytes will be compared with a
-        checksum; if not, those of an earlier run are kept only with their ETag. Raises
-        `LockedError`."""
+        """Lock it against other runs. is_checked: its bytes will be compared with a checksum. If
+        not, bytes of an earlier run are kept only if their ETag is known. Raises `LockedError`."""
         with _locked(path) as file:
             part = cls(path, file)
             origin = part._kept_origin()
@@ -59,13 +58,13 @@ class PartFile:
                     path.unlink(missing_ok=True)
 
     def append(self, chunk: bytes) -> None:
-        """Add what was fetched."""
+        """Append fetched bytes."""
         self._file.write(chunk)
         self._sha256.update(chunk)
         self.size += len(chunk)
 
     def restart(self) -> None:
-        """Throw all bytes away."""
+        """Remove all bytes."""
         self._file.seek(0)
         self._file.truncate()
         self._sha256 = hashlib.sha256()
@@ -74,7 +73,7 @@ class PartFile:
         self.set_origin(None)
 
     def set_origin(self, source_and_etag: tuple[str, str] | None) -> None:
-        """Keep where the bytes are from, also for the next run if the file system can."""
+        """Keep the source of the bytes; also for the next run, if the file system can."""
         self.source_and_etag = source_and_etag
         value = json.dumps(source_and_etag).encode() if source_and_etag else None
         set_attribute(self._file.fileno(), _ORIGIN, value)
@@ -113,7 +112,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LockedError(f"another run is fetching {path}: wait for it") from None
-            # Between open and flock the other run may have finished and renamed this very file.
+            # Between open and flock another run may have completed and renamed this file.
             if not _is_still(path, file):
                 continue
             yield file

@@ -1,5 +1,4 @@
-"""The pictures of a folder, by content; whatever else lies there is named, and nothing is passed
-over in silence."""
+"""Finds the pictures of a folder, by their content. All other files are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pathlib import Path
 from upscaled_cli.report import Tally
 from upscaled_imaging.kinds import HEAD_BYTES, kind_of, read_suffixes
 
-# A file of such a name is meant to be a picture: if it is none, the daemon says what it is.
+# A file with such a suffix is given to the daemon. If it is no picture, the daemon says so.
 PICTURE_SUFFIXES = read_suffixes()
 # The default name of an output; see `plan_output` in the imaging package.
 _OUTPUT_STEM = re.compile(r"(.+)_(?:esrgan|flux|imagen)_[0-9.]+x(?:-[0-9]+)?", re.DOTALL)
@@ -20,10 +19,9 @@ _OUTPUT_STEM = re.compile(r"(.+)_(?:esrgan|flux|imagen)_[0-9.]+x(?:-[0-9]+)?", r
 
 @dataclass
 class Found:
-    """What a folder holds. names: of the pictures, from the folder on, in order.
+    """The content of a folder. names: the pictures, relative to the folder, in order.
 
-    left_out: what is no picture of the user's. failures: pictures, and folders, that cannot be
-    read, with a sentence each.
+    left_out: other files. failures: pictures and folders that cannot be read, each with a sentence.
     """
 
     names: list[Path] = field(default_factory=list)
@@ -32,7 +30,7 @@ class Found:
 
 
 def find_pictures(folder: Path, output: Path) -> Found:
-    """Look through the folder and those below, but not through `output`.
+    """Search the folder and the folders below, but not `output`.
 
     Raises `ValueError` if `folder` is no folder, or the same as `output`.
     """
@@ -45,7 +43,7 @@ def find_pictures(folder: Path, output: Path) -> Found:
     if known is not None and os.path.samestat(known, folder.stat()):
         raise ValueError("the output folder must be another one than the input folder")
     found = Found()
-    # No recursion: folders may lie deeper than Python's stack.
+    # No recursion: folders may be nested deeper than Python's stack.
     waiting = [Path()]
     while waiting:
         here = waiting.pop()
@@ -83,9 +81,9 @@ def _reason_to_skip(folder: Path, output: os.stat_result | None) -> str | None:
         return "links to folders, which are not followed"
     try:
         is_output = output is not None and os.path.samestat(output, folder.stat())
-    except OSError:  # told when its files are looked for
+    except OSError:  # reported when its files are searched
         return None
-    # An output folder below the input must not become input the next time.
+    # An output folder below the input must not become input of the next run.
     return "the output folder" if is_output else None
 
 
@@ -129,7 +127,7 @@ def _sort_by_content(head: bytes, name: Path, found: Found) -> None:
 
 
 def _head(path: Path) -> bytes:
-    # Without O_NONBLOCK a pipe that took the file's place would hold us.
+    # If a pipe has replaced the file, the read would block without O_NONBLOCK.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         return os.read(descriptor, HEAD_BYTES)

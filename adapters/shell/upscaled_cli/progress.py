@@ -1,4 +1,4 @@
-"""How far a number of pictures are: two live bars on a terminal, a line now and then elsewhere."""
+"""The progress of pictures: two bars on a terminal; elsewhere a line from time to time."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-# Between two lines of a log, which is read later.
+# The time between two lines, if the stream is no terminal.
 LOG_INTERVAL_S = 30.0
 
-# Columns for the name of the picture in work: what the bar and the numbers leave of the terminal.
+# Columns for the name of the picture in work. The bar and the numbers need the others.
 _LEAST_NAME, _MOST_NAME = 8, 30
 _LEAST_BAR = 4
 
-# Between two pictures of the bars, if nothing but numbers has changed.
+# The least time between two draws of the bars, if only numbers have changed.
 _FRAME_S = 0.1
 
-# Stages in which another picture may have the device.
+# In these stages another picture may have the device.
 _IDLE_STAGES = ("waiting", "running")
 
 
 @dataclass
 class _Picture:
-    """A picture in work. began_s, began_done: when its stage began, and with how much done."""
+    """A picture in work. began_s, began_done: the time and `done` at the start of its stage."""
 
     name: str
     percent: float = 0.0
@@ -45,7 +45,7 @@ class _Picture:
         self.percent, self.eta_s = message["progress"], message.get("eta_s")
 
     def counts(self, now_s: float) -> str:
-        """As in "8/18, 0.6/s, 0:18 left"; what is not known is left out."""
+        """A text as in "8/18, 0.6/s, 0:18 left", without unknown parts."""
         parts = []
         if self.done is not None and self.total:
             parts.append(f"{self.done}/{self.total}")
@@ -57,9 +57,9 @@ class _Picture:
 
 
 class Progress:
-    """Shows nothing of its own on a stream that is no terminal until `LOG_INTERVAL_S` have gone by.
+    """Shows the progress. On a stream that is no terminal it prints one line per `LOG_INTERVAL_S`.
 
-    pictures: how many there are. stream: stderr by default.
+    pictures: their number. stream: by default stderr.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._clock = clock
         self._began_s = self._logged_s = clock()
-        # When the first picture came on, because models are loaded before that, and how far it was.
+        # The time and the share at the first progress: before it, models are loaded.
         self._first: tuple[float, float] | None = None
         self._in_work: dict[str, _Picture] = {}
         self._ended = self._failed = 0
@@ -83,7 +83,7 @@ class Progress:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the start."""
         return self._clock() - self._began_s
 
     def starting(self) -> None:
@@ -92,13 +92,13 @@ class Progress:
             self._bars.show_picture("", "starting", 0, "")
 
     def advance(self, job_id: str, name: str, message: Mapping[str, Any]) -> None:
-        """Take a progress message."""
+        """Show a progress message."""
         picture = self._in_work.setdefault(job_id, _Picture(name))
         picture.take(message, self._clock())
         self._show()
 
     def end(self, job_id: str | None, *, is_failure: bool) -> None:
-        """A picture has ended; `job_id` is None if no job could be made of it."""
+        """Show that a picture has ended. job_id: None if no job could be made of it."""
         self._in_work.pop(job_id or "", None)
         self._ended += 1
         self._failed += is_failure
@@ -113,7 +113,7 @@ class Progress:
         stream.flush()
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the bars."""
         if self._bars is not None:
             self._bars.close()
 
@@ -137,7 +137,7 @@ class Progress:
             print(", ".join(filter(None, line)), file=self._stream, flush=True)
 
     def _shown(self) -> _Picture | None:
-        """The picture that is told of: the first that has the device, for as long as it has."""
+        """The picture to show: the first one that has the device."""
         busy = (one for one in self._in_work.values() if one.stage not in _IDLE_STAGES)
         return next(busy, next(iter(self._in_work.values()), None))
 
@@ -161,7 +161,7 @@ class Progress:
 
 
 class _Bars:
-    """One bar for all pictures, if they are several, and one for the picture in work."""
+    """One bar for all pictures, if there are several, and one for the picture in work."""
 
     def __init__(self, pictures: int, stream: TextIO) -> None:
         from tqdm import tqdm
@@ -201,20 +201,20 @@ class _Bars:
 
 
 def _has_columns(stream: TextIO) -> bool:
-    """Whether it is a terminal that bars can be drawn on: some say that they have no columns."""
+    """True if it is a terminal with columns: some report none."""
     return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
 
 
 def _show(bar: Any, lead: str, amount: float, text: str) -> None:
     bar.bar_format = f"{{desc}}{{percentage:3.0f}}%|{{bar}}| {text}"
     bar.set_description_str(f"{lead} " if lead else "", refresh=False)
-    # Not `update`, which draws nothing for a bar that goes back to its beginning.
+    # Not `update`, which draws nothing if a bar goes back.
     bar.n = amount
     bar.refresh()
 
 
 def _short(name: str, columns: int) -> str:
-    """The file's name, without what would move a terminal's cursor, cut in its middle."""
+    """The file's name, without control characters, cut in its middle."""
     name = "".join(letter if letter.isprintable() else "?" for letter in Path(name).name)
     if len(name) <= columns:
         return name

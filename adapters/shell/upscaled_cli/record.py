@@ -1,7 +1,7 @@
-"""Which output of a batch belongs to which picture, kept in the output folder.
+"""The record in the output folder of which output belongs to which picture.
 
-A file of JSON lines, one for each name given away and one for each picture done; of one picture
-the last line counts. Paths are relative to the output folder, so that both folders may move.
+It is a file of JSON lines: one line per assigned name, and one per completed picture. The last line
+of a picture counts. Paths are relative to the output folder, so that both folders may move.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_imaging.freename import fitting, numbered
 
 NAME = ".upscaled-batch.jsonl"
-# Linux has no longer names.
+# Linux's limit of a name.
 _NAME_BYTES = 255
 
 
 class Picture(NamedTuple):
-    """An input, and where its output goes.
+    """An input and its output.
 
-    made_with: the options by which an earlier batch made the output; None if none did.
+    made_with: the options with which an earlier batch made the output; None if none did.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Picture(NamedTuple):
 
     @property
     def done_at(self) -> float | None:
-        """When the output was made, as `time.time()` counts; None if there is none, or if it is
-        older than the input."""
+        """When the output was made, as of `time.time()`; None if there is none, or if it is older
+        than the input."""
         try:
             made_at = self.target.stat().st_mtime
             return made_at if made_at >= self.source.stat().st_mtime else None
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 
 class Record:
-    """Names the outputs of `folder` in `output`, the same ones in each run.
+    """Names the outputs of `folder` in `output`. The names are the same in each run.
 
     Raises `OSError` if the output folder cannot be written.
     """
@@ -61,11 +61,11 @@ class Record:
         self._file = (output / NAME).open("a+b", buffering=0)
 
     def pictures(self, names: list[Path], suffix: str) -> list[Picture]:
-        """A picture for each name, with an output that no other picture has, nor any file that is
-        no output of a batch: if a name is taken, a number is added.
+        """One picture per name, each with an output of its own. If another picture or a file that
+        is no output of a batch has the name, the output gets a number.
         """
-        # Other batches may give away names in this folder at the same time. Without locks, as on
-        # some network drives, they had better not.
+        # Another batch may assign names in this folder at the same time. Some network drives have
+        # no locks: there, two batches at a time are not safe.
         with suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_EX)
         entries = self._entries()
@@ -86,12 +86,12 @@ class Record:
         return pictures
 
     def note_done(self, picture: Picture, suffix: str, options: str) -> None:
-        """Keep by which options the output was made. Raises `OSError`."""
+        """Record the options with which the output was made. Raises `OSError`."""
         target = picture.target.relative_to(self._output)
         self._write([self._entry(Path(picture.name), target, suffix) | {"options": options}])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _entries(self) -> dict[tuple[str, str], dict[str, str]]:
@@ -106,14 +106,14 @@ class Record:
                 key, target = (entry["input"], entry["format"]), Path(entry["output"])
             except (ValueError, KeyError, AttributeError, RecursionError):  # half a line
                 continue
-            # A folder of somebody else's may hold anything: nothing is written outside it.
+            # The file may be from another user: write nothing outside the folder.
             if not target.is_absolute() and ".." not in target.parts:
                 entries[key] = entry
         return entries
 
     def _write(self, entries: list[dict[str, str]]) -> None:
         rest = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-        while rest:  # a full disk takes a part, and tells the next time
+        while rest:  # a full disk takes a part, and fails at the next write
             rest = rest[self._file.write(rest) :]
 
     def _key(self, name: Path) -> str:
@@ -123,7 +123,7 @@ class Record:
         return {"input": self._key(name), "format": suffix, "output": str(target)}
 
     def _free(self, name: Path, suffix: str, taken: set[str]) -> Path:
-        # What follows the dot in a name like `holiday.2024` says no format.
+        # In a name like `holiday.2024` the end is no format.
         stem = name.stem if name.suffix.lower() in PICTURE_SUFFIXES else name.name
         for one in numbered(fitting(stem, f".{suffix}", _NAME_BYTES), _NAME_BYTES):
             target = name.with_name(one)
@@ -144,11 +144,11 @@ class Record:
 
 
 def options_of(method: str, config: Mapping[str, Any]) -> str:
-    """A short name for these options, the same in each run."""
+    """A short hash of these options, the same in each run."""
     text = json.dumps({"method": method, **config}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _folded(name: str) -> str:
-    """Equal for names that some file system holds for the same."""
+    """Equal for two names that are the same on some file systems."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -1,30 +1,30 @@
-"""Many files told of in few lines."""
+"""Reports on many files in few lines."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 
-# Lines of one kind, and names in a line, that fit on a screen beside the rest.
+# The limits of lines of one kind, and of names in a line: so all fits on a screen.
 _LINES = 20
 _NAMES = 3
 
 
 class Tally:
-    """Names of files by what is to be said of them. Every file counts, few are named."""
+    """Names of files by the sentence about them. All are counted, few are named."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
 
     def add(self, sentence: str, name: str) -> None:
-        """Note that the sentence is true of one more file."""
+        """Count one more file for the sentence."""
         self._names.setdefault(sentence, []).append(name)
 
     def __len__(self) -> int:
         return sum(map(len, self._names.values()))
 
     def lines(self, lead: str, *, everything: bool) -> Iterator[str]:
-        """A line for each sentence: the lead, how many files, the sentence, and some names."""
+        """One line per sentence: the lead, the number of files, the sentence, and some names."""
         shown = list(self._names.items())
         for sentence, names in shown if everything else shown[:_LINES]:
             named = names if everything else names[:_NAMES]
@@ -36,7 +36,7 @@ class Tally:
 
 
 def show_failures(failures: dict[str, str], *, everything: bool) -> None:
-    """A line for each failure, or for the first of them if they are too many for a screen."""
+    """Print one line per failure, at most as many as fit on a screen."""
     shown = list(failures.items()) if everything else list(failures.items())[:_LINES]
     for name, sentence in shown:
         print(f"{name}: {sentence}", file=sys.stderr)

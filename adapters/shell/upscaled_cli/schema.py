@@ -1,5 +1,5 @@
-"""`upscaled schema`: the protocol as JSON Schema and the HTTP API as OpenAPI, for people who
-generate their types."""
+"""`upscaled schema`: prints the protocol as JSON Schema and the HTTP API as OpenAPI, from which
+types can be generated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _OF_HTTP = {"http": "openapi.json", "postman": "postman.json"}
 
 _EXAMPLES = """examples:
   upscaled schema host > host.json       # what a host sends
-  upscaled schema worker > worker.json   # what it gets
-  upscaled schema errors                 # every code, and whether to try again
+  upscaled schema worker > worker.json   # what a host receives
+  upscaled schema errors                 # every code, and if a retry may help
   upscaled schema --output schemas/      # all three as files
   upscaled schema http > openapi.json    # the API of `upscaled serve`
   upscaled schema postman > api.json     # the same as a Postman collection
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "name",
         nargs="?",
         choices=("host", "worker", "errors", *_OF_HTTP),
-        help="default: one object that holds the first three",
+        help="default: one object with the first three",
     )
     arguments.add_argument("--output", type=Path, metavar="DIR", help="write files instead")
     return arguments

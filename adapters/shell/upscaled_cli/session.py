@@ -1,4 +1,4 @@
-"""A daemon for a command that waits in one thread: all that it says, in order."""
+"""A daemon for a command with one thread: all of its messages, in order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from upscaled.result import Result
 
 DAEMON = default_command()
 
-# A daemon that fails before it is ready may have met its predecessor, which was still leaving.
+# One retry: a daemon that fails before it is ready may have met an earlier one that was exiting.
 _STARTS = 2
 
 
 class Session:
-    """Starts the daemon at once; leaving the context ends it, with every process it started."""
+    """Starts the daemon at once. The end of the context ends the daemon and all of its
+    processes."""
 
     def __init__(self, command: Sequence[str] = DAEMON, *, show_log: bool = False) -> None:
         self._said: queue.SimpleQueue[Message | Call[Any] | DaemonGoneError] = queue.SimpleQueue()
@@ -40,11 +41,11 @@ class Session:
         self._client.start()
 
     def submit(self, method: str, config: dict[str, Any]) -> str:
-        """Send one job; the id that its messages will carry. Raises `UpscaledError` if it cannot be
-        sent; a daemon that is gone says so to `receive`, after all else that it had to say."""
+        """Send one job; the id of its messages. Raises `UpscaledError` if it cannot be sent. If the
+        daemon is gone, `receive` raises that, after the daemon's last messages."""
         self._count += 1
         job_id = str(self._count)
-        # Before it is sent: a Ctrl-C may come as soon as the daemon has it.
+        # Before it is sent, because a Ctrl-C may come as soon as the daemon has it.
         self._pending.add(job_id)
         job = {"job_id": job_id, "method": method, "config": config}
         try:
@@ -57,16 +58,15 @@ class Session:
         return job_id
 
     def health(self) -> Message:
-        """How the daemon is. Raises `DaemonGoneError` and `NoAnswerError`."""
+        """The daemon's report. Raises `DaemonGoneError` and `NoAnswerError`."""
         return self._client.ask("health").result()
 
     def cancel(self) -> None:
-        """End every job in flight; each is still answered."""
+        """Cancel every open job; each still gets its end."""
         self._client.cancel_all()
 
     def receive(self) -> Message:
-        """The next message, whatever it is about. Raises `DaemonGoneError` for a job whose daemon
-        went away."""
+        """The next message. Raises `DaemonGoneError` for a job whose daemon is gone."""
         said = self._said.get()
         if isinstance(said, DaemonGoneError):
             raise said
@@ -81,17 +81,17 @@ class Session:
         raise error
 
     def events(self) -> Iterator[Message]:
-        """Every message as it comes, until each job has its result or its error."""
+        """Every message, until each job has its result or its error."""
         while self._pending:
             yield self.receive()
 
     @property
     def pending(self) -> frozenset[str]:
-        """Ids of the jobs whose end was not received yet."""
+        """The ids of the jobs whose end was not received yet."""
         return frozenset(self._pending)
 
     def _take(self, message: Message) -> None:
-        """In the reader's thread. How a job of ours ended is told by its call."""
+        """Take a message, in the reader's thread. The ends of jobs come from their calls."""
         is_end = message.get("type") in ("result", "error") and message.get("job_id") is not None
         if not is_end:
             self._said.put(message)
@@ -105,7 +105,7 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # With jobs in flight somebody gave up on them.
+        # Open jobs here mean that the command was interrupted.
         if self._pending:
             self._client.kill()
         else:

@@ -1,4 +1,4 @@
-"""The options that say how large a picture becomes: by a factor, in pixels, or on paper."""
+"""The options for the output's size: by a factor, in pixels, or on paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAPERS = {
     "tabloid": (279.4, 431.8),
 }
 _MM_PER_INCH = 25.4
-# The daemon's own default, at which sides in millimetres are rounded if no other is given.
+# The daemon's default. Sides in millimetres are rounded at it if no --dpi is given.
 DEFAULT_DPI = 150
 
 
@@ -52,9 +52,9 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def print_size(options: argparse.Namespace) -> dict[str, Any]:
-    """Fields of the config, in inches, for a paper or for centimetres.
+    """The config's fields, in inches, for a paper or for centimetres.
 
-    Raises `ValueError` if two options say one side.
+    Raises `ValueError` if two options give the same side.
     """
     if options.landscape and options.paper is None:
         raise ValueError("--landscape turns a --paper: give one, as in --paper A4 --landscape")
@@ -62,7 +62,7 @@ def print_size(options: argparse.Namespace) -> dict[str, Any]:
     for side in ("width", "height"):
         given = options_of_side(options, side)
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both say a {side}: give one of them")
+            raise ValueError(f"{' and '.join(given)} both give the {side}: give one of them")
         if options.paper is not None:
             long, short = max(PAPERS[options.paper]), min(PAPERS[options.paper])
             millimetres = long if (side == "width") == options.landscape else short
@@ -85,12 +85,12 @@ def effective_dpi(config: Mapping[str, Any], width: int, height: int) -> float |
     """Pixels of the input per inch of the print; None if no print size is asked for."""
     sides = {"target_width_inches": width, "target_height_inches": height}
     found = [pixels / config[field] for field, pixels in sides.items() if field in config]
-    # The picture covers the paper, so that the side that is enlarged more decides.
+    # The picture covers the paper, so the side that is enlarged more decides.
     return min(found, default=None)
 
 
 def options_of_side(options: argparse.Namespace, side: str) -> list[str]:
-    """The options that say the width or the height, with their values."""
+    """The given options for the width or the height, with their values."""
     given = {
         f"--{side}": getattr(options, side),
         f"--{side}-cm": getattr(options, f"{side}_cm"),
@@ -101,13 +101,13 @@ def options_of_side(options: argparse.Namespace, side: str) -> list[str]:
 
 
 def shown(option: str, value: object) -> str:
-    """An option as it was typed."""
+    """An option as the user types it."""
     return f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
 
 
 def _inches(millimetres: float, dpi: int) -> float:
-    """Inches of which the daemon, which cuts off fractions of a pixel, makes the nearest pixel: A4
-    at 300 dpi has 2480x3508 pixels as in every print shop, not 2480x3507."""
+    """Inches that the daemon, which cuts off fractions of a pixel, turns into the nearest pixel: A4
+    at 300 dpi has 2480x3508 pixels, as in every print shop, and not 2480x3507."""
     pixels = round(millimetres / _MM_PER_INCH * dpi)
     # A hundredth of a pixel more, because pixels / dpi * dpi may fall short of a whole number.
     return (max(pixels, 1) + 0.01) / dpi

@@ -1,4 +1,4 @@
-"""`-` in place of a file: a picture's bytes come on stdin, or go to stdout."""
+"""`-` in place of a file: a picture is read from stdin, or written to stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STREAM = "-"
 
 
 def check_streams(options: argparse.Namespace) -> None:
-    """Raise `ValueError` if `-` stands where no stream can."""
+    """Raise `ValueError` if `-` is given for something that cannot be a stream."""
     pictures = len(options.inputs)
     if options.inputs.count(STREAM) > 1:
         raise ValueError("stdin is one picture: give - once")
@@ -42,15 +42,15 @@ def check_streams(options: argparse.Namespace) -> None:
 def streams(
     options: argparse.Namespace, configs: Sequence[dict[str, Any]]
 ) -> Iterator[Path | None]:
-    """Read stdin to its end, and put files into the configs in place of the streams. The file that
-    is to go to stdout; None if none is.
+    """Read stdin to its end, and put files into the configs in place of the streams. Yields the
+    file for stdout; None if there is none.
 
-    The daemon takes files: a line could not hold a large picture. They are removed at the end.
+    The daemon uses files, because a line cannot hold a large picture. They are removed at the end.
     """
     if STREAM not in options.inputs and options.output != STREAM:
         yield None
         return
-    # Ends as Ctrl-C does, because the files would stay otherwise.
+    # SIGTERM ends as Ctrl-C does, because the files would stay otherwise.
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with tempfile.TemporaryDirectory(prefix="upscaled-") as folder:

@@ -1,4 +1,4 @@
-"""`upscaled upscale IN... -o OUT`, for a person: a daemon, a progress bar, and the sizes."""
+"""`upscaled upscale IN... -o OUT`: upscales pictures, with a progress bar, for people."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _EXAMPLES = """examples:
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
-One picture may go to a file or into a folder, several go into a folder. A path is a folder if there
-is one, if it ends in /, or if there are several pictures; it is made if it is missing. -o FILE
-replaces a file that is there. In a folder the daemon chooses the names, which replace nothing: if
-one is taken, a number is added.
+The output of one picture is a file or a folder, that of several pictures a folder. OUT is a folder
+if it exists as one, if it ends in /, or if there are several pictures; it is made if it is missing.
+-o FILE replaces an existing file. In a folder the daemon chooses the names. They replace nothing:
+if a name is taken, it gets a number.
 
 exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
 """
 
 
-# Jobs in flight: a daemon refuses what passes its queue, which holds ten times as many.
+# Open jobs at a time. A daemon's queue holds ten times as many, and refuses more.
 _WINDOW = 1000
 
 
@@ -91,7 +91,7 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
                 report.take(message)
         except KeyboardInterrupt:
             report.interrupted = True
-            # A second Ctrl-C leaves this function, and the daemon is killed.
+            # A second Ctrl-C ends this function, and the daemon is killed.
             client.cancel()
             for message in client.events():
                 report.take(message)
@@ -102,24 +102,24 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
 
 
 class Report:
-    """What a person sees: how far the pictures are, and a line for each that has ended."""
+    """The output for a person: the progress, and a line per ended picture."""
 
     def __init__(self, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> None:
         self.failed = 0
         self.interrupted = False
         self._options = options
         self._config = configs[0]
-        # Nothing but the picture goes to stdout if that does.
+        # If the picture goes to stdout, nothing else does.
         self._stream = sys.stderr if options.output == STREAM else sys.stdout
         self._names: dict[str, str] = {}
         self._progress = Progress(len(configs))
 
     def expect(self, job_id: str, name: str) -> None:
-        """Call this job by the name of its picture."""
+        """Remember the name of this job's picture."""
         self._names[job_id] = name
 
     def refuse(self, name: str, sentence: str) -> None:
-        """Tell of a picture that no job could be made of."""
+        """Report a picture that cannot become a job."""
         self.failed += 1
         self._progress.end(None, is_failure=True)
         self._progress.say(f"{name}: {sentence}", sys.stderr)
@@ -253,6 +253,8 @@ def parser() -> argparse.ArgumentParser:
         help="a file, a folder, or - for stdout (default: OUTPUT_DIR, else beside the input)",
     )
     more = add_arguments(arguments)
-    more.add_argument("--json", action="store_true", help="the daemon's answers, one a line")
+    more.add_argument(
+        "--json", action="store_true", help="print the daemon's answers, one per line"
+    )
     more.add_argument("-v", "--verbose", action="store_true", help="show the daemon's log")
     return arguments

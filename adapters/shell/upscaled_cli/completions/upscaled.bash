@@ -1,7 +1,7 @@
 # bash completion for upscaled
 _upscaled() {
   local IFS=$'\n' word words=() lines=()
-  # bash cuts a word at `=`: `--crop=top` are three words, and the value is completed alone.
+  # bash splits a word at `=`: `--crop=top` is three words, and only the value is completed.
   for word in "${COMP_WORDS[@]:1:COMP_CWORD}"; do
     [[ $word == '=' ]] || words+=("$word")
   done
@@ -12,7 +12,7 @@ _upscaled() {
     printf -v word %q "${word%%$'\t'*}"
     COMPREPLY+=("$word")
   done
-  # File names are readline's own, where no word fits.
+  # If no word fits, readline completes file names.
   case ${lines[0]-files} in
     none) compopt +o default ;;
     folders) compopt +o default -o dirnames ;;

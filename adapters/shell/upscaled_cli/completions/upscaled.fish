@@ -7,7 +7,7 @@ function __upscaled_complete
     set -l lines ($command completion --words $words $current 2>/dev/null)
     set -l names $lines[1]
     set -e lines[1]
-    # fish replaces the whole word, `--crop=` too.
+    # fish replaces the whole word, also `--crop=`.
     set -l prefix (string match -r -- '^--[^=]+=' $current)
     for line in $lines
         echo -- "$prefix$line"

@@ -1,4 +1,4 @@
-# tcsh completion for upscaled: file names, but for these places
+# tcsh completion for upscaled: file names, except at these places
 complete upscaled \
   'c/-/`upscaled completion --line "$COMMAND_LINE"`/' \
   'n/{bench,completion,models,pull,schema,verify}/`upscaled completion --line "$COMMAND_LINE"`/' \

@@ -1,4 +1,4 @@
-"""`upscaled doctor`: what is here, what is missing, and how to get it."""
+"""`upscaled doctor`: reports what is installed, what is missing, and how to get it."""
 
 from upscaled_cli.doctor.command import main, parser
 

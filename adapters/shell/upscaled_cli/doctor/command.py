@@ -1,7 +1,7 @@
-"""The command: examine, and report each finding as it is made.
+"""The command: examines the installation, and reports each finding at once.
 
-A picture goes through a daemon of its own meanwhile. It takes nearly all of the time, because the
-daemon loads every library; all else is looked up beside it.
+Meanwhile a daemon upscales a picture. That takes nearly all of the time, because the daemon loads
+every library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
   upscaled doctor
   upscaled doctor --json
 
-exit status: 0 everything needed is there, 1 something is missing, 2 wrong usage, 130 interrupted.
+exit status: 0 nothing needed is missing, 1 something is missing, 2 wrong usage, 130 interrupted.
 """
 
 
@@ -41,9 +41,9 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
 def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterator[Finding]:
     catalog = Catalog.load()
     own = [path.name for path in catalog.own_files(model_dir)]
-    # The client is left first: if this is interrupted, that ends the daemon, and so the thread.
+    # The session is closed first: after an interruption that ends the daemon, and so the thread.
     with ThreadPoolExecutor(1) as pool, Session([*daemon, *trial.options(model_dir)]) as client:
-        trying = pool.submit(trial.run, client, own, report.tell)
+        trying = pool.submit(trial.run, client, own, report.show)
         yield installation.python()
         yield installation.machine()
         yield from weights.bundled(catalog)
@@ -55,12 +55,12 @@ def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterato
         yield from surroundings.imagen()
         yield from surroundings.environment()
         tried = trying.result()
-    yield from installation.libraries(tried.has_upscaled, report.tell)
+    yield from installation.libraries(tried.has_upscaled, report.show)
     yield from tried.findings()
 
 
 class _Report:
-    """Prints findings, and on a terminal a line that says what goes on. Safe in any thread."""
+    """Prints findings, and on a terminal the current activity. Safe in any thread."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -68,15 +68,15 @@ class _Report:
         self._lock = threading.Lock()
         self._has_terminal = sys.stderr.isatty()
 
-    def tell(self, what: str) -> None:
-        """Show what goes on, until there is something else to show."""
+    def show(self, activity: str) -> None:
+        """Show the current activity, until the next output."""
         if self._has_terminal:
             with self._lock:
-                sys.stderr.write(f"\r\x1b[K{what} ...")
+                sys.stderr.write(f"\r\x1b[K{activity} ...")
                 sys.stderr.flush()
 
     def add(self, finding: Finding) -> None:
-        """Print a finding, or keep it if all is to be JSON."""
+        """Print a finding, or keep it for the JSON at the end."""
         self._findings.append(finding)
         if self._as_json:
             return
@@ -89,7 +89,7 @@ class _Report:
             sys.stdout.flush()
 
     def end(self) -> int:
-        """Print the sum; the exit status."""
+        """Print the count of problems; the exit status."""
         self._clear()
         problems = sum(finding.state == "problem" for finding in self._findings)
         if self._as_json:
@@ -109,11 +109,11 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(
         prog="upscaled doctor",
-        description="Say what is here, what is missing, and how to get it.",
+        description="Report what is installed, what is missing, and how to get it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("--json", action="store_true", help="for programs")
+    arguments.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments.add_argument(
         "--model-dir",
         type=Path,

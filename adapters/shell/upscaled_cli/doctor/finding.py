@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, and what to do if it is not as it should be.
+    """A fact about the installation. fix: what to do if something is missing or wrong.
 
     A `problem` makes the exit status 1: something needed is missing or wrong. A `note` does not.
     """

@@ -14,10 +14,10 @@ from upscaled_cli.doctor.finding import Finding
 from upscaled_imaging.kinds import read_kinds
 from upscaled_protocol.memorygroup import total_bytes
 
-# Loading torch from a cold disk on a small machine takes a while.
+# Loading torch from a slow disk takes a while.
 _LOAD_TIMEOUT_S = 180
 
-# What has to load, lightest first: what imports it, and the distributions that it comes in.
+# What must load, the lightest first: a module that imports it, and its distributions.
 _LIBRARIES = {
     "psutil": ("psutil", ("psutil",)),
     "protocol": ("upscaled_protocol.codec", ("pydantic", "orjson")),
@@ -25,7 +25,7 @@ _LIBRARIES = {
     "torch": ("torch", ("torch", "torchvision")),
     "spandrel": ("upscaled_models.esrgan.loading", ("spandrel", "safetensors")),
 }
-# What the extras are for. An extra that is not here is for the people who develop upscaled.
+# The purpose of each extra. Extras for developers are left out.
 _PURPOSES = {
     "flux": "FLUX jobs",
     "heic": "HEIC pictures",
@@ -35,7 +35,7 @@ _PURPOSES = {
     "nvml": "the GPU memory of each worker",
 }
 
-# Imports one library after the other, and says how each went. `error` is None for one that loads.
+# Imports one library after the other, and prints each outcome. `error` is None if it loads.
 _IMPORTER = """
 import importlib, json, sys
 for module in sys.argv[1:]:
@@ -66,14 +66,14 @@ def machine() -> Finding:
     return Finding("machine", "ok", f"{cores} cores{memory}")
 
 
-def libraries(is_proven: bool, tell: Callable[[str], None]) -> Iterator[Finding]:
-    """One finding for each. is_proven: all of them loaded in the daemon, so none is tried again."""
+def libraries(is_proven: bool, show: Callable[[str], None]) -> Iterator[Finding]:
+    """One finding per library. is_proven: the daemon loaded all of them, so none is tried again."""
     missing = {
         name: [one for one in distributions if version(one) is None]
         for name, (_, distributions) in _LIBRARIES.items()
     }
     modules = [module for name, (module, _) in _LIBRARIES.items() if not missing[name]]
-    errors = {} if is_proven else dict(_import_errors(modules, tell))
+    errors = {} if is_proven else dict(_import_errors(modules, show))
     for name, (module, distributions) in _LIBRARIES.items():
         if missing[name]:
             absent = " ".join(missing[name])
@@ -92,7 +92,7 @@ def libraries(is_proven: bool, tell: Callable[[str], None]) -> Iterator[Finding]
 
 
 def extras() -> Iterator[Finding]:
-    """What can be added to the base, and whether it is."""
+    """The extras, and which of them are installed."""
     wanted: dict[str, list[str]] = {}
     for requirement in importlib.metadata.requires("upscaled") or []:
         extra = re.search(r"extra == ['\"](.+?)['\"]", requirement)
@@ -114,7 +114,7 @@ def pictures() -> Finding:
 
 
 def version(distribution: str) -> str | None:
-    """The version that is installed, if it is."""
+    """The installed version; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -122,15 +122,15 @@ def version(distribution: str) -> str | None:
 
 
 def _import_errors(
-    modules: list[str], tell: Callable[[str], None]
+    modules: list[str], show: Callable[[str], None]
 ) -> Iterator[tuple[str, str | None]]:
-    """Modules and why they cannot be imported; tried in another process, which a bad library may
-    crash."""
+    """Modules, and why they cannot be imported. Another process tries, because a broken library may
+    crash it."""
     while modules:
-        tell(f"loading {', '.join(modules)}")
+        show(f"loading {', '.join(modules)}")
         try:
             done = subprocess.run(
-                # -P: nothing is to be imported from the working folder.
+                # -P: without the working folder.
                 [sys.executable, "-P", "-c", _IMPORTER, *modules],
                 check=False,
                 stdout=subprocess.PIPE,
@@ -143,12 +143,12 @@ def _import_errors(
                 fault = f"the process was killed by signal {-done.returncode}"
         except subprocess.TimeoutExpired as error:
             output = (error.stdout or b"").decode()
-            fault = f"nothing happens for {_LOAD_TIMEOUT_S} s"
+            fault = f"it does not end within {_LOAD_TIMEOUT_S} s"
         answers = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
         errors = {answer[0]: answer[1] for answer in answers if len(answer) > 1}
         yield from errors.items()
         if len(errors) == len(modules):
             return
-        # The one after the last answer has ended the process; the others get another one.
+        # The module after the last answer has ended the process. The rest gets another process.
         yield modules[len(errors)], fault
         modules = modules[len(errors) + 1 :]

@@ -1,4 +1,4 @@
-"""What the installation is surrounded by: folders, the environment, a Google Cloud account."""
+"""The surroundings of the installation: folders, the environment, a Google Cloud account."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENVIRONMENT = (
 
 
 def folders(model_dir: Path) -> Iterator[Finding]:
-    """Whether those that are written to can be."""
+    """The folders that must be writable."""
     yield _writable("models", model_dir, "MODEL_CACHE_DIR")
     yield _writable("temporary", Path(tempfile.gettempdir()), "TMPDIR")
     if os.environ.get("OUTPUT_DIR"):
@@ -43,11 +43,11 @@ def environment() -> Iterator[Finding]:
         value = os.environ.get(name)
         if value and not re.fullmatch(r"\d+(\.\d+)?", value):
             text = f"{name} is no number: {value}"
-            yield Finding("environment", "problem", text, f"unset or mend {name}")
+            yield Finding("environment", "problem", text, f"correct or unset {name}")
 
 
 def imagen() -> Iterator[Finding]:
-    """The account that Imagen jobs are made for, without a secret of it."""
+    """The account for Imagen jobs, without its secrets."""
     try:
         from upscaled_models.imagen.account import (
             DEFAULT_REGION,
@@ -56,7 +56,7 @@ def imagen() -> Iterator[Finding]:
             unusable,
         )
         from upscaled_models.registry import is_installed
-    except ImportError:  # a library that the libraries' findings name
+    except ImportError:  # a finding names the missing library
         return
     if not is_installed("imagen"):
         return
@@ -64,7 +64,7 @@ def imagen() -> Iterator[Finding]:
     if project := os.environ.get("GCP_PROJECT_ID"):
         yield Finding("imagen", "ok", f"project {project}, region {region}")
     else:
-        text = "no project: each job has to give gcp_project_id"
+        text = "no project: each job must give gcp_project_id"
         yield Finding("imagen", "note", text, "set GCP_PROJECT_ID")
     if seen := credentials_in_sight():
         yield Finding("imagen", "ok", f"credentials: {seen}; not tried here")

@@ -1,6 +1,7 @@
-"""The proof of it all: a picture goes through a daemon, by the default model and each of one's own.
+"""The proof: a daemon upscales a picture by the default model, and by each of the user's own
+models.
 
-The daemon loads every library, so an installation that passes needs no other process.
+The daemon loads every library, so if it succeeds, the libraries need no other check.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADklEQVR42mNIgAIGyhgAYHUYAeOSAeQAAAAASUVORK5C"
     "YII="
 )
-# A folder may hold hundreds, of a second or more each.
+# A folder may hold hundreds of models, and each takes a second or more.
 _MOST_TRIED = 10
 _DEFAULT = "the default model"
 
 
 @dataclass
 class Trial:
-    """What the daemon said: its status messages, and the end of each job by the model's name."""
+    """The daemon's messages: its status, and the end of each job by the model's name."""
 
     ready: Message = field(default_factory=dict)
     health: Message = field(default_factory=dict)
@@ -37,11 +38,11 @@ class Trial:
 
     @property
     def has_upscaled(self) -> bool:
-        """True if the picture came out."""
+        """True if the default model has upscaled the picture."""
         return self.ends.get(_DEFAULT, {}).get("type") == "result"
 
     def findings(self) -> Iterator[Finding]:
-        """The device, the picture, the methods, one's own models."""
+        """The device, the picture, the methods, the user's own models."""
         if self.has_upscaled:
             yield _device(self.ends[_DEFAULT], self.health)
         yield self._picture()
@@ -72,28 +73,29 @@ class Trial:
             "picture",
             "problem",
             f"none could be upscaled: {'; '.join(filter(None, reasons))}",
-            "mend what is told above; else run `upscaled upscale -v` on a picture and read the log",
+            "solve the problems above; else run `upscaled upscale -v` and read its log",
         )
 
 
 def options(model_dir: Path) -> list[str]:
-    """Of the daemon: the methods that it serves by itself, whatever UPSCALED_METHODS says."""
+    """The daemon's options: its default methods, even if UPSCALED_METHODS is set."""
     try:
         from upscaled_models.registry import DEFAULT_METHODS
 
         methods = ",".join(DEFAULT_METHODS)
-    except ImportError:  # a library that all methods need: the daemon says so
+    except ImportError:  # all methods need the library: the daemon reports it
         methods = "esrgan"
     return ["--methods", methods, "--model-dir", str(model_dir)]
 
 
-def run(client: Session, own: Sequence[str], tell: Callable[[str], None]) -> Trial:
-    """Send the daemon a picture for the default model, then one for each file of `own`.
+def run(client: Session, own: Sequence[str], show: Callable[[str], None]) -> Trial:
+    """Send the daemon a picture for the default model, then one per file of `own`.
 
-    tell: is given what goes on. Raises `ShuttingDownError` if the client was closed before.
+    show: called with the current activity. Raises `ShuttingDownError` if the client was closed
+    before.
     """
     tried = Trial(untried=list(own[_MOST_TRIED:]))
-    tell("starting a daemon, which loads the libraries")
+    show("starting a daemon, which loads the libraries")
     names: dict[str, str] = {}
     try:
         for name in (_DEFAULT, *own[:_MOST_TRIED]):
@@ -101,7 +103,7 @@ def run(client: Session, own: Sequence[str], tell: Callable[[str], None]) -> Tri
             chosen = {} if name == _DEFAULT else {"model": name}
             names[client.submit("esrgan", config | chosen)] = name
         for message in client.events():
-            _take(message, tried, names, tell)
+            _take(message, tried, names, show)
         if tried.has_upscaled:
             tried.health = client.health()
     except (DaemonGoneError, NoAnswerError) as error:
@@ -110,7 +112,7 @@ def run(client: Session, own: Sequence[str], tell: Callable[[str], None]) -> Tri
 
 
 def _take(
-    message: Message, tried: Trial, names: dict[str, str], tell: Callable[[str], None]
+    message: Message, tried: Trial, names: dict[str, str], show: Callable[[str], None]
 ) -> None:
     status = message.get("message")
     if status == "ready":
@@ -118,7 +120,7 @@ def _take(
     elif status == "degraded":
         tried.faults.append(str(message.get("detail")))
     elif message["type"] == "progress":
-        tell(f"upscaling a picture by {names[message['job_id']]}")
+        show(f"upscaling a picture by {names[message['job_id']]}")
     elif message["type"] in ("result", "error") and message.get("job_id") in names:
         tried.ends[names[message["job_id"]]] = message
 

@@ -1,4 +1,4 @@
-"""The weights: those that come with upscaled, those that were pulled, and FLUX file by file."""
+"""The weights: those of the installation, those that were pulled, and FLUX file by file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from upscaled_models.catalog import Catalog, Model, is_file
 
 
 def bundled(catalog: Catalog) -> Iterator[Finding]:
-    """The models that every installation has."""
+    """The bundled models."""
     for model in catalog:
         if not model.bundled:
             continue
@@ -25,7 +25,7 @@ def bundled(catalog: Catalog) -> Iterator[Finding]:
 
 
 def pulled(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
-    """ESRGAN models of the catalogue in the model folder."""
+    """The catalogue's ESRGAN models in the model folder."""
     installed = []
     for model in catalog:
         path = model.path(model_dir)
@@ -39,11 +39,11 @@ def pulled(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
 
 
 def flux(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
-    """Each file that FLUX jobs need, if the extra is installed or there is any of them."""
+    """Each file that FLUX jobs need, if the extra or any of the files is installed."""
     try:
         from upscaled_models.flux.files import parts
         from upscaled_models.registry import is_installed
-    except ImportError:  # a library that the libraries' findings name
+    except ImportError:  # a finding names the missing library
         return
     found = parts(catalog, model_dir)
     if not is_installed("flux") and not any(part.is_there for part in found):
@@ -54,7 +54,7 @@ def flux(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
             text = f"{part.name}: missing, looked for as {part.path}"
             yield Finding("flux", "note", text, f"upscaled models pull {part.model}")
         elif model is not None and not _has_published_size(model, part.path):
-            if model.method == "flux":  # the others were told with those that were pulled
+            if model.method == "flux":  # `pulled` reports the others
                 yield _damaged("flux", model, part.path)
         else:
             yield Finding("flux", "ok", f"{part.name}: {part.path}")

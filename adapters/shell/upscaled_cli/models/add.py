@@ -21,22 +21,22 @@ from upscaled_imaging.pendingfile import PendingFile
 from upscaled_models.catalog import WEIGHT_SUFFIXES, Catalog, Model, installed_as, is_file
 from upscaled_protocol.errors import JobError
 
-# Of a name, so that there is room for a suffix and for `.part`.
+# The limit of a name. It leaves room for a suffix and for `.part`.
 _LONGEST_NAME_BYTES = 200
-# Where a link's file is kept until it was checked, under the model folder.
+# The folder, below the model folder, for a link's file until it was checked.
 _INCOMING = "incoming"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class RefusedError(Exception):
-    """Raised when a file cannot be added for what lies in the model folder already."""
+    """Raised when a file cannot be added because of a file in the model folder."""
 
 
 def add(
     catalog: Catalog, source: str, model_dir: Path, name: str | None, pauses_s: Sequence[float]
 ) -> int:
-    """Check the file at a path or a link, and copy it into the model folder, where it replaces no
-    other; the exit status. Raises `ValueError` if the name or the link is none."""
+    """Check the file of a path or a link, and copy it into the model folder. It replaces no file.
+    Returns the exit status. Raises `ValueError` if the name or the link cannot be used."""
     is_link = "://" in source
     if name is not None:
         name = _checked_name(name)
@@ -60,7 +60,7 @@ def add(
 def _add_file(
     catalog: Catalog, path: Path, model_dir: Path, name: str | None, *, is_ours: bool
 ) -> None:
-    """Add a file. is_ours: it was fetched for this, and need not stay where it is."""
+    """Add a file. is_ours: it was fetched for this, and may be moved."""
     if not path.is_file():
         what = "it is no file" if path.exists() else "there is no such file"
         known = catalog.find(str(path))
@@ -79,8 +79,8 @@ def _add_file(
     added = there or target
     print(f"{added.stem}: {contents.facts}, {size_text(path.stat().st_size)}")
     print(f"  {added}{' (was there already)' if there else ''}")
-    print(f"  licence: {contents.note or 'the file tells none: ask where it is from'}")
-    _tell_use(added.stem, contents.method)
+    print(f"  licence: {contents.note or 'the file names none: ask its source'}")
+    _print_use(added.stem, contents.method)
 
 
 def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) -> None:
@@ -95,7 +95,7 @@ def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) 
     print(f"  {model.path(model_dir)}")
     print(f"  licence: {model.licence}{use}")
     if model.folder in ("upscale_models", "unet"):
-        _tell_use(model.name, model.method)
+        _print_use(model.name, model.method)
     else:
         print("  one of the files that the flux method needs")
 
@@ -103,8 +103,8 @@ def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) 
 def _same_file(
     catalog: Catalog, path: Path, target: Path, stem: str, model_dir: Path
 ) -> Path | None:
-    """The file of the model folder that has the same bytes. Raises `RefusedError` if the name means
-    another one."""
+    """The file in the model folder with the same bytes. Raises `RefusedError` if another file has
+    the name."""
     if known := catalog.find(stem):
         raise RefusedError(
             f"the catalogue calls another file {known.name}: give this one another name with --name"
@@ -118,7 +118,7 @@ def _same_file(
 
 
 def _published(catalog: Catalog, path: Path) -> Model | None:
-    """The catalogue's model that has these very bytes."""
+    """The catalogue's model with the same bytes."""
     size = path.stat().st_size
     same_size = [model for model in catalog if model.sha256 and model.size_bytes == size]
     sha256 = sha256_of(path) if same_size else None
@@ -126,7 +126,7 @@ def _published(catalog: Catalog, path: Path) -> Model | None:
 
 
 def _twin(path: Path, folder: Path) -> Path | None:
-    """A file of the folder that has the same bytes."""
+    """A file in the folder with the same bytes."""
     try:
         others = sorted(folder.iterdir())
     except OSError:
@@ -142,10 +142,10 @@ def _has_same_bytes(one: Path, other: Path) -> bool:
 
 
 def _place(path: Path, target: Path, *, is_ours: bool) -> None:
-    """Give the file's bytes that name, all of them at once, or none."""
+    """Put the file there under that name. It appears only when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_ours:
-        with contextlib.suppress(OSError):  # no links here, or the name is taken, as is told below
+        with contextlib.suppress(OSError):  # no links here, or the name is taken: see below
             os.link(path, target)
             return
     pending = PendingFile(target)
@@ -167,10 +167,10 @@ def _place(path: Path, target: Path, *, is_ours: bool) -> None:
 def _fetched(
     url: str, model_dir: Path, name: str | None, pauses_s: Sequence[float]
 ) -> Iterator[Path]:
-    """The file of a link, which is removed afterwards. Raises `ValueError` if it is no such link,
+    """The file of a link. It is removed afterwards. Raises `ValueError` if the link cannot be used,
     and `DownloadError`."""
     link = urlsplit(url)
-    # In plain HTTP anybody on the way could put other weights in place of these.
+    # In plain HTTP, other weights could be put in place of these on the way.
     if link.scheme != "https" and not (link.scheme == "http" and link.hostname in _LOOPBACK):
         raise ValueError(f"only https:// links are fetched, not {url}")
     file = Path(unquote(link.path)).name
@@ -183,12 +183,12 @@ def _fetched(
         yield path
     finally:
         path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # another file comes in
+        with contextlib.suppress(OSError):  # another run uses the folder
             path.parent.rmdir()
 
 
 def _checked_name(name: str) -> str:
-    """The name without a suffix of weights. Raises `ValueError` if it cannot be a file's name."""
+    """The name without a suffix of weights. Raises `ValueError` if no file can have it."""
     stem = Path(name).stem if Path(name).suffix.lower() in WEIGHT_SUFFIXES else name
     is_long = len(os.fsencode(stem)) > _LONGEST_NAME_BYTES
     if not stem or stem.startswith((".", "-")) or "/" in stem or not stem.isprintable() or is_long:
@@ -200,7 +200,7 @@ def _checked_name(name: str) -> str:
 
 
 def _hint_for_page(source: str) -> str:
-    """For the link of a page about a file, which every site shows first."""
+    """A hint if the link leads to the page of a file, and not to the file."""
     if "://" not in source or "/blob/" not in source:
         return ""
     host = urlsplit(source).hostname or ""
@@ -208,7 +208,7 @@ def _hint_for_page(source: str) -> str:
     return f"; this is the link of a page, try {source.replace('/blob/', place, 1)}"
 
 
-def _tell_use(name: str, method: str) -> None:
+def _print_use(name: str, method: str) -> None:
     config = {"image_path": "photo.jpg", "model": name}
     line = json.dumps({"job_id": "1", "method": method, "config": config}, separators=(",", ":"))
     chosen = "" if method == "esrgan" else f" --method {method}"

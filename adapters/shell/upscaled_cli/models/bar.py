@@ -10,7 +10,7 @@ from upscaled_cli.download import Progress
 
 @contextmanager
 def bar(what: str, size_bytes: int | None) -> Iterator[Progress]:
-    """Gives what shows the bytes that are there and the bytes in all."""
+    """A function that shows the bytes so far and the bytes in all."""
     from tqdm import tqdm
 
     with tqdm(
@@ -18,7 +18,7 @@ def bar(what: str, size_bytes: int | None) -> Iterator[Progress]:
         total=size_bytes,
         unit="B",
         unit_scale=True,
-        disable=None,  # no bar where stderr is no terminal
+        disable=None,  # no bar if stderr is no terminal
     ) as shown:
 
         def show(done: int, total: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line of the four, and which of them is run."""
+"""The command line of `upscaled models`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ _EXAMPLES = """examples:
   upscaled models add https://example.com/4x_mine.safetensors --name mine
   upscaled models verify                     # hash again what is installed
 
-`add` takes a file of your own or a link to one, checks it, and puts it into the model folder; it
-replaces no other file. A cut download goes on where it stopped. MODEL_CACHE_DIR says where models
-lie.
+`add` checks a file of your own, or a link to one, and puts it into the model folder. It replaces no
+other file. If a download is cut, the next run continues it. MODEL_CACHE_DIR is the model folder.
 
 exit status: 0 done, 1 a model could not be fetched or used, is missing or damaged, 2 wrong usage,
-as a name that is not known, 130 interrupted.
+such as an unknown name, 130 interrupted.
 """
 
 
@@ -37,7 +36,7 @@ def main(
     catalog: Catalog | None = None,
     pauses_s: Sequence[float] = RETRY_PAUSES_S,
 ) -> int:
-    """Run one of the four; the exit status."""
+    """Run one action; the exit status."""
     arguments = parser()
     options = arguments.parse_args(argv)
     catalog = catalog or Catalog.load()
@@ -52,11 +51,11 @@ def main(
         named = [_find(catalog, name) for name in options.names]
         if options.action == "pull":
             return pull(catalog, named, options.model_dir, pauses_s)
-        # Unnamed, what is not installed is no failure; what comes with upscaled must be there.
+        # Without names, only installed models are checked, and bundled ones, which must be there.
         there = [m for m in catalog if m.bundled or m.path(options.model_dir).is_file()]
         return verify(named or there, options.model_dir, options.json)
     except KeyboardInterrupt:
-        print("interrupted: run the same again to go on", file=sys.stderr)
+        print("interrupted: run the same again to continue", file=sys.stderr)
         return exits.INTERRUPTED
 
 
@@ -91,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     verifying = actions.add_parser("verify", help="compare installed files with their checksums")
     verifying.add_argument("names", nargs="*", metavar="NAME", help="default: all installed")
     for action in (listing, verifying):
-        action.add_argument("--json", action="store_true", help="for programs")
+        action.add_argument("--json", action="store_true", help="print JSON, for programs")
     for action in (listing, pulling, adding, verifying):
         action.add_argument(
             "--model-dir",

@@ -1,4 +1,4 @@
-"""What a weights file holds, as the engine that would use it reads it: as data, never as code."""
+"""Reads a weights file as its engine does: as data, never as code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESRGAN_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Contents:
-    """method: whose model it is. folder, suffix: where it belongs. note: on its licence."""
+    """The content of a weights file. folder, suffix: for its place. note: on its licence."""
 
     method: str
     folder: str
@@ -21,7 +21,7 @@ class Contents:
 
 
 def read_contents(path: Path, model_dir: Path) -> Contents:
-    """What the file is. Raises `JobError` with the sentence that a job with this file would get."""
+    """The file's content. Raises `JobError`, with the sentence of a job that uses the file."""
     with path.open("rb") as file:
         head = file.read(len(_GGUF) + 5)
     return _flux(path, model_dir) if head.startswith(_GGUF) else _esrgan(path, head)
@@ -33,7 +33,7 @@ def _esrgan(path: Path, head: bytes) -> Contents:
 
     network = load_descriptor(path)
     suffix = path.suffix.lower()
-    if suffix not in _ESRGAN_SUFFIXES:  # the engine reads any, but looks for these
+    if suffix not in _ESRGAN_SUFFIXES:  # the engine reads every suffix, but searches for these
         suffix = ".safetensors" if head[8:9] == b"{" else ".pth"
     colours = "RGB" if network.input_channels == 3 else "grayscale"
     architecture = network.architecture.name
@@ -46,10 +46,10 @@ def _flux(path: Path, model_dir: Path) -> Contents:
     from upscaled_models.flux.engine import FluxEngine
     from upscaled_models.flux.files import Files
 
-    FluxEngine(Settings(model_dir=model_dir)).start()  # refuses if the extra is not installed
+    FluxEngine(Settings(model_dir=model_dir)).start()  # raises if the extra is not installed
     from upscaled_models.flux.transformer import check_transformer
 
-    others = (model_dir,) * 5  # which are not looked at
+    others = (model_dir,) * 5  # not used
     check_transformer(Files(model_dir, path, *others))
     note = "FLUX.1-dev's licence is non-commercial"
     return Contents("flux", "unet", ".gguf", "a FLUX.1 transformer, GGUF", note)

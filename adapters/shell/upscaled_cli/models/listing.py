@@ -1,4 +1,4 @@
-"""`upscaled models list`: every known model, and the files of one's own."""
+"""`upscaled models list`: every known model, and the user's own files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upscaled_models.catalog import Catalog, Model
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of `list`. What is not known of one's own files is None."""
+    """A line of `list`. Of the user's own files only some fields are known."""
 
     name: str
     installed: str  # bundled, yes, own, partial, damaged (not of the published size), no
@@ -27,8 +27,8 @@ class Listed:
 
 
 def list_models(catalog: Catalog, model_dir: Path, as_json: bool) -> int:
-    """Print every known model with its licence and what it is good for, and the files of one's own
-    in the model folder."""
+    """Print every known model with its licence and its use, and the user's own files in the model
+    folder."""
     rows = [_listed(model, model_dir) for model in catalog]
     rows += [
         Listed(path.stem, "own", str(path), "esrgan", size_bytes=path.stat().st_size)
@@ -47,12 +47,12 @@ def list_models(catalog: Catalog, model_dir: Path, as_json: bool) -> int:
         )
         if row.description:
             print(f"    {row.description}")
-    print(f"\nmodels lie in {model_dir}")
+    print(f"\nthe model folder is {model_dir}")
     return exits.OK
 
 
 def installed(model: Model, model_dir: Path) -> str:
-    """Whether its file is there, in one word of `Listed.installed`."""
+    """The state of its file, as a word of `Listed.installed`."""
     path = model.path(model_dir)
     if path.is_file():
         if model.size_bytes not in (None, path.stat().st_size):

@@ -1,4 +1,4 @@
-"""`upscaled models pull`: fetch models of the catalogue, and all that they require."""
+"""`upscaled models pull`: fetches models of the catalogue, and all that they require."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from upscaled_models.catalog import Catalog, Model
 def pull(
     catalog: Catalog, models: Sequence[Model], model_dir: Path, pauses_s: Sequence[float]
 ) -> int:
-    """Fetch the models and all that they require. Goes on past a failure, and tells of each how the
-    file can be fetched by hand."""
+    """Fetch the models and all that they require; the exit status. After a failure, print how the
+    file can be fetched by hand, and continue."""
     wanted = list(
         dict.fromkeys(part for model in models for part in catalog.with_requirements(model))
     )
@@ -43,7 +43,7 @@ def pull(
             if isinstance(error, SourcesError):
                 print(_by_hand(model, target), file=sys.stderr)
                 if error.is_offline:
-                    pauses_s = ()  # there is no network: to ask again costs seconds for each source
+                    pauses_s = ()  # no network: further tries would cost seconds per source
         else:
             checked = "checksum is right" if model.sha256 else "no published checksum to compare"
             print(f"{model.name}: {target} ({checked})")

@@ -1,4 +1,4 @@
-"""`upscaled models verify`: hash the files again and compare them with the published checksums."""
+"""`upscaled models verify`: compares the files with the published checksums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verified:
 
 
 def verify(models: Sequence[Model], model_dir: Path, as_json: bool) -> int:
-    """Print what became of each; the exit status."""
+    """Print the outcome for each model; the exit status."""
     rows = [_verified(model, model.path(model_dir)) for model in models]
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
