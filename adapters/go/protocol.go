@@ -15,27 +15,27 @@ const (
 	CodeUnknownMethod Code = "unknown_method"
 	// CodeLineTooLong: the line passes the limit (32 MiB by default).
 	CodeLineTooLong Code = "line_too_long"
-	// CodeDuplicateJob: the job_id is in flight; `refused_job_id` names it, the first job goes on.
+	// CodeDuplicateJob: the job_id is in flight; `refused_job_id` names it, and the first job continues.
 	CodeDuplicateJob Code = "duplicate_job"
 	// CodeQueueFull: the queue is at its limit; send the job again later.
 	CodeQueueFull Code = "queue_full"
 	// CodeInputNotFound: there is no input file at that path or URL.
 	CodeInputNotFound Code = "input_not_found"
-	// CodeInputUnreadable: the input is broken, truncated or of no known kind.
+	// CodeInputUnreadable: the input is broken, truncated or of an unknown kind.
 	CodeInputUnreadable Code = "input_unreadable"
 	// CodeInputTooLarge: the input passes a size limit.
 	CodeInputTooLarge Code = "input_too_large"
-	// CodeUnsupportedFormat: the input or the output is of a kind that is not read or written here.
+	// CodeUnsupportedFormat: the kind of the input cannot be read, or that of the output cannot be written.
 	CodeUnsupportedFormat Code = "unsupported_format"
 	// CodeOutputUnwritable: the output cannot be written.
 	CodeOutputUnwritable Code = "output_unwritable"
-	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed.
+	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed.
 	CodePathNotAllowed Code = "path_not_allowed"
-	// CodeModelNotFound: the model is neither known nor a file.
+	// CodeModelNotFound: there is no model of that name, and no such file.
 	CodeModelNotFound Code = "model_not_found"
-	// CodeModelCorrupt: the weights are truncated, altered or of no known architecture.
+	// CodeModelCorrupt: the weights are truncated, altered or of an unknown architecture.
 	CodeModelCorrupt Code = "model_corrupt"
-	// CodeModelUnsafe: the weights would run code when loaded.
+	// CodeModelUnsafe: the weights would run code when they are loaded.
 	CodeModelUnsafe Code = "model_unsafe"
 	// CodeOutOfMemory: memory ran out even at the smallest tile size, or a growing worker was stopped.
 	CodeOutOfMemory Code = "out_of_memory"
@@ -45,9 +45,9 @@ const (
 	CodeDeadlineExceeded Code = "deadline_exceeded"
 	// CodeStalled: the job made no progress within its budget, and max_attempts allowed one start.
 	CodeStalled Code = "stalled"
-	// CodeWorkerCrashed: the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it.
+	// CodeWorkerCrashed: the job's worker crashed, and max_attempts allowed one start; or no worker can be started.
 	CodeWorkerCrashed Code = "worker_crashed"
-	// CodePoisoned: the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how.
+	// CodePoisoned: the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how.
 	CodePoisoned Code = "poisoned"
 	// CodeUpstreamAuth: the cloud service refused the credentials.
 	CodeUpstreamAuth Code = "upstream_auth"
@@ -55,13 +55,13 @@ const (
 	CodeUpstreamQuota Code = "upstream_quota"
 	// CodeUpstreamFiltered: the cloud service's safety filter refused the picture.
 	CodeUpstreamFiltered Code = "upstream_filtered"
-	// CodeUpstreamUnavailable: the cloud service did not answer rightly.
+	// CodeUpstreamUnavailable: the cloud service did not answer, or its answer was wrong.
 	CodeUpstreamUnavailable Code = "upstream_unavailable"
 	// CodeJournalUnwritable: the journal cannot be written (a full disk), so the job was not accepted.
 	CodeJournalUnwritable Code = "journal_unwritable"
-	// CodeShuttingDown: the daemon takes no more jobs; it is going down.
+	// CodeShuttingDown: the daemon is shutting down and takes no more jobs.
 	CodeShuttingDown Code = "shutting_down"
-	// CodeInternal: a defect in upscaled; the traceback says where.
+	// CodeInternal: a defect in upscaled; the traceback shows its place.
 	CodeInternal Code = "internal"
 )
 
@@ -115,7 +115,7 @@ type Cancel struct {
 	JobID string `json:"job_id"`
 }
 
-// EsrganConfig: ESRGAN and every other single-image network that spandrel knows.
+// EsrganConfig: ESRGAN, and every other single-image network that spandrel supports.
 type EsrganConfig struct {
 	// Input file.
 	ImagePath string `json:"image_path,omitempty"`
@@ -131,7 +131,7 @@ type EsrganConfig struct {
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
-	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	// Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
 	TargetDPI int `json:"target_dpi,omitempty"`
 	// Print width.
 	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
@@ -141,23 +141,23 @@ type EsrganConfig struct {
 	TargetWidth int `json:"target_width,omitempty"`
 	// Output height in pixels.
 	TargetHeight int `json:"target_height,omitempty"`
-	// What to keep where the print size has another aspect ratio.
+	// The part to keep if the print size has another aspect ratio.
 	Crop string `json:"crop,omitempty"`
-	// Input pixels a tile side, or a band of as many. Default: by free memory.
+	// Side of a tile, or height of a band, in input pixels. Default: by free memory.
 	TileSize int `json:"tile_size,omitempty"`
 	// Default: DEFAULT_UPSCALE_FACTOR or 4.
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
 	// A catalogue name or the path of a weights file.
 	Model string `json:"model,omitempty"`
-	// The same under FLUX's name for it; `model` wins.
+	// The same, under the name that FLUX uses; `model` takes precedence.
 	UpscaleModel string `json:"upscale_model,omitempty"`
 	// False forces fp32, whatever `precision` says.
 	UseFP16 *bool `json:"use_fp16,omitempty"`
-	// auto: the fastest faithful one here.
+	// auto: the fastest one that is faithful on this device.
 	Precision string `json:"precision,omitempty"`
 }
 
-// FakeConfig: The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for.
+// FakeConfig: The fake engine, for people who write hosts: every way in which a worker can behave. Runs `steps` steps of `step_s` seconds. The other fields say what happens at step `at_step`.
 type FakeConfig struct {
 	Steps *int    `json:"steps,omitempty"`
 	StepS float64 `json:"step_s,omitempty"`
@@ -166,7 +166,7 @@ type FakeConfig struct {
 	// Named in the result; see load_s.
 	Model  string `json:"model,omitempty"`
 	AtStep int    `json:"at_step,omitempty"`
-	// print() it, where stdout used to be.
+	// print() it to stdout.
 	PrintText string `json:"print_text,omitempty"`
 	// The same from C: puts() and write(1).
 	CPrintText string `json:"c_print_text,omitempty"`
@@ -176,25 +176,25 @@ type FakeConfig struct {
 	RaiseText string `json:"raise_text,omitempty"`
 	// Fail with this code of the protocol.
 	ErrorCode Code `json:"error_code,omitempty"`
-	// Leave the process at once.
+	// Exit the process at once.
 	ExitCode *int `json:"exit_code,omitempty"`
 	// Kill the process with a signal.
 	Signal int `json:"signal,omitempty"`
-	// Stop making progress, for ever.
+	// Make no more progress.
 	Hang bool `json:"hang,omitempty"`
 	// The same in native code that holds the GIL.
 	HangNative   bool `json:"hang_native,omitempty"`
 	IgnoreCancel bool `json:"ignore_cancel,omitempty"`
-	// Leave a grandchild process behind.
+	// Start a process that outlives the job.
 	SpawnSleeper bool `json:"spawn_sleeper,omitempty"`
-	// Memory to allocate, kept for good.
+	// Memory to allocate and never free.
 	GrowMB int `json:"grow_mb,omitempty"`
-	// Fail as an engine that ran out of memory.
+	// Fail as if memory had run out.
 	OutOfMemory bool `json:"out_of_memory,omitempty"`
 	// Write `output_text` there.
 	OutputPath string `json:"output_path,omitempty"`
 	OutputText string `json:"output_text,omitempty"`
-	// Misbehave on this attempt alone: 1 shows a recovery.
+	// Misbehave only on this attempt: 1 shows a recovery.
 	OnlyOnAttempt int `json:"only_on_attempt,omitempty"`
 }
 
@@ -214,7 +214,7 @@ type FluxConfig struct {
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
-	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	// Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
 	TargetDPI int `json:"target_dpi,omitempty"`
 	// Print width.
 	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
@@ -224,9 +224,9 @@ type FluxConfig struct {
 	TargetWidth int `json:"target_width,omitempty"`
 	// Output height in pixels.
 	TargetHeight int `json:"target_height,omitempty"`
-	// What to keep where the print size has another aspect ratio.
+	// The part to keep if the print size has another aspect ratio.
 	Crop string `json:"crop,omitempty"`
-	// Output pixels a tile side.
+	// Side of a tile in output pixels.
 	TileSize int `json:"tile_size,omitempty"`
 	// Default: DEFAULT_UPSCALE_FACTOR or 4.
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
@@ -234,9 +234,9 @@ type FluxConfig struct {
 	Model string `json:"model,omitempty"`
 	// First-stage model.
 	UpscaleModel string `json:"upscale_model,omitempty"`
-	// 0 keeps the first stage as it is.
+	// 0 keeps the first stage unchanged.
 	Denoise *float64 `json:"denoise,omitempty"`
-	// Model calls really made for each tile.
+	// Model calls that are made per tile.
 	Steps    int      `json:"steps,omitempty"`
 	Guidance *float64 `json:"guidance,omitempty"`
 	Prompt   string   `json:"prompt,omitempty"`
@@ -266,7 +266,7 @@ type ImagenConfig struct {
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
-	// Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+	// Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
 	TargetDPI int `json:"target_dpi,omitempty"`
 	// Print width.
 	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
@@ -276,13 +276,13 @@ type ImagenConfig struct {
 	TargetWidth int `json:"target_width,omitempty"`
 	// Output height in pixels.
 	TargetHeight int `json:"target_height,omitempty"`
-	// What to keep where the print size has another aspect ratio.
+	// The part to keep if the print size has another aspect ratio.
 	Crop string `json:"crop,omitempty"`
-	// Input pixels a tile side, or a band of as many. Default: by free memory.
+	// Side of a tile, or height of a band, in input pixels. Default: by free memory.
 	TileSize      int    `json:"tile_size,omitempty"`
 	UpscaleFactor string `json:"upscale_factor,omitempty"`
 	Model         string `json:"model,omitempty"`
-	// Cut a picture that is too large for one call into several; each is billed.
+	// Cut a picture that is too large for one call into parts; each call is billed.
 	Tile bool `json:"tile,omitempty"`
 	// Default: GCP_PROJECT_ID from the environment.
 	GCPProjectID string `json:"gcp_project_id,omitempty"`
@@ -293,34 +293,34 @@ type ImagenConfig struct {
 // Job: One job; its config says the method.
 type Job struct {
 	JobID string `json:"job_id"`
-	// Higher first; equals in order.
+	// Higher first; equal ones in order.
 	Priority int `json:"priority,omitempty"`
 	// From acceptance to the terminal event; then deadline_exceeded.
 	TimeoutS float64 `json:"timeout_s,omitempty"`
-	// Starts allowed before a job that takes its worker down is poisoned.
+	// Starts of a job that crashes its worker; then it ends as poisoned.
 	MaxAttempts int    `json:"max_attempts,omitempty"`
 	Config      Config `json:"config"`
 }
 
-// Replay: Ask a journalling supervisor to send again the terminal events of these jobs. Without ids: of every finished job it still holds. A job it does not know is passed over.
+// Replay: Ask a supervisor with a journal to send the terminal events of these jobs again. Without ids: of every finished job that the journal still holds. Unknown ids are ignored.
 type Replay struct {
 	Type   string   `json:"type"`
 	JobIDs []string `json:"job_ids,omitempty"`
 }
 
-// Shutdown: Take no more jobs, finish those accepted, and exit. End of input means the same.
+// Shutdown: Accept no more jobs, finish the accepted ones, and exit. The end of input means the same.
 type Shutdown struct {
 	Type string `json:"type"`
 }
 
-// Trim: Free caches and unload idle models; answered by a `health` message when done.
+// Trim: Free caches and unload idle models. Answered by a `health` message when that is done.
 type Trim struct {
 	Type string `json:"type"`
 	// Repeated in the answer.
 	RequestID string `json:"request_id,omitempty"`
 }
 
-// Accepted: The job is taken: exactly one `result` or `error` with its id will follow.
+// Accepted: The job is accepted: exactly one `result` or `error` with its id follows.
 type Accepted struct {
 	Type  string `json:"type"`
 	JobID string `json:"job_id"`
@@ -328,37 +328,37 @@ type Accepted struct {
 	Position int `json:"position"`
 }
 
-// Cause: Why a worker went away, or a job's supervisor.
+// Cause: Why a worker, or a job's supervisor, ended.
 type Cause struct {
 	Reason   string `json:"reason"`
 	ExitCode *int   `json:"exit_code,omitempty"`
-	// As in SIGKILL.
+	// Such as SIGKILL.
 	Signal string `json:"signal,omitempty"`
 	// One sentence.
 	Detail string `json:"detail,omitempty"`
 }
 
-// CropInfo: How far the upscaled picture passes the print size, in one direction.
+// CropInfo: By how much the upscaled picture is larger than the print, in one direction.
 type CropInfo struct {
 	Direction string `json:"direction"`
 	AmountPx  int    `json:"amount_px"`
-	// amount_px / DPI; null where no DPI is known.
+	// amount_px / DPI; null if the DPI is unknown.
 	AmountInches *float64 `json:"amount_inches,omitempty"`
 }
 
-// ErrorMessage: Terminal for `job_id`; null where the line had no usable id, or the id is another job's.
+// ErrorMessage: Terminal for `job_id`, which is null if the line has no usable id or that of another job.
 type ErrorMessage struct {
 	Type  string `json:"type"`
 	JobID string `json:"job_id"`
-	// One plain sentence.
+	// One sentence.
 	Error     string `json:"error"`
 	Code      Code   `json:"code"`
 	Retryable bool   `json:"retryable"`
-	// The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON).
+	// The id of a refused line that cannot be `job_id`, because a job of that id is in flight, or because no job may have it (it is empty, or a number or boolean as JSON, or the first 128 characters of a longer one).
 	RefusedJobID string `json:"refused_job_id,omitempty"`
 	Cause        *Cause `json:"cause,omitempty"`
 	Attempt      int    `json:"attempt,omitempty"`
-	// Internal errors only.
+	// For `internal` only.
 	Traceback string `json:"traceback,omitempty"`
 }
 
@@ -369,7 +369,7 @@ type HealthReport struct {
 	RequestID string `json:"request_id,omitempty"`
 	Status    string `json:"status"`
 	Detail    string `json:"detail,omitempty"`
-	// Null until a worker has told.
+	// Null until a worker has reported it.
 	GPUAvailable *bool  `json:"gpu_available,omitempty"`
 	GPUName      string `json:"gpu_name,omitempty"`
 	// GB.
@@ -379,19 +379,19 @@ type HealthReport struct {
 	QueueSize int     `json:"queue_size"`
 	InFlight  int     `json:"in_flight,omitempty"`
 	UptimeS   float64 `json:"uptime_s"`
-	// Progress messages coalesced away.
+	// Progress messages that newer ones replaced.
 	DroppedProgress int            `json:"dropped_progress,omitempty"`
 	Workers         []WorkerHealth `json:"workers,omitempty"`
 }
 
-// LaneInfo: A queue of its own inside the worker: jobs of different lanes never wait for each other.
+// LaneInfo: A queue inside the worker. Jobs of different lanes never wait for each other.
 type LaneInfo struct {
 	Methods []string `json:"methods"`
 	// Jobs the lane holds at once.
 	Slots int `json:"slots"`
 }
 
-// Progress: Never falling. Coalesced for a slow reader: only the newest of a job is kept.
+// Progress: Never decreases. A slow reader gets only the newest progress of a job.
 type Progress struct {
 	Type  string `json:"type"`
 	JobID string `json:"job_id"`
@@ -403,11 +403,11 @@ type Progress struct {
 	Total   *int     `json:"total,omitempty"`
 	ETAS    *float64 `json:"eta_s,omitempty"`
 	Attempt int      `json:"attempt,omitempty"`
-	// Silence allowed after this message before it counts as a stall.
+	// After so long without a message the job counts as stalled.
 	BudgetS float64 `json:"budget_s,omitempty"`
 }
 
-// Result: Terminal: the output is whole and in place.
+// Result: Terminal: the output is complete and in place.
 type Result struct {
 	Type         string    `json:"type"`
 	JobID        string    `json:"job_id"`
@@ -418,13 +418,13 @@ type Result struct {
 	OutputSize   *Size     `json:"output_size,omitempty"`
 	ScaleFactor  *float64  `json:"scale_factor,omitempty"`
 	CropInfo     *CropInfo `json:"crop_info,omitempty"`
-	// Seconds from start to end, queue left out.
+	// Seconds from start to end, without the time in the queue.
 	ProcessingTime float64 `json:"processing_time"`
 	Timings        Timings `json:"timings"`
 	Model          string  `json:"model,omitempty"`
 	Device         string  `json:"device,omitempty"`
 	Precision      string  `json:"precision,omitempty"`
-	// Cloud calls made; may be billed.
+	// Cloud calls that were made; they may be billed.
 	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
 	Attempt       int      `json:"attempt,omitempty"`
 	Warnings      []string `json:"warnings,omitempty"`
@@ -436,26 +436,26 @@ type Size struct {
 	Height int `json:"height"`
 }
 
-// Status: The daemon's own state. `ready` is the handshake: hosts wait for it or write at once.
+// Status: The state of the daemon. `ready` is the handshake. Hosts may send jobs before it.
 type Status struct {
 	Type     string   `json:"type"`
 	Message  string   `json:"message"`
 	Protocol *int     `json:"protocol,omitempty"`
 	Version  string   `json:"version,omitempty"`
 	Methods  []string `json:"methods,omitempty"`
-	// Methods that lack files or credentials, each with what to do about it.
+	// Methods that lack files or credentials, each with what to do.
 	Unavailable map[string]string   `json:"unavailable,omitempty"`
 	Models      []string            `json:"models,omitempty"`
 	Device      string              `json:"device,omitempty"`
 	Lanes       map[string]LaneInfo `json:"lanes,omitempty"`
 	PID         *int                `json:"pid,omitempty"`
-	// Which worker, from 0; supervised only.
+	// Number of the worker, from 0. Sent by supervisors only.
 	Worker *int   `json:"worker,omitempty"`
 	Cause  *Cause `json:"cause,omitempty"`
 	Detail string `json:"detail,omitempty"`
 }
 
-// Timings: Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole.
+// Timings: Seconds of a job, by phase. Phases overlap, so their sum may exceed the whole.
 type Timings struct {
 	Queue     float64 `json:"queue,omitempty"`
 	Load      float64 `json:"load,omitempty"`
@@ -470,7 +470,7 @@ type WorkerHealth struct {
 	State  string `json:"state"`
 	PID    *int   `json:"pid,omitempty"`
 	Device string `json:"device,omitempty"`
-	// Ids in flight on this worker.
+	// Ids of the jobs in flight on this worker.
 	Jobs            []string `json:"jobs,omitempty"`
 	ModelsLoaded    []string `json:"models_loaded,omitempty"`
 	RSSMB           *float64 `json:"rss_mb,omitempty"`

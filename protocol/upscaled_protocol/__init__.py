@@ -1,3 +1,3 @@
-"""The language everybody speaks: messages, codec, error codes. Imports nothing of ours."""
+"""The protocol: messages, codec, error codes. Imports no other package of this project."""
 
 PROTOCOL_VERSION = 1

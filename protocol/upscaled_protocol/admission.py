@@ -61,7 +61,7 @@ class Admission(Generic[JobT]):
         self._is_closed = False
         # While true every new job is held, also one that was cancelled early.
         self.is_paused = False
-        self.refused = 0  # lines
+        self.refused = 0  # lines so far
 
     @property
     def is_holding(self) -> bool:
@@ -78,7 +78,7 @@ class Admission(Generic[JobT]):
         self._is_closed = True
 
     def offer(self, job: JobT, line_bytes: int) -> None:
-        """Accept the job of a line, or hold it. Raises `JobError` if the line is to be refused."""
+        """Accept the job of a line, or hold it. Raises `JobError` to refuse the line."""
         job_id = job.job_id
         if self._is_closed:
             raise JobError(ErrorCode.SHUTTING_DOWN, GOING_DOWN, job_id=job_id)

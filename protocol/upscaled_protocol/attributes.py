@@ -1,6 +1,6 @@
 """Extended attributes of files (xattr(7)), on the systems whose Python has them: Linux.
 
-Elsewhere, and on a file system without attributes, nothing is kept and nothing is found.
+On other systems, and on file systems without attributes, nothing is stored and nothing is found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 def set_attribute(file: int, name: str, value: bytes | None) -> None:
-    """Keep a value with the file of this descriptor; None removes it."""
+    """Store a value with the file of this descriptor; None removes it."""
     if sys.platform == "linux":
         with suppress(OSError):
             if value is None:
@@ -21,8 +21,8 @@ def set_attribute(file: int, name: str, value: bytes | None) -> None:
 
 
 def get_attribute(file: int | str, name: str) -> bytes | None:
-    """The value that was kept with the file of this descriptor or path; None if there is none. A
-    symbolic link is not followed."""
+    """The value stored with the file of this descriptor or path; None if there is none. A symbolic
+    link is not followed."""
     if sys.platform == "linux":
         with suppress(OSError):
             return os.getxattr(file, name, follow_symlinks=isinstance(file, int))

@@ -1,4 +1,4 @@
-"""Lines to messages and back: one JSON object a line, UTF-8, ended by a newline."""
+"""Lines to messages and back: one JSON object per line, UTF-8, ended by a newline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_protocol.messages import COMMANDS, JOBS, HostMessages, Job, WorkerMessages
 
 if TYPE_CHECKING:
-    # The envelope's names are written by hand, because it does without pydantic. If `messages.py`
-    # has one that the envelope lacks, this is a type error.
+    # The names in `envelope.py` are written by hand, because it works without pydantic. If
+    # `messages.py` has a name that the envelope lacks, mypy reports it here.
     def _host_type(message: HostMessages) -> Literal["job"] | Command:
         return message.type
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
         return job.method
 
 
-# No method has as many. Past it each unknown field would cost about 1 KB for its own complaint:
-# gigabytes for a line of 32 MiB.
+# No config has as many fields. Each unknown field costs about 1 KB for its complaint, so a line of
+# 32 MiB could cost gigabytes.
 _CONFIG_FIELDS_LIMIT = 100
-# Complaints in one sentence, and names in one list of warnings: enough to set a host right.
+# Complaints in one error, and names in one list of warnings: enough to correct a host.
 _NAMES_LIMIT = 5
 
 
 def decode_host_message(line: bytes) -> HostMessages:
     """Read and check one host line.
 
-    Raises `JobError` with the line's job_id where it has a usable one: invalid_json, invalid_job
-    (every wrong field named in one sentence) or unknown_method.
+    Raises `JobError`, with the line's job_id if the line has a usable one: invalid_json,
+    invalid_job (one sentence names every wrong field) or unknown_method.
     """
     return validate(open_envelope(line))
 
@@ -67,8 +67,8 @@ def validate(envelope: Envelope) -> HostMessages:
 
 
 def unknown_fields(message: HostMessages) -> list[str]:
-    """Names of the fields that were ignored, quoted and sorted: the first of them where there
-    are many."""
+    """The names of the fields that were ignored, quoted and sorted; only the first if there are
+    many."""
     return [quote(name) for name in sorted(message.model_extra or {})[:_NAMES_LIMIT]]
 
 
@@ -78,10 +78,10 @@ def _worker_messages() -> TypeAdapter[Any]:
 
 
 def decode_worker_message(line: bytes) -> WorkerMessages:
-    """Read one line of a worker, strictly: for checking that a line is a message of this very
-    version. A host that must get on with later ones passes over what it does not know instead.
+    """Read one line of a worker, strictly: it must be a message of exactly this version.
 
-    Raises `pydantic.ValidationError`.
+    A host must not use this, because it has to ignore what a later version adds. Raises
+    `pydantic.ValidationError`.
     """
     message: WorkerMessages
     try:
@@ -89,7 +89,7 @@ def decode_worker_message(line: bytes) -> WorkerMessages:
     except ValidationError as error:
         if error.errors()[0]["type"] != "json_invalid":
             raise
-        try:  # pydantic's parser reads no half of a surrogate pair
+        try:  # pydantic's parser refuses half a surrogate pair
             fields = decode_line(line)
         except ValueError:
             raise error from None
@@ -98,7 +98,7 @@ def decode_worker_message(line: bytes) -> WorkerMessages:
 
 
 def encode(message: BaseModel) -> bytes:
-    """One line, newline included. Fields that are None are left out, but `job_id` is kept."""
+    """One line, newline included. Fields that are None are left out, except `job_id`."""
     fields = message.model_dump(exclude_none=True)
     if getattr(message, "job_id", "") is None:
         fields = {"type": fields.pop("type"), "job_id": None, **fields}
@@ -115,13 +115,13 @@ def _complaints(error: ValidationError) -> Iterator[str]:
         if detail["type"] == "extra_forbidden":
             yield f"{'.'.join(map(str, path[1:]))} has no field {quote(name)}"
             continue
-        where = ".".join(map(str, detail["loc"]))
+        field = ".".join(map(str, detail["loc"]))
         if detail["type"] == "missing":
-            yield f"{where} is missing"
+            yield f"{field} is missing"
         elif detail["type"] == "model_type":
-            yield f"{where} must be an object"
+            yield f"{field} must be an object"
         else:
             text = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "string_unicode":
                 text = "half a surrogate pair is no text; send the whole character"
-            yield f"{where}: {text}" if detail["loc"] else text
+            yield f"{field}: {text}" if detail["loc"] else text

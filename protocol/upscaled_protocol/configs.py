@@ -1,7 +1,7 @@
-"""What a job asks for: one config model a method.
+"""The `config` of a job: one model per method.
 
-Unknown fields are refused by name, so that a misspelt option never passes silently. Field names
-and defaults are those that hosts already send; paths are plain strings, resolved by the worker.
+Unknown fields are refused by name, so that a misspelt option is never ignored. Field names and
+defaults are those that hosts already use. Paths are plain strings, which the worker resolves.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _check_unicode(text: str) -> str:
 
 
 def _take_file_name(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    """Pass over the check of Unicode for a name whose bytes are no UTF-8: it has U+DC80 to U+DCFF
-    for those bytes, as Python's `surrogateescape` has, and is then not empty."""
+    """Accept a file name that is not UTF-8. It has U+DC80 to U+DCFF for the bytes that are not
+    UTF-8, as Python's `surrogateescape` has, and so it would fail the check of Unicode."""
     if isinstance(value, str) and has_half_pair(value):
         try:
             value.encode(errors="surrogateescape")
@@ -55,13 +55,13 @@ Inches = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
-    """A config as a host writes it: no coercion between strings and numbers, no unknown field."""
+    """A config as a host writes it. Strings and numbers are not converted into each other."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class ImageConfig(Config):
-    """What every method takes: one input, one output, a size."""
+    """The fields of every method with a picture: one input, one output, a size."""
 
     image_path: FilePath | None = Field(None, description="Input file.")
     image_base64: str | None = Field(None, min_length=1, description="Input file's bytes.")
@@ -84,21 +84,22 @@ class ImageConfig(Config):
         None,
         ge=1,
         le=100_000,
-        description="Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where "
-        "inches are given, else the input's own.",
+        description="Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches "
+        "are given, else the input's own.",
     )
     target_width_inches: Inches | None = Field(None, description="Print width.")
     target_height_inches: Inches | None = Field(None, description="Print height.")
     target_width: Pixels | None = Field(None, description="Output width in pixels.")
     target_height: Pixels | None = Field(None, description="Output height in pixels.")
     crop: Crop = Field(
-        "none", description="What to keep where the print size has another aspect ratio."
+        "none", description="The part to keep if the print size has another aspect ratio."
     )
     tile_size: int | None = Field(
         None,
         ge=32,
         le=8192,
-        description="Input pixels a tile side, or a band of as many. Default: by free memory.",
+        description="Side of a tile, or height of a band, in input pixels. "
+        "Default: by free memory.",
     )
     # Every method has these two, with values and defaults of its own.
     upscale_factor: float | ImagenFactor | None = None
@@ -113,7 +114,7 @@ class ImageConfig(Config):
 
     @model_validator(mode="after")
     def check_one_input(self) -> Self:
-        """Refuse none and refuse two: a job has exactly one picture."""
+        """Refuse no input and two inputs: a job has exactly one picture."""
         inputs = (self.image_path, self.image_base64, self.image_url)
         if sum(value is not None for value in inputs) != 1:
             raise ValueError("give exactly one of image_path, image_base64, image_url")
@@ -137,7 +138,7 @@ class ImageConfig(Config):
 
 
 class EsrganConfig(ImageConfig):
-    """ESRGAN and every other single-image network that spandrel knows."""
+    """ESRGAN, and every other single-image network that spandrel supports."""
 
     upscale_factor: float | None = Field(
         None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
@@ -146,15 +147,17 @@ class EsrganConfig(ImageConfig):
         "compact-x4", description="A catalogue name or the path of a weights file."
     )
     upscale_model: FilePath | None = Field(
-        None, description="The same under FLUX's name for it; `model` wins."
+        None, description="The same, under the name that FLUX uses; `model` takes precedence."
     )
     use_fp16: bool = Field(True, description="False forces fp32, whatever `precision` says.")
-    precision: Precision = Field("auto", description="auto: the fastest faithful one here.")
+    precision: Precision = Field(
+        "auto", description="auto: the fastest one that is faithful on this device."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def take_upscale_model(cls, fields: Any) -> Any:
-        """Let `upscale_model` stand in for `model`: hosts may have one form for both methods."""
+        """Use `upscale_model` as `model`: hosts may have one form for both methods."""
         if isinstance(fields, dict) and fields.get("upscale_model") is not None:
             return {"model": fields["upscale_model"], **fields}
         return fields
@@ -168,12 +171,14 @@ class FluxConfig(ImageConfig):
     )
     model: FilePath = Field("flux1-dev-Q8_0", description="Catalogue name or GGUF path.")
     upscale_model: FilePath = Field("4x-UltraSharp", description="First-stage model.")
-    denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage as it is.")
-    steps: int = Field(20, ge=1, le=200, description="Model calls really made for each tile.")
+    denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage unchanged.")
+    steps: int = Field(20, ge=1, le=200, description="Model calls that are made per tile.")
     guidance: float = Field(3.5, ge=0, le=100)
     prompt: str = Field("", max_length=10_000)
     seed: int = Field(0, ge=0, le=2**63 - 1)
-    tile_size: int | None = Field(512, ge=128, le=4096, description="Output pixels a tile side.")
+    tile_size: int | None = Field(
+        512, ge=128, le=4096, description="Side of a tile in output pixels."
+    )
     # A field of earlier versions: accepted, so that their jobs still run, and ignored.
     block_cache: SkipJsonSchema[float | None] = Field(None, exclude=True)
 
@@ -185,7 +190,7 @@ class ImagenConfig(ImageConfig):
     model: str = Field("imagen-4.0-upscale-preview", min_length=1)
     tile: bool = Field(
         False,
-        description="Cut a picture that is too large for one call into several; each is billed.",
+        description="Cut a picture that is too large for one call into parts; each call is billed.",
     )
     gcp_project_id: str | None = Field(
         None, min_length=1, description="Default: GCP_PROJECT_ID from the environment."
@@ -196,9 +201,9 @@ class ImagenConfig(ImageConfig):
 
 
 class FakeConfig(Config):
-    """The fake engine: a worker's every mood, on request, for people who write hosts.
+    """The fake engine, for people who write hosts: every way in which a worker can behave.
 
-    Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for.
+    Runs `steps` steps of `step_s` seconds. The other fields say what happens at step `at_step`.
     """
 
     steps: int = Field(1, ge=0, le=1_000_000)
@@ -206,23 +211,23 @@ class FakeConfig(Config):
     load_s: float = Field(0.0, ge=0, le=3600, allow_inf_nan=False, description="Model load time.")
     model: str = Field("fake", min_length=1, description="Named in the result; see load_s.")
     at_step: int = Field(0, ge=0)
-    print_text: Text | None = Field(None, description="print() it, where stdout used to be.")
+    print_text: Text | None = Field(None, description="print() it to stdout.")
     c_print_text: Text | None = Field(None, description="The same from C: puts() and write(1).")
     subprocess_text: Text | None = Field(None, description="The same from a child process.")
     raise_text: Text | None = Field(None, description="Raise a RuntimeError with this text.")
     error_code: ErrorCode | None = Field(
         None, strict=False, description="Fail with this code of the protocol."
     )
-    exit_code: int | None = Field(None, ge=0, le=255, description="Leave the process at once.")
+    exit_code: int | None = Field(None, ge=0, le=255, description="Exit the process at once.")
     signal: int | None = Field(None, ge=1, le=64, description="Kill the process with a signal.")
-    hang: bool = Field(False, description="Stop making progress, for ever.")
+    hang: bool = Field(False, description="Make no more progress.")
     hang_native: bool = Field(False, description="The same in native code that holds the GIL.")
     ignore_cancel: bool = False
-    spawn_sleeper: bool = Field(False, description="Leave a grandchild process behind.")
-    grow_mb: int = Field(0, ge=0, le=65536, description="Memory to allocate, kept for good.")
-    out_of_memory: bool = Field(False, description="Fail as an engine that ran out of memory.")
+    spawn_sleeper: bool = Field(False, description="Start a process that outlives the job.")
+    grow_mb: int = Field(0, ge=0, le=65536, description="Memory to allocate and never free.")
+    out_of_memory: bool = Field(False, description="Fail as if memory had run out.")
     output_path: FilePath | None = Field(None, description="Write `output_text` there.")
     output_text: Text = ""
     only_on_attempt: int | None = Field(
-        None, ge=1, description="Misbehave on this attempt alone: 1 shows a recovery."
+        None, ge=1, description="Misbehave only on this attempt: 1 shows a recovery."
     )

@@ -1,7 +1,7 @@
-"""The part of a host's line that a supervisor reads; everything else it forwards untouched.
+"""The part of a host's line that a supervisor reads. It forwards the rest unread.
 
-Kept free of pydantic: a supervisor starts in a fraction of the time, and a line costs it one JSON
-parse. `test_envelope` proves that this reading and the models in `messages.py` agree.
+Without pydantic, so that a supervisor starts fast and needs one JSON parse per line.
+`test_envelope` proves that this reading and the models in `messages.py` agree.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MAX_TIMEOUT_S = 604_800.0  # a week
 DEFAULT_MAX_ATTEMPTS = 2
 MAX_ATTEMPTS_LIMIT = 100
 
-# The stage of a job that waits for the device: off the stall clock until its next progress,
-# which says RUNNING_STAGE where the engine has nothing better to say.
+# The stage of a job that waits for the device. Its stall clock stands still until its next
+# progress, whose stage is RUNNING_STAGE if the engine has no better name for it.
 WAITING_STAGE = "waiting"
 RUNNING_STAGE = "running"
 
-# Long enough to recognise any field or method that somebody misspelt.
+# Characters: enough to recognise a field or method that was misspelt.
 _QUOTE_LENGTH = 64
 
 
@@ -83,9 +83,9 @@ def open_envelope(line: bytes) -> Envelope:
 
 
 def attribute(error: JobError, job_id: object) -> JobError:
-    """Say which line an error answers: `job_id` is what the line has under that name."""
+    """Set the id of the line that an error answers. job_id: the line's value under that name."""
     if isinstance(job_id, str) and 1 <= len(job_id) <= MAX_JOB_ID_LENGTH:
-        error.job_id = job_id  # also one with half a surrogate pair: the host knows it so
+        error.job_id = job_id  # even with half a surrogate pair: the host uses it as the id
     elif isinstance(job_id, str):
         error.refused_job_id = job_id[:MAX_JOB_ID_LENGTH]
     elif isinstance(job_id, bool | int | float):
@@ -165,8 +165,8 @@ def _bad_job_id() -> JobError:
 
 
 def quote(value: object) -> str:
-    """A host's value in a sentence, cut short: an error line must not echo megabytes, nor a
-    deeply nested value overflow the stack as it is printed."""
+    """A host's value for an error text, cut short. An error line must not repeat megabytes, and
+    printing a deeply nested value would overflow the stack."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, str):

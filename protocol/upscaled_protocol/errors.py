@@ -1,7 +1,7 @@
 """The stable error codes of the wire, and the one exception that carries them.
 
-A code never changes its meaning; new codes may be added within a protocol version. Each adapter
-maps every code, which its tests check against the generated schema.
+A code never changes its meaning. A protocol version may get new codes. Each adapter maps every
+code; its tests check that against the generated schema.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class ErrorCode(StrEnum):
-    """What went wrong, for programs. The sentence beside it is for people."""
+    """What went wrong, for programs. The sentence with it is for people."""
 
     INVALID_JSON = "invalid_json"
     INVALID_JOB = "invalid_job"
@@ -44,7 +44,7 @@ class ErrorCode(StrEnum):
 
 
 class CodeMeaning(NamedTuple):
-    """What a code tells a host: whether the same job may succeed later, and when it is sent."""
+    """The meaning of a code. retryable: the same job may succeed later."""
 
     retryable: bool
     raised_when: str
@@ -58,28 +58,30 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ErrorCode.UNKNOWN_METHOD: CodeMeaning(False, "the method or message type is not served here"),
     ErrorCode.LINE_TOO_LONG: CodeMeaning(False, "the line passes the limit (32 MiB by default)"),
     ErrorCode.DUPLICATE_JOB: CodeMeaning(
-        False, "the job_id is in flight; `refused_job_id` names it, the first job goes on"
+        False, "the job_id is in flight; `refused_job_id` names it, and the first job continues"
     ),
     ErrorCode.QUEUE_FULL: CodeMeaning(True, "the queue is at its limit; send the job again later"),
     ErrorCode.INPUT_NOT_FOUND: CodeMeaning(False, "there is no input file at that path or URL"),
     ErrorCode.INPUT_UNREADABLE: CodeMeaning(
-        False, "the input is broken, truncated or of no known kind"
+        False, "the input is broken, truncated or of an unknown kind"
     ),
     ErrorCode.INPUT_TOO_LARGE: CodeMeaning(False, "the input passes a size limit"),
     ErrorCode.UNSUPPORTED_FORMAT: CodeMeaning(
-        False, "the input or the output is of a kind that is not read or written here"
+        False, "the kind of the input cannot be read, or that of the output cannot be written"
     ),
     ErrorCode.OUTPUT_UNWRITABLE: CodeMeaning(False, "the output cannot be written"),
     ErrorCode.PATH_NOT_ALLOWED: CodeMeaning(
         False,
-        "a path lies outside the allowed roots, or a URL points into a private network or at a "
+        "a path lies outside the allowed roots, or a URL leads to a private network or to a "
         "host that is not allowed",
     ),
-    ErrorCode.MODEL_NOT_FOUND: CodeMeaning(False, "the model is neither known nor a file"),
-    ErrorCode.MODEL_CORRUPT: CodeMeaning(
-        False, "the weights are truncated, altered or of no known architecture"
+    ErrorCode.MODEL_NOT_FOUND: CodeMeaning(
+        False, "there is no model of that name, and no such file"
     ),
-    ErrorCode.MODEL_UNSAFE: CodeMeaning(False, "the weights would run code when loaded"),
+    ErrorCode.MODEL_CORRUPT: CodeMeaning(
+        False, "the weights are truncated, altered or of an unknown architecture"
+    ),
+    ErrorCode.MODEL_UNSAFE: CodeMeaning(False, "the weights would run code when they are loaded"),
     ErrorCode.OUT_OF_MEMORY: CodeMeaning(
         True, "memory ran out even at the smallest tile size, or a growing worker was stopped"
     ),
@@ -90,32 +92,35 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.WORKER_CRASHED: CodeMeaning(
         True,
-        "the job's worker died, and max_attempts allowed one start; or no worker can be kept "
-        "alive to run it",
+        "the job's worker crashed, and max_attempts allowed one start; or no worker can be started",
     ),
     ErrorCode.POISONED: CodeMeaning(
         False,
-        "the job brought its worker down on each of its attempts, or three daemons were killed "
-        "while it ran; `cause` says how",
+        "the job's worker crashed on each attempt, or three daemons were killed while the job "
+        "ran; `cause` says how",
     ),
     ErrorCode.UPSTREAM_AUTH: CodeMeaning(False, "the cloud service refused the credentials"),
     ErrorCode.UPSTREAM_QUOTA: CodeMeaning(True, "the cloud service's quota is used up"),
     ErrorCode.UPSTREAM_FILTERED: CodeMeaning(
         False, "the cloud service's safety filter refused the picture"
     ),
-    ErrorCode.UPSTREAM_UNAVAILABLE: CodeMeaning(True, "the cloud service did not answer rightly"),
+    ErrorCode.UPSTREAM_UNAVAILABLE: CodeMeaning(
+        True, "the cloud service did not answer, or its answer was wrong"
+    ),
     ErrorCode.JOURNAL_UNWRITABLE: CodeMeaning(
         True, "the journal cannot be written (a full disk), so the job was not accepted"
     ),
-    ErrorCode.SHUTTING_DOWN: CodeMeaning(True, "the daemon takes no more jobs; it is going down"),
-    ErrorCode.INTERNAL: CodeMeaning(False, "a defect in upscaled; the traceback says where"),
+    ErrorCode.SHUTTING_DOWN: CodeMeaning(
+        True, "the daemon is shutting down and takes no more jobs"
+    ),
+    ErrorCode.INTERNAL: CodeMeaning(False, "a defect in upscaled; the traceback shows its place"),
 }
 
 
 class JobError(Exception):
-    """A failure with a stable code. Every package raises this one to end a job with an `error`.
+    """A failure with a stable code. Every package raises it to end a job with an `error`.
 
-    ``message`` is one plain sentence that says what is wrong and, where it helps, what to do.
+    ``message`` is one sentence that says what is wrong and, if that helps, what to do.
     """
 
     def __init__(self, code: ErrorCode, message: str, *, job_id: str | None = None) -> None:
@@ -123,12 +128,12 @@ class JobError(Exception):
         self.code = code
         self.message = message
         self.job_id = job_id
-        # What a refused line has in the place of an id, if that cannot be one.
+        # The value that a refused line has as its job_id, if it cannot be an id.
         self.refused_job_id: str | None = None
 
     @property
     def retryable(self) -> bool:
-        """Whether the very same job may succeed later."""
+        """True if the same job may succeed later."""
         return MEANINGS[self.code].retryable
 
     def message_fields(self) -> dict[str, Any]:

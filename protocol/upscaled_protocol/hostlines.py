@@ -1,7 +1,7 @@
-"""The host's input, cut into lines: what cannot be a message is told as the error that answers it.
+"""Cuts the host's input into lines. Input that cannot be a message gives the error to answer.
 
-A byte order mark before a line is passed over, as editors and PowerShell write it, also in the
-middle of joined files. UTF-16 and UTF-32 are named once, not once per line.
+A byte order mark before a line is skipped: editors and PowerShell write one, and joined files have
+them in the middle. Input in UTF-16 or UTF-32 gives one error, not one per line.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _WIDE_MARKS = (
 )
 # An empty line of UTF-16, as it looks between two bytes of a newline.
 _WIDE_BLANKS = (b"\0", b"\r\0", b"\0\r\0")
-# Enough to know an encoding by.
+# Enough to recognise an encoding.
 _HEAD_BYTES = 16
 
 
 class HostLines:
-    """Takes what a host writes, gives its lines, and a `JobError` for each that is none."""
+    """Takes what a host writes. Gives its lines, and a `JobError` for each that is no line."""
 
     def __init__(self, limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES) -> None:
         self._lines = _LinesWithIds(limit_bytes)
@@ -37,7 +37,7 @@ class HostLines:
         self.has_wide_text = False
 
     def feed(self, chunk: bytes) -> list[bytes | JobError]:
-        """The lines that `chunk` completes, without their ends."""
+        """The lines that `chunk` completes, without their newlines."""
         found: list[bytes | JobError] = []
         for line in self._lines.feed(chunk):
             one = self._dropped() if line is None else self._examined(line)
@@ -51,16 +51,16 @@ class HostLines:
 
     def _dropped(self) -> JobError | None:
         head, job_id = self._lines.dropped.pop(0)
-        told = self._examined(head)
-        if isinstance(told, JobError):
-            return told
+        error = self._examined(head)
+        if isinstance(error, JobError):
+            return error
         if self._is_wide:
             return None
         text = "the line passes the limit and was dropped"
         return attribute(JobError(ErrorCode.LINE_TOO_LONG, text), job_id)
 
     def _examined(self, line: bytes) -> bytes | JobError | None:
-        """The line without its marks, or the error that answers it; None passes it over."""
+        """The line without its marks, or the error that answers it; None if it is skipped."""
         if line[0] == _OBJECT_BEGINS and line[1:2] != b"\0" and not self._is_wide:
             return line  # the usual case
         while line.startswith(codecs.BOM_UTF8):
@@ -81,7 +81,7 @@ class HostLines:
 
 
 class _LinesWithIds(LineSplitter):
-    """Keeps how each line over the limit begins, and its job_id: `dropped`, in order."""
+    """Keeps the first bytes and the job_id of each line over the limit: `dropped`, in order."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(limit_bytes)
@@ -100,11 +100,11 @@ class _LinesWithIds(LineSplitter):
 
 
 def _wide_encoding(line: bytes) -> str | None:
-    """UTF-16 or UTF-32 by the mark or the NUL bytes that a line of JSON begins with there."""
+    """UTF-16 or UTF-32, if the line begins with its mark, or with NUL bytes as JSON in it has."""
     for mark, name in _WIDE_MARKS:
         if line.startswith(mark):
             rest = line.removeprefix(mark)[:2]
-            # Bytes that only look like a mark are one bad line and no reason to read no more.
+            # Bytes that only look like a mark are one bad line; the rest is read.
             return name if not rest or b"\0" in rest else None
     if line in _WIDE_BLANKS:
         return "UTF-16"

@@ -1,8 +1,8 @@
-"""The job_id of a line that cannot be read as a whole: cut off, broken, too deep or too long.
+"""The job_id of a line that cannot be parsed: cut off, broken, nested too deeply or too long.
 
-A host that sent such a line waits for an answer under its id, so it gets one if the id can be
-read. The reading is a single pass over the line's top level, which needs no recursion and almost no
-memory: it takes a line in parts, as a line over the limit comes in.
+A host that sent such a line waits for an answer with its id. The line's top level is read in a
+single pass without recursion. The line comes in parts, because a line over the limit is never in
+memory as a whole.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from upscaled_protocol.lines import decode_line
 
-# Brackets and fields looked at in one line. A job has a few dozen of them outside its strings; the
-# bound is for a line that was made to cost time, and keeps it near a tenth of a second.
+# Brackets and fields that are read per line. A job has a few dozen of them outside its strings. A
+# line that was made to cost time takes about 0.1 s with this limit.
 MAX_STEPS = 50_000
 # An id of 128 characters takes 1538 bytes if each is written as two escapes.
 _MAX_ID_BYTES = 4096
@@ -22,14 +22,14 @@ _MAX_ID_BYTES = 4096
 _BLANK = re.compile(rb"[ \t\r\0]*+")
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SCALAR = re.compile(rb"[\w.+-]++")
-# What a nested value holds between its brackets, whole strings included.
+# The part of a nested value between two brackets, with its whole strings.
 _NESTED = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _OPENED = re.compile(rb"[\[{]++")
 _CLOSED = re.compile(rb"[\]}]++")
 
 
 class _At(Enum):
-    """What the top level has next."""
+    """What comes next in the top level."""
 
     START = auto()
     NAME = auto()
@@ -40,9 +40,11 @@ class _At(Enum):
 
 
 class JobIdReader:
-    """Takes a line in parts; `value` is then what its top level has as `job_id`, None if nothing
-    readable. Of a name that occurs twice the last one counts. Reading ends where the line is no
-    JSON any more, because what stands behind that may be anything."""
+    """Takes a line in parts. Then `value` is the `job_id` of its top level, None if it has none.
+
+    If a name occurs twice, the last one counts. Reading ends at the first byte that is not JSON,
+    because the bytes after it may mean anything.
+    """
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -56,7 +58,7 @@ class JobIdReader:
         self._text = bytearray()
 
     def feed(self, part: bytes | bytearray) -> None:
-        """The next part of the line, cut anywhere."""
+        """Read the next part of the line, which may be cut anywhere."""
         position = 0
         while position < len(part) and self._at is not _At.END:
             if self._in_string:
@@ -111,7 +113,7 @@ class JobIdReader:
         end = part.find(b'"', position)
         if end < 0 or part.find(b"\\", position, end) >= 0:
             end = _end_of(_IN_STRING, part, position)
-        self._is_escaped = part[end : end + 1] == b"\\"  # the last byte of this part
+        self._is_escaped = part[end : end + 1] == b"\\"  # as the last byte of this part
         if self._depth == 1:
             self._keep(part, start, end + self._is_escaped)
         if end < len(part) and not self._is_escaped:
@@ -142,7 +144,7 @@ class JobIdReader:
 
     def _pass_nested(self, part: bytes | bytearray, position: int) -> int:
         position = _end_of(_NESTED, part, position)
-        if part[position : position + 1] == b'"':  # its end is in a later part
+        if part[position : position + 1] == b'"':  # a string that ends in a later part
             self._in_string = True
             return position + 1
         self.steps += 1
@@ -153,8 +155,7 @@ class JobIdReader:
 
 
 def read_job_id(line: bytes) -> Any:
-    """What a line that cannot be read as a whole has as its job_id: of any JSON type, None if
-    there is none."""
+    """The job_id of a line that cannot be parsed, of any JSON type; None if there is none."""
     reader = JobIdReader()
     reader.feed(line)
     return reader.value

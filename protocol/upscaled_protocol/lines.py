@@ -1,4 +1,4 @@
-"""Bytes to lines, with a limit on the memory that one line may take; and objects to lines."""
+"""Bytes to lines, with a limit for the length of a line; JSON values to lines and back."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ import orjson
 
 DEFAULT_LINE_LIMIT_BYTES = 32 * 1024 * 1024
 
-# How much one read asks of a pipe: Linux pipes hold 64 KiB unless resized.
+# Bytes per read. Linux pipes hold 64 KiB unless they are resized.
 READ_SIZE_BYTES = 64 * 1024
 
 
-# RFC 8259, section 8.2: the grammar allows half a surrogate pair, as long as it is escaped. A
-# file name that is not UTF-8 is written so (Python's `surrogateescape`).
+# RFC 8259, section 8.2: the grammar allows half a surrogate pair if it is escaped. File names that
+# are not UTF-8 are written in this way (Python's `surrogateescape`).
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def encode_line(fields: object, *, default: Callable[[Any], Any] | None = None) -> bytes:
-    """One JSON value, for a message an object, as one line of UTF-8, newline included.
+    """One JSON value (of a message, an object) as one line of UTF-8, newline included.
 
-    Half a surrogate pair is written escaped, so that `decode_line` gives the same text. `default`
-    gives a form to what JSON has none for; without it such a value raises `TypeError`.
+    Half a surrogate pair is escaped, so that `decode_line` gives the same text. default: converts a
+    value that JSON cannot represent; without it such a value raises `TypeError`.
     """
     try:
         return orjson.dumps(fields, default=default, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
         text = json.dumps(fields, default=default, ensure_ascii=False, separators=(",", ":"))
-        # The standard library leaves the half pair bare inside its string; the backslash form of
-        # Python is also that of JSON.
+        # `json` does not escape the half pair. Python's backslash form is also that of JSON.
         return text.encode(errors="backslashreplace") + b"\n"
 
 
 def decode_line(line: bytes) -> Any:
-    """The JSON value of one line, half surrogate pairs included. Raises `ValueError`, which says
-    what is wrong."""
+    """The JSON value of one line, half surrogate pairs included. Raises `ValueError` with the
+    reason."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         if not _SURROGATE_ESCAPE.search(line):
             raise
-    # `json.loads` would take bytes that are not UTF-8.
+    # `json.loads` would accept bytes that are not UTF-8.
     text = line.decode()
     try:
         return json.loads(text, parse_constant=_refuse_constant)
@@ -65,25 +64,25 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines. `None` stands for a line that passed the limit.
+    """Cuts a byte stream into lines. `None` stands for a line over the limit.
 
-    Blank lines are passed over and a carriage return before the newline is dropped. A line over
-    the limit is discarded as it comes in, so that memory stays bounded, and is reported once, at
-    its end; a subclass may look at it meanwhile.
+    Blank lines are skipped, and a carriage return before the newline is removed. A line over the
+    limit is discarded as it comes in, so that memory stays bounded; a subclass may read it in
+    `_drop`.
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_LINE_LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
-        # One buffer, not a list of chunks: a host may send a long line a few bytes at a time.
+        # One buffer, not a list of chunks: a host may send a long line in parts of a few bytes.
         self._begun = bytearray()
         self._discarding = False
 
     def feed(self, chunk: bytes) -> list[bytes | None]:
-        """The lines that `chunk` completes, without their ends."""
+        """The lines that `chunk` completes, without their newlines."""
         *ends, rest = chunk.split(b"\n")
         lines: list[bytes | None] = []
         for end in ends:
-            line: bytes | None = end  # the usual case: a whole line in one read, not copied
+            line: bytes | None = end  # the usual case: the whole line came in one read
             if self._begun or self._discarding:
                 line = self._finish(end)
             elif len(end) > self._limit_bytes:
@@ -99,7 +98,7 @@ class LineSplitter:
         return lines
 
     def end(self) -> list[bytes | None]:
-        """The last line, where the stream ended without a newline."""
+        """The last line, if the stream ended without a newline."""
         return self.feed(b"\n")
 
     def _begin(self, part: bytes) -> None:
@@ -123,7 +122,7 @@ class LineSplitter:
         return line
 
     def _drop(self, part: bytes | bytearray) -> None:
-        """The next part of a line over the limit, which is kept nowhere."""
+        """Called with each part of a line over the limit."""
 
     def _end_dropped(self) -> None:
-        """Its newline has come: `feed` gives None for it."""
+        """Called at the newline of a line over the limit."""

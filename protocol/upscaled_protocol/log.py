@@ -1,7 +1,7 @@
-"""JSON log lines on stderr: one object a line, never an obstacle.
+"""JSON log lines on stderr: one object per line. Logging never blocks and never fails.
 
-A reader of stderr that stops reading must not stop the daemon, nor a disk that is full: lines that
-do not fit are dropped and counted, and the count is told with the next line that fits.
+If the reader of stderr stops reading, or the disk is full, lines are dropped and counted; the count
+is logged with the next line that can be written.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from upscaled_protocol.stdio import NonBlockingWriter
 
 Level = Literal["debug", "info", "warning", "error"]
 
-# There may be room again.
+# Errors after which there may be room again.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Logger:
-    """Writes to one descriptor. `fields` stand in every line, as `component` does."""
+    """Writes to one descriptor. `fields` are in every line, such as `component`."""
 
     def __init__(self, fd: int = 2, **fields: Any) -> None:
         self._writer: NonBlockingWriter | None
         try:
             self._writer = NonBlockingWriter(fd)
-        except OSError:  # stderr is closed: there is nobody to tell
+        except OSError:  # stderr is closed
             self._writer = None
         self._fields = fields
         self._rest = b""
@@ -40,7 +40,7 @@ class Logger:
         self.write(self._encode(level, event, fields))
 
     def write(self, line: bytes) -> None:
-        """A line that is made already, such as one that a worker printed; newline included."""
+        """Write a finished line, such as one that a worker printed; newline included."""
         with self._lock:
             if not self._finish_last_line():
                 self._dropped += 1

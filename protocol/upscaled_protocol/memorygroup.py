@@ -1,8 +1,8 @@
-"""Memory as the control group of this process has it (Linux, both versions), else the machine.
+"""Memory within the limits of this process's control groups (Linux, both versions).
 
-In a container the machine's numbers are somebody else's: it may have memory that this process may
-not take, and its kernel may have killed processes of other containers. Groups are nested, and each
-may have a limit. See the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+In a container the machine's numbers are wrong: the machine may have memory that this process must
+not use, and its count of OOM kills includes other containers. Groups are nested, and each may have
+a limit. See the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_LIMIT = 2**60
 
 
 class _Names(NamedTuple):
-    """What a version calls its files, and the cache among them that is given back on demand."""
+    """The names of a version's files. cache: the counter of memory that is freed on demand."""
 
     limit: str
     used: str
@@ -25,8 +25,8 @@ class _Names(NamedTuple):
     kills: tuple[str, ...]
 
 
-# `memory.events.local` counts this group's own processes, whatever killed them; before Linux 5.2
-# there is only the count with the groups below.
+# `memory.events.local` counts the processes of this group. Before Linux 5.2 there is only the count
+# that includes the groups below.
 _VERSION_1 = _Names(
     "memory.limit_in_bytes",
     "memory.usage_in_bytes",
@@ -39,8 +39,8 @@ _VERSION_2 = _Names(
 
 
 def available_bytes(proc: Path = _PROC) -> int:
-    """Memory that this process may still take: the machine's, within every group's limit."""
-    import psutil  # here, because it costs a start 20 ms
+    """Memory that this process can still allocate: the least of the machine's and every group's."""
+    import psutil  # here, because the import takes 20 ms
 
     names, folders = _groups(proc)
     available = [int(psutil.virtual_memory().available)]
@@ -62,8 +62,8 @@ def total_bytes(proc: Path = _PROC) -> int:
 
 
 def count_oom_kills(proc: Path = _PROC) -> int:
-    """Processes of our own group that the kernel has killed for want of memory so far; of the
-    machine, if no group counts them."""
+    """How many processes of this process's group the kernel has killed because memory ran out; of
+    the machine, if the group has no count."""
     names, folders = _groups(proc)
     for folder in folders[:1]:
         for name in names.kills:
@@ -96,7 +96,7 @@ def _folders(path: str, mounts: list[str], kind: str, controller: str) -> Iterat
         found, _, options = after.split(" ")[:3]
         if found == kind and (not controller or controller in options.split(",")):
             top = Path(point)
-            # A container may see its group as the root of the mount, or by its name outside.
+            # In a container the group may be the root of the mount, or have its outer name.
             inside = path.removeprefix(root.rstrip("/")) if _is_below(path, root) else ""
             folder = top / inside.strip("/")
             while folder != top and top in folder.parents:

@@ -31,21 +31,21 @@ def _take_any_text(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     return value if is_short else handler(value)
 
 
-# A refused line's own id, half a surrogate pair included: the host knows its job by that.
+# The id of a refused line, even with half a surrogate pair: the host uses it as the id.
 RefusedId = Annotated[JobId, WrapValidator(_take_any_text)]
 RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_LENGTH)]
 
 
 class HostMessage(BaseModel):
-    """From the host. Unknown fields are kept aside, so that a warning can name them."""
+    """From the host. Unknown fields are kept, so that a warning can name them."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
 
 class WorkerMessage(BaseModel):
-    """From the worker. Hosts ignore the fields and the types they do not know."""
+    """From the worker. Hosts ignore fields and types that they do not know."""
 
-    # JSON has no NaN: one that got this far would reach the host as null.
+    # JSON has no NaN: it would reach the host as null.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -53,12 +53,12 @@ class WorkerMessage(BaseModel):
 
 
 class BaseJob(HostMessage):
-    """What all jobs have in common; `config` depends on `method`."""
+    """The fields of all jobs. `config` depends on `method`."""
 
     type: Literal["job"] = "job"
     job_id: JobId
     priority: int = Field(
-        0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Higher first; equals in order."
+        0, ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Higher first; equal ones in order."
     )
     timeout_s: float | None = Field(
         None,
@@ -71,13 +71,13 @@ class BaseJob(HostMessage):
         DEFAULT_MAX_ATTEMPTS,
         ge=1,
         le=MAX_ATTEMPTS_LIMIT,
-        description="Starts allowed before a job that takes its worker down is poisoned.",
+        description="Starts of a job that crashes its worker; then it ends as poisoned.",
     )
     attempt: int = Field(1, ge=1, description="Set by a supervisor; hosts leave it out.")
     accepted_as: str | None = Field(
         None,
         max_length=MAX_ACCEPTED_AS_LENGTH,
-        description="Set by a supervisor: what it calls this acceptance, in each run of the job.",
+        description="Set by a supervisor: its name for this acceptance, in each run of the job.",
     )
 
 
@@ -103,7 +103,7 @@ class ImagenJob(BaseJob):
 
 
 class FakeJob(BaseJob):
-    """Exercise a host: see `FakeConfig`."""
+    """Test a host: see `FakeConfig`."""
 
     method: Literal["fake"]
     config: FakeConfig = FakeConfig()
@@ -128,16 +128,16 @@ class Health(HostMessage):
 
 
 class Trim(HostMessage):
-    """Free caches and unload idle models; answered by a `health` message when done."""
+    """Free caches and unload idle models. Answered by a `health` message when that is done."""
 
     type: Literal["trim"]
     request_id: RequestId | None = Field(None, description="Repeated in the answer.")
 
 
 class Replay(HostMessage):
-    """Ask a journalling supervisor to send again the terminal events of these jobs.
+    """Ask a supervisor with a journal to send the terminal events of these jobs again.
 
-    Without ids: of every finished job it still holds. A job it does not know is passed over.
+    Without ids: of every finished job that the journal still holds. Unknown ids are ignored.
     """
 
     type: Literal["replay"]
@@ -145,7 +145,7 @@ class Replay(HostMessage):
 
 
 class Shutdown(HostMessage):
-    """Take no more jobs, finish those accepted, and exit. End of input means the same."""
+    """Accept no more jobs, finish the accepted ones, and exit. The end of input means the same."""
 
     type: Literal["shutdown"]
 
@@ -164,17 +164,17 @@ CropDirection = Literal["vertical", "horizontal"]
 
 
 class CropInfo(WorkerMessage):
-    """How far the upscaled picture passes the print size, in one direction."""
+    """By how much the upscaled picture is larger than the print, in one direction."""
 
     direction: CropDirection
     amount_px: int = Field(ge=0)
     amount_inches: float | None = Field(
-        None, ge=0, description="amount_px / DPI; null where no DPI is known."
+        None, ge=0, description="amount_px / DPI; null if the DPI is unknown."
     )
 
 
 class LaneInfo(WorkerMessage):
-    """A queue of its own inside the worker: jobs of different lanes never wait for each other."""
+    """A queue inside the worker. Jobs of different lanes never wait for each other."""
 
     methods: list[str]
     slots: int = Field(ge=1, description="Jobs the lane holds at once.")
@@ -198,11 +198,11 @@ RestartReason = Literal[
 
 
 class Cause(WorkerMessage):
-    """Why a worker went away, or a job's supervisor."""
+    """Why a worker, or a job's supervisor, ended."""
 
     reason: RestartReason
     exit_code: int | None = None
-    signal: str | None = Field(None, description="As in SIGKILL.")
+    signal: str | None = Field(None, description="Such as SIGKILL.")
     detail: str | None = Field(None, description="One sentence.")
 
 
@@ -212,7 +212,7 @@ StatusMessage = Literal[
 
 
 class Status(WorkerMessage):
-    """The daemon's own state. `ready` is the handshake: hosts wait for it or write at once."""
+    """The state of the daemon. `ready` is the handshake. Hosts may send jobs before it."""
 
     type: Literal["status"] = "status"
     message: StatusMessage
@@ -220,19 +220,21 @@ class Status(WorkerMessage):
     version: str | None = None
     methods: list[str] | None = None
     unavailable: dict[str, str] | None = Field(
-        None, description="Methods that lack files or credentials, each with what to do about it."
+        None, description="Methods that lack files or credentials, each with what to do."
     )
     models: list[str] | None = None
     device: str | None = None
     lanes: dict[str, LaneInfo] | None = None
     pid: int | None = None
-    worker: int | None = Field(None, description="Which worker, from 0; supervised only.")
+    worker: int | None = Field(
+        None, description="Number of the worker, from 0. Sent by supervisors only."
+    )
     cause: Cause | None = None
     detail: str | None = None
 
 
 class Accepted(WorkerMessage):
-    """The job is taken: exactly one `result` or `error` with its id will follow."""
+    """The job is accepted: exactly one `result` or `error` with its id follows."""
 
     type: Literal["accepted"] = "accepted"
     job_id: JobId
@@ -240,7 +242,7 @@ class Accepted(WorkerMessage):
 
 
 class Progress(WorkerMessage):
-    """Never falling. Coalesced for a slow reader: only the newest of a job is kept."""
+    """Never decreases. A slow reader gets only the newest progress of a job."""
 
     type: Literal["progress"] = "progress"
     job_id: JobId
@@ -251,12 +253,12 @@ class Progress(WorkerMessage):
     eta_s: float | None = Field(None, ge=0)
     attempt: int = Field(1, ge=1)
     budget_s: float | None = Field(
-        None, gt=0, description="Silence allowed after this message before it counts as a stall."
+        None, gt=0, description="After so long without a message the job counts as stalled."
     )
 
 
 class Timings(WorkerMessage):
-    """Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole."""
+    """Seconds of a job, by phase. Phases overlap, so their sum may exceed the whole."""
 
     queue: float = Field(0.0, ge=0)
     load: float = Field(0.0, ge=0)
@@ -266,7 +268,7 @@ class Timings(WorkerMessage):
 
 
 class Result(WorkerMessage):
-    """Terminal: the output is whole and in place."""
+    """Terminal: the output is complete and in place."""
 
     type: Literal["result"] = "result"
     job_id: JobId
@@ -277,36 +279,40 @@ class Result(WorkerMessage):
     output_size: Size | None = None
     scale_factor: float | None = None
     crop_info: CropInfo | None = None
-    processing_time: float = Field(ge=0, description="Seconds from start to end, queue left out.")
+    processing_time: float = Field(
+        ge=0, description="Seconds from start to end, without the time in the queue."
+    )
     timings: Timings
     model: str | None = None
     device: str | None = None
     precision: str | None = None
-    upstream_calls: int | None = Field(None, ge=0, description="Cloud calls made; may be billed.")
+    upstream_calls: int | None = Field(
+        None, ge=0, description="Cloud calls that were made; they may be billed."
+    )
     attempt: int = Field(1, ge=1)
     warnings: list[str] = []
 
 
 class Error(WorkerMessage):
-    """Terminal for `job_id`; null where the line had no usable id, or the id is another job's."""
+    """Terminal for `job_id`, which is null if the line has no usable id or that of another job."""
 
     type: Literal["error"] = "error"
     job_id: RefusedId | None
-    error: str = Field(description="One plain sentence.")
+    error: str = Field(description="One sentence.")
     code: ErrorCode
     retryable: bool
     refused_job_id: str | None = Field(
         None,
-        description="The id of a refused line that cannot be `job_id`: another job of that id is "
-        "in flight, or no job may have it (empty; the first 128 characters of a longer one; a "
-        "number or a boolean as JSON).",
+        description="The id of a refused line that cannot be `job_id`, because a job of that id is "
+        "in flight, or because no job may have it (it is empty, or a number or boolean as JSON, "
+        "or the first 128 characters of a longer one).",
     )
     cause: Cause | None = None
     attempt: int | None = Field(None, ge=1)
-    traceback: str | None = Field(None, description="Internal errors only.")
+    traceback: str | None = Field(None, description="For `internal` only.")
 
 
-# "unresponsive": it does not answer `health`, though its process lives.
+# "unresponsive": the process exists but does not answer `health`.
 WorkerState = Literal["starting", "ready", "busy", "unresponsive", "draining", "backoff", "stopped"]
 
 
@@ -317,7 +323,7 @@ class WorkerHealth(WorkerMessage):
     state: WorkerState
     pid: int | None = None
     device: str | None = None
-    jobs: list[str] = Field([], description="Ids in flight on this worker.")
+    jobs: list[str] = Field([], description="Ids of the jobs in flight on this worker.")
     models_loaded: list[str] = []
     rss_mb: float | None = None
     baseline_rss_mb: float | None = None
@@ -338,14 +344,16 @@ class HealthReport(WorkerMessage):
     request_id: RequestId | None = Field(None, description="As in the question.")
     status: HealthStatus
     detail: str | None = None
-    gpu_available: bool | None = Field(None, description="Null until a worker has told.")
+    gpu_available: bool | None = Field(None, description="Null until a worker has reported it.")
     gpu_name: str | None = None
     gpu_memory_free: float | None = Field(None, description="GB.")
     models_loaded: list[str] = []
     queue_size: int = Field(ge=0, description="Jobs accepted that have not started.")
     in_flight: int = Field(0, ge=0)
     uptime_s: float = Field(ge=0)
-    dropped_progress: int = Field(0, ge=0, description="Progress messages coalesced away.")
+    dropped_progress: int = Field(
+        0, ge=0, description="Progress messages that newer ones replaced."
+    )
     workers: list[WorkerHealth] | None = None
 
 

@@ -1,25 +1,25 @@
-"""The lines on their way to a reader that may be slow."""
+"""Lines that wait for a reader that may be slow."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Protocol
 
-# One write's worth of lines is joined at a time: enough to fill a pipe, little to copy.
+# Lines are joined up to this length per write: enough to fill a pipe, and cheap to copy.
 _BATCH_BYTES = 64 * 1024
 
 
 class Writer(Protocol):
-    """Where the lines go: `NonBlockingWriter`, or a pipe of our own."""
+    """Writes the lines: `NonBlockingWriter`, or a pipe to a worker."""
 
     fd: int
 
     def write(self, data: memoryview) -> int:
-        """Bytes taken, 0 where the reader is slow. Raises `OSError` where it is gone."""
+        """Bytes taken; 0 if the reader is slow. Raises `OSError` if the reader is gone."""
 
 
 class _Progress:
-    """A waiting progress line, to be replaced by newer progress of the same job."""
+    """A waiting progress line, which newer progress of the same job replaces."""
 
     __slots__ = ("data", "job_id")
 
@@ -31,19 +31,19 @@ class _Progress:
 class Outbox:
     """Keeps lines in order and writes them as fast as the reader takes them.
 
-    Nothing but progress is ever dropped: of a job's waiting progress only the newest is kept.
-    Not thread-safe; the owner serialises.
+    Only progress is ever dropped: of a job's waiting progress the newest is kept. Not thread-safe:
+    the owner serialises the calls.
     """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        # Other lines are gathered, for a bytes object each may take many times its length.
+        # Other lines are joined, because many small bytes objects would take much memory.
         self._waiting: deque[bytearray | _Progress] = deque()
         self._progress: dict[str, _Progress] = {}
         self._batch = memoryview(b"")
         self.waiting_bytes = 0
         self.dropped_progress = 0
-        # Whether nothing that waits is urgent: one write then may take it along with what follows.
+        # False once a line must be written now. Else it may wait, to be written with the next one.
         self.can_wait = True
 
     @property
@@ -52,7 +52,7 @@ class Outbox:
         return self._writer.fd
 
     def put(self, line: bytes, *, can_wait: bool = False) -> None:
-        """Add one line, newline included. One that `can_wait` is not urgent to the reader."""
+        """Add one line, newline included. can_wait: the line may be written later."""
         last = self._waiting[-1] if self._waiting else None
         if isinstance(last, bytearray) and len(last) < _BATCH_BYTES:
             last += line
@@ -62,7 +62,7 @@ class Outbox:
         self.can_wait = self.can_wait and can_wait
 
     def put_progress(self, job_id: str, line: bytes) -> None:
-        """Add a progress line, or put it in the place of the one that still waits."""
+        """Add a progress line, or replace the job's waiting one."""
         self.can_wait = False
         waiting = self._progress.get(job_id)
         if waiting is None:
@@ -75,16 +75,16 @@ class Outbox:
         self.dropped_progress += 1
 
     def flush(self) -> bool:
-        """Write what the reader takes now; True where nothing is left.
+        """Write what the reader takes now. True if nothing is left.
 
-        Raises `OSError` where the reader is gone.
+        Raises `OSError` if the reader is gone.
         """
         while self.waiting_bytes:
             if not self._batch:
                 self._batch = memoryview(self._next_batch())
             taken = self._writer.write(self._batch)
             if not taken:
-                self.can_wait = False  # it has waited, and the reader may take more at any time
+                self.can_wait = False  # write it as soon as the reader takes more
                 return False
             self._batch = self._batch[taken:]
             self.waiting_bytes -= taken
@@ -92,7 +92,7 @@ class Outbox:
         return True
 
     def clear(self) -> None:
-        """Forget what waits: the reader is gone."""
+        """Drop all lines, because the reader is gone."""
         self._waiting.clear()
         self._progress.clear()
         self._batch = memoryview(b"")

@@ -1,7 +1,7 @@
-"""Parents and children of processes: dying with a parent, adopting orphans, leaving none behind.
+"""Parents and children of processes: a child exits with its parent, and no descendant is left.
 
-On Linux the kernel helps (prctl(2): PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER); elsewhere these are
-no-ops and closing pipes alone tell of a parent's end.
+On Linux the kernel helps (prctl(2): PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER). On other systems
+these functions do nothing, and a process notices the exit of its parent by a closed pipe alone.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-# What a parent has that died before its child could ask to die with it.
+# The exit status if the parent had exited before `exit_with_parent` was called.
 EXIT_ORPHANED = 5
-# A process that the machine has no room for, such as for its threads; later it may have.
-# What sysexits.h calls a temporary failure.
+# The exit status if the machine has no room for the process or its threads. It may have room later:
+# EX_TEMPFAIL of sysexits.h.
 EXIT_NO_ROOM = 75
 
 
 def exit_with_parent(parent_pid: int, signum: int = signal.SIGKILL) -> None:
-    """Have the kernel send `signum` when the parent dies; exit where it is dead already.
+    """Have the kernel send `signum` when the parent exits. If it has exited already, exit.
 
-    The signal follows the parent's *thread* that made this process, so a parent must start its
-    children from a thread that lives as long as itself.
+    The kernel watches the *thread* that started this process, so a parent must start its children
+    from a thread that runs as long as the parent.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
-    # It may have died before the call above, and then no signal comes.
+    # If the parent exited before the call above, no signal comes.
     if os.getppid() != parent_pid:
         os._exit(EXIT_ORPHANED)
 
 
 def become_subreaper() -> None:
-    """Become the parent of every descendant whose own parent dies."""
+    """Become the parent of every descendant whose own parent exits."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def block_hangups() -> None:
-    """Have a SIGHUP wait until somebody handles it: by default it ends the process."""
+    """Block SIGHUP, which by default ends the process, until a handler is installed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
 def child_pids(pid: int) -> list[int]:
-    """Living and zombie children of a process; empty if it is gone."""
+    """The children of a process, zombies included; empty if the process is gone."""
     if sys.platform != "linux":
         return _children_by_psutil(pid)
     children: list[int] = []
@@ -68,21 +68,21 @@ def _children_by_psutil(pid: int) -> list[int]:
 
 
 def kill_descendants(spared: Collection[int] = ()) -> None:
-    """SIGKILL everything below this process and reap it; returns when nothing is left, but for
-    the `spared` children.
+    """SIGKILL and reap every descendant, except the `spared` children. Call `become_subreaper` at
+    the start of the process.
 
-    Killed parents hand their children up to us (`become_subreaper` first), so this goes on until
-    there are none.
+    The children of a killed process become children of this one, so this repeats until there are
+    none.
     """
     while True:
-        doomed = [pid for pid in child_pids(os.getpid()) if pid not in spared]
-        for pid in doomed:
+        found = [pid for pid in child_pids(os.getpid()) if pid not in spared]
+        for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         try:
-            # Without blocking: the list above may lack one that was being handed up to us.
+            # Without blocking: a process may become a child after the list was made.
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                if spared and not doomed:
+                if spared and not found:
                     return
                 time.sleep(0.001)
         except ChildProcessError:
@@ -90,7 +90,7 @@ def kill_descendants(spared: Collection[int] = ()) -> None:
 
 
 def kill_group(leader_pid: int, signum: int = signal.SIGKILL) -> bool:
-    """Signal a process group; False where there is none of that leader."""
+    """Signal a process group; False if there is no group of that leader."""
     try:
         os.killpg(leader_pid, signum)
     except OSError:
@@ -100,10 +100,9 @@ def kill_group(leader_pid: int, signum: int = signal.SIGKILL) -> bool:
 
 @contextlib.contextmanager
 def from_existing_folder() -> Iterator[None]:
-    """For libraries to be loaded: some (MKL) end the process if the working folder was deleted.
+    """Load libraries in this context: some (MKL) end the process if the working folder was deleted.
 
-    The working folder is `/` meanwhile, for the whole process; afterwards relative paths mean what
-    they did.
+    If it was, `/` is the working folder of the whole process meanwhile.
     """
     try:
         Path.cwd()
@@ -122,7 +121,7 @@ def from_existing_folder() -> Iterator[None]:
 def _prctl(option: int, value: int) -> None:
     if sys.platform != "linux":
         return
-    import ctypes  # here, for it costs a start 5 ms where nobody asks for it
+    import ctypes  # here, because the import takes 5 ms
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:

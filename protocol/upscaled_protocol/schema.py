@@ -1,9 +1,9 @@
 """The protocol as JSON Schema, generated from the models, for hosts in other languages.
 
-`python -m upscaled_protocol.schema` writes `host.json`, `worker.json` and `errors.json` into
-`protocol/schema`, or into the folder that is named; with `--check` it says what is stale instead.
-Client types are generated from these files, so every object and every enumeration in them is a
-named definition.
+`python -m upscaled_protocol.schema [FOLDER]` writes `host.json`, `worker.json` and `errors.json`,
+by default into `protocol/schema`. With `--check` it writes nothing and names the stale files.
+Client types are generated from these files, so every object and every enumeration in them has a
+name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from upscaled_protocol.errors import MEANINGS
 from upscaled_protocol.messages import COMMANDS, JOBS, JsonObject, WorkerMessages, constant
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# The enumerations that have a name in Python keep it.
+# The names that enumerations have in Python.
 _ENUM_NAMES = {
     get_args(value): name
     for module in (configs, messages)
@@ -33,7 +33,7 @@ _ENUM_NAMES = {
 
 
 def documents() -> dict[str, JsonObject]:
-    """Each schema file's content by the file's name."""
+    """The content of each schema file, by file name."""
     return {
         "host.json": _host_schema(),
         "worker.json": _worker_schema(),
@@ -49,14 +49,14 @@ def documents() -> dict[str, JsonObject]:
 
 
 def write(directory: Path) -> None:
-    """Write the files, in place of those that are there."""
+    """Write the files. Existing ones are replaced."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in _texts().items():
         (directory / name).write_text(text, encoding="utf-8")
 
 
 def stale_files(directory: Path) -> list[str]:
-    """Names of the files that are absent or differ from what `write` would write."""
+    """The names of the files that are missing or differ from what `write` writes."""
     return [
         name
         for name, text in _texts().items()
@@ -66,7 +66,7 @@ def stale_files(directory: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit status 0; 1 where `--check` found a stale file."""
+    """The command. Returns the exit status: 1 if `--check` has found a stale file, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m upscaled_protocol.schema", description="Write the JSON Schema."
     )
@@ -133,7 +133,7 @@ def _union(property_name: str, names: dict[str, str]) -> JsonObject:
 
 class _Generator(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
-        return False  # a type generator would make a type of every titled property
+        return False  # type generators make a type of every property that has a title
 
 
 def _definitions(models: Iterable[type[BaseModel]]) -> JsonObject:
@@ -142,8 +142,7 @@ def _definitions(models: Iterable[type[BaseModel]]) -> JsonObject:
     )
     definitions: JsonObject = schema["$defs"]
     for name, definition in definitions.items():
-        # Messages are open, for a later release may add fields; a config refuses what it does
-        # not know.
+        # A later release may add fields to messages. Configs refuse unknown fields.
         if not hasattr(configs, name):
             definition.pop("additionalProperties", None)
     enums: JsonObject = {}
@@ -152,7 +151,7 @@ def _definitions(models: Iterable[type[BaseModel]]) -> JsonObject:
 
 
 def _name_enums(node: Any, enums: JsonObject) -> None:
-    """Put a reference in the place of each enumeration that has a name; lay texts in one line."""
+    """Replace each enumeration that has a name by a reference; put descriptions on one line."""
     if isinstance(node, list):
         for item in node:
             _name_enums(item, enums)
@@ -163,7 +162,7 @@ def _name_enums(node: Any, enums: JsonObject) -> None:
         if name is not None:
             enums[name] = {"title": name, "type": node.pop("type"), "enum": node.pop("enum")}
             reference = {"$ref": f"#/$defs/{name}"}
-            # Beside a bare reference some generators copy the definition instead of naming it.
+            # Some generators copy the definition if a bare reference has other fields beside it.
             node.update({"allOf": [reference]} if node else reference)
         for value in node.values():
             _name_enums(value, enums)

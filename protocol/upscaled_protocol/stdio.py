@@ -1,4 +1,4 @@
-"""Claiming stdin and stdout, so that nothing but protocol lines can ever reach the host.
+"""Claims stdin and stdout, so that only protocol lines can reach the host.
 
 Call `claim_stdio` before any heavy import: libraries print while they load.
 """
@@ -14,12 +14,12 @@ import sys
 import weakref
 from typing import NamedTuple
 
-# Duplicates go above this, clear of the numbers that programs take for stdio.
+# Duplicates get this number or a higher one: lower ones are stdio to every program.
 _LOWEST_PRIVATE_FD = 3
 
 
 class Wire(NamedTuple):
-    """The host's two streams, as descriptors that nobody else in this process knows."""
+    """The host's two streams, as descriptors that no other code in this process uses."""
 
     read_fd: int
     write_fd: int
@@ -29,21 +29,22 @@ def claim_stdio() -> Wire:
     """Take fds 0 and 1 for the protocol alone. Call once.
 
     Both are duplicated above fd 2, close-on-exec, so that no program started later inherits them
-    (a fork without an exec does). Then fd 0 reads /dev/null, and fd 1 becomes fd 2: what Python,
-    a C library or a subprocess prints lands on stderr, or nowhere where stderr is closed. Raises
-    `SystemExit` (2), with the reason on stderr, where the host has closed stdin or stdout.
+    (a fork without an exec does). Then fd 0 reads /dev/null, and fd 1 is a copy of fd 2: what
+    Python, a C library or a subprocess prints goes to stderr, or is lost if stderr is closed.
+
+    Raises `SystemExit` (2), with the reason on stderr, if the host has closed stdin or stdout.
     """
     wire = Wire(_private(0), _private(1))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    if null == 2:  # the lowest free number: stderr was closed, and anything opened would become it
+    if null == 2:  # stderr was closed: the next file that is opened would get its number
         os.set_inheritable(2, True)
     else:
         os.close(null)
     os.dup2(2, 1)
-    # A new object, for the old one may have been made for a file of another kind. A line a print,
-    # so that it stands in order beside the log lines; and as lenient as stderr, for no library's
-    # print of a file name may fail a job.
+    # A new object, because the old one may have been made for a file of another kind. It is line-
+    # buffered, to stay in order with the log lines, and has the error handler of stderr, because a
+    # library that prints a file name must not fail a job.
     sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     return wire
 
@@ -59,10 +60,10 @@ def _private(fd: int) -> int:
 
 
 class NonBlockingWriter:
-    """Writes what a descriptor takes at once, without setting O_NONBLOCK on it.
+    """Writes as much as a descriptor takes at once, without setting O_NONBLOCK on it.
 
-    The flag belongs to the open file, which a shell or a host may share; their writes would start
-    to fail. A pipe that polls writable takes at least PIPE_BUF bytes, a socket takes MSG_DONTWAIT.
+    The flag belongs to the open file, which a shell or the host may share, and their writes would
+    fail. A pipe that polls writable takes at least PIPE_BUF bytes; a socket knows MSG_DONTWAIT.
     """
 
     def __init__(self, fd: int) -> None:
@@ -74,7 +75,7 @@ class NonBlockingWriter:
         self._poll.register(fd, select.POLLOUT)
 
     def write(self, data: bytes | memoryview) -> int:
-        """Bytes taken, 0 where the reader is slow. Raises `OSError` (EPIPE) where it is gone."""
+        """Bytes taken; 0 if the reader is slow. Raises `OSError` (EPIPE) if the reader is gone."""
         try:
             if self._socket is not None:
                 return self._socket.send(data, socket.MSG_DONTWAIT)
@@ -86,13 +87,13 @@ class NonBlockingWriter:
                     raise BrokenPipeError("the reader is gone")
                 data = data[: select.PIPE_BUF]
             return os.write(self.fd, data)
-        except BlockingIOError:  # a full socket, or a pipe on which somebody set O_NONBLOCK
+        except BlockingIOError:  # a full socket, or a pipe on which another program set O_NONBLOCK
             return 0
 
 
 def _borrow_socket(borrower: object, fd: int) -> socket.socket:
-    """A socket object on `fd` that leaves it open at the borrower's end: closing is the owner's
-    business, and a duplicate would keep the connection alive behind the owner's back."""
+    """A socket object on `fd` that does not close `fd`, because its owner does. A duplicate of `fd`
+    would keep the connection open after the owner has closed it."""
     borrowed = socket.socket(fileno=fd)
     weakref.finalize(borrower, borrowed.detach)
     return borrowed

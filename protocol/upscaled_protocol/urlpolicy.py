@@ -1,4 +1,4 @@
-"""Which machines a URL of a stranger may lead to.
+"""Which hosts a URL from outside may lead to.
 
 Every address that a name resolves to is checked. The caller must connect to one of the addresses
 that it gets here, because a second look-up of the name may give another one (DNS rebinding).
@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 # IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
-# All that IANA has given out of IPv6; beyond lie site-local addresses and others.
+# The part of IPv6 that IANA has assigned; the rest includes site-local addresses.
 _GIVEN_OUT = IPv6Network("2000::/3")
-# Not public, and not in the tables of each Python: protocol assignments (a cloud answers with its
-# machines' credentials at 192.0.0.192), 6to4's relays, and documentation.
+# Not public, but missing in the tables of some Pythons: protocol assignments (a cloud serves its
+# machines' credentials at 192.0.0.192), relays of 6to4, and documentation.
 _SPECIAL = (
     IPv4Network("192.0.0.0/24"),
     IPv4Network("192.88.99.0/24"),
@@ -29,7 +29,7 @@ _SPECIAL = (
 
 
 class HostNotAllowedError(Exception):
-    """Raised for a host that a URL must not lead to. Its text is a sentence without the URL."""
+    """Raised for a host that is not allowed. Its text is a sentence without the URL."""
 
 
 class HostNotFoundError(Exception):
@@ -60,17 +60,16 @@ class HostPort(NamedTuple):
 
 @dataclass(frozen=True)
 class UrlPolicy:
-    """Where URLs may lead: to every public address, and with ``allow_private`` to every other
-    one, too. If ``allow_hosts`` has entries, URLs lead to these alone, public or private."""
+    """The allowed hosts: every public address; with ``allow_private`` every other address too. If
+    ``allow_hosts`` has entries, only these are allowed, public or private."""
 
     allow_private: bool = False
     allow_hosts: frozenset[HostPort] = frozenset()
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """Look the host up, and return its addresses. All of them are allowed.
+        """Look the host up and return its addresses, all of which are allowed.
 
-        Raises `HostNotAllowedError` and `HostNotFoundError`. May take as long as the system's
-        resolver does.
+        Raises `HostNotAllowedError` and `HostNotFoundError`. Waits for the system's resolver.
         """
         self.check(host, port)
         try:
@@ -83,7 +82,7 @@ class UrlPolicy:
         return addresses
 
     def check(self, host: str, port: int) -> None:
-        """Raise `HostNotAllowedError` for a host that needs no look-up to be refused."""
+        """Raise `HostNotAllowedError` if the host can be refused without a look-up."""
         if self.allow_hosts:
             if HostPort(_plain(host), port) not in self.allow_hosts:
                 raise HostNotAllowedError(f"{host}:{port} is not one of the allowed hosts")
@@ -93,7 +92,7 @@ class UrlPolicy:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address belongs to the public internet, also where IPv6 wraps an IPv4 one."""
+    """True if an address is public. If an IPv6 address contains an IPv4 one, that counts."""
     if isinstance(address, IPv6Address):
         wrapped = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
@@ -108,7 +107,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _check_public(host: str, addresses: Iterable[str]) -> None:
-    # All of them: a name that mixes public and private addresses is an attack.
+    # A name that has public and private addresses is an attack.
     for address in addresses:
         if not is_public(ip_address(address)):
             raise HostNotAllowedError(

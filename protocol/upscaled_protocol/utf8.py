@@ -1,8 +1,8 @@
-"""File names are UTF-8 bytes in every process of ours, whatever the locale says.
+"""Makes file names UTF-8 in every process, whatever the locale is.
 
 A path in a job line is UTF-8. In a Latin-1 locale, or with forced ASCII, Python would look for a
-file of other bytes, or of none. Its UTF-8 mode (PEP 540) settles that for every `open` at once, for
-arguments, logs and child processes too; it can only be switched on when the interpreter starts.
+file with other bytes in its name. Python's UTF-8 mode (PEP 540) prevents that for every `open`, for
+arguments, logs and child processes. It can only be switched on when the interpreter starts.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import sys
 
 
 def require_utf8() -> None:
-    """Start this program anew in UTF-8 mode, unless it has UTF-8 already. Call before anything is
-    read from stdin. A UTF-8 locale has it, and Python switches it on by itself for C and POSIX."""
+    """Restart this program in UTF-8 mode, unless its file names are UTF-8 already, as in a UTF-8
+    locale and in C and POSIX. Call before anything is read from stdin."""
     if sys.getfilesystemencoding() == "utf-8" or not sys.executable:
         return
-    if os.environ.get("PYTHONUTF8") == "1":  # and yet it is off: starting anew would not end
+    if os.environ.get("PYTHONUTF8") == "1":  # it has no effect: the program would restart for ever
         return
-    # For Python children as well. The option is for an interpreter that ignores the environment.
+    # The variable is for Python children, the option for an interpreter that ignores variables.
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606

@@ -12,27 +12,27 @@ export const ERROR_CODES = {
   unknown_method: { retryable: false },
   /** the line passes the limit (32 MiB by default) */
   line_too_long: { retryable: false },
-  /** the job_id is in flight; `refused_job_id` names it, the first job goes on */
+  /** the job_id is in flight; `refused_job_id` names it, and the first job continues */
   duplicate_job: { retryable: false },
   /** the queue is at its limit; send the job again later */
   queue_full: { retryable: true },
   /** there is no input file at that path or URL */
   input_not_found: { retryable: false },
-  /** the input is broken, truncated or of no known kind */
+  /** the input is broken, truncated or of an unknown kind */
   input_unreadable: { retryable: false },
   /** the input passes a size limit */
   input_too_large: { retryable: false },
-  /** the input or the output is of a kind that is not read or written here */
+  /** the kind of the input cannot be read, or that of the output cannot be written */
   unsupported_format: { retryable: false },
   /** the output cannot be written */
   output_unwritable: { retryable: false },
-  /** a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed */
+  /** a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed */
   path_not_allowed: { retryable: false },
-  /** the model is neither known nor a file */
+  /** there is no model of that name, and no such file */
   model_not_found: { retryable: false },
-  /** the weights are truncated, altered or of no known architecture */
+  /** the weights are truncated, altered or of an unknown architecture */
   model_corrupt: { retryable: false },
-  /** the weights would run code when loaded */
+  /** the weights would run code when they are loaded */
   model_unsafe: { retryable: false },
   /** memory ran out even at the smallest tile size, or a growing worker was stopped */
   out_of_memory: { retryable: true },
@@ -42,9 +42,9 @@ export const ERROR_CODES = {
   deadline_exceeded: { retryable: false },
   /** the job made no progress within its budget, and max_attempts allowed one start */
   stalled: { retryable: true },
-  /** the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it */
+  /** the job's worker crashed, and max_attempts allowed one start; or no worker can be started */
   worker_crashed: { retryable: true },
-  /** the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how */
+  /** the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how */
   poisoned: { retryable: false },
   /** the cloud service refused the credentials */
   upstream_auth: { retryable: false },
@@ -52,13 +52,13 @@ export const ERROR_CODES = {
   upstream_quota: { retryable: true },
   /** the cloud service's safety filter refused the picture */
   upstream_filtered: { retryable: false },
-  /** the cloud service did not answer rightly */
+  /** the cloud service did not answer, or its answer was wrong */
   upstream_unavailable: { retryable: true },
   /** the journal cannot be written (a full disk), so the job was not accepted */
   journal_unwritable: { retryable: true },
-  /** the daemon takes no more jobs; it is going down */
+  /** the daemon is shutting down and takes no more jobs */
   shutting_down: { retryable: true },
-  /** a defect in upscaled; the traceback says where */
+  /** a defect in upscaled; the traceback shows its place */
   internal: { retryable: false },
 } as const;
 
@@ -72,7 +72,7 @@ export interface Cancel {
 
 export type Crop = "none" | "center" | "top" | "bottom" | "left" | "right" | "top-left" | "top-right" | "bottom-left" | "bottom-right";
 
-/** ESRGAN and every other single-image network that spandrel knows. */
+/** ESRGAN, and every other single-image network that spandrel supports. */
 export interface EsrganConfig {
   /** Input file. */
   image_path?: string;
@@ -88,7 +88,7 @@ export interface EsrganConfig {
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
-  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  /** Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own. */
   target_dpi?: number;
   /** Print width. */
   target_width_inches?: number;
@@ -98,19 +98,19 @@ export interface EsrganConfig {
   target_width?: number;
   /** Output height in pixels. */
   target_height?: number;
-  /** What to keep where the print size has another aspect ratio. */
+  /** The part to keep if the print size has another aspect ratio. */
   crop?: Crop;
-  /** Input pixels a tile side, or a band of as many. Default: by free memory. */
+  /** Side of a tile, or height of a band, in input pixels. Default: by free memory. */
   tile_size?: number;
   /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
   upscale_factor?: number;
   /** A catalogue name or the path of a weights file. */
   model?: string;
-  /** The same under FLUX's name for it; `model` wins. */
+  /** The same, under the name that FLUX uses; `model` takes precedence. */
   upscale_model?: string;
   /** False forces fp32, whatever `precision` says. */
   use_fp16?: boolean;
-  /** auto: the fastest faithful one here. */
+  /** auto: the fastest one that is faithful on this device. */
   precision?: Precision;
 }
 
@@ -118,21 +118,21 @@ export interface EsrganConfig {
 export interface EsrganJob {
   type?: "job";
   job_id: string;
-  /** Higher first; equals in order. */
+  /** Higher first; equal ones in order. */
   priority?: number;
   /** From acceptance to the terminal event; then deadline_exceeded. */
   timeout_s?: number;
-  /** Starts allowed before a job that takes its worker down is poisoned. */
+  /** Starts of a job that crashes its worker; then it ends as poisoned. */
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
-  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  /** Set by a supervisor: its name for this acceptance, in each run of the job. */
   accepted_as?: string;
   method: "esrgan";
   config: EsrganConfig;
 }
 
-/** The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for. */
+/** The fake engine, for people who write hosts: every way in which a worker can behave. Runs `steps` steps of `step_s` seconds. The other fields say what happens at step `at_step`. */
 export interface FakeConfig {
   steps?: number;
   step_s?: number;
@@ -141,7 +141,7 @@ export interface FakeConfig {
   /** Named in the result; see load_s. */
   model?: string;
   at_step?: number;
-  /** print() it, where stdout used to be. */
+  /** print() it to stdout. */
   print_text?: string;
   /** The same from C: puts() and write(1). */
   c_print_text?: string;
@@ -151,41 +151,41 @@ export interface FakeConfig {
   raise_text?: string;
   /** Fail with this code of the protocol. */
   error_code?: ErrorCode;
-  /** Leave the process at once. */
+  /** Exit the process at once. */
   exit_code?: number;
   /** Kill the process with a signal. */
   signal?: number;
-  /** Stop making progress, for ever. */
+  /** Make no more progress. */
   hang?: boolean;
   /** The same in native code that holds the GIL. */
   hang_native?: boolean;
   ignore_cancel?: boolean;
-  /** Leave a grandchild process behind. */
+  /** Start a process that outlives the job. */
   spawn_sleeper?: boolean;
-  /** Memory to allocate, kept for good. */
+  /** Memory to allocate and never free. */
   grow_mb?: number;
-  /** Fail as an engine that ran out of memory. */
+  /** Fail as if memory had run out. */
   out_of_memory?: boolean;
   /** Write `output_text` there. */
   output_path?: string;
   output_text?: string;
-  /** Misbehave on this attempt alone: 1 shows a recovery. */
+  /** Misbehave only on this attempt: 1 shows a recovery. */
   only_on_attempt?: number;
 }
 
-/** Exercise a host: see `FakeConfig`. */
+/** Test a host: see `FakeConfig`. */
 export interface FakeJob {
   type?: "job";
   job_id: string;
-  /** Higher first; equals in order. */
+  /** Higher first; equal ones in order. */
   priority?: number;
   /** From acceptance to the terminal event; then deadline_exceeded. */
   timeout_s?: number;
-  /** Starts allowed before a job that takes its worker down is poisoned. */
+  /** Starts of a job that crashes its worker; then it ends as poisoned. */
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
-  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  /** Set by a supervisor: its name for this acceptance, in each run of the job. */
   accepted_as?: string;
   method: "fake";
   config?: FakeConfig;
@@ -207,7 +207,7 @@ export interface FluxConfig {
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
-  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  /** Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own. */
   target_dpi?: number;
   /** Print width. */
   target_width_inches?: number;
@@ -217,9 +217,9 @@ export interface FluxConfig {
   target_width?: number;
   /** Output height in pixels. */
   target_height?: number;
-  /** What to keep where the print size has another aspect ratio. */
+  /** The part to keep if the print size has another aspect ratio. */
   crop?: Crop;
-  /** Output pixels a tile side. */
+  /** Side of a tile in output pixels. */
   tile_size?: number;
   /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
   upscale_factor?: number;
@@ -227,9 +227,9 @@ export interface FluxConfig {
   model?: string;
   /** First-stage model. */
   upscale_model?: string;
-  /** 0 keeps the first stage as it is. */
+  /** 0 keeps the first stage unchanged. */
   denoise?: number;
-  /** Model calls really made for each tile. */
+  /** Model calls that are made per tile. */
   steps?: number;
   guidance?: number;
   prompt?: string;
@@ -240,15 +240,15 @@ export interface FluxConfig {
 export interface FluxJob {
   type?: "job";
   job_id: string;
-  /** Higher first; equals in order. */
+  /** Higher first; equal ones in order. */
   priority?: number;
   /** From acceptance to the terminal event; then deadline_exceeded. */
   timeout_s?: number;
-  /** Starts allowed before a job that takes its worker down is poisoned. */
+  /** Starts of a job that crashes its worker; then it ends as poisoned. */
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
-  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  /** Set by a supervisor: its name for this acceptance, in each run of the job. */
   accepted_as?: string;
   method: "flux";
   config: FluxConfig;
@@ -277,7 +277,7 @@ export interface ImagenConfig {
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
-  /** Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own. */
+  /** Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own. */
   target_dpi?: number;
   /** Print width. */
   target_width_inches?: number;
@@ -287,13 +287,13 @@ export interface ImagenConfig {
   target_width?: number;
   /** Output height in pixels. */
   target_height?: number;
-  /** What to keep where the print size has another aspect ratio. */
+  /** The part to keep if the print size has another aspect ratio. */
   crop?: Crop;
-  /** Input pixels a tile side, or a band of as many. Default: by free memory. */
+  /** Side of a tile, or height of a band, in input pixels. Default: by free memory. */
   tile_size?: number;
   upscale_factor?: ImagenFactor;
   model?: string;
-  /** Cut a picture that is too large for one call into several; each is billed. */
+  /** Cut a picture that is too large for one call into parts; each call is billed. */
   tile?: boolean;
   /** Default: GCP_PROJECT_ID from the environment. */
   gcp_project_id?: string;
@@ -307,15 +307,15 @@ export type ImagenFactor = "x2" | "x3" | "x4";
 export interface ImagenJob {
   type?: "job";
   job_id: string;
-  /** Higher first; equals in order. */
+  /** Higher first; equal ones in order. */
   priority?: number;
   /** From acceptance to the terminal event; then deadline_exceeded. */
   timeout_s?: number;
-  /** Starts allowed before a job that takes its worker down is poisoned. */
+  /** Starts of a job that crashes its worker; then it ends as poisoned. */
   max_attempts?: number;
   /** Set by a supervisor; hosts leave it out. */
   attempt?: number;
-  /** Set by a supervisor: what it calls this acceptance, in each run of the job. */
+  /** Set by a supervisor: its name for this acceptance, in each run of the job. */
   accepted_as?: string;
   method: "imagen";
   config: ImagenConfig;
@@ -328,18 +328,18 @@ export type OutputFormat = "png" | "tiff" | "jpeg" | "webp" | "avif";
 
 export type Precision = "auto" | "fp32" | "fp16" | "bf16";
 
-/** Ask a journalling supervisor to send again the terminal events of these jobs. Without ids: of every finished job it still holds. A job it does not know is passed over. */
+/** Ask a supervisor with a journal to send the terminal events of these jobs again. Without ids: of every finished job that the journal still holds. Unknown ids are ignored. */
 export interface Replay {
   type: "replay";
   job_ids?: string[];
 }
 
-/** Take no more jobs, finish those accepted, and exit. End of input means the same. */
+/** Accept no more jobs, finish the accepted ones, and exit. The end of input means the same. */
 export interface Shutdown {
   type: "shutdown";
 }
 
-/** Free caches and unload idle models; answered by a `health` message when done. */
+/** Free caches and unload idle models. Answered by a `health` message when that is done. */
 export interface Trim {
   type: "trim";
   /** Repeated in the answer. */
@@ -355,7 +355,7 @@ export type HostMessage =
   | Replay
   | Shutdown;
 
-/** The job is taken: exactly one `result` or `error` with its id will follow. */
+/** The job is accepted: exactly one `result` or `error` with its id follows. */
 export interface Accepted {
   type: "accepted";
   job_id: string;
@@ -363,11 +363,11 @@ export interface Accepted {
   position: number;
 }
 
-/** Why a worker went away, or a job's supervisor. */
+/** Why a worker, or a job's supervisor, ended. */
 export interface Cause {
   reason: RestartReason;
   exit_code?: number;
-  /** As in SIGKILL. */
+  /** Such as SIGKILL. */
   signal?: string;
   /** One sentence. */
   detail?: string;
@@ -375,27 +375,27 @@ export interface Cause {
 
 export type CropDirection = "vertical" | "horizontal" | (string & {});
 
-/** How far the upscaled picture passes the print size, in one direction. */
+/** By how much the upscaled picture is larger than the print, in one direction. */
 export interface CropInfo {
   direction: CropDirection;
   amount_px: number;
-  /** amount_px / DPI; null where no DPI is known. */
+  /** amount_px / DPI; null if the DPI is unknown. */
   amount_inches?: number;
 }
 
-/** Terminal for `job_id`; null where the line had no usable id, or the id is another job's. */
+/** Terminal for `job_id`, which is null if the line has no usable id or that of another job. */
 export interface ErrorMessage {
   type: "error";
   job_id: string;
-  /** One plain sentence. */
+  /** One sentence. */
   error: string;
   code: ErrorCode;
   retryable: boolean;
-  /** The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON). */
+  /** The id of a refused line that cannot be `job_id`, because a job of that id is in flight, or because no job may have it (it is empty, or a number or boolean as JSON, or the first 128 characters of a longer one). */
   refused_job_id?: string;
   cause?: Cause;
   attempt?: number;
-  /** Internal errors only. */
+  /** For `internal` only. */
   traceback?: string;
 }
 
@@ -406,7 +406,7 @@ export interface HealthReport {
   request_id?: string;
   status: HealthStatus;
   detail?: string;
-  /** Null until a worker has told. */
+  /** Null until a worker has reported it. */
   gpu_available?: boolean;
   gpu_name?: string;
   /** GB. */
@@ -416,21 +416,21 @@ export interface HealthReport {
   queue_size: number;
   in_flight?: number;
   uptime_s: number;
-  /** Progress messages coalesced away. */
+  /** Progress messages that newer ones replaced. */
   dropped_progress?: number;
   workers?: WorkerHealth[];
 }
 
 export type HealthStatus = "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
 
-/** A queue of its own inside the worker: jobs of different lanes never wait for each other. */
+/** A queue inside the worker. Jobs of different lanes never wait for each other. */
 export interface LaneInfo {
   methods: string[];
   /** Jobs the lane holds at once. */
   slots: number;
 }
 
-/** Never falling. Coalesced for a slow reader: only the newest of a job is kept. */
+/** Never decreases. A slow reader gets only the newest progress of a job. */
 export interface Progress {
   type: "progress";
   job_id: string;
@@ -442,13 +442,13 @@ export interface Progress {
   total?: number;
   eta_s?: number;
   attempt?: number;
-  /** Silence allowed after this message before it counts as a stall. */
+  /** After so long without a message the job counts as stalled. */
   budget_s?: number;
 }
 
 export type RestartReason = "exit" | "signal" | "oom_kill" | "stall" | "deadline" | "cancel" | "memory" | "age" | "job_count" | "reload" | "load_failed" | "protocol_violation" | "supervisor_killed" | (string & {});
 
-/** Terminal: the output is whole and in place. */
+/** Terminal: the output is complete and in place. */
 export interface Result {
   type: "result";
   job_id: string;
@@ -459,13 +459,13 @@ export interface Result {
   output_size?: Size;
   scale_factor?: number;
   crop_info?: CropInfo;
-  /** Seconds from start to end, queue left out. */
+  /** Seconds from start to end, without the time in the queue. */
   processing_time: number;
   timings: Timings;
   model?: string;
   device?: string;
   precision?: string;
-  /** Cloud calls made; may be billed. */
+  /** Cloud calls that were made; they may be billed. */
   upstream_calls?: number;
   attempt?: number;
   warnings?: string[];
@@ -477,20 +477,20 @@ export interface Size {
   height: number;
 }
 
-/** The daemon's own state. `ready` is the handshake: hosts wait for it or write at once. */
+/** The state of the daemon. `ready` is the handshake. Hosts may send jobs before it. */
 export interface Status {
   type: "status";
   message: StatusMessage;
   protocol?: number;
   version?: string;
   methods?: string[];
-  /** Methods that lack files or credentials, each with what to do about it. */
+  /** Methods that lack files or credentials, each with what to do. */
   unavailable?: Record<string, string>;
   models?: string[];
   device?: string;
   lanes?: Record<string, LaneInfo>;
   pid?: number;
-  /** Which worker, from 0; supervised only. */
+  /** Number of the worker, from 0. Sent by supervisors only. */
   worker?: number;
   cause?: Cause;
   detail?: string;
@@ -498,7 +498,7 @@ export interface Status {
 
 export type StatusMessage = "loading_models" | "ready" | "draining" | "degraded" | "worker_restarted" | "stopped" | (string & {});
 
-/** Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole. */
+/** Seconds of a job, by phase. Phases overlap, so their sum may exceed the whole. */
 export interface Timings {
   queue?: number;
   load?: number;
@@ -513,7 +513,7 @@ export interface WorkerHealth {
   state: WorkerState;
   pid?: number;
   device?: string;
-  /** Ids in flight on this worker. */
+  /** Ids of the jobs in flight on this worker. */
   jobs?: string[];
   models_loaded?: string[];
   rss_mb?: number;

@@ -16,30 +16,30 @@ ERROR_CODES: dict[str, bool] = {
     "invalid_job": False,  # a field is missing, unknown or out of range; the sentence names it
     "unknown_method": False,  # the method or message type is not served here
     "line_too_long": False,  # the line passes the limit (32 MiB by default)
-    "duplicate_job": False,  # the job_id is in flight; `refused_job_id` names it, the first job goes on
+    "duplicate_job": False,  # the job_id is in flight; `refused_job_id` names it, and the first job continues
     "queue_full": True,  # the queue is at its limit; send the job again later
     "input_not_found": False,  # there is no input file at that path or URL
-    "input_unreadable": False,  # the input is broken, truncated or of no known kind
+    "input_unreadable": False,  # the input is broken, truncated or of an unknown kind
     "input_too_large": False,  # the input passes a size limit
-    "unsupported_format": False,  # the input or the output is of a kind that is not read or written here
+    "unsupported_format": False,  # the kind of the input cannot be read, or that of the output cannot be written
     "output_unwritable": False,  # the output cannot be written
-    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL points into a private network or at a host that is not allowed
-    "model_not_found": False,  # the model is neither known nor a file
-    "model_corrupt": False,  # the weights are truncated, altered or of no known architecture
-    "model_unsafe": False,  # the weights would run code when loaded
+    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed
+    "model_not_found": False,  # there is no model of that name, and no such file
+    "model_corrupt": False,  # the weights are truncated, altered or of an unknown architecture
+    "model_unsafe": False,  # the weights would run code when they are loaded
     "out_of_memory": True,  # memory ran out even at the smallest tile size, or a growing worker was stopped
     "cancelled": False,  # the host cancelled the job
     "deadline_exceeded": False,  # the job's timeout_s passed
     "stalled": True,  # the job made no progress within its budget, and max_attempts allowed one start
-    "worker_crashed": True,  # the job's worker died, and max_attempts allowed one start; or no worker can be kept alive to run it
-    "poisoned": False,  # the job brought its worker down on each of its attempts, or three daemons were killed while it ran; `cause` says how
+    "worker_crashed": True,  # the job's worker crashed, and max_attempts allowed one start; or no worker can be started
+    "poisoned": False,  # the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how
     "upstream_auth": False,  # the cloud service refused the credentials
     "upstream_quota": True,  # the cloud service's quota is used up
     "upstream_filtered": False,  # the cloud service's safety filter refused the picture
-    "upstream_unavailable": True,  # the cloud service did not answer rightly
+    "upstream_unavailable": True,  # the cloud service did not answer, or its answer was wrong
     "journal_unwritable": True,  # the journal cannot be written (a full disk), so the job was not accepted
-    "shutting_down": True,  # the daemon takes no more jobs; it is going down
-    "internal": False,  # a defect in upscaled; the traceback says where
+    "shutting_down": True,  # the daemon is shutting down and takes no more jobs
+    "internal": False,  # a defect in upscaled; the traceback shows its place
 }
 
 Crop = Literal["none", "center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
@@ -52,7 +52,7 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 
 class EsrganConfig(TypedDict, total=False):
-    """ESRGAN and every other single-image network that spandrel knows."""
+    """ESRGAN, and every other single-image network that spandrel supports."""
 
     # Input file.
     image_path: str
@@ -68,7 +68,7 @@ class EsrganConfig(TypedDict, total=False):
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
-    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    # Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
     target_dpi: int
     # Print width.
     target_width_inches: float
@@ -78,19 +78,19 @@ class EsrganConfig(TypedDict, total=False):
     target_width: int
     # Output height in pixels.
     target_height: int
-    # What to keep where the print size has another aspect ratio.
+    # The part to keep if the print size has another aspect ratio.
     crop: Crop
-    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    # Side of a tile, or height of a band, in input pixels. Default: by free memory.
     tile_size: int
     # Default: DEFAULT_UPSCALE_FACTOR or 4.
     upscale_factor: float
     # A catalogue name or the path of a weights file.
     model: str
-    # The same under FLUX's name for it; `model` wins.
+    # The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
     # False forces fp32, whatever `precision` says.
     use_fp16: bool
-    # auto: the fastest faithful one here.
+    # auto: the fastest one that is faithful on this device.
     precision: Precision
 
 
@@ -99,18 +99,18 @@ class EsrganJob(TypedDict):
 
     type: NotRequired[Literal["job"]]
     job_id: NotRequired[str]
-    # Higher first; equals in order.
+    # Higher first; equal ones in order.
     priority: NotRequired[int]
     # From acceptance to the terminal event; then deadline_exceeded.
     timeout_s: NotRequired[float]
-    # Starts allowed before a job that takes its worker down is poisoned.
+    # Starts of a job that crashes its worker; then it ends as poisoned.
     max_attempts: NotRequired[int]
     method: Literal["esrgan"]
     config: EsrganConfig
 
 
 class FakeConfig(TypedDict, total=False):
-    """The fake engine: a worker's every mood, on request, for people who write hosts. Runs `steps` steps of `step_s` seconds, and at step `at_step` does what is asked for."""
+    """The fake engine, for people who write hosts: every way in which a worker can behave. Runs `steps` steps of `step_s` seconds. The other fields say what happens at step `at_step`."""
 
     steps: int
     step_s: float
@@ -119,7 +119,7 @@ class FakeConfig(TypedDict, total=False):
     # Named in the result; see load_s.
     model: str
     at_step: int
-    # print() it, where stdout used to be.
+    # print() it to stdout.
     print_text: str
     # The same from C: puts() and write(1).
     c_print_text: str
@@ -129,38 +129,38 @@ class FakeConfig(TypedDict, total=False):
     raise_text: str
     # Fail with this code of the protocol.
     error_code: str
-    # Leave the process at once.
+    # Exit the process at once.
     exit_code: int
     # Kill the process with a signal.
     signal: int
-    # Stop making progress, for ever.
+    # Make no more progress.
     hang: bool
     # The same in native code that holds the GIL.
     hang_native: bool
     ignore_cancel: bool
-    # Leave a grandchild process behind.
+    # Start a process that outlives the job.
     spawn_sleeper: bool
-    # Memory to allocate, kept for good.
+    # Memory to allocate and never free.
     grow_mb: int
-    # Fail as an engine that ran out of memory.
+    # Fail as if memory had run out.
     out_of_memory: bool
     # Write `output_text` there.
     output_path: str
     output_text: str
-    # Misbehave on this attempt alone: 1 shows a recovery.
+    # Misbehave only on this attempt: 1 shows a recovery.
     only_on_attempt: int
 
 
 class FakeJob(TypedDict):
-    """Exercise a host: see `FakeConfig`."""
+    """Test a host: see `FakeConfig`."""
 
     type: NotRequired[Literal["job"]]
     job_id: NotRequired[str]
-    # Higher first; equals in order.
+    # Higher first; equal ones in order.
     priority: NotRequired[int]
     # From acceptance to the terminal event; then deadline_exceeded.
     timeout_s: NotRequired[float]
-    # Starts allowed before a job that takes its worker down is poisoned.
+    # Starts of a job that crashes its worker; then it ends as poisoned.
     max_attempts: NotRequired[int]
     method: Literal["fake"]
     config: NotRequired[FakeConfig]
@@ -183,7 +183,7 @@ class FluxConfig(TypedDict, total=False):
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
-    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    # Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
     target_dpi: int
     # Print width.
     target_width_inches: float
@@ -193,9 +193,9 @@ class FluxConfig(TypedDict, total=False):
     target_width: int
     # Output height in pixels.
     target_height: int
-    # What to keep where the print size has another aspect ratio.
+    # The part to keep if the print size has another aspect ratio.
     crop: Crop
-    # Output pixels a tile side.
+    # Side of a tile in output pixels.
     tile_size: int
     # Default: DEFAULT_UPSCALE_FACTOR or 4.
     upscale_factor: float
@@ -203,9 +203,9 @@ class FluxConfig(TypedDict, total=False):
     model: str
     # First-stage model.
     upscale_model: str
-    # 0 keeps the first stage as it is.
+    # 0 keeps the first stage unchanged.
     denoise: float
-    # Model calls really made for each tile.
+    # Model calls that are made per tile.
     steps: int
     guidance: float
     prompt: str
@@ -217,11 +217,11 @@ class FluxJob(TypedDict):
 
     type: NotRequired[Literal["job"]]
     job_id: NotRequired[str]
-    # Higher first; equals in order.
+    # Higher first; equal ones in order.
     priority: NotRequired[int]
     # From acceptance to the terminal event; then deadline_exceeded.
     timeout_s: NotRequired[float]
-    # Starts allowed before a job that takes its worker down is poisoned.
+    # Starts of a job that crashes its worker; then it ends as poisoned.
     max_attempts: NotRequired[int]
     method: Literal["flux"]
     config: FluxConfig
@@ -244,7 +244,7 @@ class ImagenConfig(TypedDict, total=False):
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
-    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    # Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
     target_dpi: int
     # Print width.
     target_width_inches: float
@@ -254,13 +254,13 @@ class ImagenConfig(TypedDict, total=False):
     target_width: int
     # Output height in pixels.
     target_height: int
-    # What to keep where the print size has another aspect ratio.
+    # The part to keep if the print size has another aspect ratio.
     crop: Crop
-    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    # Side of a tile, or height of a band, in input pixels. Default: by free memory.
     tile_size: int
     upscale_factor: ImagenFactor
     model: str
-    # Cut a picture that is too large for one call into several; each is billed.
+    # Cut a picture that is too large for one call into parts; each call is billed.
     tile: bool
     # Default: GCP_PROJECT_ID from the environment.
     gcp_project_id: str
@@ -273,11 +273,11 @@ class ImagenJob(TypedDict):
 
     type: NotRequired[Literal["job"]]
     job_id: NotRequired[str]
-    # Higher first; equals in order.
+    # Higher first; equal ones in order.
     priority: NotRequired[int]
     # From acceptance to the terminal event; then deadline_exceeded.
     timeout_s: NotRequired[float]
-    # Starts allowed before a job that takes its worker down is poisoned.
+    # Starts of a job that crashes its worker; then it ends as poisoned.
     max_attempts: NotRequired[int]
     method: Literal["imagen"]
     config: ImagenConfig
@@ -291,7 +291,7 @@ class Options(TypedDict, total=False):
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
-    # Dots an inch, written to the output. Default: DEFAULT_DPI or 150 where inches are given, else the input's own.
+    # Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
     target_dpi: int
     # Print width.
     target_width_inches: float
@@ -301,23 +301,23 @@ class Options(TypedDict, total=False):
     target_width: int
     # Output height in pixels.
     target_height: int
-    # What to keep where the print size has another aspect ratio.
+    # The part to keep if the print size has another aspect ratio.
     crop: Crop
-    # Input pixels a tile side, or a band of as many. Default: by free memory.
+    # Side of a tile, or height of a band, in input pixels. Default: by free memory.
     tile_size: int
     # Default: DEFAULT_UPSCALE_FACTOR or 4.
     upscale_factor: float | ImagenFactor
     # A catalogue name or the path of a weights file.
     model: str
-    # esrgan and flux: The same under FLUX's name for it; `model` wins.
+    # esrgan and flux: The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
     # esrgan: False forces fp32, whatever `precision` says.
     use_fp16: bool
-    # esrgan: auto: the fastest faithful one here.
+    # esrgan: auto: the fastest one that is faithful on this device.
     precision: Precision
-    # flux: 0 keeps the first stage as it is.
+    # flux: 0 keeps the first stage unchanged.
     denoise: float
-    # flux: Model calls really made for each tile.
+    # flux: Model calls that are made per tile.
     steps: int
     # flux
     guidance: float
@@ -325,7 +325,7 @@ class Options(TypedDict, total=False):
     prompt: str
     # flux
     seed: int
-    # imagen: Cut a picture that is too large for one call into several; each is billed.
+    # imagen: Cut a picture that is too large for one call into parts; each call is billed.
     tile: bool
     # imagen: Default: GCP_PROJECT_ID from the environment.
     gcp_project_id: str
@@ -339,7 +339,7 @@ Job = EsrganJob | FakeJob | FluxJob | ImagenJob
 
 @dataclass(slots=True, kw_only=True)
 class Accepted:
-    """The job is taken: exactly one `result` or `error` with its id will follow."""
+    """The job is accepted: exactly one `result` or `error` with its id follows."""
 
     job_id: str = ""
     # Jobs that start before this one.
@@ -348,11 +348,11 @@ class Accepted:
 
 @dataclass(slots=True, kw_only=True)
 class Cause:
-    """Why a worker went away, or a job's supervisor."""
+    """Why a worker, or a job's supervisor, ended."""
 
     reason: str = ""
     exit_code: int | None = None
-    # As in SIGKILL.
+    # Such as SIGKILL.
     signal: str | None = None
     # One sentence.
     detail: str | None = None
@@ -360,30 +360,30 @@ class Cause:
 
 @dataclass(slots=True, kw_only=True)
 class CropInfo:
-    """How far the upscaled picture passes the print size, in one direction."""
+    """By how much the upscaled picture is larger than the print, in one direction."""
 
     direction: str = ""
     amount_px: int = 0
-    # amount_px / DPI; null where no DPI is known.
+    # amount_px / DPI; null if the DPI is unknown.
     amount_inches: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class ErrorMessage:
-    """Terminal for `job_id`; null where the line had no usable id, or the id is another job's."""
+    """Terminal for `job_id`, which is null if the line has no usable id or that of another job."""
 
     PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"cause": ("one", Cause)}
 
     job_id: str | None = None
-    # One plain sentence.
+    # One sentence.
     error: str = ""
     code: str = ""
     retryable: bool = False
-    # The id of a refused line that cannot be `job_id`: another job of that id is in flight, or no job may have it (empty; the first 128 characters of a longer one; a number or a boolean as JSON).
+    # The id of a refused line that cannot be `job_id`, because a job of that id is in flight, or because no job may have it (it is empty, or a number or boolean as JSON, or the first 128 characters of a longer one).
     refused_job_id: str | None = None
     cause: Cause | None = None
     attempt: int | None = None
-    # Internal errors only.
+    # For `internal` only.
     traceback: str | None = None
 
 
@@ -397,7 +397,7 @@ class WorkerHealth:
     state: str = ""
     pid: int | None = None
     device: str | None = None
-    # Ids in flight on this worker.
+    # Ids of the jobs in flight on this worker.
     jobs: list[str] = field(default_factory=list)
     models_loaded: list[str] = field(default_factory=list)
     rss_mb: float | None = None
@@ -419,7 +419,7 @@ class HealthReport:
     request_id: str | None = None
     status: str = ""
     detail: str | None = None
-    # Null until a worker has told.
+    # Null until a worker has reported it.
     gpu_available: bool | None = None
     gpu_name: str | None = None
     # GB.
@@ -429,14 +429,14 @@ class HealthReport:
     queue_size: int = 0
     in_flight: int = 0
     uptime_s: float = 0.0
-    # Progress messages coalesced away.
+    # Progress messages that newer ones replaced.
     dropped_progress: int = 0
     workers: list[WorkerHealth] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class LaneInfo:
-    """A queue of its own inside the worker: jobs of different lanes never wait for each other."""
+    """A queue inside the worker. Jobs of different lanes never wait for each other."""
 
     methods: list[str] = field(default_factory=list)
     # Jobs the lane holds at once.
@@ -445,7 +445,7 @@ class LaneInfo:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Never falling. Coalesced for a slow reader: only the newest of a job is kept."""
+    """Never decreases. A slow reader gets only the newest progress of a job."""
 
     job_id: str = ""
     # Percent.
@@ -456,7 +456,7 @@ class Progress:
     total: int | None = None
     eta_s: float | None = None
     attempt: int = 1
-    # Silence allowed after this message before it counts as a stall.
+    # After so long without a message the job counts as stalled.
     budget_s: float | None = None
 
 
@@ -470,7 +470,7 @@ class Size:
 
 @dataclass(slots=True, kw_only=True)
 class Timings:
-    """Seconds of a job, by phase. Phases overlap, so they may add up to more than the whole."""
+    """Seconds of a job, by phase. Phases overlap, so their sum may exceed the whole."""
 
     queue: float = 0.0
     load: float = 0.0
@@ -481,7 +481,7 @@ class Timings:
 
 @dataclass(slots=True, kw_only=True)
 class ResultMessage:
-    """Terminal: the output is whole and in place."""
+    """Terminal: the output is complete and in place."""
 
     PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"input_size": ("one", Size), "output_size": ("one", Size), "crop_info": ("one", CropInfo), "timings": ("one", Timings)}
 
@@ -493,13 +493,13 @@ class ResultMessage:
     output_size: Size = field(default_factory=Size)
     scale_factor: float | None = None
     crop_info: CropInfo | None = None
-    # Seconds from start to end, queue left out.
+    # Seconds from start to end, without the time in the queue.
     processing_time: float = 0.0
     timings: Timings = field(default_factory=Timings)
     model: str | None = None
     device: str | None = None
     precision: str | None = None
-    # Cloud calls made; may be billed.
+    # Cloud calls that were made; they may be billed.
     upstream_calls: int | None = None
     attempt: int = 1
     warnings: list[str] = field(default_factory=list)
@@ -507,7 +507,7 @@ class ResultMessage:
 
 @dataclass(slots=True, kw_only=True)
 class Status:
-    """The daemon's own state. `ready` is the handshake: hosts wait for it or write at once."""
+    """The state of the daemon. `ready` is the handshake. Hosts may send jobs before it."""
 
     PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"lanes": ("map", LaneInfo), "cause": ("one", Cause)}
 
@@ -515,13 +515,13 @@ class Status:
     protocol: int | None = None
     version: str | None = None
     methods: list[str] | None = None
-    # Methods that lack files or credentials, each with what to do about it.
+    # Methods that lack files or credentials, each with what to do.
     unavailable: dict[str, str] | None = None
     models: list[str] | None = None
     device: str | None = None
     lanes: dict[str, LaneInfo] | None = None
     pid: int | None = None
-    # Which worker, from 0; supervised only.
+    # Number of the worker, from 0. Sent by supervisors only.
     worker: int | None = None
     cause: Cause | None = None
     detail: str | None = None

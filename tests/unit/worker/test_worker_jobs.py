@@ -138,7 +138,9 @@ def test_a_refused_line_does_not_end_the_job_that_has_its_id(
 
 def test_higher_priority_starts_first(start_worker: StartWorker) -> None:
     worker = start_worker()
-    start_hanging(worker, "x", "y")  # in both slots
+    start_hanging(worker, "x", "y")
+    # One of them waits for the other: both slots are taken.
+    worker.wait_for(lambda line: line["type"] == "progress")
     for name, priority in (("low", -1), ("normal", 0), ("high", 5)):
         job = {"job_id": name, "method": "fake", "priority": priority, "config": {"hang": True}}
         worker.send(job)
