@@ -105,6 +105,12 @@ class Machine:
         lines = [json.loads(line) for line in self.log if '"event":"working"' in line]
         return str(lines[0]["machine"])
 
+    @property
+    def daemon(self) -> psutil.Process:
+        """Its `upscaled run`."""
+        children = psutil.Process(self.process.pid).children()
+        return next(one for one in children if "run" in one.cmdline())
+
     def wait_exit(self) -> int:
         """Its exit status."""
         status = self.process.wait(TIMEOUT_S)
@@ -145,15 +151,27 @@ class Fleet:
         # As patient as a machine: Redis is killed in some tests.
         self.records = Records(self.redis.url, 3600, threading.Event())
         self.machines: list[Machine] = []
+        self._queue_options: list[str] = []
         self._submitting: subprocess.Popen[str] | None = None
+
+    def use_rabbitmq(self, url: str) -> None:
+        """From now on the jobs wait there, and Redis has the record."""
+        self.url, self._queue_options = url, ["--record", self.redis.url]
 
     def _queue_command(self, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "upscaled_cli", "queue"]
-        return [*command, *arguments, "--queue", self.url]
+        return [*command, *arguments, "--queue", self.url, *self._queue_options]
 
     def start_machine(self, *options: str, daemon: Iterable[str] = ()) -> Machine:
         """Start one more; it may not be ready yet."""
-        machine = Machine(self.url, "--allow-root", str(self.outputs), *options, daemon=daemon)
+        machine = Machine(
+            self.url,
+            "--allow-root",
+            str(self.outputs),
+            *self._queue_options,
+            *options,
+            daemon=daemon,
+        )
         self.machines.append(machine)
         return machine
 
@@ -219,6 +237,11 @@ class Fleet:
 
         wait_until(look, f"the start of {job_id}")
         return names[0]
+
+    def wait_progress(self, job_id: str) -> None:
+        """Wait until its daemon has told of it."""
+        status = self.records.status_of
+        wait_until(lambda: "progress" in status(job_id, 60), f"the progress of {job_id}")
 
     def machine_of(self, job_id: str) -> Machine:
         """Wait until it runs: the machine that runs it."""

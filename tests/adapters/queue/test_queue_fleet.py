@@ -1,0 +1,175 @@
+"""Machines and Redis that are killed and frozen: no job is lost, and each has one result.
+
+The short forms run with all tests; the long ones disturb as often as a bad week does.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from queue_fleet import Fleet, Machine, needs_redis, running_fleet
+from waiting import wait_until
+
+pytestmark = [needs_redis, pytest.mark.timeout(900)]
+
+LEASE_S = 1.5
+OPTIONS = ("--lease-s", str(LEASE_S), "--max-deliveries", "20")
+ENDLESS_S = 600.0
+
+
+def start_machines(fleet: Fleet, count: int, *options: str) -> list[Machine]:
+    machines = [fleet.start_machine(*OPTIONS, *options) for _ in range(count)]
+    return [machine.wait_ready() for machine in machines]
+
+
+def disturb(fleet: Fleet, ids: list[str], *, machine_kills: int, redis_kills: int) -> int:
+    """Kill machines that run something, each replaced by a new one, and Redis in between, spread
+    over the jobs; how many jobs were started again."""
+    chance = random.Random(7)
+    disturbances = ["machine"] * machine_kills + ["redis"] * redis_kills
+    chance.shuffle(disturbances)
+    alive = list(fleet.machines)
+    for number, what in enumerate(disturbances):
+        share = len(ids) * number // len(disturbances)
+        wait_until(lambda share=share: count_ends(fleet) >= share, f"{share} ends")
+        if what == "redis":
+            fleet.redis.kill()
+            fleet.redis.start()
+            continue
+        victim = chance.choice(alive)
+        alive.remove(victim)
+        victim.kill()
+        alive.append(fleet.start_machine(*OPTIONS))
+    fleet.check_each_has_one_result(ids)
+    return sum(fleet.starts_of(job_id) > 1 for job_id in ids)
+
+
+def count_ends(fleet: Fleet) -> int:
+    return int(fleet.records.redis.xlen("upscaled:outbox"))
+
+
+def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet) -> None:
+    start_machines(fleet, 3)
+    ids = [f"job-{number}" for number in range(60)]
+    fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
+    disturb(fleet, ids, machine_kills=2, redis_kills=1)
+
+
+def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_result(fleet: Fleet) -> None:
+    start_machines(fleet, 2)
+    fleet.submit(fleet.job("frozen", steps=10, step_s=0.1))
+    frozen = fleet.machine_of("frozen")
+    frozen.signal_all(signal.SIGSTOP)
+    wait_until(lambda: fleet.starts_of("frozen") == 2, "the start on the other machine")
+    frozen.signal_all(signal.SIGCONT)
+    wait_until(lambda: frozen.has_logged("job_ended"), "its end on the frozen machine")
+    fleet.check_each_has_one_result(["frozen"])
+    # Neither the queue nor the machine is in the way of the next job.
+    fleet.submit(fleet.job("next"))
+    fleet.check_each_has_one_result(["frozen", "next"])
+
+
+def test_a_job_that_takes_its_machines_down_is_poisoned_and_harms_no_other(fleet: Fleet) -> None:
+    options = ("--lease-s", str(LEASE_S), "--max-deliveries", "1")
+    fleet.start_machine(*options).wait_ready()
+    fleet.submit(fleet.job("poison", steps=2, step_s=ENDLESS_S))
+    fleet.machine_of("poison").kill()
+    fleet.start_machine(*options)
+    fleet.submit(fleet.job("innocent"))
+    end = fleet.end_of("poison")
+    assert (end["code"], end["cause"]["reason"]) == ("poisoned", "supervisor_killed")
+    fleet.check_each_has_one_result(["innocent"])
+
+
+def test_a_daemon_that_is_lost_is_started_again_within_the_delivery(fleet: Fleet) -> None:
+    machine = fleet.start_machine(*OPTIONS).wait_ready()
+    fleet.submit(fleet.job("kept", steps=20, step_s=0.1))
+    fleet.wait_progress("kept")
+    machine.daemon.kill()
+    fleet.check_each_has_one_result(["kept"])
+    assert fleet.starts_of("kept") == 2
+    assert machine.process.poll() is None
+
+
+def test_a_machine_without_a_daemon_leaves_with_its_own_status(fleet: Fleet) -> None:
+    machine = fleet.start_machine(*OPTIONS, daemon=["--start-timeout-s", "nonsense"])
+    assert machine.wait_exit() == 2
+    assert "--start-timeout-s" in "".join(machine.log)
+
+
+# --- the long forms -------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_long_fifteen_killed_machines_lose_and_double_no_job_of_six_hundred(fleet: Fleet) -> None:
+    start_machines(fleet, 3)
+    ids = [f"job-{number}" for number in range(600)]
+    fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
+    assert disturb(fleet, ids, machine_kills=15, redis_kills=0) > 0
+
+
+@pytest.mark.long
+def test_long_redis_that_is_killed_again_and_again_loses_and_doubles_no_job(fleet: Fleet) -> None:
+    start_machines(fleet, 3)
+    ids = [f"job-{number}" for number in range(300)]
+    fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
+    disturb(fleet, ids, machine_kills=3, redis_kills=6)
+
+
+@pytest.mark.long
+def test_long_a_killed_machines_job_starts_elsewhere_within_two_leases(fleet: Fleet) -> None:
+    lease_s = 6.0
+    options = ("--lease-s", str(lease_s), "--max-deliveries", "20")
+    for machine in [fleet.start_machine(*options) for _ in range(2)]:
+        machine.wait_ready()
+    fleet.submit(fleet.job("moved", steps=2, step_s=ENDLESS_S))
+    fleet.machine_of("moved").kill()
+    killed = time.monotonic()
+    wait_until(lambda: fleet.starts_of("moved") == 2, "the start elsewhere")
+    assert time.monotonic() - killed <= 2 * lease_s
+
+
+@pytest.mark.long
+def test_long_four_machines_do_nearly_four_times_the_work_of_one(fleet: Fleet) -> None:
+    took_s = []
+    for machines in (1, 4):
+        count = 10 * machines
+        ids = [f"of-{machines}-{number}" for number in range(count)]
+        start_machines(fleet, machines - len(fleet.machines))
+        fleet.submit(fleet.job(f"warm-{machines}"))
+        fleet.end_of(f"warm-{machines}")
+        began = time.monotonic()
+        fleet.submit(*(fleet.job(job_id, step_s=1.0) for job_id in ids))
+        fleet.check_each_has_one_result(ids)
+        took_s.append(time.monotonic() - began)
+    # Ten jobs per machine each time.
+    assert took_s[0] / took_s[1] >= 0.85
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[Fleet]:
+    """Machines on RabbitMQ, with Redis for the record."""
+    if shutil.which("rabbitmq-server") is None:
+        pytest.skip("rabbitmq-server is not installed")
+    probe = subprocess.run(["rabbitmqctl", "await_startup", "--timeout", "20"], check=False)
+    if probe.returncode:
+        pytest.skip("rabbitmq-server does not run here")
+    with running_fleet("redis", tmp_path) as fleet:
+        fleet.use_rabbitmq("amqp://guest:guest@127.0.0.1:5672//")
+        yield fleet
+
+
+@pytest.mark.long
+def test_long_killed_machines_on_rabbitmq_lose_and_double_no_job(rabbit: Fleet) -> None:
+    start_machines(rabbit, 3)
+    ids = [f"job-{number}" for number in range(200)]
+    rabbit.submit(*(rabbit.job(job_id, step_s=0.15) for job_id in ids))
+    disturb(rabbit, ids, machine_kills=5, redis_kills=0)
