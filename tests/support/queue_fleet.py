@@ -36,9 +36,7 @@ class RedisServer:
         self._folder = folder
         folder.mkdir()
         self._options = options
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.start()
 
     @property
@@ -64,6 +62,73 @@ class RedisServer:
         """By SIGKILL."""
         self.process.kill()
         self.process.wait()
+
+
+class RabbitServer:
+    """RabbitMQ on free ports, with its files in a folder of its own."""
+
+    program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        epmd_port, dist_port, self.port = free_port(), free_port(), free_port()
+        own = {
+            "HOME": folder,
+            "RABBITMQ_NODENAME": "queue-test@localhost",
+            "RABBITMQ_NODE_PORT": self.port,
+            "RABBITMQ_DIST_PORT": dist_port,
+            "RABBITMQ_MNESIA_BASE": folder / "mnesia",
+            "RABBITMQ_LOG_BASE": folder / "log",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": folder / "plugins",
+            "RABBITMQ_CONFIG_FILE": folder / "none",
+            "ERL_EPMD_PORT": epmd_port,
+        }
+        environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
+        self._log = (folder / "stdout").open("wb")
+        # Erlang's name server: RabbitMQ would leave it behind.
+        self._epmd = subprocess.Popen(["epmd", "-port", str(epmd_port)], stderr=self._log)
+        self.process = subprocess.Popen(
+            [self.program], stdout=self._log, stderr=self._log, env=environment
+        )
+        log = folder / "stdout"
+        wait_until(
+            lambda: b"completed with" in log.read_bytes() or self.process.poll() is not None,
+            "RabbitMQ's start",
+        )
+
+    @property
+    def url(self) -> str:
+        """For Celery."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def close(self) -> None:
+        """End it, and its name server."""
+        kill_tree(self.process.pid)
+        self._epmd.kill()
+        self.process.wait()
+        self._epmd.wait()
+        self._log.close()
+
+
+def kill_tree(pid: int) -> None:
+    """As a power cut does: nothing of it does anything more."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        first.suspend()
+        all_of_it = [first, *first.children(recursive=True)]
+        for one in (*all_of_it, *all_of_it):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.suspend()
+        for one in (*all_of_it, *first.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 class Machine:
@@ -126,17 +191,8 @@ class Machine:
                     one.send_signal(number)
 
     def kill(self) -> None:
-        """As a power cut does: nothing of it does anything more."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            first = psutil.Process(self.process.pid)
-            first.suspend()
-            all_of_it = [first, *first.children(recursive=True)]
-            for one in (*all_of_it, *all_of_it):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.suspend()
-            for one in (*all_of_it, *first.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+        """All its processes at once."""
+        kill_tree(self.process.pid)
         self.wait_exit()
 
 

@@ -121,6 +121,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 def _redis(settings: Settings) -> dict[str, Any]:
     return {
+        "task_default_queue_type": "classic",
+        "task_create_missing_queue_type": "classic",
         "broker_transport": "upscaled_queue.transport:Transport",
         "broker_transport_options": {
             "visibility_timeout": settings.lease_s,
@@ -145,6 +147,7 @@ def _rabbitmq() -> dict[str, Any]:
         "task_default_queue_type": "quorum",
         "task_create_missing_queue_type": "quorum",
         "broker_heartbeat": 10,
+        "broker_transport": None,
         "broker_transport_options": {"confirm_publish": True},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast
 
 import redis
@@ -41,5 +42,10 @@ def _check(url: str, log: Logger | None) -> None:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the server could not be reached."""
-    return isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
+    """Whether Redis or RabbitMQ could not be reached."""
+    outages: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError, OSError)
+    if "kombu" in sys.modules:
+        from kombu.exceptions import OperationalError
+
+        outages += (OperationalError,)
+    return isinstance(error, outages)

@@ -6,16 +6,14 @@ The short forms run with all tests; the long ones disturb as often as a bad week
 from __future__ import annotations
 
 import random
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from queue_fleet import Fleet, Machine, needs_redis, running_fleet
+from queue_fleet import Fleet, Machine, RabbitServer, needs_redis, running_fleet
 from waiting import wait_until
 
 pytestmark = [needs_redis, pytest.mark.timeout(900)]
@@ -157,14 +155,17 @@ def test_long_four_machines_do_nearly_four_times_the_work_of_one(fleet: Fleet) -
 @pytest.fixture
 def rabbit(tmp_path: Path) -> Iterator[Fleet]:
     """Machines on RabbitMQ, with Redis for the record."""
-    if shutil.which("rabbitmq-server") is None:
+    if not Path(RabbitServer.program).exists():
         pytest.skip("rabbitmq-server is not installed")
-    probe = subprocess.run(["rabbitmqctl", "await_startup", "--timeout", "20"], check=False)
-    if probe.returncode:
-        pytest.skip("rabbitmq-server does not run here")
-    with running_fleet("redis", tmp_path) as fleet:
-        fleet.use_rabbitmq("amqp://guest:guest@127.0.0.1:5672//")
-        yield fleet
+    server = RabbitServer(tmp_path / "rabbitmq")
+    try:
+        if server.process.poll() is not None:
+            pytest.skip("rabbitmq-server does not run here")
+        with running_fleet("redis", tmp_path) as fleet:
+            fleet.use_rabbitmq(server.url)
+            yield fleet
+    finally:
+        server.close()
 
 
 @pytest.mark.long
