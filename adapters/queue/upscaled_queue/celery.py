@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -291,8 +290,7 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
 @signals.worker_shutting_down.connect
 def _stop_machine(**_: Any) -> None:
     if _machine is not None:
-        # In a signal's handler, which may have interrupted anything.
-        threading.Thread(target=_machine.stop, name="upscaled-stop", daemon=True).start()
+        _machine.stop()
 
 
 @signals.worker_shutdown.connect

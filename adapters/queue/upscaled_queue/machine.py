@@ -239,6 +239,8 @@ class Machine:
 
     def wait_stopped(self) -> None:
         """Wait until the daemon has ended, and leave the record's list of machines."""
+        if self._closing is None:
+            self.stop()
         if self._closing is not None:
             self._closing.join()
         with contextlib.suppress(Exception):
