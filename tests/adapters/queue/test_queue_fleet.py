@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def disturb(fleet: Fleet, ids: list[str], *, machine_kills: int, redis_kills: in
     alive = list(fleet.machines)
     for number, what in enumerate(disturbances):
         share = len(ids) * number // len(disturbances)
-        wait_until(lambda share=share: count_ends(fleet) >= share, f"{share} ends")
+        wait_until(partial(has_ends, fleet, share), f"{share} ends")
         if what == "redis":
             fleet.redis.kill()
             fleet.redis.start()
@@ -50,8 +51,8 @@ def disturb(fleet: Fleet, ids: list[str], *, machine_kills: int, redis_kills: in
     return sum(fleet.starts_of(job_id) > 1 for job_id in ids)
 
 
-def count_ends(fleet: Fleet) -> int:
-    return int(fleet.records.redis.xlen("upscaled:outbox"))
+def has_ends(fleet: Fleet, count: int) -> bool:
+    return int(fleet.records.redis.xlen("upscaled:outbox")) >= count
 
 
 def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet) -> None:
