@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import plistlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from upscaled_queue.job import level_of
+from upscaled_queue.work import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 _DOCKER = ROOT / "docker"
@@ -85,6 +91,52 @@ def test_the_property_list_starts_the_server_again_after_a_failure() -> None:
     assert settings["ExitTimeOut"] > 25
 
 
-def test_kubernetes_takes_the_manifests() -> None:
-    done = _run(_BIN / "kubernetes-validate", "--strict", _DOCKER / "kubernetes" / "upscaled.yaml")
+@pytest.mark.parametrize("file", ["upscaled.yaml", "queue.yaml"])
+def test_kubernetes_takes_the_manifests(file: str) -> None:
+    done = _run(_BIN / "kubernetes-validate", "--strict", _DOCKER / "kubernetes" / file)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _scaled_job() -> dict[str, Any]:
+    text = (_DOCKER / "kubernetes" / "queue-keda.yaml").read_text("utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def test_kubernetes_takes_the_job_that_keda_makes(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    metadata = {"name": "machine"}
+    spec = _scaled_job()["spec"]["jobTargetRef"]
+    job.write_text(
+        yaml.safe_dump(
+            {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+        )
+    )
+    done = _run(_BIN / "kubernetes-validate", "--strict", job)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_keda_counts_the_lists_that_celery_keeps_jobs_in() -> None:
+    names = [trigger["metadata"]["listName"] for trigger in _scaled_job()["spec"]["triggers"]]
+    levels = [level_of(priority) for priority in (1, 0, -1)]
+    assert names == [f"esrgan\x06\x16{level}" for level in levels]
+
+
+def test_machines_are_started_with_options_that_exist() -> None:
+    compose = yaml.safe_load((_DOCKER / "compose.queue.yaml").read_text("utf-8"))
+    sky = yaml.safe_load((_DOCKER / "skypilot.yaml").read_text("utf-8"))
+    pod = _scaled_job()["spec"]["jobTargetRef"]["template"]["spec"]
+    run = sky["run"].removeprefix("exec ~/upscaled/bin/upscaled ")
+    commands = [
+        compose["services"]["machine"]["command"],
+        pod["containers"][0]["args"],
+        shlex.split(run.replace("$UPSCALED_METHODS", sky["envs"]["UPSCALED_METHODS"])),
+    ]
+    for command, *arguments in commands:
+        assert command == "work"
+        options = parser().parse_args(arguments)
+        assert options.allow_root
+        # Those who stop a machine wait longer than it takes.
+        assert options.grace_s < 45
+    assert pod["terminationGracePeriodSeconds"] == 45
+    assert compose["services"]["machine"]["stop_grace_period"] == "45s"
+    assert sky["setup"].strip().endswith("'.[celery,bullmq,storage,nvml]'")
