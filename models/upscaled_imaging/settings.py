@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.flags import flag
 from upscaled_protocol.urlpolicy import UrlPolicy
 
 
@@ -14,8 +15,12 @@ class Limits:
     """The largest pictures that are read and written."""
 
     max_input_bytes: int = 512 * 1024 * 1024
-    max_input_megapixels: float = 250.0
-    max_output_megapixels: float = 4000.0
+    max_input_megapixels: float = flag(
+        "the largest input that is read (default: %(default)g)", float, default=250.0
+    )
+    max_output_megapixels: float = flag(
+        "the largest output that is made (default: %(default)g)", float, default=4000.0
+    )
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,21 @@ class Access:
     for the input's folder.
     """
 
-    roots: tuple[Path, ...] = ()
+    roots: tuple[Path, ...] = flag(
+        "confine every path of a job to DIR; may be repeated",
+        lambda text: Path(text).resolve(),
+        default=(),
+        name="allow-root",
+        metavar="DIR",
+        collect=tuple,
+    )
     urls: UrlPolicy = field(default_factory=UrlPolicy)
-    output_dir: Path | None = None
+    output_dir: Path | None = flag(
+        "for outputs without a path (default: OUTPUT_DIR, else the input's folder)",
+        Path,
+        default=None,
+        variable="OUTPUT_DIR",
+    )
 
 
 @dataclass(frozen=True)

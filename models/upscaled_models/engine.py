@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.settings import PictureSettings
+from upscaled_models.catalog import default_model_dir
+from upscaled_protocol.flags import count, flag
 from upscaled_protocol.messages import CropInfo, Size
 
 ConfigT = TypeVar("ConfigT")
@@ -24,17 +26,36 @@ ConfigT = TypeVar("ConfigT")
 class Settings(PictureSettings):
     """How the operator runs this worker; the same for all of its jobs."""
 
-    model_dir: Path
-    device: str = "auto"
-    threads: int | None = None
-    model_memory_gb: float | None = None
-    model_idle_s: float | None = None
-    preload: tuple[str, ...] = ()
-    # Engines that call a service: jobs and calls at once, calls in any minute, and the time that
-    # one call may take with all its retries.
-    cloud_jobs: int = 10
-    cloud_calls_per_minute: int = 50
-    cloud_budget_s: float = 300.0
+    model_dir: Path = flag(
+        "where weights lie (default: MODEL_CACHE_DIR or %(default)s)",
+        Path,
+        default_factory=default_model_dir,
+    )
+    device: str = flag("auto, cpu, cuda, cuda:N or mps (default: %(default)s)", default="auto")
+    threads: int | None = flag(
+        "CPU threads of the network (default: one per core)", int, default=None
+    )
+    preload: tuple[str, ...] = flag(
+        "load before ready; may be repeated", default=(), metavar="MODEL", collect=tuple
+    )
+    model_memory_gb: float | None = flag(
+        "memory for loaded models; the oldest are unloaded first", float, default=None
+    )
+    model_idle_s: float | None = flag(
+        "unload a model that no job has used for so long", float, default=None
+    )
+    cloud_jobs: int = flag(
+        "imagen jobs, and calls, at once (default: MAX_CONCURRENT_JOBS or 10)",
+        count,
+        default=10,
+        variable="MAX_CONCURRENT_JOBS",
+    )
+    cloud_calls_per_minute: int = flag(
+        "imagen calls that begin in any minute (default: %(default)s)", count, default=50
+    )
+    cloud_budget_s: float = flag(
+        "time for one call with its retries (default: %(default)g)", count, default=300
+    )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ Source: OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
 from __future__ import annotations
 
 import socket
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from upscaled_protocol.flags import flag, switch
 
 # IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -58,13 +61,27 @@ class HostPort(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def _host_port(text: str) -> HostPort:
+    try:
+        return HostPort.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class UrlPolicy:
     """The allowed hosts: every public address; with ``allow_private`` every other address too. If
     ``allow_hosts`` has entries, only these are allowed, public or private."""
 
-    allow_private: bool = False
-    allow_hosts: frozenset[HostPort] = frozenset()
+    allow_private: bool = switch("let image_url reach private networks", name="allow-private-urls")
+    allow_hosts: frozenset[HostPort] = flag(
+        "let image_url reach this host, and no host that is not given so; may be repeated",
+        _host_port,
+        default=frozenset(),
+        name="allow-host",
+        metavar="HOST:PORT",
+        collect=frozenset,
+    )
 
     def addresses(self, host: str, port: int) -> list[str]:
         """Look the host up and return its addresses, all of which are allowed.

@@ -5,4 +5,4 @@ import sys
 if any("upscaled_worker" in argument for argument in sys.orig_argv):
     from upscaled_models import registry
 
-    registry._ENGINES["esrgan"] = "nearest_engine:NearestEngine"
+    registry._ENGINES["esrgan"] = registry._Entry("nearest_engine:NearestEngine")

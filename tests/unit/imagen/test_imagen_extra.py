@@ -42,18 +42,18 @@ def test_nothing_of_the_sdk_is_imported_before_the_first_job() -> None:
 import sys
 from pathlib import Path
 from upscaled_models.engine import Settings
-from upscaled_models.registry import DEFAULT_METHODS, engine_class
+from upscaled_models.registry import default_methods, engine_class
 engine = engine_class("imagen")
 engine.preimport()
 engine(Settings(model_dir=Path())).start()
-print("imagen" in DEFAULT_METHODS, [name for name in sys.modules if name.startswith("google.")])
+print("imagen" in default_methods(), [name for name in sys.modules if name.startswith("google.")])
 """
     assert python(code, {}) == "True []"
 
 
 def test_imagen_is_no_default_method_where_its_sdk_is_missing(tmp_path: Path) -> None:
     code = (
-        "from upscaled_models.registry import DEFAULT_METHODS; print('imagen' in DEFAULT_METHODS)"
+        "from upscaled_models.registry import default_methods; print('imagen' in default_methods())"
     )
     assert python(code, hide_the_sdk(tmp_path)) == "False"
 

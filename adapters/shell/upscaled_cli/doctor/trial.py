@@ -80,9 +80,9 @@ class Trial:
 def options(model_dir: Path) -> list[str]:
     """The daemon's options: its default methods, even if UPSCALED_METHODS is set."""
     try:
-        from upscaled_models.registry import DEFAULT_METHODS
+        from upscaled_models.registry import default_methods
 
-        methods = ",".join(DEFAULT_METHODS)
+        methods = ",".join(default_methods())
     except ImportError:  # all methods need the library: the daemon reports it
         methods = "esrgan"
     return ["--methods", methods, "--model-dir", str(model_dir)]
