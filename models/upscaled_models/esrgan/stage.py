@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from upscaled_models.device.out_of_memory import is_out_of_memory
-from upscaled_models.esrgan.columns import Column, cut_columns
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bytes
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.tile import Tile
-from upscaled_models.esrgan.tilestream import fade_in
 from upscaled_models.esrgan.workshare import work_by_rows, work_in_tiles
+from upscaled_models.tiling import Span, blend_margin, cosine_weights, partition
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
@@ -85,7 +84,7 @@ class Stage:
     def share_done(self) -> float:
         """Of the stage's work, from 0 to 1."""
         before, after = self._work.share(self._steps), self._work.share(self._steps + 1)
-        widths = [column.right - column.left for column in self._columns]
+        widths = [self._seen(column).length for column in self._columns]
         own = before + (after - before) * sum(widths[: self._columns_done]) / sum(widths)
         started = self._start / self._full_height
         return started + (1 - started) * own
@@ -130,7 +129,8 @@ class Stage:
             if rows is None:
                 part = stream.drain()
             else:
-                part = stream.feed(rows[:, :, :, column.left : column.right])
+                seen = self._seen(column)
+                part = stream.feed(rows[:, :, :, seen.start : seen.stop])
             if part is not None:
                 joined = self._joined(joined, column, part)
             self.tiles_done += self._work.computes(self._steps)
@@ -142,7 +142,7 @@ class Stage:
         self._skip -= skipped
         return joined[:, :, skipped:] if skipped < joined.shape[2] else None
 
-    def _joined(self, joined: Tensor | None, column: Column, part: Tensor) -> Tensor:
+    def _joined(self, joined: Tensor | None, column: Span, part: Tensor) -> Tensor:
         """The band (B, C, h, W), of the padded width, with a column's result in it."""
         if len(self._columns) == 1:
             return part
@@ -150,21 +150,24 @@ class Stage:
         if joined is None:
             shape = (*part.shape[:3], self._full_width * scale)
             joined = part.new_zeros(shape, dtype=torch.float32 if blend else part.dtype)
-        first = max(column.start - blend, column.left)
-        last = min(column.stop + blend, column.right)
-        kept = part[:, :, :, (first - column.left) * scale : (last - column.left) * scale]
-        target = joined[:, :, :, first * scale : last * scale]
+        wide, left = column.widened(blend, self._full_width), self._seen(column).start
+        kept = part[:, :, :, (wide.start - left) * scale : (wide.stop - left) * scale]
+        target = joined[:, :, :, wide.start * scale : wide.stop * scale]
         if not blend:
             target.copy_(kept)
             return joined
         kept = kept.float()
-        ramp = fade_in(2 * blend * scale, kept)
+        ramp = cosine_weights(2 * blend * scale, kept.device)
         if column.start > 0:
             kept[:, :, :, : len(ramp)] *= ramp
         if column.stop < self._full_width:
             kept[:, :, :, -len(ramp) :] *= ramp.flip(0)
         target += kept
         return joined
+
+    def _seen(self, column: Span) -> Span:
+        """A column with the pixels of its neighbours that the network needs besides."""
+        return column.widened(self._overlap, self._full_width)
 
     def _checked(self, ready: Tensor) -> Tensor:
         """The rows as they are wanted. Raises `ImpreciseError`."""
@@ -238,15 +241,13 @@ class Stage:
         network, tile = self._network, self.tile
         start = self._rows.start
         height = self._full_height - start
-        # What a network sees of a tile's neighbours does not matter, and may not be known, if there
-        # are none.
+        # A whole picture has no neighbours: how far the network looks need not be known.
         is_whole = not network.by_rows and tile.width >= self._full_width and tile.rows >= height
-        overlap, align = (0, 1) if is_whole else (network.overlap, network.align)
+        self._overlap, align = (0, 1) if is_whole else (network.overlap, network.align)
         exact = is_whole or network.exact
-        self._columns = cut_columns(self._full_width, tile.width, overlap, align)
-        # Half of the pixels that two columns share in the result.
-        narrowest = min(column.stop - column.start for column in self._columns)
-        self._blend = 0 if exact else min(overlap, narrowest) // 2
+        self._columns = partition(self._full_width, tile.width, align)
+        narrowest = min(column.length for column in self._columns)
+        self._blend = blend_margin(narrowest, self._overlap, exact=exact)
         # Columns are joined, or blended, before they are rounded.
         whole = self._as_bytes and len(self._columns) == 1
         self._streams = [network.open(height, tile.rows, as_bytes=whole) for _ in self._columns]
@@ -258,7 +259,7 @@ class Stage:
         self._work = (
             work_by_rows(height, wanted, tile.rows, network.lag)
             if network.by_rows
-            else work_in_tiles(height, wanted, tile.rows, overlap, exact=exact)
+            else work_in_tiles(height, wanted, tile.rows, self._overlap, exact=exact)
         )
         self._skip = self._given - start * network.scale
 

@@ -9,7 +9,7 @@ import torch
 
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.workshare import blended_rows
+from upscaled_models.tiling import blend_margin
 
 # Pixels of a band, and where they take less memory than that, as many as it has room for. On a
 # processor: enough that threads seldom meet, and that what is done once an operation and band is
@@ -53,7 +53,7 @@ def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes
     # Each column keeps the rows that it sees, which its neighbours keep too, and those that are
     # blended into the next tile. The last tile has the rows below it that others only see.
     columns = math.ceil(whole.width / tile.width) * seen.width
-    blended = 2 * blended_rows(tile.rows, network.overlap, exact=network.exact)
+    blended = 2 * blend_margin(tile.rows, network.overlap, exact=network.exact)
     held = 2 * seen.rows + network.scale**2 * min(blended, seen.rows)
     held_bytes = columns * held * network.channels * torch.float32.itemsize
     computed_bytes = seen.width * seen.rows * network.pixel_bytes

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from upscaled_models.esrgan.rows.buffer import RowBuffer
-from upscaled_models.esrgan.workshare import blended_rows, tile_rows
+from upscaled_models.esrgan.workshare import tile_rows
+from upscaled_models.tiling import blend_margin, cosine_weights
 
 
 class TileStream:
     """One picture on its way through a network, a tile after the other.
 
-    Each tile sees `overlap` rows of its neighbours above and below. Where that is all a pixel
-    depends on (`exact`) the rest is cut off; otherwise the middle half of the overlap is blended
-    from one tile into the next.
+    Each tile sees `overlap` rows of its neighbours above and below. If no pixel depends on more
+    rows (`exact`), these rows are cut off the result. Otherwise the middle half of the overlap is
+    blended from one tile into the next.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class TileStream:
         self._scale = scale
         self._height = height
         self._overlap = overlap
-        self._blend = blended_rows(band_rows, overlap, exact=exact)
+        self._blend = blend_margin(band_rows, overlap, exact=exact)
         self._steps = tile_rows(height, band_rows, overlap, exact=exact)
         self._rows = RowBuffer()
         self._faded: Tensor | None = None
@@ -48,14 +49,14 @@ class TileStream:
         return self._advance()
 
     def _advance(self) -> Tensor | None:
-        first, last = next(self._steps)
-        if first == last:
+        rows = next(self._steps)
+        if not rows.length:
             return None
-        top = max(first - self._overlap, 0)
-        bottom = min(last + self._overlap, self._height)
-        tile = self._forward(self._rows.take(top, bottom))
-        self._rows.drop_before(max(last - self._overlap, 0))
-        return self._joined(tile, first - top, last - top, last == self._height)
+        seen = rows.widened(self._overlap, self._height)
+        tile = self._forward(self._rows.take(seen.start, seen.stop))
+        self._rows.drop_before(max(rows.stop - self._overlap, 0))
+        is_last = rows.stop == self._height
+        return self._joined(tile, rows.start - seen.start, rows.stop - seen.start, is_last)
 
     def _joined(self, tile: Tensor, first: int, last: int, is_last: bool) -> Tensor:
         """Rows `first` to `last` of the tile, shifted up by the blended rows."""
@@ -65,7 +66,7 @@ class TileStream:
         pieces = []
         start = first * scale
         if self._faded is not None:
-            ramp = fade_in(2 * blend * scale, tile).reshape(1, 1, -1, 1)
+            ramp = cosine_weights(2 * blend * scale, tile.device).reshape(1, 1, -1, 1)
             rising = tile[:, :, (first - blend) * scale : (first + blend) * scale]
             pieces.append(self._faded + ramp * rising)
             start = (first + blend) * scale
@@ -73,12 +74,6 @@ class TileStream:
         pieces.append(tile[:, :, start:end])
         if not is_last:
             falling = tile[:, :, end : (last + blend) * scale]
-            ramp = fade_in(2 * blend * scale, tile).reshape(1, 1, -1, 1)
+            ramp = cosine_weights(2 * blend * scale, tile.device).reshape(1, 1, -1, 1)
             self._faded = (1 - ramp) * falling
         return torch.cat([piece.float() for piece in pieces], 2)
-
-
-def fade_in(length: int, like: Tensor) -> Tensor:
-    """Weights from 0 to 1, symmetric, without a corner at either end; float32 on its device."""
-    steps = torch.arange(length, dtype=torch.float32, device=like.device)
-    return 0.5 - 0.5 * torch.cos((steps + 0.5) * (torch.pi / length))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
+from upscaled_models.tiling import Span, blend_margin
+
 
 class Work:
     """The work of a column of a picture, step by step.
@@ -53,34 +55,27 @@ def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
 
 def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exact: bool) -> Work:
     """The work of a network that computes tiles. wanted: as in `work_by_rows`."""
-    blend = blended_rows(band_rows, overlap, exact=exact)
+    blend = blend_margin(band_rows, overlap, exact=exact)
     costs = []
-    for first, last in tile_rows(height, band_rows, overlap, exact=exact):
-        costs.append(min(last + overlap, height) - max(first - overlap, 0) if first < last else 0)
-        if last - blend >= wanted:
+    for rows in tile_rows(height, band_rows, overlap, exact=exact):
+        costs.append(rows.widened(overlap, height).length if rows.length else 0)
+        if rows.stop - blend >= wanted:
             break
     return Work(costs)
 
 
-def tile_rows(
-    height: int, band_rows: int, overlap: int, *, exact: bool
-) -> Iterator[tuple[int, int]]:
-    """The first and the last row of the tile that is computed in each step, equal for none.
+def tile_rows(height: int, band_rows: int, overlap: int, *, exact: bool) -> Iterator[Span]:
+    """The rows of the tile that is computed in each step; none in some of the first steps.
 
-    Once all rows have come in, the last tile takes all that are left: it sees no more rows than
+    Once all rows have come in, the last tile takes the remaining ones: it sees no more rows than
     the tiles before it.
     """
-    blend = blended_rows(band_rows, overlap, exact=exact)
+    blend = blend_margin(band_rows, overlap, exact=exact)
     clock = first = 0
     while first < height:
         clock += band_rows
         last = height if clock >= height else max(clock - overlap, 0)
         if last - first <= blend and last < height:
             last = first
-        yield first, last
+        yield Span(first, last)
         first = last
-
-
-def blended_rows(band_rows: int, overlap: int, *, exact: bool) -> int:
-    """Half of the rows that two tiles share in the result; a tile takes part in two such zones."""
-    return 0 if exact else min(overlap, band_rows) // 2

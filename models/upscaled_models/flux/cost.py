@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from upscaled_models.flux.files import Files
 from upscaled_models.flux.libraries import AutoencoderKL, FluxTransformer2DModel
 from upscaled_models.flux.text import T5_LENGTHS
-from upscaled_models.flux.tiles import cut, tile_side
+from upscaled_models.flux.tiles import tile_offsets, tile_side
 
 # Of the published Q8_0 file, and of the same in 16 bits.
 _STORED_BYTES = 12_708_281_504
@@ -79,7 +79,7 @@ def count_tiles(width: int, height: int, side: int) -> int:
     """Tiles of a picture of that output size."""
     side = tile_side(side, _GRID)
     padded = (-(-length // _GRID) * _GRID for length in (width, height))
-    across, down = (len(cut(length, side, _GRID)) for length in padded)
+    across, down = (len(tile_offsets(length, side, _GRID)) for length in padded)
     return across * down
 
 

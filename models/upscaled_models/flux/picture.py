@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from upscaled_imaging.rows import Picture, in_blocks
-from upscaled_models.flux.tiles import cut, stitch
+from upscaled_models.flux.tiles import tile_offsets
+from upscaled_models.tiling import stitch
 
 # From a band (3, h, W), 0 to 1, and its first row to the same band refined.
 Refine = Callable[[Tensor, int], Tensor]
@@ -38,7 +39,7 @@ def refine_rows(
 
 def band_offsets(height: int, side: int, grid: int) -> list[int]:
     """First rows of the bands of tiles."""
-    return cut(_padded(height, grid), side, grid)
+    return tile_offsets(_padded(height, grid), side, grid)
 
 
 class _Held:

@@ -13,8 +13,9 @@ from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.flux.autoencoder import Autoencoder
 from upscaled_models.flux.sampling import NoiseField, denoise_tiles
 from upscaled_models.flux.text import Embeddings
-from upscaled_models.flux.tiles import cut, join, tile_side
+from upscaled_models.flux.tiles import tile_offsets, tile_side
 from upscaled_models.flux.transformer import PATCH, Transformer
+from upscaled_models.tiling import join
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The smallest tile that is tried when memory runs out; the model makes little sense of less.
@@ -93,7 +94,7 @@ class Refiner:
 
     def _refine(self, band: Tensor, top: int) -> Tensor:
         height, width = band.shape[1:]
-        rows, columns = (cut(length, self.side, self.grid) for length in (height, width))
+        rows, columns = (tile_offsets(length, self.side, self.grid) for length in (height, width))
         places = [(y, x) for y in rows for x in columns]
         tiles: list[Tensor] = []
         while len(tiles) < len(places):

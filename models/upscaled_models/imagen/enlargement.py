@@ -12,10 +12,11 @@ from upscaled_imaging.read import Source
 from upscaled_models.engine import Context
 from upscaled_models.imagen.account import Account
 from upscaled_models.imagen.alpha import enlarged
-from upscaled_models.imagen.layout import Layout, Span, choose_factor, lay_out
+from upscaled_models.imagen.layout import Layout, choose_factor, lay_out
 from upscaled_models.imagen.mosaic import join
 from upscaled_models.imagen.picture import Read, encoded, open_answer, to_rgb
 from upscaled_models.picture import Enlargement, RowBlocks
+from upscaled_models.tiling import Span
 from upscaled_protocol.configs import ImagenConfig
 from upscaled_protocol.messages import Size
 

@@ -1,4 +1,4 @@
-"""How a job's picture is divided into calls, within what the service takes and gives."""
+"""How a picture is cut into calls, within the limits of the service."""
 
 from __future__ import annotations
 
@@ -6,36 +6,24 @@ import math
 from dataclasses import dataclass
 
 from upscaled_imaging.dimensions import Plan
+from upscaled_models.tiling import Span, shortest_overlapping
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 FACTORS = (2, 3, 4)
-# Imagen's own limits (Vertex AI, Imagen upscaling): pixels of an answer, bytes of a question.
+# The service's limits (Vertex AI, Imagen upscaling): pixels of an answer, bytes of a request.
 MAX_OUTPUT_PIXELS = 17_000_000
 MAX_INPUT_BYTES = 10_000_000
-# An enlargement that is left to the resampler: nobody can tell, and a call costs money.
+# Up to this factor the resampler enlarges alone: no difference is visible, and a call costs money.
 _NEGLIGIBLE = 1.03
-# Pixels that neighbouring tiles share. They are made apart from each other, by a generative model:
-# the blend must hide what they disagree in.
+# Pixels that neighbouring tiles share. A generative model makes each tile without seeing the other
+# one: the blend has to hide where they differ.
 _OVERLAP = 64
 
 
 @dataclass(frozen=True)
-class Span:
-    """Pixels `start` to `stop` of one side."""
-
-    start: int
-    stop: int
-
-    @property
-    def length(self) -> int:
-        """How many they are."""
-        return self.stop - self.start
-
-
-@dataclass(frozen=True)
 class Layout:
-    """A picture cut into `rows` times `columns` tiles, overlapping, each enlarged by `factor`."""
+    """A picture cut into `rows` x `columns` tiles that overlap. Each is enlarged by `factor`."""
 
     factor: int
     rows: list[Span]
@@ -48,8 +36,8 @@ class Layout:
 
 
 def choose_factor(size: Size, plan: Plan, limit: int) -> int:
-    """The least factor, of at most `limit`, that reaches the plan's size; 1 where it is no larger
-    than the picture, and no call is needed."""
+    """The least factor, at most `limit`, that reaches the plan's size; 1 if no call is needed,
+    because the plan is no larger than the picture."""
     wanted = max(plan.scaled.width / size.width, plan.scaled.height / size.height)
     if wanted <= _NEGLIGIBLE:
         return 1
@@ -57,9 +45,9 @@ def choose_factor(size: Size, plan: Plan, limit: int) -> int:
 
 
 def lay_out(size: Size, factor: int, *, tile: bool, tile_size: int | None) -> Layout:
-    """Cut a picture into the fewest tiles that the service takes; `tile_size` makes them smaller.
+    """Cut a picture into the fewest tiles that the service takes. `tile_size` makes them smaller.
 
-    Raises `JobError` (input_too_large) where one call cannot do and `tile` forbids more.
+    Raises `JobError` (input_too_large) if `tile` is False and one call is not enough.
     """
     limit = MAX_OUTPUT_PIXELS // factor**2
     if not tile and size.width * size.height > limit:
@@ -67,7 +55,7 @@ def lay_out(size: Size, factor: int, *, tile: bool, tile_size: int | None) -> La
     width, height = size.width, size.height
     if tile:
         side = min(math.isqrt(limit), tile_size or limit)
-        # What a low picture leaves free in height goes into the width, and the other way round.
+        # A low picture can have wider tiles, and a narrow one higher tiles.
         height = min(height, side)
         width = min(width, tile_size or limit, limit // height)
         height = min(size.height, tile_size or limit, limit // width)
@@ -75,12 +63,7 @@ def lay_out(size: Size, factor: int, *, tile: bool, tile_size: int | None) -> La
 
 
 def _cut(length: int, longest: int) -> list[Span]:
-    """Spans of one length, at most `longest`, that overlap evenly. No three share a pixel."""
-    overlap = min(_OVERLAP, longest // 4)
-    count = max(1, math.ceil((length - overlap) / (longest - overlap)))
-    each = math.ceil((length + (count - 1) * overlap) / count)
-    starts = [index * (length - each) // max(count - 1, 1) for index in range(count)]
-    return [Span(start, start + each) for start in starts]
+    return shortest_overlapping(length, longest, min(_OVERLAP, longest // 4))
 
 
 def _too_large(size: Size, factor: int) -> JobError:

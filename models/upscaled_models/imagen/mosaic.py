@@ -1,4 +1,4 @@
-"""Tiles joined to one picture: a linear blend across what they share, a few rows at a time."""
+"""Joins the tiles of a picture, a few rows at a time, with a linear blend where they overlap."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from upscaled_models.imagen.layout import Layout, Span
+from upscaled_models.imagen.layout import Layout
 from upscaled_models.imagen.picture import Read
+from upscaled_models.tiling import Span, linear_weights
 
-# Rows that are blended at once; as floats they should stay small beside the tiles.
+# Rows that are blended at once. As floats they should stay small beside the tiles.
 _STRIP_ROWS = 64
 
 
 def join(bands: Iterable[list[Read]], layout: Layout) -> Iterator[np.ndarray]:
     """The enlarged picture's rows, (h, W, C) of 8 bits, from those of its tiles.
 
-    ``bands`` gives, for each of the layout's rows of tiles, how to read each of them from its top
-    down. Holds the rows that two bands share.
+    bands: for each of the layout's rows of tiles, a reader per tile. Holds the rows that two bands
+    share.
     """
     factor = layout.factor
     shared = [0, *(factor * (a.stop - b.start) for a, b in itertools.pairwise(layout.rows)), 0]
     above = np.empty((0, 0, 0), np.uint8)
     for index, (span, tiles) in enumerate(zip(layout.rows, bands, strict=True)):
         head, height, tail = shared[index], span.length * factor, shared[index + 1]
+        rising = linear_weights(head)[:, None, None]
         for top, count in _strips(0, head):
-            weights = _weights(top, top + count, head)[:, None, None]
+            weights = rising[top : top + count]
             strip = _across(tiles, layout, count)
             yield _rounded(above[top : top + count] * (1 - weights) + strip * weights)
         for _, count in _strips(head, height - tail):
@@ -37,7 +39,7 @@ def join(bands: Iterable[list[Read]], layout: Layout) -> Iterator[np.ndarray]:
 
 
 def _across(tiles: list[Read], layout: Layout, count: int) -> np.ndarray:
-    """The next rows of a band: bytes of its one tile, or floats where there are several."""
+    """The next rows of a band: bytes if it is one tile, floats if there are several."""
     if len(tiles) == 1:
         return tiles[0](count)
     columns, factor = layout.columns, layout.factor
@@ -45,12 +47,11 @@ def _across(tiles: list[Read], layout: Layout, count: int) -> np.ndarray:
     for index, (column, read) in enumerate(zip(columns, tiles, strict=True)):
         rows = read(count).astype(np.float32)
         if index:
-            rows[:, : _shared(columns[index - 1], column, factor)] *= _ramp(
-                columns[index - 1], column, factor
-            )
+            weights = _weights(columns[index - 1], column, factor)
+            rows[:, : len(weights)] *= weights
         if index + 1 < len(columns):
-            overlap = _shared(column, columns[index + 1], factor)
-            rows[:, rows.shape[1] - overlap :] *= 1 - _ramp(column, columns[index + 1], factor)
+            weights = _weights(column, columns[index + 1], factor)
+            rows[:, rows.shape[1] - len(weights) :] *= 1 - weights
         if joined is None:
             joined = np.zeros((count, columns[-1].stop * factor, rows.shape[2]), np.float32)
         joined[:, column.start * factor : column.stop * factor] += rows
@@ -58,23 +59,13 @@ def _across(tiles: list[Read], layout: Layout, count: int) -> np.ndarray:
     return joined
 
 
-def _shared(left: Span, right: Span, factor: int) -> int:
-    return (left.stop - right.start) * factor
-
-
-def _ramp(left: Span, right: Span, factor: int) -> NDArray[np.float32]:
-    """The right tile's weights, (overlap, 1), from almost none to almost all."""
-    count = _shared(left, right, factor)
-    return _weights(0, count, count)[:, None]
-
-
-def _weights(first: int, last: int, count: int) -> NDArray[np.float32]:
-    """Of `count` weights that rise evenly, those from `first` to `last`."""
-    return (np.arange(first, last, dtype=np.float32) + np.float32(0.5)) / np.float32(count)
+def _weights(left: Span, right: Span, factor: int) -> NDArray[np.float32]:
+    """The right tile's weights over the columns that both share, (columns, 1)."""
+    return linear_weights((left.stop - right.start) * factor)[:, None]
 
 
 def _strips(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Where each strip begins, and its height."""
+    """The first row and the height of each strip."""
     for top in range(first, last, _STRIP_ROWS):
         yield top, min(_STRIP_ROWS, last - top)
 

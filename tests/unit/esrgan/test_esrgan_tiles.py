@@ -1,9 +1,8 @@
-"""How a picture is cut: columns, tile sizes, and what a network is found to look at."""
+"""How large tiles are, and how far a network is found to look."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,37 +13,11 @@ from torch import Tensor, nn
 
 from tiny_networks import CPU, compact, network, random_picture, rrdb
 from upscaled_models.esrgan.architectures import ModelTiling
-from upscaled_models.esrgan.columns import cut_columns
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit, taken_bytes
-
-
-@given(
-    width=st.integers(1, 5000),
-    units=st.integers(1, 300),
-    align=st.sampled_from([1, 2, 8, 16]),
-    overlap_units=st.integers(0, 8),
-)
-def test_columns_cover_the_width_once_and_see_their_neighbours(
-    width: int, units: int, align: int, overlap_units: int
-) -> None:
-    overlap = overlap_units * align
-    columns = cut_columns(width, units * align, overlap, align)
-    assert columns[0].start == 0
-    assert columns[-1].stop == width
-    for before, after in pairwise(columns):
-        assert before.stop == after.start
-        assert after.start % align == 0
-        assert after.left % align == 0
-    for column in columns:
-        assert 0 < column.stop - column.start <= units * align
-        assert column.left == max(column.start - overlap, 0)
-        assert column.right == min(column.stop + overlap, width)
-    sides = [column.stop - column.start for column in columns]
-    assert max(sides) - min(sides) <= 2 * align
 
 
 class RecordingHost:

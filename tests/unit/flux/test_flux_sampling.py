@@ -18,7 +18,8 @@ from upscaled_imaging.rows import Picture
 from upscaled_models.flux.cost import count_tiles, tile_cost
 from upscaled_models.flux.picture import refine_rows
 from upscaled_models.flux.sampling import NoiseField, noise_levels
-from upscaled_models.flux.tiles import cut, join, stitch
+from upscaled_models.flux.tiles import tile_offsets
+from upscaled_models.tiling import join
 
 SHIFT = math.exp(1.15)
 
@@ -68,43 +69,13 @@ def test_noise_is_normal_and_belongs_to_the_seed() -> None:
 @given(st.integers(1, 400), st.integers(1, 40), st.sampled_from([1, 16]))
 def test_tiles_cover_a_length_with_overlaps_on_the_grid(length: int, side: int, grid: int) -> None:
     length, side = length * grid, side * grid
-    offsets = cut(length, side, grid)
+    offsets = tile_offsets(length, side, grid)
     assert offsets[0] == 0
     assert max(offsets[-1] + side, side) >= length
     assert offsets[-1] + side == length or len(offsets) == 1
     shared = max(side // 8 // grid, 1) * grid if side > grid else 0
     assert all(grid <= after - before <= side - shared for before, after in pairwise(offsets))
     assert all(offset % grid == 0 for offset in offsets)
-
-
-@given(st.integers(16, 300), st.integers(16, 96), st.sampled_from([0, 1, 2]))
-def test_tiles_of_one_picture_join_to_that_picture_exactly(
-    length: int, side: int, dim: int
-) -> None:
-    shape = [2, 3, 4]
-    shape[dim] = length
-    picture = torch.rand(shape)
-    offsets = cut(length, side, 1)
-    parts = [picture.narrow(dim, at, min(side, length - at)) for at in offsets]
-    assert torch.equal(join(parts, offsets, dim), picture)
-
-
-def test_tiles_that_differ_fade_into_each_other() -> None:
-    joined = join([torch.zeros(1, 1, 10), torch.ones(1, 1, 10)], [0, 6], 2)
-    assert joined.flatten().tolist() == [0] * 6 + [0.125, 0.375, 0.625, 0.875] + [1] * 6
-
-
-def test_finished_parts_come_as_soon_as_they_are() -> None:
-    taken: list[int] = []
-
-    def parts() -> Iterator[torch.Tensor]:
-        for index in range(3):
-            taken.append(index)
-            yield torch.full((4,), float(index))
-
-    stream = stitch(parts(), [0, 3, 6], 0)
-    assert next(stream).tolist() == [0, 0, 0]
-    assert taken == [0]
 
 
 def pictures(width: int, height: int, bands: int, bits: int) -> list[np.ndarray]:
@@ -132,7 +103,7 @@ def test_no_seam_shows_where_the_model_changes_nothing(
         def refine(band: torch.Tensor, top: int) -> torch.Tensor:
             assert band.shape[0] == 3
             assert band.shape[1] % 16 == band.shape[2] % 16 == top % 16 == 0
-            columns = cut(band.shape[2], 64, 16)
+            columns = tile_offsets(band.shape[2], 64, 16)
             return join([band[:, :, x : x + 64] for x in columns], columns, 2)
 
         blocks = np.array_split(picture, min(9, height))
