@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from model_server import Server, running_server
 from nodejs import NESTJS, NODE, is_installed, require_node, run
+from upscale_daemon import written_daemon
 
 
 @pytest.fixture
@@ -33,3 +35,9 @@ def node_packages(tmp_path_factory: pytest.TempPathFactory) -> None:
             # The one package's build begins with the other's.
             run("npm", "run", "build", cwd=NESTJS if is_installed(NESTJS) else NODE)
             done.touch()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> list[str]:
+    """The command of a stand-in daemon for `upscaled upscale`."""
+    return written_daemon(tmp_path)

@@ -195,3 +195,9 @@ def picture(width: int = 12, height: int = 8, kind: str = "PNG") -> bytes:
     buffer = BytesIO()
     Image.new("RGB", (width, height), "teal").save(buffer, kind)
     return buffer.getvalue()
+
+
+def code_of(answer: httpx2.Response) -> tuple[int, str]:
+    """The status and the code of a problem."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    return answer.status_code, answer.json()["code"]

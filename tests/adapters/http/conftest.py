@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from webhook_bench import Run, run_on_loop
 
 
 @pytest.fixture
@@ -18,3 +21,9 @@ def logging_restored() -> Iterator[None]:
     root.handlers[:], root.level = before
     for name in ("upscaled", "upscaled_http"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a test of webhooks on an event loop."""
+    return lambda test: run_on_loop(test, tmp_path / "sidecar.db")

@@ -1,0 +1,201 @@
+"""The options of `upscaled upscale`: the config that they make, sizes, and remarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upscale_daemon import run, sent
+from upscaled_cli import exits, sizes
+from upscaled_cli.upscale import main
+from upscaled_imaging.dimensions import plan_size
+from upscaled_protocol.configs import DEFAULT_DPI, EsrganConfig
+from upscaled_protocol.errors import JobError
+from upscaled_protocol.messages import Size
+
+
+def test_the_options_become_the_config_that_the_protocol_knows(
+    daemon: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = (
+        "a.jpg -o b.tiff --factor 2.5 --model mine --dpi 300 --width-inches 8 --height-inches 10.5 "
+        "--crop top-left --format tiff --quality 90 --tile-size 256 --config denoise=0.3 "
+        "--config prompt=oil"
+    )
+    assert sent(daemon, *options.split(), capsys=capsys) == [
+        {
+            "image_path": str(tmp_path / "a.jpg"),
+            "output_path": str(tmp_path / "b.tiff"),
+            "upscale_factor": 2.5,
+            "model": "mine",
+            "target_dpi": 300,
+            "target_width_inches": 8.0,
+            "target_height_inches": 10.5,
+            "crop": "top-left",
+            "output_format": "tiff",
+            "quality": 90,
+            "tile_size": 256,
+            "denoise": 0.3,
+            "prompt": "oil",
+        }
+    ]
+    configs = sent(daemon, "a.jpg", "--width", "800", "--height", "600", capsys=capsys)
+    assert (configs[0]["target_width"], configs[0]["target_height"]) == (800, 600)
+
+
+def test_what_is_not_asked_for_is_left_to_the_daemon(daemon: list[str], capsys: Any) -> None:
+    assert sent(daemon, "/in/a.jpg", capsys=capsys) == [{"image_path": "/in/a.jpg"}]
+
+
+def test_a_factor_for_imagen_is_written_its_way(daemon: list[str], capsys: Any) -> None:
+    configs = sent(daemon, "a.jpg", "--method", "imagen", "--factor", "2", capsys=capsys)
+    assert configs[0]["upscale_factor"] == "x2"
+
+
+@pytest.mark.parametrize(
+    ("options", "remark"),
+    [
+        ("--factor 2 --width-inches 8", "--factor has no effect beside --width-inches"),
+        ("-s 2 --width 8 --height 9", "--factor has no effect beside --width 8 and --height 9"),
+        ("--factor 2 --paper a4", "--factor has no effect beside --paper A4\n"),
+        ("--quality 90", "--quality has no effect on png"),
+        ("--quality 90 --format tiff", "--quality has no effect on tiff"),
+        ("-o b.jpg --format png", "b.jpg will hold png, as --format says, not jpeg"),
+        ("--method imagen --tile-size 512", "--tile-size has no effect on imagen"),
+        ("--model a --config upscale_model=b", "--config upscale_model has no effect"),
+        ("-o b.jpg --quality 90", None),
+        ("-o b.tif --format tiff --dpi 300", None),
+        ("--method imagen --factor 2 --width 800", None),
+        ("--method imagen --tile-size 512 --config tile=true", None),
+        ("--crop none", None),
+    ],
+)
+def test_an_option_without_effect_is_told_and_the_picture_made(
+    daemon: list[str], options: str, remark: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(daemon, "a.jpg", *options.split()) == exits.OK
+    error = capsys.readouterr().err
+    assert error.startswith(f"upscaled upscale: {remark}") if remark else error == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--quality 900", "error: --quality 900: Input should be less than or equal to 100"),
+        ("--crop middle", "argument --crop: invalid choice: 'middle'"),
+        ("--paper A9", "argument --paper: invalid choice: 'A9' (choose from 'A0', 'A1'"),
+        ("--height-cm -2 --width-cm 3", "error: --height-cm -2 is no length"),
+        ("--width-inches -2", "error: --width-inches -2: Input should be greater than 0"),
+        ("--method flux --config denoise=2", "error: --config denoise: Input should be less"),
+        ("--width 8 --height-cm 2", "--width 8 and --height-cm 2 exclude each other"),
+        ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both give the width"),
+    ],
+)
+def test_a_wrong_value_is_told_by_its_option(
+    options: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["a.jpg", *options.split()], [])
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--width-inches 18 --height-inches 24.5", "--width-inches 18 and --height-inches 24.5"),
+        ("--paper a3 --landscape", "--paper A3"),
+        ("--width-cm 80", "--width-cm 80"),
+    ],
+)
+def test_the_daemon_errors_about_a_size_name_the_options_too(
+    daemon: list[str], options: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (asked,) = sent(daemon, "a.jpg", *options.split(), capsys=capsys)
+    config, size = EsrganConfig(**asked), Size(width=20, height=20)
+    with pytest.raises(JobError) as refused:
+        plan_size(config, size, factor=4, default_dpi=300)
+    sentence = refused.value.message
+    more = ("--config", f"fail={json.dumps(sentence)}")
+    assert run(daemon, "a.jpg", *options.split(), *more) == exits.FAILED
+    error = capsys.readouterr().err
+    assert error.startswith(f"a.jpg: {told}")
+    assert "target_" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "height"),
+    [
+        ("--paper A4 --dpi 300", 2480, 3508),
+        ("--paper a4 --dpi 300 --landscape", 3508, 2480),
+        ("--paper A4", 1240, 1754),
+        ("--paper Letter --dpi 300", 2550, 3300),
+        ("--paper tabloid --dpi 300 --landscape", 5100, 3300),
+        ("--width-cm 10 --height-inches 8 --dpi 254", 1000, 2032),
+    ],
+)
+def test_a_print_gets_the_pixels_that_a_print_shop_expects(
+    daemon: list[str], options: str, width: int, height: int, capsys: Any
+) -> None:
+    (asked,) = sent(daemon, "a.jpg", *options.split(), "--crop", "center", capsys=capsys)
+    plan = plan_size(
+        EsrganConfig(**asked), Size(width=1000, height=900), factor=4, default_dpi=DEFAULT_DPI
+    )
+    assert plan.output == Size(width=width, height=height)
+
+
+@pytest.mark.parametrize(
+    ("options", "dpi"),
+    [
+        ("--paper A4 --crop center", 38),  # 448 px of height, which is enlarged more, on 29.7 cm
+        ("--width-inches 10", 64),
+        ("--width 2560", None),
+    ],
+)
+def test_a_print_is_told_its_effective_resolution(
+    daemon: list[str], options: str, dpi: int | None, capsys: Any
+) -> None:
+    assert run(daemon, "a.jpg", *options.split()) == exits.OK
+    told = capsys.readouterr().out.splitlines()[1:]
+    line = f"  effective resolution {dpi} dpi: the input's pixels per inch"
+    assert told == ([line] if dpi else [])
+
+
+def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], capsys: Any) -> None:
+    typed = "-i /in/a.jpg -o /out/b.jpg -s 2 -n realesrgan-x4plus -t 200 -f jpg"
+    assert sent(daemon, *typed.split(), capsys=capsys) == [
+        {
+            "image_path": "/in/a.jpg",
+            "output_path": "/out/b.jpg",
+            "upscale_factor": 2.0,
+            "model": "realesrgan-x4plus",
+            "tile_size": 200,
+            "output_format": "jpeg",
+        }
+    ]
+    (asked,) = sent(daemon, "-t", "0", "/in/a.jpg", "-f", "TIF", capsys=capsys)
+    assert asked == {"image_path": "/in/a.jpg", "output_format": "tiff"}
+
+
+def test_the_dpi_of_a_print_is_the_protocols() -> None:
+    assert sizes.DEFAULT_DPI == DEFAULT_DPI
+
+
+def test_a_crop_that_nobody_asked_for_is_pointed_out(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {
+        "crop_info": {"direction": "vertical", "amount_px": 150, "amount_inches": 0.5},
+        "warnings": ["a warning of the engine"],
+    }
+    run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={json.dumps(more)}")
+    out = capsys.readouterr().out
+    assert "the picture is 150 px (0.50 in) taller than the target; --crop center cuts it" in out
+    assert "a warning of the engine" in out
+    size = ("--width", "8", "--height", "9")
+    crop = ("--crop", "top", *size)
+    run(daemon, "a.jpg", "-o", "b.png", *crop, "--config", f"more={json.dumps(more)}")
+    assert "than the target" not in capsys.readouterr().out
