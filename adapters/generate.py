@@ -47,7 +47,14 @@ _PY_RENAMED = {"Error": "ErrorMessage", "Result": "ResultMessage"}
 # Absent with the fake engine alone.
 _PY_ALWAYS = {("Result", "input_size"), ("Result", "output_size")}
 # What a call takes as its input and its output.
-_PY_GIVEN = {"image_path", "image_base64", "image_url", "output_path", "output_base64"}
+_PY_GIVEN = {
+    "image_path",
+    "image_base64",
+    "image_url",
+    "output_path",
+    "output_base64",
+    "output_url",
+}
 
 _HOST, _WORKER, _ERRORS = (
     json.loads((_SCHEMA / f"{name}.json").read_text("utf-8"))

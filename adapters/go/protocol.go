@@ -29,8 +29,10 @@ const (
 	CodeUnsupportedFormat Code = "unsupported_format"
 	// CodeOutputUnwritable: the output cannot be written.
 	CodeOutputUnwritable Code = "output_unwritable"
-	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed.
+	// CodePathNotAllowed: a path lies outside the allowed roots, or a URL leads to a private network or to a host, bucket or folder that is not allowed.
 	CodePathNotAllowed Code = "path_not_allowed"
+	// CodeStorageUnavailable: the object storage of a URL does not answer, or fails, also after several tries.
+	CodeStorageUnavailable Code = "storage_unavailable"
 	// CodeModelNotFound: there is no model of that name, and no such file.
 	CodeModelNotFound Code = "model_not_found"
 	// CodeModelCorrupt: the weights are truncated, altered or of an unknown architecture.
@@ -79,6 +81,7 @@ var Codes = map[Code]bool{
 	CodeUnsupportedFormat:   false,
 	CodeOutputUnwritable:    false,
 	CodePathNotAllowed:      false,
+	CodeStorageUnavailable:  true,
 	CodeModelNotFound:       false,
 	CodeModelCorrupt:        false,
 	CodeModelUnsafe:         false,
@@ -121,13 +124,15 @@ type EsrganConfig struct {
 	ImagePath string `json:"image_path,omitempty"`
 	// Input file's bytes.
 	ImageBase64 string `json:"image_base64,omitempty"`
-	// Input over http or https.
+	// Input over http or https, or of an object storage: s3://, gs://, az://.
 	ImageURL string `json:"image_url,omitempty"`
 	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`
-	// Default: by output_path's suffix, else png.
+	// Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+	OutputURL string `json:"output_url,omitempty"`
+	// Default: by the suffix of output_path or output_url, else png.
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
@@ -204,13 +209,15 @@ type FluxConfig struct {
 	ImagePath string `json:"image_path,omitempty"`
 	// Input file's bytes.
 	ImageBase64 string `json:"image_base64,omitempty"`
-	// Input over http or https.
+	// Input over http or https, or of an object storage: s3://, gs://, az://.
 	ImageURL string `json:"image_url,omitempty"`
 	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`
-	// Default: by output_path's suffix, else png.
+	// Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+	OutputURL string `json:"output_url,omitempty"`
+	// Default: by the suffix of output_path or output_url, else png.
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
@@ -256,13 +263,15 @@ type ImagenConfig struct {
 	ImagePath string `json:"image_path,omitempty"`
 	// Input file's bytes.
 	ImageBase64 string `json:"image_base64,omitempty"`
-	// Input over http or https.
+	// Input over http or https, or of an object storage: s3://, gs://, az://.
 	ImageURL string `json:"image_url,omitempty"`
 	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
 	OutputPath string `json:"output_path,omitempty"`
 	// Return the output file's bytes in the result instead of writing a file.
 	OutputBase64 bool `json:"output_base64,omitempty"`
-	// Default: by output_path's suffix, else png.
+	// Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+	OutputURL string `json:"output_url,omitempty"`
+	// Default: by the suffix of output_path or output_url, else png.
 	OutputFormat string `json:"output_format,omitempty"`
 	// Lossy formats; 100 makes WebP and AVIF lossless.
 	Quality int `json:"quality,omitempty"`
@@ -409,15 +418,19 @@ type Progress struct {
 
 // Result: Terminal: the output is complete and in place.
 type Result struct {
-	Type         string    `json:"type"`
-	JobID        string    `json:"job_id"`
-	Status       string    `json:"status,omitempty"`
-	OutputPath   string    `json:"output_path,omitempty"`
-	OutputBase64 string    `json:"output_base64,omitempty"`
-	InputSize    *Size     `json:"input_size,omitempty"`
-	OutputSize   *Size     `json:"output_size,omitempty"`
-	ScaleFactor  *float64  `json:"scale_factor,omitempty"`
-	CropInfo     *CropInfo `json:"crop_info,omitempty"`
+	Type         string `json:"type"`
+	JobID        string `json:"job_id"`
+	Status       string `json:"status,omitempty"`
+	OutputPath   string `json:"output_path,omitempty"`
+	OutputBase64 string `json:"output_base64,omitempty"`
+	// Without its query.
+	OutputURL string `json:"output_url,omitempty"`
+	// The size of an output at a URL.
+	OutputBytes *int      `json:"output_bytes,omitempty"`
+	InputSize   *Size     `json:"input_size,omitempty"`
+	OutputSize  *Size     `json:"output_size,omitempty"`
+	ScaleFactor *float64  `json:"scale_factor,omitempty"`
+	CropInfo    *CropInfo `json:"crop_info,omitempty"`
 	// Seconds from start to end, without the time in the queue.
 	ProcessingTime float64 `json:"processing_time"`
 	Timings        Timings `json:"timings"`

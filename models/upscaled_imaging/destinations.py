@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, NamedTuple
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.freename import fitting
+from upscaled_imaging.objectstore import SCHEMES, check_object_url, upload
 from upscaled_imaging.paths import check_allowed, check_opened, given_path
 from upscaled_imaging.pendingfile import PendingFile, temporary_file, unwritable
+from upscaled_imaging.presigned import check_presigned_url, put
 from upscaled_imaging.read import Source
 from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.urlaccess import place_of
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
@@ -31,10 +34,13 @@ _BASE64_BYTES = (DEFAULT_LINE_LIMIT_BYTES - 64 * 1024) // 4 * 3
 
 @dataclass(frozen=True)
 class Written:
-    """A finished output, by the result's fields: one of them is set."""
+    """A finished output, by the result's fields: those of one kind are set."""
 
     output_path: str | None = None
     output_base64: str | None = None
+    # Without its query, and with the size of the file.
+    output_url: str | None = None
+    output_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,15 @@ class Destination(ABC):
 
 @dataclass(frozen=True)
 class Request:
-    """What a destination is planned from. ``ending`` completes the default name."""
+    """What a destination is planned from. ``ending`` completes the default name; ``media_type`` is
+    the file's.
+    """
 
     config: ImageConfig
     settings: PictureSettings
     source: Source
     ending: str
+    media_type: str
     context: PictureContext
 
 
@@ -120,6 +129,25 @@ class Base64Destination(Destination):
             yield PendingOutput(file, partial(_encoded, file))
 
 
+@dataclass(frozen=True)
+class UrlDestination(Destination):
+    """An object storage, or a presigned URL. upload: sends a file, whole or not at all."""
+
+    url: str
+    upload: Callable[[BinaryIO], None]
+
+    @contextmanager
+    def open(self) -> Iterator[PendingOutput]:
+        """A temporary file."""
+        with temporary_file() as file:
+            yield PendingOutput(file, partial(self._publish, file))
+
+    def _publish(self, file: BinaryIO) -> Written:
+        size = file.seek(0, io.SEEK_END)
+        self.upload(file)
+        return Written(output_url=place_of(self.url), output_bytes=size)
+
+
 def plan_file(request: Request) -> FileDestination:
     """`output_path`, or {stem}{ending} in OUTPUT_DIR, or else in the input's folder.
 
@@ -144,6 +172,45 @@ def plan_base64(_request: Request) -> Base64Destination:
     return Base64Destination()
 
 
+def plan_url(request: Request) -> UrlDestination:
+    """`output_url`, below one of the operator's prefixes."""
+    url = request.config.output_url or ""
+    kind = _UPLOADS.get(url.partition(":")[0].lower())
+    if kind is None:
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            "output_url must begin with s3://, gs://, az:// or https://",
+        )
+    kind.check("output_url", url, request.settings)
+    if place_of(url) == place_of(request.config.image_url or ""):
+        raise JobError(
+            ErrorCode.INVALID_JOB, "output_url is the input itself: give another output_url"
+        )
+
+    def upload(file: BinaryIO) -> None:
+        kind.upload(url, file, request.media_type, request.settings, request.context)
+
+    return UrlDestination(url, upload)
+
+
+def _url_suffix(config: ImageConfig) -> str:
+    return PurePosixPath(place_of(config.output_url or "")).suffix.lower()
+
+
+class _Upload(NamedTuple):
+    """How URLs of one scheme are checked, and written to."""
+
+    check: Callable[[str, str, PictureSettings], None]
+    upload: Callable[[str, BinaryIO, str, PictureSettings, PictureContext], None]
+
+
+_UPLOADS: Mapping[str, _Upload] = {
+    **dict.fromkeys(SCHEMES, _Upload(check_object_url, upload)),
+    # Plain http only if the operator names such a prefix.
+    **dict.fromkeys(("https", "http"), _Upload(check_presigned_url, put)),
+}
+
+
 def _path_suffix(config: ImageConfig) -> str:
     return Path(config.output_path or "").suffix.lower()
 
@@ -152,6 +219,7 @@ _FILE = DestinationKind(plan_file, _path_suffix)
 DESTINATIONS: Mapping[str, DestinationKind] = {
     "output_path": _FILE,
     "output_base64": DestinationKind(plan_base64),
+    "output_url": DestinationKind(plan_url, _url_suffix),
 }
 
 
@@ -193,8 +261,8 @@ def _default_folder(output_dir: Path | None, source: Source) -> Path:
         return source.folder
     raise JobError(
         ErrorCode.INVALID_JOB,
-        "give output_path, or output_base64: an input that is no file has no folder for the "
-        "output, and OUTPUT_DIR is not set",
+        "give output_path, output_base64 or output_url: an input that is no file has no folder for "
+        "the output, and OUTPUT_DIR is not set",
     )
 
 

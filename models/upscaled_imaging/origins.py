@@ -10,10 +10,12 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.fetch import fetch, too_large
+from upscaled_imaging.objectstore import SCHEMES, download
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.paths import check_allowed, check_opened, given_path
 from upscaled_imaging.pendingfile import temporary_file
@@ -23,6 +25,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 # Opens the field's value; its size in bytes is checked before it is read.
 OpenOrigin = Callable[[str, PictureSettings, PictureContext], AbstractContextManager[Origin]]
+
+# Writes what a URL gives to a file. `fetch` refuses schemes that have no entry.
+Download = Callable[[str, BinaryIO, PictureSettings, PictureContext], None]
 
 _LONGEST_STEM = 100
 
@@ -62,13 +67,15 @@ def open_base64(text: str, settings: PictureSettings, context: PictureContext) -
 
 @contextmanager
 def open_url(url: str, settings: PictureSettings, context: PictureContext) -> Iterator[Origin]:
-    """A copy of what a web server has, in a temporary file."""
+    """A copy of what a web server or an object storage has, in a temporary file."""
     with temporary_file() as file:
-        fetch(url, file, settings, context)
+        scheme = url.partition(":")[0].lower()
+        _DOWNLOADS.get(scheme, fetch)(url, file, settings, context)
         stem = Path(unquote(urlsplit(url).path)).stem
         yield Origin.of_file(file.fileno(), None, _safe_stem(stem or context.job_id))
 
 
+_DOWNLOADS: Mapping[str, Download] = dict.fromkeys(SCHEMES, download)
 ORIGINS: Mapping[str, OpenOrigin] = {
     "image_path": open_file,
     "image_base64": open_base64,

@@ -83,7 +83,7 @@ def plan_output(
     metadata = carried(metadata, kind, context.warn)
     factor = f"{plan.scale:.2f}".rstrip("0").rstrip(".")
     ending = f"_{method}_{factor}x{SUFFIXES[kind]}"
-    planned = destination.plan(Request(config, settings, source, ending, context))
+    planned = destination.plan(Request(config, settings, source, ending, f"image/{kind}", context))
     return Output(planned, kind, config.quality, plan, metadata, context)
 
 

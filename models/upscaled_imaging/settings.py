@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from upscaled_imaging.urlaccess import url_prefix
 from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import flag
 from upscaled_protocol.urlpolicy import UrlPolicy
@@ -29,7 +30,8 @@ class Access:
 
     roots: the folders that every path of a job must lie in; without any, all paths are allowed.
     urls: the hosts that URLs may lead to. output_dir: the folder of outputs without a path; None
-    for the input's folder.
+    for the input's folder. url_prefixes: the beginnings of the URLs of objects, and of presigned
+    URLs for outputs, that a job may name; without any, all of these are refused.
     """
 
     roots: tuple[Path, ...] = flag(
@@ -41,6 +43,15 @@ class Access:
         collect=tuple,
     )
     urls: UrlPolicy = field(default_factory=UrlPolicy)
+    url_prefixes: tuple[str, ...] = flag(
+        "let image_url and output_url use objects below PREFIX (s3://bucket/folder/, gs://, "
+        "az://), and output_url presigned URLs below it (https://host/); may be repeated",
+        url_prefix,
+        default=(),
+        name="allow-url",
+        metavar="PREFIX",
+        collect=tuple,
+    )
     output_dir: Path | None = flag(
         "for outputs without a path (default: OUTPUT_DIR, else the input's folder)",
         Path,

@@ -64,6 +64,8 @@ class Outcome:
 
     output_path: str | None = None
     output_base64: str | None = None
+    output_url: str | None = None
+    output_bytes: int | None = None
     input_size: Size | None = None
     output_size: Size | None = None
     scale_factor: float | None = None

@@ -127,6 +127,8 @@ class PictureEngine(Engine[PictureConfigT]):
         return Outcome(
             output_path=written.output_path,
             output_base64=written.output_base64,
+            output_url=written.output_url,
+            output_bytes=written.output_bytes,
             input_size=size,
             output_size=plan.output,
             scale_factor=plan.scale,

@@ -65,7 +65,11 @@ class ImageConfig(Config):
 
     image_path: FilePath | None = Field(None, description="Input file.")
     image_base64: str | None = Field(None, min_length=1, description="Input file's bytes.")
-    image_url: str | None = Field(None, min_length=1, description="Input over http or https.")
+    image_url: str | None = Field(
+        None,
+        min_length=1,
+        description="Input over http or https, or of an object storage: s3://, gs://, az://.",
+    )
     output_path: FilePath | None = Field(
         None,
         description="Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the "
@@ -74,8 +78,14 @@ class ImageConfig(Config):
     output_base64: bool = Field(
         False, description="Return the output file's bytes in the result instead of writing a file."
     )
+    output_url: str | None = Field(
+        None,
+        min_length=1,
+        description="Write the output there: s3://, gs://, az://, or an https URL that takes a "
+        "PUT (presigned).",
+    )
     output_format: OutputFormat | None = Field(
-        None, description="Default: by output_path's suffix, else png."
+        None, description="Default: by the suffix of output_path or output_url, else png."
     )
     quality: int | None = Field(
         None, ge=1, le=100, description="Lossy formats; 100 makes WebP and AVIF lossless."
@@ -131,9 +141,10 @@ class ImageConfig(Config):
 
     @model_validator(mode="after")
     def check_one_output(self) -> Self:
-        """Refuse a path beside base64: the result names one output."""
-        if self.output_base64 and self.output_path is not None:
-            raise ValueError("give output_path or output_base64, not both")
+        """Refuse several outputs: the result names one."""
+        named = (self.output_path is not None, self.output_base64, self.output_url is not None)
+        if sum(named) > 1:
+            raise ValueError("give only one of output_path, output_base64, output_url")
         return self
 
 

@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     OUTPUT_UNWRITABLE = "output_unwritable"
     PATH_NOT_ALLOWED = "path_not_allowed"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     MODEL_NOT_FOUND = "model_not_found"
     MODEL_CORRUPT = "model_corrupt"
     MODEL_UNSAFE = "model_unsafe"
@@ -73,7 +74,10 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ErrorCode.PATH_NOT_ALLOWED: CodeMeaning(
         False,
         "a path lies outside the allowed roots, or a URL leads to a private network or to a "
-        "host that is not allowed",
+        "host, bucket or folder that is not allowed",
+    ),
+    ErrorCode.STORAGE_UNAVAILABLE: CodeMeaning(
+        True, "the object storage of a URL does not answer, or fails, also after several tries"
     ),
     ErrorCode.MODEL_NOT_FOUND: CodeMeaning(
         False, "there is no model of that name, and no such file"

@@ -275,6 +275,8 @@ class Result(WorkerMessage):
     status: Literal["completed"] = "completed"
     output_path: str | None = None
     output_base64: str | None = None
+    output_url: str | None = Field(None, description="Without its query.")
+    output_bytes: int | None = Field(None, ge=0, description="The size of an output at a URL.")
     input_size: Size | None = None
     output_size: Size | None = None
     scale_factor: float | None = None

@@ -102,7 +102,7 @@ def _names_its_output(envelope: Envelope) -> bool:
     config = envelope.fields.get("config")
     if envelope.method == "fake" or not isinstance(config, dict):
         return False
-    return config.get("output_path") is None and not config.get("output_base64")
+    return not any(config.get(field) for field in ("output_path", "output_base64", "output_url"))
 
 
 class JobQueue:

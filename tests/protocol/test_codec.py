@@ -149,7 +149,7 @@ def test_an_esrgan_model_may_be_named_as_flux_names_it(
         (
             line(config={"image_path": "a.png", "output_path": "b", "output_base64": True}),
             ErrorCode.INVALID_JOB,
-            "give output_path or output_base64, not both",
+            "give only one of output_path, output_base64, output_url",
         ),
         (b'{"type":"cancel"}', ErrorCode.INVALID_JOB, "job_id must be a string"),
         (b'{"type":"replay","job_ids":"1"}', ErrorCode.INVALID_JOB, "job_ids"),

@@ -21,6 +21,7 @@ from waiting import TIMEOUT_S, wait_until
 
 BUCKET = "pictures"
 OTHER_BUCKET = "others"
+_SHELL_ATTEMPTS = 4
 _KEY, _SECRET = "test-key", "test-secret-0123456789"
 
 
@@ -100,13 +101,21 @@ class ObjectStore:
         master = next(one for one in self.process.args if one.startswith("-master.port="))  # type: ignore[union-attr, arg-type]
         grpc = next(one for one in self.process.args if one.startswith("-master.port.grpc="))  # type: ignore[union-attr, arg-type]
         address = f"127.0.0.1:{str(master).split('=')[1]}.{str(grpc).split('=')[1]}"
-        subprocess.run(
-            [str(_weed()), "shell", f"-master={address}"],
-            input=f"{command}\nexit\n".encode(),
-            capture_output=True,
-            check=True,
-            timeout=TIMEOUT_S,
-        )
+        # The shell can wait for a part of the server for ever: it is started again then.
+        for attempt in range(_SHELL_ATTEMPTS):
+            try:
+                subprocess.run(
+                    [str(_weed()), "shell", f"-master={address}"],
+                    input=f"{command}\nexit\n".encode(),
+                    capture_output=True,
+                    check=True,
+                    timeout=TIMEOUT_S / _SHELL_ATTEMPTS,
+                )
+            except subprocess.TimeoutExpired:
+                if attempt == _SHELL_ATTEMPTS - 1:
+                    raise
+            else:
+                return
 
     def _answers(self) -> bool:
         assert self.process is not None

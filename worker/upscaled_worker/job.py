@@ -149,6 +149,8 @@ class RunningJob:
             job_id=self.job_id,
             output_path=outcome.output_path,
             output_base64=outcome.output_base64,
+            output_url=outcome.output_url,
+            output_bytes=outcome.output_bytes,
             input_size=outcome.input_size,
             output_size=outcome.output_size,
             scale_factor=outcome.scale_factor,

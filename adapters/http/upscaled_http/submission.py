@@ -45,7 +45,7 @@ _ALIASES = {
 }
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 # Clients give no paths, and fetch results by their address.
-_HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64"})
+_HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64", "output_url"})
 _JOB_FIELDS = ("timeout_s", "label", "retention", "webhook")
 _MAX_LABEL = 100
 _MAX_URL = 8192

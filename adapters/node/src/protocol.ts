@@ -26,8 +26,10 @@ export const ERROR_CODES = {
   unsupported_format: { retryable: false },
   /** the output cannot be written */
   output_unwritable: { retryable: false },
-  /** a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed */
+  /** a path lies outside the allowed roots, or a URL leads to a private network or to a host, bucket or folder that is not allowed */
   path_not_allowed: { retryable: false },
+  /** the object storage of a URL does not answer, or fails, also after several tries */
+  storage_unavailable: { retryable: true },
   /** there is no model of that name, and no such file */
   model_not_found: { retryable: false },
   /** the weights are truncated, altered or of an unknown architecture */
@@ -78,13 +80,15 @@ export interface EsrganConfig {
   image_path?: string;
   /** Input file's bytes. */
   image_base64?: string;
-  /** Input over http or https. */
+  /** Input over http or https, or of an object storage: s3://, gs://, az://. */
   image_url?: string;
   /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
-  /** Default: by output_path's suffix, else png. */
+  /** Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned). */
+  output_url?: string;
+  /** Default: by the suffix of output_path or output_url, else png. */
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
@@ -197,13 +201,15 @@ export interface FluxConfig {
   image_path?: string;
   /** Input file's bytes. */
   image_base64?: string;
-  /** Input over http or https. */
+  /** Input over http or https, or of an object storage: s3://, gs://, az://. */
   image_url?: string;
   /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
-  /** Default: by output_path's suffix, else png. */
+  /** Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned). */
+  output_url?: string;
+  /** Default: by the suffix of output_path or output_url, else png. */
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
@@ -267,13 +273,15 @@ export interface ImagenConfig {
   image_path?: string;
   /** Input file's bytes. */
   image_base64?: string;
-  /** Input over http or https. */
+  /** Input over http or https, or of an object storage: s3://, gs://, az://. */
   image_url?: string;
   /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
   output_path?: string;
   /** Return the output file's bytes in the result instead of writing a file. */
   output_base64?: boolean;
-  /** Default: by output_path's suffix, else png. */
+  /** Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned). */
+  output_url?: string;
+  /** Default: by the suffix of output_path or output_url, else png. */
   output_format?: OutputFormat;
   /** Lossy formats; 100 makes WebP and AVIF lossless. */
   quality?: number;
@@ -455,6 +463,10 @@ export interface Result {
   status?: "completed";
   output_path?: string;
   output_base64?: string;
+  /** Without its query. */
+  output_url?: string;
+  /** The size of an output at a URL. */
+  output_bytes?: number;
   input_size?: Size;
   output_size?: Size;
   scale_factor?: number;

@@ -79,6 +79,10 @@ class UpstreamError(UpscaledError):
     """Raised when a cloud service refused the job or did not answer."""
 
 
+class StorageError(UpscaledError):
+    """Raised when the object storage of a URL does not answer."""
+
+
 class JournalError(UpscaledError):
     """Raised when the journal cannot be written, so that the job was not accepted."""
 
@@ -138,6 +142,7 @@ FAMILIES: dict[str, type[UpscaledError]] = {
     "unsupported_format": InputError,
     "output_unwritable": OutputError,
     "path_not_allowed": NotAllowedError,
+    "storage_unavailable": StorageError,
     "model_not_found": ModelError,
     "model_corrupt": ModelError,
     "model_unsafe": ModelError,

@@ -23,7 +23,8 @@ ERROR_CODES: dict[str, bool] = {
     "input_too_large": False,  # the input passes a size limit
     "unsupported_format": False,  # the kind of the input cannot be read, or that of the output cannot be written
     "output_unwritable": False,  # the output cannot be written
-    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL leads to a private network or to a host that is not allowed
+    "path_not_allowed": False,  # a path lies outside the allowed roots, or a URL leads to a private network or to a host, bucket or folder that is not allowed
+    "storage_unavailable": True,  # the object storage of a URL does not answer, or fails, also after several tries
     "model_not_found": False,  # there is no model of that name, and no such file
     "model_corrupt": False,  # the weights are truncated, altered or of an unknown architecture
     "model_unsafe": False,  # the weights would run code when they are loaded
@@ -58,13 +59,15 @@ class EsrganConfig(TypedDict, total=False):
     image_path: str
     # Input file's bytes.
     image_base64: str
-    # Input over http or https.
+    # Input over http or https, or of an object storage: s3://, gs://, az://.
     image_url: str
     # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
     output_path: str
     # Return the output file's bytes in the result instead of writing a file.
     output_base64: bool
-    # Default: by output_path's suffix, else png.
+    # Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+    output_url: str
+    # Default: by the suffix of output_path or output_url, else png.
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
@@ -173,13 +176,15 @@ class FluxConfig(TypedDict, total=False):
     image_path: str
     # Input file's bytes.
     image_base64: str
-    # Input over http or https.
+    # Input over http or https, or of an object storage: s3://, gs://, az://.
     image_url: str
     # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
     output_path: str
     # Return the output file's bytes in the result instead of writing a file.
     output_base64: bool
-    # Default: by output_path's suffix, else png.
+    # Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+    output_url: str
+    # Default: by the suffix of output_path or output_url, else png.
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
@@ -234,13 +239,15 @@ class ImagenConfig(TypedDict, total=False):
     image_path: str
     # Input file's bytes.
     image_base64: str
-    # Input over http or https.
+    # Input over http or https, or of an object storage: s3://, gs://, az://.
     image_url: str
     # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
     output_path: str
     # Return the output file's bytes in the result instead of writing a file.
     output_base64: bool
-    # Default: by output_path's suffix, else png.
+    # Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+    output_url: str
+    # Default: by the suffix of output_path or output_url, else png.
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
@@ -287,7 +294,7 @@ class Options(TypedDict, total=False):
     """The fields of all configs, as keyword arguments. The daemon refuses a field that
     the method does not have."""
 
-    # Default: by output_path's suffix, else png.
+    # Default: by the suffix of output_path or output_url, else png.
     output_format: OutputFormat
     # Lossy formats; 100 makes WebP and AVIF lossless.
     quality: int
@@ -489,6 +496,10 @@ class ResultMessage:
     status: Literal["completed"] = "completed"
     output_path: str | None = None
     output_base64: str | None = None
+    # Without its query.
+    output_url: str | None = None
+    # The size of an output at a URL.
+    output_bytes: int | None = None
     input_size: Size = field(default_factory=Size)
     output_size: Size = field(default_factory=Size)
     scale_factor: float | None = None

@@ -29,7 +29,7 @@ STATUSES = {
     429: "queue_full",
     500: "internal model_corrupt model_unsafe poisoned",
     502: "upstream_auth upstream_unavailable",
-    503: "out_of_memory stalled worker_crashed upstream_quota shutting_down",
+    503: "out_of_memory stalled worker_crashed upstream_quota storage_unavailable shutting_down",
     504: "deadline_exceeded",
     507: "output_unwritable journal_unwritable",
 }

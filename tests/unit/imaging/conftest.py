@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from picture_server import running_picture_server
 from recording import RecordingContext
 from upscaled_imaging.dimensions import plan_size
 from upscaled_imaging.output import plan_output
 from upscaled_imaging.read import Source, open_source
-from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.settings import Access, PictureSettings
 from upscaled_imaging.write import open_sink
+from upscaled_protocol import urlpolicy
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
+from upscaled_protocol.urlpolicy import UrlPolicy
 
 
 @pytest.fixture
@@ -62,3 +67,25 @@ def upscale(settings: PictureSettings, context: RecordingContext) -> Upscale:
                 return str(sink.commit().output_path)
 
     return run
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    with running_picture_server() as running:
+        yield running
+
+
+@pytest.fixture
+def base(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture
+def private(settings: PictureSettings) -> PictureSettings:
+    return replace(settings, access=Access(urls=UrlPolicy(allow_private=True)))
+
+
+@pytest.fixture
+def only_first_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.1 counts as public, and the rest of 127/8 as private."""
+    monkeypatch.setattr(urlpolicy, "is_public", lambda address: str(address) == "127.0.0.1")

@@ -1,0 +1,186 @@
+"""Objects in S3, Google Cloud Storage and Azure: s3://bucket/key, gs://..., az://...
+
+Credentials come from the machine alone: environment variables, or the role of the machine or pod.
+The library, obstore, is imported by the first job that needs it: a process that was forked after
+its first use hangs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING, BinaryIO
+
+from upscaled_imaging.context import PictureContext
+from upscaled_imaging.fetch import too_large
+from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
+from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.urlaccess import allowed_url
+from upscaled_protocol.errors import ErrorCode, JobError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, RetryConfig
+
+SCHEMES = ("s3", "gs", "az")
+# The time allowed for one picture, retries included: half a gigabyte at 7 MiB/s, and an outage.
+_BUDGET_S = 180.0
+# Requests that fail with 5xx, a reset or a timeout are repeated for so long.
+_RETRIES: RetryConfig = {
+    "max_retries": 12,
+    "retry_timeout": timedelta(seconds=45),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    },
+}
+_CHUNK_BYTES = 256 * 1024
+_LONGEST_REASON = 200
+
+# A request cannot be interrupted: it ends at its own timeout.
+_left_behind = LeftBehind(allowed=8)
+
+
+class _StoppedError(Exception):
+    """Raised in the transfer's thread to stop it: the job was cancelled."""
+
+
+def download(url: str, file: BinaryIO, settings: PictureSettings, context: PictureContext) -> None:
+    """Write an object to ``file``.
+
+    Raises `JobError`: path_not_allowed, input_too_large, input_not_found, storage_unavailable.
+    """
+    place, store, name = _opened("image_url", url, settings)
+    limit_bytes = settings.limits.max_input_bytes
+
+    def transfer(stop: Event) -> None:
+        import obstore
+
+        result = obstore.get(store, name)
+        if result.meta["size"] > limit_bytes:
+            raise too_large(limit_bytes)
+        for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+            if stop.is_set():
+                return
+            _keep(memoryview(chunk), file)
+
+    context.progress(0, "fetch", budget_s=_BUDGET_S)
+    with _translated(place, ErrorCode.INPUT_NOT_FOUND):
+        _wait_for(transfer, context)
+
+
+def upload(
+    url: str, file: BinaryIO, media_type: str, settings: PictureSettings, context: PictureContext
+) -> None:
+    """Make an object of ``file``: whole, or not at all. An object of that name is replaced.
+
+    Raises `JobError`: path_not_allowed, output_unwritable, storage_unavailable.
+    """
+    place, store, name = _opened("output_url", url, settings)
+
+    def transfer(stop: Event) -> None:
+        import obstore
+
+        obstore.put(store, name, _chunks(file, stop), attributes={"Content-Type": media_type})
+
+    context.progress(100, "upload", budget_s=_BUDGET_S)
+    file.seek(0)
+    with _translated(place, ErrorCode.OUTPUT_UNWRITABLE):
+        _wait_for(transfer, context)
+
+
+def check_object_url(field: str, url: str, settings: PictureSettings) -> None:
+    """Check an object's URL before the work. Raises `JobError` (path_not_allowed, invalid_job)."""
+    if allowed_url(field, url, settings.access.url_prefixes).query:
+        raise JobError(ErrorCode.INVALID_JOB, f"{field}: the URL of an object has no query")
+
+
+def _opened(field: str, url: str, settings: PictureSettings) -> tuple[str, ObjectStore, str]:
+    """The URL, the store of its folder, and the object's name in it."""
+    check_object_url(field, url, settings)
+    folder, _, name = url.rpartition("/")
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+    except ImportError:
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"{field} needs a package that is not installed: run `pip install 'upscaled[storage]'`",
+        ) from None
+    try:
+        return url, from_url(folder, retry_config=_RETRIES), name
+    except (BaseError, ValueError):
+        raise JobError(ErrorCode.INVALID_JOB, f"{field}: {url} names no bucket") from None
+
+
+def _chunks(file: BinaryIO, stop: Event) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        if stop.is_set():
+            raise _StoppedError
+        yield chunk
+
+
+def _keep(chunk: memoryview, file: BinaryIO) -> None:
+    try:
+        file.write(chunk)
+        file.flush()
+    except OSError as error:
+        raise JobError(
+            ErrorCode.OUTPUT_UNWRITABLE,
+            f"the data of image_url cannot be stored: {error.strerror}",
+        ) from None
+
+
+def _wait_for(transfer: Callable[[Event], None], context: PictureContext) -> None:
+    """Run the transfer in a thread, so that a cancel need not wait for a request."""
+    stop, failures = Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            transfer(stop)
+        except BaseException as error:  # noqa: BLE001 - raised again in the job's thread
+            failures.append(error)
+
+    _left_behind.wait()
+    thread = Thread(target=run, name="object transfer", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(LOOK_S)
+            context.check_cancelled()
+    finally:
+        stop.set()
+        _left_behind.end(thread)
+    if failures:
+        raise failures.pop()
+
+
+@contextmanager
+def _translated(place: str, missing: ErrorCode) -> Iterator[None]:
+    """Errors of obstore as `JobError`, ``missing`` if there is no such object or bucket."""
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+    try:
+        yield
+    except FileNotFoundError:
+        what = "object" if missing is ErrorCode.INPUT_NOT_FOUND else "bucket for"
+        raise JobError(missing, f"there is no {what} {place}") from None
+    except (PermissionDeniedError, UnauthenticatedError, PermissionError):
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"the storage refuses access to {place}: check this machine's credentials",
+        ) from None
+    except (BaseError, OSError) as error:
+        raise JobError(
+            ErrorCode.STORAGE_UNAVAILABLE,
+            f"the storage of {place} cannot be used ({_reason(error)}): try again later",
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    """obstore's first sentence, without the query of any URL."""
+    text = re.sub(r"\?\S*", "", str(error).strip().split("\n")[0])
+    return "".join(filter(str.isprintable, text))[:_LONGEST_REASON].rstrip(". ")
