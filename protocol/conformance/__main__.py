@@ -17,7 +17,7 @@ from conformance.play import TIMEOUT_S, Driver, LeftOutError, Play, UnmetError
 from conformance.webplay import LIVE, SCRIPTED, WebPlay
 
 _HERE = Path(__file__).resolve().parent
-# Cases that are played at once, each by a driver of its own: most of the time they wait.
+# Cases that are played at the same time, each by its own driver. They mostly wait.
 _AT_ONCE = 4
 TRANSCRIPTS = {
     path.stem: path
@@ -27,7 +27,7 @@ TRANSCRIPTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Play all transcripts, or those named. Exit status 0 where the client met them, else 1."""
+    """Play all cases, or those named. Returns the exit status: 0 if all of them hold."""
     parser = argparse.ArgumentParser(
         prog="python -m conformance", description="Test a client in any language."
     )
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=float,
         default=TIMEOUT_S,
         metavar="S",
-        help="how long the client may take for a step (default: %(default)g)",
+        help="time limit of the client per step (default: %(default)g)",
     )
     parser.add_argument("driver", nargs=argparse.REMAINDER, help="the client's driver: a command")
     options = parser.parse_args(argv)

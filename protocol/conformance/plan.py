@@ -1,4 +1,4 @@
-"""What a transcript asks of the two sides: the client's steps, the worker's rows, the outcomes."""
+"""A transcript as a plan: the client's steps, the worker's rows, the expected outcomes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# Refusals of what a client sends in good faith. Other refused lines it could not even write.
+# Refusals of jobs that a client can send. It does not write other refused lines.
 _REFUSALS = {"queue_full", "shutting_down", "journal_unwritable"}
 
-# What a client must pass on to its user. The other fields it may keep, or not.
+# The fields that a client must report. Others are optional.
 _EVENT_FIELDS = ("type", "message", "job_id", "position", "progress", "stage", "done", "total")
 _EVENT_TYPES = ("status", "accepted", "progress")
 _RESULT_FIELDS = ("output_path", "output_base64", "input_size", "output_size", "model", "warnings")
 _ERROR_FIELDS = ("code", "error", "retryable", "cause", "traceback", "attempt")
 _HEALTH_FIELDS = ("status", "queue_size", "models_loaded")
 
-# What a row tells the client's driver beside the line.
+# Fields of a row that go to the client's driver with the line.
 _STEP_FIELDS = ("deadline_s", "spoil")
 
-# How a byte 0xFF of a file name is written in JSON (Python's surrogateescape).
+# The byte 0xFF of a file name in JSON (Python's surrogateescape).
 _SPOILT_BYTE = "\udcff"
 
 
 @dataclass
 class Step:
-    """Something for the client to do, once it has reported that many of the plan's rows.
+    """One step of the client. It is sent once the client has reported so many outcomes and events.
 
     `line` is the step as the driver reads it.
     """
@@ -40,10 +40,10 @@ class Step:
 
 @dataclass
 class Plan:
-    """A transcript, made ready to be played.
+    """A transcript, ready to be played.
 
-    `attempts` is how many daemons in a row may fail before the client gives up; 0: it starts one
-    alone. `needs` names what a client may lack: see `Driver` in README.md.
+    `attempts` is the number of daemons in a row that may fail before the client gives up; with 0
+    it starts only one. `needs` names what a client may lack: see *The driver* in README.md.
     """
 
     attempts: int = 0
@@ -57,7 +57,7 @@ class Plan:
         self._in_flight: list[str] = []
         self._accepted: set[str] = set()
         self._waiting: set[str] = set()
-        # What was asked and not answered: the kind of question, and its request_id if it has one.
+        # Questions without an answer: their kind, and their request_id if they have one.
         self._asked: list[tuple[str, str | None]] = []
         self._is_ready = False
         self._closed = False
@@ -81,7 +81,7 @@ class Plan:
             case "host":
                 self._left_out = not self._write(row)
                 if self._left_out:
-                    return  # nothing that a client writes, so the worker does not wait for it
+                    return  # no client writes it, so the worker does not wait for it
             case "refuse":
                 self._refuse(row)
                 return
@@ -111,7 +111,7 @@ class Plan:
         self.steps.append(Step(json.dumps(do), len(self.outcomes), len(self.events)))
 
     def _write(self, row: Row) -> bool:
-        """Have the client write a row's line; False where no client would."""
+        """Have the client write a row's line. False if no client writes such a line."""
         refused = row.get("refused")
         if "base64" in row or "end" in row or not row["line"].strip():
             return False
@@ -125,7 +125,7 @@ class Plan:
             case "job":
                 return self._submit(message, asked)
             case "cancel":
-                # Clients have nothing to cancel where a job is not in flight.
+                # A client does not cancel a job that is not in flight.
                 if message["job_id"] not in self._in_flight:
                     return False
                 if not row.get("unasked"):
@@ -144,18 +144,18 @@ class Plan:
 
     def _submit(self, job: Row, asked: Row) -> bool:
         if job["job_id"] in self._in_flight:
-            # The client sends it again by itself: the first time it was not accepted.
+            # The client sends it again by itself, because it was not accepted the first time.
             self._waiting.discard(job["job_id"])
             return True
         self._in_flight.append(job["job_id"])
-        # A file name that is no text has one byte more than the step's.
+        # The driver adds the byte that is not text to the name in the step.
         if asked.get("spoil") == "path":
             job["config"]["output_path"] = job["config"]["output_path"].removesuffix(_SPOILT_BYTE)
         self._step({"do": "submit", "job": job, **asked})
         return True
 
     def _refuse(self, row: Row) -> None:
-        """Have the client submit what it must refuse by itself."""
+        """Have the client submit a job that it must refuse by itself."""
         job_id = json.loads(row["line"])["job_id"]
         asked = {name: row[name] for name in _STEP_FIELDS if name in row}
         step = json.dumps({"do": "submit", "job": "@", **asked}).replace('"@"', padded(row), 1)
@@ -163,14 +163,14 @@ class Plan:
         self.outcomes.append({"settled": job_id, "code": row["code"]})
 
     def _cancel_waiting(self, row: Row) -> None:
-        """Have the client cancel a job that the daemon does not have: nothing is written."""
+        """Have the client cancel a job that the daemon does not have. It writes nothing."""
         job_id = row["job_id"]
         self._step({"do": "cancel", "job_id": job_id})
         self._in_flight.remove(job_id)
         self.outcomes.append({"settled": job_id, "code": "cancelled"})
 
     def _settle_unanswered(self, row: Row) -> None:
-        """The client ends a call by itself, because the daemon does not."""
+        """Expect the client to end a call by itself, because the daemon does not."""
         job_id = row["job_id"]
         self._in_flight.remove(job_id)
         if "code" in row:
@@ -180,12 +180,12 @@ class Plan:
             self.outcomes.append({"settled": job_id, "gone": True})
 
     def _answers_nothing(self, message: Row) -> bool:
-        """Whether it refuses a line that was left out, by an id that a later job may have."""
+        """True if it refuses a line that was left out, with an id that a later job may have."""
         job_id = message.get("job_id")
         return message.get("type") == "error" and job_id not in (None, *self._in_flight)
 
     def _read(self, message: Row) -> None:
-        """Note what the client must make of a line of the worker's."""
+        """Record what a line of the worker must lead to."""
         kind, job_id = message.get("type"), message.get("job_id")
         if kind in _EVENT_TYPES:
             self.events.append(event_of(message))
@@ -205,7 +205,7 @@ class Plan:
             self.outcomes.append(outcome_of({"settled": job_id, kind: message}))
 
     def _lose(self, row: Row) -> None:
-        """Note what the client must make of the head of a line that is too long to be read."""
+        """Record what the first bytes of a line that is too long must lead to."""
         names, message = _head(row)
         job_id = message.get("job_id")
         is_end = message.get("type") in ("result", "error")
@@ -223,7 +223,7 @@ class Plan:
                 return
 
     def _give_up(self, job_ids: list[str]) -> None:
-        """These jobs, and all questions, have no answer so far and never get one."""
+        """End these jobs and all open questions without an answer."""
         self.outcomes += [{"settled": job_id, "gone": True} for job_id in job_ids]
         self._in_flight = [one for one in self._in_flight if one not in job_ids]
         self._accepted -= set(job_ids)
@@ -232,17 +232,17 @@ class Plan:
 
 
 def event_of(message: Row) -> Row:
-    """What counts of an event."""
+    """The fields of an event that are compared."""
     return _chosen(message, _EVENT_FIELDS)
 
 
 def outcome_of(report: Row) -> Row:
-    """What counts of how a call ended."""
+    """The fields of a call's end that are compared."""
     if "result" in report:
         return {**report, "result": _chosen(report["result"], _RESULT_FIELDS)}
     if "error" in report:
         error = _chosen(report["error"], _ERROR_FIELDS)
-        # Absent, it means false.
+        # An absent field means false.
         return {**report, "error": {"retryable": False} | error}
     if "answer" in report:
         return {**report, "answer": _chosen(report["answer"], _HEALTH_FIELDS)}
@@ -250,7 +250,7 @@ def outcome_of(report: Row) -> Row:
 
 
 def padded(row: Row) -> str:
-    """The row's line, its `@` blown up to the size that `pad` says, or to `nest` levels."""
+    """The row's line, with its `@` repeated `pad` times, or replaced by `nest` brackets."""
     line: str = row["line"]
     if "nest" in row:
         return line.replace('"@"', "[" * row["nest"] + "]" * row["nest"])
@@ -258,14 +258,14 @@ def padded(row: Row) -> str:
 
 
 def _message(row: Row) -> Row:
-    """The message that a client reads in a worker's row; empty where it is none."""
+    """The message in a worker's row; empty if the client can read none."""
     if row.get("lost") or "base64" in row:
         return {}
     return _parsed(padded(row))
 
 
 def _head(row: Row) -> tuple[list[str], Row]:
-    """The names that a worker's line begins with, and its message before it was blown up."""
+    """The first names of a worker's line, and its message without the padding."""
     message = _parsed(row["line"])
     return list(message)[:2], message
 
@@ -279,5 +279,5 @@ def _parsed(line: str) -> Row:
 
 
 def _chosen(message: Row, names: tuple[str, ...]) -> Row:
-    # Null and empty stand for nothing, as absent does; some languages cannot tell these apart.
+    # Null and empty mean the same as absent, because some languages do not distinguish them.
     return {name: message[name] for name in names if message.get(name) not in (None, "", [])}

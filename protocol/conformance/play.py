@@ -1,4 +1,4 @@
-"""A client's driver on one side, a scripted worker on the other, and a plan between them."""
+"""Plays a plan: between a client's driver and a scripted worker."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from typing import Any, Self
 
 from conformance.plan import Plan, Row, event_of, outcome_of
 
-# Far beyond what any step takes; a machine may be so busy that it needs more.
+# Much more than any step takes. A very busy machine may need even more.
 TIMEOUT_S = 30.0
 
-# What a client is told to grant a daemon that does not want to end, before it kills it. One that
-# does has all the time that it needs.
+# The client's timeout for a daemon that does not exit at a close. In all other cases it is as long
+# as the timeout of a step.
 _DEAF_CLOSE_TIMEOUT_S = 1.0
 
-# What a client is told to grant a daemon that does not answer a cancel, if the case is about that.
-# Else the daemon has all the time that it needs.
+# The client's timeout for a cancel that is not answered, if the case is about that. In all other
+# cases it is as long as the timeout of a step.
 _BOUND_S = 0.3
 
 _SHOWN_CHARACTERS = 300
 
 
 class UnmetError(Exception):
-    """Raised when the client does not do what was expected. The text says what."""
+    """Raised if the client does something else than expected. The text says what."""
 
 
 class LeftOutError(Exception):
-    """Raised when the client has no such thing as the case is about. The text says what."""
+    """Raised if the client lacks what the case is about. The text names it."""
 
 
 class Driver:
@@ -50,7 +50,7 @@ class Driver:
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, step: str) -> None:
-        """Have the client do something."""
+        """Send a step to the client."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(step.encode() + b"\n")
@@ -59,7 +59,7 @@ class Driver:
             raise UnmetError("the driver ended") from None
 
     def report(self, deadline: float) -> Row:
-        """The next report. Raises `UnmetError` where none comes in time."""
+        """The next report. Raises `UnmetError` if none comes in time."""
         try:
             report = self._reports.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
@@ -187,13 +187,13 @@ class Play:
                 os.kill(pid, signal.SIGKILL)
 
     def _pids(self) -> list[int]:
-        """The worker and its child, if they do not end by themselves."""
+        """The processes that do not exit by themselves: the worker and its child."""
         path = self._script.with_suffix(".pids")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
 def compared(wanted: list[Row], got: list[Row]) -> tuple[list[Row], list[Row]]:
-    """What of `wanted` is not in `got`, as often as it is wanted; and what else is in `got`."""
+    """The rows of `wanted` that `got` lacks, and the rows that only `got` has. Repeats count."""
     extra = [*got]
     missing = []
     for row in wanted:
@@ -206,7 +206,7 @@ def compared(wanted: list[Row], got: list[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _meets(wanted: Row, got: Row) -> bool:
-    """Whether a report is the wanted one. Of an error of the client's own only the code counts."""
+    """True if a report is the wanted one. Of the client's own errors only the code is compared."""
     if "code" not in wanted:
         return got == wanted
     if got.get("settled") != wanted["settled"]:
@@ -215,7 +215,7 @@ def _meets(wanted: Row, got: Row) -> bool:
 
 
 def _is_alive(pid: int, timeout_s: float) -> bool:
-    # A killed process that nobody has waited for yet does nothing any more.
+    # A zombie counts as gone: it was killed, and its parent has not waited for it yet.
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:

@@ -1,8 +1,9 @@
 """A worker that plays a script: `python scripted.py SCRIPT`. Standard library only.
 
 A client under test starts it as its daemon. Each line of SCRIPT is one row of a transcript;
-README.md lists them. It compares what the client writes with the `host` rows. Where that differs,
-or comes where nothing should, it says so in the file SCRIPT.fault and ends with status 70.
+README.md lists them. It compares what the client writes with the `host` rows. If they differ, or if
+the client writes something unexpected, it writes that to the file SCRIPT.fault and exits with
+status 70.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ JOB_FIELDS = {"job_id", "method", "timeout_s", *JOB_DEFAULTS}
 
 
 class Script:
-    """The rows, and where the play stands."""
+    """The rows, and what has been played."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows = self._next_rows()
         self._stdin = sys.stdin.buffer
         self._deaf = False
-        # The client's own request_ids: by the script's, and those of questions that are open.
+        # The client's own request_ids: by those of the script, and those of open questions.
         self._request_ids: dict[str, str | None] = {}
         self._asked: list[str | None] = []
 
     def play(self) -> None:
-        """Do each row in turn, then wait for the end of the input."""
+        """Play each row in turn, then wait for the end of the input."""
         awaited: list[Row] = []
         for row in self._rows:
-            # Lines that follow each other directly may come in any order.
+            # Consecutive `host` rows may come in any order.
             if row["dir"] != "host" and awaited:
                 self._await(awaited)
                 awaited = []
@@ -58,7 +59,7 @@ class Script:
         self._await_end()
 
     def _next_rows(self) -> list[Row]:
-        """The rows up to the next `start`; those behind it are for the process that comes next."""
+        """The rows up to the next `start`. The rows after it are for the next process."""
         rows = [json.loads(line) for line in self._path.read_bytes().splitlines()]
         begins = [0, *(number for number, row in enumerate(rows, 1) if row["dir"] == "start")]
         starts = self._beside("starts")
@@ -77,7 +78,7 @@ class Script:
             message = canonical(json.loads(line))
             found = next((row for row in awaited if _without_id(row) == _without_id(message)), None)
             if found is None:
-                self._fault(f"{line!r} came, where {awaited} was to come")
+                self._fault(f"{line!r} came, but {awaited} was expected")
             awaited.remove(found)
             if message.get("type") in ("health", "trim"):
                 self._asked.append(message.get("request_id"))
@@ -87,7 +88,7 @@ class Script:
     def _await_end(self) -> None:
         for line in self._stdin:
             if canonical(json.loads(line)) != {"type": "shutdown"}:
-                self._fault(f"{line!r} came, where nothing was to come")
+                self._fault(f"{line!r} came, but nothing was expected")
         while self._deaf:
             signal.pause()
 
@@ -105,7 +106,7 @@ class Script:
     def _answer(self, message: Row) -> bytes:
         """The answer with the client's own request_id: the one of the question, or the oldest."""
         if "request_id" in message:
-            # An id that no question had stays as it is.
+            # An id that no question has is not changed.
             own = self._request_ids.get(message["request_id"], message["request_id"])
         else:
             own = self._asked[0] if self._asked else None
@@ -137,7 +138,7 @@ class Script:
                 self._fault(f"there is no row {unknown}")
 
     def _be_deaf(self) -> None:
-        """Outlive all but SIGKILL, with a child that holds our pipes open as well."""
+        """Ignore SIGTERM, and start a child that keeps the pipes open."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen(["/bin/sleep", "600"])
         self._beside("pids").write_text(f"{os.getpid()} {child.pid}")
@@ -152,18 +153,18 @@ class Script:
 
 
 def text(row: Row) -> str:
-    """The row's line, with its `@` blown up to the size that `pad` says."""
+    """The row's line, with its `@` repeated `pad` times."""
     line: str = row["line"]
     return line.replace("@", "x" * row["pad"]) if "pad" in row else line
 
 
 def _without_id(message: Row) -> Row:
-    # Which id a question has is the client's own business.
+    # The client chooses its request_ids.
     return {name: value for name, value in message.items() if name != "request_id"}
 
 
 def canonical(message: Row) -> Row:
-    """What a host's message says, however it says it."""
+    """A host's message with its defaults, without fields that do not matter."""
     if message.get("type", "job") != "job":
         return message
     said = {name: value for name, value in message.items() if name in JOB_FIELDS}

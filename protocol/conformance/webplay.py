@@ -1,10 +1,10 @@
 """Cases over HTTP: a client's driver on one side, a scripted server or a real one on the other.
 
-A case is an object: `about`; `steps`, as the driver reads them, each once so many `outcomes` were
-reported (`after`), so many progress messages (`stages`), and so many requests came (`requests`);
-`server`, the rows of a scripted server, absent if the case is for a real one;
-`outcomes`; `progress`, the stages in their order; `files`, what lies in the client's folder at the
-end. `@NAME` in a job stands for a file in that folder, where `in.png` is the input.
+A case is an object: `about`; `steps`, as the driver reads them, each sent after so many `outcomes`
+(`after`), progress messages (`stages`) and requests (`requests`); `server`, the rows of a scripted
+server, absent if the case is for a real one; `outcomes`; `progress`, the stages in their order;
+`files`, the files in the client's folder at the end. `@NAME` in a job stands for a file in that
+folder; `in.png` is the input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 SCRIPTED = {path.stem: path for path in sorted((_HERE / "http").glob("*.json"))}
 LIVE = {path.stem: path for path in sorted((_HERE / "live").glob("*.json"))}
 
-# What a client is told to grant a server that does not answer a cancel, if the case is about that.
+# The client's timeout for a cancel that is not answered, if the case is about that.
 _BOUND_S = 0.3
 
 
@@ -81,7 +81,7 @@ class WebPlay:
 
     def _picture(self) -> bytes:
         picture: Any = self._case.get("picture", "picture")
-        # A live server looks at the picture; the smallest one of a whole PNG.
+        # A real server reads the picture, so it gets a valid PNG.
         return bytes.fromhex(picture["hex"]) if isinstance(picture, dict) else picture.encode()
 
     def _wait_for(self, due: list[Row], wanted: list[Row], stages: int) -> None:

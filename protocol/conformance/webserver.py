@@ -13,7 +13,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-# What a row's `job` leaves out.
+# The defaults of a row's `job`.
 _JOB = {
     "job_id": "J1",
     "method": "esrgan",
@@ -27,8 +27,8 @@ _PIECES_BYTES = 64 * 1024
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Listens on a free port of 127.0.0.1. `fault`: the first request that the case does not have,
-    or has in another form."""
+    """Listens on a free port of 127.0.0.1. `fault` is the first request that differs from the case,
+    as a sentence."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class ScriptedServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The address of the server."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
@@ -58,7 +58,7 @@ class ScriptedServer(ThreadingHTTPServer):
         with self._changed:
             row = next((one for one in self._rows if one["on"] == name), None)
             if row is None:
-                self.blame(f"{name} was not expected; expected {self.left[:3]}")
+                self.record_fault(f"{name} was not expected; expected {self.left[:3]}")
             else:
                 self._rows.remove(row)
             self._taken.append(name)
@@ -69,31 +69,35 @@ class ScriptedServer(ThreadingHTTPServer):
         """Wait until this request has come."""
         with self._changed:
             if not self._changed.wait_for(lambda: name in self._taken, self.timeout_s):
-                self.blame(f"{name} did not come")
+                self.record_fault(f"{name} did not come")
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until that many have come."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._taken) >= count, self.timeout_s):
-                self.blame(f"{len(self._taken)} requests came, not {count}")
+                self.record_fault(f"{len(self._taken)} requests came, not {count}")
 
     def check_key(self, key: str, *, is_again: bool) -> None:
         """A retry has its first try's Idempotency-Key, and another job has another."""
         if (key in self._keys) != is_again:
-            self.blame(f"the Idempotency-Key {key!r} is {'new' if is_again else 'an old one'}")
+            self.record_fault(
+                f"the Idempotency-Key {key!r} is {'new' if is_again else 'an old one'}"
+            )
         self._keys.add(key)
 
     def check_pause(self, least_s: float) -> None:
         """So long after the last answer at least."""
         waited_s = time.monotonic() - self._answered_s
         if waited_s < least_s:
-            self.blame(f"the request came {waited_s:.2f} s after the answer, before {least_s} s")
+            self.record_fault(
+                f"the request came {waited_s:.2f} s after the answer, before {least_s} s"
+            )
 
     def answered(self) -> None:
         """An answer was written."""
         self._answered_s = time.monotonic()
 
-    def blame(self, fault: str) -> None:
+    def record_fault(self, fault: str) -> None:
         """Note what the client did wrong."""
         self.fault = self.fault or fault
 
@@ -146,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.check_pause(row.get("pause_s", 0))
         for name, wanted in row.get("sent", {}).items():
             if self.headers.get(name) != wanted:
-                self.server.blame(f"{row['on']}: {name} is {self.headers.get(name)!r}")
+                self.server.record_fault(f"{row['on']}: {name} is {self.headers.get(name)!r}")
         if "fields" in row or "picture" in row:
             self.server.check_key(
                 self.headers.get("Idempotency-Key", ""), is_again=row.get("again", False)
@@ -154,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
             fields, picture = self._form(body)
             for what, got in (("fields", fields), ("picture", picture)):
                 if what in row and got != row[what]:
-                    self.server.blame(f"{row['on']}: the {what} are {got!r}, not {row[what]!r}")
+                    self.server.record_fault(
+                        f"{row['on']}: the {what} are {got!r}, not {row[what]!r}"
+                    )
 
     def _form(self, body: bytes) -> tuple[Row, str | None]:
         """The fields as text, and the picture's bytes as text."""

@@ -1,1 +1,1 @@
-"""The worker process: stdio, lanes, one writer."""
+"""The worker process: runs jobs in lanes and answers each exactly once."""

@@ -6,7 +6,7 @@ from upscaled_protocol.utf8 import require_utf8
 
 if __name__ == "__main__":
     require_utf8()
-    # First of all: from here on no import, print or child process can reach the host's wire.
+    # Before every other import: from here on nothing that is printed can reach the host.
     _wire = claim_stdio()
 
 import argparse
@@ -26,7 +26,7 @@ from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger
 
 DEFAULT_MAX_QUEUE = 10_000
-# Drained, but the input was not UTF-8, so its jobs were not read.
+# The exit status of a drained worker whose input was not UTF-8, so that its jobs were not read.
 EXIT_UNREADABLE_INPUT = 1
 
 _EXAMPLES = """examples:
@@ -34,8 +34,8 @@ _EXAMPLES = """examples:
   upscaled worker --methods fake            # a host's test partner: starts at once, no weights
   upscaled worker --allow-root /data --preload compact-x4
 
-exit status: 0 drained, whatever became of the jobs, 1 the input was UTF-16 or UTF-32, 2 wrong
-usage, 4 the host went away, 70 the worker failed, 75 the machine has no room for a thread.
+exit status: 0 drained, also if jobs failed, 1 the input was UTF-16 or UTF-32, 2 wrong usage,
+4 the host is gone, 70 the worker failed, 75 the machine has no room for a thread.
 """
 
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         type=_methods,
         default=os.environ.get("UPSCALED_METHODS") or ",".join(default_methods()),
-        help="methods to serve, by comma; `fake` only if it is named (default: %(default)s)",
+        help="methods to serve, separated by commas (default: %(default)s)",
     )
     add_flags(options.add_argument_group("pictures"), PictureSettings)
     add_flags(options.add_argument_group("engines"), Settings, without=PictureSettings)
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-queue",
         type=int,
         default=DEFAULT_MAX_QUEUE,
-        help="jobs in flight; more of them wait to be accepted (default: %(default)s)",
+        help="jobs in flight; further ones wait to be accepted (default: %(default)s)",
     )
     lines.add_argument(
         "--line-limit-bytes", type=int, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
@@ -71,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse and check, the environment too. Raises `SystemExit` (2) with usage on stderr."""
+    """Parse and check the options and the environment.
+
+    Raises `SystemExit` (2), with the usage on stderr.
+    """
     options = parser()
     known = options.parse_args(argv)
     try:
@@ -85,12 +88,11 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
-    """Serve until the host is done. The exit status: 0 drained, 1 the input was UTF-16, 2 usage,
-    4 the host is gone, 70 the worker failed."""
+    """Serve until the host ends its input. Returns the exit status: see `_EXAMPLES`."""
     options = read_options(argv)
     if options.parent_pid is not None:
         exit_with_parent(options.parent_pid)
-    # A stalled worker is sent SIGABRT before SIGKILL: the stacks of its threads go to stderr.
+    # A supervisor sends a stalled worker SIGABRT before SIGKILL, for its threads' stacks on stderr.
     faulthandler.enable()
     wire = wire or claim_stdio()
     from upscaled_worker.loop import Worker, catch_signals
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         wire,
         engines,
         max_queue=options.max_queue,
-        # A supervisor has judged the host's lines by its own limit, and may have added to them.
+        # A supervisor has applied its own limit, and may have added fields to the lines.
         line_limit_bytes=sys.maxsize if options.supervised else options.line_limit_bytes,
         supervised=options.supervised,
     )
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
 
 
 def _number(name: str, default: float, most: int) -> float:
-    """What the environment says, 1 to `most`. Raises `ValueError` with the variable's name."""
+    """A variable of the environment, 1 to `most`. Raises `ValueError` with its name."""
     text = os.environ.get(name)
     if not text:
         return default

@@ -3,18 +3,18 @@
     supervisor ── control socket ──> fork server ── fork ──> worker 0, worker 1, …
          └────────────── a pair of pipes to each worker ─────────┘
 
-It has every heavy library imported, no thread and no device context, so a forked worker is ready
-in the time of a model load rather than of an import. With `--no-template` it imports nothing and
-executes a fresh interpreter for each worker.
+It has imported every heavy library and has no thread and no device context. So a forked worker is
+ready after the load of its model, without an import. With `--no-template` the fork server imports
+nothing and starts a new interpreter for each worker.
 
-It is also what ends them. Its control socket closes when the supervisor dies, however it dies;
-then it kills everything below itself, grandchildren too, which as a subreaper it adopts. Should
-it be killed itself, the kernel kills its workers, and the supervisor what those leave behind.
+It also ends the workers. If the supervisor exits for any reason, the control socket closes; then
+the fork server kills all its descendants, whose parent it becomes as a subreaper. If the fork
+server itself is killed, the kernel kills its workers, and the supervisor kills their children.
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
-worker's three stdio descriptors. Out: `{"template": true|false, "detail": "why not"}` when it is
-set up, or `{"usage": true}` if the workers' options are wrong, `{"spawn": N, "pid": P}` or
-`{"spawn": N, "failed": "why"}`, and `{"exited": P, "status": S}` (as `os.waitpid` gives it).
+worker's three stdio descriptors. Out: `{"template": true|false, "detail": "reason"}` once after the
+imports, or `{"usage": true}` if the workers' options are wrong; `{"spawn": N, "pid": P}` or
+`{"spawn": N, "failed": "reason"}`; `{"exited": P, "status": S}` (as `os.waitpid` returns it).
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _STDIO_FDS = 3
 
 
 class ForkServer:
-    """Spawns what the supervisor asks for and tells it of every death."""
+    """Starts the workers that the supervisor requests, and reports the exit of each."""
 
     def __init__(self, control: socket.socket, worker_argv: list[str], *, template: bool) -> None:
         self._control = control
         self._worker_argv = worker_argv
         self._template = template
-        self._fault: str | None = None  # why it cannot be a template
+        self._fault: str | None = None  # the reason why it cannot fork
         self._lines = LineSplitter()
         self._pid = os.getpid()
         self._workers: set[int] = set()
@@ -63,35 +63,35 @@ class ForkServer:
         os.set_blocking(self._wake_write, False)
 
     def set_up(self) -> None:
-        """Import what workers need, unless they are to be fresh interpreters."""
+        """Import the libraries of the workers, unless each is a new interpreter."""
         from upscaled_worker.__main__ import read_options
 
         try:
             options = read_options(self._worker_argv)
         except SystemExit:
-            # An exit status alone does not say it: libraries leave with any, when they are loaded.
-            self._tell(usage=True)
+            # An exit status alone is not clear: a library may exit with any status in its import.
+            self._send(usage=True)
             raise
         if self._template:
             with from_existing_folder():
                 self._fault = _preimport(options.methods)
-            # A thread of a library would not live on in a fork, and its locks might stay taken.
+            # A fork does not copy the threads of a library, and their locks may stay taken.
             if self._fault is None and not _is_single_threaded():
                 self._fault = "a library has a thread"
             self._template = self._fault is None
 
     def serve(self) -> None:
-        """Answer the supervisor until it is gone, then leave nothing behind."""
+        """Answer the supervisor until it is gone. Then kill every descendant."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # From here on the control socket tells of the supervisor's end; a signal would only cut
-        # the cleaning up short.
+        # From here on the control socket shows that the supervisor is gone. The signal of
+        # `exit_with_parent` would only interrupt the killing.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         try:
-            self._tell(template=self._template, detail=self._fault)
+            self._send(template=self._template, detail=self._fault)
             while True:
                 ready = dict(poll.poll())
                 if self._wake_read in ready:
@@ -100,25 +100,25 @@ class ForkServer:
                 if self._control.fileno() in ready and not self._receive():
                     break
         except OSError:
-            pass  # the supervisor went while it was being told something
+            pass  # the supervisor is gone
         finally:
             kill_descendants()
 
     def _receive(self) -> bool:
-        """Handle what the supervisor sent; False where it is gone."""
+        """Handle the supervisor's requests. False if it is gone."""
         data, fds, _, _ = socket.recv_fds(self._control, _MAX_MESSAGE_BYTES, _STDIO_FDS)
         for fd in fds:
-            os.set_inheritable(fd, False)  # a worker has them as stdio, and must not twice
+            os.set_inheritable(fd, False)  # a worker has them as its stdio already
         for line in self._lines.feed(data):
             if line is not None:
                 request = decode_line(line)
                 try:
                     pid = self._spawn(request, fds)
-                except OSError as error:  # the machine has no room; the others live on
-                    self._tell(spawn=request["spawn"], failed=str(error))
+                except OSError as error:  # the machine has no room for one more process
+                    self._send(spawn=request["spawn"], failed=str(error))
                 else:
                     self._workers.add(pid)
-                    self._tell(spawn=request["spawn"], pid=pid)
+                    self._send(spawn=request["spawn"], pid=pid)
         for fd in fds:
             os.close(fd)
         return bool(data)
@@ -135,9 +135,9 @@ class ForkServer:
                 stderr=fds[2],
                 env=os.environ | request["env"],
                 start_new_session=True,
-                close_fds=False,  # as in a fork; what is ours alone is close-on-exec anyhow
+                close_fds=False,  # as in a fork; the fork server's own ones are close-on-exec
             )
-            process.returncode = 0  # reaped below, with all the others
+            process.returncode = 0  # `_reap` collects it
             return process.pid
         pid = os.fork()
         if pid == 0:
@@ -145,7 +145,7 @@ class ForkServer:
         return pid
 
     def _become_worker(self, argv: list[str], env: dict[str, str], fds: list[int]) -> NoReturn:
-        """In the forked child: leave the fork server's things behind and run a worker."""
+        """In the forked child: close the fork server's descriptors and run a worker."""
         status = 1
         try:
             os.setsid()
@@ -161,9 +161,9 @@ class ForkServer:
             from upscaled_worker.__main__ import main
 
             status = main(argv, wire=claim_stdio())
-        except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException:  # noqa: BLE001 - nothing may return into the fork server's own loop
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else 1
+        except BaseException:  # noqa: BLE001 - the child must not return into the fork server's loop
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stdout.flush()
@@ -180,36 +180,36 @@ class ForkServer:
                 return
             if pid in self._workers:
                 self._workers.remove(pid)
-                self._tell(exited=pid, status=status)
-            self._kill_strays()
+                self._send(exited=pid, status=status)
+            self._kill_orphans()
 
-    def _kill_strays(self) -> None:
-        """A dead worker's children were handed to us: they are nobody's now."""
+    def _kill_orphans(self) -> None:
+        """Kill the children of workers that have exited: the fork server is their parent now."""
         for pid in child_pids(self._pid):
             if pid not in self._workers:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 
-    def _tell(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         self._control.sendall(encode_line(message))
 
 
 def _preimport(methods: tuple[str, ...]) -> str | None:
-    """Import what the engines need; why no worker may be forked from here, if so."""
-    import upscaled_worker.loop  # noqa: F401 - for the workers forked later
+    """Import the libraries of the engines. Returns the reason if no worker can be forked."""
+    import upscaled_worker.loop  # noqa: F401 - for the workers
     from upscaled_models.registry import engine_class
 
     fault = None
     for method in methods:
         try:
             engine_class(method).preimport()
-        except ModuleNotFoundError as error:  # not installed: the worker says so, as that engine's
+        except ModuleNotFoundError as error:  # not installed: the worker's engine reports it
             sys.stderr.write(f"upscaled: cannot pre-import the {method} engine: {error}\n")
         except Exception as error:  # noqa: BLE001 - whatever a library raises
-            # It is half imported, and in this process it cannot be imported again.
+            # It is partly imported, and in this process it cannot be imported again.
             fault = f"cannot pre-import the {method} engine: {error}"
             sys.stderr.write(f"upscaled: {fault}\n")
-    # What lives now lives for good; kept out of collections, its pages stay shared after a fork.
+    # These objects are never freed. A collection would write to them, and so copy shared pages.
     gc.collect()
     gc.freeze()
     return fault
@@ -223,13 +223,13 @@ def _is_single_threaded() -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve one supervisor. Arguments: the control socket's descriptor, then the worker's own."""
+    """Serve one supervisor. Arguments: those of the fork server, then those of every worker."""
     options = argparse.ArgumentParser(prog="python -m upscaled_worker.forkserver")
     options.add_argument("--control-fd", type=int, required=True)
     options.add_argument("--parent-pid", type=int, required=True)
     options.add_argument("--no-template", action="store_true")
     known, worker_argv = options.parse_known_args(argv)
-    # While the imports run nothing reads the control socket: the kernel's signal ends us then.
+    # During the imports nothing reads the control socket, so the kernel's signal must end this.
     exit_with_parent(known.parent_pid, signal.SIGTERM)
     become_subreaper()
     control = socket.socket(fileno=known.control_fd)

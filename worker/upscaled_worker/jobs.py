@@ -18,7 +18,7 @@ from upscaled_worker.deadlines import Deadlines
 from upscaled_worker.engines import Engines
 from upscaled_worker.job import RunningJob
 from upscaled_worker.lanes import Lanes
-from upscaled_worker.starvation import lack
+from upscaled_worker.starvation import missing_resource
 
 # A held job in memory: the model with its config.
 _JOB_BYTES = 8 * 1024
@@ -153,7 +153,7 @@ class Jobs:
             running.cancel()  # before a thread of the lane can start it
         position = lane.submit(running)
         self._deadlines.note(running)
-        # A supervisor has accepted the job long ago, and told the host.
+        # A supervisor has sent `accepted` to the host already.
         if not self._supervised:
             self._send(Accepted(job_id=job.job_id, position=position))
         if is_cancelled:
@@ -197,5 +197,5 @@ def _failure(job: RunningJob, error: BaseException) -> Error:
     if isinstance(error, MemoryError):
         return job.failure(ErrorCode.OUT_OF_MEMORY, "memory ran out")
     text = f"unexpected {type(error).__name__}: {error}"
-    known = lack(text, error) or JobError(ErrorCode.INTERNAL, text)
+    known = missing_resource(text, error) or JobError(ErrorCode.INTERNAL, text)
     return job.failure(known.code, known.message, error)

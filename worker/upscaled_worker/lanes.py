@@ -13,7 +13,7 @@ from upscaled_worker.job import RunningJob
 from upscaled_worker.threads import guarded, start
 from upscaled_worker.turns import Turns
 
-# How soon a paused lane looks whether it may go on.
+# How often a paused lane checks whether it is still paused.
 _PAUSE_CHECK_S = 0.05
 
 

@@ -48,7 +48,7 @@ from upscaled_worker.threads import EXIT_FAILED, guarded, start
 from upscaled_worker.trimming import IDLE_CHECK_S, Trimmer
 from upscaled_worker.wakeup import Wakeup
 
-# How soon lines are read again once a host that had stopped reading goes on.
+# How often an unread host is checked: its lines are read again once it reads.
 _UNREAD_CHECK_S = 0.05
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
@@ -230,7 +230,7 @@ class Worker:
         self._jobs.lanes.start()
         self._reports.has_started = True
         self._reports.send_ready()
-        # What the imports created lives as long as the process, so no collection looks at it.
+        # The objects of the imports are never freed, so collections need not look at them.
         gc.freeze()
         self._jobs.lanes.open()
 

@@ -37,8 +37,8 @@ class Reports:
         return "degraded" if self._engines.faults else "ok"
 
     def send_ready(self) -> None:
-        """Tell the host which methods work. Sent even if none does, because a host may wait for
-        `ready` before it sends jobs, and those jobs get the reason as their error."""
+        """Send `ready` with the methods that work. It is sent even if none does, because hosts wait
+        for it before they send jobs, and those jobs get the reason as their error."""
         device = self._engines.device()
         faults = self._engines.faults
         if faults:
@@ -60,7 +60,7 @@ class Reports:
         )
 
     def send_ready_again(self) -> None:
-        """Tell the host that one more method works now."""
+        """Send another `ready`, because one more method works."""
         if not self.is_draining:
             self.send_ready()
 

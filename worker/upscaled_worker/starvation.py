@@ -1,4 +1,4 @@
-"""What a host lacks, told from the exception that an engine's start or a job ended with."""
+"""What the machine lacks, from the exception that ended an engine's start or a job."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _NO_FOLDER = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 _NO_FILES = (errno.EMFILE, errno.ENFILE)
 _NO_MEMORY = (errno.ENOMEM, errno.EAGAIN)
-# From the dynamic loader and from Python; they come without a number.
+# Messages of the dynamic loader and of Python, which have no error number.
 _WORDS_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't start new thread")
 _WORDS_OF_FOLDERS = ("no usable temporary directory",)
 
 
 def start_failure(method: str, error: BaseException) -> JobError:
-    """Why an engine cannot start. Retryable if the host lacks something, else `internal`."""
+    """The error of an engine that cannot start. Retryable if the machine lacks something."""
     text = f"the {method} engine cannot start: {type(error).__name__}: {error}"
-    return lack(text, error) or JobError(ErrorCode.INTERNAL, text)
+    return missing_resource(text, error) or JobError(ErrorCode.INTERNAL, text)
 
 
-def lack(text: str, error: BaseException) -> JobError | None:
-    """The error with what the host lacks and what to do added to its sentence; None if that is
-    not what is wrong."""
+def missing_resource(text: str, error: BaseException) -> JobError | None:
+    """The error, with what the machine lacks and what to do; None if the reason is another one."""
     for one in _chain(error):
         number = one.errno if isinstance(one, OSError) else None
         words = str(one).lower()
