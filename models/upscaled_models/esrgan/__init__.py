@@ -1,1 +1,1 @@
-"""The ESRGAN engine: any single-image network spandrel knows, exact, in bounded memory."""
+"""The ESRGAN engine: any single-image network of spandrel, in bounded memory."""

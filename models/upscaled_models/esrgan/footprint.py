@@ -1,4 +1,4 @@
-"""Memory that a network's intermediate results take, counted while it runs."""
+"""Measures the memory of a network's intermediate results while it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts, while active, the bytes of tensors that were made since and are still alive.
+    """While active, counts the bytes of tensors that were created since and still exist.
 
-    peak_bytes: the most there were. What kernels take for themselves is not seen.
+    peak_bytes: the highest count. Scratch memory inside kernels is not counted.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    # oneDNN's weights are tensors without a storage that could be looked at; they are no results.
+    # oneDNN's packed weights are tensors whose storage cannot be read. They are not results.
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf.is_mkldnn]
 
 

@@ -1,4 +1,4 @@
-"""What weights are that no upscaling architecture fits, as a sentence for the user."""
+"""Names weights that fit no upscaling architecture, as the end of a sentence for the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upscaled_models.esrgan.standins import Ignored
 
-# Wrappers in wrappers; a loop of references, which a pickle can have, ends there.
+# Dictionaries inside dictionaries. The limit also ends a loop of references in a pickle.
 _DEEPEST = 4
 _MOST_NAMES = 10_000
 _TRAINING = frozenset(
@@ -20,10 +20,10 @@ _TRAINING = frozenset(
 _DISCRIMINATOR = (
     "a discriminator, which only training needs: choose the generator that was saved with it"
 )
-# The first pattern that is found in a weight's name tells.
+# What weights are, by a pattern in one of their names. The first match counts.
 _KNOWN = tuple(
-    (told, re.compile(pattern))
-    for told, pattern in (
+    (kind, re.compile(pattern))
+    for kind, pattern in (
         (
             "a LoRA, which only changes another model: choose a super-resolution model",
             r"lora_(A|B|up|down)\b|\.hada_w1_a",
@@ -52,7 +52,7 @@ _DISCRIMINATORS_PLACES = frozenset({"net_d", "netD", "discriminator", "d", "D", 
 
 
 def what_it_is(weights: dict[Any, Any]) -> str | None:
-    """The rest of a sentence about weights of no known architecture; None if nothing is known."""
+    """The end of a sentence about weights of no known architecture; None if nothing matches."""
     found = list(_walk(weights, _DEEPEST))
     is_optimizer = {"state", "param_groups"} <= {*weights}
     if is_optimizer or not any(isinstance(value, Tensor) for _, value in found):
@@ -60,9 +60,9 @@ def what_it_is(weights: dict[Any, Any]) -> str | None:
     if {*weights} <= _DISCRIMINATORS_PLACES:
         return f"it is {_DISCRIMINATOR}"
     names = [name for name, _ in found if isinstance(name, str)]
-    for told, pattern in _KNOWN:
+    for kind, pattern in _KNOWN:
         if any(pattern.search(name) for name in names):
-            return f"it is {told}"
+            return f"it is {kind}"
     if _TRAINING & {*weights}:
         return (
             "it is a training checkpoint, and no network in it is of a known architecture: "

@@ -1,4 +1,4 @@
-"""From a weights file to a network, without ever running code that the file brings along."""
+"""From a weights file to a network. Code in the file never runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from upscaled_models.esrgan.foreign import what_it_is
 from upscaled_models.esrgan.weightsfile import read_weights, useless
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# The network's module, its scale, its channels and what it asks of its input's size.
+# The network's module, its scale, its channels and the sizes of input that it takes.
 Descriptor: TypeAlias = ImageModelDescriptor
 
-# Where training programs keep an upscaling network beside others, in order of preference: weights
-# that were averaged over the training come first.
+# Names under which training programs keep an upscaling network beside others. Weights that were
+# averaged over the training are preferred.
 _PLACES = ("params_ema", "g_ema", "net_g_ema", "ema", "params", "generator", "net_g", "netG", "gen",
            "network_g", "network", "model_g", "model", "net")  # fmt: skip
 
@@ -35,7 +35,7 @@ def load_descriptor(path: Path) -> Descriptor:
     that does not upscale pictures, or weights for other programs).
     """
     model = _model(path, read_weights(path))
-    # Some architectures say "SR" of any scale.
+    # Some architectures have the purpose "SR" also at scale 1.
     if not isinstance(model, ImageModelDescriptor) or model.purpose != "SR" or model.scale < 2:
         raise JobError(
             ErrorCode.INVALID_JOB,
@@ -58,7 +58,7 @@ def load_descriptor(path: Path) -> Descriptor:
 
 
 def _model(path: Path, weights: dict[Any, Any]) -> Any:
-    """The network that any known architecture makes of the weights, wherever in them it lies."""
+    """The network that a known architecture builds from the weights, or from a part of them."""
     for candidate in _candidates(weights):
         extra = morearchitectures.upscaler_of(candidate)
         if extra is not None and not morearchitectures.is_installed():
@@ -70,21 +70,21 @@ def _model(path: Path, weights: dict[Any, Any]) -> Any:
             raise
         except UnsupportedModelError:
             continue
-        except Exception as error:  # whatever an architecture trips over in foreign weights
-            if told := what_it_is(weights):
-                raise useless(path, told) from error
+        except Exception as error:  # an architecture may fail anywhere in foreign weights
+            if kind := what_it_is(weights):
+                raise useless(path, kind) from error
             raise useless(
                 path, "its weights do not fit their architecture; fetch the file again"
             ) from error
-    told = what_it_is(weights) or (
+    kind = what_it_is(weights) or (
         "its architecture is not known: choose a super-resolution model that spandrel knows"
     )
-    raise useless(path, told)
+    raise useless(path, kind)
 
 
 class _NoRandomWeights(TorchFunctionMode):
-    """Leaves new layers' weights as they are: random ones would take as long as to read the file,
-    and all of them are replaced by the file's."""
+    """Skips the random initialisation of new layers: it would take as long as to read the file, and
+    the file replaces all of these weights."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -98,14 +98,14 @@ def _are_finite(weights: Iterable[torch.Tensor]) -> bool:
     numbers = [each for each in weights if each.is_floating_point()]
     if not numbers:
         return True
-    # A sum is not finite if one of its terms is not: one pass over them, and one answer.
+    # A sum is not finite if one of its terms is not, so one pass checks all.
     sums = torch.stack([each.sum(dtype=torch.float32) for each in numbers])
-    # But a sum of finite numbers may be too large.
+    # A sum of finite numbers may overflow too.
     return bool(sums.isfinite().all()) or all(bool(each.isfinite().all()) for each in numbers)
 
 
 def _candidates(weights: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
-    """The weights, then those of the places inside them that may hold the network."""
+    """The weights, then the parts of them that may be the network."""
     yield weights
     inner = weights.get("state_dict")
     for outer in (weights, inner) if isinstance(inner, dict) else (weights,):

@@ -1,4 +1,4 @@
-"""A loaded network: what it computes with, how far it looks, and how a picture goes through it."""
+"""A loaded network: its precision, how far it looks, and how a picture goes through it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
-from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.precision import supported
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
+from upscaled_models.esrgan.probecache import ProbeCache
+from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField, probe
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
 
 # Side of the tile that a network's memory is measured with.
 _SAMPLE_SIDE = 64
-# Layers whose few weights stay in fp32: they take either input then.
+# Layers whose few weights stay in fp32, because they then take inputs of both precisions.
 _NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 
 
 class Stream(Protocol):
-    """A picture, or a column of it, on its way through a network from the top row down."""
+    """A picture, or one column of it, on its way through a network from the top row down."""
 
     def feed(self, rows: Tensor) -> Tensor | None:
         """Take the next band, (B, C, h, W) in float32; give what is ready of the result."""
@@ -38,14 +38,14 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What has to be known of a network to cut a picture.
+class TileGeometry:
+    """How a picture has to be cut for a network.
 
     overlap: pixels of its neighbours that a tile has to see.
-    exact: whether that is all that the result depends on, so that tiles need no blending.
-    reach: rows above a row of the result that it depends on or comes out with.
-    align: what the edges of tiles inside a picture have to be multiples of; divides `overlap`.
-    pixel_bytes: memory for each pixel of a band, overlap included, while that is computed.
+    exact: True if the result depends on no other pixels, so that tiles need no blending.
+    reach: source rows above a row of the result that are needed to compute it again.
+    align: the edges of tiles inside a picture are multiples of it; divides `overlap`.
+    pixel_bytes: memory per pixel of a band, overlap included, while it is computed.
     """
 
     overlap: int
@@ -54,7 +54,7 @@ class Sight:
     align: int
     pixel_bytes: int
 
-    def in_tiles(self) -> Sight:
+    def in_tiles(self) -> TileGeometry:
         """The same in whole tiles."""
         return replace(self, reach=2 * self.overlap)
 
@@ -62,15 +62,15 @@ class Sight:
 class Network:
     """One network on one device in one precision. Safe to use from any thread.
 
-    architecture: as spandrel calls it.
-    scale: output pixels an input pixel. channels: 1 or 3, in and out.
-    by_rows: whether it runs row by row, so that bands of any height cost the same.
-    lag: by rows, the source rows that a stream's result is behind.
+    architecture: spandrel's name of it.
+    scale: output pixels per input pixel, to each side. channels: 1 or 3, in and out.
+    by_rows: True if it runs row by row; then bands of any height cost the same per row.
+    lag: by rows, the source rows by which a stream's result is behind.
     tiling: what the architecture says about tiles.
-    learnt: what is kept of its file on the disk; None for nothing.
+    probe_cache: what is kept of its file on the disk; None for nothing.
     size_bytes: memory of the weights.
-    column_bytes: memory of a stream for each column of its source between bands.
-    sight: and what of it has a name here, in tiles is found out when it is first asked for. That
+    column_bytes: memory of a stream between bands, per column of its source.
+    geometry: and what of it has a name here, in tiles is found out when it is first asked for. That
     takes many times as long as to load the network, and a picture in one piece does not need it.
     """
 
@@ -79,7 +79,7 @@ class Network:
         descriptor: Descriptor,
         device: torch.device,
         dtype: torch.dtype,
-        learnt: Learnt | None = None,
+        probe_cache: ProbeCache | None = None,
     ) -> None:
         sizes = descriptor.size_requirements
         self.device = device
@@ -93,9 +93,9 @@ class Network:
         )
         self._minimum: int = sizes.minimum
         self._multiple: int = sizes.multiple_of
-        self.learnt = learnt
+        self.probe_cache = probe_cache
         self._graph: RowGraph | None = None
-        self._sight: Sight | None = None
+        self._geometry: TileGeometry | None = None
         self.by_rows = True
         self.lag = self.column_bytes = 0
         descriptor.model.to(device)
@@ -110,58 +110,64 @@ class Network:
                     layer.float()
         else:
             radius = self._graph.radius
-            # Tiles that begin where bands may end have the bits of rows.
-            reach = Reach(radius, math.lcm(self._multiple, self._graph.step))
-            self._sight = replace(self._seen(reach, self._graph.pixel_bytes), reach=radius)
+            # Tiles that begin at rows where bands may end give the bits of rows.
+            reach = ReceptiveField(radius, math.lcm(self._multiple, self._graph.step))
+            self._geometry = replace(
+                self._geometry_of(reach, self._graph.pixel_bytes), reach=radius
+            )
             self.lag = self._graph.lag
             self.size_bytes += self._graph.extra_bytes
             self.column_bytes = self._graph.column_bytes
 
     def in_tiles(self) -> Network:
-        """The same network, which runs row by row, in whole tiles: these hold nothing between
-        bands, but compute their overlap twice, and are blended where it is not all they see."""
+        """The same network in tiles instead of rows. Tiles hold less between bands, but compute
+        their overlap twice, and are blended if the network looks farther than the overlap."""
         tiled = copy(self)
         tiled.by_rows = False
-        tiled._sight = self.sight.in_tiles()
+        tiled._geometry = self.geometry.in_tiles()
         return tiled
 
     @property
-    def sight(self) -> Sight:
-        """What has to be known to cut a picture."""
-        if self._sight is None:
-            # An accelerator can look at a network while it computes with another.
+    def geometry(self) -> TileGeometry:
+        """How a picture has to be cut."""
+        if self._geometry is None:
+            # An accelerator can probe one network while it computes with another.
             on_processor = self.device.type == "cpu"
-            self._sight = computing_thread().run(self._look) if on_processor else self._look()
-        return self._sight
+            self._geometry = (
+                computing_thread().run(self._find_geometry)
+                if on_processor
+                else self._find_geometry()
+            )
+        return self._geometry
 
     @property
     def overlap(self) -> int:
-        return self.sight.overlap
+        return self.geometry.overlap
 
     @property
     def exact(self) -> bool:
-        return self.sight.exact
+        return self.geometry.exact
 
     @property
     def reach(self) -> int:
-        return self.sight.reach
+        return self.geometry.reach
 
     @property
     def align(self) -> int:
-        return self.sight.align
+        return self.geometry.align
 
     @property
     def pixel_bytes(self) -> int:
-        return self.sight.pixel_bytes
+        return self.geometry.pixel_bytes
 
     def padded(self, side: int) -> int:
-        """The side of the picture that the network has to be given for one of `side` pixels."""
+        """The least side of at least `side` pixels that the network takes."""
         return math.ceil(max(side, self._minimum) / self._multiple) * self._multiple
 
     def open(self, height: int, band_rows: int, *, as_bytes: bool = False) -> Stream:
-        """Begin a column of `height` rows, in bands of `band_rows`, the last of what is left.
+        """Begin a column of `height` rows in bands of `band_rows`; the last one may be lower.
 
-        as_bytes: the result may come in uint8, as files have it.
+        as_bytes: the result may be in uint8, as files have it.
         """
         if self._graph is not None and self.by_rows:
             return self._graph.open(height, band_rows, as_bytes=as_bytes)
@@ -176,30 +182,30 @@ class Network:
             exact=is_whole or self.exact,
         )
 
-    def _seen(self, reach: Reach, pixel_bytes: int) -> Sight:
+    def _geometry_of(self, reach: ReceptiveField, pixel_bytes: int) -> TileGeometry:
         radius, align = reach.radius, reach.period
         exact = radius is not None and radius <= LARGEST_RADIUS
         # A tile must not be smaller than the least that the network takes.
         wanted = max(radius if exact and radius is not None else LARGEST_RADIUS, self._minimum)
         overlap = math.ceil(wanted / align) * align
-        return Sight(overlap, exact, 2 * overlap, align, pixel_bytes)
+        return TileGeometry(overlap, exact, 2 * overlap, align, pixel_bytes)
 
-    def _look(self) -> Sight:
-        """Find out what is not kept of the network's file."""
-        if self._sight is not None:  # another job was faster
-            return self._sight
-        known = None if self.learnt is None else self.learnt.find().tiles
+    def _find_geometry(self) -> TileGeometry:
+        """The geometry that is kept of the network's file; otherwise measure it and keep it."""
+        if self._geometry is not None:  # another job was faster
+            return self._geometry
+        known = None if self.probe_cache is None else self.probe_cache.find().tiles
         if known is not None:
-            return self._seen(Reach(known.radius, known.period), known.pixel_bytes)
+            return self._geometry_of(ReceptiveField(known.radius, known.period), known.pixel_bytes)
         reach, pixel_bytes = self._probe(), self._measure_pixel_bytes()
-        if self.learnt is not None:
-            self.learnt.keep_tiles(reach, pixel_bytes)
-        return self._seen(reach, pixel_bytes)
+        if self.probe_cache is not None:
+            self.probe_cache.keep_tiles(reach, pixel_bytes)
+        return self._geometry_of(reach, pixel_bytes)
 
-    def _probe(self) -> Reach:
+    def _probe(self) -> ReceptiveField:
         descriptor = self._descriptor
         if self.dtype != torch.float32:
-            # In half precision neighbours are less easily told apart.
+            # In half precision small effects of far pixels are lost in rounding.
             descriptor = deepcopy(descriptor).float()
         return probe(
             lambda picture: descriptor(picture.clone()),
@@ -219,11 +225,11 @@ class Network:
     def _forward(self, tile: Tensor) -> Tensor:
         if self._graph is not None:
             return self._graph.whole(tile)
-        # A copy in any case: some architectures write into what they are given.
+        # Always a copy, because some architectures write into their input.
         tile = tile.to(self.dtype, memory_format=torch.channels_last, copy=True)
-        # Many architectures make masks and positions in fp32, and multiply them with the rest.
+        # Many architectures create masks and positions in fp32, and multiply them with the rest.
         half = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=half):
-            # One at a time: not every architecture takes a batch.
+            # One picture at a time: not every architecture takes a batch.
             parts = [self._descriptor(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

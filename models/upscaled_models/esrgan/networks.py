@@ -22,10 +22,10 @@ from upscaled_models.device.precision import choose_dtype
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.engine import Context, Settings
 from upscaled_models.esrgan.enlargement import EsrganEnlargement
-from upscaled_models.esrgan.learnt import Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.probecache import ProbeCache
 from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -59,7 +59,7 @@ class Networks(DeviceModels):
         dtype, _ = choose_dtype("auto", self.device, bits=8)
         with self._network(path, dtype) as network:
             # Before the first job, for a picture of any size.
-            _ = network.sight
+            _ = network.geometry
 
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
         """Find the weights file of a job, and say how its picture is enlarged. Raises `JobError`,
@@ -120,8 +120,8 @@ class Networks(DeviceModels):
 
             def full_precision() -> Network:
                 self._full_precision_only.add(path)
-                if network.learnt is not None:
-                    network.learnt.keep_imprecise()
+                if network.probe_cache is not None:
+                    network.probe_cache.keep_imprecise()
                 return held.enter_context(self._network(path, torch.float32, context.warn))
 
             if memory_bytes is None:
@@ -200,17 +200,17 @@ class Networks(DeviceModels):
             yield network
 
     def _load(self, path: Path, status: os.stat_result, dtype: torch.dtype) -> Network:
-        def learnt_in(dtype: torch.dtype) -> Learnt:
-            return Learnt(self.settings.model_dir, path, status, self.device, dtype)
+        def cache_for(dtype: torch.dtype) -> ProbeCache:
+            return ProbeCache(self.settings.model_dir, path, status, self.device, dtype)
 
-        learnt = learnt_in(dtype)
+        probe_cache = cache_for(dtype)
         if dtype == torch.float32:
-            return Network(load_descriptor(path), self.device, dtype, learnt)
-        learnt.begin()
+            return Network(load_descriptor(path), self.device, dtype, probe_cache)
+        probe_cache.begin()
         descriptor = load_descriptor(path)
-        if not learnt.find().is_precise:
-            dtype, learnt = torch.float32, learnt_in(torch.float32)
-        return Network(descriptor, self.device, dtype, learnt)
+        if not probe_cache.find().is_precise:
+            dtype, probe_cache = torch.float32, cache_for(torch.float32)
+        return Network(descriptor, self.device, dtype, probe_cache)
 
     def _memory_for_tiles(self) -> int:
         share = _DEVICE_SHARE if self.device.type == "cuda" else _HOST_SHARE

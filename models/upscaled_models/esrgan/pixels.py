@@ -1,7 +1,7 @@
-"""Pixels as files have them, and planes as networks take them.
+"""Pixels as files have them to planes as networks take them, and back.
 
-A network for RGB takes gray as three equal channels, and alpha as a gray picture of its own that
-travels in the same batch.
+A network for RGB takes gray as three equal channels. Alpha is a gray picture of its own in the same
+batch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def to_bands(planes: Tensor, bands: int) -> Tensor:
 
 @torch.inference_mode()
 def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
-    """A picture in any floats, 0 to 1, as uint8, rounded, and whether all of it was finite."""
+    """A picture in any floats, 0 to 1, rounded to uint8; and True if all its values were finite."""
     picture = picture.float()
     if picture.device.type == "cpu" and native.available():
         return native.to_bytes(picture)
@@ -71,6 +71,6 @@ def to_rows(picture: Tensor, bits: int) -> np.ndarray:
 
 def _scaled(picture: Tensor, top: int) -> Tensor:
     half = torch.tensor(0.5, device=picture.device)
-    # Channels last, so that it is the rows' own order in memory.
+    # Channels last, which is the order of rows in memory.
     scaled = torch.add(half, picture, alpha=top).clamp_(0, top)
     return scaled.contiguous(memory_format=torch.channels_last)

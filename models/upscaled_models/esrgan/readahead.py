@@ -1,4 +1,4 @@
-"""An iterator that is run ahead of its reader, in a thread of its own."""
+"""Runs an iterator ahead of its reader, in its own thread."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 
 ItemT = TypeVar("ItemT")
 
-# Items ready before they are asked for. One keeps the reader busy; two bridge an uneven pace.
+# Items that are ready before they are read. One keeps the reader busy; two even out the pace.
 _AHEAD = 2
-# Some pictures are decoded whole before their first row comes. A small one must not wait for that.
+# Some files are decoded whole before their first row comes. Other pictures must not wait for that.
 _left_behind = LeftBehind(allowed=1)
 
 
@@ -44,7 +44,7 @@ class _ReadAhead(Generic[ItemT]):
             yield item
 
     def close(self) -> None:
-        """Stop the thread at its next item, and do not wait where that takes long."""
+        """Stop the thread at its next item. Do not wait if that takes long."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -70,10 +70,10 @@ class _ReadAhead(Generic[ItemT]):
 
 @contextmanager
 def read_ahead(items: Iterator[ItemT], check: Callable[[], None]) -> Iterator[Iterator[ItemT]]:
-    """Begin to run `items` at once; what it raises comes out where its items do.
+    """Begin to run `items` at once. Its exceptions are raised in the reader.
 
-    check: called while an item is waited for; what it raises ends the wait. On leaving the context
-    the thread has ended, or will with the item that it is at.
+    check: called while the reader waits for an item; an exception of it ends the wait. When the
+    context is left the thread has ended, or ends with its current item.
     """
     running = _ReadAhead(items, check)
     try:

@@ -1,4 +1,4 @@
-"""How far a network looks, found by changing what it is shown and watching what it answers."""
+"""Measures how far a network looks: which pixels of the result change with which of the source."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Source pixels of context that a tile is given at most. What trained networks see beyond changes
-# their answer by less than a step of 8 bits; there tiles are blended.
+# The most source pixels of context that a tile gets. Pixels farther away change the result of
+# trained networks by less than a step of 8 bits; tiles of such networks are blended.
 LARGEST_RADIUS = 64
-# Windows of attention are powers of two, in what spandrel knows up to this one.
+# Windows of attention are powers of two; the largest in spandrel's architectures.
 _LARGEST_PERIOD = 32
-# What counts as equal, for a greatest value of one: arithmetic may depend on a tile's place.
+# Differences up to this count as equal, for values up to one. A tile's place may change rounding.
 _ROUNDING = 1e-5
 
 Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What a pixel of the result depends on.
+class ReceptiveField:
+    """The source pixels that a pixel of the result depends on.
 
-    radius: source pixels to each side, or a few more than it does; None where they are more than
-    LARGEST_RADIUS, or where its place in the picture matters.
-    period: its own place, modulo this many source pixels.
+    radius: how many to each side, or a few more than that; None if they are more than
+    LARGEST_RADIUS, or if the result depends on the pixel's place in the picture.
+    period: the result also depends on the pixel's place modulo this many source pixels.
     """
 
     radius: int | None
@@ -36,10 +36,10 @@ class Reach:
 @torch.inference_mode()
 def probe(
     forward: Forward, *, channels: int, scale: int, multiple: int, device: torch.device
-) -> Reach:
-    """Find out how far `forward` looks, (1, channels, h, w) to (1, channels, h*scale, w*scale).
+) -> ReceptiveField:
+    """Measure how far `forward` looks: (1, channels, h, w) to (1, channels, h*scale, w*scale).
 
-    multiple: what it asks its input's sides to be multiples of.
+    multiple: the sides of its input are multiples of it.
     """
     height = math.ceil(_LARGEST_PERIOD / multiple) * multiple
     width = math.ceil(2 * (LARGEST_RADIUS + _LARGEST_PERIOD) / multiple) * multiple
@@ -48,47 +48,47 @@ def probe(
     across = _Probe(forward, pair, scale)
     period, is_certain = across.period(multiple)
     if not is_certain:
-        return Reach(None, period)
+        return ReceptiveField(None, period)
     down = _Probe(lambda picture: forward(picture.mT).mT, pair, scale)
-    # Where in a period the farthest look begins was not tried.
+    # The probe began at one place of a period; at another one it may look farther.
     radius = max(across.radius(), down.radius()) + period - 1
-    return Reach(radius if radius <= LARGEST_RADIUS else None, period)
+    return ReceptiveField(radius if radius <= LARGEST_RADIUS else None, period)
 
 
 class _Probe:
-    """Along the width of a pair of pictures that differ in every pixel."""
+    """Probes along the width, with two pictures that differ in every pixel."""
 
     def __init__(self, forward: Forward, pair: Tensor, scale: int) -> None:
         self._forward = forward
         self._first, self._second = pair
         self._scale = scale
-        self._answer = forward(self._first)
+        self._result = forward(self._first)
 
     def radius(self) -> int:
-        """The farthest that an answer depends on the picture across one column.
+        """How many columns away from a changed column the result changes.
 
-        Pictures that differ in some columns are answered equally as far as the network does not see
-        those. Each pixel in them differs, so that no dead activation hides a connection.
+        Every pixel of those columns changes, so an activation that is zero for one value hides
+        nothing.
         """
         width: int = self._first.shape[3]
         left = (width - _LARGEST_PERIOD) // 2
         right = left + _LARGEST_PERIOD
         other = self._first.clone()
         other[..., left:right] = self._second[..., left:right]
-        different = self._forward(other) != self._answer
+        different = self._forward(other) != self._result
         columns = different.flatten(0, 2).any(0).nonzero().flatten() // self._scale
         seen: list[int] = columns.tolist() or [left]
         return max(left - min(seen), max(seen) + 1 - right, 0)
 
     def period(self, multiple: int) -> tuple[int, bool]:
-        """The least shift of a picture that only shifts its answer, away from the borders.
+        """The smallest shift of a picture that only shifts the result, away from the borders; True.
 
-        Where none does, for instance because the network looks everywhere: the least of those that
-        change the answer least, and False.
+        If there is none, for example because the network looks at the whole picture: the smallest
+        of the shifts that change the result least; False.
         """
-        allowed = _ROUNDING * float(self._answer.abs().max())
+        allowed = _ROUNDING * float(self._result.abs().max())
         start, stop = LARGEST_RADIUS + _LARGEST_PERIOD, LARGEST_RADIUS + 2 * _LARGEST_PERIOD
-        kept = self._answer[..., start * self._scale : stop * self._scale]
+        kept = self._result[..., start * self._scale : stop * self._scale]
         differences = {}
         shift = 1
         while shift <= _LARGEST_PERIOD:

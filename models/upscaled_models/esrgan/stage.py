@@ -19,12 +19,12 @@ from upscaled_models.esrgan.workshare import work_by_rows, work_in_tiles
 from upscaled_models.tiling import Span, blend_margin, cosine_weights, partition
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# The smallest tile that is tried when memory runs out; a smaller one would be all overlap.
+# The smallest tile that is tried when memory runs out. A smaller one would be mostly overlap.
 _LEAST_WIDTH = 32
 _LEAST_ROWS = 8
-# Where memory ran out for a picture by rows it goes on in tiles of this side.
+# If memory runs out by rows, the rest of the picture is computed in tiles of this side.
 _TILED_SIDE = 128
-# A band of one value, from a source that varies by more than this, is a failure of half precision.
+# If a source varies by more than this and its result has only one value, half precision failed.
 _CERTAIN_VARIATION = 16 / 255
 
 
@@ -32,22 +32,22 @@ class Host(Protocol):
     """What a stage needs of the job that it is part of."""
 
     def tile_done(self) -> None:
-        """Take note of progress. Raises `JobError` (cancelled) where the job was cancelled."""
+        """Report progress. Raises `JobError` (cancelled) if the job was cancelled."""
 
     def make_room(self) -> None:
-        """Free what memory can be freed: it ran out, and a smaller tile is tried next."""
+        """Free memory that no job uses: it ran out, and a smaller tile is tried next."""
 
     def full_precision(self) -> Network:
         """The same network in float32, from now on."""
 
 
 class Stage:
-    """Takes a picture's rows and gives those of the picture `network.scale` times as large.
+    """Takes a picture's rows, and gives the rows of the picture `network.scale` times as large.
 
-    A tile that runs out of memory, or whose half-precision result is unusable, is computed again
-    in smaller tiles or in float32, from source rows that are kept for that.
+    If memory runs out for a tile, or its half-precision result is unusable, it is computed again in
+    smaller tiles or in float32. The source rows that this needs are kept.
 
-    as_bytes: whether the result is wanted in uint8, as files have it.
+    as_bytes: give the result in uint8, as files have it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Stage:
         self.tile = tile
         self._host = host
         self._width, self._height = width, height
-        # What a network asks for beyond the picture is mirrored at its right and lower edges.
+        # The picture is mirrored at its right and lower edges, to the size that the network needs.
         self._full_width = network.padded(width)
         self._full_height = network.padded(height)
         self._rows = RowBuffer()
@@ -101,7 +101,7 @@ class Stage:
             yield from self._compute()
 
     def _compute(self) -> Iterator[Tensor]:
-        """Compute all that the rows at hand suffice for."""
+        """Compute as much as the rows that have come suffice for."""
         ended = self._rows.end == self._full_height
         while self._given < self._height * self._network.scale:
             waiting = self._rows.end - self._fed
@@ -123,7 +123,7 @@ class Stage:
 
     @torch.inference_mode()
     def _step(self, rows: Tensor | None) -> Tensor | None:
-        """Feed one band, or none where all are fed; the part of the result that is ready."""
+        """Feed one band, or None after the last one; the part of the result that is ready."""
         joined = None
         for column, stream in zip(self._columns, self._streams, strict=True):
             if rows is None:
@@ -170,21 +170,21 @@ class Stage:
         return column.widened(self._overlap, self._full_width)
 
     def _checked(self, ready: Tensor) -> Tensor:
-        """The rows as they are wanted. Raises `ImpreciseError`."""
+        """The rows, in bytes if these were asked for. Raises `ImpreciseError`."""
         finite = True
-        # A network that gives bytes has looked itself.
+        # A network that gives bytes has checked them itself.
         if ready.dtype != torch.uint8:
             if self._as_bytes:
                 ready, finite = to_bytes(ready)
             elif self._network.dtype != torch.float32:
-                # A sum is finite where all its terms are: the cheapest way to look at each of them.
+                # A sum is finite if all its terms are: the cheapest way to check all of them.
                 finite = bool(torch.isfinite(ready.sum(dtype=torch.float32)))
         if self._network.dtype != torch.float32 and not (finite and self._is_plausible(ready)):
             raise ImpreciseError
         return ready
 
     def _is_plausible(self, ready: Tensor) -> bool:
-        """Not of one value where the source is not."""
+        """False if the result has only one value although the source varies."""
         if ready[0, 0, 0, 0] != ready[-1, -1, -1, -1] or not torch.equal(*torch.aminmax(ready)):
             return True
         scale = self._network.scale
@@ -202,12 +202,12 @@ class Stage:
         return ready[:, :, :wanted, : self._width * scale]
 
     def _recover(self, error: Exception) -> None:
-        """Change what made the band fail and go back to it. Raises the error where nothing can."""
+        """Change what made the band fail, and go back to it. Raises the error if nothing helps."""
         if isinstance(error, ImpreciseError):
             full = self._host.full_precision()
             self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
         elif is_out_of_memory(error):
-            # First the room: to cut a picture the network may have to be looked at.
+            # Free memory first: to cut the picture the network may have to be probed.
             self._host.make_room()
             self._shrink()
         else:
@@ -215,15 +215,15 @@ class Stage:
         self._open()
 
     def _shrink(self) -> None:
-        """Take less memory: halve the tile, or hold nothing between bands."""
+        """Take less memory: halve the tile, or change from rows to tiles."""
         network, width, rows = self._network, self.tile.width, self.tile.rows
         step = network.align
         shorter, narrower = rows // 2 >= _LEAST_ROWS, width // 2 >= _LEAST_WIDTH
-        # Rows first where they cost nothing, else whichever side is the longer one.
+        # By rows, lower bands cost no time. In tiles the longer side is halved.
         if shorter and (network.by_rows or rows >= width or not narrower):
             self.tile = Tile(width, max(rows // 2 // step, 1) * step)
         elif network.by_rows:
-            # Narrower columns would leave what is held between bands as it is.
+            # Narrower columns would not reduce the rows that wait between bands.
             self._network = network.in_tiles()
             side = max(_TILED_SIDE // step, 1) * step
             self.tile = Tile(min(width, side), side)
@@ -237,7 +237,7 @@ class Stage:
             )
 
     def _open(self) -> None:
-        """Begin at the first of the rows that are kept, passing over what was given already."""
+        """Begin at the first row that is kept, and skip the rows that were given already."""
         network, tile = self._network, self.tile
         start = self._rows.start
         height = self._full_height - start
@@ -264,7 +264,7 @@ class Stage:
         self._skip = self._given - start * network.scale
 
     def _completed(self, bands: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The bands, mirrored at the right and lower edges as far as the network asks for it."""
+        """The bands, mirrored at the right and lower edges to the size that the network needs."""
         right = self._full_width - self._width
         below = self._full_height - self._height
         last_rows = RowBuffer()
@@ -280,9 +280,9 @@ class Stage:
 
 
 def mirrored(picture: Tensor, right: int, below: int) -> Tensor:
-    """Add columns and rows that mirror the picture's, and repeat its edge where it is too small.
+    """Add columns and rows that mirror the picture's; repeat its edge if it is too small for that.
 
-    What spandrel adds to a picture to meet a network's size requirements.
+    spandrel does the same to meet a network's size requirements.
     """
     if not right and not below:
         return picture

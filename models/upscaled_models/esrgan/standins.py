@@ -1,8 +1,8 @@
-"""Stand-ins for the data that training programs save beside weights: dates, paths, settings.
+"""Stand-ins for data that training programs save beside weights: dates, paths, settings.
 
-`torch.load` refuses a pickle for any name that it does not know, although a learning rate in a
-NumPy scalar runs no code. Nothing is made of such values here: each name stands for an empty
-object of ours, so that neither NumPy's nor anybody's code runs.
+`torch.load` refuses a pickle if it names any type that torch does not know, although for example a
+learning rate in a NumPy scalar runs no code. Here each such name stands for an empty object, so
+that no code of NumPy or of another package runs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import serialization
 
 
 class Ignored:
-    """A value that is nothing to an upscaling network."""
+    """A value that an upscaling network does not need."""
 
     def __new__(cls, *_: object, **__: object) -> Ignored:
-        """Take whatever the pickle gives."""
+        """Accept any arguments."""
         return super().__new__(cls)
 
     def __setstate__(self, _: object) -> None:
-        """Take it, and forget it."""
+        """Drop the state."""
 
 
 class _AsDict:
@@ -77,7 +77,7 @@ _LISTS = ("collections.deque",)
 
 
 def allow_standins() -> None:
-    """Let `torch.load` put the stand-ins where a file asks for what they stand for."""
+    """Let `torch.load` use the stand-ins for these names."""
     serialization.add_safe_globals(
         [
             *((Ignored, name) for name in _IGNORED),

@@ -1,4 +1,4 @@
-"""How large a tile to compute at once: what is fastest, and fits into memory."""
+"""Chooses the size of a tile: the fastest one that fits into memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 from upscaled_models.tiling import blend_margin
 
-# Pixels of a band, and where they take less memory than that, as many as it has room for. On a
-# processor: enough that threads seldom meet, and that what is done once an operation and band is
-# little beside its arithmetic, which a small network has least of. An accelerator has to be busy
-# while the next operation is launched.
+# Pixels of a band; more if they take less memory than `_BAND_BYTES`. On a processor a band must be
+# large enough that threads rarely wait for each other, and that the fixed cost per operation and
+# band is small beside the arithmetic, of which a small network has little. An accelerator must be
+# busy while the next operation is launched.
 _BAND_PIXELS = {"cpu": 40_000, "cuda": 500_000}
 _BAND_BYTES = 40_000_000
-# Side of a tile where a network does not run by rows: the overlap costs less in a larger one, but
-# on a processor it takes long, and a job can only be cancelled between two. A picture that is only
-# a little larger is not cut at all. Both are doubled for networks that are better not tiled.
+# Side of a tile if a network does not run by rows. In a larger tile the overlap costs less; but it
+# takes long on a processor, and a job can only be cancelled between two tiles. A picture up to the
+# second side is not cut. Both are doubled for networks that are better not tiled.
 _TILE_SIDE = {"cpu": 192, "cuda": 512}
 _WHOLE_SIDE = {"cpu": 256, "cuda": 640}
-# Three times what HAT-L takes for a pixel, the most of what was measured.
+# Three times the memory per pixel of HAT-L, which took the most of all that were measured.
 _MOST_PIXEL_BYTES = 128 * 1024
 _LEAST_SIDE = 32
 _LEAST_ROWS = 4
@@ -32,15 +32,15 @@ _RESULT_COPIES = 3
 
 @dataclass(frozen=True)
 class Tile:
-    """Source pixels computed at once, overlap not counted."""
+    """Source pixels that are computed at once, without the overlap."""
 
     width: int
     rows: int
 
 
 def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes: int) -> int:
-    """Memory of a picture of `width` x `height` on its way through the network in such tiles: what
-    is computed at once, what waits between two bands, and a band's result as wide as the picture.
+    """Memory that a picture of `width` x `height` takes in such tiles: for the tile in hand, for
+    the rows that wait between two bands, and for a band's result as wide as the picture.
     """
     whole = Tile(_whole(width, network), _whole(height, network))
     if network.by_rows:
@@ -50,8 +50,8 @@ def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes
         min(tile.width + 2 * network.overlap, whole.width),
         min(tile.rows + 2 * network.overlap, whole.rows),
     )
-    # Each column keeps the rows that it sees, which its neighbours keep too, and those that are
-    # blended into the next tile. The last tile has the rows below it that others only see.
+    # Each column keeps the rows that it sees, which its neighbours keep too, and the rows that are
+    # blended into the next tile. The last tile computes the rows below it, which others only see.
     columns = math.ceil(whole.width / tile.width) * seen.width
     blended = 2 * blend_margin(tile.rows, network.overlap, exact=network.exact)
     held = 2 * seen.rows + network.scale**2 * min(blended, seen.rows)
@@ -62,8 +62,8 @@ def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes
 
 
 def rows_fit(network: Network, *, width: int, planes: int, memory_bytes: int) -> bool:
-    """Whether there is memory for a picture by rows: for what waits between two bands, which no
-    way of cutting makes less, and for the least band."""
+    """True if there is memory for a picture by rows: for the lowest band, and for the rows that
+    wait between two bands, which lower bands do not reduce."""
     least = Tile(_whole(width, network), _up(_LEAST_ROWS, network))
     taken = taken_bytes(network, least, width=width, height=least.rows, planes=planes)
     return taken <= memory_bytes
@@ -80,16 +80,16 @@ def choose_tile(
 ) -> Tile:
     """The tile for a picture of `width` x `height` with a batch of `planes`.
 
-    Its sides are multiples of the network's `align`, and no longer than the picture as the network
-    takes it. A side of the picture that is no longer than a tile and its neighbours' overlap is not
-    cut: it takes no more memory, and less time. If a small picture fits into memory in any case, it
-    is not even asked how far the network looks. By rows a tile has room for the network's `lag`
-    besides, so that a small picture is computed at once, to its last row.
+    Its sides are multiples of the network's `align`, and no longer than the picture, padded as the
+    network needs it. A side that is no longer than a tile with its overlap is not cut: that takes
+    no more memory, and less time. If a small picture certainly fits into memory, the network is not
+    probed. By rows a tile also has room for the network's `lag`, so that a small picture is
+    computed at once, to its last row.
 
-    tile_size: the longest side of a tile, where that is not below `align`. By rows, what is
-    computed at once has as many pixels as such a tile, and is as wide as the picture: cutting it
-    would only cost. None leaves the choice to speed and memory.
-    memory_bytes: what may be used. The least tile is chosen where even that does not fit.
+    tile_size: the longest side of a tile, if it is not below `align`. By rows, a band has as many
+    pixels as such a tile and is as wide as the picture, because to cut it would save nothing. None:
+    the choice goes by speed and memory.
+    memory_bytes: how much may be used. If even the smallest tile needs more, it is chosen.
     """
     if network.by_rows:
         whole = Tile(_whole(width, network), _whole(height, network))
@@ -119,8 +119,8 @@ def choose_tile(
 
 
 def _smaller(network: Network, tile: Tile, width: int, height: int) -> Tile:
-    """The tile, less a quarter of the side that it saves most memory to shorten; itself if that
-    saves none: more columns hold more rows between them."""
+    """The tile with one side shortened by a quarter: the side that saves more memory. The tile
+    itself if neither saves any, because more columns hold more rows between them."""
 
     def shortened(side: int) -> int:
         return max(_down(side * 3 // 4, network), min(_up(_LEAST_SIDE, network), side))
@@ -146,7 +146,7 @@ def _band(
 
 
 def _result_bytes(network: Network) -> int:
-    """Of a band, for each pixel of its source."""
+    """Memory of a band's result, per pixel of its source."""
     return _RESULT_COPIES * network.channels * torch.float32.itemsize * network.scale**2
 
 

@@ -1,7 +1,7 @@
-"""Named weights from a file, by what it holds and not by its suffix, without running its code.
+"""Reads named weights from a file, by content and not by suffix, without running the file's code.
 
-Files of weights are renamed, zipped, saved from a login page and stored as git-lfs pointers: each
-is told for what it is.
+Users also give renamed files, ZIP archives, saved login pages and git-lfs pointers. The error names
+what the file is.
 Source: https://github.com/huggingface/safetensors#format; `torch.serialization` for the others.
 """
 
@@ -24,10 +24,10 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import has_half_pair
 
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
-# A header of the published files has up to 1 MB; what claims more is not taken apart.
+# Headers of published files have up to 1 MB. A larger one is not parsed.
 _LONGEST_HEADER = 16 * 1024 * 1024
 _ZIP, _PICKLE = b"PK\x03\x04", re.compile(rb"\x80[\x01-\x05]")
-# Files of weights that other programs use, by their first bytes.
+# Weights files of other programs, by their first bytes.
 _OTHER_WEIGHTS = {
     "an ONNX model": re.compile(rb"\x08[\x01-\x20](\x12|\x1a|\x22|\x3a)"),
     "an ncnn model": re.compile(rb"7767517\s"),
@@ -44,11 +44,10 @@ allow_standins()
 
 
 def read_weights(path: Path) -> dict[Any, Any]:
-    """What the file holds by name: tensors, or whatever else was saved with them, or around them.
+    """The file's contents by name: tensors, and other values that were saved with them.
 
-    Raises `JobError`: model_not_found (no such file), model_corrupt (truncated, altered, or
-    something else than weights), model_unsafe (it would run code), invalid_job (weights for other
-    programs).
+    Raises `JobError`: model_not_found (no such file), model_corrupt (truncated, altered, or not
+    weights), model_unsafe (it would run code), invalid_job (weights for other programs).
     """
     try:
         with path.open("rb") as file:
@@ -59,7 +58,7 @@ def read_weights(path: Path) -> dict[Any, Any]:
         raise
     except pickle.UnpicklingError as error:
         raise _unpickling_error(path, error) from None
-    except Exception as error:  # torch reads a foreign file as far as it can, then trips anywhere
+    except Exception as error:  # torch fails anywhere in a foreign file
         raise _truncated(path) from error
     if not isinstance(weights, dict):
         raise useless(path, "it holds no named weights: give a model's state_dict")
@@ -67,7 +66,7 @@ def read_weights(path: Path) -> dict[Any, Any]:
 
 
 def useless(path: Path, why: str) -> JobError:
-    """The error of a file that cannot be used, and says why and what to do."""
+    """The error of a file that cannot be used. why: the reason, and what to do."""
     return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {why}")
 
 
@@ -75,20 +74,20 @@ def _read(path: Path, file: BinaryIO) -> Any:
     head = file.read(HEAD_BYTES)
     file.seek(0)
     if int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{":
-        # By its descriptor if its name is not UTF-8, which the library does not take.
+        # By its descriptor if its name is not UTF-8: the library does not take such a name.
         name = f"/dev/fd/{file.fileno()}" if has_half_pair(str(path)) else path
         return safetensors.torch.load_file(name)
     if head.startswith(_ZIP):
         _check_archive(path, file)
     elif not _PICKLE.match(head):
         raise _not_weights(path, head)
-    # The open file: of a path torch would look at the suffix.
+    # The open file, because torch would look at the suffix of a path.
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Refuse a ZIP that is not torch's own kind of file. A broken one is left to torch."""
+    """Refuse a ZIP that is not one of torch's files. torch itself refuses a broken one."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -110,8 +109,8 @@ def _not_weights(path: Path, head: bytes) -> JobError:
                 f"{path.name} is {name}, which is no weights file for this method: "
                 "get the same model as .safetensors or .pth",
             )
-    if told := what_it_is_instead(head):
-        return useless(path, told)
+    if kind := what_it_is_instead(head):
+        return useless(path, kind)
     if path.suffix.lower() in _SUFFIXES:
         return _truncated(path)
     return JobError(
@@ -121,8 +120,8 @@ def _not_weights(path: Path, head: bytes) -> JobError:
 
 
 def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> JobError:
-    # torch names what the pickle wanted ("Unsupported global: GLOBAL posix.system ..."); bytes
-    # that are no pickle at all meet "Unsupported operand".
+    # torch names what the pickle asked for ("Unsupported global: GLOBAL posix.system ..."). If the
+    # bytes are no pickle, it says "Unsupported operand".
     text = str(error)
     if "GLOBAL" not in text and "unrecognized function" not in text:
         return _truncated(path)

@@ -1,7 +1,7 @@
-"""The steps in which a picture is computed, and how much of the work each of them does.
+"""The steps in which a picture is computed, and each step's share of the work.
 
-What a band costs differs: by rows, the first bands have not reached the network's last layers, and
-the last ones have left the first; in tiles, those at the edges see fewer neighbours.
+Steps differ in cost. By rows, the first bands do not reach the last layers yet, and the last bands
+have left the first layers. In tiles, those at the edges see fewer neighbours.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from upscaled_models.tiling import Span, blend_margin
 
 
 class Work:
-    """The work of a column of a picture, step by step.
+    """The work of one column of a picture.
 
-    costs: of each step, in any unit; zero if nothing is computed in it.
+    costs: one per step, in any unit; zero if nothing is computed in it.
     """
 
     def __init__(self, costs: Sequence[float]) -> None:
@@ -24,27 +24,26 @@ class Work:
         self._computed = list(accumulate((cost > 0 for cost in costs), initial=0))
 
     def share(self, steps: int) -> float:
-        """The share of the work that is done after so many steps, from 0 to 1."""
+        """The share of the work after so many steps, from 0 to 1."""
         return self._shares[min(steps, len(self._shares) - 1)]
 
     def left(self, steps: int) -> int:
-        """The steps after so many in which something is computed."""
+        """How many of the steps after these compute something."""
         return self._computed[-1] - self._computed[min(steps, len(self._computed) - 1)]
 
     def computes(self, step: int) -> bool:
-        """Whether something is computed in the step after `step` others."""
+        """False if nothing is computed in this step. Steps are numbered from 0."""
         return self.left(step) > self.left(step + 1)
 
 
 def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
-    """The work of a network whose layers follow each other within `lag` rows, each costing the
-    same.
+    """The work of a network by rows. Its layers are spread over `lag` rows and cost the same each.
 
     wanted: rows of the picture's `height` whose result is needed; the steps end with the last one.
     """
 
     def fed(rows: int) -> float:
-        """Row by row and layer by layer, for a picture that never ends."""
+        """The work after so many rows, for a picture without an end."""
         rows = max(rows, 0)
         return (rows**2 - max(rows - lag, 0) ** 2) / 2 if lag else rows
 
@@ -54,7 +53,7 @@ def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
 
 
 def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exact: bool) -> Work:
-    """The work of a network that computes tiles. wanted: as in `work_by_rows`."""
+    """The work of a network in tiles. wanted: as in `work_by_rows`."""
     blend = blend_margin(band_rows, overlap, exact=exact)
     costs = []
     for rows in tile_rows(height, band_rows, overlap, exact=exact):

@@ -23,8 +23,8 @@ from upscaled_bench.table import print_table
 from upscaled_models.device.precision import NAMES, choose_dtype
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
-from upscaled_models.esrgan.learnt import FOLDER
 from upscaled_models.esrgan.networks import Networks
+from upscaled_models.esrgan.probecache import FOLDER
 from upscaled_models.esrgan.weightsfile import read_weights
 
 _ROUNDS = 5

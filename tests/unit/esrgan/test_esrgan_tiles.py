@@ -15,7 +15,7 @@ from tiny_networks import CPU, compact, network, random_picture, rrdb
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_rows
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach, probe
+from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField, probe
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit, taken_bytes
 
@@ -246,7 +246,7 @@ def test_a_wide_picture_takes_no_more_memory_than_it_may(by_rows: Network, share
     from upscaled_models.esrgan.footprint import Footprint
 
     blended = by_rows.in_tiles()
-    blended._sight = replace(blended.sight, overlap=16, reach=32, exact=False)
+    blended._geometry = replace(blended.geometry, overlap=16, reach=32, exact=False)
     width, height = 900, 100
     size = {"width": width, "height": height, "planes": 1}
     for small in (by_rows, by_rows.in_tiles(), blended):
@@ -283,13 +283,13 @@ class Looking(nn.Module):
         return nn.functional.interpolate(result, scale_factor=2)
 
 
-def reach(model: nn.Module, multiple: int = 1) -> Reach:
+def reach(model: nn.Module, multiple: int = 1) -> ReceptiveField:
     return probe(model, channels=3, scale=2, multiple=multiple, device=CPU)
 
 
 @pytest.mark.parametrize("radius", [0, 1, 7, 33, LARGEST_RADIUS])
 def test_the_radius_is_found_to_the_pixel(radius: int) -> None:
-    assert reach(Looking(radius)) == Reach(radius, 1)
+    assert reach(Looking(radius)) == ReceptiveField(radius, 1)
 
 
 @pytest.mark.parametrize("window", [2, 8, 16, 32])
@@ -305,7 +305,7 @@ def test_windows_are_found_with_their_farthest_corner(window: int) -> None:
 def test_farther_than_a_tile_may_see_is_everywhere() -> None:
     assert reach(Looking(LARGEST_RADIUS + 1)).radius is None
     assert reach(Looking(1, everywhere=True)).radius is None
-    assert reach(Looking(1, window=8, everywhere=True), multiple=8) == Reach(None, 8)
+    assert reach(Looking(1, window=8, everywhere=True), multiple=8) == ReceptiveField(None, 8)
 
 
 def test_a_network_that_looks_down_farther_than_across_is_found() -> None:
@@ -314,4 +314,4 @@ def test_a_network_that_looks_down_farther_than_across_is_found() -> None:
             shifted = nn.functional.pad(picture, (0, 0, 20, 0))[:, :, :-20]
             return nn.functional.interpolate(shifted, scale_factor=2)
 
-    assert reach(Tall()) == Reach(20, 1)
+    assert reach(Tall()) == ReceptiveField(20, 1)

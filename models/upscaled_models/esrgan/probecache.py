@@ -1,8 +1,8 @@
-"""What was found out about a weights file, kept on the disk for the next worker that loads it.
+"""Keeps what was measured of a weights file on disk, for the next worker that loads it.
 
-To show a large network two pictures takes many times as long as to load it, and what is seen is the
-same each time. A fact is kept under the digest of the file, the precision and the device, and holds
-for the versions of the libraries that it was found with.
+To probe a large network takes many times as long as to load it, and gives the same every time.
+Facts are kept under the file's digest, the precision and the device. They are valid for the
+versions of the libraries that they were measured with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from upscaled_models.device.precision import NAMES
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, Reach
+from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField
 from upscaled_models.keptfiles import KeptFiles
 
 FOLDER = "learnt"
@@ -28,14 +28,14 @@ FOLDER = "learnt"
 _KEPT = 512
 _LONGEST_FILE = 4096
 _DISTRIBUTIONS = ("upscaled", "torch", "spandrel", "spandrel_extra_arches")
-# To be raised if the same versions would find out something else.
+# Raise it if the same versions would measure something else.
 _REVISION = "1"
 
 Count = Annotated[int, Field(ge=1, le=1 << 30)]
 
 
 class TileFacts(BaseModel):
-    """What a network that runs in tiles was seen to do: its `Reach`, and the memory it took."""
+    """Measured of a network that runs in tiles: its `ReceptiveField`, and the memory it takes."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -45,9 +45,9 @@ class TileFacts(BaseModel):
 
 
 class Facts(BaseModel):
-    """What is known of one file in one precision on one device.
+    """The facts of one file in one precision on one device.
 
-    versions: of the libraries that it was found with.
+    versions: of the libraries that they were measured with.
     is_precise: False if results in this precision were unusable.
     """
 
@@ -58,12 +58,12 @@ class Facts(BaseModel):
     tiles: TileFacts | None = None
 
 
-class Learnt:
-    """The facts of one weights file. Nothing here raises: a fact that is not there, or is damaged,
-    is found out anew.
+class ProbeCache:
+    """The facts of one weights file. Nothing here raises: a missing or damaged fact is measured
+    again.
 
-    folder: where models are; the facts are in a folder of it.
-    status: the file's when it was found; of a file that was replaced since nothing is known.
+    folder: the model folder; the facts are in a folder of it.
+    status: the file's status when it was found. A file that was replaced since has no facts.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Learnt:
         self._digest: Future[str | None] | None = None
 
     def begin(self) -> None:
-        """Begin to read the file for its digest, beside whoever loads it."""
+        """Begin to compute the file's digest, in a thread, while the file is loaded."""
         if self._digest is None:
             reader = ThreadPoolExecutor(1, thread_name_prefix="digest")
             self._digest = reader.submit(self._read_digest)
             reader.shutdown(wait=False)
 
     def find(self) -> Facts:
-        """What is known."""
+        """The facts that are kept."""
         nothing = Facts(versions=_versions())
         name = self._name()
         if name is None:
@@ -100,13 +100,13 @@ class Learnt:
             return nothing
         return facts if facts.versions == nothing.versions else nothing
 
-    def keep_tiles(self, reach: Reach, pixel_bytes: int) -> None:
-        """Add what was seen of a network that runs in tiles."""
+    def keep_tiles(self, reach: ReceptiveField, pixel_bytes: int) -> None:
+        """Add what was measured of a network that runs in tiles."""
         tiles = TileFacts(radius=reach.radius, period=reach.period, pixel_bytes=pixel_bytes)
         self._keep(self.find().model_copy(update={"tiles": tiles}))
 
     def keep_imprecise(self) -> None:
-        """Add that results in this precision are unusable."""
+        """Add the fact that results in this precision are unusable."""
         self._keep(self.find().model_copy(update={"is_precise": False}))
 
     def _keep(self, facts: Facts) -> None:

@@ -18,11 +18,11 @@ from tiny_networks import CPU, compact, save
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan import network, networks
 from upscaled_models.esrgan.engine import EsrganEngine
-from upscaled_models.esrgan.learnt import FOLDER, Learnt
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.networks import Networks
-from upscaled_models.esrgan.receptive import Reach
+from upscaled_models.esrgan.probecache import FOLDER, ProbeCache
+from upscaled_models.esrgan.receptive import ReceptiveField
 from upscaled_models.keptfiles import KeptFiles
 from upscaled_protocol.configs import EsrganConfig
 
@@ -41,12 +41,12 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> list[Reach]:
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[ReceptiveField]:
     """Grows with each network that is shown pictures to see how far it looks."""
-    found: list[Reach] = []
+    found: list[ReceptiveField] = []
 
-    def probe(*_: Any, **__: Any) -> Reach:
-        found.append(Reach(20, 8))
+    def probe(*_: Any, **__: Any) -> ReceptiveField:
+        found.append(ReceptiveField(20, 8))
         return found[-1]
 
     monkeypatch.setattr(network, "probe", probe)
@@ -55,9 +55,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Reach]:
 
 def load(weights: Path, dtype: torch.dtype = torch.float32) -> Network:
     """The network, and how far it looks."""
-    learnt = Learnt(weights.parent, weights, weights.stat(), CPU, dtype)
-    loaded = Network(load_descriptor(weights), CPU, dtype, learnt)
-    assert loaded.sight
+    probe_cache = ProbeCache(weights.parent, weights, weights.stat(), CPU, dtype)
+    loaded = Network(load_descriptor(weights), CPU, dtype, probe_cache)
+    assert loaded.geometry
     return loaded
 
 
@@ -67,20 +67,20 @@ def entry(weights: Path) -> Path:
 
 
 def test_a_file_is_probed_once_under_any_name_and_again_once_its_content_changes(
-    weights: Path, probes: list[Reach]
+    weights: Path, probes: list[ReceptiveField]
 ) -> None:
     first = load(weights)
     other = weights.rename(weights.with_name("other.safetensors"))
     again = load(other)
     assert len(probes) == 1
-    assert again.sight == first.sight
+    assert again.geometry == first.geometry
     other.write_bytes(other.read_bytes()[:-4] + bytes(4))
     load(other)
     assert len(probes) == 2
 
 
 def test_a_job_of_a_small_picture_does_not_ask_how_far_a_network_looks(
-    weights: Path, probes: list[Reach]
+    weights: Path, probes: list[ReceptiveField]
 ) -> None:
     engine = EsrganEngine(Settings(model_dir=weights.parent, device="cpu"))
     engine.start()
@@ -102,7 +102,7 @@ def test_a_job_of_a_small_picture_does_not_ask_how_far_a_network_looks(
 
 
 def test_what_is_preloaded_is_ready_for_a_picture_of_any_size(
-    weights: Path, probes: list[Reach]
+    weights: Path, probes: list[ReceptiveField]
 ) -> None:
     Networks(Settings(model_dir=weights.parent, device="cpu")).preload(str(weights))
     assert len(probes) == 1
@@ -125,7 +125,7 @@ def altered(**changes: Any) -> Callable[[bytes], bytes]:
     ],
 )
 def test_a_damaged_or_foreign_entry_is_ignored_and_made_anew(
-    weights: Path, probes: list[Reach], damage: Callable[[bytes], bytes]
+    weights: Path, probes: list[ReceptiveField], damage: Callable[[bytes], bytes]
 ) -> None:
     load(weights)
     right = entry(weights).read_bytes()
@@ -135,7 +135,9 @@ def test_a_damaged_or_foreign_entry_is_ignored_and_made_anew(
     assert entry(weights).read_bytes() == right
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(weights: Path, probes: list[Reach]) -> None:
+def test_a_folder_that_cannot_be_written_is_no_error(
+    weights: Path, probes: list[ReceptiveField]
+) -> None:
     (weights.parent / FOLDER).touch()
     load(weights)
     load(weights)
@@ -143,12 +145,12 @@ def test_a_folder_that_cannot_be_written_is_no_error(weights: Path, probes: list
 
 
 def test_a_file_that_is_replaced_while_it_is_loaded_teaches_nothing(
-    weights: Path, probes: list[Reach]
+    weights: Path, probes: list[ReceptiveField]
 ) -> None:
-    learnt = Learnt(weights.parent, weights, weights.stat(), CPU, torch.float32)
+    probe_cache = ProbeCache(weights.parent, weights, weights.stat(), CPU, torch.float32)
     descriptor = load_descriptor(weights)
     save(compact(), weights)
-    assert Network(descriptor, CPU, torch.float32, learnt).sight
+    assert Network(descriptor, CPU, torch.float32, probe_cache).geometry
     assert not (weights.parent / FOLDER).exists()
 
 
@@ -156,10 +158,10 @@ def test_a_precision_that_failed_is_not_tried_by_the_next_worker(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = torch.bfloat16
-    learnt = Learnt(weights.parent, weights, weights.stat(), CPU, half)
-    learnt.keep_tiles(Reach(20, 8), 100)
-    learnt.keep_imprecise()
-    assert learnt.find().tiles is not None
+    probe_cache = ProbeCache(weights.parent, weights, weights.stat(), CPU, half)
+    probe_cache.keep_tiles(ReceptiveField(20, 8), 100)
+    probe_cache.keep_imprecise()
+    assert probe_cache.find().tiles is not None
 
     made = []
 
