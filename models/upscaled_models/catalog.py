@@ -52,8 +52,8 @@ class Model:
     bundled: bool = False
 
     def path(self, model_dir: Path) -> Path:
-        """Where its file lies, under any of the names that ComfyUI's users know, or would lie once
-        pulled."""
+        """The path of its file, under any of the names that ComfyUI's users know. If there is no
+        file, the path that `pull` will give it."""
         places = (
             folder / file
             for folder in folders_of(self.folder, model_dir)
@@ -63,7 +63,7 @@ class Model:
         return target if self.bundled else next(filter(is_file, places), target)
 
     def target(self, model_dir: Path) -> Path:
-        """Where `pull` puts its file."""
+        """The path that `pull` gives its file."""
         folder = bundled_weights_dir() if self.bundled else model_dir / self.folder
         return folder / self.file
 
@@ -88,7 +88,7 @@ class Catalog:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A catalogue of one's own. Raises `TypeError` on an unknown or missing field."""
+        """The catalogue in that file. Raises `TypeError` for an unknown or missing field."""
         return cls([_model(entry) for entry in tomllib.loads(path.read_text("utf-8"))["model"]])
 
     def __iter__(self) -> Iterator[Model]:
@@ -113,8 +113,10 @@ class Catalog:
         return found
 
     def own_files(self, model_dir: Path) -> list[Path]:
-        """Weights in `upscale_models` that no entry knows; jobs name them by their stem. None if
-        the folder cannot be read."""
+        """Weights in `upscale_models` that have no entry; jobs name them by their stem.
+
+        An empty list if the folder cannot be read.
+        """
         try:
             files = sorted((model_dir / FOLDERS[0]).iterdir())
         except OSError:
@@ -131,7 +133,7 @@ class Catalog:
         """The weights file that a job's `model` means. It exists, but is not opened.
 
         In this order: a catalogue name or file name; the name or the stem of a file in a folder of
-        `model_dir`; a path, which has to lie in `allowed_roots` where there are any. Names are the
+        `model_dir`; a path, which has to be in `allowed_roots` if there are any. Names are the
         operator's own, so the roots do not apply to what they stand for.
 
         Raises `JobError`: model_not_found, with what to do about it, or path_not_allowed.
@@ -172,7 +174,7 @@ class Catalog:
 
 
 def default_model_dir() -> Path:
-    """MODEL_CACHE_DIR, else a folder of the user's cache, or of the machine's for a uid without a
+    """MODEL_CACHE_DIR, else a folder in the cache of the user, or of the machine if the uid has no
     user."""
     configured = os.environ.get("MODEL_CACHE_DIR")
     if configured:
@@ -184,7 +186,7 @@ def default_model_dir() -> Path:
 
 
 def why_unreadable(model_dir: Path) -> str | None:
-    """One sentence if the model folder is there and cannot be read; it counts as empty then."""
+    """One sentence if the model folder exists and cannot be read, so that it counts as empty."""
     try:
         for folder in (model_dir, *_all_folders(model_dir)):
             if folder.exists():
@@ -198,8 +200,8 @@ def why_unreadable(model_dir: Path) -> str | None:
 
 
 def folders_of(folder: str, model_dir: Path) -> list[Path]:
-    """The folders that are read for one of `FOLDERS`; they need not exist. `pull` writes into the
-    first."""
+    """The folders that are read for one of `FOLDERS`. `pull` writes to the first. They may be
+    missing."""
     names = (folder, _SECOND_FOLDERS.get(folder))
     return [model_dir / name for name in names if name is not None]
 
@@ -210,7 +212,7 @@ def _all_folders(model_dir: Path) -> Iterator[Path]:
 
 
 def bundled_weights_dir() -> Path:
-    """Where the weights lie that come with upscaled."""
+    """The folder of the weights that come with upscaled."""
     return _data_dir() / "weights"
 
 
@@ -232,7 +234,7 @@ def _model(entry: dict[str, Any]) -> Model:
 
 
 def installed_as(name: str, model_dir: Path) -> Path | None:
-    """The file that jobs mean by a name or a stem of the model folder, if there is one."""
+    """The file of the model folder that has that name or stem, if there is one."""
     for folder in _all_folders(model_dir):
         for candidate in (name, *(name + suffix for suffix in WEIGHT_SUFFIXES)):
             path = folder / candidate
@@ -242,7 +244,7 @@ def installed_as(name: str, model_dir: Path) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """False too if that cannot be known."""
+    """Whether there is a file; False if that cannot be found out."""
     try:
         return path.is_file()
     except OSError:  # a name that is too long, or a folder that may not be searched

@@ -1,7 +1,7 @@
-"""What an engine is, and what a job may ask of its surroundings while it runs.
+"""The interface of an engine, and what a running job gives it.
 
-A new engine is one folder with an `Engine` in it, one config model in the protocol, one line in
-`registry.py` and its catalogue entries.
+A new engine is one folder with an `Engine` in it, one config model in the protocol, one entry in
+`registry.py`, and its models in the catalogue.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ConfigT = TypeVar("ConfigT")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(PictureSettings):
-    """How the operator runs this worker; the same for all of its jobs."""
+    """The operator's settings of a worker, the same for all of its jobs."""
 
     model_dir: Path = flag(
-        "where weights lie (default: MODEL_CACHE_DIR or %(default)s)",
+        "the folder of weights (default: MODEL_CACHE_DIR or %(default)s)",
         Path,
         default_factory=default_model_dir,
     )
@@ -60,7 +60,7 @@ class Settings(PictureSettings):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished job tells; the worker adds times and attempt and sends it as `result`."""
+    """The result of a finished job. The worker adds times and attempt, and sends it as `result`."""
 
     output_path: str | None = None
     output_base64: str | None = None
@@ -78,13 +78,16 @@ class Outcome:
 
 
 class Context(PictureContext, Protocol):
-    """The running job's line to the worker. Safe to use from the job's own threads."""
+    """What the worker gives to a running job. Safe to use from the job's own threads."""
 
     attempt: int
 
     def device_turn(self) -> AbstractContextManager[None]:
-        """Have the lane's device alone. Decode before it and encode after it: jobs of a lane
-        overlap there. Waiting ends with `JobError` (cancelled) if the job is cancelled."""
+        """Hold the lane's device alone; the other jobs of the lane wait.
+
+        Decode before and encode after it, because jobs of a lane overlap there. Raises `JobError`
+        (cancelled) if the job is cancelled while it waits.
+        """
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,15 @@ class Device:
 
 
 class Engine(ABC, Generic[ConfigT]):
-    """One method. Built once a worker; `run` is called by the threads of its lane.
+    """One method. A worker has one instance; `run` is called by the threads of its lane.
 
-    Importing an engine's module is cheap: heavy libraries come with `preimport`.
+    An engine's module imports nothing heavy: `preimport` does.
     """
 
     method: ClassVar[str]
-    # Engines of one lane share a device, which `Context.device_turn` hands out one job at a time.
+    # Engines of one lane share a device: `Context.device_turn` gives it to one job at a time.
     lane: ClassVar[str] = "device"
-    # Jobs the lane holds at once: one computing, one decoding ahead.
+    # Jobs that run in the lane at once: one computes, one decodes ahead.
     slots: int = 2
 
     def __init__(self, settings: Settings) -> None:
@@ -114,27 +117,33 @@ class Engine(ABC, Generic[ConfigT]):
 
     @classmethod
     def preimport(cls) -> None:
-        """Import the heavy libraries and do nothing else: no thread, no device context. A
-        template process calls it once and forks workers that have it done."""
+        """Import the heavy libraries, and start no thread and no device.
+
+        The fork server calls it once, for all workers that it forks.
+        """
 
     def start(self) -> None:
-        """Find the device and load what `Settings.preload` names, before the worker says ready.
-        Raises `JobError` where the engine cannot work here at all."""
+        """Find the device and load the models that `Settings.preload` names.
+
+        Called before the worker is ready. Raises `JobError` if the engine cannot work here.
+        """
 
     @abstractmethod
     def run(self, config: ConfigT, context: Context) -> Outcome:
-        """Do one job. Raises `JobError` for what the host should know; anything else is internal.
+        """Do one job. Leaves no file behind unless it returns.
 
-        Leaves no file behind unless it returns.
+        Raises `JobError`, which the host receives; any other exception is an internal error.
         """
 
     def models(self) -> list[str]:
-        """Names of the models that could be used now, without a download."""
+        """Names of the models that can be used without a download."""
         return []
 
     def lacks(self) -> str | None:
-        """What no job can do without and is not here: files, credentials. One sentence that says
-        what to do; None if jobs can run, as far as can be seen at once and without a network."""
+        """A sentence about what all jobs need and is missing (files, credentials), and what to do.
+
+        None if nothing is missing, as far as that can be seen at once and without a network.
+        """
         return None
 
     def models_loaded(self) -> list[str]:
@@ -142,15 +151,17 @@ class Engine(ABC, Generic[ConfigT]):
         return []
 
     def device(self) -> Device | None:
-        """Where it computes, with what is free there now."""
+        """The device that it computes on, with the memory that is free there now."""
         return None
 
     def trim(self, *, idle_only: bool = False) -> None:
-        """Give memory back: caches, and every model no job is using (`idle_only`: only those
-        past the idle time)."""
+        """Free caches, and unload the models that no job uses.
+
+        idle_only: unload only those that were idle for longer than the settings allow.
+        """
 
     def close(self) -> None:
-        """Let go of everything; the process is about to end."""
+        """Release everything, because the process is about to exit."""
 
 
 Engines = Mapping[str, Engine[Any]]

@@ -1,6 +1,6 @@
-"""The fake engine: a worker's every mood, on request, for people who write hosts.
+"""The fake engine, for people who write hosts: it fails in every way that a worker can fail.
 
-It needs no weights and no torch, starts at once, and misbehaves exactly as `FakeConfig` asks.
+It needs no weights and no torch, starts at once, and does exactly what `FakeConfig` asks for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIB = 1024 * 1024
 
 
 class FakeEngine(Engine[FakeConfig]):
-    """Sleeps in steps, and prints, fails, hangs, dies or grows at the step it is told to."""
+    """Sleeps in steps. At a given step it prints, fails, hangs, exits or takes memory."""
 
     method = "fake"
 
@@ -63,7 +63,7 @@ class FakeEngine(Engine[FakeConfig]):
         return Outcome(output_path=config.output_path, model=config.model, device="fake")
 
     def models(self) -> list[str]:
-        """The one it pretends to have."""
+        """The one model that it pretends to have."""
         return ["fake"]
 
     def models_loaded(self) -> list[str]:
@@ -71,18 +71,18 @@ class FakeEngine(Engine[FakeConfig]):
         return list(self._loaded)
 
     def device(self) -> Device:
-        """None at all, under a name of its own."""
+        """A device that does not exist."""
         return Device(name="fake")
 
     def trim(self, *, idle_only: bool = False) -> None:
-        """Forget the models; what `grow_mb` took is a leak and stays."""
+        """Forget the models. The memory of `grow_mb` is a leak and is kept."""
         if not idle_only:
             self._loaded.clear()
 
     def _misbehave(self, config: FakeConfig, context: Context) -> None:
         self._make_noise(config)
         if config.spawn_sleeper:
-            # Left alone in a session of its own: the most stubborn orphan there is.
+            # In a session of its own, which is the hardest to find for who cleans up.
             sleeper = subprocess.Popen(
                 ["sleep", "3600"],  # noqa: S607
                 close_fds=False,
@@ -90,7 +90,7 @@ class FakeEngine(Engine[FakeConfig]):
             )
             self._sleepers.append(sleeper)
         if config.grow_mb:
-            # Touched page by page, or the kernel would not count it as resident.
+            # All pages are written, because the kernel counts only those as resident.
             self._leaked.append(bytearray(b"\1") * (config.grow_mb * _MIB))
         self._fail(config)
         if config.hang:
@@ -142,7 +142,7 @@ def _print_from_c(text: str) -> None:
 
 
 def _hang_in_native_code() -> None:
-    """Never return and never give the interpreter lock back; only a signal ends it."""
+    """Never return, and keep the interpreter lock: only a signal ends the process."""
     while True:
         ctypes.PyDLL(None).pause()
 

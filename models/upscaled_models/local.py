@@ -1,4 +1,4 @@
-"""What the engines that compute here, with torch, have in common."""
+"""The base of the engines that compute on this machine, with torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LocalEngine(PictureEngine[PictureConfigT]):
 
     @classmethod
     def preimport(cls) -> None:
-        """Prepare memory and threads for torch, which reads their settings as it is imported."""
+        """Prepare memory and threads for torch, which reads their settings when it is imported."""
         settle_waiting()
         keep_freed_memory()
         settle_torch_cache()
@@ -34,11 +34,11 @@ class LocalEngine(PictureEngine[PictureConfigT]):
         return [] if self._models is None else self._models.models_loaded()
 
     def device(self) -> Device | None:
-        """Where it computes; None before that is known."""
+        """The device that it computes on; None if it has not started."""
         return None if self._models is None else self._models.describe()
 
     def trim(self, *, idle_only: bool = False) -> None:
-        """Unload models that no job uses, and give torch's caches back."""
+        """Unload the models that no job uses, and empty torch's caches."""
         if self._models is None:
             return
         if idle_only:
@@ -47,5 +47,5 @@ class LocalEngine(PictureEngine[PictureConfigT]):
             self._models.free_memory()
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Unload the models."""
         self.trim()

@@ -1,4 +1,4 @@
-"""The models in memory: loaded once, shared by jobs, and let go when memory or time says so."""
+"""The models in memory: loaded once, shared by jobs, unloaded for lack of memory or use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscaled_protocol.memorygroup import total_bytes
 
 
 class Model(Protocol):
-    """What a cache needs to know of a model."""
+    """What a cache needs to know about a model."""
 
     @property
     def size_bytes(self) -> int:
@@ -25,13 +25,13 @@ class Model(Protocol):
 
 ModelT = TypeVar("ModelT", bound=Model)
 
-# Of the host's memory, for models that may or may not be used again; pictures need some too.
+# The share of the host's memory for models. Pictures need memory too.
 _DEFAULT_SHARE = 0.5
 
-# glibc's numbers for its settings (malloc.h), and the greatest threshold that it takes for mmap.
+# glibc's numbers for its settings (malloc.h), and the largest threshold that it allows for mmap.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024
-# A few bands' worth.
+# The memory of a few bands of a picture.
 _KEPT_BYTES = 256 * 1024 * 1024
 
 
@@ -44,14 +44,14 @@ class _Entry:
 
 
 class ModelCache:
-    """Models by key, within a budget: the one that was used longest ago goes first.
+    """Models by key, within a budget: the model that was used longest ago is unloaded first.
 
-    A model in use never goes, and the one used last may pass the budget: a job that fits the
-    machine is not refused for it, and the next of its kind need not load it anew. Safe to use from
-    any thread; the same model is loaded by one of them, while the others wait for it.
+    A model in use is never unloaded. The model that was used last may exceed the budget, so that a
+    job that fits the machine is not refused, and the next job with it need not load it again.
+    Safe to use from any thread: one thread loads a model, and the others that want it wait.
 
     budget_bytes: memory for models; None for no limit.
-    idle_s: seconds after its last use that `unload_idle` lets a model go; None for never.
+    idle_s: `unload_idle` unloads a model so many seconds after its last use; None for never.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class ModelCache:
     def use(
         self, key: Hashable, name: str, size_bytes: int, load: Callable[[], ModelT]
     ) -> Iterator[ModelT]:
-        """Hold the model of that key, loaded by `load` where it isn't there yet.
+        """Hold the model of that key. If it is not in memory, `load` loads it.
 
-        name: how `names` calls it. size_bytes: what it will take, to make room for it beforehand.
-        Raises what `load` raises; the next user then tries again.
+        name: for `names`. size_bytes: the memory that it will take, which is freed before.
+        Raises what `load` raises; the next user then loads it again.
         """
         entry = self._acquire(key, name, size_bytes, load)
         try:
@@ -89,7 +89,7 @@ class ModelCache:
                 self._evict(0, kept=key)
 
     def names(self) -> list[str]:
-        """The models in memory, the one used last at the end, each name once."""
+        """The models in memory in the order of their last use, each name once."""
         with self._changed:
             return list(dict.fromkeys(entry.name for entry in self._entries.values()))
 
@@ -100,11 +100,11 @@ class ModelCache:
             return self._total()
 
     def unload_unused(self) -> int:
-        """Let every model go that no job uses. Returns how many those were."""
+        """Unload every model that no job uses. Returns how many those were."""
         return self._unload(lambda _: True)
 
     def unload_idle(self) -> int:
-        """Let the models go that no job has used for `idle_s`. Returns how many those were."""
+        """Unload the models that no job has used for `idle_s`. Returns how many those were."""
         idle_s = self._idle_s
         if idle_s is None:
             return 0
@@ -157,9 +157,12 @@ class ModelCache:
 def shared_models(
     budget_gb: float | None, idle_s: float | None, device_bytes: int | None = None
 ) -> ModelCache:
-    """The cache of this process for models within these bounds: engines that share a device share
-    it, so that each can have the others' unused models make room. Without a budget: all of the
-    accelerator's memory, `device_bytes`, or half of the host's where there is none."""
+    """The cache of this process for models within these limits.
+
+    Engines that share a device share it, so that an engine can unload another engine's models.
+    Without a budget it is all of the accelerator's memory, `device_bytes`, or half of the host's if
+    there is no accelerator.
+    """
     if budget_gb is not None:
         return ModelCache(int(budget_gb * 1e9), idle_s)
     if device_bytes is not None:
@@ -168,11 +171,11 @@ def shared_models(
 
 
 def keep_freed_memory() -> None:
-    """Have the memory of one band serve the next; before torch is imported, or it is too late.
+    """Reuse the memory of one band for the next. Call it before torch is imported.
 
-    As it comes, glibc gives large blocks back at once, and the system clears each of their pages
-    when they are asked for again: seen to take a fifth of a small network's time. Huge pages are
-    cleared faster. `return_freed_memory` gives back what is kept.
+    By default, glibc returns large blocks to the system at once, and the system clears each of
+    their pages before it gives them out again: that took a fifth of a small network's time. Huge
+    pages are cleared faster. `return_freed_memory` returns what is kept.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with suppress(AttributeError, OSError, TypeError):  # another C library, another system
@@ -182,6 +185,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system."""
+    """Return freed memory to the system."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

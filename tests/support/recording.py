@@ -11,7 +11,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 
 class RecordingContext:
-    """A job that keeps what it is told, and is cancelled at a percentage if wanted.
+    """A job that keeps what the engine reports. It can be cancelled at a percentage.
 
     Contexts that share a `turn` share a device.
     """

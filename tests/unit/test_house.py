@@ -73,6 +73,21 @@ def test_only_the_engines_import_torch(imports: grimp.ImportGraph) -> None:
     assert {module.split(".")[0] for module in importers} == WITH_TORCH
 
 
+def test_an_engine_imports_no_other_engine(imports: grimp.ImportGraph) -> None:
+    engines = {
+        module.rpartition(".")[0] for module in imports.modules if module.endswith(".engine")
+    }
+    between = {
+        (engine, imported)
+        for engine in engines - {"upscaled_models"}
+        for module in imports.find_descendants(engine)
+        for imported in imports.find_modules_directly_imported_by(module)
+        if any(imported.startswith(f"{other}.") for other in engines - {engine, "upscaled_models"})
+    }
+    # FLUX continues after the rows that an ESRGAN network has enlarged.
+    assert between == {("upscaled_models.flux", "upscaled_models.esrgan.networks")}
+
+
 def test_no_module_is_long() -> None:
     lengths = {
         path: text.count("\n")

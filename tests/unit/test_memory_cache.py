@@ -31,7 +31,7 @@ class Clock:
 
 
 def use(cache: ModelCache, name: str, size: int = 10) -> Model:
-    """Use a model for a moment; loaded anew where it is not there."""
+    """Use a model; it is loaded if it is not in memory."""
     with cache.use(name, name, size, lambda: Model(size)) as model:
         return model
 
@@ -43,7 +43,7 @@ def test_a_model_is_loaded_once() -> None:
     assert cache.size_bytes == 10
 
 
-def test_the_model_used_longest_ago_goes_first() -> None:
+def test_the_model_used_longest_ago_is_unloaded_first() -> None:
     cache = ModelCache(budget_bytes=30)
     first = use(cache, "a")
     for name in ("b", "c"):
@@ -54,7 +54,7 @@ def test_the_model_used_longest_ago_goes_first() -> None:
     assert use(cache, "a") is first
 
 
-def test_room_is_made_before_a_model_is_loaded() -> None:
+def test_memory_is_freed_before_a_model_is_loaded() -> None:
     cache = ModelCache(budget_bytes=30)
     use(cache, "a", 20)
     seen: list[list[str]] = []
@@ -68,7 +68,7 @@ def test_room_is_made_before_a_model_is_loaded() -> None:
     assert seen == [[]]
 
 
-def test_a_model_in_use_never_goes() -> None:
+def test_a_model_in_use_is_never_unloaded() -> None:
     cache = ModelCache(budget_bytes=15)
     with cache.use("a", "a", 10, lambda: Model(10)):
         use(cache, "b")
@@ -79,14 +79,14 @@ def test_a_model_in_use_never_goes() -> None:
     assert cache.names() == ["b"]
 
 
-def test_one_model_may_pass_the_budget_while_it_is_used() -> None:
+def test_one_model_may_exceed_the_budget_while_it_is_used() -> None:
     cache = ModelCache(budget_bytes=5)
     with cache.use("a", "a", 10, lambda: Model(10)) as model:
         assert model.size_bytes == 10
         assert cache.names() == ["a"]
 
 
-def test_a_model_goes_once_it_was_idle_for_long_enough() -> None:
+def test_a_model_is_unloaded_after_its_idle_time() -> None:
     clock = Clock()
     cache = ModelCache(idle_s=60, clock=clock)
     use(cache, "a")
@@ -102,7 +102,7 @@ def test_a_model_goes_once_it_was_idle_for_long_enough() -> None:
     assert cache.unload_idle() == 0
 
 
-def test_without_an_idle_time_models_stay() -> None:
+def test_without_an_idle_time_models_are_kept() -> None:
     clock = Clock()
     cache = ModelCache(clock=clock)
     use(cache, "a")
@@ -111,7 +111,7 @@ def test_without_an_idle_time_models_stay() -> None:
     assert cache.names() == ["a"]
 
 
-def test_unused_models_can_be_let_go_of_at_once() -> None:
+def test_unused_models_can_be_unloaded_at_once() -> None:
     cache = ModelCache()
     use(cache, "a")
     use(cache, "b")
@@ -148,7 +148,7 @@ def test_two_threads_that_want_a_model_get_the_same_one() -> None:
     assert all(model is got[0] for model in got)
 
 
-def test_after_a_failed_load_the_next_user_tries_again() -> None:
+def test_after_a_failed_load_the_next_user_loads_again() -> None:
     cache = ModelCache()
 
     def fail() -> Model:
@@ -160,7 +160,7 @@ def test_after_a_failed_load_the_next_user_tries_again() -> None:
     assert use(cache, "a").size_bytes == 10
 
 
-def test_keys_tell_models_of_one_name_apart() -> None:
+def test_models_of_one_name_differ_by_their_key() -> None:
     cache = ModelCache()
     with (
         cache.use(("a", "fp32"), "a", 10, lambda: Model(10)) as full,
@@ -171,13 +171,13 @@ def test_keys_tell_models_of_one_name_apart() -> None:
     assert cache.size_bytes == 15
 
 
-def test_available_memory_is_a_part_of_what_there_is() -> None:
+def test_available_memory_is_at_most_the_machines() -> None:
     import psutil
 
     assert 0 < available_bytes() <= psutil.virtual_memory().total
 
 
-def test_engines_with_the_same_bounds_share_a_cache() -> None:
+def test_engines_with_the_same_limits_share_a_cache() -> None:
     assert shared_models(2.0, 60.0) is shared_models(2.0, 60.0)
     assert shared_models(2.0, 60.0) is not shared_models(3.0, 60.0)
 
@@ -192,7 +192,7 @@ def test_a_cache_without_a_budget_leaves_half_of_the_memory() -> None:
     cache.unload_unused()
 
 
-def test_a_model_past_the_budget_stays_for_the_next_job_of_its_kind() -> None:
+def test_a_model_that_exceeds_the_budget_is_kept_for_the_next_job_with_it() -> None:
     cache = ModelCache(budget_bytes=5)
     assert use(cache, "a") is use(cache, "a")
     use(cache, "b")
@@ -225,7 +225,7 @@ print(full - kept, kept - resident())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
-def test_freed_memory_is_kept_until_it_is_wanted_back() -> None:
+def test_freed_memory_is_kept_until_it_is_returned() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _KEEPS_AND_RETURNS],
         capture_output=True,

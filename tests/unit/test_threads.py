@@ -15,7 +15,7 @@ from waiting import TIMEOUT_S
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
-def test_a_process_held_to_one_core_computes_with_one_thread() -> None:
+def test_a_process_limited_to_one_core_computes_with_one_thread() -> None:
     allowed = os.sched_getaffinity(0)
     assert 1 <= computing_threads() <= len(allowed)
     os.sched_setaffinity(0, {min(allowed)})
@@ -25,7 +25,7 @@ def test_a_process_held_to_one_core_computes_with_one_thread() -> None:
         os.sched_setaffinity(0, allowed)
 
 
-def test_what_the_operator_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operators_own_setting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     settle_waiting()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
@@ -39,7 +39,7 @@ def test_what_the_operator_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
-def test_a_thread_that_gives_way_is_alone_in_that() -> None:
+def test_only_the_thread_that_calls_it_gives_way() -> None:
     policies: list[int] = []
 
     def work() -> None:
@@ -53,7 +53,7 @@ def test_a_thread_that_gives_way_is_alone_in_that() -> None:
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
-def test_all_that_computes_does_so_in_one_thread() -> None:
+def test_all_tasks_run_in_one_thread() -> None:
     thread = ComputingThread()
     with ThreadPoolExecutor(4) as others:
         names = list(others.map(lambda _: thread.run(lambda: current_thread().name), range(8)))
@@ -62,14 +62,14 @@ def test_all_that_computes_does_so_in_one_thread() -> None:
     assert thread.run(lambda: thread.run(lambda: current_thread().name)) == "compute"
 
 
-def test_what_a_computation_raises_is_raised_where_it_was_asked_for() -> None:
+def test_the_caller_gets_the_exception_of_its_task() -> None:
     thread = ComputingThread()
     with pytest.raises(ZeroDivisionError):
         thread.run(lambda: 1 / 0)
     assert thread.run(lambda: 1) == 1
 
 
-def test_a_computation_that_is_done_is_not_held() -> None:
+def test_a_finished_task_is_not_kept_in_memory() -> None:
     class Picture:
         pass
 

@@ -1,4 +1,4 @@
-"""How the threads that compute wait for each other, and for the ones that do not."""
+"""The threads of a process: how they wait, which yield to others, and the one that computes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from typing import Any, TypeVar
 
 ResultT = TypeVar("ResultT")
 
-# OpenMP's threads spin while they wait, by default for milliseconds. Beside an encoder or another
-# worker that wants the same core each wait then costs a time slice, and a picture takes ten times
-# as long. With this count, a few hundred microseconds, they sleep before that; with a tenth of it
-# they sleep within a network, between two of its layers, which doubles the time of a small one.
+# OpenMP's threads spin while they wait, by default for milliseconds. If an encoder or another
+# worker needs the same core, each wait then costs a time slice, and a picture takes ten times as
+# long. With this count they sleep after a few hundred microseconds. With a tenth of it they sleep
+# between two layers of a network, which doubles the time of a small one.
 _SPIN_COUNT = "10000"
 
 
 def settle_waiting() -> None:
-    """Keep waiting threads from holding processors; before torch is imported, or it is too late."""
+    """Keep waiting threads from holding processors. Call it before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def give_way() -> None:
-    """Have this thread, and those that it starts, wait until a computing one pauses, instead of
-    interrupting it.
+    """Make this thread, and those that it starts, wait for a pause of a computing thread.
 
-    All threads of a network wait for the one that is interrupted, and it has its caches to fill
-    again. The share of the processors stays the same.
+    If it interrupted one instead, all threads of that network would wait, and the interrupted one
+    would have to fill its caches again. The thread's share of the processors stays the same.
     """
     if sys.platform == "linux":
         with suppress(OSError):
@@ -42,9 +41,9 @@ def give_way() -> None:
 class ComputingThread:
     """The one thread of a process that computes with torch on the processor.
 
-    Each thread that does gets helpers of its own from OpenMP (GNU's). Where all of these together
-    are more than the cores, none of them spins any more, whoever is at work: a small network then
-    takes a third longer.
+    OpenMP (GNU's) gives each thread that computes a team of its own. If all teams together have
+    more threads than there are cores, no thread spins any more, and a small network takes a third
+    longer.
     """
 
     def __init__(self) -> None:
@@ -53,7 +52,7 @@ class ComputingThread:
         self._thread.start()
 
     def run(self, task: Callable[[], ResultT]) -> ResultT:
-        """Have the thread do it, after what it has to do already. Raises what the task raises."""
+        """Run `task` in the thread, after earlier tasks. Raises what the task raises."""
         if current_thread() is self._thread:
             return task()
         future: Future[ResultT] = Future()
@@ -65,13 +64,13 @@ class ComputingThread:
             task, future = self._tasks.get()
             try:
                 future.set_result(task())
-            except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`
                 future.set_exception(error)
-            # Not held until the next task comes: pictures hang on them.
+            # They hold pictures, which must not stay in memory until the next task.
             del task, future
 
 
 @cache
 def computing_thread() -> ComputingThread:
-    """This process' own."""
+    """The one of this process."""
     return ComputingThread()

@@ -1,4 +1,4 @@
-"""The ESRGAN engine as the worker sees it; the work is done in `networks.py`."""
+"""The ESRGAN engine as the worker sees it; its networks are in `networks.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from upscaled_protocol.configs import EsrganConfig
 if TYPE_CHECKING:
     from upscaled_models.esrgan.networks import Networks
 
-# What `loading.py` reads.
+# The files that `loading.py` reads.
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 
@@ -45,7 +45,7 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         catalog = Catalog.load()
         for name in self.settings.preload:
             model = catalog.find(name)
-            # A name that nobody knows is refused here, rather than passed over by every engine.
+            # An unknown name is refused here, or every engine would leave it to the others.
             if model.method == self.method if model else not name.endswith(".gguf"):
                 self._models.preload(name)
 

@@ -1,4 +1,4 @@
-"""One picture's way through the network: as many passes as its size needs, and its progress."""
+"""One picture in the network: as many passes as its size needs, and its progress."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from upscaled_models.esrgan.tile import choose_tile, rows_fit
 from upscaled_models.picture import Enlargement, RowBlocks
 from upscaled_protocol.messages import Size
 
-# An enlargement that is left to the resampler, where it would take another pass through the
-# network: nobody can tell, and a pass costs many times as much.
+# If the last enlargement is smaller than this, it is resampled: another pass through the network
+# would take many times as long, and the difference cannot be seen.
 _NEGLIGIBLE = 1.03
-# Rows that are read at once where no network asks for a certain number.
+# Rows that are read at once if there is no network, which would ask for a certain number.
 _READ_ROWS = 64
 # A tile of the largest networks on a slow processor.
 _TILE_BUDGET_S = 300.0
@@ -35,7 +35,7 @@ _TILE_BUDGET_S = 300.0
 class EsrganEnlargement(Enlargement):
     """Takes the source's rows and gives enlarged ones; the host of its stages.
 
-    memory_bytes: what a tile may take. free_memory: gives back what it can after it ran out.
+    memory_bytes: the most memory that a tile may take. free_memory: called after memory ran out.
     full_precision: loads the same network in float32.
     """
 
@@ -55,7 +55,7 @@ class EsrganEnlargement(Enlargement):
         self.in_turns = network.device.type == "cpu"
         self.bits = source.bits
         self._bands: Iterable[np.ndarray] = ()
-        # Of the result, and how long the encoder kept the job for them.
+        # Rows that the encoder has taken, and how long the job waited for it.
         self._taken_rows = 0
         self._taken_s = 0.0
         self._started_at = 0.0
@@ -65,11 +65,11 @@ class EsrganEnlargement(Enlargement):
         self._free_memory = free_memory
         self._load_full_precision = full_precision
         self._stages: list[Stage] = []
-        # Source pixels of each stage: what its share of the work goes by.
+        # The source pixels of each stage, in proportion to its work.
         self._work: list[int] = []
         colours = source.bands - source.has_alpha
         planes = (colours if network.channels == 1 else 1) + source.has_alpha
-        # Pixels that only have to be rounded to be the file's.
+        # The last stage can round its pixels to the file's bytes if no band has to be changed.
         as_bytes = source.bits == 8 and source.bands == network.channels
         width, height = source.width, source.height
 
@@ -82,7 +82,7 @@ class EsrganEnlargement(Enlargement):
         while is_too_small():
             sizes.append((width, height))
             width, height = width * network.scale, height * network.scale
-        # All passes are under way at once.
+        # All passes run at the same time.
         memory_bytes //= max(len(sizes), 1)
         for number, (pass_width, pass_height) in enumerate(sizes, 1):
             size: dict[str, int] = {"width": pass_width, "planes": planes}
@@ -128,11 +128,11 @@ class EsrganEnlargement(Enlargement):
             yield band
 
     def upscale(self, bands: Iterable[np.ndarray]) -> RowBlocks:
-        """Bands of the source, (h, W, C), to bands of the native picture, in the same format."""
+        """Bands of the source, (h, W, C), to bands of the enlarged picture, in the same format."""
         if not self._stages:
             yield from bands
             return
-        # The time left is reckoned from here on: not from before the job had the device.
+        # The time left is computed from here on, because the job waited for the device before.
         self._context.progress(0, "upscale", budget_s=_TILE_BUDGET_S)
         self._started_at = time.perf_counter()
         results = self._planes(bands)
@@ -144,7 +144,7 @@ class EsrganEnlargement(Enlargement):
                 if planes is None:
                     return
                 rows = self._rows(planes)
-                # Before the band goes to the encoder, which may keep it for a while.
+                # The encoder may keep the rows for a while: free the planes before.
                 del planes
             given = time.perf_counter()
             yield rows
@@ -152,7 +152,7 @@ class EsrganEnlargement(Enlargement):
             self._taken_rows += len(rows)
 
     def tile_done(self) -> None:
-        """Tell the worker how far the job is. Raises `JobError` (cancelled)."""
+        """Report progress to the worker. Raises `JobError` (cancelled)."""
         done = sum(stage.tiles_done for stage in self._stages)
         total = done + sum(stage.tiles_left for stage in self._stages)
         self._context.progress(
@@ -165,7 +165,7 @@ class EsrganEnlargement(Enlargement):
         )
 
     def _share_done(self) -> float:
-        """Of the time that the network and the encoder take in turns."""
+        """The share of the time that the network and the encoder need in turns."""
         work = sum(
             pixels * stage.share_done
             for stage, pixels in zip(self._stages, self._work, strict=True)
@@ -175,12 +175,12 @@ class EsrganEnlargement(Enlargement):
         if not self._taken_rows or network_s <= 0:
             return computed
         taken = self._taken_rows / self.size.height
-        # What the encoder takes for the whole picture, of what the network does.
+        # The encoder's time for the whole picture, as a multiple of the network's.
         weight = self._taken_s / taken / (network_s / computed)
         return (computed + weight * taken) / (1 + weight)
 
     def make_room(self) -> None:
-        """Free what can be freed after memory ran out."""
+        """Free memory after it ran out."""
         self._context.warn("memory ran out: the picture was finished in smaller tiles")
         self._free_memory()
 

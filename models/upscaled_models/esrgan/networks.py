@@ -34,8 +34,8 @@ ResultT = TypeVar("ResultT")
 
 # A large network from a cold, slow disk, with its trace or the probing of it.
 _LOAD_BUDGET_S = 300.0
-# What tiles may take of the memory that is free: the rest is for the picture's own rows, for
-# the kernels' scratch memory, and on a host for everybody else.
+# The share of free memory for tiles. The rest is for the picture's rows and for the kernels' own
+# memory, and on a host for other programs.
 _HOST_SHARE = 0.5
 _DEVICE_SHARE = 0.8
 
@@ -49,7 +49,7 @@ class Networks(DeviceModels):
         torch.set_num_threads(settings.threads or computing_threads())
         # Weights files whose results in half precision were unusable.
         self._full_precision_only: set[Path] = set()
-        # What was loaded last, for when its file is replaced by one that cannot be used.
+        # The last loaded network of a file, in case the file is replaced by an unusable one.
         self._last_keys: dict[tuple[Path, torch.dtype], Hashable] = {}
         self._last_paths: dict[str, Path] = {}
 
@@ -62,8 +62,10 @@ class Networks(DeviceModels):
             _ = network.geometry
 
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
-        """Find the weights file of a job, and say how its picture is enlarged. Raises `JobError`,
-        and so does what is returned."""
+        """Find the weights file of a job. The returned function enlarges its picture.
+
+        Both raise `JobError`.
+        """
         return partial(
             self._enlarge,
             self._locate(config.model),
@@ -81,11 +83,10 @@ class Networks(DeviceModels):
     def enlarged(
         self, path: Path, source: Source, plan: Plan, context: Context, *, memory_bytes: int
     ) -> Iterator[Iterator[np.ndarray]]:
-        """The rows of the plan's output, in the source's bands and bits: for an engine that goes
-        on from there.
+        """The rows of the plan's output, in the source's bands and bits, for another engine.
 
-        path: the network's weights. memory_bytes: what a tile may take. Raises `JobError`, also
-        while the rows are read; the network is held in memory until the context is left.
+        path: the network's weights. memory_bytes: the most memory that a tile may take. The network
+        is held in memory until the context is left. Raises `JobError`, also while rows are taken.
         """
         enlarging = self._enlarge(path, source, plan, context=context, memory_bytes=memory_bytes)
         with enlarging as job:
@@ -106,7 +107,7 @@ class Networks(DeviceModels):
     ) -> Iterator[EsrganEnlargement]:
         """Hold the network at that path, and read the picture ahead.
 
-        memory_bytes: what a tile may take; None for its share of what is free beside the network.
+        memory_bytes: the most memory that a tile may take; None for a share of what is free.
         """
         dtype, warning = choose_dtype(precision, self.device, bits=source.bits)
         if warning is not None:
@@ -126,7 +127,7 @@ class Networks(DeviceModels):
 
             if memory_bytes is None:
                 memory_bytes = self._memory_for_tiles()
-            # Load, too: the network may have to be looked at first, to cut the picture.
+            # This counts as loading: a network may have to be probed before the picture is cut.
             with context.phase("load"):
                 job = EsrganEnlargement(
                     network,
@@ -142,7 +143,7 @@ class Networks(DeviceModels):
                 yield job
 
     def _locate(self, model: str) -> Path:
-        """The weights file that a job means, also if it is gone while its network is in memory."""
+        """The weights file of a job. It may be missing if its network is in memory."""
         settings = self.settings
         try:
             path = self.catalog.locate(model, settings.model_dir, settings.access.roots)
@@ -159,8 +160,11 @@ class Networks(DeviceModels):
     def _network(
         self, path: Path, dtype: torch.dtype, warn: Callable[[str], None] | None = None
     ) -> Iterator[Network]:
-        """Hold a network in memory. If its file cannot be used any longer, the one that was loaded
-        from it goes on being used while it is in memory, and `warn` tells why."""
+        """Hold a network in memory.
+
+        If its file cannot be used any more, the network that was loaded from it is used as long as
+        it is in memory, and `warn` gets the reason.
+        """
         if path in self._full_precision_only:
             dtype = torch.float32
         with contextlib.ExitStack() as held:
@@ -182,7 +186,7 @@ class Networks(DeviceModels):
 
     @contextlib.contextmanager
     def _current_network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:
-        """Hold the network that the file has now."""
+        """Hold the network that is in the file now."""
         try:
             status = path.stat()
         except OSError as error:

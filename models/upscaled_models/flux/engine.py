@@ -1,4 +1,4 @@
-"""The FLUX engine as the worker sees it; the work is done in `enlargement.py` and `pipeline.py`."""
+"""The FLUX engine as the worker sees it; its models are in `pipeline.py`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _IMPORT_BUDGET_S = 300.0
 class FluxEngine(LocalEngine[FluxConfig]):
     """Upscales pictures with FLUX.1-dev over an ESRGAN model.
 
-    Nothing of it is loaded or imported before its first job, unless it is to be preloaded:
-    diffusers takes seconds, and memory that most workers never need.
+    It loads and imports nothing before its first job, unless a model of it is preloaded: diffusers
+    takes seconds to import, and memory that most workers never need.
     """
 
     method = "flux"
@@ -34,12 +34,14 @@ class FluxEngine(LocalEngine[FluxConfig]):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        # Two jobs of a lane may come first at once.
+        # The first two jobs of a lane may start at the same time.
         self._making = threading.Lock()
 
     def start(self) -> None:
-        """Load the preloaded. Raises `JobError` where the extra is not installed, or a model
-        cannot be loaded."""
+        """Load the models to preload.
+
+        Raises `JobError` if the extra is not installed, or a model cannot be loaded.
+        """
         if not is_installed(self.method):
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,

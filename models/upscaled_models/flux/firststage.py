@@ -1,4 +1,4 @@
-"""The ESRGAN upscale that FLUX starts from, as a part of the job."""
+"""The first stage of a FLUX job, an ESRGAN upscale, as a part of the job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from upscaled_models.engine import Context
 
 
 class Subordinate:
-    """A job's context for the part of it that is not its measure: it lives on, at no percentage."""
+    """A job's context for its first stage: its progress is a sign of life, at 0 percent."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

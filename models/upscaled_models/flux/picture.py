@@ -1,4 +1,4 @@
-"""A picture's rows as the model takes them: colours in bands of tiles, alpha and gray aside."""
+"""A picture's rows as the model takes them: colours, in bands of tiles."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Refine = Callable[[Tensor, int], Tensor]
 def refine_rows(
     rows: Iterable[np.ndarray], picture: Picture, *, side: int, grid: int, refine: Refine
 ) -> Iterator[np.ndarray]:
-    """Refine a picture from the top down, holding two bands of tiles of it.
+    """Refine a picture from the top down, with two bands of tiles in memory.
 
-    Rows are (h, W, 1 to 4) of uint8 or uint16, in and out. Gray goes through the model as three
-    equal colours and comes back as their mean; alpha is passed by. Sides that are no multiple of
-    the grid are continued by their last pixels, which are cut off again.
+    Rows are (h, W, 1 to 4) of uint8 or uint16, in and out. Gray is three equal colours for the
+    model, and their mean afterwards; alpha is copied. A side that is no multiple of the grid is
+    extended with its last pixels, which are cut off afterwards.
     """
     offsets = band_offsets(picture.height, side, grid)
     held = _Held(rows, picture, grid)
@@ -43,7 +43,7 @@ def band_offsets(height: int, side: int, grid: int) -> list[int]:
 
 
 class _Held:
-    """Rows of the source that are still needed, and what was passed by."""
+    """The rows of the source that are still needed, and their alpha."""
 
     def __init__(self, rows: Iterable[np.ndarray], picture: Picture, grid: int) -> None:
         self.padded_height = _padded(picture.height, grid)
@@ -73,7 +73,7 @@ class _Held:
         return functional.pad(planes, (0, self._padding, 0, below), mode="replicate")[0]
 
     def finished(self, colours: Tensor) -> np.ndarray:
-        """Refined colours (3, h, W), with the alpha that is next, as rows of the picture."""
+        """Refined colours (3, h, W) and their alpha as rows of the picture."""
         if self._picture.bands < 3:
             colours = colours.mean(0, keepdim=True)
         values = colours.permute(1, 2, 0).numpy() * np.float32(self._top_value)

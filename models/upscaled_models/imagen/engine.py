@@ -35,21 +35,23 @@ class ImagenEngine(PictureEngine[ImagenConfig]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.slots = settings.cloud_jobs
-        # The SDK's HTTP libraries put a password of ~/.netrc where the token belongs, or stumble
-        # over both.
+        # The SDK's HTTP libraries send a password of ~/.netrc instead of the token, or fail because
+        # there are both.
         os.environ["NETRC"] = os.devnull
         self._lock = threading.Lock()
         self._service: Service | None = None
 
     @classmethod
     def preimport(cls) -> None:
-        """Import numpy and libvips, which the other engines need too. The SDK is imported by the
-        first job: no worker starts later on its account."""
+        """Import numpy and libvips, which the other engines need too.
+
+        The SDK is imported by the first job, because it would delay the start of every worker.
+        """
         super().preimport()
-        import upscaled_models.imagen.enlargement  # noqa: F401 - for the jobs to come
+        import upscaled_models.imagen.enlargement  # noqa: F401 - for the first job
 
     def lacks(self) -> str | None:
-        """The SDK, or credentials. A project may come with each job."""
+        """The SDK or credentials. The project may be given by each job."""
         if not is_installed(self.method):
             return _NO_SDK
         return None if credentials_in_sight() else unusable().message

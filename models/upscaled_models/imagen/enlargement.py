@@ -1,4 +1,4 @@
-"""One picture's way through the service: cut, sent, received, blended, its alpha put back."""
+"""One picture in the service: cut, sent, received, blended, its alpha added again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from upscaled_protocol.messages import Size
 if TYPE_CHECKING:
     from upscaled_models.imagen.service import Service
 
-# Rows that are read at once where nothing is to be called.
+# Rows that are read at once if no call is needed.
 _READ_ROWS = 64
-# Where the target is larger than the service can make it, by more than nobody sees.
+# A target is larger than the service can make it if it is larger by more than this factor.
 _NOTABLE = 1.03
 
 
@@ -55,7 +55,7 @@ class ImagenEnlargement(Enlargement):
         size = Size(width=source.width, height=source.height)
         factor = choose_factor(size, plan, limit=int(config.upscale_factor.removeprefix("x")))
         self.size = Size(width=size.width * factor, height=size.height * factor)
-        # The service knows no more than 8.
+        # The service works with 8 bits.
         self.bits = source.bits if factor == 1 else 8
         if factor > 1 and source.bits > self.bits:
             context.warn("Imagen works with 8 bits a channel: so does the output")
@@ -91,7 +91,7 @@ class ImagenEnlargement(Enlargement):
             yield rows
 
     def _answered(self) -> Iterator[list[Read]]:
-        """For each row of tiles, how to read what came back for each of them."""
+        """For each row of tiles, a reader of each tile's answer."""
         columns = self._layout.columns
         for rows in self._windows():
             with self._context.phase("decode"):
@@ -104,7 +104,7 @@ class ImagenEnlargement(Enlargement):
             ]
 
     def _call(self, questions: list[tuple[bytes, str]]) -> list[bytes]:
-        """The service's pictures of these files, which have their MIME types with them."""
+        """The service's answers to these files, each with its MIME type."""
         from upscaled_models.imagen.service import Call
 
         factor = f"x{self._layout.factor}"
@@ -124,7 +124,7 @@ class ImagenEnlargement(Enlargement):
             yield held
 
     def _reader(self, answer: bytes, rows: np.ndarray, span: Span) -> Read:
-        """Rows of one tile, with its alpha where the source has it."""
+        """A reader of one tile's rows, with alpha if the source has it."""
         factor = self._layout.factor
         due = Size(width=span.length * factor, height=len(rows) * factor)
         has_alpha = self._source.has_alpha

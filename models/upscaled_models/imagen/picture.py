@@ -1,7 +1,7 @@
 """Pictures as the service takes and gives them: files of 8-bit RGB, without a profile.
 
-The profile stays here, with alpha and all else: the numbers that come back are in the same colour
-space as those that were sent.
+Profile, alpha and metadata are not sent: the pixels that come back are in the same colour space as
+those that were sent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
-# Where PNG is too large. Even noise fits at the second: 4.25 megapixels are the most in one call.
+# JPEG qualities if the PNG is too large. At the second even noise fits, because one call takes at
+# most 4.25 megapixels.
 _QUALITIES = (95, 85)
 
 Read = Callable[[int], np.ndarray]
 
 
 def to_rgb(rows: np.ndarray, *, has_alpha: bool) -> np.ndarray:
-    """(h, W, C) of 8 or 16 bits to (h, W, 3) of 8 bits; alpha, which is last, is left out."""
+    """(h, W, C) of 8 or 16 bits to (h, W, 3) of 8 bits, without alpha, which is the last band."""
     colours = rows[:, :, :-1] if has_alpha else rows
     if colours.dtype == np.uint16:
         colours = next(to_eight_bits([colours]))
@@ -42,7 +43,7 @@ def to_rgb(rows: np.ndarray, *, has_alpha: bool) -> np.ndarray:
 def encoded(rgb: np.ndarray) -> tuple[bytes, str]:
     """A file of (h, W, 3) pixels within the service's limit of bytes, and its MIME type.
 
-    PNG, which loses nothing; JPEG where that is too large.
+    PNG, which is lossless; JPEG if the PNG is too large.
     """
     height, width, bands = rgb.shape
     picture = Picture(width, height, bands, 8)
@@ -61,8 +62,8 @@ def encoded(rgb: np.ndarray) -> tuple[bytes, str]:
 def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None]) -> Read:
     """Rows of the service's picture, (h, W, bands) of 8 bits with bands 1 or 3, from the top down.
 
-    The picture is read while it is asked for. One of another size, but the right shape, is
-    resampled. Raises `JobError` (upstream_unavailable), also while rows are read.
+    The picture is decoded while rows are asked for. If it has another size but the right aspect
+    ratio, it is resampled. Raises `JobError` (upstream_unavailable), also while rows are read.
     """
     try:
         kind = recognise(data[:HEAD_BYTES])
@@ -73,8 +74,8 @@ def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None])
             raise _unusable(f"of {image.width}x{image.height}, not {due.width}x{due.height}")
         if (image.width, image.height) != (due.width, due.height):
             warn(
-                f"the cloud service gave {image.width}x{image.height} pixels where "
-                f"{due.width}x{due.height} were due: they were resampled"
+                f"the cloud service gave {image.width}x{image.height} pixels, not "
+                f"{due.width}x{due.height}: they were resampled"
             )
             image = image.resize(due.width / image.width, vscale=due.height / image.height)
         image, _ = normalised(image, warn)
@@ -87,7 +88,7 @@ def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None])
 
 class _Answer:
     def __init__(self, data: bytes, source: Source, bands: int) -> None:
-        self._held = data  # libvips reads it in place, and does not keep it
+        self._held = data  # libvips reads it, but does not keep it in memory
         self._source = source
         self._bands = bands
 

@@ -108,7 +108,7 @@ def test_a_service_account_signs_in_with_its_file(
     assert host.run(save(tmp_path / "in.png", photo()))["type"] == "result"
 
 
-def test_a_password_for_all_hosts_goes_to_none_of_googles(
+def test_a_password_for_all_hosts_is_not_sent_to_google(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     (tmp_path / ".netrc").write_text("default login somebody password something\n")
@@ -202,7 +202,7 @@ def test_a_sign_in_that_fails_is_tried_again_and_counts_as_no_call(
     assert server.questions == []
 
 
-def test_a_sign_in_without_an_answer_is_told_apart_from_a_call(
+def test_a_sign_in_without_an_answer_has_another_error_than_a_call(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     account = key_file(tmp_path / "key.json", f"http://{Silent().address}/token")
@@ -249,7 +249,7 @@ def test_a_service_that_cannot_be_reached_is_unavailable(
     assert (error["code"], error["retryable"]) == ("upstream_unavailable", True)
 
 
-def test_the_server_by_hand_tells_the_environment_that_a_daemon_needs(
+def test_the_server_prints_the_environment_that_a_daemon_needs(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(

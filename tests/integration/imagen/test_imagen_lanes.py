@@ -85,7 +85,7 @@ def test_a_cloud_call_and_a_device_job_never_wait_for_each_other(
     wait_until(lambda: server.abandoned == len(calls), "the end of their connections")
 
 
-def test_a_worker_killed_in_mid_call_loses_no_job(
+def test_a_worker_killed_during_a_call_loses_no_job(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     server.answers = ["late", "late", "late", "right"]
@@ -98,8 +98,8 @@ def test_a_worker_killed_in_mid_call_loses_no_job(
     os.kill(daemon.ask_health()["workers"][0]["pid"], signal.SIGKILL)
     for job_id in jobs:
         result = daemon.wait_terminal(job_id)
-        # Of the second attempt alone: what the first one called, nobody is left to tell.
+        # The calls of the second attempt alone: the first one ended without a report.
         assert (result["attempt"], result["upstream_calls"]) == (2, 1)
     assert sorted(line["job_id"] for line in daemon.terminals()) == sorted(jobs)
     assert all(np.array_equal(load(output), enlarged(photo(), 4)) for output in outputs)
-    wait_until(lambda: server.abandoned == 3, "the end of the dead worker's calls")
+    wait_until(lambda: server.abandoned == 3, "the end of the killed worker's calls")

@@ -72,7 +72,7 @@ def ask(server: Loopback, content: bytes, path: str = PATH, **headers: str | Non
     return answer.status
 
 
-def test_a_request_in_order_is_answered(server: Loopback) -> None:
+def test_a_correct_request_is_answered(server: Loopback) -> None:
     assert ask(server, json.dumps(body()).encode()) == 200
     assert (len(server.questions), server.refusals) == (1, [])
 
@@ -119,5 +119,5 @@ def test_a_request_of_another_shape_is_refused(server: Loopback, changes: dict[s
     assert (len(server.questions), len(server.refusals)) == (0, 1)
 
 
-def test_what_is_no_json_is_refused(server: Loopback) -> None:
+def test_a_request_that_is_not_json_is_refused(server: Loopback) -> None:
     assert ask(server, b"{") == 400

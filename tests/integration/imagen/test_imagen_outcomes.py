@@ -68,7 +68,7 @@ def test_every_answer_ends_in_one_event_with_its_code_and_without_the_token(
         assert CANARY.encode() not in said
 
 
-def test_a_job_goes_on_after_429_and_503_and_counts_its_calls(
+def test_a_job_succeeds_after_429_and_503_and_counts_its_calls(
     host: Host, server: Loopback, tmp_path: Path
 ) -> None:
     server.answers = ["quota", "unavailable", "closed", "right"]
@@ -110,7 +110,7 @@ def test_a_pause_beyond_the_budget_ends_the_job_at_once(
     assert len(server.questions) == 1
 
 
-def test_waits_for_our_own_limits_are_not_charged_to_the_services_time(
+def test_waits_for_our_own_limits_do_not_count_towards_the_services_time(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     budget_s = 7  # of which one call takes next to nothing
@@ -138,7 +138,7 @@ def test_a_refusal_is_not_tried_again(host: Host, server: Loopback, tmp_path: Pa
     assert len(server.questions) == 1
 
 
-def test_a_jobs_phases_are_told(
+def test_a_result_has_the_times_of_its_phases(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     env = NOBODY | server.environment()

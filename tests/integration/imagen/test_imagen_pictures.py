@@ -66,7 +66,7 @@ def test_alpha_profile_exif_and_dpi_survive_a_service_that_sees_rgb(
     assert server.questions[0].rgb.shape == (60, 80, 3)
 
 
-def test_profile_exif_and_dpi_survive_where_the_services_file_is_taken_over(
+def test_profile_exif_and_dpi_survive_a_service_that_sends_none_of_them(
     host: Host, tmp_path: Path
 ) -> None:
     picture = pyvips.Image.new_from_array(photo()).copy(xres=300 / 25.4, yres=300 / 25.4)
@@ -83,7 +83,7 @@ def test_profile_exif_and_dpi_survive_where_the_services_file_is_taken_over(
     assert output.xres * 25.4 == pytest.approx(300, rel=0.001)
 
 
-def test_sixteen_bits_become_eight_and_the_host_is_told(host: Host, tmp_path: Path) -> None:
+def test_sixteen_bits_become_eight_with_a_warning(host: Host, tmp_path: Path) -> None:
     deep = photo().astype(np.uint16) * 257
     image = pyvips.Image.new_from_array(deep).copy(interpretation="rgb16")
     image.write_to_file(str(tmp_path / "in.tif"))
@@ -140,7 +140,7 @@ def test_a_picture_over_the_limit_is_refused_before_any_call(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_picture_is_cut_into_tiles_where_that_is_allowed(
+def test_a_picture_is_cut_into_tiles_if_the_job_allows_that(
     host: Host, server: Loopback, tmp_path: Path
 ) -> None:
     pixels = photo(500, 400)

@@ -131,7 +131,7 @@ def test_use_fp16_false_forces_full_precision(engine: EsrganEngine, folder: Path
     assert run(engine, path, use_fp16=False, precision="bf16").precision == "fp32"
 
 
-def test_fp16_gives_way_on_a_processor_with_a_warning(engine: EsrganEngine, folder: Path) -> None:
+def test_fp16_is_replaced_on_a_processor_with_a_warning(engine: EsrganEngine, folder: Path) -> None:
     context = RecordingContext()
     outcome = run(engine, write(folder / "in.png", photograph()), context, precision="fp16")
     assert outcome.precision != "fp16"
@@ -150,7 +150,7 @@ def test_the_tile_size_does_not_change_the_picture(
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 @pytest.mark.parametrize("model", ["tiny-x4", "gray-x4"])
-def test_bands_and_depth_stay(
+def test_bands_and_bits_are_kept(
     engine: EsrganEngine, folder: Path, bands: int, bits: int, model: str
 ) -> None:
     from spandrel.architectures.Compact import Compact
@@ -181,7 +181,7 @@ def test_bands_and_depth_stay(
         assert set(np.unique(out[:, :, -1])) > {0, top}
 
 
-def test_sixteen_bits_keep_their_depth(engine: EsrganEngine, folder: Path) -> None:
+def test_sixteen_bits_per_channel_are_kept(engine: EsrganEngine, folder: Path) -> None:
     pixels = photograph(40, 50, bits=16)
     outcome = run(engine, write(folder / "in.png", pixels))
     assert outcome.precision == "fp32"
@@ -242,9 +242,7 @@ def test_a_print_size_is_met_to_the_pixel(engine: EsrganEngine, folder: Path) ->
     assert read(outcome.output_path).shape == (100, 200, 3)
 
 
-def test_a_stretch_that_nobody_sees_costs_no_second_pass(
-    engine: EsrganEngine, folder: Path
-) -> None:
+def test_a_small_stretch_needs_no_second_pass(engine: EsrganEngine, folder: Path) -> None:
     context = RecordingContext()
     path = write(folder / "in.png", photograph())
     run(engine, path, context, target_width=322, target_height=241)
@@ -274,7 +272,9 @@ def test_a_cancelled_job_stops_at_the_next_tile_and_leaves_no_file(
     assert run(engine, path).output_path is not None
 
 
-def test_a_broken_input_is_told_and_the_next_job_works(engine: EsrganEngine, folder: Path) -> None:
+def test_a_broken_input_ends_its_job_and_the_next_job_works(
+    engine: EsrganEngine, folder: Path
+) -> None:
     path = write(folder / "in.png", np.random.default_rng(0).integers(0, 255, (300, 90, 3), "u1"))
     broken = folder / "broken.png"
     broken.write_bytes(path.read_bytes()[:40_000])
@@ -285,7 +285,7 @@ def test_a_broken_input_is_told_and_the_next_job_works(engine: EsrganEngine, fol
     assert run(engine, path).output_path is not None
 
 
-def test_a_model_that_is_not_there_is_told_by_name(engine: EsrganEngine, folder: Path) -> None:
+def test_the_error_of_a_missing_model_has_its_name(engine: EsrganEngine, folder: Path) -> None:
     path = write(folder / "in.png", photograph())
     with pytest.raises(JobError, match=r"upscaled models pull 4x-UltraSharp") as caught:
         run(engine, path, model="4x-UltraSharp")
@@ -323,7 +323,7 @@ def test_a_replaced_file_is_another_model(engine: EsrganEngine, folder: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
-def test_a_loaded_model_is_used_on_while_its_file_cannot_be(
+def test_a_loaded_model_is_used_while_its_file_cannot_be_read(
     engine: EsrganEngine, folder: Path, damage: str
 ) -> None:
     path = write(folder / "in.png", photograph())
@@ -344,7 +344,7 @@ def test_a_loaded_model_is_used_on_while_its_file_cannot_be(
         run(engine, path)
 
 
-def test_models_to_preload_are_there_at_once(folder: Path) -> None:
+def test_models_to_preload_are_loaded_at_the_start(folder: Path) -> None:
     settings = Settings(model_dir=folder / "models", preload=("tiny-x2", "flux1-dev-Q8_0"))
     engine = EsrganEngine(settings)
     engine.start()
@@ -354,7 +354,7 @@ def test_models_to_preload_are_there_at_once(folder: Path) -> None:
         missing.start()
 
 
-def test_an_unknown_device_is_told_at_the_start(folder: Path) -> None:
+def test_an_unknown_device_is_an_error_at_the_start(folder: Path) -> None:
     engine = EsrganEngine(Settings(model_dir=folder / "models", device="abacus"))
     with pytest.raises(JobError, match="abacus"):
         engine.start()
@@ -422,7 +422,7 @@ def drowning() -> nn.Module:
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
-def test_a_model_that_is_black_in_half_precision_goes_on_in_full(
+def test_a_model_that_is_black_in_half_precision_is_used_in_full_precision(
     engine: EsrganEngine, folder: Path
 ) -> None:
     save(drowning(), folder / "models" / "upscale_models" / "drowning.safetensors")

@@ -44,5 +44,5 @@ def files(replica: Replica) -> Files:
 
 @pytest.fixture
 def copy(replica: Replica, tmp_path: Path) -> Path:
-    """A model folder of one's own."""
+    """A copy of the model folder that a test may change."""
     return Path(shutil.copytree(replica.folder, tmp_path / "models"))

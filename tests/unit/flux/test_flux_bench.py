@@ -28,7 +28,7 @@ def test_loading_takes_the_host_s_memory_for_one_tensor_and_not_for_the_file(
     write_config(tmp_path, config)
     largest = max(entry.size_bytes for entry in random.entries.values())
     assert 15 * largest < file.stat().st_size
-    # Twice: the next is read while Python still has the last one's memory.
+    # Twice, because the next one is read before Python has freed the one before.
     assert load_apart(tmp_path, file, placement)["peak_bytes"] < 2 * largest + 8_000_000
 
 

@@ -104,7 +104,7 @@ def test_the_files_are_found_under_the_names_of_comfyuis_users(
     assert run(engine, picture, prompt="a cat").model == "flux1-dev-Q8_0"
 
 
-def test_a_transformer_of_ones_own_is_added_after_its_header_was_checked(
+def test_a_users_own_transformer_is_added_after_its_header_was_checked(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = next((copy / "unet").glob("*.gguf")).rename(tmp_path / "mine.gguf")
@@ -143,7 +143,7 @@ def test_prompt_and_guidance_count(engine: FluxEngine, picture: Path) -> None:
     assert not np.array_equal(results[0], results[2])
 
 
-def test_without_denoise_the_first_stage_stays_as_it_is(
+def test_without_denoise_the_first_stage_is_the_result(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     first_stage = EsrganEngine(Settings(model_dir=copy, threads=1))
@@ -159,7 +159,7 @@ def test_without_denoise_the_first_stage_stays_as_it_is(
     assert "flux1-dev-Q8_0" not in engine.models_loaded()
 
 
-def test_alpha_is_that_of_the_first_stage(engine: FluxEngine, tmp_path: Path) -> None:
+def test_alpha_is_the_first_stages(engine: FluxEngine, tmp_path: Path) -> None:
     values = pixels(48, 40, 4)
     picture = write(tmp_path / "in.png", values)
     kept = read(run(engine, picture, denoise=0.0).output_path)
@@ -231,7 +231,7 @@ def test_embeddings_are_kept_and_the_encoders_are_not(
         run(engine, picture, prompt="a cat")
 
 
-def test_a_damaged_embedding_file_is_made_anew(
+def test_a_damaged_embedding_file_is_replaced(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     first = read(run(engine, picture).output_path)
@@ -241,7 +241,7 @@ def test_a_damaged_embedding_file_is_made_anew(
     assert kept.stat().st_size > 1000
 
 
-def test_a_model_folder_that_cannot_be_written_costs_a_warning(
+def test_a_model_folder_that_cannot_be_written_causes_a_warning(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     (copy / "flux_embeddings").write_text("in the way")
@@ -273,7 +273,7 @@ def test_another_quantisation_in_the_folder_is_a_model_by_its_stem(
     assert run(engine, picture, model="my-flux").model == "my-flux"
 
 
-def test_what_is_missing_or_broken_has_its_code(
+def test_a_missing_or_broken_file_has_its_error_code(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     def code(**config: Any) -> ErrorCode:
@@ -291,7 +291,7 @@ def test_what_is_missing_or_broken_has_its_code(
     assert code() == ErrorCode.MODEL_NOT_FOUND
 
 
-def test_weights_that_are_no_numbers_make_no_picture(
+def test_weights_that_are_not_numbers_make_no_picture(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     path = copy / "unet" / "flux1-dev-Q8_0.gguf"
@@ -326,7 +326,7 @@ def test_a_model_can_be_loaded_before_the_first_job(copy: Path) -> None:
     engine.close()
 
 
-def test_a_missing_extra_is_said_with_what_to_do(
+def test_the_error_of_a_missing_extra_says_what_to_install(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("upscaled_models.flux.engine.is_installed", lambda method: False)
@@ -334,7 +334,7 @@ def test_a_missing_extra_is_said_with_what_to_do(
         FluxEngine(Settings(model_dir=copy, threads=1)).start()
 
 
-def test_memory_that_runs_out_while_models_load_is_told_as_such(
+def test_memory_that_runs_out_while_models_load_has_its_own_error_code(
     engine: FluxEngine, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_large(*_: Any, **__: Any) -> Any:
@@ -351,14 +351,14 @@ def test_memory_that_runs_out_while_models_load_is_told_as_such(
 
 
 @pytest.mark.parametrize("denoise", [1e-6, 1e-310, 5e-324])
-def test_the_least_of_denoise_is_a_job_like_any(
+def test_the_smallest_denoise_gives_a_picture(
     engine: FluxEngine, picture: Path, denoise: float
 ) -> None:
     assert run(engine, picture, denoise=denoise).output_size == Size(width=192, height=160)
 
 
 @pytest.mark.parametrize("name", ["clip_l", "t5xxl_fp8_e4m3fn"])
-def test_text_encoders_that_are_no_numbers_are_named_and_nothing_of_theirs_is_kept(
+def test_text_encoders_with_damaged_weights_are_named_and_their_embeddings_are_not_kept(
     engine: FluxEngine, copy: Path, picture: Path, name: str
 ) -> None:
     path = copy / "clip" / f"{name}.safetensors"
@@ -384,7 +384,7 @@ def test_text_encoders_that_are_no_numbers_are_named_and_nothing_of_theirs_is_ke
     ],
     ids=["shape", "nan"],
 )
-def test_kept_embeddings_that_are_none_are_made_anew(
+def test_kept_embeddings_that_cannot_be_used_are_replaced(
     engine: FluxEngine, copy: Path, picture: Path, damage: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     expected = read(run(engine, picture).output_path)
@@ -397,7 +397,7 @@ def test_kept_embeddings_that_are_none_are_made_anew(
     assert kept.read_bytes() == whole
 
 
-def test_an_encoder_that_was_fetched_again_encodes_again(
+def test_an_encoder_file_that_was_replaced_encodes_again(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     # What was wrong with it may lie between the samples that its key is made of.
@@ -408,7 +408,7 @@ def test_an_encoder_that_was_fetched_again_encodes_again(
     assert len(list((copy / "flux_embeddings").iterdir())) == 2
 
 
-def test_what_cannot_be_removed_from_the_kept_embeddings_harms_no_job(
+def test_kept_embeddings_that_cannot_be_removed_do_not_disturb_a_job(
     engine: FluxEngine, copy: Path, picture: Path
 ) -> None:
     for number in range(257):

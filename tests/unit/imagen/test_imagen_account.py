@@ -79,7 +79,7 @@ def base_url(monkeypatch: pytest.MonkeyPatch, text: str) -> str | None:
         f"https://host/#{CANARY}",
     ],
 )
-def test_a_base_url_that_no_request_can_be_built_on_is_refused_and_not_repeated(
+def test_a_base_url_that_cannot_be_used_is_refused_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     with pytest.raises(JobError, match="GOOGLE_VERTEX_BASE_URL must be") as refused:

@@ -51,14 +51,14 @@ print("imagen" in default_methods(), [name for name in sys.modules if name.start
     assert python(code, {}) == "True []"
 
 
-def test_imagen_is_no_default_method_where_its_sdk_is_missing(tmp_path: Path) -> None:
+def test_imagen_is_no_default_method_if_its_sdk_is_missing(tmp_path: Path) -> None:
     code = (
         "from upscaled_models.registry import default_methods; print('imagen' in default_methods())"
     )
     assert python(code, hide_the_sdk(tmp_path)) == "False"
 
 
-def test_a_job_without_the_sdk_is_told_what_to_install(
+def test_the_error_of_a_job_without_the_sdk_says_what_to_install(
     start_worker: StartDaemon, tmp_path: Path
 ) -> None:
     env = hide_the_sdk(tmp_path) | {"GCP_PROJECT_ID": "any"}

@@ -71,14 +71,14 @@ def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 503])
-def test_the_services_words_get_out_without_the_token(status: int) -> None:
+def test_the_services_message_is_sent_to_the_host_without_the_token(status: int) -> None:
     text = fault(status, f"who is Bearer other-token, and who {SECRET}?\n").error.message
     assert SECRET not in text
     assert "other-token" not in text
     assert "who is" in text
 
 
-def test_what_a_library_says_never_gets_out() -> None:
+def test_a_librarys_message_is_never_sent_to_the_host() -> None:
     from google.auth import exceptions
 
     from upscaled_models.imagen.faults import fault_of
@@ -98,7 +98,7 @@ def test_what_a_library_says_never_gets_out() -> None:
         assert SECRET not in found.error.message
 
 
-def test_a_certificate_that_is_not_trusted_is_told_apart_from_an_answer() -> None:
+def test_a_certificate_that_is_not_trusted_has_another_error_than_an_answer() -> None:
     from aiohttp import ClientConnectorCertificateError
     from aiohttp.client_reqrep import ConnectionKey
 
@@ -111,7 +111,7 @@ def test_a_certificate_that_is_not_trusted_is_told_apart_from_an_answer() -> Non
 
 
 class Skipping(selectors.SelectSelector):
-    """Has an event loop's time pass at once where the loop would wait."""
+    """Advances an event loop's clock instead of waiting."""
 
     now = 0.0
 

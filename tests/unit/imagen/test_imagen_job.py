@@ -1,4 +1,4 @@
-"""One picture's way, with a service that answers as it is told."""
+"""One picture in the engine, with a service that gives a fixed answer."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_picture_with_alpha_keeps_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [PNG[:-40], PNG[: len(PNG) // 2], PNG[:20], b""])
-def test_half_a_picture_becomes_no_file(tmp_path: Path, answer: bytes) -> None:
+def test_half_a_picture_is_not_written(tmp_path: Path, answer: bytes) -> None:
     with pytest.raises(JobError) as caught:
         upscaled(tmp_path, answer)
     assert caught.value.code == ErrorCode.UPSTREAM_UNAVAILABLE

@@ -87,7 +87,7 @@ def test_alpha_stays_opaque_and_clear_up_to_the_edge(top: int) -> None:
     assert (large[outside] == 0).all()
 
 
-def test_a_picture_is_sent_without_loss_and_as_jpeg_only_where_that_is_too_large() -> None:
+def test_a_picture_is_sent_without_loss_and_as_jpeg_only_if_that_is_too_large() -> None:
     smooth = np.zeros((400, 300, 3), np.uint8)
     assert encoded(smooth)[1] == "image/png"
     noise = NOISE.integers(0, 256, (2061, 2061, 3), np.uint8)
@@ -118,7 +118,7 @@ def test_an_answer_of_more_pixels_than_the_service_gives_is_refused() -> None:
     assert refused.value.code == ErrorCode.UPSTREAM_UNAVAILABLE
 
 
-def test_an_answer_that_breaks_off_is_the_services_fault() -> None:
+def test_an_answer_that_breaks_off_is_upstream_unavailable() -> None:
     data = encoded(NOISE.integers(0, 256, (200, 200, 3), np.uint8))[0]
     read = open_answer(data[: len(data) // 2], Size(width=200, height=200), 3, print)
     with pytest.raises(JobError) as broken:

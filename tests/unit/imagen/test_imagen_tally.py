@@ -1,4 +1,4 @@
-"""What a job with calls under way tells, and how often."""
+"""What a job reports while its calls run, and how often."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Clock:
-    """Seconds that pass where a test says so."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -46,7 +46,7 @@ def test_a_call_under_way_stays_on_the_stall_clock_and_gives_signs_of_life(clock
     assert 3 <= len(context.stages) <= 6
 
 
-def test_a_wait_for_a_turn_or_for_another_try_is_told_unless_it_is_short(clock: Clock) -> None:
+def test_a_wait_for_a_turn_or_for_another_try_is_reported_unless_it_is_short(clock: Clock) -> None:
     from upscaled_models.imagen.service import Tally
 
     context = RecordingContext()
