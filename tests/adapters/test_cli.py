@@ -39,7 +39,7 @@ def test_each_subcommand_explains_itself_with_examples_and_its_exit_statuses(nam
     assert "\nexit status: 0 " in shown
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     assert run("--version").stdout == f"upscaled {VERSION}\n"
 
 
@@ -67,7 +67,7 @@ def test_finding_the_subcommand_imports_nothing_heavy() -> None:
 def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     command = [sys.executable, "-m", "upscaled_cli", "schema"]
     pipe = subprocess.PIPE
-    # Its output is far more than fits into the pipe, so it is still writing when nobody reads.
+    # Its output is larger than the pipe, so it is still writing when the reader has ended.
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, pipesize=4096) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -80,7 +80,7 @@ def test_a_reader_that_goes_away_gets_no_traceback() -> None:
     "arguments", [["--version"], ["upscale", "--help"], ["models", "list"], ["jobs", "a.png"]]
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_nobody_can_take_is_told_in_a_line_at_most(
+def test_output_that_cannot_be_written_is_reported_in_a_line_at_most(
     arguments: list[str], unbuffered: str
 ) -> None:
     def stderr_of(redirected: str, stdout: int = subprocess.DEVNULL) -> tuple[int, str]:
@@ -97,7 +97,7 @@ def test_output_that_nobody_can_take_is_told_in_a_line_at_most(
         )
         return done.returncode, done.stderr
 
-    # Of help argparse itself swallows the error, where it meets it.
+    # argparse ignores the error if it prints the help itself.
     full = (exits.FAILED, "upscaled: [Errno 28] No space left on device\n")
     assert stderr_of("> /dev/full") in [full, (exits.OK, "")][: 1 + ("--help" in arguments)]
     reader, writer = os.pipe()
@@ -121,7 +121,7 @@ def test_ctrl_c_needs_no_traceback() -> None:
     assert done.stderr == ""
 
 
-def test_a_name_that_the_locale_cannot_write_is_told_by_numbers(tmp_path: Path) -> None:
+def test_a_name_that_the_locale_cannot_write_is_shown_by_numbers(tmp_path: Path) -> None:
     folder = tmp_path / "é"
     command = [sys.executable, "-m", "upscaled_cli", "models", "list", "--model-dir", str(folder)]
     env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
@@ -129,7 +129,7 @@ def test_a_name_that_the_locale_cannot_write_is_told_by_numbers(tmp_path: Path) 
     assert done.stdout.endswith(f"the model folder is {tmp_path}/\\xe9\n".encode())
 
 
-def test_a_file_in_the_way_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "schemas"
     done = run("schema", "--output", str(folder))

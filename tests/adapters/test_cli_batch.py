@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
-# Copies inputs to outputs, and fails where the picture says so; notes what it was sent.
+# Copies inputs to outputs, fails if the picture says so, and records what it was sent.
 DAEMON = """
 import json, shutil, sys
 with open(sys.argv[1], "a") as sent:
@@ -78,7 +78,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def test_a_batch_keeps_the_folders_and_goes_on_where_it_was(folder: Folder, capsys: Any) -> None:
+def test_a_batch_keeps_the_folders_and_continues(folder: Folder, capsys: Any) -> None:
     folder.add("a.jpg", "holiday/b.PNG", "notes.txt")
     assert folder.batch() == exits.OK
     assert folder.sent() == ["a.jpg", "holiday/b.PNG"]
@@ -130,7 +130,7 @@ def test_a_failed_picture_is_named_and_tried_again_next_time(folder: Folder, cap
     assert folder.sent() == ["broken.jpg"]
 
 
-def test_a_batch_whose_daemon_dies_says_what_is_left(folder: Folder, capsys: Any) -> None:
+def test_a_batch_whose_daemon_exits_says_what_is_left(folder: Folder, capsys: Any) -> None:
     folder.add("a.jpg", "deadly.jpg", "e.jpg")
     assert folder.batch() == exits.FAILED
     output = capsys.readouterr()

@@ -58,7 +58,7 @@ LINES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a picture, a file and a folder of almost the same name, and a model of one's own."""
+    """With a picture, a file and a folder of similar names, and a model of the user."""
     (tmp_path / "my photo.jpg").touch()
     (tmp_path / "f.txt").touch()
     (tmp_path / "folder").mkdir()
@@ -116,7 +116,7 @@ def test_what_may_follow_is_known_from_the_parsers(line: str, expected: list[str
         ("doctor --model-dir ", "folders"),
     ],
 )
-def test_the_shell_is_told_if_it_is_to_add_files_or_folders(line: str, names: str) -> None:
+def test_the_shell_gets_the_kind_of_names_to_add(line: str, names: str) -> None:
     assert candidates(line.split(" ")).names == names
 
 
@@ -190,6 +190,6 @@ def test_fish_completes_what_is_typed(folder: Path, capsys: pytest.CaptureFixtur
         check=True,
     )
     found = [answer.partition("\t")[0].strip() for answer in done.stdout.split("=\n")[:-1]]
-    # fish shows the word alone, and adds what is to be escaped later.
+    # fish shows only the word, and escapes it later.
     words = [shlex.split(line)[-1] if line not in LINES else "" for line in LINES.values()]
     assert found == words, done

@@ -69,7 +69,7 @@ def put(path: Path, data: bytes = b"cut short") -> Path:
     return path
 
 
-def test_a_sound_installation_upscales_a_picture_also_by_a_model_of_ones_own(
+def test_a_sound_installation_upscales_a_picture_also_by_a_model_of_the_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODEL_CACHE_DIR", str(tmp_path))
@@ -132,7 +132,7 @@ def test_what_is_sound_beside_the_problems_is_no_problem(broken: list[dict[str, 
     assert {problem["name"] for problem in broken} == wanted
 
 
-def test_flux_is_told_file_by_file_with_the_paths_that_are_looked_for(
+def test_flux_is_reported_file_by_file_with_the_paths_that_are_looked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     transformer = put(tmp_path / "diffusion_models" / "mine.gguf")
@@ -149,7 +149,7 @@ def test_flux_is_told_file_by_file_with_the_paths_that_are_looked_for(
 
 
 @pytest.mark.skipif(not is_installed("imagen"), reason="needs the imagen extra")
-def test_an_account_is_told_without_its_secret(
+def test_an_account_is_reported_without_its_secret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(texts(report_on(tmp_path, capsys), "imagen", "note")) == 2  # no project, no token
@@ -181,7 +181,7 @@ def test_what_the_daemon_says_is_passed_on_and_a_large_folder_is_not_tried_whole
     assert "2 more were not tried, from own10.pth on" in untried
 
 
-def test_on_a_terminal_it_says_what_goes_on(
+def test_on_a_terminal_it_shows_its_activity(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(["--model-dir", str(tmp_path)], SPEAKING)
@@ -194,7 +194,7 @@ def test_on_a_terminal_it_says_what_goes_on(
 def test_a_model_folder_that_cannot_be_looked_into_ends_no_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A name too long stands for a folder of somebody else's: root may look into those.
+    # A name that is too long stands for a folder of another user, because root may read those.
     folder = tmp_path / ("x" * 300)
     main(["--model-dir", str(folder)], SPEAKING)
     assert f"models       {folder}: none pulled" in capsys.readouterr().out

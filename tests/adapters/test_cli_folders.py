@@ -155,7 +155,7 @@ def test_links_pipes_and_sockets_hold_nothing_up(folder: Folder, tmp_path: Path)
     assert "left out 3: no ordinary files: pipe, pipe.jpg, s\n" in folder.err
 
 
-def test_an_output_folder_that_is_a_link_in_a_circle_is_told(folder: Folder) -> None:
+def test_an_output_folder_that_is_a_link_in_a_circle_is_reported(folder: Folder) -> None:
     folder.add("a.jpg")
     folder.large.symlink_to(folder.large)
     assert folder.batch() == exits.FAILED
@@ -208,7 +208,7 @@ def test_two_folders_may_share_an_output_folder(folder: Folder) -> None:
     assert folder.outputs() == {"a.png": "january", "a-2.png": "february"}
 
 
-def test_pictures_made_with_other_options_are_told_and_kept(folder: Folder) -> None:
+def test_pictures_made_with_other_options_are_reported_and_kept(folder: Folder) -> None:
     folder.add("a.jpg")
     told = "note on 1: done before with other options: --force does it again: a.jpg\n"
     folder.batch("--factor", "2")
@@ -271,7 +271,7 @@ def test_thousands_of_failures_fit_on_a_screen_and_verbose_names_all(folder: Fol
     assert len(folder.err.splitlines()) == 1002
 
 
-def test_options_without_effect_on_a_folder_are_told_or_refused(folder: Folder) -> None:
+def test_options_without_effect_on_a_folder_are_reported_or_refused(folder: Folder) -> None:
     folder.add("a.jpg")
     assert folder.batch("--factor", "2", "--width-inches", "8", "--quality", "90") == exits.OK
     assert folder.err.splitlines() == [
@@ -284,7 +284,7 @@ def test_options_without_effect_on_a_folder_are_told_or_refused(folder: Folder) 
         assert left.value.code == exits.USAGE
 
 
-def test_an_output_folder_that_cannot_be_made_is_told_in_a_line(folder: Folder) -> None:
+def test_an_output_folder_that_cannot_be_made_is_reported_in_one_line(folder: Folder) -> None:
     folder.add("a.jpg")
     folder.large.touch()
     folder.large = folder.large / "below"

@@ -39,7 +39,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_is_checked_copied_and_told_with_the_line_to_use_it(
+def test_a_file_is_checked_copied_and_reported_with_the_line_to_use_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = weights(tmp_path / "downloads", "mine.PTH")
@@ -124,7 +124,7 @@ def test_a_file_of_the_catalogue_that_was_fetched_by_hand_goes_to_its_place(
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["same file", "another file"])
-def test_a_link_is_fetched_and_a_later_run_goes_on_where_it_was_cut(
+def test_a_link_is_fetched_and_a_later_run_continues_after_the_cut(
     server: Server, tmp_path: Path, changed: bool
 ) -> None:
     old, new = (weights(tmp_path / str(seed), seed=seed).read_bytes() for seed in (0, 1))
@@ -152,7 +152,7 @@ def test_an_earlier_run_of_another_link_is_thrown_away(server: Server, tmp_path:
     assert (tmp_path / "models/upscale_models/mine.pth").read_bytes() == new
 
 
-def test_a_link_to_a_page_is_told_as_such_and_nothing_of_it_stays(
+def test_a_link_to_a_page_is_reported_as_such_and_nothing_of_it_stays(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.serve("blob/main/mine.pth", data=b"<!DOCTYPE html><html><body>log in</body></html>")
@@ -184,7 +184,7 @@ def test_wrong_links_and_names_are_wrong_usage(
     assert not (tmp_path / "models").exists()
 
 
-def test_a_file_that_is_not_there_is_told_and_a_name_of_the_catalogue_is_pulled(
+def test_a_file_that_is_not_there_is_reported_and_a_name_of_the_catalogue_is_pulled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert add(tmp_path / "gone.pth", tmp_path / "models") == exits.FAILED
@@ -193,7 +193,7 @@ def test_a_file_that_is_not_there_is_told_and_a_name_of_the_catalogue_is_pulled(
     assert "`upscaled models pull 4x-UltraSharp` fetches it" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = weights(tmp_path / "downloads")

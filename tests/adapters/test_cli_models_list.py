@@ -1,4 +1,4 @@
-"""`upscaled models list` and `verify`: what is installed, and whether it is what was published."""
+"""`upscaled models list` and `verify`: what is installed, and if its checksums are right."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def verified(folder: Path, *names: str, entry: Model, capsys: Any) -> tuple[int,
     return status, json.loads(capsys.readouterr().out)
 
 
-def test_verify_tells_right_wrong_unpublished_and_missing_apart(
+def test_verify_distinguishes_right_wrong_unpublished_and_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = model("http://127.0.0.1/")

@@ -53,7 +53,7 @@ def test_what_a_model_requires_is_pulled_with_it(server: Server, tmp_path: Path)
     assert (tmp_path / "vae" / "other.sft").read_bytes() == DATA
 
 
-def test_a_cut_connection_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_a_cut_connection_continues(server: Server, tmp_path: Path) -> None:
     server.serve("a", cuts=[100_000, 50_000])
     assert pull(tmp_path, model(server.url("a"))) == exits.OK
     assert target_in(tmp_path).read_bytes() == DATA
@@ -189,14 +189,14 @@ def test_a_server_that_is_not_there_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket() as nobody:
-        # Bound, so that nobody else gets the port meanwhile; and not listening.
+        # Bound, so that no other process gets the port, but not listening.
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}/a"
         assert pull(tmp_path, model(url)) == exits.FAILED
     assert f"{url}: no connection" in capsys.readouterr().err
 
 
-def test_without_a_network_each_file_is_told_with_what_to_do_by_hand(
+def test_without_a_network_each_file_is_reported_with_what_to_do_by_hand(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -263,7 +263,7 @@ def test_a_run_that_waited_for_the_lock_never_writes_into_the_finished_file(
     assert target_in(tmp_path).read_bytes() == DATA
 
 
-def test_a_full_disk_is_told_before_it_is_full(
+def test_a_full_disk_is_reported_before_it_is_full(
     server: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -277,7 +277,7 @@ def test_a_full_disk_is_told_before_it_is_full(
     assert not target_in(tmp_path).exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_reported(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.serve("a")
@@ -286,7 +286,7 @@ def test_a_folder_that_cannot_be_written_is_told(
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_an_interrupted_pull_goes_on_in_the_next(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_pull_continues_in_the_next(server: Server, tmp_path: Path) -> None:
     served = server.serve("a", gate=threading.Event())
     entry = model(server.url("a"))
     catalog = tmp_path / "catalog.toml"

@@ -21,7 +21,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\r\n]")
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -142,7 +142,7 @@ def test_a_terminal_without_columns_gets_the_lines_of_a_log() -> None:
     terminal.close()
 
 
-def test_the_log_of_one_picture_tells_its_time_left() -> None:
+def test_the_log_of_one_picture_shows_its_time_left() -> None:
     clock, log = Clock(), io.StringIO()
     with Progress(1, stream=log, clock=clock) as progress:
         progress.advance("1", "a.jpg", at(0, done=0, total=8))

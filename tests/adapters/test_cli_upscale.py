@@ -25,7 +25,7 @@ def test_each_picture_gets_a_line_with_its_sizes_and_time(
     ]
 
 
-def test_a_failure_is_told_and_does_not_stop_the_others(
+def test_a_failure_is_reported_and_does_not_stop_the_others(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(daemon, "a.jpg", "--config", "fail=true") == exits.FAILED

@@ -20,7 +20,7 @@ from upscaled_cli import exits
 from upscaled_cli.session import Session
 
 
-def test_a_daemon_that_dies_is_told_with_its_last_words(
+def test_a_daemon_that_exits_is_reported_with_the_last_lines_of_its_log(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(daemon, "a.jpg", "--config", "die=1") == exits.FAILED
@@ -29,7 +29,7 @@ def test_a_daemon_that_dies_is_told_with_its_last_words(
     assert "the last words" in error
 
 
-def test_what_is_no_message_is_passed_over(daemon: list[str]) -> None:
+def test_lines_that_are_no_message_are_ignored(daemon: list[str]) -> None:
     assert run(daemon, "a.jpg", "--config", "noise=1") == exits.OK
 
 
@@ -47,7 +47,7 @@ sys.exit(7)
 """
 
 
-def test_what_a_daemon_said_before_its_death_comes_before_that() -> None:
+def test_the_messages_of_a_daemon_come_before_its_end() -> None:
     with Session([sys.executable, "-c", DYING]) as client:
         client.submit("esrgan", {})
         client.submit("esrgan", {})
@@ -111,7 +111,7 @@ def test_a_second_ctrl_c_kills_a_daemon_that_does_not_obey(daemon: list[str]) ->
         press_ctrl_c(cli)
         assert cli.stderr.readline() == "cancelled 1\n"
         press_ctrl_c(cli)
-        # The daemon holds stderr too: its end shows that nobody is left.
+        # The daemon has stderr open too: its end shows that no process is left.
         _, error = cli.communicate(timeout=TIMEOUT_S)
     assert cli.returncode == exits.INTERRUPTED
     assert "Traceback" not in error
@@ -140,7 +140,7 @@ def test_the_client_answers_each_job_and_ends_its_daemon(daemon: list[str]) -> N
     assert ended == ids
 
 
-def test_the_client_tells_of_a_daemon_that_cannot_start() -> None:
+def test_the_client_reports_a_daemon_that_cannot_start() -> None:
     def ask(client: Session) -> None:
         client.submit("esrgan", {})
         list(client.events())

@@ -74,7 +74,7 @@ def test_a_factor_for_imagen_is_written_its_way(daemon: list[str], capsys: Any) 
         ("--crop none", None),
     ],
 )
-def test_an_option_without_effect_is_told_and_the_picture_made(
+def test_an_option_without_effect_is_reported_and_the_picture_made(
     daemon: list[str], options: str, remark: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(daemon, "a.jpg", *options.split()) == exits.OK
@@ -95,7 +95,7 @@ def test_an_option_without_effect_is_told_and_the_picture_made(
         ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both give the width"),
     ],
 )
-def test_a_wrong_value_is_told_by_its_option(
+def test_a_wrong_value_is_reported_by_its_option(
     options: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -155,7 +155,7 @@ def test_a_print_gets_the_pixels_that_a_print_shop_expects(
         ("--width 2560", None),
     ],
 )
-def test_a_print_is_told_its_effective_resolution(
+def test_a_print_shows_its_effective_resolution(
     daemon: list[str], options: str, dpi: int | None, capsys: Any
 ) -> None:
     assert run(daemon, "a.jpg", *options.split()) == exits.OK
@@ -184,7 +184,7 @@ def test_the_dpi_of_a_print_is_the_protocols() -> None:
     assert sizes.DEFAULT_DPI == DEFAULT_DPI
 
 
-def test_a_crop_that_nobody_asked_for_is_pointed_out(
+def test_a_crop_that_was_not_requested_is_pointed_out(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {

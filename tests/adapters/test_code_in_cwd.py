@@ -1,4 +1,4 @@
-"""The working folder may be anybody's, a Downloads folder say: no Python file in it is run."""
+"""No Python file in the working folder is run: it may be a folder of downloads."""
 
 from __future__ import annotations
 

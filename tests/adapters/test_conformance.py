@@ -38,7 +38,9 @@ def test_the_python_client_meets_every_case_over_http() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_client_that_sends_a_new_job_instead_of_the_same_again_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_sends_a_new_job_instead_of_the_same_again_is_reported(
+    tmp_path: Path,
+) -> None:
     driver = tmp_path / "doubles.py"
     forgets = """
 from upscaled.http.submission import Submission
@@ -59,7 +61,7 @@ Submission.exchange = exchange
     assert "ok one_job" in run.stdout
 
 
-def test_a_client_that_leaves_half_a_picture_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_leaves_half_a_picture_is_reported(tmp_path: Path) -> None:
     driver = tmp_path / "leaves.py"
     start = 'if __name__ == "__main__":'
     leaves = "import pathlib\npathlib.Path.unlink = lambda *_, **__: None\n"
@@ -69,7 +71,7 @@ def test_a_client_that_leaves_half_a_picture_is_told_so(tmp_path: Path) -> None:
     assert "was left in the folder" in run.stdout
 
 
-def test_a_client_that_sends_what_no_daemon_can_answer_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_sends_what_no_daemon_can_answer_is_reported(tmp_path: Path) -> None:
     driver = tmp_path / "sends_all.py"
     source = DRIVER.read_text()
     spoilt = '{"job_id": job["job_id"] + "\\ud83d"}'
@@ -80,10 +82,10 @@ def test_a_client_that_sends_what_no_daemon_can_answer_is_told_so(tmp_path: Path
     assert "FAILED unsendable_ids: " in run.stdout
 
 
-def test_a_client_that_mixes_up_answers_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_mixes_up_answers_is_reported(tmp_path: Path) -> None:
     driver = tmp_path / "mixes_up.py"
     source = DRIVER.read_text()
-    # An answer to `health` is told as one to `trim`, and the other way round.
+    # An answer to `health` is reported as one to `trim`, and the reverse.
     mixed = source.replace("report_answer(kind, done)", "report_answer(other(kind), done)")
     assert mixed != source
     other = 'def other(kind): return {"health": "trim", "trim": "health"}[kind]\n'
@@ -112,7 +114,7 @@ def test_what_a_client_has_not_is_left_out_and_named(tmp_path: Path) -> None:
     assert "left out null_ids: the client has no bound" in run.stdout
 
 
-def test_a_client_that_settles_nothing_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_settles_nothing_is_reported(tmp_path: Path) -> None:
     driver = tmp_path / "deaf.py"
     driver.write_text("import sys\nfor line in sys.stdin:\n    if 'close' in line: break\n")
     cases = ["--case", "one_job", "--case", "silent_close"]
@@ -122,7 +124,7 @@ def test_a_client_that_settles_nothing_is_told_so(tmp_path: Path) -> None:
     assert "0 of 2 cases hold" in run.stdout
 
 
-def test_a_client_that_writes_another_job_is_told_so(tmp_path: Path) -> None:
+def test_a_client_that_writes_another_job_is_reported(tmp_path: Path) -> None:
     driver = tmp_path / "liar.py"
     driver.write_text(DRIVER.read_text().replace("spoilt(job, spoil)", 'job | {"priority": 7}'))
     run = conformance("--case", "minimal_host", sys.executable, driver)

@@ -78,7 +78,7 @@ def family_of(up: Upscaler) -> list[psutil.Process]:
 
 
 def named(number: int) -> dict[str, Any]:
-    """A job whose result tells which one it was."""
+    """A job whose result names it."""
     return {"method": "fake", "config": {"steps": 0, "model": str(number)}}
 
 
@@ -168,7 +168,7 @@ def test_a_killed_worker_loses_no_job(shared: Upscaler) -> None:
     assert call.result(TIMEOUT_S).attempt == 2
 
 
-def test_a_killed_daemon_is_told_and_leaves_no_descendant_and_the_next_one_works(
+def test_a_killed_daemon_is_reported_and_leaves_no_descendant_and_the_next_one_works(
     up: Upscaler,
 ) -> None:
     call = submit(up, steps=2, at_step=1, hang=True)

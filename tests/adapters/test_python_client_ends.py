@@ -73,7 +73,7 @@ def test_a_daemon_that_reads_nothing_holds_no_call() -> None:
             calls[1].result(TIMEOUT_S)
 
 
-def test_whatever_happens_to_the_reader_its_end_is_told() -> None:
+def test_whatever_happens_to_the_reader_its_end_is_reported() -> None:
     ended = threading.Event()
     (read_fd, daemons_end), (daemons_input, write_fd) = os.pipe(), os.pipe()
 

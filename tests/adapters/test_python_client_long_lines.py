@@ -38,7 +38,9 @@ def ends(up: Upscaler, *job_ids: str) -> dict[str, BaseException | None]:
 
 
 @pytest.mark.parametrize("job_id", ["a", "😀" * 128], ids=["short", "long"])
-def test_a_result_past_the_limit_ends_its_job_with_a_code_and_the_others_go_on(job_id: str) -> None:
+def test_a_result_past_the_limit_ends_its_job_with_a_code_and_the_others_continue(
+    job_id: str,
+) -> None:
     escaped = job_id.replace("😀", "\\ud83d\\ude00")
     with daemon(f'{{"type":"result","job_id":"{escaped}","output_base64":"') as up:
         got = ends(up, job_id, "b")
@@ -73,7 +75,7 @@ def test_any_other_line_past_the_limit_changes_nothing() -> None:
 @pytest.mark.parametrize(
     "head", ['{"output_base64":"', '{"type":"result","output":"', '{"type":"result","job_id":"']
 )
-def test_a_line_past_the_limit_that_tells_no_job_ends_the_daemon(head: str) -> None:
+def test_a_line_past_the_limit_that_shows_no_job_ends_the_daemon(head: str) -> None:
     with daemon(head) as up:
         error = ends(up, "a", "b")["a"]
     assert isinstance(error, DaemonGoneError)

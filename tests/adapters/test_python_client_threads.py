@@ -61,7 +61,7 @@ def test_what_a_callback_raises_ends_no_call(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_callback_that_waits_for_a_job_is_told_so_and_may_submit_one(up: Upscaler) -> None:
+def test_a_callback_that_waits_for_a_job_gets_an_error_and_may_submit_one(up: Upscaler) -> None:
     told: list[BaseException] = []
     submitted: list[Call[None]] = []
 
@@ -98,7 +98,7 @@ def in_child(call: Callable[[], Any]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_has_a_daemon_of_its_own_and_the_parents_goes_on(up: Upscaler) -> None:
+def test_a_forked_child_has_its_own_daemon_and_the_parents_daemon_continues(up: Upscaler) -> None:
     held = submit(up, "in flight", hold=True)
     run(up)
     parents = up.pid
@@ -139,7 +139,7 @@ def test_many_forks_in_the_middle_of_many_calls_end_no_call(up: Upscaler) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_daemon_ends_with_its_host_though_a_forked_child_lives_on() -> None:
+def test_a_daemon_ends_with_its_host_although_a_forked_child_stays() -> None:
     with echo(close_timeout_s=TIMEOUT_S) as up:
         run(up)
         go_on, stop = os.pipe()
@@ -185,7 +185,9 @@ print(gevent.spawn(work).get(), [1])
 
 
 @pytest.mark.parametrize("program", [GREENLETS, UNPATCHED], ids=["patched", "unpatched"])
-def test_under_gevent_other_greenlets_run_while_one_waits_or_it_is_told_how(program: str) -> None:
+def test_under_gevent_other_greenlets_run_while_one_waits_or_an_error_says_how(
+    program: str,
+) -> None:
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (done.stdout, done.returncode) == ("True [1]\n", 0), done.stderr

@@ -159,7 +159,7 @@ def test_every_input_goes_to_every_output(up: Upscaler, tmp_path: Path) -> None:
     assert temporary_files(tmp_path) == []
 
 
-def test_no_temporary_file_is_left_by_a_job_that_fails_or_whose_result_nobody_reads(
+def test_no_temporary_file_is_left_by_a_job_that_fails_or_whose_result_is_not_read(
     up: Upscaler, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as failed:

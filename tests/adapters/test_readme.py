@@ -50,7 +50,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def is_shown(message: Message, expected: Message) -> bool:
-    """Whether a message is the one of the README, as far as runs can be alike."""
+    """True if a message is the README's, apart from values that differ per run."""
     # Who reads late gets the newest progress alone, and that may be of a stage that counts nothing.
     fields = Progress.model_fields if message["type"] == "progress" else message
     return set(expected) <= set(fields) and all(
@@ -67,7 +67,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the snippets run, with their in.png."""
+    """The folder in which the snippets run, with their in.png."""
     Image.new("RGB", (24, 16), "teal").save(tmp_path / "in.png")
     return tmp_path
 

@@ -61,7 +61,7 @@ def refusal(app: ASGIApp, method: str, target: str, headers: Any = ()) -> tuple[
     ["127.0.0.1:8080", "[::1]:8080", "10.0.0.7", "localhost", "BOX:8080", "nas.local",
      "a.localhost:80", "host.docker.internal", "mine.example", "mine.example:8443"],
 )  # fmt: skip
-def test_without_keys_a_host_of_ones_own_is_served(host: str) -> None:
+def test_without_keys_a_private_host_is_served(host: str) -> None:
     app = application(settings(server={"allowed_hosts": ["mine.example"]}))
     assert ask(app, "GET", "/api/jobs", {"Host": host}).status == 200
 
@@ -195,7 +195,7 @@ def test_health_shows_the_workers_only_to_a_key() -> None:
 # --- rates --------------------------------------------------------------------------------------
 
 
-def test_submits_past_the_rate_are_refused_and_told_when_to_come_back() -> None:
+def test_submits_past_the_rate_are_refused_with_the_time_to_come_back() -> None:
     app = application(settings(limits={"rate_per_minute": 2}))
     first = ask(app, "POST", "/api/upscale", (), [b"x"])
     assert first.headers["ratelimit-policy"] == '"minute";q=2;w=60'
@@ -217,7 +217,7 @@ def test_each_key_has_a_rate_of_its_own() -> None:
     assert statuses == [200, 429, 200]
 
 
-def test_a_proxy_that_is_trusted_tells_the_address_and_no_one_else_does() -> None:
+def test_only_a_trusted_proxy_gives_the_clients_address() -> None:
     app = application(
         settings(limits={"rate_per_minute": 1}, server={"trusted_proxies": ["10.0.0.0/8"]})
     )
@@ -251,7 +251,7 @@ def test_addresses_of_one_ipv6_network_share_a_rate() -> None:
         ("is_disk_full", (507, "insufficient_storage")),
     ],
 )
-def test_a_server_that_can_take_no_job_says_why_and_goes_on_answering(
+def test_a_server_that_can_take_no_job_says_why_and_still_answers(
     state: str, expected: tuple[int, str]
 ) -> None:
     service = ScriptedService()

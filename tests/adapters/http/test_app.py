@@ -77,7 +77,7 @@ def test_an_address_with_nothing_is_a_problem(app: FastAPI, target: str) -> None
 
 
 @pytest.mark.parametrize("prefix", ["/api", "/api/v1"])
-def test_a_method_that_is_not_taken_is_told_which_ones_are(app: FastAPI, prefix: str) -> None:
+def test_a_method_that_is_not_allowed_gets_the_allowed_ones(app: FastAPI, prefix: str) -> None:
     for target, allowed in (
         (f"{prefix}/jobs/1", "DELETE, GET, HEAD"),
         (f"{prefix}/upscale", "POST"),
@@ -95,7 +95,7 @@ def test_a_wrong_parameter_is_named_in_a_400(app: FastAPI) -> None:
     assert answer.json["errors"][0]["field"] == "number"
 
 
-def test_what_nobody_has_caught_is_a_problem_that_tells_nothing(
+def test_an_exception_that_nothing_catches_is_a_problem_that_shows_nothing(
     app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = ask(app, "GET", "/api/fails/7", {"X-Request-ID": "mine"})
@@ -246,7 +246,7 @@ def test_health_leaves_out_what_is_not_known() -> None:
     assert b"null" not in answer.body
 
 
-def test_models_are_the_catalogues_and_ones_own_with_one_default_per_method(
+def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "upscale_models").mkdir()

@@ -65,7 +65,7 @@ def opened(data: bytes) -> Image.Image:
 # --- submit -------------------------------------------------------------------------------------
 
 
-def test_the_answer_to_a_submit_tells_where_when_and_how_large(serve: ServeProcess) -> None:
+def test_the_answer_to_a_submit_has_addresses_times_and_sizes(serve: ServeProcess) -> None:
     answer = serve.client.post(
         "/api/upscale",
         files={"file": ("photo.png", picture(12, 8))},
@@ -226,7 +226,7 @@ def test_several_results_come_in_one_zip(serve: ServeProcess, done: dict[str, An
         assert all(opened(archive.read(name)).size == (48, 32) for name in archive.namelist())
 
 
-def test_a_result_that_is_not_there_is_told_apart(serve: ServeProcess) -> None:
+def test_the_reasons_for_a_missing_result_are_distinguished(serve: ServeProcess) -> None:
     job = serve.submit(hang=True, output_text="x")
     answer = serve.client.get(f"/api/results/{job['job_id']}")
     assert (answer.status_code, answer.json()["code"]) == (409, "not_finished")
@@ -273,7 +273,7 @@ def test_a_deleted_job_leaves_neither_record_nor_file(serve: ServeProcess) -> No
     assert not any(job["job_id"] in path for path in serve.files())
 
 
-def test_a_picture_goes_once_it_was_downloaded_if_that_is_asked_for(
+def test_a_picture_is_removed_after_its_download_if_the_job_asks_for_it(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("data")
@@ -341,7 +341,7 @@ def test_models_are_listed_with_what_a_person_chooses_by(serve: ServeProcess) ->
     assert model["description"]
 
 
-def test_health_tells_limits_and_the_queue(serve: ServeProcess) -> None:
+def test_health_shows_limits_and_the_queue(serve: ServeProcess) -> None:
     health = serve.client.get("/api/health").json()
     assert health["status"] in ("ok", "degraded")
     assert {"queue_size", "in_flight", "models_loaded", "version", "uptime_s"} <= health.keys()
@@ -388,7 +388,7 @@ def test_whatever_answers_get_answers_head(serve: ServeProcess, path: str) -> No
         ("POST", "/api/health", {"GET", "HEAD"}),
     ],
 )
-def test_a_method_that_a_route_has_not_is_told_with_those_it_has(
+def test_a_method_that_a_route_does_not_have_gets_those_it_has(
     serve: ServeProcess, method: str, path: str, allowed: set[str]
 ) -> None:
     answer = serve.client.request(method, path)

@@ -28,7 +28,7 @@ def key(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {KEYS[name]}"}
 
 
-def test_without_its_key_nothing_is_told_or_taken(locked: ServeProcess) -> None:
+def test_without_a_key_nothing_is_shown_or_taken(locked: ServeProcess) -> None:
     for headers in ({}, {"X-API-Key": "guess"}, {"Authorization": "Bearer x"}):
         for path in ("/api/jobs", "/api/models", "/api/stats", "/api/events", "/metrics"):
             answer = locked.client.get(path, headers=headers)

@@ -1,5 +1,4 @@
-"""What bad input, strangers and too much of anything get from `upscaled serve`, and what is left
-of it: nothing."""
+"""Bad input, and too much of anything: `upscaled serve` refuses it, and keeps no file of it."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    """A server that waits for nobody."""
+    """A server with short time limits."""
     with serve_process(
         tmp_path_factory.mktemp("data"),
         UPSCALED_SERVER_HEADER_TIMEOUT_S="0.5",
@@ -37,7 +36,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess
 
 
 def png_of(width: int, height: int) -> bytes:
-    """The begin of a PNG that says so."""
+    """The beginning of a PNG of this size."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 100
@@ -65,7 +64,7 @@ def send(serve: ServeProcess, data: bytes = b"", fields: dict[str, str] | None =
     ],
     ids=["text", "svg", "html", "zip", "torn", "huge picture", "huge file"],
 )
-def test_what_is_no_picture_that_can_be_taken_is_refused(
+def test_a_file_that_is_no_readable_picture_is_refused(
     serve: ServeProcess, data: bytes, expected: tuple[int, str]
 ) -> None:
     assert code_of(send(serve, data)) == expected
@@ -77,7 +76,7 @@ def test_an_empty_file_is_no_picture(serve: ServeProcess) -> None:
     assert code_of(answer) == (415, "unsupported_format")
 
 
-def test_a_torn_picture_is_unreadable_to_whoever_waits_for_it(serve: ServeProcess) -> None:
+def test_a_torn_picture_is_unreadable_to_a_request_that_waits_for_it(serve: ServeProcess) -> None:
     whole = picture(200, 200)
     answer = serve.client.post("/api/upscale/esrgan?wait=60", files={"image": whole[:80]})
     assert code_of(answer) == (422, "input_unreadable")
@@ -171,7 +170,7 @@ IMAGE = ('name="image"; filename="a.png"', picture())
         *("no UTF-8", "long field"),
     ],
 )
-def test_a_form_that_says_too_much_or_too_little_is_refused(
+def test_a_form_with_too_many_or_too_few_fields_is_refused(
     serve: ServeProcess, parts: list[tuple[str, bytes]]
 ) -> None:
     body, headers = form(*parts)
@@ -230,7 +229,7 @@ def test_an_address_that_is_wrong_gets_a_problem(
 
 
 def rest_of(connection: socket.socket) -> bytes:
-    """All that still comes; the connection is closed by the server within the timeout."""
+    """All bytes until the server closes the connection."""
     data = b""
     while chunk := connection.recv(65536):
         data += chunk
@@ -254,7 +253,7 @@ def test_a_megabyte_of_headers_is_refused(serve: ServeProcess) -> None:
         assert rest_of(large).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_stuck_upload_is_told_so_and_leaves_nothing(impatient: ServeProcess) -> None:
+def test_a_stuck_upload_is_answered_and_leaves_nothing(impatient: ServeProcess) -> None:
     with impatient.connect() as stuck:
         stuck.sendall(HEAD + FORM + b"Content-Length: 900000\r\n\r\n" + BEGIN + picture())
         answer = rest_of(stuck)
@@ -264,7 +263,7 @@ def test_a_stuck_upload_is_told_so_and_leaves_nothing(impatient: ServeProcess) -
 
 
 def test_a_slow_upload_has_an_end_and_leaves_nothing(impatient: ServeProcess) -> None:
-    """Each byte comes in time, and all of them do not."""
+    """Each byte comes in time, but the whole does not."""
     with impatient.connect() as slow:
         slow.settimeout(0.1)
         slow.sendall(HEAD + FORM + b"Content-Length: 900000\r\n\r\n" + BEGIN)
@@ -289,13 +288,13 @@ def test_an_upload_that_is_broken_off_leaves_nothing(serve: ServeProcess) -> Non
     wait_until(lambda: serve.files() == set(), "the end of the upload's file")
 
 
-@pytest.mark.parametrize("told", [b"Content-Length: 9000000\r\n", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("header", [b"Content-Length: 9000000\r\n", b"Expect: 100-continue\r\n"])
 def test_a_body_past_the_limit_is_refused_before_it_is_sent(
-    serve: ServeProcess, told: bytes
+    serve: ServeProcess, header: bytes
 ) -> None:
     with serve.connect() as large:
-        length = b"" if b"Length" in told else b"Content-Length: 9000000\r\n"
-        large.sendall(HEAD + FORM + told + length + b"\r\n")
+        length = b"" if b"Length" in header else b"Content-Length: 9000000\r\n"
+        large.sendall(HEAD + FORM + header + length + b"\r\n")
         assert rest_of(large).startswith(b"HTTP/1.1 413 ")
 
 

@@ -1,4 +1,4 @@
-"""`upscaled serve`, as a person runs it."""
+"""The command `upscaled serve`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of whoever runs the tests are none of ours."""
+    """Remove settings of the environment in which the tests run."""
     for name in os.environ:
         if name.startswith("UPSCALED_") or name in ("PORT", "UPLOAD_DIR", "OUTPUT_DIR"):
             monkeypatch.delenv(name)
@@ -159,7 +159,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(
 
 @pytest.fixture
 def quiet(logging_restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What lets `main` serve in this process."""
+    """Prepares this process so that `main` can serve in it."""
     monkeypatch.setattr("faulthandler.enable", lambda: None)  # capsys has no file
 
 

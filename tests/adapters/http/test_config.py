@@ -1,4 +1,4 @@
-"""Settings come from flags, the environment and a file, and each fault says where it is."""
+"""Settings come from flags, the environment and a file, and each fault names its place."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_names_of_other_systems_are_read_and_ours_come_first() -> None:
     assert settings.defaults.dpi == 300
 
 
-def test_a_default_model_is_one_of_the_catalogue_or_ones_own(tmp_path: Path) -> None:
+def test_a_default_model_is_one_of_the_catalogue_or_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "upscale_models").mkdir()
     (tmp_path / "upscale_models" / "mine.safetensors").write_bytes(b"")
     for name in ("4x-ultrasharp", "mine"):
@@ -196,7 +196,7 @@ def test_what_is_printed_can_be_read_again(file: Path) -> None:
     assert settings.workers.methods == ("fake",)
 
 
-def test_a_wrong_webhook_secret_is_told_and_never_shown() -> None:
+def test_a_wrong_webhook_secret_is_reported_and_never_shown() -> None:
     for secret in ("hunter2", "whsec_hunter2", SECRET.removeprefix("whsec_"), "whsec_" + "A" * 400):
         (line,) = faults({"UPSCALED_WEBHOOKS_SECRET": secret})
         assert line.startswith("UPSCALED_WEBHOOKS_SECRET: webhooks.secret: needs whsec_ and ")

@@ -21,7 +21,7 @@ from webhook_receiver import SECRET, Receiver, receiving
 
 # Long enough to be running when something is killed, and done soon after that.
 STEPS: dict[str, Any] = {"steps": 40, "step_s": 0.02, "output_text": "pixels"}
-# It tells of its first step and then of nothing more.
+# It reports its first step, and then nothing more.
 HANG: dict[str, Any] = {"steps": 2, "at_step": 1, "hang": True}
 
 
@@ -44,7 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iter
 
 @pytest.fixture
 def serve(shared: ServeProcess) -> ServeProcess:
-    """A server that takes jobs, on the folder of the tests before."""
+    """A ready server, on the folder of the earlier tests."""
     if shared.process.poll() is not None:
         shared.start()
     shared.wait_ready()
@@ -62,7 +62,7 @@ HALF_UPLOAD = (
 
 
 def open_jobs(serve: ServeProcess) -> list[str]:
-    """Ended, running and waiting ones."""
+    """The ids of an ended, a running and two waiting jobs."""
     label = uuid.uuid4().hex
     ended = serve.submit(output_text="pixels", label=label)
     serve.ended(ended["job_id"])
@@ -188,7 +188,7 @@ def test_a_client_that_leaves_costs_its_job_nothing(serve: ServeProcess) -> None
     assert serve.ended(found[0]["job_id"])["status"] == "completed"
 
 
-def test_a_server_that_is_told_to_stop_ends_jobs_and_streams_first(serve: ServeProcess) -> None:
+def test_a_server_that_gets_sigterm_ends_jobs_and_streams_first(serve: ServeProcess) -> None:
     job = serve.submit(**STEPS, label="drained")
     serve.running(job["job_id"])
     with serve.client.stream("GET", job["events_url"]) as stream:

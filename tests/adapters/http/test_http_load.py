@@ -1,4 +1,4 @@
-"""200 clients at once: no job is lost or done twice, and who is refused is told to come again."""
+"""200 clients at a time: no job is lost or done twice, and a refused client may come again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serve_process import ServeProcess, serve_process
 from upscaled_bench.http_client import Connection, connections, repeat
 
 CLIENTS = 200
-# Answers of a server that has as much to do as it takes.
+# Answers of a server at its limits.
 BUSY = {(429, "queue_full"), (503, "too_many_connections")}
 
 
@@ -30,7 +30,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
 
 
 class Crowd:
-    """Clients that submit, wait, look, cancel and fetch, each as it likes."""
+    """Clients that submit, wait, look, cancel and fetch, in turn."""
 
     def __init__(self) -> None:
         self.accepted: Counter[str] = Counter()

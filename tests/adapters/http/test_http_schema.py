@@ -72,7 +72,7 @@ def test_no_request_of_many_gets_an_answer_that_is_not_documented(serve: ServePr
     check(serve, 300, derandomize=False)
 
 
-def test_each_path_tells_the_methods_that_it_has(serve: ServeProcess) -> None:
+def test_each_path_shows_the_methods_that_it_has(serve: ServeProcess) -> None:
     paths = serve.client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         has = {name.upper() for name in operations} & set(METHODS)

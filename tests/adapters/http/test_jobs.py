@@ -49,7 +49,7 @@ def test_a_request_that_waits_for_a_job_that_fails_has_its_problem(serve: Runnin
     assert (job["status"], job["code"]) == ("failed", "input_unreadable")
 
 
-def test_the_time_of_a_wait_passes_and_the_job_goes_on(serve: RunningServe) -> None:
+def test_the_time_of_a_wait_passes_and_the_job_continues(serve: RunningServe) -> None:
     answer = serve.client.post(
         "/api/upscale/fake", json={"hang": True}, headers={"Prefer": "wait=0.05"}
     )

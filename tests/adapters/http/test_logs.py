@@ -1,4 +1,4 @@
-"""The log: one line per request, and where the lines go."""
+"""The log: one line per request, on stdout or in a file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_requests_are_counted_by_their_routes_template() -> None:
 
 
 @pytest.mark.usefixtures("logging_restored")
-def test_a_log_that_nobody_reads_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_not_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = (os.fdopen(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))
     monkeypatch.setattr("sys.stdout", writing)
     monkeypatch.setattr("upscaled_http.logs._WAITING_LINES", 100)

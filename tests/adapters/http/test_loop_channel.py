@@ -11,7 +11,7 @@ from upscaled_http.loopchannel import LoopChannel
 
 
 class Listener:
-    """Notes what it is told, and by which thread."""
+    """Records the calls, and the thread of each."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []

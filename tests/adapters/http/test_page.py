@@ -185,7 +185,7 @@ def test_a_print_size_is_shown_in_pixels_and_is_what_the_result_has(page: Page) 
     assert before["width"] / after["width"] == pytest.approx(826 / 582, rel=1e-3)
 
 
-def test_a_size_that_would_be_refused_is_told_before_the_start(page: Page) -> None:
+def test_a_size_that_would_be_refused_is_reported_before_the_start(page: Page) -> None:
     choose(page, picture("small.png", 40, 30))
     pick(page, "size", "pixels")
     page.locator("input[name=width]").fill("800")
@@ -373,7 +373,7 @@ def test_an_upload_waits_as_retry_after_says_and_is_then_sent_again(page: Page) 
     assert keys == [keys[0]] * 2
 
 
-def test_a_server_that_does_not_answer_is_told_and_tried_again(page: Page) -> None:
+def test_a_server_that_does_not_answer_is_reported_and_tried_again(page: Page) -> None:
     page.route("**/api/**", lambda route: route.abort())
     page.reload()
     expect(page.locator("#notice")).to_contain_text("does not answer")
@@ -383,7 +383,7 @@ def test_a_server_that_does_not_answer_is_told_and_tried_again(page: Page) -> No
     expect(page.locator("#glance")).to_contain_text("Queue empty")
 
 
-def test_the_header_tells_the_queue_the_workers_and_their_memory(
+def test_the_header_shows_the_queue_the_workers_and_their_memory(
     page: Page, serve: RunningServe
 ) -> None:
     job = busy_worker(serve)
@@ -395,7 +395,7 @@ def test_the_header_tells_the_queue_the_workers_and_their_memory(
     expect(page.locator("#glance")).to_contain_text("Queue empty")
 
 
-def test_a_wrong_key_is_told_and_the_right_one_opens_the_page(
+def test_a_wrong_key_is_reported_and_the_right_one_opens_the_page(
     browser: Browser, daemon_environment: None, tmp_path: Path
 ) -> None:
     sections = {"auth": {"keys": (Key.of("tester", KEY),)}, "workers": {"methods": ("esrgan",)}}

@@ -20,7 +20,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
-def test_the_header_tells_the_size(tmp_path: Path, kind: str) -> None:
+def test_the_header_shows_the_size(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "upload"
     Image.new("RGB", (70, 30)).save(path, kind)
     assert picture_size(path, 50) == (70, 30)

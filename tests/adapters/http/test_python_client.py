@@ -144,7 +144,7 @@ def test_a_server_that_is_not_there_is_a_daemon_that_is_gone() -> None:
             up.start()
 
 
-def test_a_wrong_key_is_told_when_the_client_starts(server: EchoServe) -> None:
+def test_a_wrong_key_is_reported_when_the_client_starts(server: EchoServe) -> None:
     with upscaled.Upscaler(url=server.url, key="wrong") as up:
         with pytest.raises(upscaled.NotAllowedError, match="not known") as caught:
             up.start()

@@ -137,7 +137,7 @@ def test_a_receiver_gets_a_body_that_its_secret_verifies(base: str) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 202, 404, 410, 500])
-def test_the_answers_status_is_told(base: str, status: int) -> None:
+def test_the_answers_status_is_reported(base: str, status: int) -> None:
     assert post(f"{base}/status?{status}", listed(base)) == status
 
 

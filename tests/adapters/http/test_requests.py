@@ -132,7 +132,7 @@ def test_a_batch_with_a_key_is_one_batch(serve: RunningServe) -> None:
 # --- lists and streams ----------------------------------------------------------------------------
 
 
-def test_a_list_has_the_newest_first_and_goes_on_page_by_page(serve: RunningServe) -> None:
+def test_a_list_has_the_newest_first_and_continues_page_by_page(serve: RunningServe) -> None:
     ids = [serve.submit(label="page")["job_id"] for _ in range(5)]
     for job_id in ids:
         serve.ended(job_id)
@@ -170,7 +170,7 @@ def test_a_stream_that_was_read_to_its_end_is_not_sent_again(serve: RunningServe
     assert (again.status_code, again.content) == (204, b"")
 
 
-def test_one_stream_tells_of_all_jobs(serve: RunningServe) -> None:
+def test_one_stream_has_all_jobs(serve: RunningServe) -> None:
     before = serve.submit(hang=True)["job_id"]
     seen: dict[str, str] = {}
     with serve.client.stream("GET", "/api/events") as events:

@@ -234,7 +234,7 @@ def test_a_refused_upload_reads_its_answer_though_it_still_sends() -> None:
     with_server(test, limits={"max_request_mb": 1})
 
 
-def test_a_client_that_asks_before_it_sends_is_told_no() -> None:
+def test_a_client_that_asks_before_it_sends_gets_a_refusal() -> None:
     async def test(running: Running) -> None:
         running.service.is_queue_full = True
         client = await running.client()
@@ -244,7 +244,7 @@ def test_a_client_that_asks_before_it_sends_is_told_no() -> None:
     with_server(test)
 
 
-def test_a_connection_past_the_limit_is_told_to_come_back() -> None:
+def test_a_connection_past_the_limit_is_refused_for_now() -> None:
     async def test(running: Running) -> None:
         first, second = await running.client(), await running.client()
         await first.send(LIVE + b"\r\n")
@@ -332,7 +332,7 @@ def test_a_service_that_cannot_start_says_why() -> None:
         server.run([opened])
 
 
-def test_systemd_is_told_of_the_start_of_life_and_of_the_end(tmp_path: Path) -> None:
+def test_systemd_hears_of_the_start_the_watchdog_and_the_end(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     listener.bind(path)

@@ -68,7 +68,7 @@ def test_a_full_disk_refuses_a_submit_and_leaves_nothing(
     assert again.status_code == 202
 
 
-def test_a_registry_that_fails_is_told_as_such(
+def test_a_registry_that_fails_is_reported_as_such(
     serve: RunningServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve.service.registry, "page", fail)
@@ -91,7 +91,7 @@ def test_a_message_that_cannot_be_handled_holds_up_no_end(
     assert serve.ended(serve.submit(steps=3)["job_id"])["status"] == "completed"
 
 
-def test_nobody_waits_for_an_end_that_got_lost(
+def test_no_request_waits_for_a_lost_end(
     serve: RunningServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = serve.service.jobs

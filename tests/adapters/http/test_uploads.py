@@ -128,7 +128,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     assert refusal(tmp_path, body, breaks_off=True).status == 400
 
 
-def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(ProblemError) as caught:
         read(missing, form(part("image", PNG, "a.png")))

@@ -44,7 +44,7 @@ def serve(
         yield running
 
 
-def test_each_end_of_a_job_is_told_once(serve: RunningServe, receiver: Receiver) -> None:
+def test_each_end_of_a_job_is_sent_once(serve: RunningServe, receiver: Receiver) -> None:
     done = serve.submit(webhook=receiver.url(), output_text="x", label="mine")
     event = receiver.next()
     job = serve.ended(done["job_id"])
@@ -104,7 +104,7 @@ def test_no_answer_shows_the_webhook_of_a_job(serve: RunningServe, receiver: Rec
     assert "hush" not in serve.client.get("/api/jobs").text
 
 
-def test_a_dead_receiver_delays_no_job_no_cancel_no_health_and_no_other_receiver(
+def test_a_silent_receiver_delays_no_job_no_cancel_no_health_and_no_other_receiver(
     serve: RunningServe, receiver: Receiver, dead: Receiver
 ) -> None:
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Webhooks on a clock of the test: the order of receivers, and what a dead one cannot delay."""
+"""Webhooks on a clock of the test: the order of receivers, and what a silent one cannot delay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_receiver_gets_two_messages_at_once(run: Run) -> None:
     run(test)
 
 
-def test_a_dead_receiver_delays_no_other_host_and_no_other_owner(run: Run) -> None:
+def test_a_silent_receiver_delays_no_other_host_and_no_other_owner(run: Run) -> None:
     async def test(bench: Bench) -> None:
         for number in range(50):
             bench.add(f"dead {number}")
@@ -37,7 +37,7 @@ def test_a_dead_receiver_delays_no_other_host_and_no_other_owner(run: Run) -> No
     run(test)
 
 
-def test_many_dead_receivers_leave_places_for_those_that_answer(run: Run) -> None:
+def test_many_silent_receivers_leave_places_for_those_that_answer(run: Run) -> None:
     async def test(bench: Bench) -> None:
         bench.receivers.answers["good.example"] = 200
         bench.add("good 1", "https://good.example/")

@@ -59,7 +59,7 @@ def test_a_receiver_that_fails_is_tried_for_a_day_with_growing_pauses(run: Run) 
     run(test)
 
 
-def test_the_log_tells_the_first_failure_and_the_last_and_never_the_url(run: Run) -> None:
+def test_the_log_shows_the_first_failure_and_the_last_and_never_the_url(run: Run) -> None:
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = DeliveryError("took longer than 15 s")
         bench.add("one")
