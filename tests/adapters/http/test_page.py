@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import zipfile
 from collections.abc import Iterator
@@ -34,10 +33,6 @@ from chromium import (
 from nearest_engine import HOLD, environment
 from running_serve import RunningServe, running_serve
 from upscaled_http.keys import Key
-from upscaled_imaging.dimensions import plan_size
-from upscaled_protocol.configs import EsrganConfig
-from upscaled_protocol.errors import JobError
-from upscaled_protocol.messages import Size
 
 KEY = "a-key-of-at-least-16-characters"
 Theme = Literal["light", "dark"]
@@ -195,51 +190,6 @@ def test_a_size_that_would_be_refused_is_reported_before_the_start(page: Page) -
     expect(staged(page, "small.png")).to_contain_text(shown("400x300"))
     page.locator("input[name=width]").fill("")
     expect(page.locator("#size-fault")).to_contain_text("Give a width")
-
-
-def test_the_page_plans_the_sizes_that_the_worker_plans(page: Page) -> None:
-    dice = random.Random(7)
-    cases: list[tuple[dict[str, Any], dict[str, int]]] = []
-    for _ in range(400):
-        source = {"width": dice.randint(1, 3000), "height": dice.randint(1, 3000)}
-        scale = dice.uniform(0.1, 15)
-        fields: dict[str, Any] = {"upscale_factor": dice.choice([2, 3.5, 4, round(scale + 1, 2)])}
-        kind = dice.randrange(3)
-        if kind == 1:
-            fields = {f"target_{side}": max(1, int(source[side] * scale)) for side in source}
-        elif kind == 2:
-            dpi = dice.choice([72, 150, 300])
-            inches = {side: source[side] * dice.uniform(0.2, 15) / dpi for side in source}
-            fields = {f"target_{side}_inches": value for side, value in inches.items()}
-            fields["target_dpi"] = dpi
-        if kind and dice.random() < 0.7:
-            fields["crop"] = dice.choice(["center", "top", "bottom-left", "right", "none"])
-        if kind and dice.random() < 0.3:
-            fields.pop(f"target_width{'_inches' if kind == 2 else ''}")
-        cases.append((fields, source))
-    plans = page.evaluate(
-        """async (cases) => {
-            const { planSize, planFault } = await import("./sizes.js");
-            return cases.map(([fields, source]) => {
-                const plan = planSize(fields, source);
-                return {...plan, fault: planFault(plan, source, "esrgan", null)};
-            });
-        }""",
-        cases,
-    )
-    for (fields, source), plan in zip(cases, plans, strict=True):
-        config = EsrganConfig.model_validate({"image_path": "x", **fields})
-        try:
-            wanted = plan_size(
-                config, Size(**source), factor=config.upscale_factor or 4, default_dpi=150
-            )
-        except JobError:
-            assert plan["fault"], (fields, source)
-            continue
-        assert plan["fault"] is None, (fields, source, plan)
-        shown = (plan["output"], plan["scaled"], plan["cropX"], plan["cropY"])
-        sizes = (wanted.output.model_dump(), wanted.scaled.model_dump())
-        assert shown == (*sizes, wanted.crop_x, wanted.crop_y), (fields, source)
 
 
 def test_the_slider_moves_by_keyboard_and_both_pictures_zoom_and_pan_together(page: Page) -> None:

@@ -1,11 +1,11 @@
-// Tells a screen reader what has changed.
+// Reports changes to a screen reader.
 
 const announcer = document.getElementById("announcer");
 const GATHER_MS = 400;
 let sentences = [];
 let timer = null;
 
-/** Say a sentence politely. Sentences that come together are said together. */
+/** Have a sentence read out. Sentences that come together are read together. */
 export function announce(sentence) {
   sentences.push(sentence);
   clearTimeout(timer);

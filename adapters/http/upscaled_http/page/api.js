@@ -1,4 +1,4 @@
-// Requests to the server. A missing or wrong key is asked for, and the request is sent again.
+// Requests to the server. If the key is missing or wrong, the user is asked, and the request sent again.
 
 import { askForKey, currentKey, unlock } from "./key.js";
 
@@ -40,7 +40,7 @@ export function problemOf(status, text, retryAfter) {
   try {
     body = JSON.parse(text);
   } catch {
-    // An answer of a proxy: the status says it.
+    // An answer of a proxy: only the status is known.
   }
   return new Problem(status, body, parseRetryAfter(retryAfter));
 }
@@ -81,7 +81,7 @@ export async function getJson(path, options) {
   return (await request(path, options)).json();
 }
 
-/** An address for an `img`: the result's own, or with a key that of a blob. */
+/** An address for an `img`: the result's own; with a key, a blob's. */
 export async function resultSource(jobId, query = "") {
   const path = `results/${jobId}${query}`;
   if (currentKey() === null) return url(path);

@@ -124,16 +124,16 @@ export class Compare {
 
   noteText(entry, hasAfter, hasBefore, isPreview) {
     if (!hasAfter) return "The result cannot be shown here. Download it.";
-    const told = [];
-    if (isPreview) told.push("A preview of 1600 px. Download the file for all pixels.");
+    const parts = [];
+    if (isPreview) parts.push("A preview of 1600 px. Download the file for all pixels.");
     if (!hasBefore) {
-      told.push(
+      parts.push(
         entry.file
           ? "This browser cannot show the original, so there is nothing to compare with."
           : "The original was sent from another browser, so there is nothing to compare with.",
       );
     }
-    return told.join(" ");
+    return parts.join(" ");
   }
 
   async load(image, source, entry) {
@@ -187,7 +187,7 @@ export class Compare {
     split.setAttribute("aria-valuetext", `${split.value} % before, ${100 - split.value} % after`);
   }
 
-  /** Each in its corner of what is seen of the picture. */
+  /** Place each label in its corner of the visible picture. */
   placeLabels(start, end) {
     const top = Math.max(0, this.view.y) + LABEL_GAP_PX;
     const [left, right] = [start + LABEL_GAP_PX, end - LABEL_GAP_PX];
@@ -197,7 +197,7 @@ export class Compare {
       : `translate(calc(${right}px - 100%), ${top}px)`;
   }
 
-  /** Where the whole original lies in the result's pixels: a crop has cut some of it. */
+  /** The place of the whole original in the result's pixels: a crop has cut some of it. */
   beforeBox() {
     const { job, fields } = this.entry;
     const full = { x: 0, y: 0, ...job.output_size };
@@ -236,7 +236,7 @@ export class Compare {
     event.preventDefault();
   }
 
-  /** The pointer's place in the pane that it is over. */
+  /** The pointer's place in its pane. */
   inPane(event, pane = this.paneOf(event)) {
     const box = pane.getBoundingClientRect();
     return { x: event.clientX - box.left, y: event.clientY - box.top, pane };

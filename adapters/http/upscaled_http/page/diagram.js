@@ -9,7 +9,7 @@ const detail = document.getElementById("outcome-detail");
 const WIDTH = 144;
 const HEIGHT = 120;
 const MARGIN = 2;
-// Of the picture's frame, so that it is seen also at a factor of 16.
+// The least share of the frame for the picture, so that it is visible at a factor of 16 too.
 const SMALLEST = 6;
 
 /** Draw a plan for an input of this size; `thumbnail` is an address or null. */
@@ -53,7 +53,7 @@ export function drawNothing(sizeName, plan, values) {
   detail.textContent = "Add a picture to see its pixels.";
 }
 
-/** What is cut off: covered, on both sides of the part that is kept. */
+/** Cover what is cut off, on both sides of the part that is kept. */
 function cutParts(kept, { left, top, width, height }) {
   const right = left + width;
   const bottom = top + height;
@@ -80,16 +80,16 @@ function centred(plan, left, top, scale) {
 function sentence(input, plan, sizeName, values) {
   const isPrint = values.size === "print";
   const own = isPrint ? `, which is ${Math.round(values.dpi / plan.scale)} dpi on this paper` : "";
-  const told = [`from ${pixels(input)}${own}`, megapixels(plan.output)];
-  if (values.size === "pixels") told.push(`${number(plan.scale)}× each side`);
+  const parts = [`from ${pixels(input)}${own}`, megapixels(plan.output)];
+  if (values.size === "pixels") parts.push(`${number(plan.scale)}× each side`);
   if (plan.excess && plan.output !== plan.target) {
     const { x, y } = plan.excess;
-    told.push(x ? `${x} px wider than asked` : `${y} px higher than asked`);
+    parts.push(x ? `${x} px wider than asked` : `${y} px higher than asked`);
   } else if (plan.excess) {
     const { x, y } = plan.excess;
-    told.push(x ? `${x} px of the width are cut` : `${y} px of the height are cut`);
+    parts.push(x ? `${x} px of the width are cut` : `${y} px of the height are cut`);
   }
-  return `${told.join("; ")}`;
+  return `${parts.join("; ")}`;
 }
 
 function node(name, attributes) {

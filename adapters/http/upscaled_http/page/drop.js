@@ -25,7 +25,7 @@ export function watchDrops(take) {
     take(files);
   });
 
-  // Each element that the pointer crosses enters and leaves.
+  // The events come for each element that the pointer crosses.
   let depth = 0;
   const show = (by) => {
     depth = Math.max(0, depth + by);

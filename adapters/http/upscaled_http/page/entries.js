@@ -58,7 +58,7 @@ export class Entries extends EventTarget {
     this.byJob = new Map();
     this.unknown = new Map();
     this.removed = new Set();
-    // Uploads that are sent and not answered: an unknown job may be one of them.
+    // Uploads without an answer yet: an unknown job may be one of them.
     this.unanswered = 0;
   }
 

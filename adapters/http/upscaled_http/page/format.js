@@ -36,7 +36,7 @@ export function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A number with at most three digits that count. */
+/** A number with at most three significant digits. */
 export function number(value) {
   return threeDigits.format(value);
 }

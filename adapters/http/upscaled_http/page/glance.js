@@ -94,7 +94,7 @@ function row(worker) {
   const item = document.createElement("li");
   const name = document.createElement("strong");
   name.textContent = `Worker ${worker.worker}`;
-  const told = [
+  const parts = [
     WORKER_STATES[worker.state] ?? worker.state,
     worker.device,
     worker.rss_mb ? megabytes(worker.rss_mb) : null,
@@ -102,6 +102,6 @@ function row(worker) {
     worker.restarts ? count(worker.restarts, "restart") : null,
   ];
   item.dataset.state = worker.state;
-  item.append(name, ` ${told.filter(Boolean).join(", ")}`);
+  item.append(name, ` ${parts.filter(Boolean).join(", ")}`);
   return item;
 }

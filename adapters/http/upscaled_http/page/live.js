@@ -12,12 +12,12 @@ const PAGE = 500;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Keep `entries` as the server has them, for ever. `onConnection(true | false)` is told. */
+/** Keep `entries` as on the server, without end. Calls `onConnection(true | false)`. */
 export async function followJobs(entries, onConnection) {
   for (let failures = 0; ; failures += 1) {
     try {
       const stream = await request("events", { headers: { Accept: "text/event-stream" } });
-      // Listed after the stream was opened: no change falls between the two.
+      // The list is asked for after the stream was opened, so no change is missed.
       await entries.reconcile(await listJobs());
       onConnection(true);
       failures = 0;
@@ -25,7 +25,7 @@ export async function followJobs(entries, onConnection) {
         if (event === "job") entries.take(JSON.parse(data));
       }
     } catch {
-      // Tried again below, whatever it was.
+      // Try again below after every failure.
     }
     onConnection(false);
     await pause(Math.min(MAX_PAUSE_MS, 500 * 2 ** failures));
@@ -46,8 +46,8 @@ async function listJobs() {
 }
 
 /**
- * Ask for health while the page is seen, for ever; `onHealth` is told null if there is none.
- * `changed` returns a promise that settles when the queue has changed: then it is asked earlier.
+ * Ask for health while the page is visible, without end; calls `onHealth`, with null if there is none.
+ * `changed` returns a promise that settles when the queue has changed: then it asks earlier.
  */
 export async function followHealth(isBusy, changed, onHealth) {
   for (;;) {

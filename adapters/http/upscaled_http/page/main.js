@@ -49,7 +49,7 @@ onForget(originals.forgetAll);
 
 const isBusy = () => [...entries.all].some((entry) => entry.group === "active");
 window.addEventListener("beforeunload", (event) => {
-  // A job goes on without the page, an upload does not.
+  // A job continues without the page, an upload does not.
   if ([...entries.all].some((entry) => ["waiting", "uploading"].includes(entry.status))) event.preventDefault();
 });
 
@@ -62,8 +62,8 @@ followHealth(isBusy, moved, async (health) => {
   showNotice("connection", isLost ? "The server does not answer. The page tries again until it does." : null);
   if (isLost) return;
   const hasDetail = ["degraded", "failed", "draining"].includes(health.status);
-  const told = { degraded: "The server is degraded.", failed: "The server has failed.", draining: "The server stops soon and takes no more pictures." };
-  showNotice("server", hasDetail ? [told[health.status], health.detail].filter(Boolean).join(" ") : null);
+  const sentences = { degraded: "The server is degraded.", failed: "The server has failed.", draining: "The server stops soon and takes no more pictures." };
+  showNotice("server", hasDetail ? [sentences[health.status], health.detail].filter(Boolean).join(" ") : null);
   tray.limits = health.limits;
   const { max_request_mb: mb, max_input_megapixels: megapixels } = health.limits;
   document.getElementById("accepted").textContent =

@@ -41,7 +41,7 @@ export async function find(jobId) {
   return (await transact("readonly", (store) => store.get(jobId)).catch(() => null)) ?? null;
 }
 
-/** Forget the pictures of all jobs but these. */
+/** Remove the pictures of all jobs but these. */
 export async function forgetOthers(jobIds) {
   const kept = await transact("readonly", (store) => store.getAllKeys()).catch(() => []);
   await Promise.all(kept.filter((id) => !jobIds.has(id)).map(forget));

@@ -1,8 +1,8 @@
-// What a file is: its kind by its first bytes, its size in pixels, a thumbnail.
+// A file's kind by its first bytes, its size in pixels, and a thumbnail.
 
 const THUMBNAIL_SIDE = 480;
 
-/** The kind of picture, such as `png`; null if it is none that a server may know. */
+/** The kind of picture, such as `png`; null if no server knows it. */
 export async function kindOf(file) {
   const head = new Uint8Array(await file.slice(0, 32).arrayBuffer());
   const text = String.fromCharCode(...head);
@@ -11,7 +11,7 @@ export async function kindOf(file) {
   if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "webp";
   if (/^(II[*+]\0|MM\0[*+])/.test(text)) return "tiff";
   if (text.slice(4, 8) === "ftyp") return /avi[fs]/.test(text.slice(8)) ? "avif" : "heic";
-  // Others that the server may read: it decides.
+  // The server may read other kinds: it decides.
   const others = { GIF8: "gif", BM: "bmp", "\xff\x0a": "jxl", "\0\0\0\x0cJXL ": "jxl" };
   return Object.entries(others).find(([start]) => text.startsWith(start))?.[1] ?? null;
 }

@@ -4,7 +4,7 @@ import { announce } from "./announce.js";
 import { request, resultSource, save } from "./api.js";
 import { bytes, count, duration, pixels } from "./format.js";
 
-// What `results.zip` takes at once.
+// The most results in one `results.zip`.
 const ZIP_MAX = 100;
 const STAGES = {
   load: "Loading the model",
@@ -95,7 +95,7 @@ export class Queue {
       });
     }
     const list = groups[group].querySelector("ul");
-    // What runs is in the order of its start, what has ended begins with the newest.
+    // Running entries are in the order of their start, ended ones begin with the newest.
     if (group === "active") list.append(item);
     else list.prepend(item);
     return view;
@@ -146,7 +146,7 @@ export class Queue {
       this.uploads.cancel(entry);
       return;
     }
-    await this.tell(entry, "cancelled", async () => {
+    await this.announceAfter(entry, "cancelled", async () => {
       const response = await request(`jobs/${entry.job.job_id}/cancel`, { method: "POST" });
       await this.entries.take(await response.json());
     });
@@ -157,13 +157,13 @@ export class Queue {
       this.entries.remove(entry);
       return;
     }
-    await this.tell(entry, "removed", async () => {
+    await this.announceAfter(entry, "removed", async () => {
       await request(`jobs/${entry.job.job_id}`, { method: "DELETE", accept: [404] });
       this.entries.remove(entry);
     });
   }
 
-  async tell(entry, done, act) {
+  async announceAfter(entry, done, act) {
     try {
       await act();
     } catch (error) {

@@ -1,4 +1,4 @@
-// The form: which method, which model, which size, which file.
+// The form: method, model, size, file.
 
 import { count } from "./format.js";
 import { MAX_SCALE, PAPERS, settingsFault, sizeFields } from "./sizes.js";
@@ -33,7 +33,7 @@ export class Settings extends EventTarget {
   constructor() {
     super();
     this.models = [];
-    // A choice is kept while the server has not told that method or model.
+    // A choice is kept until the server has named its methods and models.
     this.stored = readStored();
     this.wanted = this.stored.method;
     fillPapers();
@@ -59,7 +59,7 @@ export class Settings extends EventTarget {
     const signature = JSON.stringify([methods, unavailable, this.models.length]);
     if (this.signature === signature) return;
     this.signature = signature;
-    // A worker that loads has not told its methods yet, and takes jobs all the same.
+    // A worker that is loading has not named its methods yet, but takes jobs.
     const served = [...new Set(this.models.map((model) => model.method))];
     const usable = methods.length ? methods : served.filter((method) => !(method in unavailable));
     const order = Object.keys(METHODS);
@@ -95,7 +95,7 @@ export class Settings extends EventTarget {
     return checked("method");
   }
 
-  /** What the form says, numbers as numbers. */
+  /** The form's values, numbers as numbers. */
   get values() {
     const isFactor = checked("size") === "factor";
     const factor = checked("factor");
@@ -273,12 +273,12 @@ function modelRow(model) {
 }
 
 function tags(model) {
-  const told = [
+  const parts = [
     model.scale ? [`${model.scale}×`, ""] : null,
     model.licence ? [model.licence, ""] : null,
     model.commercial_use === false ? ["non-commercial", "warn"] : null,
   ];
-  return told.filter(Boolean).map(([text, kind]) => {
+  return parts.filter(Boolean).map(([text, kind]) => {
     const tag = document.createElement("span");
     tag.className = `tag ${kind}`;
     tag.textContent = text;

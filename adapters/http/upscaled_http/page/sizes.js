@@ -5,7 +5,7 @@
 const ASPECT_TOLERANCE = 0.01;
 export const MAX_SCALE = 16;
 const MIN_SCALE = 1 / MAX_SCALE;
-// What one call of Imagen returns at most.
+// The largest output of one call of Imagen.
 const IMAGEN_OUTPUT_MEGAPIXELS = 17;
 
 const MM_PER_INCH = 25.4;

@@ -1,4 +1,4 @@
-// Pictures that are chosen and not started: each with the size that it will have.
+// Chosen pictures that are not started yet, each with the size of its result.
 
 import { announce } from "./announce.js";
 import { drawNothing, drawPlan } from "./diagram.js";
@@ -24,7 +24,7 @@ export class Tray {
     this.update();
   }
 
-  /** Files are measured one by one: a large photograph takes much memory while it is decoded. */
+  /** Measure files one after the other: a large photograph takes much memory while it is decoded. */
   async add(files) {
     const added = [...files].map((file) => this.stage(file));
     if (added.length) announce(`${count(added.length, "picture")} added.`);
@@ -157,7 +157,7 @@ export class Tray {
     if (!picture.isMeasured) size.textContent = "Reading";
     else if (fault) size.textContent = fault;
     else if (plan) size.textContent = `${pixels(picture.size)} → ${pixels(plan.output)}`;
-    else size.textContent = picture.size ? pixels(picture.size) : "The server tells its size after the upload.";
+    else size.textContent = picture.size ? pixels(picture.size) : "The server finds its size after the upload.";
   }
 
   showOutcome(shown) {

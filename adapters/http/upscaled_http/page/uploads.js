@@ -1,4 +1,4 @@
-// Sends pictures, four at a time, and waits if the server asks for it.
+// Sends pictures, four at a time, and waits when the server asks for it.
 
 import { keyHeaders, parseRetryAfter, problemOf, url } from "./api.js";
 import { Entry } from "./entries.js";
@@ -10,7 +10,7 @@ const MAX_ATTEMPTS = 6;
 const MAX_PAUSE_S = 15;
 
 export class Uploads {
-  /** `onHold` is told the seconds until the next upload and the reason, or null. */
+  /** Calls `onHold` with the seconds until the next upload and the reason, or null. */
   constructor(entries, onHold) {
     this.entries = entries;
     this.onHold = onHold;

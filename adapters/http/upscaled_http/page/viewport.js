@@ -1,4 +1,4 @@
-// Where a picture lies in its pane: zoom and position, kept within bounds. No DOM.
+// The place of a picture in its pane: zoom and position, kept within bounds. No DOM.
 
 const MAX_ZOOM = 8;
 
@@ -31,7 +31,7 @@ export class Viewport {
     this.fit();
   }
 
-  /** The pane has another size: what is in its middle stays there. */
+  /** Take the pane's new size; the point in its middle stays there. */
   setPane(size) {
     const middle = this.middle();
     this.pane = size;
