@@ -30,7 +30,7 @@ def plan(source: Size, *, factor: float = 4.0, **config: Any) -> Plan:
 
 
 def possible_plan(source: Size, **config: Any) -> Plan:
-    """The plan; examples that are refused for their scale are passed over."""
+    """The plan. Examples that are refused because of their scale are skipped."""
     try:
         return plan(source, **config)
     except JobError:
@@ -65,7 +65,7 @@ def test_a_fractional_factor_rounds_to_the_nearest_pixel_halves_up(
 def test_inches_times_dpi_is_truncated(
     data: st.DataObject, width: float, height: float, dpi: int
 ) -> None:
-    # A source that is scaled by 1/4 to 8, about: nearly all that are drawn freely are refused.
+    # A source that is scaled by about 1/4 to 8: nearly all random ones would be refused.
     source = px(
         *(
             max(1, round(int(side * dpi) / data.draw(st.floats(0.25, 8))))
@@ -85,7 +85,7 @@ def test_inches_times_dpi_is_truncated(
 
 @st.composite
 def near_targets(draw: st.DrawFn) -> tuple[Size, Size]:
-    """A source of at least 1:4, and a target whose aspect ratio is within a hundredth of it."""
+    """A source of at least 1:4, and a target whose aspect ratio differs by at most 0.01."""
     source = px(draw(st.integers(500, 2000)), draw(st.integers(500, 2000)))
     width = draw(st.integers(500, 8000))
     aspect = source.width / source.height + draw(st.floats(-0.0095, 0.0095))
@@ -106,7 +106,7 @@ def test_an_aspect_ratio_within_a_hundredth_gives_exactly_the_target(
 
 
 @given(sizes, sizes, dpis)
-def test_another_aspect_ratio_covers_the_target_and_reports_what_passes_it(
+def test_another_aspect_ratio_covers_the_target_and_reports_the_excess(
     source: Size, target: Size, dpi: int
 ) -> None:
     difference = source.width / source.height - target.width / target.height
@@ -166,7 +166,7 @@ def test_a_single_target_side_keeps_the_aspect_ratio(
 
 
 @given(st.builds(Size, width=sides, height=st.just(1000)), sides)
-def test_a_width_is_planned_exactly_where_its_scale_is_between_a_sixteenth_and_sixteen(
+def test_a_width_is_planned_exactly_if_its_scale_is_between_a_sixteenth_and_sixteen(
     source: Size, width: int
 ) -> None:
     if source.width / 16 <= width <= source.width * 16:

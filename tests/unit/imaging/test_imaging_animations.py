@@ -1,4 +1,4 @@
-"""Animated formats with one frame are pictures; what a GIF's frame leaves open is transparent."""
+"""Animated formats with one frame are pictures; a GIF's canvas around its frame is transparent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_with(path: Path, *chunks: bytes, fctl: bool) -> Path:
-    """A PNG whose control chunk tells one frame, with or without that frame being its picture."""
+    """A PNG that declares one frame, which is its own picture or a second one."""
 
     def packed(kind: bytes, data: bytes) -> bytes:
         checked = kind + data
@@ -49,7 +49,7 @@ def test_an_apng_of_one_frame_is_a_picture(
 ) -> None:
     with opened(image_path=png_with(tmp_path / "one.png", fctl=is_frame)) as source:
         assert np.array_equal(read_all(source), RGB)
-    # A frame that is not the PNG's own picture is a second one.
+    # If the frame is not the PNG's own picture, there are two pictures.
     assert bool(context.warnings) != is_frame
 
 
@@ -102,7 +102,7 @@ def gif(path: Path, place: tuple[int, int], canvas: tuple[int, int], **options: 
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 1}, {"comment": b"x" * 700}])
-def test_what_a_gifs_picture_does_not_cover_is_transparent(
+def test_the_canvas_around_a_gifs_picture_is_transparent(
     tmp_path: Path, opened: Opener, options: dict[str, Any]
 ) -> None:
     with opened(image_path=gif(tmp_path / "in.gif", FRAME, CANVAS, **options)) as source:

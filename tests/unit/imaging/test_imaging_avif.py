@@ -1,4 +1,4 @@
-"""AVIF files of every range, depth and subsampling come out as libavif gives them."""
+"""AVIF files of every range, depth and subsampling are read as libavif reads them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def by_libavif(path: Path, mode: str) -> np.ndarray:
 @pytest.mark.parametrize("with_alpha", [False, True])
 @pytest.mark.parametrize("subsampling", ["4:0:0", "4:2:0", "4:2:2", "4:4:4"])
 @pytest.mark.parametrize("stored_range", ["full", "limited"])
-def test_eight_bits_of_every_kind_come_out_as_libavif_gives_them(
+def test_eight_bits_of_every_kind_equal_libavifs_pixels(
     tmp_path: Path, opened: Opener, stored_range: str, subsampling: str, with_alpha: bool
 ) -> None:
     path = tmp_path / "in.avif"
@@ -85,7 +85,7 @@ def test_deep_gray_goes_from_black_to_white(
     assert np.abs(out[:, :, 3] - 2 ** (bits - 1) / (2**bits - 1) * 65535).max() <= 1
 
 
-def test_red_green_and_blue_of_limited_range_without_a_matrix_are_widened_alike(
+def test_limited_range_without_a_matrix_is_expanded_equally_in_all_colours(
     tmp_path: Path, opened: Opener
 ) -> None:
     path = tmp_path / "in.avif"

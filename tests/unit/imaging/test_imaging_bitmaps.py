@@ -1,4 +1,4 @@
-"""BMP and TGA files of every depth come out as they are."""
+"""BMP and TGA files of every depth are read exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 9, 14
 RNG = np.random.default_rng(3)
 RGBA = RNG.integers(1, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
 GRAY = RGBA[:, :, 0]
-# What the colour space is, and the colours of its ends.
+# Kinds of colour spaces in the header.
 EMBEDDED, CALIBRATED = b"DEBM", bytes(4) + b"\1" * 48
 
 
@@ -41,7 +41,7 @@ def bmp(
     profile: bytes = b"",
     space: bytes = b"sRGB"[::-1],
 ) -> bytes:
-    """With the longest of all headers if there are masks or a profile."""
+    """A BMP. It has the longest kind of header if there are masks or a profile."""
     is_long = bool(masks or profile)
     size = 124 if is_long else 40
     at = 14 + size + len(palette)
@@ -55,7 +55,7 @@ def bmp(
 
 
 def rows(pixels: np.ndarray, *, from_below: bool = True) -> bytes:
-    """Padded to four bytes each."""
+    """Rows of pixels, each padded to a multiple of four bytes."""
     packed = pixels.reshape(HEIGHT, -1).view(np.uint8)
     packed = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 4)))
     return (packed[::-1] if from_below else packed).tobytes()
@@ -69,7 +69,7 @@ def test_a_bmp_may_begin_with_its_first_row_or_its_last(tmp_path: Path, opened: 
             assert np.array_equal(read_all(source), RGBA[:, :, :3])
 
 
-def test_alpha_of_a_bmp_counts_if_the_header_tells_it(tmp_path: Path, opened: Opener) -> None:
+def test_alpha_of_a_bmp_counts_if_the_header_declares_it(tmp_path: Path, opened: Opener) -> None:
     bgra = np.ascontiguousarray(RGBA[:, :, [2, 1, 0, 3]])
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
     with opened(image_path=written(tmp_path, bmp(rows(bgra), 32))) as source:
@@ -79,7 +79,7 @@ def test_alpha_of_a_bmp_counts_if_the_header_tells_it(tmp_path: Path, opened: Op
         assert np.array_equal(read_all(source), RGBA)
 
 
-def test_alpha_that_is_zero_everywhere_is_none(
+def test_alpha_that_is_zero_everywhere_is_ignored(
     tmp_path: Path, opened: Opener, context: RecordingContext
 ) -> None:
     bgra = np.ascontiguousarray(RGBA[:, :, [2, 1, 0, 3]])
@@ -91,7 +91,7 @@ def test_alpha_that_is_zero_everywhere_is_none(
     assert "transparent" in warning
 
 
-def test_sixteen_bits_a_pixel_palettes_and_run_lengths_are_read(
+def test_sixteen_bits_per_pixel_palettes_and_run_lengths_are_read(
     tmp_path: Path, opened: Opener
 ) -> None:
     packed = (GRAY.astype("<u2") >> 3) * (1 << 11 | 1)
@@ -127,7 +127,7 @@ def test_the_profile_of_a_bmp_is_kept(
 @pytest.mark.parametrize("compression", [None, "tga_rle"])
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 @pytest.mark.parametrize("orientation", [-1, 1])
-def test_a_tga_of_every_kind_comes_out_as_it_is(
+def test_a_tga_of_every_kind_is_read_exactly(
     tmp_path: Path, opened: Opener, orientation: int, bands: int, compression: str | None
 ) -> None:
     colours = RGBA[:, :, :3] if bands > 2 else RGBA[:, :, :1]
@@ -151,7 +151,7 @@ def tga_2(alpha: int) -> bytes:
 @pytest.mark.parametrize(
     ("alpha", "wanted"), [(0, [90, 60, 30]), (3, [90, 60, 30, 128]), (4, [179, 120, 60, 128])]
 )
-def test_a_tga_may_tell_what_its_alpha_means_and_who_made_it(
+def test_a_tgas_extension_declares_alpha_and_author(
     tmp_path: Path, opened: Opener, alpha: int, wanted: list[int]
 ) -> None:
     with opened(image_path=written(tmp_path, tga_2(alpha))) as source:

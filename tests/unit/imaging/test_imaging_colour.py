@@ -43,7 +43,7 @@ BROKEN = [cut, no_profile, tag_outside, lambda profile: profile[:130], lambda pr
 
 @pytest.mark.parametrize("damage", BROKEN)
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "webp", "png"])
-def test_a_broken_profile_is_left_out_and_told_of(
+def test_a_broken_profile_is_left_out_with_a_warning(
     tmp_path: Path, opened: Opener, context: Any, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
     path = tmp_path / f"in.{suffix}"
@@ -53,7 +53,7 @@ def test_a_broken_profile_is_left_out_and_told_of(
     assert ["profile is broken" in warning for warning in context.warnings] == [True]
 
 
-def test_what_follows_a_profile_goes(tmp_path: Path, opened: Opener) -> None:
+def test_bytes_behind_a_profile_are_removed(tmp_path: Path, opened: Opener) -> None:
     path = tmp_path / "in.tif"
     Image.fromarray(RGB).save(path, icc_profile=PROFILES["p3"] + b"and more")
     with opened(image_path=path) as source:
@@ -61,7 +61,7 @@ def test_what_follows_a_profile_goes(tmp_path: Path, opened: Opener) -> None:
 
 
 @pytest.mark.parametrize("profile", [cut(PROFILES["cmyk"]), PROFILES["p3"], b"abc"])
-def test_cmyk_with_a_profile_of_no_use_is_told_of(
+def test_cmyk_with_a_useless_profile_gets_a_warning(
     tmp_path: Path, opened: Opener, context: Any, profile: bytes
 ) -> None:
     ink = Image.fromarray(RGB).convert("CMYK")
@@ -84,7 +84,7 @@ def test_no_profile_breaks_the_check(noise: bytes, at: int, length: int) -> None
 
 
 def shown(rgb: np.ndarray, profile: bytes, wanted: bytes) -> np.ndarray:
-    """The numbers for the same colours in another profile, as another engine has them."""
+    """The values of the same colours in another profile, by another colour engine."""
     mine, its = (ImageCms.ImageCmsProfile(io.BytesIO(one)) for one in (profile, wanted))
     mode = "RGB" if rgb.ndim == 3 else "L"
     converted = ImageCms.profileToProfile(Image.fromarray(rgb, mode), mine, its, outputMode="RGB")
@@ -154,7 +154,7 @@ def test_a_pngs_code_points_rank_before_its_profile(
 
 @pytest.mark.parametrize(("curve", "name"), [(16, "PQ"), (18, "HLG")])
 @pytest.mark.parametrize("has_profile", [False, True])
-def test_an_hdr_png_is_told_and_keeps_the_profile_that_it_has(
+def test_an_hdr_png_gets_a_warning_and_keeps_its_profile(
     tmp_path: Path, opened: Opener, context: Any, curve: int, name: str, has_profile: bool
 ) -> None:
     chunks = {"iCCP": profile_chunk("p3")} if has_profile else {}
@@ -176,7 +176,7 @@ def test_code_points_of_other_spaces_are_left_out_and_named(
     assert f"(primaries {code_points[0]}, transfer {code_points[1]})" in warning
 
 
-def test_one_code_point_that_says_nothing_is_that_of_srgb(tmp_path: Path, opened: Opener) -> None:
+def test_an_unspecified_code_point_is_that_of_srgb(tmp_path: Path, opened: Opener) -> None:
     chunks = {"cICP": bytes([12, 2, 0, 1])}
     with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
         icc = source.metadata.icc
@@ -184,7 +184,7 @@ def test_one_code_point_that_says_nothing_is_that_of_srgb(tmp_path: Path, opened
     assert np.abs(shown(RGB, icc, PROFILES["p3"]) - RGB).max() <= 4
 
 
-def test_code_points_that_say_nothing_leave_the_profile(tmp_path: Path, opened: Opener) -> None:
+def test_unspecified_code_points_leave_the_profile(tmp_path: Path, opened: Opener) -> None:
     chunks = {"iCCP": profile_chunk("p3"), "cICP": bytes([2, 2, 0, 1])}
     with opened(image_path=with_chunks(tmp_path / "in.png", RGB, **chunks)) as source:
         assert source.metadata.icc == PROFILES["p3"]
@@ -268,7 +268,7 @@ def test_a_profile_ranks_before_a_gamma_and_chromaticities(
 
 
 def avif(path: Path, picture: Image.Image, before: bytes, after: bytes, **options: Any) -> Path:
-    """An AVIF in which some bytes say another thing."""
+    """An AVIF in which some bytes are replaced."""
     picture.save(path, quality=100, subsampling="4:4:4", **options)
     data = path.read_bytes()
     assert data.count(before) == 1

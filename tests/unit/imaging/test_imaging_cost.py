@@ -1,4 +1,4 @@
-"""What strangers send is read in few steps: bounded by counts of reads and bytes, not by time."""
+"""Untrusted files are read in few steps: the tests count reads and bytes, and measure no time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 EXIF, GPS, INTEROPERABILITY, MAKER_NOTE = 34665, 34853, 40965, 37500
 POINTERS = (EXIF, GPS, INTEROPERABILITY)
-# A directory that may be read, and those inside it on every way that three pointers allow.
+# The directories on every path of three nested pointers.
 MOST_DIRECTORIES = 16
 ENTRY_BYTES = 12
 
@@ -66,7 +66,7 @@ def test_a_directory_that_is_named_many_times_is_read_once() -> None:
         block = from_tiff(reader)
         assert block is not None
         assert len(block) < 3 * 2 * len(bomb(40))
-    # Each directory has two distinct values and one pointer, however often it repeats them.
+    # Each directory has two distinct values and one pointer, which it repeats.
     assert large.calls == small.calls
 
 
@@ -236,5 +236,5 @@ def test_texts_that_inflate_without_end_are_tried_a_few_times(
     warnings: list[str] = []
     assert png_texts(reader, warnings.append).texts == ()
     assert warnings == ["60 of the input's texts are broken or too long: left out"]
-    headers = 2 * 61 * 8  # looked through for chunks before the pixels, and for those behind
+    headers = 2 * 61 * 8  # read twice: for chunks before the pixels, and for those behind
     assert 8 * len(packed) < reader.bytes - headers < 9 * len(chunk)

@@ -1,4 +1,4 @@
-"""EXIF blocks: what changes, what must not, and what strangers may send."""
+"""EXIF blocks: which bytes change, which must not, and broken ones."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def test_maker_notes_stay_where_they_were(order: str) -> None:
     assert found.index(b"MAKER") == before.index(b"MAKER")
 
 
-def test_the_thumbnail_is_gone_bytes_and_all() -> None:
+def test_the_thumbnail_and_its_bytes_are_removed() -> None:
     found = revised(block("<"), width=10, height=10)
     assert found is not None
     assert b"thumbnail" not in found
     assert not by_pillow(found).get_ifd(ExifTags.IFD.IFD1)
-    # Also where something lies behind it.
+    # Also if other data follows it.
     found = revised(block("<") + b"more", width=10, height=10)
     assert found is not None
     assert b"thumbnail" not in found
@@ -99,7 +99,7 @@ def test_the_thumbnail_is_gone_bytes_and_all() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 8, 20])
-def test_a_forged_thumbnail_does_not_take_the_block_with_it(start: int) -> None:
+def test_a_forged_thumbnail_does_not_damage_the_block(start: int) -> None:
     forged = bytearray(block("<"))
     at = forged.index(struct.pack("<HHI", 513, 4, 1)) + 8
     forged[at : at + 4] = struct.pack("<I", start)
@@ -109,7 +109,7 @@ def test_a_forged_thumbnail_does_not_take_the_block_with_it(start: int) -> None:
     assert by_pillow(found)[MAKE] == "Foo"
 
 
-def test_a_block_is_not_given_tags_it_had_not() -> None:
+def test_a_block_gets_no_tags_that_it_did_not_have() -> None:
     found = revised(block("<"), width=10, height=10)
     assert found is not None
     assert X_RESOLUTION not in by_pillow(found)
@@ -148,13 +148,13 @@ def test_a_block_becomes_tiff_tags_and_a_block_again(order: str) -> None:
     assert again is not None
     exif = by_pillow(again)
     assert exif[MAKE] == "Foo"
-    assert set(exif) == {MAKE, 34665}  # how the pixels are stored is no part of it
+    assert set(exif) == {MAKE, 34665}  # without the tags for the storage of pixels
     inner = exif.get_ifd(ExifTags.IFD.Exif)
     assert (inner[PIXEL_WIDTH], inner[PIXEL_HEIGHT]) == (300, 200)
     assert inner[MAKER_NOTE].startswith(b"MAKER")
 
 
-def test_a_tiff_that_tells_nothing_has_no_block() -> None:
+def test_a_tiff_without_descriptive_tags_has_no_block() -> None:
     file = io.BytesIO()
     Image.new("L", (3, 3)).save(file, "TIFF")
     data = file.getvalue()
@@ -183,7 +183,7 @@ def test_xmp_follows_the_new_picture() -> None:
     )
 
 
-def test_xmps_thumbnails_go() -> None:
+def test_thumbnails_in_xmp_are_removed() -> None:
     around = (b"<rdf:Description><dc:title>x</dc:title>", b"</rdf:Description>")
     thumbnails = (
         b"<xmp:Thumbnails><rdf:Alt>\n<xmpGImg:image>/9j/</xmpGImg:image></rdf:Alt></xmp:Thumbnails>"

@@ -1,4 +1,4 @@
-"""TIFF files with channels behind their colours: only what says so is transparency."""
+"""TIFF files with channels behind their colours: only a channel declared as alpha is alpha."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def tiff(
 
 
 def upright_gray(pixels: np.ndarray, colours: int) -> np.ndarray:
-    """Values as they come out: white is the highest."""
+    """The values that are expected: white is the highest."""
     out = pixels.copy()
     if colours == WHITE_IS_ZERO:
         out[:, :, 0] = np.iinfo(out.dtype).max - out[:, :, 0]
@@ -99,7 +99,7 @@ def upright_gray(pixels: np.ndarray, colours: int) -> np.ndarray:
 @pytest.mark.parametrize("extras", [[0], [0, 0], None, [999]])
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("colours", [WHITE_IS_ZERO, GRAY, RGB])
-def test_a_selection_or_an_ink_is_left_out_and_the_colours_stay(
+def test_a_selection_or_an_ink_is_left_out_and_the_colours_are_kept(
     tmp_path: Path,
     opened: Opener,
     context: RecordingContext,
@@ -119,7 +119,7 @@ def test_a_selection_or_an_ink_is_left_out_and_the_colours_stay(
 
 @pytest.mark.parametrize("extras", [[2, 0], [0, 2], [0, 2, 0, 2]])
 @pytest.mark.parametrize("colours", [GRAY, RGB])
-def test_the_channel_that_says_so_is_the_transparency(
+def test_the_channel_declared_as_alpha_is_the_transparency(
     tmp_path: Path, opened: Opener, context: RecordingContext, colours: int, extras: list[int]
 ) -> None:
     count = COLOURS[colours]
@@ -152,7 +152,7 @@ def test_colours_multiplied_by_alpha_are_divided_to_the_nearest(
     divided = np.minimum(multiplied * top / alpha, top)
     wanted = top - divided if colours == WHITE_IS_ZERO else divided
     assert np.array_equal(out[:, :, -1:], alpha)
-    # Half a level, and what single precision adds to it.
+    # Half a level, and the error of single precision.
     assert np.abs(out[:, :, :-1] - wanted).max() < 0.51
 
 
@@ -161,7 +161,7 @@ def test_colours_multiplied_by_alpha_are_divided_to_the_nearest(
 @pytest.mark.parametrize(
     ("colours", "extras"), [(GRAY, [0]), (GRAY, [2]), (RGB, []), (RGB, [0, 2])]
 )
-def test_channels_that_lie_apart_are_put_together(
+def test_channels_that_are_stored_apart_are_put_together(
     tmp_path: Path, opened: Opener, colours: int, extras: list[int], big: bool, tiles: bool
 ) -> None:
     count = COLOURS[colours]
@@ -198,7 +198,7 @@ def test_inks_other_than_cmyk_are_not_taken_for_it(tmp_path: Path, opened: Opene
 
 
 @pytest.mark.parametrize("kind", [TagType.BYTE, TagType.LONG])
-def test_numbers_of_another_size_say_the_same(
+def test_numbers_of_another_size_have_the_same_meaning(
     tmp_path: Path, opened: Opener, context: RecordingContext, kind: TagType
 ) -> None:
     pixels = channels(5) | 1

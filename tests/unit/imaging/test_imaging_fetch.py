@@ -155,7 +155,7 @@ def test_a_host_is_reached_at_any_of_its_addresses(
     assert file.getvalue() == png()
 
 
-def test_a_full_disk_is_no_fault_of_the_server(
+def test_a_full_disk_is_not_reported_as_an_error_of_the_server(
     base: str, private: PictureSettings, context: PictureContext
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

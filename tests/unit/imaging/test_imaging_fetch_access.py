@@ -60,7 +60,7 @@ def test_private_addresses_are_never_connected_to(
 
 @pytest.fixture
 def listed(server: ThreadingHTTPServer, settings: PictureSettings) -> PictureSettings:
-    """The server is the one host that may be fetched from."""
+    """The server is the only allowed host."""
     host = HostPort("127.0.0.1", server.server_port)
     return replace(settings, access=Access(urls=UrlPolicy(allow_hosts=frozenset([host]))))
 
@@ -116,7 +116,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
     context: PictureContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter(["127.0.0.1"])  # a second look-up would find nothing more
+    answers = iter(["127.0.0.1"])  # a second look-up would fail
     real = socket.getaddrinfo
 
     def look_up(host: str, port: int, *args: Any, **kwargs: Any) -> Any:

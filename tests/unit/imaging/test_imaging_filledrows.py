@@ -1,4 +1,4 @@
-"""What stands under transparent pixels when an engine looks at them."""
+"""The colours under transparent pixels that an engine sees."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def filled(pixels: np.ndarray, counts: list[int] | None = None) -> np.ndarray:
     visible=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
-def test_visible_pixels_stay_and_blocks_do_not_show(
+def test_visible_pixels_are_kept_and_blocks_do_not_show(
     height: int,
     width: int,
     bands: int,

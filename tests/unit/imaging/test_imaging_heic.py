@@ -1,4 +1,4 @@
-"""A HEIC comes out as its pixels were, upright, with everything that it carries."""
+"""A HEIC is read exactly, upright, and with its metadata."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ALPHA = (255 - RGB[:, :, :1]).astype(np.uint8)
 NCLX = struct.pack(">4sHHHB", b"nclx", 1, 13, 0, 0x80)
 
 
-def encoded(pixels: np.ndarray, told: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """Lossless; 16 bits become 10 unless ``bit_depth`` says more. told: profile, EXIF, XMP."""
+def encoded(pixels: np.ndarray, metadata: dict[str, bytes] | None = None, **options: Any) -> bytes:
+    """Lossless; 16 bits become 10 unless ``bit_depth`` says more. metadata: profile, EXIF, XMP."""
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     deep = ";16" if pixels.dtype == np.uint16 else ""
     size = (pixels.shape[1], pixels.shape[0])
     picture = pillow_heif.from_bytes(mode + deep, size, pixels.tobytes())
-    picture.info.update(told or {})
+    picture.info.update(metadata or {})
     file = io.BytesIO()
     picture.save(file, quality=-1, chroma=444, matrix_coefficients=0, **options)
     return file.getvalue()
@@ -47,13 +47,13 @@ def written(tmp_path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
-def test_eight_bits_come_out_as_they_are(tmp_path: Path, opened: Opener, bands: int) -> None:
+def test_eight_bits_are_read_exactly(tmp_path: Path, opened: Opener, bands: int) -> None:
     colours = RGB if bands > 2 else RGB[:, :, :1]
     pixels = colours if bands % 2 else np.concatenate([colours, ALPHA], axis=2)
     with opened(image_path=written(tmp_path, encoded(pixels))) as source:
         assert source.bits == 8
         out = read_all(source)
-    if bands == 2:  # gray with transparency comes as RGB with transparency
+    if bands == 2:  # gray with transparency is decoded as RGB with transparency
         pixels = pixels[:, :, [0, 0, 0, 1]]
     assert out.shape == pixels.shape
     visible = pixels[:, :, -1:] > 0 if bands % 2 == 0 else True
@@ -64,7 +64,7 @@ def test_eight_bits_come_out_as_they_are(tmp_path: Path, opened: Opener, bands: 
 
 @pytest.mark.parametrize("bits", [10, 12])
 @pytest.mark.parametrize("bands", [1, 4])
-def test_ten_and_twelve_bits_come_out_as_sixteen_from_black_to_white(
+def test_ten_and_twelve_bits_become_sixteen_from_black_to_white(
     tmp_path: Path, opened: Opener, bands: int, bits: int
 ) -> None:
     pixels = (
@@ -97,7 +97,7 @@ def test_gray_of_limited_range_goes_from_black_to_white(tmp_path: Path, opened: 
         ([box(b"irot", b"\3"), box(b"imir", b"\0")], np.rot90(RGB, 3)[::-1]),
     ],
 )
-def test_a_picture_is_turned_once_though_exif_tells_it_too(
+def test_a_picture_is_turned_once_although_exif_has_an_orientation_too(
     tmp_path: Path, opened: Opener, turns: list[bytes], wanted: np.ndarray
 ) -> None:
     picture = coded(encoded(RGB))
@@ -121,8 +121,8 @@ def test_profile_exif_and_xmp_are_kept(tmp_path: Path, opened: Opener) -> None:
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[315] = "Ann Author"
-    told = {"icc_profile": icc, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
-    with opened(image_path=written(tmp_path, encoded(RGB, told))) as source:
+    metadata = {"icc_profile": icc, "exif": exif.tobytes(), "xmp": b"<x:xmpmeta/>"}
+    with opened(image_path=written(tmp_path, encoded(RGB, metadata))) as source:
         assert source.metadata.icc == icc
         assert source.metadata.xmp == b"<x:xmpmeta/>"
         assert b"Ann Author" in source.metadata.exif
@@ -138,7 +138,7 @@ def test_colour_tags_become_a_profile(tmp_path: Path, opened: Opener) -> None:
 
 def test_a_grid_is_put_together(tmp_path: Path, opened: Opener) -> None:
     left, right = (coded(encoded(half.copy())) for half in (RGB[:, :64], RGB[:, 32:]))
-    # Version, flags, rows - 1, columns - 1, width, height: the right tile reaches over the edge.
+    # Version, flags, rows - 1, columns - 1, width, height: the right tile exceeds the edge.
     layout = struct.pack(">BBBBHH", 0, 0, 0, 1, 120, HEIGHT)
     items = [left, right, Item(b"grid", layout, (size_box(120, HEIGHT),))]
     path = written(tmp_path, heif(items, [(b"dimg", 3, [1, 2])], main=3))
@@ -147,7 +147,7 @@ def test_a_grid_is_put_together(tmp_path: Path, opened: Opener) -> None:
         assert np.array_equal(read_all(source), wanted)
 
 
-def test_the_main_one_of_several_pictures_is_taken_and_thumbnails_are_none(
+def test_the_main_one_of_several_pictures_is_taken_and_thumbnails_do_not_count(
     tmp_path: Path, opened: Opener, context: RecordingContext
 ) -> None:
     other = coded(encoded(np.zeros_like(RGB)))
@@ -179,7 +179,7 @@ def test_auxiliary_pictures_are_named(
     assert what in warning
 
 
-def test_a_film_is_refused(tmp_path: Path, opened: Opener) -> None:
+def test_a_sequence_is_refused(tmp_path: Path, opened: Opener) -> None:
     sizes = full_box(b"stsz", 0, struct.pack(">II", 100, 3))
     film = sizes
     for kind in (b"stbl", b"minf", b"mdia", b"trak", b"moov"):
@@ -209,7 +209,7 @@ def test_the_size_is_checked_before_a_pixel_is_decoded(tmp_path: Path, opened: O
 
 
 def absurd_overlay() -> bytes:
-    """A small picture of one large picture, laid on itself again and again."""
+    """A small picture that puts one large picture on itself many times."""
     tile = coded(encoded(RGB))
     large = tile._replace(
         properties=tuple(
@@ -230,13 +230,13 @@ def absurd_metadata() -> bytes:
 
 
 def endless_parts() -> bytes:
-    """A picture that is put together from itself."""
+    """A picture that is derived from itself."""
     items = [Item(b"iden", b"", (size_box(WIDTH, HEIGHT),))]
     return heif(items, [(b"dimg", 1, [1])])
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "named"),
     [
         (absurd_overlay, "megapixels"),
         (absurd_metadata, "100 MiB"),
@@ -247,14 +247,14 @@ def endless_parts() -> bytes:
     ],
 )
 def test_a_hostile_file_ends_in_one_clear_error(
-    tmp_path: Path, opened: Opener, data: Callable[[], bytes], told: str
+    tmp_path: Path, opened: Opener, data: Callable[[], bytes], named: str
 ) -> None:
     error = error_of(opened, image_path=written(tmp_path, data()))
     assert error.code is ErrorCode.INPUT_UNREADABLE
-    assert told in error.message
+    assert named in error.message
 
 
-def test_a_coded_picture_that_is_larger_than_told_is_not_decoded(
+def test_a_coded_picture_that_is_larger_than_declared_is_not_decoded(
     tmp_path: Path, opened: Opener
 ) -> None:
     picture = coded(encoded(np.zeros((512, 512, 1), np.uint8)))
@@ -281,7 +281,7 @@ def test_a_coded_picture_that_is_larger_than_told_is_not_decoded(
         ),
     ],
 )
-def test_a_lack_of_memory_is_told_from_a_limit_of_libheif(
+def test_a_lack_of_memory_is_not_confused_with_a_limit_of_libheif(
     error: Exception, code: ErrorCode
 ) -> None:
     assert formats.decoder_error(error).code is code

@@ -1,4 +1,4 @@
-"""JPEG files in codings that are not read: told by name, not called broken."""
+"""JPEG files in codings that are not read: the error names the coding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from upscaled_protocol.errors import ErrorCode
 
 
 def jpeg(path: Path, frame: int = 0xC0, bits: int = 8, **options: bool) -> Path:
-    """A JPEG whose frame header says another coding than it has."""
+    """A JPEG whose frame header declares another coding than the file has."""
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "JPEG", **options)
     data = bytearray(file.getvalue())
@@ -26,7 +26,7 @@ def jpeg(path: Path, frame: int = 0xC0, bits: int = 8, **options: bool) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("frame", "bits", "told"),
+    ("frame", "bits", "named"),
     [
         (0xC0, 12, "a JPEG of 12 bits"),
         (0xC1, 12, "a JPEG of 12 bits"),
@@ -38,11 +38,11 @@ def jpeg(path: Path, frame: int = 0xC0, bits: int = 8, **options: bool) -> Path:
     ],
 )
 def test_codings_that_are_not_read_are_named(
-    tmp_path: Path, opened: Opener, frame: int, bits: int, told: str
+    tmp_path: Path, opened: Opener, frame: int, bits: int, named: str
 ) -> None:
     error = error_of(opened, image_path=jpeg(tmp_path / "in.jpg", frame, bits))
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert told in error.message
+    assert named in error.message
     assert "convert it" in error.message
 
 

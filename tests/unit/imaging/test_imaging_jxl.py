@@ -1,4 +1,4 @@
-"""A JPEG XL comes out as its pixels were, upright, with everything that it carries."""
+"""A JPEG XL is read exactly, upright, and with its metadata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Opener = Callable[..., Any]
 HEIGHT, WIDTH = 20, 30
 RNG = np.random.default_rng(5)
 PIXELS = RNG.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8)
-PIXELS[:, :, 3] |= 1  # what is hidden gets other colours
+PIXELS[:, :, 3] |= 1  # colours under zero alpha would be replaced
 PROFILE = bytes(pyvips.Image.profile_load("p3"))
 SIGNATURE = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
 # 24x16 pixels to be turned by 90 degrees, red in the upper left quarter, made of a JPEG.
@@ -59,7 +59,7 @@ def written(tmp_path: Path, data: bytes) -> Path:
 
 
 def header(*numbers: tuple[int, int]) -> bytes:
-    """A codestream that begins with numbers of so many bits."""
+    """A codestream that begins with numbers of the given widths in bits."""
     value = at = 0
     for number, bits in numbers:
         value |= number << at
@@ -73,7 +73,7 @@ def read_header(data: bytes) -> JxlHeader:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("bands", [1, 3, 4])
-def test_pixels_come_out_as_they_are(tmp_path: Path, opened: Opener, bands: int, bits: int) -> None:
+def test_pixels_are_read_exactly(tmp_path: Path, opened: Opener, bands: int, bits: int) -> None:
     pixels = PIXELS[:, :, :bands]
     if bits == 16:
         pixels = pixels.astype(np.uint16) * 256 + pixels[::-1]
@@ -89,7 +89,7 @@ def test_the_profile_of_the_pixels_is_kept(tmp_path: Path, opened: Opener) -> No
         assert source.metadata.icc == PROFILE
 
 
-def test_a_picture_is_turned_as_its_own_header_says(tmp_path: Path, opened: Opener) -> None:
+def test_a_picture_is_turned_by_its_own_header(tmp_path: Path, opened: Opener) -> None:
     exif = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 274, 3, 1, 6, 0, 0)
     data = SIGNATURE + box(b"Exif", bytes(4), exif) + box(b"jxlc", TURNED)
     with opened(image_path=written(tmp_path, data)) as source:
@@ -115,7 +115,7 @@ def test_exif_and_xmp_are_kept(tmp_path: Path, opened: Opener, compressed: bool)
         assert source.height == 24
 
 
-def test_what_cannot_be_kept_is_named(
+def test_contents_that_cannot_be_kept_are_named(
     tmp_path: Path, opened: Opener, context: RecordingContext
 ) -> None:
     bomb = box(b"brob", b"xml ", brotli.compress(bytes(20 * 1024 * 1024), quality=1))
@@ -126,20 +126,20 @@ def test_what_cannot_be_kept_is_named(
 
 
 def test_an_encoders_header_is_read_as_it_was_written() -> None:
-    # 8 rows, as wide as high, nothing usual, turned, no other size, no preview, no animation.
+    # 8 rows, as wide as high, no default values, turned, no other size, no preview, no animation.
     start = [(1, 1), (0, 5), (1, 3), (0, 1), (1, 1), (5, 3), (0, 1), (0, 1), (0, 1)]
-    # 12 bits, 16 to compute with, one channel: alpha of 8 bits that multiplies the colours.
+    # 12 bits, 16-bit arithmetic, one extra channel: 8-bit alpha with premultiplied colours.
     rest = [(0, 1), (2, 2), (1, 1), (1, 2), (0, 1), (0, 2), (0, 1), (0, 2), (0, 2), (0, 2), (1, 1)]
     wanted = JxlHeader(8, 8, bits=12, is_turned=True, is_premultiplied=True, extra=(0,))
     assert read_header(header(*start, *rest)) == wanted
     # 1,000 rows of 777 pixels, turned on their side.
     sides = [(0, 1), (1, 2), (999, 13), (0, 3), (1, 2), (776, 13)]
-    told = read_header(header(*sides, *start[3:5], (7, 3), *start[6:], *rest[:2]))
-    assert (told.width, told.height) == (1000, 777)
+    found = read_header(header(*sides, *start[3:5], (7, 3), *start[6:], *rest[:2]))
+    assert (found.width, found.height) == (1000, 777)
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "told"),
+    ("data", "code", "named"),
     [
         (header((0, 1), (3, 2), (59_999, 30), (1, 3)), ErrorCode.INPUT_TOO_LARGE, "60000x60000"),
         (
@@ -167,12 +167,12 @@ def test_an_encoders_header_is_read_as_it_was_written() -> None:
         (SIGNATURE + box(b"jxlc", bytes(99)), ErrorCode.INPUT_UNREADABLE, "no picture"),
     ],
 )
-def test_what_is_not_read_ends_in_one_clear_error(
-    tmp_path: Path, opened: Opener, data: bytes, code: ErrorCode, told: str
+def test_a_picture_that_is_not_read_ends_in_one_clear_error(
+    tmp_path: Path, opened: Opener, data: bytes, code: ErrorCode, named: str
 ) -> None:
     error = error_of(opened, image_path=written(tmp_path, data))
     assert error.code is code
-    assert told in error.message
+    assert named in error.message
 
 
 def test_without_its_package_the_sentence_names_the_extra(

@@ -1,4 +1,4 @@
-"""Kinds of files by their first bytes: every well-known one has its name and says what to do."""
+"""Kinds of files by their first bytes: each well-known kind has a name and advice."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_other_pictures_are_named(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
 @pytest.mark.parametrize("compression", [None, "tga_rle"])
-def test_a_tga_is_told_without_a_signature(mode: str, compression: str | None) -> None:
+def test_a_tga_is_recognised_without_a_signature(mode: str, compression: str | None) -> None:
     file = io.BytesIO()
     Image.fromarray(RGB).convert(mode).save(file, "TGA", compression=compression)
     assert recognise(file.getvalue()) == "tga"
@@ -135,7 +135,7 @@ def test_other_kinds_of_files_are_named(head: bytes, name: str) -> None:
         gzip.compress(b"<!-- licence -->" + SVG, mtime=0),
     ],
 )
-def test_svg_is_told_however_it_begins(head: bytes) -> None:
+def test_svg_is_recognised_by_any_of_its_beginnings(head: bytes) -> None:
     sentence = named(head)
     assert "SVG" in sentence
     assert "export it" in sentence
@@ -159,9 +159,7 @@ def test_svg_is_told_however_it_begins(head: bytes) -> None:
         (through_text(b"\xff\xd8\xff\xe0\0\x10JFIF"), "decoded as text", "bytes"),
     ],
 )  # fmt: skip
-def test_what_stands_in_place_of_a_picture_is_named(
-    head: bytes, name: str, what_to_do: str
-) -> None:
+def test_a_file_in_place_of_a_picture_is_named(head: bytes, name: str, what_to_do: str) -> None:
     sentence = named(head)
     assert name in sentence
     assert what_to_do in sentence
@@ -175,7 +173,7 @@ def test_nothing_zeros_and_noise_are_unreadable(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif", "gif", "bmp", "tga"])
-def test_a_picture_that_is_read_is_told_whatever_its_name(
+def test_a_picture_is_recognised_without_its_name(
     tmp_path: Path, opened: Opener, suffix: str
 ) -> None:
     path = save(tmp_path / f"in.{suffix}", RGB)
@@ -202,7 +200,7 @@ def test_any_bytes_have_a_kind_or_none(head: bytes) -> None:
     assert kind is None or kind.name
 
 
-def test_kinds_are_told_without_a_heavy_import() -> None:
+def test_kinds_are_recognised_without_a_heavy_import() -> None:
     code = "import sys, upscaled_imaging.kinds; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pyvips", "numpy", "torch"} & {*done.stdout.split()}

@@ -1,4 +1,4 @@
-"""What a file tells beside its pixels is carried on, or a warning names it."""
+"""The metadata of a file is kept, or a warning names it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def exif(orientation: int = 1) -> bytes:
 
 
 def picture(path: str) -> Any:
-    """The file as another program reads it; no file stays open."""
+    """The file as Pillow reads it; no file stays open."""
     return Image.open(io.BytesIO(Path(path).read_bytes()))
 
 
@@ -62,7 +62,7 @@ def text(keyword: str, value: bytes, kind: str = "tEXt") -> bytes:
 
 
 def raw(name: str, block: bytes) -> bytes:
-    """As ImageMagick and exiv2 write it."""
+    """A block as text, as ImageMagick and exiv2 write it."""
     digits = block.hex()
     lines = [digits[at : at + 72] for at in range(0, len(digits), 72)]
     return "\n".join(["", name, f"{len(block):8}", *lines, ""]).encode()
@@ -91,7 +91,7 @@ def jpeg(path: Path, *segments: tuple[int, bytes], **options: Any) -> Path:
 @pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "packed iTXt"])
 @pytest.mark.parametrize("name", ["exif", "APP1"])
 @pytest.mark.parametrize("behind", [False, True])
-def test_exif_in_a_text_turns_the_picture_and_is_carried_on(
+def test_exif_in_a_text_turns_the_picture_and_is_kept(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, name: str, kind: str, behind: bool
 ) -> None:
     hidden = text(f"Raw profile type {name}", raw(name, b"Exif\0\0" + exif(6)), kind)
@@ -103,7 +103,7 @@ def test_exif_in_a_text_turns_the_picture_and_is_carried_on(
     assert context.warnings == []
 
 
-def test_exif_in_its_own_chunk_counts_before_one_in_a_text(tmp_path: Path, opened: Opener) -> None:
+def test_exif_in_its_own_chunk_ranks_before_exif_in_a_text(tmp_path: Path, opened: Opener) -> None:
     hidden = text("Raw profile type exif", raw("exif", exif(6)))
     path = png(tmp_path / "in.png", hidden + chunk(b"eXIf", exif(3)))
     with opened(image_path=path) as source:
@@ -128,9 +128,7 @@ def test_a_hidden_block_that_is_broken_is_named(
 @pytest.mark.parametrize(
     ("name", "block"), [("xmp", XMP), ("APP1", b"http://ns.adobe.com/xap/1.0/\0" + XMP)]
 )
-def test_xmp_in_a_text_is_carried_on(
-    tmp_path: Path, opened: Opener, name: str, block: bytes
-) -> None:
+def test_xmp_in_a_text_is_kept(tmp_path: Path, opened: Opener, name: str, block: bytes) -> None:
     path = png(tmp_path / "in.png", text(f"Raw profile type {name}", raw(name, block)))
     with opened(image_path=path) as source:
         assert source.metadata.xmp == XMP
@@ -147,7 +145,7 @@ def hidden_captions(path: Path, name: str = "iptc", block: bytes = PHOTOSHOP) ->
 
 @pytest.mark.parametrize("kind", ["jpg", "tif", "png"])
 @pytest.mark.parametrize("source", ["jpg", "tif", "png", "png 8bim", "png bare"])
-def test_captions_are_carried_on(
+def test_captions_are_kept(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, source: str, kind: str
 ) -> None:
     path = tmp_path / f"in.{source[:3]}"
@@ -163,8 +161,8 @@ def test_captions_are_carried_on(
         hidden_captions(path)
     out = upscale(image_path=str(path), output_path=str(tmp_path / f"out.{kind}"))
     if kind == "png":
-        told = png_texts(CountedReader(Path(out).read_bytes()), context.warn).photoshop
-        assert iptc(told or b"") == IPTC
+        found = png_texts(CountedReader(Path(out).read_bytes()), context.warn).photoshop
+        assert iptc(found or b"") == IPTC
     else:
         assert captions_of(out) == CAPTIONS
     assert context.warnings == []
@@ -201,7 +199,7 @@ def test_a_png_keeps_its_texts(
 
 
 @pytest.mark.parametrize("kind", ["jpg", "tif", "webp", "avif"])
-def test_texts_become_exif_and_what_finds_no_place_is_named(
+def test_texts_become_exif_and_those_without_a_place_are_named(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, kind: str
 ) -> None:
     path = png(tmp_path / "in.png", TEXTS + text("parameters", b"Steps: 20"))
@@ -226,7 +224,7 @@ def test_texts_beside_exif_are_named(
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_copies_of_exif_in_texts_are_not_carried_on(
+def test_copies_of_exif_in_texts_are_dropped(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, kind: str
 ) -> None:
     copies = text("date:create", b"2020") + text("exif:Orientation", b"6")
@@ -237,7 +235,7 @@ def test_copies_of_exif_in_texts_are_not_carried_on(
 
 
 @pytest.mark.parametrize("source", ["jpg", "gif"])
-def test_a_comment_is_carried_on(
+def test_a_comment_is_kept(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, source: str
 ) -> None:
     path = tmp_path / f"in.{source}"
@@ -257,7 +255,7 @@ def test_a_comment_is_carried_on(
     assert context.warnings == []
 
 
-def test_a_gifs_xmp_is_carried_on(tmp_path: Path, opened: Opener) -> None:
+def test_a_gifs_xmp_is_kept(tmp_path: Path, opened: Opener) -> None:
     path = tmp_path / "in.gif"
     Image.fromarray(PIXELS).quantize(8).save(path)
     data = path.read_bytes()
@@ -268,13 +266,13 @@ def test_a_gifs_xmp_is_carried_on(tmp_path: Path, opened: Opener) -> None:
         assert source.metadata.xmp == XMP
 
 
-def test_a_webps_xmp_is_carried_on(tmp_path: Path, opened: Opener) -> None:
+def test_a_webps_xmp_is_kept(tmp_path: Path, opened: Opener) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "in.webp", xmp=XMP)
     with opened(image_path=tmp_path / "in.webp") as source:
         assert source.metadata.xmp == XMP
 
 
-def test_photoshops_resolution_counts_if_nothing_else_tells_one(
+def test_photoshops_resolution_counts_if_there_is_no_other(
     tmp_path: Path, opened: Opener, context: RecordingContext
 ) -> None:
     block = resource(0x03ED, struct.pack(">IHHIHH", 300 << 16, 1, 1, 300 << 16, 1, 1))
@@ -284,7 +282,7 @@ def test_photoshops_resolution_counts_if_nothing_else_tells_one(
     assert context.warnings == []
 
 
-def test_what_photoshop_always_writes_is_no_loss() -> None:
+def test_resources_that_photoshop_always_writes_cause_no_warning() -> None:
     grid = struct.pack(">IIII", 1, 576, 576, 0)
     always = resource(0x0425, bytes(16)) + resource(0x0408, grid) + resource(0x2710, bytes(10))
     assert not is_more(PHOTOSHOP + always)
@@ -303,32 +301,33 @@ SEGMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("segment", "told"), SEGMENTS)
-def test_what_a_jpeg_holds_and_nothing_can_keep_is_named(
+@pytest.mark.parametrize(("segment", "named"), SEGMENTS)
+def test_contents_of_a_jpeg_that_nothing_can_keep_are_named(
     tmp_path: Path,
     opened: Opener,
     context: RecordingContext,
     segment: tuple[int, bytes],
-    told: str,
+    named: str,
 ) -> None:
     with opened(image_path=jpeg(tmp_path / "in.jpg", segment)):
         pass
     (warning,) = context.warnings
-    assert told in warning
+    assert named in warning
 
 
 @pytest.mark.parametrize(
-    ("tag", "told"), [(37724, "layers"), (33550, "GeoTIFF"), (34377, "Photoshop"), (65100, "65100")]
+    ("tag", "named"),
+    [(37724, "layers"), (33550, "GeoTIFF"), (34377, "Photoshop"), (65100, "65100")],
 )
-def test_what_a_tiff_holds_and_nothing_can_keep_is_named(
-    tmp_path: Path, opened: Opener, context: RecordingContext, tag: int, told: str
+def test_contents_of_a_tiff_that_nothing_can_keep_are_named(
+    tmp_path: Path, opened: Opener, context: RecordingContext, tag: int, named: str
 ) -> None:
     values: Any = (1.0, 1.0, 0.0) if tag == 33550 else resource(2000, b"a path")
     Image.fromarray(PIXELS).save(tmp_path / "in.tif", tiffinfo={tag: values})
     with opened(image_path=tmp_path / "in.tif"):
         pass
     (warning,) = context.warnings
-    assert told in warning
+    assert named in warning
 
 
 def test_an_avifs_other_pictures_are_named(
@@ -347,20 +346,20 @@ def test_an_avifs_other_pictures_are_named(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [(b"caBX", "C2PA"), (b"sCAL", "sCAL"), (b"prVt", "prVt")]
+    ("name", "named"), [(b"caBX", "C2PA"), (b"sCAL", "sCAL"), (b"prVt", "prVt")]
 )
 def test_chunks_of_a_png_that_nothing_can_keep_are_named(
-    tmp_path: Path, opened: Opener, context: RecordingContext, name: bytes, told: str
+    tmp_path: Path, opened: Opener, context: RecordingContext, name: bytes, named: str
 ) -> None:
     with opened(image_path=png(tmp_path / "in.png", chunk(name, b"jumb"))):
         pass
     (warning,) = context.warnings
-    assert told in warning
+    assert named in warning
 
 
-@pytest.mark.parametrize(("name", "told"), [(b"C2PA", "C2PA"), (b"PRIV", "PRIV")])
+@pytest.mark.parametrize(("name", "named"), [(b"C2PA", "C2PA"), (b"PRIV", "PRIV")])
 def test_chunks_of_a_webp_that_nothing_can_keep_are_named(
-    tmp_path: Path, opened: Opener, context: RecordingContext, name: bytes, told: str
+    tmp_path: Path, opened: Opener, context: RecordingContext, name: bytes, named: str
 ) -> None:
     path = tmp_path / "in.webp"
     Image.fromarray(PIXELS).save(path, xmp=XMP)
@@ -369,7 +368,7 @@ def test_chunks_of_a_webp_that_nothing_can_keep_are_named(
     with opened(image_path=path):
         pass
     (warning,) = context.warnings
-    assert told in warning
+    assert named in warning
 
 
 def test_a_comment_behind_fill_bytes_is_found(tmp_path: Path, opened: Opener) -> None:

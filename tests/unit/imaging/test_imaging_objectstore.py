@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nearest_engine
 from object_store import BUCKET, OTHER_BUCKET, ObjectStore, running_object_store
 from recording import RecordingContext
 from upscaled_imaging import objectstore, presigned
@@ -25,6 +29,7 @@ from upscaled_imaging.write import open_sink
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
+from waiting import TIMEOUT_S
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed")
 
@@ -41,7 +46,7 @@ def png() -> bytes:
 def copied(
     context: RecordingContext | None = None, settings: PictureSettings = ALLOWED, **fields: Any
 ) -> Written:
-    """What a job tells that keeps its pixels."""
+    """The output of a job that keeps its pixels."""
     context = context or RecordingContext()
     config = EsrganConfig(**fields)
     with open_source(config, settings, context) as source:
@@ -100,9 +105,32 @@ def test_a_large_picture_is_one_object_after_several_parts(store: Any, tmp_path:
     Image.fromarray(noise).save(tmp_path / "in.tif")
     written = copied(image_path=str(tmp_path / "in.tif"), output_url=f"s3://{BUCKET}/large.png")
     assert written.output_bytes is not None
-    assert written.output_bytes > 5 * 1024 * 1024  # a part
+    assert written.output_bytes > 5 * 1024 * 1024  # the size of a part
     with Image.open(io.BytesIO(bytes(obstore.get(store, "large.png").bytes()))) as found:
         assert np.array_equal(np.asarray(found), noise)
+
+
+def test_a_daemon_reads_and_writes_objects_and_shows_no_secret(
+    server: ObjectStore, store: Any, tmp_path: Path
+) -> None:
+    obstore.put(store, "daemon.png", png())
+    urls = {"image_url": f"{server.url}/daemon.png", "output_url": f"{server.url}/daemon.webp"}
+    job = {"job_id": "1", "method": "esrgan", "config": urls}
+    ended = subprocess.run(
+        [sys.executable, "-m", "upscaled_supervisor", "--allow-url", server.url],
+        input=json.dumps(job).encode() + b"\n",
+        env=nearest_engine.environment(**server.environment),
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    results = [json.loads(line) for line in ended.stdout.splitlines() if b'"result"' in line]
+    size = store.head("daemon.webp")["size"]
+    assert [(one["output_url"], one["output_bytes"]) for one in results] == [
+        (urls["output_url"], size)
+    ]
+    assert server.secret.encode() not in ended.stdout + ended.stderr
 
 
 @pytest.mark.usefixtures("store")
@@ -185,6 +213,12 @@ class Faulty(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Keep the tests' output clean."""
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError:
+            self.close_connection = True  # the client has closed the connection
 
     def do_GET(self) -> None:
         faults: list[Any] = self.server.faults  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Where an output goes and in which format, decided before any work is done."""
+"""The destination and the format of an output, decided before any work is done."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def refused(planned: Planner, **fields: Any) -> JobError:
         ({"output_format": "tiff"}, "holiday.photo_esrgan_4x.tif"),
     ],
 )
-def test_the_default_name_tells_method_and_factor(
+def test_the_default_name_has_method_and_factor(
     planned: Planner, picture: Path, fields: dict[str, Any], name: str
 ) -> None:
     assert path_of(planned(**fields)) == picture.parent / name
@@ -81,10 +81,10 @@ def test_a_default_name_never_replaces_a_file_and_a_given_path_does(
     upscale: Callable[..., str], picture: Path, tmp_path: Path
 ) -> None:
     default = tmp_path / "holiday.photo_esrgan_2x.png"
-    default.write_text("somebody else's")
+    default.write_text("another job's")
     assert upscale(image_path=str(picture)) == str(tmp_path / "holiday.photo_esrgan_2x-2.png")
     assert upscale(image_path=str(picture)) == str(tmp_path / "holiday.photo_esrgan_2x-3.png")
-    assert default.read_text() == "somebody else's"
+    assert default.read_text() == "another job's"
     assert upscale(image_path=str(picture), output_path=str(default)) == str(default)
     assert default.read_bytes().startswith(b"\x89PNG")
 
@@ -115,7 +115,7 @@ def test_the_longest_input_name_still_makes_a_name(planned: Planner, tmp_path: P
     assert path_of(output) == tmp_path / f"{'é' * 120}_esrgan_4x.png"
 
 
-def test_a_target_smaller_than_the_input_is_told(
+def test_a_target_smaller_than_the_input_gets_a_warning(
     planned: Planner, context: RecordingContext
 ) -> None:
     planned(target_width=40)
@@ -179,7 +179,7 @@ def test_a_missing_folder_is_named(planned: Planner, tmp_path: Path) -> None:
     assert "typo" in error.message
 
 
-def test_what_is_no_file_is_not_replaced(planned: Planner, tmp_path: Path) -> None:
+def test_a_path_that_is_no_ordinary_file_is_not_replaced(planned: Planner, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("folder.png", "pipe.png"):
@@ -213,7 +213,7 @@ def test_roots_confine_outputs(planned: Planner, tmp_path: Path) -> None:
     changed = PictureSettings(access=Access(roots=(root,)))
     (root / "circle").symlink_to(root / "circle")
     assert path_of(planned(changed=changed, output_path=str(root / "a.png"))) == root / "a.png"
-    # The operator's own folder needs no root.
+    # OUTPUT_DIR is the operator's own, and needs no root.
     assert path_of(
         planned(changed=replace(changed, access=Access(roots=(root,), output_dir=outside)))
     )
@@ -246,7 +246,7 @@ LONGEST_SIDES = [("webp", 16_383), ("jpeg", 65_500), ("avif", 16_384)]
 
 @pytest.mark.parametrize(("kind", "side"), LONGEST_SIDES)
 @pytest.mark.parametrize("is_tall", [False, True])
-def test_what_a_format_cannot_hold_is_refused_before_the_work(
+def test_a_size_that_a_format_cannot_hold_is_refused_before_the_work(
     planned: Planner, tmp_path: Path, kind: str, side: int, is_tall: bool
 ) -> None:
     def strip(longest: int) -> str:

@@ -39,7 +39,7 @@ PANORAMA = (
 
 
 def scaled(xmp: str) -> tuple[str, list[str]]:
-    """By 2 across and 3 down."""
+    """The packet, scaled by 2 across and 3 down."""
     found, left = scaled_xmp(xmp.encode(), (2.0, 3.0))
     return found.decode(), left
 
@@ -131,7 +131,7 @@ def test_a_number_of_pixels_follows_the_picture(space: str, before: str, after: 
         (DRONE, '<a drone-dji:DewarpData="2020-01-01;3666.6,3666.6"/>', "drone-dji:DewarpData"),
     ],
 )
-def test_what_cannot_be_scaled_is_named(space: str, content: str, name: str) -> None:
+def test_numbers_that_cannot_be_scaled_are_named(space: str, content: str, name: str) -> None:
     xmp = f"<x {space}>{content}</x>"
     assert scaled(xmp) == (xmp, [name])
 
@@ -180,7 +180,7 @@ def test_an_exif_blocks_numbers_of_pixels_follow_the_picture() -> None:
     assert (found[RELATED_WIDTH], found[RELATED_HEIGHT]) == (24, 24)
 
 
-def test_places_past_16_bits_are_stored_with_32() -> None:
+def test_positions_above_16_bits_are_stored_with_32() -> None:
     exif = block(short(SUBJECT_AREA, 40_000, 3, 2), short(SUBJECT_LOCATION, 40_000, 3))
     sizes = (Size(width=50_000, height=4), Size(width=100_000, height=8))
     found = inner_tags(scaled_exif(exif, *sizes))
@@ -188,7 +188,7 @@ def test_places_past_16_bits_are_stored_with_32() -> None:
     assert found[SUBJECT_LOCATION] == (80_000, 6)
 
 
-def test_the_size_of_another_file_stays() -> None:
+def test_the_size_of_another_file_is_not_scaled() -> None:
     related = Tag(40965, TagType.LONG, [short(RELATED_WIDTH, 4000), short(RELATED_HEIGHT, 3000)])
     exif = block(related)
     assert scaled_exif(exif, Size(width=160, height=120), Size(width=320, height=240)) == exif
@@ -212,7 +212,7 @@ def panorama(path: Path, orientation: int = 1) -> str:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
-def test_an_enlarged_panorama_is_still_one(
+def test_an_enlarged_panorama_is_still_a_panorama(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, kind: str
 ) -> None:
     out = tmp_path / f"out.{kind}"
@@ -231,7 +231,7 @@ def test_an_enlarged_panorama_is_still_one(
 
 
 @pytest.mark.parametrize("change", ["turned", "cropped"])
-def test_places_in_a_picture_that_was_turned_or_cropped_are_named(
+def test_positions_in_a_picture_that_was_turned_or_cropped_are_named(
     tmp_path: Path, upscale: Upscale, context: RecordingContext, change: str
 ) -> None:
     path = panorama(tmp_path / "in.jpg", orientation=6 if change == "turned" else 1)

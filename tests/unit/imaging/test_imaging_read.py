@@ -1,4 +1,4 @@
-"""What comes out of a file: bands, depth, upright pixels, and what the file tells of itself."""
+"""Reading a file: bands, depth, upright pixels, metadata and warnings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from upscaled_protocol.errors import ErrorCode
     ],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_pixels_arrive_as_they_are(
+def test_pixels_arrive_unchanged(
     tmp_path: Path, opened: Opener, pixels: np.ndarray, bands: int, suffix: str
 ) -> None:
     path = save(tmp_path / f"in.{suffix}", pixels)
@@ -109,7 +109,7 @@ def with_metadata_behind_its_pixels(path: Path) -> Path:
     return path
 
 
-def test_what_stands_behind_a_pngs_pixels_counts(tmp_path: Path, opened: Opener) -> None:
+def test_chunks_behind_a_pngs_pixels_count(tmp_path: Path, opened: Opener) -> None:
     picture = Image.fromarray(RGB)
     exif = picture.getexif()
     exif[ORIENTATION] = 6
@@ -223,17 +223,13 @@ def test_a_profile_for_another_colour_model_is_left_out(
 
 
 @pytest.mark.parametrize("dots", [0, 0.2, 3_000_000])
-def test_an_impossible_resolution_is_taken_for_none(
-    tmp_path: Path, opened: Opener, dots: float
-) -> None:
+def test_an_impossible_resolution_is_ignored(tmp_path: Path, opened: Opener, dots: float) -> None:
     path = save(tmp_path / "odd.png", RGB, dpi=(dots, dots))
     with opened(image_path=path) as source:
         assert source.metadata.dpi is None
 
 
-def test_of_a_tiff_with_pages_the_first_is_taken(
-    tmp_path: Path, opened: Opener, context: Any
-) -> None:
+def test_the_first_page_of_a_tiff_is_taken(tmp_path: Path, opened: Opener, context: Any) -> None:
     path = tmp_path / "pages.tif"
     Image.fromarray(RGB).save(path, save_all=True, append_images=[Image.fromarray(RGB[::-1])])
     with opened(image_path=path) as source:
@@ -253,7 +249,7 @@ def test_base64_is_strict_and_takes_data_urls(opened: Opener, tmp_path: Path) ->
         assert error_of(opened, image_base64=wrong).code is ErrorCode.INPUT_UNREADABLE
 
 
-def test_a_gain_map_is_told_of(tmp_path: Path, opened: Opener, context: Any) -> None:
+def test_a_gain_map_gets_a_warning(tmp_path: Path, opened: Opener, context: Any) -> None:
     packet = b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"/>'
     path = save(tmp_path / "ultra.jpg", RGB, xmp=packet)
     with opened(image_path=path) as source:

@@ -1,4 +1,4 @@
-"""Inputs that are refused: with the right code, in one line, and before they cost anything."""
+"""Inputs that are refused: with the right code, in one line, and before they cost time."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_damaged_file_is_unreadable(tmp_path: Path, opened: Opener) -> None:
     ("content", "code"),
     [
         (b"", ErrorCode.INPUT_UNREADABLE),
-        (b"no picture at all\n", ErrorCode.UNSUPPORTED_FORMAT),
+        (b"no picture\n", ErrorCode.UNSUPPORTED_FORMAT),
         (b"\x89PNG\r\n\x1a\n", ErrorCode.INPUT_UNREADABLE),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ErrorCode.UNSUPPORTED_FORMAT),
         (b"%PDF-1.7\n", ErrorCode.UNSUPPORTED_FORMAT),
         (b"8BPS\0\x01", ErrorCode.UNSUPPORTED_FORMAT),
     ],
 )  # fmt: skip
-def test_what_is_no_picture_says_so(
+def test_a_file_that_is_no_picture_is_named(
     tmp_path: Path, opened: Opener, content: bytes, code: ErrorCode
 ) -> None:
     path = tmp_path / "input.png"
@@ -93,7 +93,7 @@ def test_an_animation_hidden_behind_a_long_profile_is_refused(
     at = data.index(b"IDAT") - 4
     (tmp_path / "film.png").write_bytes(data[:at] + control + data[at:])
     assert "animated" in error_of(opened, image_path=tmp_path / "film.png").message
-    save(still, RGB, pnginfo=comment("acTL"))  # the word alone is no animation
+    save(still, RGB, pnginfo=comment("acTL"))  # the name of a chunk inside a text is no animation
     with opened(image_path=still) as source:
         assert source.width == 53
 
@@ -111,7 +111,7 @@ def test_a_path_longer_than_any_system_takes_is_not_repeated(opened: Opener) -> 
     assert len(error.message) < 200
 
 
-def test_a_named_pipe_does_not_hold_the_job(tmp_path: Path, opened: Opener) -> None:
+def test_a_named_pipe_does_not_block_the_job(tmp_path: Path, opened: Opener) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     assert error_of(opened, image_path=tmp_path / "pipe.png").code is ErrorCode.INPUT_NOT_FOUND
 
@@ -145,13 +145,13 @@ def test_a_file_on_a_failing_disk_is_unreadable(
         ("VipsJpeg: premature end of JPEG image\n", ErrorCode.INPUT_UNREADABLE),
     ],
 )  # fmt: skip
-def test_a_lack_of_memory_is_no_fault_of_the_file(detail: str, code: ErrorCode) -> None:
+def test_a_lack_of_memory_is_not_reported_as_a_broken_file(detail: str, code: ErrorCode) -> None:
     assert formats.unreadable(pyvips.Error("unable to call", detail)).code is code
 
 
 @pytest.mark.parametrize("place", [2**64 - 1, 2**63 - 1, 2**62])
 @pytest.mark.parametrize("number", [None, 34675, 33432])
-def test_a_big_tiff_may_point_anywhere(
+def test_a_big_tiff_with_any_offset_ends_in_an_error(
     tmp_path: Path, opened: Opener, number: int | None, place: int
 ) -> None:
     path = tmp_path / "big.tif"
@@ -173,7 +173,7 @@ def test_a_big_tiff_may_point_anywhere(
 
 
 def png_of(side: int) -> bytes:
-    """A header of so many pixels across and down, and no pixel that could be decoded."""
+    """A header with these sides, and no pixel that could be decoded."""
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
     return data + struct.pack(">II", zlib.crc32(header), 10) + b"IDAT" + bytes(14)
@@ -209,14 +209,14 @@ def test_sizes_that_no_memory_holds_are_too_large(
 def test_base64_past_the_limit_is_not_decoded(
     settings: PictureSettings, context: PictureContext
 ) -> None:
-    config = EsrganConfig(image_base64="!" * 4000)  # no base64: decoding it would fail otherwise
+    config = EsrganConfig(image_base64="!" * 4000)  # not base64, so decoding it would fail
     small = replace(settings, limits=Limits(max_input_bytes=2000))
     with pytest.raises(JobError) as caught, open_source(config, small, context):
         pass
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
 
 
-def test_roots_hold_whatever_links_lead_out(
+def test_roots_confine_paths_through_links(
     tmp_path: Path, settings: PictureSettings, context: PictureContext
 ) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
@@ -236,7 +236,7 @@ def test_roots_hold_whatever_links_lead_out(
         assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
 
-def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
+def test_a_file_that_becomes_a_link_does_not_lead_out_of_the_roots(
     tmp_path: Path,
     settings: PictureSettings,
     context: PictureContext,
@@ -261,7 +261,7 @@ def test_a_file_that_becomes_a_link_leads_nowhere_out_of_the_roots(
     assert caught.value.code is ErrorCode.PATH_NOT_ALLOWED
 
 
-def test_a_picture_that_there_is_no_room_to_turn_is_not_called_broken(
+def test_a_lack_of_room_to_turn_a_picture_is_not_reported_as_a_broken_file(
     tmp_path: Path, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exif = Image.Exif()

@@ -54,7 +54,7 @@ def test_it_equals_pillows_lanczos_in_linear_light(dtype: type, size: tuple[int,
     found = resized(pixels, *size).astype(np.float64)
     for band in range(3):
         expected = to_coded(by_pillow(to_linear(pixels[:, :, band], top), *size), top)
-        # In 16 bits single precision shows at the dark end, where the curve is steep.
+        # With 16 bits, errors of single precision show at the dark end, where the curve is steep.
         assert np.abs(found[:, :, band] - expected).max() <= (1 if dtype is np.uint8 else 40)
 
 
@@ -95,7 +95,7 @@ def test_an_even_picture_stays_even(
     bands=st.integers(1, 4),
     at_once=st.integers(1, 50),
 )
-def test_rows_do_not_depend_on_how_they_come(
+def test_rows_do_not_depend_on_the_blocks_of_the_input(
     height: int, target: int, bands: int, at_once: int
 ) -> None:
     pixels = RNG.integers(0, 256, (height, 13, bands), dtype=np.uint8)
@@ -112,14 +112,14 @@ def test_sixteen_bits_may_become_eight() -> None:
 
 @pytest.mark.parametrize("size", [(24, 24), (100, 100)])
 def test_colour_under_transparent_pixels_does_not_bleed(size: tuple[int, int]) -> None:
-    pixels = np.zeros((48, 48, 4), np.uint8)  # black, and nothing of it to be seen
+    pixels = np.zeros((48, 48, 4), np.uint8)  # black, and fully transparent
     pixels[8:40, 8:40] = (250, 180, 60, 255)
     found = resized(pixels, *size).astype(int)
     seen = found[:, :, 3] >= 24
     assert np.abs(found[seen][:, :3] - (250, 180, 60)).max() <= 6
 
 
-def test_colour_lives_on_where_all_is_transparent() -> None:
+def test_colour_is_kept_if_all_pixels_are_transparent() -> None:
     pixels = np.full((40, 40, 4), (10, 200, 90, 0), np.uint8)
     found = resized(pixels, 25, 25).astype(int)
     assert np.abs(found - (10, 200, 90, 0)).max() <= 1

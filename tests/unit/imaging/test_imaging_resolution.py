@@ -1,4 +1,4 @@
-"""The dots an inch that a file tells: in any unit, and none where it tells none."""
+"""The resolution of a file: in any unit, and none if the file has none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Upscale = Callable[..., str]
 PICTURE = Image.new("RGB", (30, 20), (90, 120, 30))
 
 
-def told(opened: Opener, path: Path) -> float | None:
+def dpi_of(opened: Opener, path: Path) -> float | None:
     with opened(image_path=path) as source:
         dpi: float | None = source.metadata.dpi
         return dpi
 
 
 def with_density(path: Path, unit: int, across: int, down: int) -> Path:
-    """A JPEG whose JFIF header says so."""
+    """A JPEG with this JFIF header."""
     PICTURE.save(path)
     data = bytearray(path.read_bytes())
     struct.pack_into(">BHH", data, data.index(b"JFIF\0") + 7, unit, across, down)
@@ -33,16 +33,16 @@ def with_density(path: Path, unit: int, across: int, down: int) -> Path:
 @pytest.mark.parametrize(
     ("unit", "dots", "dpi"), [(0, 1, None), (0, 300, None), (1, 300, 300), (2, 100, 254)]
 )
-def test_a_jpeg_tells_dots_an_inch_or_a_centimetre_or_nothing(
+def test_a_jpeg_has_dots_per_inch_or_per_centimetre_or_none(
     tmp_path: Path, opened: Opener, unit: int, dots: int, dpi: float | None
 ) -> None:
-    assert told(opened, with_density(tmp_path / "in.jpg", unit, dots, dots)) == dpi
+    assert dpi_of(opened, with_density(tmp_path / "in.jpg", unit, dots, dots)) == dpi
 
 
 @pytest.mark.parametrize(
     ("unit", "dpi"), [(None, 100), (1, None), (2, 100), (3, 254)], ids=["", "none", "inch", "cm"]
 )
-def test_a_tiff_tells_dots_an_inch_or_a_centimetre_or_nothing(
+def test_a_tiff_has_dots_per_inch_or_per_centimetre_or_none(
     tmp_path: Path, opened: Opener, unit: int | None, dpi: float | None
 ) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
@@ -50,59 +50,61 @@ def test_a_tiff_tells_dots_an_inch_or_a_centimetre_or_nothing(
     if unit is not None:
         tags[296] = unit
     PICTURE.save(tmp_path / "in.tif", tiffinfo=tags)
-    assert told(opened, tmp_path / "in.tif") == (dpi and pytest.approx(dpi))
+    assert dpi_of(opened, tmp_path / "in.tif") == (dpi and pytest.approx(dpi))
 
 
-# 25.4 is the number that libvips has for files that tell none.
+# libvips reports 25.4 for files without a resolution.
 @pytest.mark.parametrize("dpi", [25.4, 72, 299.9994])
-def test_a_png_tells_dots_a_metre(tmp_path: Path, opened: Opener, dpi: float) -> None:
+def test_a_png_has_dots_per_metre(tmp_path: Path, opened: Opener, dpi: float) -> None:
     PICTURE.save(tmp_path / "in.png", dpi=(dpi, dpi))
-    assert told(opened, tmp_path / "in.png") == pytest.approx(dpi, abs=0.02)
+    assert dpi_of(opened, tmp_path / "in.png") == pytest.approx(dpi, abs=0.02)
     PICTURE.save(tmp_path / "bare.png")
-    assert told(opened, tmp_path / "bare.png") is None
+    assert dpi_of(opened, tmp_path / "bare.png") is None
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "avif"])
-def test_exif_tells_it_too(tmp_path: Path, opened: Opener, suffix: str) -> None:
+def test_exif_has_a_resolution_too(tmp_path: Path, opened: Opener, suffix: str) -> None:
     exif = Image.Exif()
     exif[282] = exif[283] = 240
     exif[296] = 2
     PICTURE.save(tmp_path / f"in.{suffix}", exif=exif)
-    assert told(opened, tmp_path / f"in.{suffix}") == 240
+    assert dpi_of(opened, tmp_path / f"in.{suffix}") == 240
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-def test_pixels_that_are_not_square_are_told_of(
+def test_pixels_that_are_not_square_get_a_warning(
     tmp_path: Path, opened: Opener, context: Any, suffix: str
 ) -> None:
     PICTURE.save(tmp_path / f"fax.{suffix}", dpi=(204, 98))
-    assert told(opened, tmp_path / f"fax.{suffix}") is None
+    assert dpi_of(opened, tmp_path / f"fax.{suffix}") is None
     assert ["not square" in warning for warning in context.warnings] == [True]
 
 
 @pytest.mark.parametrize("dpi", [72.5, 300, 99_999])
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
-def test_any_resolution_survives_into_any_format(
+def test_any_resolution_is_kept_in_any_format(
     tmp_path: Path, opened: Opener, upscale: Upscale, suffix: str, dpi: float
 ) -> None:
     PICTURE.save(tmp_path / "in.tif", dpi=(dpi, dpi))
     path = upscale(image_path=str(tmp_path / "in.tif"), output_path=str(tmp_path / f"out.{suffix}"))
-    assert told(opened, Path(path)) == pytest.approx(dpi, abs=0.02)
+    assert dpi_of(opened, Path(path)) == pytest.approx(dpi, abs=0.02)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
-def test_none_is_made_up(tmp_path: Path, opened: Opener, upscale: Upscale, suffix: str) -> None:
+def test_no_resolution_is_invented(
+    tmp_path: Path, opened: Opener, upscale: Upscale, suffix: str
+) -> None:
     PICTURE.save(tmp_path / "in.png")
     output = Path(
         upscale(image_path=str(tmp_path / "in.png"), output_path=str(tmp_path / f"out.{suffix}"))
     )
-    assert told(opened, output) is None
+    assert dpi_of(opened, output) is None
     with Image.open(output) as written:
         assert suffix == "tif" or not written.getexif()
         assert written.info.get("dpi", (1, 1)) == (1, 1)
 
 
-def test_exif_that_tells_none_tells_what_exif_has_for_that(
+def test_exif_without_a_resolution_has_the_value_for_unknown(
     tmp_path: Path, upscale: Upscale
 ) -> None:
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""The life of a sink: whole files or none, cancels, bounded queues, turns."""
+"""A sink: whole files or none, cancels, a bounded queue, turns."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_abandoned_job_leaves_no_file(tmp_path: Path, kind: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_file_appears_before_commit_and_the_old_one_stays(tmp_path: Path) -> None:
+def test_no_file_appears_before_commit_and_the_old_one_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
     pixels = RNG.integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -69,13 +69,13 @@ def test_a_folder_that_becomes_a_link_takes_no_output_out_of_the_roots(
         folder.rename(root / "moved")
         folder.symlink_to(outside)
 
-    # While the picture is computed: it goes to the folder that was checked.
+    # The folder is swapped while the picture is computed: the file goes to the checked folder.
     with open_sink(output, Size(width=10, height=10), 3, 8) as sink:
         sink.write(np.zeros((10, 10, 3), np.uint8))
         swap()
         sink.commit()
     assert [path.name for path in (root / "moved").iterdir()] == ["out.png"]
-    # Before it is opened: it goes nowhere.
+    # The folder is swapped before it is opened: the output is refused.
     with (
         pytest.raises(JobError) as caught,
         open_sink(output, Size(width=10, height=10), 3, 8),
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str, named: bool) 
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "jpeg", "webp", "avif"])
-def test_what_goes_wrong_on_the_way_to_the_encoder_fails_the_job(
+def test_an_error_before_the_encoder_fails_the_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     def fail(rows: Iterator[np.ndarray], *_: object, **__: object) -> Iterator[np.ndarray]:
@@ -160,7 +160,7 @@ def test_a_failing_encoder_ends_a_waiting_writer(
 
 
 class CancelledOnce(RecordingContext):
-    """A job that is cancelled when something has happened."""
+    """A job that is cancelled once an event is set."""
 
     def __init__(self, event: threading.Event) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class CancelledOnce(RecordingContext):
 
 @pytest.fixture
 def deaf_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, ...]]:
-    """An encoder that works on for long with all the rows: events of its start, and for its end."""
+    """An encoder that has all rows and runs until an event: the events of its start and end."""
     started, may_end = threading.Event(), threading.Event()
 
     def encode(rows: Iterator[np.ndarray], file: BinaryIO, *_: object) -> None:
@@ -203,7 +203,7 @@ def test_a_cancelled_job_does_not_wait_for_an_encoder_that_has_every_row(
         encode(CancelledOnce(started))
     assert caught.value.code is ErrorCode.CANCELLED
     assert list(tmp_path.iterdir()) == []
-    # The next one waits for the one that was left behind, and can be cancelled meanwhile.
+    # The next job waits for the encoder that was left behind, and can be cancelled meanwhile.
     started.clear()
     cancelled = threading.Event()
     cancelled.set()
@@ -252,7 +252,7 @@ def test_a_cancelled_job_ends_at_its_next_rows(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.CANCELLED
 
 
-def test_the_host_is_told_that_the_picture_is_being_encoded(
+def test_encoding_is_reported_as_progress(
     tmp_path: Path, upscale: Upscale, context: RecordingContext
 ) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "in.png")
@@ -352,13 +352,13 @@ def test_base64_that_no_line_could_carry_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "avif"])
-def test_a_finished_job_lets_go_of_its_pixels_at_once(
+def test_a_finished_job_frees_its_pixels_at_once(
     tmp_path: Path, upscale: Upscale, suffix: str
 ) -> None:
-    # Python's collector does not know what libvips holds, and may come by hundreds of jobs later.
+    # Python's collector does not know libvips' memory, and may run hundreds of jobs later.
     def images() -> int:
         kinds = (pyvips.Image, pyvips.Source, Sink)
-        # By type alone: some libraries' objects warn where anybody asks them for their class.
+        # By `type`, because objects of some libraries warn if their `__class__` is read.
         return sum(issubclass(type(one), kinds) for one in gc.get_objects())
 
     picture = Image.fromarray(RNG.integers(0, 256, (40, 30, 4), dtype=np.uint8))
@@ -372,7 +372,7 @@ def test_a_finished_job_lets_go_of_its_pixels_at_once(
             fields = {"image_path": str(tmp_path / name), "target_width": 50}
             with suppress(JobError):
                 upscale(**fields, output_path=str(tmp_path / f"out.{suffix}"))
-        # Of a broken one the encoder may end a moment later.
+        # After a broken picture the encoder may end a moment later.
         wait_until(lambda: images() == before, "the end of all images")
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""TIFF files that would not come out as they are: refused by name, never upscaled all the same."""
+"""TIFF files that would be decoded wrongly: refused by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tiff(path: Path, mode: str = "RGB", **options: Any) -> Path:
 
 
 def entry_of(data: bytes | bytearray, number: int) -> int:
-    """Where the first directory's entry of that number lies, in a little-endian file."""
+    """The offset of an entry of the first directory, in a little-endian file."""
     (at,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, at)
     places = range(at + 2, at + 2 + 12 * count, 12)
@@ -33,7 +33,7 @@ def entry_of(data: bytes | bytearray, number: int) -> int:
 
 
 def change(path: Path, number: int, value: int) -> Path:
-    """Say another thing about the same pixels."""
+    """Replace the value of a tag, and keep the pixels."""
     data = bytearray(path.read_bytes())
     struct.pack_into("<HII", data, entry_of(data, number) + 2, 3, 1, value)
     path.write_bytes(data)
@@ -65,7 +65,7 @@ def test_ycbcr_in_jpeg_is_read(tmp_path: Path, opened: Opener) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "value", "told"),
+    ("number", "value", "named"),
     [
         (COMPRESSION, 34925, "LZMA"),
         (COMPRESSION, 50000, "Zstandard"),
@@ -75,12 +75,12 @@ def test_ycbcr_in_jpeg_is_read(tmp_path: Path, opened: Opener) -> None:
         (COLOURS, 4, "mask"),
     ],
 )
-def test_what_this_libtiff_does_not_decode_is_named(
-    tmp_path: Path, opened: Opener, number: int, value: int, told: str
+def test_compressions_that_libtiff_does_not_decode_are_named(
+    tmp_path: Path, opened: Opener, number: int, value: int, named: str
 ) -> None:
     error = error_of(opened, change(tiff(tmp_path / "in.tif", "L"), number, value))
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert told in error.message
+    assert named in error.message
 
 
 def test_tiles_of_single_channels_of_a_palette_are_named(tmp_path: Path, opened: Opener) -> None:
@@ -103,7 +103,7 @@ def test_a_camera_raw_files_preview_is_not_taken_for_its_picture(
 
 
 @pytest.mark.parametrize("number", [PALETTE, PROFILE])
-def test_a_palette_or_profile_that_is_cut_off_is_missed(
+def test_a_palette_or_profile_that_is_cut_off_is_an_error(
     tmp_path: Path, opened: Opener, number: int
 ) -> None:
     path = tmp_path / "in.tif"
@@ -113,7 +113,7 @@ def test_a_palette_or_profile_that_is_cut_off_is_missed(
         tiff(path, icc_profile=bytes(pyvips.Image.profile_load("p3")))
     data = path.read_bytes()
     (place,) = struct.unpack_from("<I", data, entry_of(data, number) + 8)
-    # As from writers that put the pixels first: all of them are there, and the values are not.
+    # As of a writer that puts the pixels first: they are complete, and the values are cut off.
     moved = bytearray(data)
     struct.pack_into("<I", moved, entry_of(data, number) + 8, len(data) - 20)
     assert place < len(data) - 20
@@ -144,7 +144,7 @@ def directory(*entries: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("inner", "make", "more", "told"),
+    ("inner", "make", "more", "named"),
     [
         (directory((COLOURS, 32803)), "", b"", "camera raw file,"),
         (directory((COLOURS, 34892)), "", struct.pack("<HHII", 50706, 1, 4, 0x0401), "(DNG)"),
@@ -153,12 +153,12 @@ def directory(*entries: tuple[int, int]) -> bytes:
     ],
     ids=["mosaic", "linear DNG", "packed", "larger"],
 )
-def test_a_camera_raw_file_is_told_by_the_pictures_inside(
-    tmp_path: Path, opened: Opener, inner: bytes, make: str, more: bytes, told: str
+def test_a_camera_raw_file_is_recognised_by_the_pictures_inside(
+    tmp_path: Path, opened: Opener, inner: bytes, make: str, more: bytes, named: str
 ) -> None:
     error = error_of(opened, raw(tmp_path / "in.tif", inner, make=make, more=more))
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert told in error.message
+    assert named in error.message
     assert "raw converter" in error.message
 
 

@@ -1,4 +1,4 @@
-"""What the sink makes of rows: exact pixels in each format, cropped and resampled."""
+"""The files that a sink writes: exact pixels in each format, cropped and resampled."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_png_and_tiff_hold_exactly_the_rows_written(
 
 @pytest.mark.parametrize("processors", [1, 2, 5])
 @pytest.mark.parametrize(("bands", "dtype"), [(3, np.uint8), (4, np.uint16)])
-def test_a_png_is_one_stream_however_many_processors_made_it(
+def test_a_png_is_one_stream_for_any_number_of_processors(
     tmp_path: Path, processors: int, bands: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(png, "computing_threads", lambda: processors)
-    # Blocks of several parts, of one, and smaller ones; smooth, as upscaled pictures are.
+    # Blocks of several parts, of one part, and smaller; smooth, like upscaled pictures.
     pixels = RNG.integers(0, 5, (1100, 700, bands), dtype=dtype).cumsum(0, dtype=dtype)
     path = tmp_path / "out.png"
     size = Size(width=700, height=1100)
@@ -111,7 +111,7 @@ def test_quality_100_is_lossless(tmp_path: Path, kind: str, bands: int) -> None:
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp", "avif"])
 def test_lossy_formats_follow_quality(tmp_path: Path, kind: str) -> None:
-    # Gray noise and slow colour: WebP halves the resolution of colour alone.
+    # Gray noise and smooth colour, because WebP halves the resolution of colour.
     noise = RNG.integers(0, 40, (120, 160, 1), dtype=np.uint8)
     ramp = np.linspace(0, 200, 160, dtype=np.uint8)[None, :, None]
     pixels = np.concatenate([noise + ramp, noise + 50, noise + 90], axis=2)
@@ -150,7 +150,7 @@ def test_avif_keeps_more_than_eight_bits(tmp_path: Path) -> None:
     assert np.abs(found.astype(int) - deep).mean() < 65536 / 256 / 4
 
 
-def test_jpeg_lays_transparency_on_white(tmp_path: Path, upscale: Upscale, context: Any) -> None:
+def test_jpeg_puts_transparency_on_white(tmp_path: Path, upscale: Upscale, context: Any) -> None:
     pixels = np.zeros((16, 16, 4), np.uint8)
     pixels[:, :8] = (10, 200, 30, 255)
     Image.fromarray(pixels).save(tmp_path / "in.png")
@@ -163,9 +163,7 @@ def test_jpeg_lays_transparency_on_white(tmp_path: Path, upscale: Upscale, conte
 
 
 @pytest.mark.parametrize("anchor", ["top-left", "center", "bottom-right"])
-def test_the_crop_is_done_where_it_is_asked_for(
-    tmp_path: Path, upscale: Upscale, anchor: str
-) -> None:
+def test_the_crop_is_done_at_its_position(tmp_path: Path, upscale: Upscale, anchor: str) -> None:
     pixels = RNG.integers(0, 256, (30, 20, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in.png")
     path = upscale(

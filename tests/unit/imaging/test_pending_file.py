@@ -1,4 +1,4 @@
-"""Files that get the first free name: never in place of another, whatever else is writing there."""
+"""Files that get the first free name and replace no other file, also beside other processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 @pytest.fixture(params=["nameless", "named"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With nameless files, and on a file system without them."""
+    """Nameless files, or a file system without them."""
     if request.param == "named":
         monkeypatch.delattr("os.O_TMPFILE")
     return str(request.param)
@@ -43,7 +43,7 @@ def test_a_taken_name_gets_a_number_and_no_file_is_touched(tmp_path: Path, kind:
     assert sorted(int(file.read_text()) for file in tmp_path.iterdir()) == [*range(1, 12)]
 
 
-def test_what_is_no_file_takes_a_name_too(tmp_path: Path, kind: str) -> None:
+def test_a_folder_or_a_link_occupies_a_name_too(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.png").mkdir()
     (tmp_path / "a-2.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "a-3.png")
@@ -55,14 +55,14 @@ def test_the_same_job_run_again_replaces_its_own_file_and_no_other(
     tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "a.png"
-    path.write_text("somebody else's")
+    path.write_text("another job's")
     assert publish(path, "first run", "job") == tmp_path / "a-2.png"
     assert publish(path, "another job", "other") == tmp_path / "a-3.png"
     assert publish(path, "second run", "job") == tmp_path / "a-2.png"
     assert publish(path, "a job without a mark") == tmp_path / "a-4.png"
     texts = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert texts == {
-        "a.png": "somebody else's",
+        "a.png": "another job's",
         "a-2.png": "second run",
         "a-3.png": "another job",
         "a-4.png": "a job without a mark",
@@ -114,7 +114,7 @@ def test_no_empty_file_ever_has_the_name_if_the_file_system_can_do_without(
         assert publish(tmp_path / "a.png", "text") == tmp_path / name
 
 
-def test_what_cannot_be_renamed_leaves_no_empty_file(
+def test_a_failed_rename_leaves_no_empty_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("os.O_TMPFILE")
@@ -134,7 +134,7 @@ def test_a_name_is_cut_to_make_room_for_its_number(tmp_path: Path, kind: str) ->
     assert publish(path, "second") == tmp_path / f"{'é' * 124}-2.png"
 
 
-# Publishes files of one name, as one of several daemons on a folder.
+# Publishes files of one name, like one of several daemons that share a folder.
 WRITER = """
 import sys
 from pathlib import Path
