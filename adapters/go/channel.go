@@ -12,7 +12,7 @@ import (
 type Message struct {
 	// Type is one of status, accepted, progress, result, error and health, or one of a later version.
 	Type string `json:"type"`
-	// JobID is the job that it is about, where it is about one.
+	// JobID is the job that the message is about; empty if there is none.
 	JobID string `json:"job_id"`
 	// Raw is all of it.
 	Raw json.RawMessage `json:"-"`
@@ -130,7 +130,7 @@ func readLines(r io.Reader, limit int, handle func([]byte), dropped func(head []
 			begun = append(begun, part...)
 		}
 		if len(begun) > limit+1 {
-			// A copy: what is dropped is to be freed.
+			// A copy, so that the dropped bytes can be freed.
 			dropping, begun = true, append([]byte(nil), begun[:headBytes]...)
 		}
 		if err == bufio.ErrBufferFull {

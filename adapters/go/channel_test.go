@@ -50,7 +50,7 @@ func TestASendWaitsForAReaderAndCanBeStopped(t *testing.T) {
 	if err := channel.Send(nil, upscaled.Health{Type: "health"}); err != nil {
 		t.Fatal(err)
 	}
-	// The writer is busy with the first line, which nobody reads.
+	// The writer is busy with the first line, which is not read.
 	stopped := make(chan struct{})
 	close(stopped)
 	if err := channel.Send(stopped, upscaled.Trim{Type: "trim"}); err == nil {

@@ -1,4 +1,4 @@
-// Package upscaled starts the upscale daemon, gives it jobs, and starts it again where it dies.
+// Package upscaled starts the upscale daemon, gives it jobs, and starts it again if it exits.
 //
 //	client, err := upscaled.Start(ctx)
 //	result, err := client.Upscale(ctx, upscaled.Job{Config: upscaled.EsrganConfig{ImagePath: "photo.jpg"}})
@@ -17,7 +17,7 @@ import (
 // The daemon's exit status for wrong usage.
 const usageStatus = 2
 
-// Client is a daemon of one's own. Its methods may be called from any goroutine.
+// Client is a daemon and its calls. Its methods may be called from any goroutine.
 type Client struct {
 	settings settings
 
@@ -32,7 +32,7 @@ type Client struct {
 	asked         int
 
 	daemon *daemon
-	// changed is closed, and made anew, whenever one of these changes.
+	// changed is closed and replaced whenever one of these changes.
 	changed      chan struct{}
 	ready        *Status
 	isReady      bool
@@ -128,7 +128,7 @@ func (c *Client) Kill() {
 	<-c.stopped
 }
 
-// beginClose returns the daemon that is to be closed, if there is one and no other call closes it.
+// beginClose returns the daemon to close; nil if there is none or another call closes it.
 func (c *Client) beginClose() *daemon {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -274,7 +274,7 @@ func TestAKillEndsWhatAJobHasStarted(t *testing.T) {
 	waitGone(t, family)
 }
 
-// TestMain lets this program be a host that is to be killed, or a daemon.
+// TestMain lets this program run as a host, which the test kills, or as a daemon.
 func TestMain(m *testing.M) {
 	if os.Getenv("UPSCALED_TEST_DAEMON") != "" {
 		beADaemon()

@@ -21,7 +21,7 @@ const (
 	logLimitBytes = 1 << 20
 )
 
-// LogRecord is a line of the daemon's stderr: its fields where it is JSON, else {"text": …}.
+// LogRecord is a line of the daemon's stderr: its fields if it is JSON, else {"text": …}.
 type LogRecord map[string]any
 
 // daemon is one daemon process: its streams, its process group, its end.
@@ -64,7 +64,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 	}()
 	go func() {
 		err = command.Wait()
-		// What it leaves behind holds our pipes open, and would work for nobody.
+		// Processes that it started may still run and hold our pipes open.
 		d.kill()
 		close(d.exited)
 	}()
@@ -137,7 +137,7 @@ func (d *daemon) takeLog(line []byte, log func(LogRecord)) {
 	log(record)
 }
 
-// within tells whether all of them are closed in time.
+// within reports whether all of them are closed in time.
 func within(timeout time.Duration, all ...<-chan struct{}) bool {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()

@@ -49,8 +49,8 @@ func submitRunning(t *testing.T, client *upscaled.Client, config upscaled.FakeCo
 	ctx := bounded(t)
 	started := make(chan struct{})
 	var once sync.Once
-	tell := upscaled.OnProgress(func(upscaled.Progress) { once.Do(func() { close(started) }) })
-	call, err := client.Submit(ctx, fake(config), tell)
+	onProgress := upscaled.OnProgress(func(upscaled.Progress) { once.Do(func() { close(started) }) })
+	call, err := client.Submit(ctx, fake(config), onProgress)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,10 +71,10 @@ func waitUntil(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// A process that nobody has waited for yet does nothing any more.
+// The state (Z: it has exited) and the parent of a process.
 var stat = regexp.MustCompile(`\) ([A-Z]) (\d+)`)
 
-// parentOf is 0 where the process is no more.
+// parentOf returns 0 if the process has exited.
 func parentOf(pid int) int {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	fields := stat.FindSubmatch(text)

@@ -241,7 +241,7 @@ func (c *Client) handleEnd(id string, result *Result, failed *JobError) {
 	}
 }
 
-// mayWait tells whether a job that a full queue refused waits until another of ours has ended.
+// mayWait reports whether a job that a full queue refused waits until another of our jobs has ended.
 func (c *Client) mayWait(call *Call) bool {
 	return !call.accepted && !call.cancelling && !call.settled && !c.sealed && c.onWire > 1
 }

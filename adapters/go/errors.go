@@ -33,16 +33,16 @@ func (e *JobError) Error() string {
 // Unwrap is the error's Code.
 func (e *JobError) Unwrap() error { return e.Message.Code }
 
-// Is tells whether the target is the reason that lies in this process.
+// Is reports whether the target is the cause, if the cause is in this process.
 func (e *JobError) Is(target error) bool { return e.reason != nil && errors.Is(e.reason, target) }
 
-// As finds the reason that lies in this process.
+// As finds the cause, if it is in this process.
 func (e *JobError) As(target any) bool { return e.reason != nil && errors.As(e.reason, target) }
 
-// Retryable tells whether the same job may succeed later.
+// Retryable reports whether the same job may succeed later.
 func (e *JobError) Retryable() bool { return e.Message.Retryable }
 
-// localError is what the daemon would have said, of a job that never got to it.
+// localError is the error of a job that never reached the daemon.
 func localError(id string, code Code, sentence string, reason error) *JobError {
 	message := ErrorMessage{Type: "error", JobID: id, Error: sentence, Code: code, Retryable: Codes[code]}
 	return &JobError{Message: message, JobID: id, reason: reason}
@@ -51,7 +51,7 @@ func localError(id string, code Code, sentence string, reason error) *JobError {
 // DaemonGoneError is how a call ends when the daemon went away, or cannot be started. The job may
 // have run or not.
 type DaemonGoneError struct {
-	// Status is the exit status; -1 where a signal ended it, or where it never ran.
+	// Status is the exit status; -1 if a signal ended the daemon, or if it never ran.
 	Status int
 	// LastWords is the end of what it wrote to stderr.
 	LastWords string
@@ -62,7 +62,7 @@ type DaemonGoneError struct {
 func (e *DaemonGoneError) Error() string {
 	text := fmt.Sprintf("the daemon is gone: %v", e.Err)
 	if e.LastWords != "" {
-		text += "; its last words:\n" + e.LastWords
+		text += "; its log ended with:\n" + e.LastWords
 	}
 	return text
 }

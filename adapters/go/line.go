@@ -55,7 +55,7 @@ func (j Job) MarshalJSON() ([]byte, error) {
 		return nil, &refusal{CodeInvalidJob, "the job has no config"}
 	}
 	config, paths := withoutRawPaths(config)
-	// Where encoding/json meets bytes that are no UTF-8, it writes U+FFFD.
+	// encoding/json would replace bytes that are not UTF-8 by U+FFFD.
 	if err := (&textCheck{}).value(config, "config", 1); err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.sentence }
 
-// codeOf tells what JSON has not from what could not be written.
+// codeOf returns CodeInvalidJob for a value that JSON does not have, and another code if the encoding failed.
 func codeOf(err error) Code {
 	var noType *json.UnsupportedTypeError
 	var noValue *json.UnsupportedValueError

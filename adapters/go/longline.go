@@ -21,10 +21,10 @@ var lostSentences = map[string]string{
 }
 
 var errUnreadable = fmt.Errorf("it was ended, because it wrote a line of more than %d MiB that does not begin with "+
-	"type and job_id, so it cannot be told which job that line ended", lineLimitBytes>>20)
+	"type and job_id, so the job of that line is unknown", lineLimitBytes>>20)
 
-// lostEnd is the error that stands for a dropped line; nil if that line ended no job. The error is errUnreadable if the
-// head of a message does not tell.
+// lostEnd returns the error that replaces a dropped line; nil if that line ended no job. It fails with errUnreadable if
+// the head of a message does not have its job.
 func lostEnd(head []byte) (*Message, error) {
 	head = bytes.TrimSpace(head)
 	if len(head) > 0 && head[0] != '{' {

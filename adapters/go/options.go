@@ -73,7 +73,7 @@ func WithLog(log func(LogRecord)) Option { return func(s *settings) { s.onLog = 
 // WithMessages has every message of the daemon, in order. It must not block.
 func WithMessages(handle func(Message)) Option { return func(s *settings) { s.onMessage = handle } }
 
-// WithTempDir is where the Input and the Output of a call lie meanwhile. Default: the system's directory for temporary
+// WithTempDir is the directory of a call's Input and Output while it runs. Default: the system's directory for temporary
 // files. A daemon with --allow-root needs one of its roots here.
 func WithTempDir(dir string) Option { return func(s *settings) { s.tempDir = dir } }
 

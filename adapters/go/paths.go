@@ -64,7 +64,7 @@ func withMembers(object []byte, members map[string][]byte) json.RawMessage {
 	return append(written, '}')
 }
 
-// isPath tells whether a field of a config is a file's name; a model may be one.
+// isPath reports whether a field of a config may hold a file's name. A model may be a file.
 func isPath(name string) bool {
 	return strings.HasSuffix(name, "_path") || strings.HasSuffix(name, "model")
 }

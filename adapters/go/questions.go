@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// Health tells how the daemon is. It returns when the context ends, if no answer came before.
+// Health returns the daemon's state. It fails when the context ends before the answer.
 func (c *Client) Health(ctx context.Context) (*HealthReport, error) {
 	id, answer := c.newQuestion()
 	return c.ask(ctx, id, Health{Type: "health", RequestID: id}, answer)
@@ -74,7 +74,7 @@ func (c *Client) current() (*daemon, error) {
 	return c.daemon, nil
 }
 
-// newQuestion is a request_id of its own, and where the answer with it comes.
+// newQuestion returns a new request_id and the channel that gets its answer.
 func (c *Client) newQuestion() (string, <-chan HealthReport) {
 	answer := make(chan HealthReport, 1)
 	c.mu.Lock()

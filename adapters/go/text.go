@@ -121,7 +121,7 @@ func checkText(text, name string) error {
 	return &refusal{CodeInvalidJob, fmt.Sprintf("%s is no UTF-8: %.80q", name, text)}
 }
 
-// writesItself tells whether encoding/json asks the value for its JSON.
+// writesItself reports whether encoding/json asks the value for its JSON.
 func writesItself(v reflect.Value) bool {
 	t := v.Type()
 	if t.Kind() == reflect.Pointer {
@@ -171,7 +171,7 @@ func fieldsOf(t reflect.Type) []jsonField {
 	return fields
 }
 
-// hasNoText tells whether a type is a plain number or truth, or a pointer to one.
+// hasNoText reports whether a type is a plain number or bool, or a pointer to one.
 func hasNoText(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// Transport runs one job elsewhere than in a daemon of one's own, as adapters/go/http does on a server. The job has an
+// Transport runs one job in another place than the program's own daemon; adapters/go/http runs it on a server. The job has an
 // id, and its input and its output are files, base64 or a URL. onProgress may be nil.
 type Transport func(ctx context.Context, job Job, onProgress func(Progress)) (*Result, error)
 

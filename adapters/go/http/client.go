@@ -44,7 +44,7 @@ func WithCancelGrace(timeout time.Duration) Option {
 	return func(s *settings) { s.cancelGrace = timeout }
 }
 
-// WithTempDir is where the Input and the Output of a call lie meanwhile. Default: the system's directory for temporary
+// WithTempDir is the directory of a call's Input and Output while it runs. Default: the system's directory for temporary
 // files.
 func WithTempDir(dir string) Option { return func(s *settings) { s.tempDir = dir } }
 
@@ -92,7 +92,7 @@ func Connect(ctx context.Context, url string, options ...Option) (*Client, error
 	return client, nil
 }
 
-// Health tells how the server and its daemon are.
+// Health returns the state of the server and its daemon.
 func (c *Client) Health(ctx context.Context) (*Health, error) {
 	// A server that drains or has failed answers with 503.
 	body, err := c.connection.read(ctx, exchange{method: "GET", path: "/api/health", alsoOK: http.StatusServiceUnavailable})
@@ -101,7 +101,7 @@ func (c *Client) Health(ctx context.Context) (*Health, error) {
 	}
 	health := &Health{}
 	if json.Unmarshal(body, health) != nil || health.Status == "" {
-		return nil, c.connection.lost(errors.New("it answered, but not how it is"))
+		return nil, c.connection.lost(errors.New("its answer is no health report"))
 	}
 	return health, nil
 }
@@ -110,8 +110,8 @@ func (c *Client) Health(ctx context.Context) (*Health, error) {
 // upscaled.Output. The error is a *upscaled.JobError, or a *upscaled.DaemonGoneError if the server cannot be reached any
 // more.
 //
-// When the context ends, the job is cancelled, and Upscale returns when the server tells that it has ended. If the result
-// came first, it is returned. If the server does not tell in time, Upscale returns all the same: see WithCancelGrace.
+// When the context ends, the job is cancelled, and Upscale returns when the server reports that it has ended. If the
+// result came first, it is returned. If the server does not answer in time, Upscale returns anyway: see WithCancelGrace.
 func (c *Client) Upscale(ctx context.Context, job upscaled.Job, options ...upscaled.CallOption) (*upscaled.Result, error) {
 	if !c.begin() {
 		return nil, closed(job.JobID)

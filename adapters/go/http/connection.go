@@ -45,7 +45,7 @@ type connection struct {
 type exchange struct {
 	method, path string
 	headers      map[string]string
-	// Made anew for each try; nil if there is none.
+	// Called for each try; nil if there is no body.
 	body  func() (io.ReadCloser, error)
 	bytes int64
 	jobID string
@@ -197,7 +197,7 @@ func (c *connection) lost(err error) error {
 	return &upscaled.DaemonGoneError{Status: -1, Err: fmt.Errorf("the server %s cannot be reached: %w", c.base, err)}
 }
 
-// mayPass tells whether a server, or a proxy in front of it, answers so while the server restarts.
+// mayPass reports whether a server, or a proxy in front of it, sends this status while the server restarts.
 func mayPass(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

@@ -23,7 +23,7 @@ var (
 	}
 )
 
-// destination is where a job's picture goes on this machine: written whole, and renamed.
+// destination is the file on this machine to which a job's picture is written. It appears whole, by a rename.
 type destination struct {
 	id, input, output string
 	isBase64          bool
@@ -88,7 +88,7 @@ func (d *destination) check(hasFormat bool) error {
 	return nil
 }
 
-// isThere tells whether a result is wanted.
+// isThere reports whether a result is wanted.
 func (d *destination) isThere() bool { return d.isBase64 || d.output != "" || d.hasInput }
 
 // write gives the picture its place in the result. copy writes its bytes.
@@ -131,7 +131,7 @@ func (d *destination) write(job *Job, result *upscaled.Result, copy func(io.Writ
 	return nil
 }
 
-// writer tells the disk's errors from the connection's.
+// writer separates the disk's errors from the connection's.
 type writer struct {
 	file        *os.File
 	destination *destination

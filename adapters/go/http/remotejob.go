@@ -31,7 +31,7 @@ type remoteJob struct {
 
 	mu         sync.Mutex
 	submission *submission
-	// The server's id of the job; empty until it has told.
+	// The server's id of the job; empty until its answer came.
 	serverID  string
 	cancelled bool
 }
@@ -87,7 +87,7 @@ func (r *remoteJob) cancel() bool {
 		go r.sendCancel(r.serverID)
 		return true
 	}
-	// Once it has the whole request, its answer tells the id to cancel.
+	// Once the server has the whole request, its answer has the id to cancel.
 	return r.submission != nil && r.submission.sent.Load()
 }
 
@@ -120,7 +120,7 @@ func (r *remoteJob) submit(ctx context.Context, s *submission) ([]byte, error) {
 func (r *remoteJob) sendCancel(id string) {
 	ctx, stop := context.WithTimeout(context.Background(), silence)
 	defer stop()
-	// Its events tell what became of it; without an answer, the call's grace ends the call.
+	// The job's events say how it ended. Without an answer, the call ends after its grace.
 	_, _ = r.connection.read(ctx, exchange{method: "POST", path: "/api/jobs/" + id + "/cancel", jobID: r.job.JobID})
 }
 
@@ -170,7 +170,7 @@ func (r *remoteJob) end(ctx context.Context, raw []byte) ([]byte, *Job, error) {
 	}
 }
 
-// stream hands on the data of each server-sent event (WHATWG HTML, section 9.2), until it is told that this was the last.
+// stream passes on the data of each server-sent event (WHATWG HTML, section 9.2), until handle says that it was the last.
 func (r *remoteJob) stream(ctx context.Context, path string, handle func([]byte) (bool, error)) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -204,7 +204,7 @@ func (r *remoteJob) stream(ctx context.Context, path string, handle func([]byte)
 	return lines.Err()
 }
 
-// download writes all bytes of the result. If a connection ends, the next one goes on.
+// download writes all bytes of the result. If a connection ends, the next one continues at that byte.
 func (r *remoteJob) download(ctx context.Context, job *Job, to io.Writer) error {
 	tries := r.connection.patience()
 	var at int64

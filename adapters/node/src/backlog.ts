@@ -3,12 +3,12 @@
 import type { Call } from "./call.js";
 
 export class Backlog {
-  // Those that the daemon had no room for go first: they are older.
+  // Jobs for which the daemon had no room. They are older, so they go first.
   readonly #refused = new CallQueue();
   readonly #waiting = new CallQueue();
-  // By what was written and what the daemon says: also jobs whose calls have ended, and a journal's.
+  // Ids of all jobs that the daemon has, by its messages: also jobs of a journal, and jobs whose calls have ended.
   readonly #held = new Set<string>();
-  // Those of them that are neither accepted nor refused yet.
+  // Ids of jobs that are written and neither accepted nor refused yet.
   readonly #unanswered = new Set<string>();
   // Jobs that the daemon may hold, learned from its `queue_full`.
   #room = Infinity;
@@ -120,7 +120,7 @@ class CallQueue {
     if (this.#calls.size === 0) return undefined;
     let next = this.#cursor.next();
     if (next.done) {
-      // It has come to the end once, and an iterator does not go on after that.
+      // The iterator has reached the end once, and finds no later entries.
       this.#cursor = this.#calls.values();
       next = this.#cursor.next();
     }

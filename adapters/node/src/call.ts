@@ -87,7 +87,7 @@ export class Call {
     this.#isSettled = true;
     clearTimeout(this.#timer);
     this.#stopListening();
-    if (outcome instanceof Error) this.#reject(this.#told(outcome));
+    if (outcome instanceof Error) this.#reject(this.#asRejected(outcome));
     else this.#resolve(outcome);
     this.#listener.onSettled(this);
   }
@@ -108,16 +108,16 @@ export class Call {
     this.#listener.onEnding(this, error);
   }
 
-  /** The error as the caller is to see it. */
-  #told(error: Error): Error {
+  /** The error as the caller gets it. */
+  #asRejected(error: Error): Error {
     if (error instanceof DaemonGoneError) return error.ofCall(this.#site);
     return error instanceof JobError ? this.#site.mark(this.#endOf(error)) : error;
   }
 
   #endOf(error: JobError): JobError {
-    // We sent a cancel because the time was over, and the daemon says what it was told.
+    // The time was over, so this client sent the cancel that the daemon reports.
     if (error.code === "cancelled" && this.#ending?.code === "deadline_exceeded") return this.#ending;
-    // It had no room for the job, which would have been sent again.
+    // The daemon had no room for the job. Without its end it would have been sent again.
     if (WOULD_WAIT.has(error.code) && !this.#isAccepted) return this.#ending ?? error;
     if (this.#signal?.aborted) error.cause ??= this.#signal.reason;
     return error;

@@ -13,13 +13,13 @@ import { lostEnd, UNREADABLE } from "./longline.js";
 import type { HostMessage, WorkerMessage } from "./protocol.js";
 
 export interface ChannelListener {
-  /** Also an error of the channel's own, in place of a result or an error in a line past the limit. */
+  /** If a result or an error is in a line past the limit, the channel gives an error of its own instead. */
   onMessage(message: WorkerMessage): void;
   /** There is room again, after `send` said that there is none. */
   onRoom(): void;
   /** Nothing more can be sent, though the other side may still send. */
   onInputLost(): void;
-  /** Nothing more will come. With a fault nothing more is read: the other side is to be ended. */
+  /** Nothing more will come. If there is a fault, nothing more is read, and the listener must end the other side. */
   onEnd(fault?: string): void;
 }
 
@@ -90,7 +90,7 @@ export class Channel {
   }
 }
 
-/** The message; undefined where it is none, for hosts pass over what they do not understand. */
+/** The message; undefined if the line is none, because hosts ignore what they do not understand. */
 function parse(line: string): WorkerMessage | undefined {
   let value: unknown;
   try {

@@ -1,5 +1,5 @@
 /**
- * A daemon of one's own, started again where it dies.
+ * A client that starts its own daemon, and starts it again if it exits.
  *
  *     const up = await Upscaler.start();
  *     const result = await up.upscale({ method: "esrgan", config: { image_path: "photo.jpg" } });
@@ -68,11 +68,11 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     this.#ready = new Promise((resolve, reject) => {
       this.#settleReady = (outcome) => (outcome instanceof Error ? reject(outcome) : resolve(outcome));
     });
-    this.#ready.catch(() => {}); // whoever asks gets it
+    this.#ready.catch(() => {}); // `ready()` passes the error on
     this.#spawn();
   }
 
-  /** A daemon that is ready. Rejects with `DaemonGoneError` where it cannot get there. */
+  /** A client whose daemon is ready. Rejects with `DaemonGoneError` if the daemon does not get ready. */
   static async start(options: UpscalerOptions = {}): Promise<Upscaler> {
     const upscaler = new Upscaler(options);
     await upscaler.ready();
@@ -90,8 +90,8 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   }
 
   /**
-   * Run one job. Rejects with `JobError`; with `DaemonGoneError` where the daemon went away after it had
-   * accepted the job, or none can be started; with what a stream or the disk says. A job that cannot be sent is
+   * Run one job. Rejects with `JobError`; with `DaemonGoneError` if the daemon exited after it had
+   * accepted the job, or cannot be started; with the error of a stream or the disk. A job that cannot be sent is
    * refused before anything is written. The error's stack begins with the caller's line.
    */
   upscale(request: JobRequest, options: CallOptions & { readonly output: "buffer" }): Promise<BufferResult>;
@@ -106,7 +106,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   async #transfer(request: JobRequest, options: CallOptions, site: CallSite): Promise<Result | BufferResult> {
     const { input, output, ...rest } = options;
     const config: unknown = request?.config;
-    // What is no job is refused as ever.
+    // `#run` refuses what is no job.
     if (typeof config !== "object" || config === null || Array.isArray(config)) return this.#run(request, rest, site);
     const id = checkedId(request.job_id ?? randomUUID());
     const { signal } = checkedCallOptions(id, rest);

@@ -12,7 +12,7 @@ import { DaemonGoneError } from "./errors.js";
 import { LineSplitter } from "./lines.js";
 import type { WorkerMessage } from "./protocol.js";
 
-/** A line of the daemon's stderr: its fields where it is JSON, else its text. */
+/** A line of the daemon's stderr: its fields if it is JSON, else its text. */
 export interface LogRecord {
   readonly level?: string;
   readonly event?: string;
@@ -94,7 +94,7 @@ export class Daemon {
     this.#process.on("exit", () => this.#exit());
   }
 
-  /** The process's id; undefined where it could not be started. */
+  /** The process's id; undefined if it could not be started. */
   get pid(): number | undefined {
     return this.#process.pid;
   }
@@ -129,7 +129,7 @@ export class Daemon {
     try {
       process.kill(-pid, "SIGKILL");
     } catch {
-      // Nobody is left.
+      // No process of the group is left.
     }
   }
 
@@ -160,7 +160,7 @@ export class Daemon {
 
   #exit(): void {
     this.#hasExited = true;
-    // What it leaves behind holds our pipes open, and would work for nobody.
+    // Processes that it started may still run and hold our pipes open.
     this.kill();
     this.#checkGone();
   }
@@ -189,7 +189,7 @@ export class Daemon {
     }
     const ended = signal === null ? `ended with status ${status}` : `ended by ${signal}`;
     const how = this.#fault === undefined ? ended : `was ended, because ${this.#fault}`;
-    const words = this.#lastWords.length > 0 ? `; its last words:\n${this.#lastWords.join("\n")}` : "";
+    const words = this.#lastWords.length > 0 ? `; its log ended with:\n${this.#lastWords.join("\n")}` : "";
     return new DaemonGoneError(`the daemon ${how}${words}`, { status, signal });
   }
 }

@@ -2,8 +2,8 @@ import type { ErrorCode, ErrorMessage } from "./protocol.js";
 import { ERROR_CODES } from "./protocol.js";
 
 /**
- * Where a call was made. What ends it later is made elsewhere, in a stack that does not know of the caller. The frames
- * are made into text only if an error needs them.
+ * The place of a call. The error that ends it is created later, in a stack without the caller's frames. The frames
+ * become text only if an error needs them.
  */
 export class CallSite {
   readonly stack?: string;
@@ -47,7 +47,7 @@ export class JobError extends Error {
     this.details = details;
   }
 
-  /** What the daemon would have said, of a job that never got to it. */
+  /** The error of a job that never reached the daemon. */
   static local(jobId: string, code: ErrorCode, error: string, options?: ErrorOptions): JobError {
     return new JobError(jobId, { code, error, retryable: ERROR_CODES[code].retryable }, options);
   }
@@ -55,11 +55,11 @@ export class JobError extends Error {
 
 /**
  * Thrown when the daemon went away after it had accepted the job, or cannot be started. The job may have
- * run or not. `message` has the daemon's last words.
+ * run or not. `message` has the end of the daemon's log.
  */
 export class DaemonGoneError extends Error {
   override readonly name = "DaemonGoneError";
-  /** The exit status; null where a signal ended it, or where it never ran. */
+  /** The exit status; null if a signal ended the daemon, or if it never ran. */
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
   /** The same job may succeed on another daemon. */
@@ -75,7 +75,7 @@ export class DaemonGoneError extends Error {
     this.signal = how.signal ?? null;
   }
 
-  /** The same of one call among those that a daemon's end has ended. */
+  /** A copy for one of the calls that the daemon's end has ended. */
   ofCall(site: CallSite): DaemonGoneError {
     return site.mark(new DaemonGoneError(this.message, this, "cause" in this ? { cause: this.cause } : undefined));
   }

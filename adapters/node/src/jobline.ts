@@ -77,8 +77,8 @@ export function checkedId(id: unknown): string {
 function checkedTimeoutMs(id: string, timeoutS: unknown): number | undefined {
   if (timeoutS === undefined || timeoutS === null) return undefined;
   if (typeof timeoutS === "number" && timeoutS > 0 && timeoutS <= LONGEST_TIMEOUT_S) return timeoutS * 1000;
-  const told = typeof timeoutS === "number" ? timeoutS : kindOf(timeoutS);
-  throw refusal(id, "invalid_job", `timeout_s must be a number above 0, at most ${LONGEST_TIMEOUT_S}, not ${told}`);
+  const given = typeof timeoutS === "number" ? timeoutS : kindOf(timeoutS);
+  throw refusal(id, "invalid_job", `timeout_s must be a number above 0, at most ${LONGEST_TIMEOUT_S}, not ${given}`);
 }
 
 function checkMethod(id: string, { type = "job", method, config }: Record<string, unknown>): void {
@@ -113,7 +113,7 @@ class Copy {
     return this.#object(job) as Record<string, unknown>;
   }
 
-  /** The value; undefined where JSON leaves it out. */
+  /** The value; undefined if JSON leaves it out. */
   #value(given: unknown, name: string): unknown {
     const value = unboxed(afterToJson(given, name));
     switch (typeof value) {
@@ -174,7 +174,7 @@ class Copy {
   #text(text: string): string {
     this.#count(text.length + 2);
     const isRight = text.isWellFormed() || (this.#isPath() && text.replace(PATH_BYTES, "").isWellFormed());
-    if (!isRight) throw refusal(this.#id, "invalid_job", halfAPair(this.#where()));
+    if (!isRight) throw refusal(this.#id, "invalid_job", halfAPair(this.#place()));
     return text;
   }
 
@@ -188,16 +188,16 @@ class Copy {
     if (this.#bytes > this.#limitBytes) throw tooLong(this.#id, this.#limitBytes);
   }
 
-  #where(): string {
+  #place(): string {
     return this.#names.map(clipped).join(".").toWellFormed();
   }
 
   #refusal(what: string): JobError {
-    return refusal(this.#id, "invalid_job", `${this.#where()} ${what}, which JSON has not`);
+    return refusal(this.#id, "invalid_job", `${this.#place()} ${what}, which JSON does not have`);
   }
 }
 
-/** What the value says that JSON should have in its place, as `JSON.stringify` does it. */
+/** The result of the value's `toJSON`, if it has one, as in `JSON.stringify`. */
 function afterToJson(value: unknown, name: string): unknown {
   if (typeof value === "string" || value === undefined || value === null) return value;
   const { toJSON } = value as { toJSON?: unknown };
@@ -229,8 +229,8 @@ function tooLong(id: string, limitBytes: number): JobError {
   return refusal(id, "line_too_long", error);
 }
 
-function halfAPair(where: string): string {
-  return `${where} has half a surrogate pair, which UTF-8 has not; do not cut strings within a character`;
+function halfAPair(place: string): string {
+  return `${place} has half a surrogate pair, which UTF-8 cannot encode; do not cut strings within a character`;
 }
 
 function kindOf(value: unknown): string {

@@ -5,7 +5,7 @@ const HEAD_BYTES = 4096;
 
 /**
  * Cuts bytes into lines of text. A line past the limit is dropped as it comes in, so that memory stays
- * bounded; how it began is told at its end.
+ * bounded. At its end, the listener gets its beginning.
  */
 export class LineSplitter {
   readonly #limitBytes: number;

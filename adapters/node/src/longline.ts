@@ -1,5 +1,5 @@
 /**
- * A line of the daemon that passes the limit: what its beginning tells.
+ * What the beginning of a line past the limit says.
  *
  * Such a line is dropped as it comes in. It may have been the end of a job, whose call would never end, so
  * its first bytes are kept: results and errors begin with their type and their job_id.
@@ -28,11 +28,11 @@ const SENTENCES = new Map<unknown, string>([
 /** Why a daemon is ended whose line may have been the end of any job. */
 export const UNREADABLE =
   `it wrote a line of more than ${LIMIT} that does not begin with type and job_id, ` +
-  "so it cannot be told which job that line ended";
+  "so the job of that line is unknown";
 
 /**
- * The error that stands for a dropped line; undefined if that line ended no job. "unreadable" if the head of
- * a message does not tell.
+ * The error that replaces a dropped line; undefined if that line ended no job; "unreadable" if the head of a
+ * message does not have its job.
  */
 export function lostEnd(head: string): ErrorMessage | "unreadable" | undefined {
   const text = head.trimStart();

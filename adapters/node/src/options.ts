@@ -31,7 +31,7 @@ export interface UpscalerOptions {
   /** The longest line that the daemon takes: its `--line-limit-bytes`. Default: 32 MiB. */
   readonly lineLimitBytes?: number;
   /**
-   * Where `input` and `output` of a call lie meanwhile. Default: the system's folder for temporary files. A daemon
+   * The folder of a call's `input` and `output` while it runs. Default: the system's folder for temporary files. A daemon
    * with `--allow-root` needs one of its roots here.
    */
   readonly tempDir?: string;
@@ -39,14 +39,14 @@ export interface UpscalerOptions {
 
 export interface CallOptions {
   /**
-   * Cancels the job. The call ends when the daemon has let go of it, as a rule with `cancelled`; at the
+   * Cancels the job. The call ends when the daemon has ended the job, usually with `cancelled`; at the
    * latest after `cancelGraceMs`.
    */
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: Progress) => void;
   /** The picture, instead of `image_path` and the like. A stream is read before the job is sent. */
   readonly input?: JobInput;
-  /** Where the picture goes, instead of `output_path`; its format is `output_format`. */
+  /** The destination of the picture, instead of `output_path`; its format is `output_format`. */
   readonly output?: JobOutput;
 }
 

@@ -1,4 +1,4 @@
-/** Whether a daemon that went away gets a successor, and when. */
+/** Decides if and when a daemon that exited is started again. */
 
 import type { Call } from "./call.js";
 import type { DaemonGoneError } from "./errors.js";
@@ -49,7 +49,7 @@ export class Restarts {
     return call.losses < this.#policy.attempts;
   }
 
-  /** Whether a new start would end the same way. What has worked once may work again, as after a deployment. */
+  /** Whether a new start would fail in the same way. A program that has worked once may work again, as after a deployment. */
   #isHopeless({ status, cause }: DaemonGoneError): boolean {
     if (this.#wasReady) return false;
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";

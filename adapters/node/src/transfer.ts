@@ -192,7 +192,7 @@ async function* piecesOf(input: JobInput, signal: AbortSignal): AsyncGenerator<U
   if (input instanceof Uint8Array) return yield input;
   const iterator = input[Symbol.asyncIterator]();
   const aborted = new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }));
-  aborted.catch(() => {}); // as a rule it comes when nobody waits any more
+  aborted.catch(() => {}); // usually it comes after the last wait
   let isDone = false;
   try {
     for (;;) {

@@ -79,7 +79,7 @@ test("a daemon that does not read is written no more than it has room for", asyn
   assert.equal(counts.room, 1);
 });
 
-test("sending to a daemon that is gone raises nothing, and it is told once", async () => {
+test("sending to a daemon that is gone raises nothing, and is reported once", async () => {
   const { channel, write, counts } = channelOf();
   write.destroy(new Error("EPIPE"));
   await new Promise<void>((resolve) => write.once("close", resolve));
@@ -122,7 +122,7 @@ test("any other line past the limit changes nothing", async () => {
 });
 
 for (const head of ['{"output_base64":"', '{"type":"result","output_base64":"', '{"type":"result","job_id":"']) {
-  test(`a line past the limit that tells no job ends the reading: ${head}`, async () => {
+  test(`a line past the limit that names no job ends the reading: ${head}`, async () => {
     const { messages, faults } = await readAll('{"type":"status"}\n', long(head), '{"type":"status"}\n');
     assert.deepEqual(messages, [{ type: "status" }]);
     assert.equal(faults.length, 1);

@@ -42,7 +42,7 @@ function isCode(code: ErrorCode): (error: unknown) => boolean {
   return (error) => error instanceof JobError && error.code === code;
 }
 
-/** Starts host.js; its process, and the daemon's family that it tells of. */
+/** Starts host.js. Returns its process and the processes of its daemon. */
 async function startHost(mood: string): Promise<{ host: ReturnType<typeof spawn>; family: number[] }> {
   const path = new URL("host.js", import.meta.url).pathname;
   const host = spawn(process.execPath, [path, mood], { stdio: ["ignore", "pipe", "inherit"] });
@@ -181,7 +181,7 @@ test("a killed daemon settles every open call, and is started again", { timeout:
   await waitUntil(() => !family.some(isAlive), "the end of the first daemon's processes");
 });
 
-test("a daemon that never gets ready is given up, with its last words", { timeout: TIMEOUT_MS }, async () => {
+test("a daemon that never gets ready is given up, with the end of its log", { timeout: TIMEOUT_MS }, async () => {
   const restart = { attempts: 3, delayMs: 1 };
   const command = ["sh", "-c", "echo no such model >&2; exit 3"];
   await assert.rejects(Upscaler.start({ command, restart }), DaemonGoneError);
@@ -195,7 +195,7 @@ test("a daemon that never gets ready is given up, with its last words", { timeou
   assert.equal(ends, 3);
 });
 
-test("wrong usage and a missing program are told at once", { timeout: TIMEOUT_MS }, async () => {
+test("wrong usage and a missing program are reported at once", { timeout: TIMEOUT_MS }, async () => {
   const wrong = new Upscaler({ args: ["--methods", "fake", "--no-such-option"] });
   let ends = 0;
   wrong.on("gone", () => ends++);

@@ -63,7 +63,7 @@ function submit(up: Upscaler | HttpUpscaler, { job, spoil, deadline_s }: Step): 
   const deadline = deadline_s === undefined ? [] : [AbortSignal.timeout(deadline_s * 1000)];
   const signal = AbortSignal.any([abort.signal, ...deadline]);
   const request = spoil === undefined ? job : SPOILERS[spoil](job);
-  // The client that starts its daemon tells of progress by its messages.
+  // The client that starts its daemon reports progress by its messages.
   const onProgress = up instanceof HttpUpscaler ? { onProgress: (event: unknown) => report({ event }) } : {};
   up.upscale(request as JobRequest, { signal, ...onProgress }).then(
     (result) => report({ settled, result }),

@@ -53,7 +53,7 @@ export async function waitUntil(condition: () => boolean | Promise<boolean>, wha
 
 export function isAlive(pid: number): boolean {
   try {
-    // A process that nobody has waited for yet does nothing any more.
+    // Z: it has exited, and its parent has not waited for it yet.
     return !/\) Z/.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
   } catch {
     return false;

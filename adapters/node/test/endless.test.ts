@@ -118,7 +118,7 @@ test("timeout_s bounds the wait for a daemon too", { timeout: TIMEOUT_MS }, asyn
   await assert.rejects(up.upscale({ ...fakeJob(), timeout_s: 0.01 }), isCode("deadline_exceeded"));
 });
 
-test("a daemon that closes its stdin and lives on is replaced, and loses no job", { timeout: TIMEOUT_MS }, async () => {
+test("a daemon that closes its stdin and does not exit is replaced, and loses no job", { timeout: TIMEOUT_MS }, async () => {
   const file = `/tmp/upscaled-deaf-${process.pid}`;
   const start = `
     if (!fs.existsSync(${JSON.stringify(file)})) {

@@ -1,4 +1,4 @@
-/** A host that is to be killed, or to end by itself: `host.js hang`, `host.js idle`. */
+/** A host that the test kills, or that ends by itself: `host.js hang`, `host.js idle`. */
 
 import { familyOf, fakeJob, hangingFamilyOf, HANGS, startFake } from "./daemons.js";
 

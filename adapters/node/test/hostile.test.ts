@@ -165,7 +165,7 @@ test("what JSON has is sent as JSON has it", { timeout: TIMEOUT_MS }, async () =
   assert.equal((await unlimited.upscale(deepest)).status, "completed");
 });
 
-test("every call with a hostile job settles, and the daemon goes on", { timeout: TIMEOUT_MS }, async () => {
+test("every call with a hostile job settles, and the daemon continues", { timeout: TIMEOUT_MS }, async () => {
   await using up = await startFake({ lineLimitBytes: LIMIT_BYTES, args: ["--methods", "fake", "--line-limit-bytes", "4096"] });
   const seeds = Array.from({ length: 300 }, (_, seed) => seed);
   const codes = new Set<string | undefined>(["invalid_job", "invalid_json", "line_too_long", "unknown_method", "duplicate_job"]);

@@ -147,7 +147,7 @@ test("an id of a job that is open is refused", async () => {
   await ended;
 });
 
-test("a server that is silent, absent or none at all is told", async () => {
+test("a server that is silent, absent or no server is reported", async () => {
   echo.isSilent = true;
   await assert.rejects(up.health({ timeoutMs: 50 }), NoAnswerError);
   echo.isSilent = false;

@@ -86,7 +86,7 @@ test("a job that waits for room can be aborted, and its deadline holds", { timeo
   for (const outcome of await settled) assert.ok(outcome.status === "rejected" && outcome.reason instanceof DaemonGoneError);
 });
 
-test("a full queue that holds no job of ours is told", { timeout: TIMEOUT_MS }, async () => {
+test("a full queue that holds no job of this client is reported", { timeout: TIMEOUT_MS }, async () => {
   const job = 'say({ type: "error", job_id: message.job_id, error: "full", code: "queue_full", retryable: true });';
   await using up = new Upscaler({ command: scripted({ job }) });
   await assert.rejects(up.upscale(fakeJob()), { code: "queue_full", retryable: true });
@@ -143,12 +143,12 @@ test("a job that a draining daemon refuses is run by the next one", { timeout: T
   const first = `globalThis.handleJob = (message) => { ${refuse} setTimeout(() => process.exit(0), 50); };`;
   await using up = secondLife(first);
   assert.equal((await up.upscale(fakeJob())).status, "completed");
-  // Without a next one it is told.
+  // Without a next daemon the error is reported.
   await using last = new Upscaler({ command: scripted({ job: refuse }), restart: false });
   await assert.rejects(last.upscale(fakeJob()), { code: "shutting_down" });
 });
 
-test("a job that every daemon dies of before it is accepted is given up", { timeout: TIMEOUT_MS }, async () => {
+test("a job that ends every daemon before it is accepted is given up", { timeout: TIMEOUT_MS }, async () => {
   const job = 'if (message.config.model) process.exit(1); else say(result(message.job_id));';
   await using up = new Upscaler({ command: scripted({ job }), restart: { attempts: 2, delayMs: 1 } });
   let ends = 0;
@@ -180,7 +180,7 @@ test("a status 2 of a daemon that was ready is no wrong usage", { timeout: TIMEO
   assert.equal((await up.upscale(fakeJob())).status, "completed");
 });
 
-test("a command that cannot be spawned at all is told", { timeout: TIMEOUT_MS }, async () => {
+test("a command that cannot be spawned is reported", { timeout: TIMEOUT_MS }, async () => {
   const up = new Upscaler({ command: ["a\0program"] });
   const job: JobRequest = fakeJob();
   await assert.rejects(up.upscale(job), (error: unknown) => error instanceof DaemonGoneError && !(error instanceof JobError));

@@ -32,7 +32,7 @@ var statuses = map[upscaled.Code]int{
 }
 
 func main() {
-	address := flag.String("address", "127.0.0.1:8080", "where to listen")
+	address := flag.String("address", "127.0.0.1:8080", "address to listen on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -121,7 +121,7 @@ func health(client *upscaled.Client, w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(report)
 }
 
-// fail tells the user the code, and the log the rest: sentences may hold paths of this machine.
+// fail sends the user the code and logs the rest, because sentences may hold paths of this machine.
 func fail(w http.ResponseWriter, err error) {
 	log.Print(err)
 	code, status := upscaled.CodeInternal, http.StatusInternalServerError

@@ -78,7 +78,7 @@ func (d *driver) do(s step) {
 			upscaled.WithRestart(upscaled.RestartPolicy{Attempts: s.Attempts}),
 			upscaled.WithCloseTimeout(seconds(s.CloseTimeoutS)),
 			upscaled.WithCancelGrace(seconds(s.CancelGraceS)),
-			upscaled.WithMessages(d.tell),
+			upscaled.WithMessages(d.reportEvent),
 		)
 	case "submit":
 		d.submit(s)
@@ -145,7 +145,7 @@ func (d *driver) doRemote(s step) {
 	}
 }
 
-func (d *driver) tell(message upscaled.Message) {
+func (d *driver) reportEvent(message upscaled.Message) {
 	switch message.Type {
 	case "status", "accepted", "progress":
 		d.report(row{"event": message.Raw})

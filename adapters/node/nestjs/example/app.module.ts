@@ -34,7 +34,7 @@ class SettingsModule {
         ...(closeTimeoutMs !== undefined && { closeTimeoutMs }),
         // The second lock: jobs name no other paths, and could not use them.
         args: ["--allow-root", uploadDir, "--allow-root", outputDir, ...daemonArgs],
-        // A daemon that cannot be started is told now, and not by each job.
+        // If the daemon cannot be started, the application fails now, and not each job.
         eager: true,
       }),
     }),

@@ -157,7 +157,7 @@ function resultOf(result: Result): ResultDto {
   };
 }
 
-/** The code; the sentence too where it is about the request, for others may hold paths of this machine. */
+/** The code; also the sentence if it is about the request, because other sentences may hold paths of this machine. */
 function errorOf(job: Job): FailureDto {
   const { code, retryable, error } = failureOf(job) ?? { code: "internal", retryable: false, error: "" };
   return { code, retryable, ...(code === "invalid_job" && { error }) };

@@ -5,5 +5,5 @@ export type Method = (typeof METHODS)[number];
 
 export const queueOf = (method: Method): string => `upscale-${method}`;
 
-/** The event by which every process of the API learns that a job is to be cancelled. */
+/** The event by which every process of the API learns that it must cancel a job. */
 export const CANCEL = "cancel";

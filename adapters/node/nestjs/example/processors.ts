@@ -36,7 +36,7 @@ export class EsrganProcessor extends ConcurrentProcessor {}
 @Processor(queueOf("imagen"))
 export class ImagenProcessor extends ConcurrentProcessor {}
 
-// From the first event that the queue remembers: so the jobs are caught up on that ended while nobody listened.
+// From the first event that the queue remembers, so that jobs that ended while no process listened are handled too.
 const ALL = { lastEventId: "0" };
 
 /** What the queue says of its jobs to every process of the API. */
@@ -74,8 +74,8 @@ abstract class JobEvents extends QueueEventsHost {
   }
 
   /**
-   * A retry needs its upload, and so does a job that comes back after its process died between the result and
-   * BullMQ's knowing of it: only the queue tells when.
+   * Called when the queue reports the job's end, not when its result is there: a retry needs the upload, and so does a
+   * job whose process exited after the result and before BullMQ knew of it.
    */
   #removeUpload(jobId: string): Promise<void> {
     return rm(join(this.settings.uploadDir, jobId), { force: true });

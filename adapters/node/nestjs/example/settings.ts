@@ -1,17 +1,17 @@
 import { mkdirSync } from "node:fs";
 import { resolve } from "node:path";
 
-/** Where things are; DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR, MODEL_CACHE_DIR and GCP_* the daemon reads itself. */
+/** Addresses and folders. The daemon itself reads DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR, MODEL_CACHE_DIR and GCP_*. */
 export abstract class Settings {
   abstract readonly uploadDir: string;
   abstract readonly outputDir: string;
   abstract readonly redis: { readonly host: string; readonly port: number };
   /** Jobs of a method at once; of FLUX always one. */
   abstract readonly maxConcurrentJobs: number;
-  /** What starts the daemon; `upscaled run` in PATH where it is absent. */
+  /** The command that starts the daemon. Default: `upscaled run` in PATH. */
   abstract readonly command?: readonly string[];
   abstract readonly daemonArgs: readonly string[];
-  /** Given to the jobs that run when the application is closed; the daemon client's default where it is absent. */
+  /** The time for running jobs when the application is closed. Default: the client's. */
   abstract readonly closeTimeoutMs?: number;
   abstract readonly port: number;
 }

@@ -2,12 +2,12 @@ import { Inject, Injectable, Logger } from "@nestjs/common";
 import type { BeforeApplicationShutdown } from "@nestjs/common";
 import { UpscaledService } from "upscaled-nestjs";
 
-// For BullMQ to tell Redis what became of the jobs, once the daemon has ended them.
+// The time in which BullMQ writes the ends of the jobs to Redis, once the daemon has ended them.
 const REDIS_MS = 2000;
 
 /**
- * Ends the process within a bound after a signal: Nest waits for BullMQ, which waits as long as it takes for a
- * Redis that is away. A job that could not be given back comes to another process when its lock has run out.
+ * Ends the process within a bound after a signal, because Nest waits for BullMQ, which waits without a limit for a
+ * Redis that is away. A job that could not be given back goes to another process when its lock has run out.
  */
 @Injectable()
 export class ShutdownBound implements BeforeApplicationShutdown {
@@ -16,7 +16,7 @@ export class ShutdownBound implements BeforeApplicationShutdown {
   constructor(@Inject(UpscaledService) private readonly upscaled: UpscaledService) {}
 
   beforeApplicationShutdown(signal?: string): void {
-    // Without a signal somebody else than the system has closed the application, and goes on.
+    // Without a signal, the program itself has closed the application, and continues.
     if (signal !== undefined) void this.upscaled.close().then(() => setTimeout(() => this.#exit(), REDIS_MS));
   }
 

@@ -36,7 +36,7 @@ export function uploadsInto({ uploadDir }: Settings): MulterModuleOptions {
       filename: (_request, _file, done) => done(null, randomUUID()),
     }),
     limits: { fileSize: LIMIT_BYTES, files: 1, fields: 20, fieldSize: 4096 },
-    // Told by its name before a byte is stored.
+    // Refused by its name, before a byte is stored.
     fileFilter: (_request, { originalname }, done) => {
       const isWelcome = ALL_SUFFIXES.has(extname(originalname).toLowerCase());
       isWelcome ? done(null, true) : done(notWelcome(), false);

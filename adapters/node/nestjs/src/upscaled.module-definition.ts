@@ -3,8 +3,8 @@ import type { UpscalerOptions } from "upscaled";
 
 export interface UpscaledModuleOptions extends UpscalerOptions {
   /**
-   * Start the daemon with the application, which then comes up only where the daemon gets ready.
-   * Otherwise its first user starts it.
+   * Start the daemon with the application, which fails to start if the daemon does not get ready.
+   * Otherwise the first call starts it.
    */
   readonly eager?: boolean;
   /** A server, `upscaled serve`, in place of a daemon of the application's own. */

@@ -8,8 +8,8 @@ import { MODULE_OPTIONS_TOKEN } from "./upscaled.module-definition.js";
 import type { UpscaledModuleOptions } from "./upscaled.module-definition.js";
 
 /**
- * The application's daemon. It lives until `onApplicationShutdown`, and is started again where it dies. With the option
- * `url`, a server does the jobs instead.
+ * The application's daemon. It runs until `onApplicationShutdown`, and is started again if it exits. With the option
+ * `url`, a server runs the jobs instead.
  */
 @Injectable()
 export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
@@ -70,7 +70,7 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return (this.#server ?? this.client).health(options);
   }
 
-  /** What the daemon logs goes where the application's log goes. */
+  /** Writes the daemon's log to the application's log. */
   #log({ text, ...record }: LogRecord): void {
     const line = text ?? JSON.stringify(record);
     switch (record.level) {

@@ -19,7 +19,7 @@ export async function photograph(): Promise<Blob> {
   return openAsBlob(PHOTOGRAPH, { type: "image/jpeg" });
 }
 
-/** Uploads a picture; the photograph, unless told otherwise. */
+/** Uploads a picture; by default the photograph. */
 export async function post(
   url: string,
   method: string,

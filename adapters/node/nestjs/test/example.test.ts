@@ -93,7 +93,7 @@ test("an uploaded picture is upscaled, and can be fetched", { timeout: TIMEOUT_M
   await waitUntil(async () => (await readdir(settings.uploadDir)).length === 0, "the upload's removal");
 });
 
-test("a print size and a format are kept, and progress is told", { timeout: TIMEOUT_MS }, async () => {
+test("a print size and a format are kept, and progress is reported", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port, "upscale-esrgan");
   const seen = new Map<string, JobProgress>();
   queue.events.on("progress", ({ jobId, data }) => seen.set(jobId, data as JobProgress));
@@ -135,7 +135,7 @@ test("an upload of more than 50 MB is refused", { timeout: TIMEOUT_MS }, async (
   await assertRefused(await post(url, "esrgan", {}, { image: large }), 413, /too large/i);
 });
 
-test("a failed job tells its code, and no path of the machine", { timeout: TIMEOUT_MS }, async () => {
+test("a failed job has its code, and no path of the machine", { timeout: TIMEOUT_MS }, async () => {
   const half = new Blob([(await photograph()).slice(0, 4000)]);
   const truncated = await finish(await post(url, "esrgan", {}, { image: half }));
   assert.deepEqual(truncated.error, { code: "input_unreadable", retryable: false });
@@ -171,7 +171,7 @@ test("an unknown job is not found", { timeout: TIMEOUT_MS }, async () => {
   assert.equal((await fetch(`${url}/api/status/1`)).status, 404);
 });
 
-test("health tells of the daemon and of Redis, and is 503 without either", { timeout: TIMEOUT_MS }, async () => {
+test("health reports the daemon and Redis, and is 503 without either", { timeout: TIMEOUT_MS }, async () => {
   const { info } = await health(url, 200, []);
   assert.equal(info["redis"]?.["status"], "up");
   assert.equal(info["upscaled"]?.["queue_size"], 0);

@@ -1,4 +1,4 @@
-/** A process that is to be killed or frozen: `host.js PORT QUEUE`. Tells its daemon's pid, then what it logs. */
+/** A process that the test kills or freezes: `host.js PORT QUEUE`. Writes its daemon's pid, then its log. */
 
 import { ConsoleLogger } from "@nestjs/common";
 

@@ -1,4 +1,4 @@
-/** Jobs of the example's API: listed, cancelled, and told in the log. */
+/** Jobs of the example's API: listed, cancelled, and logged. */
 
 import assert from "node:assert/strict";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
@@ -67,7 +67,7 @@ async function cancel(jobId: string): Promise<{ status: number; answer: Cancelle
   return { status: response.status, answer: (await response.json()) as CancelledDto };
 }
 
-test("jobs are listed, and cancelled whether they wait, run or have ended", { timeout: TIMEOUT_MS }, async () => {
+test("jobs are listed; waiting, running and ended jobs are cancelled", { timeout: TIMEOUT_MS }, async () => {
   const running = await submit("esrgan");
   await reach(running, "active");
   const waiting = await submit("esrgan");

@@ -45,7 +45,7 @@ async function startListening(redisPort: number): Promise<Example> {
   const port = await freePort();
   const example = start({ PYTHON_PATH: daemon, REDIS_PORT: String(redisPort), PORT: String(port) });
   const sentence = `listening on http://localhost:${port}; try it out on http://localhost:${port}/api/docs`;
-  await waitUntil(() => example.text().includes(sentence), `the line that says where it listens`);
+  await waitUntil(() => example.text().includes(sentence), `the line with its address`);
   return example;
 }
 
@@ -55,7 +55,7 @@ test("without a daemon it ends at once, with advice", { timeout: TIMEOUT_MS }, a
   assert.match(example.text(), /ERROR \[main\] the daemon cannot be started: \/no\/such\/python does not exist: install upscaled/);
 });
 
-test("SIGTERM ends it without a Redis too, which it has told of in one line", { timeout: TIMEOUT_MS }, async () => {
+test("SIGTERM ends it without a Redis too, and one line reports the missing Redis", { timeout: TIMEOUT_MS }, async () => {
   const example = await startListening(await freePort());
   example.kill("SIGTERM");
   assert.deepEqual(await example.ended, [1, null]);

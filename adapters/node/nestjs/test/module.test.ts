@@ -58,7 +58,7 @@ test("forRootAsync takes its options from other providers", { timeout: TIMEOUT_M
   await app.close();
 });
 
-test("a daemon that nobody uses is never started", { timeout: TIMEOUT_MS }, async () => {
+test("a daemon that is not used is never started", { timeout: TIMEOUT_MS }, async () => {
   const app = await startApp(UpscaledModule.forRoot(FAKE));
   const upscaled = app.get(UpscaledService);
   await app.close();

@@ -14,7 +14,7 @@ export async function waitUntil(condition: () => boolean | Promise<boolean>, wha
   }
 }
 
-/** The process's parent; undefined where it has ended, if nobody has waited for it yet either. */
+/** The process's parent; undefined if the process has exited. */
 function parentOf(pid: number): number | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");

@@ -81,7 +81,7 @@ test("jobs with ids that are too long for the daemon, or cut within a character,
   assert.equal(await queue.queue.getFailedCount(), 0);
 });
 
-test("progress is told while the job runs, and never falls", { timeout: TIMEOUT_MS }, async () => {
+test("progress is reported while the job runs, and never falls", { timeout: TIMEOUT_MS }, async () => {
   await using queue = new TestQueue(redis.port);
   await using worker = await startWorkerApp(queue);
   const seen: JobProgress[] = [];

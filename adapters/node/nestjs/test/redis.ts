@@ -11,7 +11,7 @@ import { createInterface } from "node:readline";
 
 export interface Redis {
   readonly port: number;
-  /** Have it answer nobody, and again. */
+  /** Stop its answers, and let it answer again. */
   freeze(): void;
   thaw(): void;
   stop(): Promise<void>;
@@ -39,7 +39,7 @@ export async function startRedis(...options: string[]): Promise<Redis> {
   };
   if (!isReady) {
     await stop();
-    return startRedis(...options); // somebody else has taken the port meanwhile
+    return startRedis(...options); // another program has taken the port
   }
   return {
     port,

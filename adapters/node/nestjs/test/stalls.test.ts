@@ -114,7 +114,7 @@ test("a process frozen past its lock cannot end the job a second time", { timeou
   await queue.breakLock(job);
   await using _ = await startWorkerApp(queue, FINDER);
   assert.equal((await queue.result(job)).status, "completed");
-  // The frozen process's daemon comes to a result as well.
+  // The frozen process's daemon makes a result too.
   process.kill(host.family.at(-1) ?? assert.fail("no worker"), "SIGKILL");
   host.process.kill("SIGCONT");
   await waitUntil(() => host.log.some((line) => line.includes("lock for job")), "the frozen process's finding out");
@@ -134,7 +134,7 @@ test("a job that comes back to the process that has it runs on once", { timeout:
   await queue.breakLock(job);
   assert.equal(await cancelled, `${id}/1`);
   await again;
-  // That the first delivery has ended keeps nobody from renewing the second one's lock.
+  // The lock of the second delivery is renewed although the first one has ended.
   await new Promise<void>((resolve) => {
     worker.processor.worker.on("locksRenewed", ({ jobIds }) => jobIds.includes(job.id ?? "") && resolve());
   });

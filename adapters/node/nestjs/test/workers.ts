@@ -24,7 +24,7 @@ export interface WorkerApp extends AsyncDisposable {
   readonly processor: UpscaleProcessor;
 }
 
-// Locks outlast whatever holds a busy machine up: they are lost where a test breaks them. A job that came back is
+// Locks outlast whatever holds a busy machine up: they are lost only if a test breaks them. A job that came back is
 // found within a second: BullMQ may have woken the frozen process for it.
 const WORKER: Partial<WorkerOptions> = { drainDelay: 1, concurrency: 2 };
 
@@ -88,7 +88,7 @@ export class TestQueue {
   ) {
     const connection = { host: "127.0.0.1", port };
     this.queue = new Queue(name, { connection });
-    // From the first event of all: nobody says when it begins to listen.
+    // From the first event on, because nothing reports when the listener starts.
     this.events = new QueueEvents(name, { connection, lastEventId: "0" });
     this.#redis = new Redis(connection);
   }

@@ -22,7 +22,7 @@ import { Connection, parsed } from "./connection.js";
 import { RemoteJob } from "./remotejob.js";
 
 export interface HttpUpscalerOptions {
-  /** Where `upscaled serve` is, as in `http://upscaler:8080`. */
+  /** The address of `upscaled serve`, as in `http://upscaler:8080`. */
   readonly url: string | URL;
   /** One of the server's keys, if it has any. */
   readonly key?: string | undefined;
@@ -32,7 +32,7 @@ export interface HttpUpscalerOptions {
   readonly closeTimeoutMs?: number;
   /** Given to the server to end a job after an abort or its `timeout_s`; then the call ends without it. Default: 25 s. */
   readonly cancelGraceMs?: number;
-  /** Where `input` and `output` of a call lie meanwhile. Default: the system's folder for temporary files. */
+  /** The folder of a call's `input` and `output` while it runs. Default: the system's folder for temporary files. */
   readonly tempDir?: string;
 }
 
@@ -50,7 +50,7 @@ export class HttpUpscaler {
   readonly #connection: Connection;
   readonly #transfers: Transfers;
   readonly #calls = new Map<string, { call: Call; remote: RemoteJob }>();
-  // Told when the last call has ended, while the client is closed.
+  // Called when the last call has ended, while the client is closed.
   #handleIdle: () => void = () => {};
   #closing: Promise<void> | undefined;
 

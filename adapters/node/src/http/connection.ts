@@ -30,7 +30,7 @@ const LONGEST_QUOTE = 200;
 export interface Exchange {
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
-  /** Made anew for each try. */
+  /** Called for each try. */
   readonly body?: () => AsyncIterable<Uint8Array>;
   /** Ends the exchange, and the waiting between two tries. */
   readonly signal: AbortSignal;
@@ -51,7 +51,7 @@ export class Patience {
     this.#policy = policy;
   }
 
-  /** It went well: the count begins anew. */
+  /** A try succeeded: count from 0 again. */
   reset(): void {
     this.#failures = 0;
   }

@@ -1,4 +1,4 @@
-/** Where a job's picture goes on this machine: written whole, and renamed. */
+/** The file on this machine to which a job's picture is written. It appears whole, by a rename. */
 
 import { randomUUID } from "node:crypto";
 import { link, open, rename, rm, stat } from "node:fs/promises";
@@ -83,14 +83,14 @@ export class Destination {
     const target = this.#output ?? this.#named(job);
     const pending = join(dirname(target), `.upscaled-${randomUUID()}`);
     try {
-      const file = await this.#told(open(pending, "wx"));
+      const file = await this.#unlessDiskFails(open(pending, "wx"));
       try {
-        for await (const piece of pieces) await this.#told(file.writeFile(piece));
+        for await (const piece of pieces) await this.#unlessDiskFails(file.writeFile(piece));
       } finally {
         await file.close();
       }
-      if (this.#output === undefined) return await this.#told(renamedToFree(pending, target));
-      await this.#told(rename(pending, target));
+      if (this.#output === undefined) return await this.#unlessDiskFails(renamedToFree(pending, target));
+      await this.#unlessDiskFails(rename(pending, target));
       return target;
     } finally {
       await rm(pending, { force: true });
@@ -105,7 +105,7 @@ export class Destination {
     return join(dirname(input), `${basename(input, extname(input))}_${method}_${factor}x${suffix}`);
   }
 
-  async #told<T>(done: Promise<T>): Promise<T> {
+  async #unlessDiskFails<T>(done: Promise<T>): Promise<T> {
     return done.catch((error: unknown) => {
       const why = error instanceof Error ? error.message : String(error);
       throw JobError.local(this.#id, "output_unwritable", `the output cannot be written: ${why}`, { cause: error });

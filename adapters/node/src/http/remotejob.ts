@@ -44,7 +44,7 @@ export class RemoteJob {
     this.#listener = listener;
   }
 
-  /** Runs it. Throws `JobError`, `DaemonGoneError`; after `stop`, what is not worth telling. */
+  /** Runs it. Throws `JobError`, `DaemonGoneError`; after `stop`, any error. */
   async run(): Promise<Result> {
     const config = (this.#job["config"] ?? {}) as Record<string, unknown>;
     const destination = new Destination(this.#id, config);
@@ -63,7 +63,7 @@ export class RemoteJob {
       void this.#sendCancel(this.#serverId);
       return true;
     }
-    // Once it has the whole request, its answer tells the id to cancel.
+    // Once the server has the whole request, its answer has the id to cancel.
     if (this.#submission?.isSent) return true;
     this.stop();
     return false;
@@ -118,13 +118,13 @@ export class RemoteJob {
   async #result(job: Job, destination: Destination): Promise<Result> {
     const place = await this.#place(job, destination);
     const { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls } = job;
-    const told = { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls };
+    const reported = { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls };
     return {
       type: "result",
       job_id: this.#id,
       status: "completed",
       ...place,
-      ...(Object.fromEntries(Object.entries(told).filter(([, value]) => value !== undefined)) as Partial<Result>),
+      ...(Object.fromEntries(Object.entries(reported).filter(([, value]) => value !== undefined)) as Partial<Result>),
       processing_time: job.processing_time ?? 0,
       timings: job.timings ?? {},
       attempt: job.attempt ?? 1,
@@ -139,7 +139,7 @@ export class RemoteJob {
     return { output_base64: Buffer.concat(await Readable.from(pieces).toArray()).toString("base64") };
   }
 
-  /** The result's bytes, all of them; where a connection ends, the next one goes on. */
+  /** All bytes of the result. If a connection ends, the next one continues at that byte. */
   async *#download(job: Job): AsyncGenerator<Uint8Array, void, void> {
     const patience = this.#connection.patience();
     const { signal } = this.#stop;
@@ -169,7 +169,7 @@ export class RemoteJob {
 
   async #sendCancel(id: string): Promise<void> {
     const exchange = { method: "POST", signal: this.#stop.signal, jobId: this.#id };
-    // Its end tells what became of it; without an answer, the call's grace ends the call.
+    // The job's events say how it ended. Without an answer, the call ends after its grace.
     await this.#connection.text(`/api/jobs/${id}/cancel`, exchange).catch(() => {});
   }
 

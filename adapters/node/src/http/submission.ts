@@ -10,7 +10,7 @@ import type { Exchange } from "./connection.js";
 
 type Fields = Record<string, unknown>;
 
-// What of a config says where the picture comes from and goes to.
+// The fields of a config that name the picture's origin and its destination.
 const PLACES = new Set(["image_path", "image_base64", "image_url", "output_path", "output_base64"]);
 
 // The server's limit of a job's label.

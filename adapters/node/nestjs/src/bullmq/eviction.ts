@@ -7,7 +7,7 @@ interface RedisClient {
   info(): Promise<string>;
 }
 
-/** Where BullMQ has its client: the worker in version 5, its backend in version 6; no other backend has one. */
+/** The object that has BullMQ's Redis client: the worker in version 5, its backend in version 6. */
 interface Connected {
   readonly client?: Promise<RedisClient>;
   readonly backend?: { readonly client?: Promise<RedisClient> };

@@ -15,7 +15,7 @@ export interface JobFailure {
   readonly retryable: boolean;
 }
 
-// BullMQ's own words for a job whose processes died, or hung, too often.
+// BullMQ's sentence for a job whose processes exited or hung too often.
 const STALLED_TOO_OFTEN = /^job stalled/;
 
 /** The sentence for `failedReason`. A daemon that went away is a crash of the job's worker, seen from here. */
@@ -24,11 +24,11 @@ export function failedReason(error: JobError | DaemonGoneError): string {
   return `${code}: ${error.message}`;
 }
 
-/** Why a job failed for good; undefined where it did not. What is not the daemon's is `internal`. */
+/** Why a job failed for good; undefined if it did not. The code is `internal` if the error is not the daemon's. */
 export function failureOf({ failedReason: reason }: Pick<Job, "failedReason">): JobFailure | undefined {
   if (!reason) return undefined;
-  const [, told, sentence] = /^([a-z_]+): (.*)$/s.exec(reason) ?? [];
-  const code = told ?? (STALLED_TOO_OFTEN.test(reason) ? "worker_crashed" : "internal");
+  const [, known, sentence] = /^([a-z_]+): (.*)$/s.exec(reason) ?? [];
+  const code = known ?? (STALLED_TOO_OFTEN.test(reason) ? "worker_crashed" : "internal");
   const retryable = code in ERROR_CODES && ERROR_CODES[code as ErrorCode].retryable;
   return { code, error: sentence ?? reason, retryable };
 }

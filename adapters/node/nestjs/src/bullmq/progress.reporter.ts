@@ -6,7 +6,7 @@ export type JobProgress = Omit<Progress, "type" | "job_id" | "budget_s">;
 
 /**
  * Writes a job's progress to Redis: one write at a time, and of what comes meanwhile only the newest.
- * A write that fails is left out; the next one, or the end of the job, will tell.
+ * A write that fails is skipped, because the next one, or the end of the job, follows.
  */
 export class ProgressReporter {
   readonly #job: Job;

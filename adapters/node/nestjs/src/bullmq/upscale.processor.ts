@@ -61,24 +61,24 @@ export abstract class UpscaleProcessor
   }
 
   /**
-   * Run one attempt. It ends with the result; with `UnrecoverableError` where no retry would help; with an
-   * error that BullMQ retries; or back in the queue, uncharged, where this process can run no jobs any more.
+   * Run one attempt. It returns the result; throws `UnrecoverableError` if no retry would help; throws an
+   * error that BullMQ retries; or gives the job back to the queue without charging it, if this process can run no jobs.
    *
-   * BullMQ gives a signal only to functions that declare three parameters: an override has to, too.
+   * BullMQ gives a signal only to functions that declare three parameters: an override must declare them too.
    */
   override async process(job: Job, token?: string, signal?: AbortSignal): Promise<Result> {
     const problem = await this.#checkEviction();
     if (problem !== undefined) throw await this.#giveBack(job, token, problem);
     const id = job.id ?? "";
-    // A job comes to a process that still has it when its lock ran out, as while the event loop was blocked.
+    // BullMQ delivers a job again if its lock ran out, as while the event loop was blocked. This process may still run it.
     this.#abort(id, "the job was delivered again");
     const abort = new AbortController();
     const signals = signal === undefined ? [abort.signal] : [abort.signal, signal];
     const attempt: Attempt = { abort, outcome: this.#run(job, token, AbortSignal.any(signals)) };
     this.#attempts.set(id, attempt);
     await attempt.outcome.catch(() => {});
-    // An earlier attempt ends with the newest: BullMQ, which goes by the job's id, would stop renewing
-    // the newest one's lock. What it ends with nobody takes, for its own lock is gone.
+    // An earlier attempt ends together with the newest one. If it ended first, BullMQ would stop renewing the newest
+    // attempt's lock, because it knows only the job's id. Redis refuses its outcome, because its own lock is gone.
     const newest = this.#attempts.get(id) ?? attempt;
     if (newest === attempt) this.#attempts.delete(id);
     return newest.outcome;
@@ -149,13 +149,13 @@ export abstract class UpscaleProcessor
     }
   }
 
-  /** What to tell BullMQ of an attempt that failed. */
+  /** The error for BullMQ after an attempt that failed. */
   async #verdict(error: unknown, job: Job, token: string | undefined): Promise<Error> {
     // From an override of ours, and for BullMQ.
     if (!(error instanceof JobError || error instanceof DaemonGoneError)) return error as Error;
     if (error instanceof JobError && !error.retryable) return new UnrecoverableError(failedReason(error));
     if (this.upscaled.isOpen) return new Error(failedReason(error), { cause: error });
-    // Without a daemon we would fail the whole queue in no time.
+    // Without a daemon this process would fail all jobs of the queue, one after the other.
     return this.#giveBack(job, token, "no daemon runs here any more");
   }
 
@@ -169,9 +169,9 @@ export abstract class UpscaleProcessor
     return this.#evictionProblem;
   }
 
-  /** Leave this job and all others to other processes. Resolves with what to tell BullMQ. */
+  /** Leave this job and all others to other processes. Resolves with the error for BullMQ. */
   async #giveBack(job: Job, token: string | undefined, reason: string): Promise<Error> {
-    // First pause, or we would be the ones to take it.
+    // Pause first, else this process would take the job again.
     await this.worker.pause(true);
     await job.moveToWait(token);
     this.#logger.error(`${reason}; job ${job.id} is left to other processes`);
