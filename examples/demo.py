@@ -56,7 +56,7 @@ def show_before_and_after(upscaled: str) -> Path:
 
 
 def main() -> int:
-    """Run the jobs; 0 where each has its picture."""
+    """Run the jobs. Returns 0 if each has its picture."""
     OUTPUT.mkdir(exist_ok=True)
     pictures = []
     with subprocess.Popen(

@@ -34,7 +34,7 @@ def upscale(request: HttpRequest) -> HttpResponse:
     except (upscaled.InputError, ValueError) as error:
         return JsonResponse({"error": getattr(error, "code", "invalid_factor")}, status=422)
     except upscaled.UpscaledError as error:
-        # The sentence may hold paths of this machine: log it, and tell the code.
+        # The sentence may hold paths of this machine: log it, and send the code.
         return JsonResponse({"error": error.code}, status=503 if error.retryable else 500)
     return HttpResponse(result.image, content_type="image/png")
 

@@ -35,6 +35,6 @@ async def upscale(
     except upscaled.InputError as error:
         raise HTTPException(422, error.code) from error
     except upscaled.UpscaledError as error:
-        # The sentence may hold paths of this machine: log it, and tell the code.
+        # The sentence may hold paths of this machine: log it, and send the code.
         raise HTTPException(503 if error.retryable else 500, error.code) from error
     return Response(result.image, media_type="image/png")

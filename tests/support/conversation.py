@@ -45,7 +45,7 @@ class Conversation:
         self.send({"job_id": job_id, "method": method, "config": config})
 
     def stop_reading(self) -> None:
-        """Be a host that does not read its results; `resume_reading` goes on."""
+        """Be a host that does not read its results; `resume_reading` continues."""
         self._stall.clear()
 
     def resume_reading(self) -> None:

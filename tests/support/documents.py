@@ -35,7 +35,7 @@ class Block:
 
     @property
     def is_runnable(self) -> bool:
-        """Whether it is in a language that is run, marked as not run or not."""
+        """Whether it is in a language that is run, also if it is marked as not run."""
         return self.language in SHELLS or self.language in INTERPRETERS
 
     @property

@@ -30,7 +30,7 @@ class Served:
     cuts: list[int] = field(default_factory=list)  # bytes to send before the connection drops
     ranges: bool = True
     wrong_range: bool = False  # answers a Range with the last ten bytes
-    range_header: str | None = None  # tells this as its Content-Range
+    range_header: str | None = None  # its Content-Range
     gate: threading.Event | None = None  # half of the body waits for it
     half_sent: threading.Event = field(default_factory=threading.Event)
 

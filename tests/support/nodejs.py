@@ -1,4 +1,4 @@
-"""What the tests of the Node packages share: whether Node is there, and commands that must work."""
+"""What the tests of the Node packages share: the search for Node, and commands that must succeed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TIMEOUT_S = 500.0
 
 
 def is_installed(package: Path) -> bool:
-    """Whether what the package is built with is here."""
+    """Whether the packages that the build needs are installed."""
     return (package / "node_modules").is_dir()
 
 
 def require_node(package: Path = NODE) -> None:
-    """Skip, with the reason, where the package cannot be built."""
+    """Skip, with the reason, if the package cannot be built."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node is not installed")
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
@@ -53,7 +53,7 @@ def run(*command: str | Path, cwd: Path) -> None:
     try:
         said, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        # The runner's children too: one that hangs would do so for ever.
+        # The runner's children too, because one of them may hang.
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
         pytest.fail(f"{command[0]} did not end: {said[-8000:]}")

@@ -32,7 +32,7 @@ class RunningServe:
         self.client = httpx2.Client(base_url=url, timeout=60, trust_env=False)
 
     def run(self, call: Callable[[], T]) -> T:
-        """Call it in the server's event loop, where its stores may be used."""
+        """Call it in the server's event loop, because its stores belong to that thread."""
 
         async def run() -> T:
             return call()
@@ -76,7 +76,7 @@ def running_serve(data_dir: Path, **sections: Any) -> Iterator[RunningServe]:
     loops: list[asyncio.AbstractEventLoop] = []
 
     class Startup(uvicorn.Server):
-        """Tells when it answers."""
+        """Sets `is_up` when the server answers."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)

@@ -65,7 +65,7 @@ class ServeProcess:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The address of the server."""
         return self._port
 
     @property

@@ -27,7 +27,7 @@ def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int 
     torch.manual_seed(seed)
     model: nn.Module = Compact(num_feat=features, num_conv=convolutions, upscale=scale).eval()
     for layer in model.modules():
-        if isinstance(layer, nn.PReLU):  # as in a trained one, where no two slopes are equal
+        if isinstance(layer, nn.PReLU):  # as in a trained network, whose slopes all differ
             nn.init.uniform_(layer.weight, -0.1, 1.1)
     return model
 

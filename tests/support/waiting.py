@@ -12,7 +12,7 @@ TIMEOUT_S = 60.0
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Look again and again; the test fails where `what` does not come about."""
+    """Check again and again. The test fails if `what` does not happen in time."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
