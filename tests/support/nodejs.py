@@ -1,4 +1,4 @@
-"""What the tests of the Node packages share: the search for Node, and commands that must succeed."""
+"""What the tests of the Node packages share: the search for Node, and commands that must work."""
 
 from __future__ import annotations
 
