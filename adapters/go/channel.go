@@ -23,8 +23,8 @@ func (m Message) Decode(into any) error { return json.Unmarshal(m.Raw, into) }
 
 // Channel is the protocol over two byte streams. It knows no process.
 //
-//	host ── Send ──> writer goroutine ──> one JSON line a message ──> daemon
-//	host <─ handle ─ reader goroutine <──────── always reading ────── daemon
+//	host ── Send ──> writer goroutine ──> one JSON line per message ──> daemon
+//	host <─ handle ─ reader goroutine <───── always reading ────────── daemon
 type Channel struct {
 	lines   chan []byte
 	closing chan struct{}
@@ -36,7 +36,7 @@ type Channel struct {
 // each message, in order. If the end of a job is in a line past the limit, handle gets an error in its place.
 func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
 	c := &Channel{
-		// Not buffered: who sends waits for who reads.
+		// Not buffered: the sender waits for the reader.
 		lines:   make(chan []byte),
 		closing: make(chan struct{}),
 		ended:   make(chan struct{}),
@@ -45,7 +45,7 @@ func NewChannel(r io.Reader, w io.WriteCloser, handle func(Message)) *Channel {
 	go func() {
 		defer close(c.ended)
 		takeLine := func(line []byte) {
-			// Hosts pass over what they do not understand.
+			// Hosts ignore what they do not understand.
 			var message Message
 			if json.Unmarshal(line, &message) == nil && message.Type != "" {
 				message.Raw = append(json.RawMessage(nil), line...)
@@ -108,7 +108,7 @@ func (c *Channel) write(w io.WriteCloser) {
 	for {
 		select {
 		case line := <-c.lines:
-			// A daemon that is gone says so by the end of its stdout; what it did not read is lost.
+			// If the daemon is gone, its stdout ends. What it did not read is lost.
 			_, _ = w.Write(line)
 		case <-c.closing:
 			return

@@ -176,7 +176,7 @@ func (c *Client) seal() {
 func (c *Client) spawn() {
 	command := exec.Command(c.settings.command[0], c.settings.command[1:]...)
 	command.Dir, command.Env = c.settings.dir, c.settings.env
-	// Held meanwhile: the first message must find the daemon in its place.
+	// The lock is held until c.daemon is set, because the first message needs it.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing {
@@ -273,7 +273,7 @@ func (c *Client) retry(err *DaemonGoneError) {
 	c.announce()
 }
 
-// finish is the end: nothing more will be done. It is called with the lock held.
+// finish ends the client: no daemon will follow. It is called with the lock held.
 func (c *Client) finish(err error) {
 	if c.end != nil {
 		return

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// From the end of the process to the end of its streams, or the other way round, before we help.
+	// From the end of the process to the end of its streams, or the reverse. After that the group is killed.
 	lastGasp = time.Second
-	// From SIGTERM to SIGKILL: a daemon that did not leave at the end of its input has had its time.
+	// From SIGTERM to SIGKILL. It is short, because the close timeout is over already.
 	termGrace = 2 * time.Second
 	// Enough for a traceback.
 	lastWords = 20
-	// Longer lines on stderr are no log of ours.
+	// A longer line on stderr is not one of upscaled's log records.
 	logLimitBytes = 1 << 20
 )
 
@@ -49,7 +49,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 	}
 	ours[0], theirs[0] = theirs[0], ours[0]
 	command.Stdin, command.Stdout, command.Stderr = theirs[0], theirs[1], theirs[2]
-	// A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
+	// A group of its own: a terminal's Ctrl-C goes to the host alone, and the whole group can be killed.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := command.Start(); err != nil {
 		closeAll(ours, theirs)
@@ -78,7 +78,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 		}
 		<-d.exited
 		if !within(lastGasp, d.channel.Ended(), logEnded) {
-			// A process that left the group has them.
+			// A process outside of the group still has these pipes.
 			closeAll(ours)
 		}
 		<-d.channel.Ended()

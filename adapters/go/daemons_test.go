@@ -14,7 +14,7 @@ import (
 	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
-// Far beyond what anything here takes, on a busy machine too.
+// Much longer than any test takes, also on a busy machine.
 const timeout = 100 * time.Second
 
 // hangs makes progress once, and then none, with a child process of its own.
@@ -111,7 +111,7 @@ func waitGone(t *testing.T, family []int) {
 	})
 }
 
-// held is what a leak would make more of.
+// held counts what a leak would increase.
 func held() (goroutines, files int) {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	return runtime.NumGoroutine(), len(entries)

@@ -182,7 +182,7 @@ func (c *Client) cancel(call *Call) {
 	close(call.stop)
 	switch {
 	case call.delivering:
-		// The one who delivers sees it.
+		// `deliver` sees it.
 	case call.daemon == nil:
 		call.settle(nil, cancelled(call.id, nil))
 	default:
@@ -257,7 +257,7 @@ func (c *Client) handleLost(d *daemon) {
 		case call.settled, call.accepted:
 			call.settle(nil, d.err)
 		case call.delivering:
-			// The one who delivers sees it.
+			// `deliver` sees it.
 			c.place(call, nil)
 			call.missed = true
 		case call.cancelling:
@@ -271,7 +271,7 @@ func (c *Client) handleLost(d *daemon) {
 			}
 		}
 	}
-	// What its queue had no room for too.
+	// The calls that it refused for its full queue go to the next one too.
 	c.lost, c.refused = append(c.lost, c.refused...), nil
 }
 

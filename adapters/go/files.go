@@ -13,7 +13,7 @@ import (
 	"github.com/upscaled/upscaled/adapters/go/internal/rawpath"
 )
 
-// Up to here a file takes longer than a long line does.
+// Up to this size a long line is faster than a file.
 const inlineBytes = 1 << 20
 
 var (
@@ -26,7 +26,7 @@ var (
 //	input  ── at most 1 MiB: image_base64; else a temporary file: image_path ──> daemon
 //	output <── a temporary file: output_path ──────────────────────────────────── daemon
 //
-// They lie in a folder of the call's own, which is removed when the call ends, however it ends.
+// They are in a folder of the call, which is removed when the call ends.
 type files struct {
 	input  io.Reader
 	output io.Writer

@@ -17,7 +17,7 @@ import (
 	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
-// beADaemon writes each picture backwards, and says in the result's device how it came.
+// beADaemon writes each picture backwards. The result's device names the way by which it came.
 func beADaemon() {
 	say := json.NewEncoder(os.Stdout)
 	_ = say.Encode(upscaled.Status{Type: "status", Message: "ready"})

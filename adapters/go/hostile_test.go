@@ -19,12 +19,12 @@ import (
 	upscaled "github.com/upscaled/upscaled/adapters/go"
 )
 
-// loose is a config that is whatever a host puts in.
+// loose is a config of any fields.
 type loose map[string]any
 
 func (loose) Method() string { return "fake" }
 
-// unruly is a config that does its worst when it is asked.
+// unruly is a config whose methods fail or panic.
 type unruly struct {
 	Says   func() string          `json:"-"`
 	Writes func() ([]byte, error) `json:"-"`

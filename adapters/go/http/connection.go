@@ -22,7 +22,7 @@ const (
 	silence = time.Minute
 	// A refusal without a Retry-After.
 	defaultWait = time.Second
-	// Of an answer that is no problem document, in an error's sentence.
+	// The longest quote of an answer that is no problem document.
 	longestQuote = 200
 	// Of a refusal.
 	problemLimitBytes = 1 << 20
@@ -95,7 +95,7 @@ func (p *patience) wait(ctx context.Context, failure error, atLeast time.Duratio
 		delay = p.policy.MaxDelay
 	}
 	p.failures++
-	// Clients that lost the same server do not come back at the same moment.
+	// Clients that lost the same server connect again at different moments.
 	delay = time.Duration(float64(delay) * (0.75 + rand.Float64()/2))
 	if delay < atLeast {
 		delay = atLeast

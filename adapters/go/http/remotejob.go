@@ -78,7 +78,7 @@ func (r *remoteJob) run(ctx context.Context) (*upscaled.Result, error) {
 	return result, nil
 }
 
-// cancel has the server end it; false if the server does not have it, and never will.
+// cancel asks the server to end the job; false if the server does not have it, and never will.
 func (r *remoteJob) cancel() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

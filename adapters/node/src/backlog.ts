@@ -78,7 +78,7 @@ export class Backlog {
     this.#refused.add(call);
   }
 
-  /** The daemon is gone: what waits from now on is this, in order. */
+  /** The daemon is gone: these calls wait from now on, in this order. */
   restart(calls: Iterable<Call>): void {
     this.#held.clear();
     this.#unanswered.clear();
@@ -90,7 +90,7 @@ export class Backlog {
   }
 }
 
-/** First in, first out; and what waits can be taken back. */
+/** First in, first out; a waiting call can be removed. */
 class CallQueue {
   readonly #calls = new Set<Call>();
   // Kept between calls: a new one would pass over all that was taken since the set was last made smaller.

@@ -1,8 +1,8 @@
 /**
  * The protocol over two byte streams. Knows no process.
  *
- *     host ── send ─────> one JSON line a message ──> daemon
- *     host <─ onMessage ── always reading ─────────── daemon
+ *     host ── send ─────> one JSON line per message ──> daemon
+ *     host <─ onMessage ── always reading ───────────────── daemon
  */
 
 import type { Readable, Writable } from "node:stream";

@@ -30,7 +30,7 @@ export interface UpscalerEvents {
   message: [WorkerMessage];
   /** Every line of its stderr. */
   log: [LogRecord];
-  /** It went away by itself. It is started again, if the policy allows that. */
+  /** The daemon exited without a close. It is started again, if the policy allows that. */
   gone: [DaemonGoneError];
   /** The client is closed, or has given up. */
   end: [];
@@ -119,7 +119,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     } catch (error) {
       if (error instanceof JobError) throw site.mark(error);
       const hasEnded = signal?.aborted || this.#closing !== undefined || this.#end !== undefined;
-      // Else it is the stream's own, or the disk's; or the daemon's end.
+      // Else it is an error of the stream or the disk, or the daemon's end.
       throw (hasEnded && !(error instanceof DaemonGoneError) && this.#refusal(id, signal, site)) || error;
     }
   }
@@ -140,17 +140,17 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     return call.outcome;
   }
 
-  /** How the daemon is. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
+  /** The daemon's state. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
   health(options?: AskOptions): Promise<HealthReport> {
     return this.#ask("health", options);
   }
 
-  /** Have it free its caches and the models that no job is using. Rejects as `health` does. */
+  /** Ask it to free its caches and the models that no job uses. Rejects as `health` does. */
   trim(options?: AskOptions): Promise<HealthReport> {
     return this.#ask("trim", options);
   }
 
-  /** Have a daemon with a journal say again how these jobs ended, or all; see `events`. Throws `JobError`. */
+  /** Ask a daemon with a journal to send the ends of these jobs again, or of all jobs; see `events`. Throws `JobError`. */
   replay(jobIds?: readonly string[]): void {
     const ids = jobIds === undefined ? {} : { job_ids: jobIds.map(checkedId) };
     this.#daemon?.channel.send({ type: "replay", ...ids });
@@ -364,7 +364,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     for (const call of calls) if (!kept.has(call)) call.settle(error);
   }
 
-  /** Nothing more will be done: settle what is open. */
+  /** No daemon will follow: settle the open calls. */
   #finish(error: DaemonGoneError): void {
     if (this.#end !== undefined) return;
     this.#end = error;
@@ -384,7 +384,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   }
 }
 
-/** What a user's function throws is the user's, and must not end our reading. */
+/** An error in a user's function must not end the reading. */
 function guarded(callback: () => void): void {
   try {
     callback();

@@ -23,20 +23,20 @@ export interface LogRecord {
 export interface DaemonListener {
   onMessage(message: WorkerMessage): void;
   onRoom(): void;
-  /** It reads no more, though it still runs: its stdin is closed. */
+  /** Its stdin is closed, though it still runs. */
   onInputLost(): void;
   onLog(record: LogRecord): void;
-  /** It has ended, and all that it said was read. The last call of all. */
+  /** It has ended, and all its output was read. No call follows this one. */
   onGone(error: DaemonGoneError): void;
 }
 
-// From the end of stdout to the end of the process, and the other way round, before we help.
+// From the end of stdout to the end of the process, or the reverse. After that the group is killed.
 const LAST_GASP_MS = 1000;
 
-// From SIGTERM to SIGKILL: a daemon that did not leave at the end of its input has had its time.
+// From SIGTERM to SIGKILL. It is short, because the close timeout is over already.
 const TERM_MS = 2000;
 
-// Longer lines on stderr are no log of ours.
+// A longer line on stderr is not one of upscaled's log records.
 const LOG_LINE_LIMIT_BYTES = 1024 * 1024;
 
 // Enough for a traceback.
@@ -49,7 +49,7 @@ export class Daemon {
   readonly #listener: DaemonListener;
   readonly #lastWords: string[] = [];
   #failure: Error | undefined;
-  // Why we ended it.
+  // Why this client ended it.
   #fault: string | undefined;
   #hasExited = false;
   #hasEnded = false;
@@ -71,7 +71,7 @@ export class Daemon {
     this.gone = new Promise((resolve) => (this.#resolveGone = resolve));
     const [program = "", ...args] = command;
     this.#place = { program, cwd: options.cwd };
-    // A group of its own: a terminal's Ctrl-C is for the host alone, and all of it can be killed.
+    // A group of its own: a terminal's Ctrl-C goes to the host alone, and the whole group can be killed.
     this.#process = spawn(program, args, { ...options, detached: true, stdio: "pipe" });
     this.#process.on("error", (error) => {
       this.#failure = error;
@@ -176,7 +176,7 @@ export class Daemon {
     }
     this.#lastGasp ??= setTimeout(() => {
       this.kill();
-      // A process that left the group has them.
+      // A process outside of the group still has these pipes.
       this.#process.stdout.destroy();
       this.#process.stderr.destroy();
     }, LAST_GASP_MS);

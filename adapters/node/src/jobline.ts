@@ -15,7 +15,7 @@ const DEEPEST_LEVEL = 1024;
 const LONGEST_ID = 128;
 const LONGEST_TIMEOUT_S = 604_800;
 
-// `fake` runs without a config. Methods of later daemons are theirs to judge.
+// `fake` runs without a config. A later daemon checks the configs of its own methods.
 const NEED_CONFIG = new Set(["esrgan", "flux", "imagen"]);
 
 // The config's fields that hold paths. There U+DC80 to U+DCFF stand for one byte each that is no UTF-8.
@@ -94,14 +94,14 @@ function checkMethod(id: string, { type = "job", method, config }: Record<string
   }
 }
 
-/** Copies a job as JSON sees it, so that a value is read once and nothing is lost without a word. */
+/** Copies a job as JSON sees it, so that each value is read once and nothing is lost without an error. */
 class Copy {
   readonly #id: string;
   readonly #limitBytes: number;
   // The names from the job to the value that is being copied, and the objects that it lies in.
   readonly #names: string[] = [];
   readonly #around = new Set<object>();
-  // Of the line at least, so that a small object that repeats itself a billion times ends soon.
+  // At least as many bytes as the line has, so that a small object that repeats itself a billion times ends soon.
   #bytes = 0;
 
   constructor(id: string, limitBytes: number) {

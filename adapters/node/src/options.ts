@@ -21,10 +21,10 @@ export interface UpscalerOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** False: it is never started again. */
   readonly restart?: Partial<RestartPolicy> | false;
-  /** Given to the jobs in flight when the client is closed. Default: 30 s. */
+  /** The time for jobs in flight when the client is closed. Default: 30 s. */
   readonly closeTimeoutMs?: number;
   /**
-   * Given to the daemon to end a job after an abort or its `timeout_s`; then the call ends without it.
+   * The time in which the daemon must end a job after an abort or its `timeout_s`. After that the call ends without it.
    * Default: 25 s. Above the daemon's own `--cancel-grace-s`, which is 20 s.
    */
   readonly cancelGraceMs?: number;
@@ -51,7 +51,7 @@ export interface CallOptions {
 }
 
 export interface AskOptions {
-  /** Gives the question up: it rejects with the signal's reason. */
+  /** Ends the question, which rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /** Rejects with `NoAnswerError` after this time. Default: 60 s. */
   readonly timeoutMs?: number;

@@ -4,7 +4,7 @@
  *     input ── at most 1 MiB: image_base64; else a temporary file: image_path ──> daemon
  *     output <── a temporary file: output_path ──────────────────────────────────── daemon
  *
- * The files lie in a folder of the call's own, which is removed when the call ends, however it ends.
+ * The files are in a folder of the call, which is removed when the call ends.
  */
 
 import { randomUUID } from "node:crypto";
@@ -30,7 +30,7 @@ export type JobOutput = "buffer" | Writable | WritableStream<Uint8Array>;
 /** A result with the picture's bytes. */
 export type BufferResult = Omit<Result, "output_path"> & { readonly output: Buffer };
 
-// Up to here a file takes longer than a long line does.
+// Up to this size a long line is faster than a file.
 const INLINE_BYTES = 1024 * 1024;
 
 const INPUT_FIELDS = ["image_path", "image_base64", "image_url"];

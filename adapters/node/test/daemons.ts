@@ -6,7 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { Upscaler } from "../src/index.js";
 import type { FakeConfig, JobRequest, UpscalerOptions } from "../src/index.js";
 
-// Far beyond what anything here takes, on a busy machine too.
+// Much longer than any test takes, also on a busy machine.
 export const TIMEOUT_MS = 100_000;
 
 /** `upscaled run --methods fake`, found in PATH. */

@@ -65,7 +65,7 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return (this.#server ?? this.client).upscale(request, options);
   }
 
-  /** How the daemon is. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
+  /** The daemon's state. Rejects with `DaemonGoneError`, or with `NoAnswerError`. */
   async health(options?: AskOptions): Promise<HealthReport> {
     return (this.#server ?? this.client).health(options);
   }

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 
-// Far beyond what anything here takes, on a busy machine too.
+// Much longer than any test takes, also on a busy machine.
 export const TIMEOUT_MS = 100_000;
 
 export async function waitUntil(condition: () => boolean | Promise<boolean>, what: string): Promise<void> {

@@ -24,7 +24,7 @@ const TOO_MANY = 429;
 // A refusal without a Retry-After.
 const DEFAULT_WAIT_MS = 1000;
 
-// Of an answer that is no problem document, in an error's sentence.
+// The longest quote of an answer that is no problem document.
 const LONGEST_QUOTE = 200;
 
 export interface Exchange {
@@ -62,7 +62,7 @@ export class Patience {
     if (this.#failures >= attempts) throw error;
     const delay = Math.min(delayMs * 2 ** this.#failures, maxDelayMs);
     this.#failures += 1;
-    // Clients that lost the same server do not come back at the same moment.
+    // Clients that lost the same server connect again at different moments.
     await sleep(Math.max(atLeastMs, delay * (0.75 + Math.random() / 2)), undefined, { signal });
   }
 }

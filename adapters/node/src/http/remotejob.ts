@@ -56,7 +56,7 @@ export class RemoteJob {
     return this.#result(job, destination);
   }
 
-  /** Has the server end it; false if the server does not have it, and never will. */
+  /** Asks the server to end the job; false if the server does not have it, and never will. */
   cancel(): boolean {
     this.#isCancelled = true;
     if (this.#serverId !== undefined) {
