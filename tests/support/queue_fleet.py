@@ -207,6 +207,7 @@ class Fleet:
         # As patient as a machine: Redis is killed in some tests.
         self.records = Records(self.redis.url, 3600, threading.Event())
         self.machines: list[Machine] = []
+        self.metrics_port = 0
         self._queue_options: list[str] = []
         self._submitting: subprocess.Popen[str] | None = None
 

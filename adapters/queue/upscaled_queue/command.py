@@ -7,6 +7,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from upscaled_queue import options as shared
@@ -128,6 +129,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     }[options.command]
     try:
         if options.command in ("submit", "requeue"):
+            # Before anything is asked: an extra may be missing.
+            import_module(f"upscaled_queue.{settings.url.engine}")
             check_server(settings.url)
         return run(options, settings, Records(settings.url.record, settings.keep_s))
     except UnsafeRedisError as error:

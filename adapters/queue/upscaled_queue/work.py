@@ -171,6 +171,14 @@ def _work(settings: Settings) -> int:
     if not settings.allow_roots:
         log.log("info", "no_paths", detail="no --allow-root was given: jobs with paths are refused")
     machine = Machine(settings, log)
+    if settings.metrics_address is not None:
+        from upscaled_queue.metrics import serve_metrics
+
+        try:
+            serve_metrics(machine, settings.metrics_address)
+        except (ValueError, OSError) as error:
+            print(f"upscaled work: metrics cannot be served: {error}", file=sys.stderr)
+            return EXIT_USAGE
     try:
         workers = machine.start()
     except DaemonGoneError as error:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from queue_fleet import Fleet, Machine, RabbitServer, needs_redis, running_fleet
 from waiting import wait_until
@@ -102,6 +103,19 @@ def test_a_machine_without_a_daemon_leaves_with_its_own_status(fleet: Fleet) -> 
     machine = fleet.start_machine(*OPTIONS, daemon=["--start-timeout-s", "nonsense"])
     assert machine.wait_exit() == 2
     assert "--start-timeout-s" in "".join(machine.log)
+
+
+def test_a_machine_that_is_given_nothing_although_jobs_wait_leaves_to_be_started_anew(
+    tmp_path: Path,
+) -> None:
+    with running_fleet("redis", tmp_path) as fleet:
+        machine = fleet.start_machine("--lease-s", "0.5").wait_ready()
+        control = Celery(broker=fleet.url, set_as_current=False).control
+        wait_until(lambda: control.cancel_consumer("fake", reply=True), "the worker's answer")
+        fleet.submit(fleet.job("left"))
+        assert machine.wait_exit() == 75
+        assert machine.has_logged("nothing_is_delivered")
+        assert fleet.records.end_of("left") is None
 
 
 # --- the long forms -------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from queue_fleet import Fleet, needs_redis, running_fleet
+from queue_fleet import Fleet, free_port, needs_redis, running_fleet
 from waiting import wait_until
 
 pytestmark = needs_redis
@@ -25,7 +26,9 @@ def shared(
 ) -> Iterator[Fleet]:
     """One machine with two slots, for all tests of this file that leave it as it was."""
     with running_fleet(request.param, tmp_path_factory.mktemp("queue")) as fleet:
-        options = ("--lease-s", str(LEASE_S), "--slots", "1")
+        fleet.metrics_port = free_port()
+        metrics = ("--metrics-address", f"127.0.0.1:{fleet.metrics_port}")
+        options = ("--lease-s", str(LEASE_S), "--slots", "1", *metrics)
         fleet.start_machine(*options, daemon=["--workers", "2"]).wait_ready()
         yield fleet
 
@@ -38,6 +41,18 @@ def test_twenty_jobs_have_a_result_each_with_the_protocols_fields(shared: Fleet)
     assert end["status"] == "completed"
     assert end["output_path"] == str(shared.outputs / "smoke-0")
     assert {"processing_time", "timings", "model", "device", "attempt", "warnings"} <= set(end)
+
+
+def test_metrics_tell_what_waits_and_what_was_done(shared: Fleet) -> None:
+    shared.submit(shared.job("measured"))
+    shared.check_each_has_one_result(["measured"])
+    with urllib.request.urlopen(f"http://127.0.0.1:{shared.metrics_port}/metrics") as answer:
+        text = answer.read().decode()
+    assert 'upscaled_queue_waiting{method="fake"} 0.0' in text
+    assert 'upscaled_queue_machines{method="fake"} 1.0' in text
+    assert 'upscaled_queue_deliveries_total{reason="first"}' in text
+    assert 'upscaled_queue_results_total{outcome="completed"}' in text
+    assert "upscaled_queue_fenced_total" in text
 
 
 def test_a_job_that_is_given_twice_runs_once(shared: Fleet) -> None:

@@ -1,0 +1,163 @@
+"""What a queued message may be, and where it goes; no process is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from upscaled_protocol.errors import JobError
+from upscaled_queue.bullmq import bullmq_id
+from upscaled_queue.celery import app, celery_settings, upscale
+from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
+from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
+from upscaled_queue.settings import Settings
+
+
+def esrgan(**config: Any) -> dict[str, Any]:
+    return {"job_id": "1", "method": "esrgan", "config": {"image_path": "/in/a.png", **config}}
+
+
+@pytest.mark.parametrize(
+    ("url", "engine", "broker"),
+    [
+        ("redis://h:1/0", "celery", "redis://h:1/0"),
+        ("rediss://h/0", "celery", "rediss://h/0"),
+        ("bullmq://h:1/2", "bullmq", "redis://h:1/2"),
+        ("bullmqs://h/0", "bullmq", "rediss://h/0"),
+    ],
+)
+def test_a_url_names_the_engine_and_the_record_lies_beside_the_jobs(
+    url: str, engine: str, broker: str
+) -> None:
+    assert read_queue_url(url) == (engine, broker, broker)
+
+
+@pytest.mark.parametrize("url", [None, "", "http://h", "amqp://h//"])
+def test_a_url_that_names_no_queue_or_no_record_is_refused(url: str | None) -> None:
+    with pytest.raises(QueueUrlError):
+        read_queue_url(url)
+
+
+def test_a_password_is_never_shown() -> None:
+    assert shown("redis://user:secret@h:1/0?password=secret") == "redis://h:1/0"
+
+
+def test_the_queues_own_fields_are_not_the_daemons() -> None:
+    job = read_job({**esrgan(), "webhook_url": "https://h/", "traceparent": "00-1", "priority": 2})
+    assert job.message == {**esrgan(), "priority": 2}
+    assert job.fields["webhook_url"] == "https://h/"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ([], "invalid_job"),
+        ({"job_id": "1", "method": "esrgan", "config": {1, 2}}, "invalid_job"),
+        ({"method": "esrgan"}, "invalid_job"),
+        ({"job_id": "1", "method": "nonsense"}, "unknown_method"),
+        ({"type": "cancel", "job_id": "1"}, "invalid_job"),
+        (esrgan(output_base64=True), "invalid_job"),
+    ],
+)
+def test_what_is_no_job_for_a_queue_is_refused(fields: object, code: str) -> None:
+    with pytest.raises(JobError) as caught:
+        read_job(fields)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("config", "is_allowed"),
+    [
+        ({"model": "compact-x4"}, True),
+        ({"model": "models/own.safetensors"}, False),
+        ({"upscale_model": "OWN.PTH"}, False),
+        ({"image_url": "s3://bucket/in/a.png"}, True),
+        ({"image_url": "https://h/in/a.png?X-Amz-Signature=1"}, True),
+        ({"image_url": "s3://bucket/input/a.png"}, False),
+        ({"image_url": "s3://bucket/in/../a.png"}, False),
+        ({"image_url": "s3://bucket2/in/a.png"}, False),
+        ({"image_url": "http://h/in/a.png"}, False),
+        ({"image_url": "https://h.evil.example/in/a.png"}, False),
+    ],
+)
+def test_a_machine_takes_models_by_name_and_urls_below_those_that_it_allows(
+    config: dict[str, Any], is_allowed: bool
+) -> None:
+    job, allowed = read_job(esrgan(**config)), ("s3://bucket/in/", "https://h/in")
+    if is_allowed:
+        check_allowed(job, allowed)
+    else:
+        with pytest.raises(JobError, match=r"model|--allow-url") as caught:
+            check_allowed(job, allowed)
+        assert caught.value.code == "path_not_allowed"
+        assert "X-Amz" not in caught.value.message
+
+
+def test_priorities_keep_their_order_on_each_engine() -> None:
+    given = [-1_000_000, -5, -1, 0, 1, 4, 1_000_000]
+    levels = [level_of(priority) for priority in given]
+    assert levels == [9, 9, 5, 4, 3, 0, 0]
+    numbers = [bullmq_priority(priority) for priority in given]
+    assert numbers == sorted(numbers, reverse=True)
+    assert min(numbers) >= 1
+    assert max(numbers) <= 2_097_152
+
+
+def test_bullmq_gets_an_id_that_it_takes() -> None:
+    assert bullmq_id("poster-17.png") == "poster-17.png"
+    assert len({bullmq_id(one) for one in ("17", "a:b", "a/b", "ä" * 128)}) == 4
+    assert all(":" not in bullmq_id(one) for one in ("17", "a:b"))
+    assert not bullmq_id("17").isdigit()
+
+
+def test_a_dead_letter_keeps_no_picture() -> None:
+    assert without_picture(esrgan()) == esrgan()
+    assert without_picture({"job_id": "1", "config": {"image_base64": "AAAA"}}) is None
+
+
+def test_a_native_celery_producer_reaches_the_methods_queue_by_priority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        app,
+        "send_task",
+        lambda name, args, kwargs, **options: sent.append({**options, "job": args[0]}),
+    )
+    upscale.delay({"method": "flux", "config": {}, "priority": 3})
+    assert (sent[0]["queue"], sent[0]["priority"]) == ("flux", 1)
+    assert sent[0]["job"]["job_id"] == sent[0]["task_id"]
+
+
+def test_celery_acknowledges_late_and_hoards_nothing() -> None:
+    set_to = celery_settings(Settings(url=read_queue_url("redis://h/0"), lease_s=7))
+    assert set_to["task_acks_late"]
+    assert set_to["worker_disable_prefetch"]
+    assert set_to["broker_transport_options"]["visibility_timeout"] == 7
+    rabbit = celery_settings(Settings(url=read_queue_url("amqp://h//", "redis://h/0")))
+    assert rabbit["task_default_queue_type"] == "quorum"
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [("redis://h/0", "celery", "celery"), ("bullmq://h/0", "bullmq", "bullmq")],
+)
+@pytest.mark.parametrize("command", [["work"], ["queue", "submit"]])
+def test_a_missing_extra_is_named(command: list[str], url: str, module: str, extra: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\nfrom upscaled_cli.__main__ import main\n"
+    )
+    program += f"sys.exit(main({[*command, '--queue', url]!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert f"pip install 'upscaled[{extra}]'" in done.stderr

@@ -1,0 +1,70 @@
+"""What a machine that is killed at the worst moment leaves in Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_fleet import RedisServer, needs_redis
+from upscaled_queue.record import connect
+
+pytestmark = needs_redis
+
+TRANSPORT = "upscaled_queue.transport:Transport"
+# Typed in name alone.
+kombu: Any = pytest.importorskip("kombu")
+OPTIONS = {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of its own."""
+    running = RedisServer(tmp_path / "redis")
+    yield running
+    running.kill()
+
+
+def publish(connection: Any, *priorities: int) -> None:
+    with connection.Producer() as producer:
+        for priority in priorities:
+            producer.publish({"priority": priority}, routing_key="fake", priority=priority)
+
+
+def take(channel: Any) -> Any:
+    """What Redis answers; the machine is killed before it reads it."""
+    channel._brpop_start()
+    channel._in_poll = None
+    return channel.client.parse_response(channel.client.connection, "EVAL")
+
+
+def test_a_message_is_noted_in_the_step_that_takes_it(server: RedisServer) -> None:
+    with kombu.Connection(server.url, transport=TRANSPORT, transport_options=OPTIONS) as connection:
+        channel = connection.channel()
+        kombu.Queue("fake", channel=channel).declare()
+        channel.basic_consume("fake", False, lambda _: None, "consumer")
+        publish(connection, 4, 0, 4)
+        channel.client.connection = channel.client.connection_pool.get_connection()
+        _, item = take(channel)
+        assert json.loads(item)["properties"]["priority"] == 0
+        with connect(server.url) as client:
+            noted = client.hgetall("unacked")
+            assert (client.llen("fake"), client.llen("fake\x06\x164")) == (0, 2)
+            # As kombu writes it, so that any machine puts it back when the lease is over.
+            assert [json.loads(text) for text in noted.values()] == [[json.loads(item), "", "fake"]]
+            assert client.zrange("unacked_index", 0, -1) == list(noted)
+
+
+def test_an_idle_machine_waits_for_a_message_without_taking_it(server: RedisServer) -> None:
+    with kombu.Connection(server.url, transport=TRANSPORT, transport_options=OPTIONS) as connection:
+        got: list[Any] = []
+        with connection.Consumer(kombu.Queue("fake"), callbacks=[lambda body, _: got.append(body)]):
+            with pytest.raises(TimeoutError):
+                connection.drain_events(timeout=1)
+            publish(connection, 4, 7)
+            while len(got) < 2:
+                connection.drain_events(timeout=20)
+            assert got == [{"priority": 4}, {"priority": 7}]
