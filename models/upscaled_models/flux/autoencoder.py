@@ -1,7 +1,7 @@
 """FLUX's autoencoder: pixels to latents and back, one tile at a time.
 
-Convolutions in half precision are not the same for every batch size, so a batch would make a
-tile's pixels depend on its neighbours.
+Convolutions in half precision differ with the batch size, so in a batch a tile's pixels would
+depend on the other tiles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from upscaled_models.flux.weights import EachTensor, check_weights, load_weights
 
 
 class Autoencoder:
-    """The autoencoder on a device. factor: pixels a latent; channels: of a latent."""
+    """The autoencoder on a device. factor: pixels per latent, each way. channels: of a latent."""
 
     def __init__(self, module: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
@@ -36,7 +36,7 @@ class Autoencoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """(3, H, W), 0 to 1, to latents (channels, H / factor, W / factor) in float32.
 
-        The mean of what the encoder gives, so nothing random.
+        The mean of the encoder's distribution, so nothing is random.
         """
         scaled = (2 * pixels.to(self.device) - 1).to(self.dtype)
         latents: Tensor = self._module.encode(scaled.unsqueeze(0)).latent_dist.mode()
@@ -44,7 +44,7 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """The way back: (3, H, W) in float32, within 0 to 1 but for what overshoots."""
+        """Latents to pixels: (3, H, W) in float32, 0 to 1; some values may lie slightly outside."""
         scaled = (latents / self._scaling + self._shift).to(self.dtype)
         pixels: Tensor = self._module.decode(scaled.unsqueeze(0)).sample[0]
         return pixels.float() / 2 + 0.5
@@ -82,6 +82,6 @@ def _build(files: Files) -> Any:
             raise ValueError(f"its scaling_factor is {scaling!r}")
         if not isinstance(shift, int | float | None):
             raise ValueError(f"its shift_factor is {shift!r}")
-    except Exception as error:  # whatever the library trips over in foreign fields
+    except Exception as error:  # the library may fail anywhere in foreign fields
         raise bad_config(files.model_dir / "configs" / "vae", error) from error
     return module

@@ -1,8 +1,8 @@
-"""`python -m upscaled_models.flux.cost`: what a picture costs, and the least time it can take.
+"""`python -m upscaled_models.flux.cost`: the operations of a picture, and its least possible time.
 
-Operations are counted by torch on modules of the real size without weights, so the figures are
-those of the code that runs. A card's floor is the larger of its time for the operations and its
-time to read the weights, as if it reached what its maker says.
+torch counts the operations on modules of the real size without weights, so the figures are those of
+the code that runs. A card's least time is the longer of its time for the operations and its time to
+read the weights, at the maker's peak figures.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from upscaled_models.flux.libraries import AutoencoderKL, FluxTransformer2DModel
 from upscaled_models.flux.text import T5_LENGTHS
 from upscaled_models.flux.tiles import tile_offsets, tile_side
 
-# Of the published Q8_0 file, and of the same in 16 bits.
+# Bytes of the published Q8_0 file, and per weight in 16 bits.
 _STORED_BYTES = 12_708_281_504
-_EXPANDED_BYTES_A_WEIGHT = 2
+_EXPANDED_BYTES_PER_WEIGHT = 2
 _GRID = 16
 
 
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--height", type=int, default=4096)
     parser.add_argument("--tile-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=4, help="tiles a model call")
+    parser.add_argument("--batch", type=int, default=4, help="tiles per model call")
     parser.add_argument("--tflops", type=float, default=165.0, help="the card's, in bfloat16")
     parser.add_argument("--gb-s", type=float, default=1008.0, help="the card's memory")
     options = parser.parse_args(argv)
@@ -106,21 +106,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     tiles = count_tiles(options.width, options.height, options.tile_size)
     calls = tiles * options.steps
     total = tiles * (cost.encode + cost.decode) + calls * cost.call
-    expanded = cost.weights * _EXPANDED_BYTES_A_WEIGHT
+    expanded = cost.weights * _EXPANDED_BYTES_PER_WEIGHT
     seconds = {
         name: max(options.batch * cost.call / options.tflops / 1e12, size / options.gb_s / 1e9)
         for name, size in (("16 bits", expanded), ("Q8_0", _STORED_BYTES))
     }
     rows = [
         ("tiles", f"{tiles}"),
-        ("model calls a tile", f"{options.steps}"),
+        ("model calls per tile", f"{options.steps}"),
         ("model calls for the picture, tiles one by one", f"{calls}"),
         ("a model call for one tile", f"{cost.call / 1e12:.2f} TFLOP"),
         ("a tile's encoding and decoding", f"{(cost.encode + cost.decode) / 1e12:.2f} TFLOP"),
         ("the picture", f"{total / 1e15:.1f} PFLOP"),
         ("of that the transformer", f"{100 * calls * cost.call / total:.1f} %"),
-        ("weights read a call, in 16 bits", f"{expanded / 1e9:.1f} GB"),
-        ("weights read a call, as stored in Q8_0", f"{_STORED_BYTES / 1e9:.1f} GB"),
+        ("weights read per call, in 16 bits", f"{expanded / 1e9:.1f} GB"),
+        ("weights read per call, as stored in Q8_0", f"{_STORED_BYTES / 1e9:.1f} GB"),
     ]
     for name, floor in seconds.items():
         rows += [

@@ -1,4 +1,4 @@
-"""Prompt embeddings on the disk, so that the text encoders load only for a prompt that is new."""
+"""Keeps prompt embeddings on disk, so that the text encoders load only for a new prompt."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from upscaled_models.flux.files import Files
 from upscaled_models.flux.text import Embeddings, Tokens
 from upscaled_models.keptfiles import KeptFiles
 
-# Not `embeddings`, which in ComfyUI's folder `models` holds files of the user's own.
+# Not `embeddings`: in ComfyUI's folder `models` that one holds the user's files.
 _FOLDER = "flux_embeddings"
-# Files of 4 MiB; the oldest go first.
+# Files of 4 MiB each. The oldest are removed first.
 _KEPT = 256
-# Of an encoder's file this many evenly spaced samples are hashed, with its size and its time (for a
-# damaged file that was mended between them): to hash 5 GB would take longer than to encode the
-# prompt.
+# So many evenly spaced samples of an encoder's file are hashed, with its size and its time, which
+# changes if damage between the samples is repaired. To hash all 5 GB would take longer than to
+# encode the prompt.
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 
 
 class EmbeddingCache:
-    """Embeddings by what they depend on: the tokens, the encoders' files and configs, the dtype."""
+    """Embeddings, by the tokens, the encoders' files and configs, and the dtype."""
 
     def __init__(self, files: Files) -> None:
         self._kept = KeptFiles(files.model_dir / _FOLDER, ".safetensors", _KEPT)
         self._files = files
 
     def find(self, tokens: Tokens) -> Embeddings | None:
-        """The embeddings of these tokens, or None where they have to be computed."""
+        """The embeddings of these tokens; None if they are not kept."""
         try:
             tensors = safetensors.torch.load_file(self._kept.path(self._name(tokens)))
             found = Embeddings(tensors["sequence"], tensors["pooled"])
@@ -40,7 +40,7 @@ class EmbeddingCache:
         return found if _is_whole(found, tokens) else None
 
     def keep(self, tokens: Tokens, embeddings: Embeddings) -> bool:
-        """Write them; False where that is not possible, which costs no more than time."""
+        """Write the embeddings. False if they cannot be written; then only time is lost."""
         data = safetensors.torch.save(
             {"sequence": embeddings.sequence.contiguous(), "pooled": embeddings.pooled.contiguous()}
         )
@@ -69,7 +69,7 @@ def _digest(path: Path) -> bytes:
     size = status.st_size
     digest = hashlib.sha256(f"{size} {status.st_mtime_ns}".encode())
     with path.open("rb") as file:
-        # The first sample is the beginning of the header, the last the end of the file.
+        # The first sample is the beginning of the header, the last one the end of the file.
         for index in range(_SAMPLES):
             file.seek(max(size - _SAMPLE_BYTES, 0) * index // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE_BYTES))

@@ -1,10 +1,9 @@
-"""Which files a FLUX job needs, and what describes the models in them.
+"""The files that a FLUX job needs, and the configs that describe the models in them.
 
-Under MODEL_CACHE_DIR, in ComfyUI's layout: unet/*.gguf, vae/ae.sft (or ae.safetensors),
-clip/clip_l.safetensors, clip/t5xxl_*.safetensors; diffusion_models and text_encoders are read
-beside unet and clip. They hold weights alone: what they are weights of is said by the
-configs that come with this package, which are those of FLUX.1-dev, or by those in a folder
-`configs` of the same layout under MODEL_CACHE_DIR.
+They lie under MODEL_CACHE_DIR in ComfyUI's layout: unet/*.gguf, vae/ae.sft (or ae.safetensors),
+clip/clip_l.safetensors, clip/t5xxl_*.safetensors; the folders diffusion_models and text_encoders
+are read beside unet and clip. The files hold only weights. The configs of FLUX.1-dev come with this
+package; configs in a folder `configs` of the same layout under MODEL_CACHE_DIR replace them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from upscaled_models.catalog import Catalog, folders_of, is_file
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _CONFIGS = Path(__file__).with_name("configs")
-# The first of these that is installed: the fp16 encoder is the original, where somebody has it.
+# The first of these that is installed. The fp16 encoder is the original.
 _T5 = ("t5xxl_fp16", "t5xxl_fp8_e4m3fn")
 # The name of the default transformer, which `pull` fetches with all the others.
 _ALL = "flux"
@@ -29,9 +28,9 @@ _ALL = "flux"
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the set that FLUX jobs need.
+    """One of the files that FLUX jobs need.
 
-    is_required: False for those that some jobs do without. model: what `pull` takes.
+    is_required: False if only some jobs need it. model: the name that `pull` takes.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Files:
 
     def config(self, part: str) -> dict[str, Any]:
         """A part's config: transformer, vae, text_encoder (CLIP), text_encoder_2 (T5) or
-        scheduler. Raises `JobError` (model_corrupt) where one's own is not usable."""
+        scheduler. Raises `JobError` (model_corrupt) if the user's own config cannot be used."""
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         own = self.model_dir / "configs" / part / name
         path = own if is_file(own) else _CONFIGS / part / name
@@ -65,19 +64,19 @@ class Files:
             raise bad_config(own, error) from None
         if not isinstance(fields, dict):
             raise bad_config(own, "it is no JSON object")
-        # diffusers writes what its classes are called among the fields.
+        # diffusers writes the names of its classes among the fields.
         return {key: value for key, value in fields.items() if not key.startswith("_")}
 
     def whole_number(self, part: str, field: str, default: int | None = None) -> int:
-        """A field of a part's config. Raises `JobError` (model_corrupt) where it is no number from
-        0 on."""
+        """A field of a part's config. Raises `JobError` (model_corrupt) if it is not a whole number
+        of at least 0."""
         value = self.config(part).get(field, default)
         if type(value) is not int or value < 0:
             raise bad_config(self.model_dir / "configs" / part, f"its {field} is {value!r}")
         return value
 
     def noise_shift(self) -> float:
-        """The scheduler's shift. Raises `JobError` (model_corrupt) where it is none."""
+        """The scheduler's shift. Raises `JobError` (model_corrupt) if it is not above 0."""
         value = self.config("scheduler").get("shift")
         if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise bad_config(self.model_dir / "configs" / "scheduler", f"its shift is {value!r}")
@@ -118,7 +117,7 @@ def transformers(model_dir: Path) -> list[Path]:
 
 
 def parts(catalog: Catalog, model_dir: Path) -> list[Part]:
-    """The set of files, each with the path where it is, or where it is looked for."""
+    """The files, each with its path, or the path at which it is looked for."""
     named = [("transformer", path, True, _ALL) for path in transformers(model_dir)]
     if not named:
         named = [("transformer", _path(catalog, _ALL, model_dir), True, _ALL)]
@@ -136,8 +135,7 @@ def parts(catalog: Catalog, model_dir: Path) -> list[Part]:
 
 
 def what_is_missing(catalog: Catalog, model_dir: Path) -> str | None:
-    """One sentence about the first file without which no FLUX job can run; None if there are
-    all."""
+    """One sentence about the first file that all FLUX jobs need and that is missing, if any."""
     for part in parts(catalog, model_dir):
         if part.is_required and not part.is_there:
             return _missing(part.path, model_dir)
@@ -145,7 +143,7 @@ def what_is_missing(catalog: Catalog, model_dir: Path) -> str | None:
 
 
 def require(path: Path, model_dir: Path) -> None:
-    """Raise `JobError` (model_not_found) where a file of the set is not installed."""
+    """Raise `JobError` (model_not_found) if a file of the set is not installed."""
     if not is_file(path):
         raise JobError(ErrorCode.MODEL_NOT_FOUND, _missing(path, model_dir))
 
@@ -158,7 +156,7 @@ def _missing(path: Path, model_dir: Path) -> str:
 
 
 def bad_config(path: Path, why: object) -> JobError:
-    """The error of a config that describes no model."""
+    """The error of a config that describes no model. why: a reason or an exception."""
     return JobError(ErrorCode.MODEL_CORRUPT, f"{path} is not usable: {why}")
 
 

@@ -1,7 +1,7 @@
-"""How files store numbers, and how those become floating-point weights.
+"""How files store numbers, and how these become floating-point weights.
 
-Plain formats are floating point already. The quantised ones (GGML's) hold a block of values as
-small integers with a scale; every value they can hold is exact in float32.
+Plain formats are single numbers. GGML's quantised formats hold a block of values as small integers
+with a scale; each such value is exact in float32.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _PLAIN = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-# Those that diffusers expands with torch, so also on an accelerator.
+# The formats that diffusers expands with torch, and so also on an accelerator.
 _QUANTISED = (
     *("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0"),
     *("Q3_K", "Q2_K", "IQ4_NL", "IQ4_XS"),
 )
 
 
-# Blocks that are expanded at once: few enough for a processor's caches, where that is two to three
-# times as fast as all at once (`upscaled bench flux`). Elsewhere all at once, in fewer calls.
+# Blocks that are expanded at once. On a processor so few that they stay in its caches, which is two
+# to three times as fast as all at once (`upscaled bench flux`). Other devices expand all at once.
 _AT_ONCE = {"cpu": 1 << 13}
 
 
 @dataclass(frozen=True)
 class Format:
-    """`block_values` numbers take `block_bytes` bytes. dtype is None where it is quantised."""
+    """`block_values` numbers take `block_bytes` bytes. dtype is None for quantised formats."""
 
     name: str
     block_values: int
@@ -49,9 +49,9 @@ FORMATS = {name: Format(name, 1, dtype.itemsize, dtype) for name, dtype in _PLAI
 
 
 def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Stored bytes (uint8, in the order of the file) as numbers of `shape`, where the bytes lie.
+    """Stored bytes (uint8, in the order of the file) as numbers of `shape`, on the same device.
 
-    Exact in float32; other dtypes are rounded from there once.
+    Exact in float32. Other dtypes are rounded from it once.
     """
     if format_.dtype is not None:
         return stored.view(format_.dtype).view(shape).to(dtype)
@@ -66,9 +66,9 @@ def expand(stored: Tensor, format_: Format, shape: tuple[int, ...], dtype: torch
 
 def _expand_blocks(blocks: Tensor, format_: Format, values: Tensor) -> None:
     if format_.name == "Q8_0":
-        # The usual file's, so written out (a float16 scale and 32 signed bytes, GGML's block_q8_0):
-        # one product, rounded by a GPU as it is computed, where the general way carries every
-        # number through memory in float32 three times.
+        # The usual format (GGML's block_q8_0: a float16 scale and 32 signed bytes) has code of its
+        # own: one product, rounded while it is computed. The general function writes all numbers
+        # to memory in float32 three times.
         scales = blocks[:, :2].view(torch.float16).to(torch.float32)
         torch.mul(blocks[:, 2:].view(torch.int8), scales, out=values)
         return

@@ -1,8 +1,8 @@
-"""Files of weights: what their headers promise, and their bytes, row by row.
+"""Weights files: their headers, and their bytes, row by row.
 
-A header is read and checked whole before any weight is. Weights are read into memory of their
-own rather than mapped: a file that is cut short meanwhile is then an error and no SIGBUS, and
-what was read does not stay resident.
+The whole header is checked before any weight is read. Weights are read and not mapped: if the file
+is cut short meanwhile, that is then an error and not a SIGBUS, and pages that were read do not stay
+resident.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from upscaled_models.flux.formats import FORMATS, Format
 from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# A header of the published files has some 30 KB; one that claims more is no header, and is not
-# taken apart: what its JSON can grow to in memory is a multiple of it.
+# Headers of published files have about 30 KB. A larger one is not parsed, because its JSON takes
+# several times as much memory.
 _LONGEST_HEADER = 4 * 1024 * 1024
 _LENGTH_BYTES = 8
 _MOST_DIMENSIONS = 8
-# Of what is said about a file, whose names may be as long as its header.
+# Characters of an error's reason. Names in a file may be as long as its header.
 _LONGEST_REASON = 300
 # The most that Linux reads in one call, rounded down to whole pages.
 _LONGEST_READ = 2**30
@@ -37,7 +37,7 @@ _LONGEST_READ = 2**30
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: `shape` outermost dimension first, bytes from `offset` on."""
+    """One tensor of a file: its shape, outermost dimension first, and its first byte."""
 
     shape: tuple[int, ...]
     format: Format
@@ -45,17 +45,17 @@ class Entry:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one index of the first dimension."""
+        """Bytes per index of the first dimension."""
         return math.prod(self.shape[1:]) * self.format.block_bytes // self.format.block_values
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of the whole tensor."""
         return math.prod(self.shape) * self.format.block_bytes // self.format.block_values
 
 
 class WeightsFile:
-    """An open file of weights, of whatever kind, whose header was found to be whole."""
+    """An open weights file of any kind, whose header was checked."""
 
     def __init__(self, path: Path, descriptor: int, entries: Mapping[str, Entry]) -> None:
         self.path = path
@@ -77,7 +77,7 @@ class WeightsFile:
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows `start` to `stop` of a tensor as they lie in the file: (stop - start, row bytes) of
-        uint8. Raises `JobError` (model_corrupt) where the file is shorter by now."""
+        uint8. Raises `JobError` (model_corrupt) if the file is shorter by now."""
         entry = self.entries[name]
         data = np.empty((stop - start, entry.row_bytes), np.uint8)
         view = memoryview(data.data).cast("B") if data.size else memoryview(b"")
@@ -114,7 +114,7 @@ def open_file(path: Path) -> int:
 
 
 def corrupt(path: Path, why: str) -> JobError:
-    """The error of a file that cannot be used, in one line whatever the names in it hold."""
+    """The error of a file that cannot be used: one line, even if names in the file are longer."""
     reason = "".join(letter if letter.isprintable() else "?" for letter in why[:_LONGEST_REASON])
     return JobError(
         ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {reason}; fetch the file again"
@@ -122,11 +122,11 @@ def corrupt(path: Path, why: str) -> JobError:
 
 
 def no_weights(path: Path, descriptor: int, otherwise: str) -> JobError:
-    """The error of a file that does not begin as it should: what it is, else ``otherwise``."""
-    told = what_it_is_instead(os.pread(descriptor, HEAD_BYTES, 0))
-    if told is None:
+    """The error of a file that does not begin as it should: its kind, or `otherwise`."""
+    kind_of_file = what_it_is_instead(os.pread(descriptor, HEAD_BYTES, 0))
+    if kind_of_file is None:
         return corrupt(path, otherwise)
-    return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {told}")
+    return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {kind_of_file}")
 
 
 def _safetensors_entries(path: Path, descriptor: int) -> dict[str, Entry]:
@@ -155,7 +155,7 @@ def _safetensors_entry(
     first, last = described["data_offsets"]
     if kind not in FORMATS:
         raise corrupt(path, f"its tensor {name} is of the kind {kind}, which is not read here")
-    # Before anything is computed with them: JSON's numbers may have thousands of digits.
+    # Before they are computed with: numbers in JSON may have thousands of digits.
     if not all(type(number) is int and 0 <= number <= size for number in (*shape, first, last)):
         if last > size:
             raise corrupt(path, f"it is truncated: the tensor {name} ends after byte {size}")

@@ -1,4 +1,4 @@
-"""Transformer and autoencoder together, as they are loaded, kept and let go."""
+"""Transformer and autoencoder, which are loaded and unloaded together."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from upscaled_models.flux.transformer import (
 )
 from upscaled_models.flux.weights import EachTensor
 
-# Of the device's free memory, what is left for whichever runs: a batch of tiles, the autoencoder
-# (1.3 GB for a tile of 512 pixels) or the first stage. A card of 16 GB then holds the weights.
+# Memory of the device that is kept free for a batch of tiles, the autoencoder (1.3 GB for a tile of
+# 512 pixels) or the first stage. A card of 16 GB can then hold the weights.
 _RESERVED_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)
 class FluxModels:
-    """What a job computes with; the text encoders are gone by then."""
+    """The models of a job. The text encoders are unloaded before."""
 
     transformer: Transformer
     autoencoder: Autoencoder
@@ -41,7 +41,7 @@ def load_models(
     free_bytes: int,
     each: EachTensor,
 ) -> FluxModels:
-    """Load both, the transformer in the fastest way that `free_bytes` allow.
+    """Load both; the transformer in the fastest placement that `free_bytes` allow.
 
     The autoencoder computes in float32: that costs little beside the transformer, and its results
     are finer than 8 bits. Raises `JobError` (model_corrupt), and what `each` raises.

@@ -1,7 +1,7 @@
-"""Which tensor of the published files each parameter of the libraries' modules comes from.
+"""Maps parameters of the libraries' modules to tensors of the published files.
 
-The files have the names that the models were trained under; diffusers and transformers have
-their own, split what the files hold fused, and in one place have the halves the other way round.
+The files have the names of the training code. diffusers and transformers have other names, split
+tensors that are fused in the files, and in one place have the halves in the opposite order.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """A tensor of a file, or the `part`-th piece of its rows. swapped: its halves change places."""
+    """A tensor of a file, or the `part`-th piece of its rows. swapped: its halves are exchanged."""
 
     name: str
     part: int = 0
     swapped: bool = False
 
 
-# From a parameter of a module to where it comes from.
+# From the name of a parameter to its origin.
 OriginOf = Callable[[str], Origin]
 
 _TRANSFORMER = {
@@ -68,7 +68,7 @@ _BLOCK = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 
 
 def transformer_origin(parameter: str) -> Origin:
-    """Where a parameter of diffusers' `FluxTransformer2DModel` comes from."""
+    """The origin of a parameter of diffusers' `FluxTransformer2DModel`."""
     module, _, kind = parameter.rpartition(".")
     block = _BLOCK.fullmatch(module)
     if block is None:
@@ -76,7 +76,7 @@ def transformer_origin(parameter: str) -> Origin:
         return Origin(f"{_TRANSFORMER[module]}.{kind}", swapped=swapped)
     single, number, inner = block.groups()
     name, part, _ = (_SINGLE_BLOCK if single else _DOUBLE_BLOCK)[inner]
-    # What normalises queries and keys has one vector, which the files call its scale.
+    # The norms of queries and keys have one vector, which the files call their scale.
     kind = "scale" if name.endswith("_norm") else kind
     return Origin(f"{'single' if single else 'double'}_blocks.{number}.{name}.{kind}", part)
 
@@ -97,19 +97,19 @@ _AUTOENCODER = (
 
 
 def autoencoder_origin(parameter: str, levels: int) -> Origin:
-    """Where a parameter of diffusers' `AutoencoderKL` of so many resolutions comes from."""
+    """The origin of a parameter of diffusers' `AutoencoderKL` with so many resolutions."""
     name = parameter
     for pattern, replacement in _AUTOENCODER:
         name = re.sub(pattern, replacement, name)
-    # The files number the decoder's resolutions from the finest on, diffusers from the coarsest.
+    # The files number the decoder's resolutions from the finest one, diffusers from the coarsest.
     return Origin(re.sub(r"\.up\.(\d+)", lambda found: f".up.{levels - 1 - int(found[1])}", name))
 
 
 def clip_origin(parameter: str) -> Origin:
-    """Where a parameter of transformers' `CLIPTextModel` comes from."""
+    """The origin of a parameter of transformers' `CLIPTextModel`."""
     return Origin(f"text_model.{parameter}")
 
 
 def t5_origin(parameter: str) -> Origin:
-    """Where a parameter of transformers' `T5EncoderModel` comes from: all names are the same."""
+    """The origin of a parameter of transformers' `T5EncoderModel`: all names are the same."""
     return Origin(parameter)

@@ -1,4 +1,4 @@
-"""Bands of a picture through autoencoder and transformer: tile by tile, batch by batch."""
+"""Runs bands of a picture through autoencoder and transformer, in batches of tiles."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from upscaled_models.flux.transformer import PATCH, Transformer
 from upscaled_models.tiling import join
 from upscaled_protocol.errors import ErrorCode, JobError
 
-# The smallest tile that is tried when memory runs out; the model makes little sense of less.
+# The smallest tile that is tried when memory runs out. In smaller ones the model sees too little.
 _LEAST_SIDE = 128
-# More than this at once gains nothing: the device is busy with a few.
+# Larger batches are not faster: a few tiles keep the device busy.
 _LARGEST_BATCH = 8
-# Memory of a tile's forward for each token and each number of the transformer's width: 17 at its
-# peak by torch's accounting of the real width, and some for what an allocator loses.
+# Memory of a tile's forward, in numbers per token and per number of the transformer's width: 17 at
+# the peak, counted by torch at the real width, and some more for the allocator's losses.
 _LIVE_NUMBERS = 24
 
 
@@ -31,13 +31,13 @@ class Host(Protocol):
     """What a refiner needs of the job that it is part of."""
 
     def check_cancelled(self) -> None:
-        """Raise `JobError` (cancelled) where the job was cancelled."""
+        """Raise `JobError` (cancelled) if the job was cancelled."""
 
     def band_progress(self, done: int, total: int) -> None:
-        """Take note that so many of the band's model calls were made; may raise."""
+        """Report how many of the band's model calls were made. It may raise."""
 
     def make_room(self) -> None:
-        """Free what memory can be freed: it ran out, and less is tried next."""
+        """Free memory that no job uses: it ran out, and a smaller batch or tile is tried next."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Request:
 
 
 class Refiner:
-    """Image-to-image for one picture, in tiles of at most `side` pixels a side."""
+    """Image-to-image for one picture, in tiles of at most `side` x `side` pixels."""
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class Refiner:
         self.batch: int = max(min(memory_bytes // tile_bytes, _LARGEST_BATCH), 1)
 
     def refine(self, band: Tensor, top: int) -> Tensor:
-        """A band of the picture, (3, h, W), 0 to 1, whose upper edge is at row `top`, to the same
-        band refined. h, W and `top` are multiples of `grid`.
+        """Refine a band of the picture, (3, h, W), 0 to 1, whose upper edge is at row `top`. h, W
+        and `top` are multiples of `grid`.
 
-        Where memory runs out, batches become smaller, then tiles, for what is left of the picture.
+        If memory runs out, batches and then tiles become smaller for the rest of the picture.
         Raises `JobError` (out_of_memory, cancelled).
         """
         while True:
@@ -99,7 +99,7 @@ class Refiner:
         tiles: list[Tensor] = []
         while len(tiles) < len(places):
             left = len(places) - len(tiles)
-            # Batches of nearly one size: a small one at the end takes nearly as long as a full one.
+            # Batches of nearly one size, because a small one takes nearly as long as a full one.
             batch = -(-left // -(-left // self.batch))
             try:
                 tiles += self._batch(
@@ -111,7 +111,7 @@ class Refiner:
                 self.batch = batch // 2
             else:
                 continue
-            # Outside the handler: the error's traceback holds what the batch had computed.
+            # Outside of the handler, because the error's traceback holds the batch's tensors.
             self._host.make_room()
         lines = (
             join(tiles[index * len(columns) : (index + 1) * len(columns)], columns, 2)
@@ -127,7 +127,7 @@ class Refiner:
         steps = len(request.levels) - 1
         latents, noise = [], []
         for y, x in places:
-            # A sign of life too: what came before was the first stage's.
+            # This also resets the stall clock after the first stage.
             self._host.band_progress(done * steps, total * steps)
             pixels = band[:, y : y + self.side, x : x + self.side]
             encoded = self._autoencoder.encode(pixels)

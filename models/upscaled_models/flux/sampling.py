@@ -1,4 +1,4 @@
-"""From a tile's latents to better ones: noise is added, and taken away in as many steps."""
+"""Improves the latents of tiles: noise is added, and removed in steps."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import Tensor
 from upscaled_models.flux.text import Embeddings
 from upscaled_models.flux.transformer import Transformer
 
-# ComfyUI's table of noise levels has so many.
+# Entries of ComfyUI's table of noise levels.
 _TABLE = 10_000
-# Less has the table's lowest level for all steps too, and 1 / less may be no number.
+# For a smaller value all steps have the table's lowest level too, and its inverse may overflow.
 _LEAST_DENOISE = 1e-9
-# Latents a side of the blocks that noise is drawn in.
+# Noise is drawn in blocks of so many latents to each side.
 _BLOCK = 32
 
 
 def noise_levels(steps: int, denoise: float, shift: float) -> list[float]:
     """The levels (sigmas) that `steps` model calls go through, from the highest down to 0.
 
-    As ComfyUI's `simple` scheduler: the last `steps` of a schedule for the whole way from noise,
-    which is 1 / denoise times as long. Empty where `denoise` is 0: there is nothing to do.
-    shift: e to the power of FLUX's mu.
+    The same as ComfyUI's `simple` scheduler: the last `steps` of a schedule that begins with pure
+    noise and is 1 / denoise times as long. Empty if `denoise` is 0. shift: e to the power of FLUX's
+    mu.
     """
     if denoise == 0:
         return []
-    # 1e-6: no step is lost to a quotient like 9.9999999.
+    # 1e-6, so that a quotient like 9.9999999 does not lose a step.
     whole = int(steps / max(denoise, _LEAST_DENOISE) + 1e-6)
     times = [1 - (whole - left) * _TABLE // whole / _TABLE for left in range(steps, 0, -1)]
     return [*(shift * time / (1 + (shift - 1) * time) for time in times), 0.0]
 
 
 class NoiseField:
-    """Noise over a whole plane of latents: a place has the same whatever tile asks for it."""
+    """Noise over a whole plane of latents. Each place has the same noise in every tile."""
 
     def __init__(self, seed: int, channels: int) -> None:
         self._seed = seed
@@ -67,9 +67,9 @@ def denoise_tiles(
     embeddings: Embeddings,
     each_step: Callable[[int], None],
 ) -> Tensor:
-    """Carry latents (B, C, h, w) to the first level with `noise`, and back down (Euler's method).
+    """Add `noise` to latents (B, C, h, w) up to the first level, and remove it (Euler's method).
 
-    each_step: told before each model call how many were made; may raise.
+    each_step: called before each model call with the number of calls so far. It may raise.
     """
     tiles = latents * (1 - levels[0]) + noise.to(latents.device) * levels[0]
     for step, (level, below) in enumerate(itertools.pairwise(levels)):

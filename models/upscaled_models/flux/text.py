@@ -1,8 +1,8 @@
-"""Prompts to embeddings: CLIP and T5, loaded for a prompt that is new and gone right after.
+"""Prompts to embeddings: CLIP and T5 are loaded for a new prompt, and released after it.
 
-They compute in float32 from weights that stay as the file has them (fp8, fp16) and are expanded
-layer by layer: every weight is used once, so that costs no more than to expand them beforehand,
-takes half the memory, and is exact.
+They compute in float32. Their weights stay in the file's format (fp8, fp16) and are expanded layer
+by layer. Each weight is used once, so this takes no more time than to expand all beforehand, takes
+half the memory, and is exact.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from upscaled_models.flux.libraries import (
 from upscaled_models.flux.names import OriginOf, clip_origin, t5_origin
 from upscaled_models.flux.weights import EachTensor, check_weights, load_weights
 
-# T5 tokens of a prompt: ComfyUI pads to the first, and FLUX.1-dev was trained with up to the last.
+# T5 tokens of a prompt: ComfyUI pads to the first, FLUX.1-dev was trained with up to the second.
 T5_LENGTHS = (256, 512)
 # Vocabularies are padded to a multiple of this many rows of the embedding.
 _VOCABULARY_STEP = 128
-# Some of the published files hold more than FLUX uses.
+# Tensors in some of the published files that FLUX does not use.
 _IGNORED_CLIP = ("text_model.embeddings.position_ids", "text_projection.weight", "logit_scale")
 _IGNORED_T5 = ("encoder.embed_tokens.weight",)  # the embedding once more
 
@@ -46,7 +46,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What the transformer is told of a prompt, in float32: sequence (1, T5 length, T5 width) and
+    """A prompt as the transformer takes it, in float32: sequence (1, T5 length, T5 width) and
     pooled (1, CLIP width)."""
 
     sequence: Tensor
@@ -54,7 +54,7 @@ class Embeddings:
 
 
 def tokenize(prompt: str, files: Files) -> Tokens:
-    """A prompt's tokens. The empty prompt needs no tokenizer.
+    """The tokens of a prompt. The empty prompt needs no tokenizer.
 
     Raises `JobError`: model_not_found or model_corrupt, of a tokenizer's file or a config.
     """
@@ -87,7 +87,7 @@ def tokenize(prompt: str, files: Files) -> Tokens:
 
 @torch.inference_mode()
 def encode(tokens: Tokens, files: Files, device: torch.device, each: EachTensor) -> Embeddings:
-    """Load one encoder after the other, run it, and let it go.
+    """Load each encoder, run it, and release it before the next one.
 
     Raises `JobError` (model_corrupt), and what `each` raises.
     """
@@ -124,8 +124,8 @@ def _encode(prompt: str, path: Path, vocabulary: int) -> list[int]:
         tokenizer.no_padding()
         size = tokenizer.get_vocab_size()
         ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
-    except BaseException as error:  # noqa: BLE001 - the library raises nothing more special, and
-        # where it panics no `Exception` either; in a job's thread nothing else is of that kind.
+    except BaseException as error:  # noqa: BLE001 - the library raises no special class, and its
+        # panics are not an `Exception`; in a job's thread no other exception is of that kind.
         raise corrupt(path, f"it is no tokenizer ({error})") from None
     if not vocabulary - _VOCABULARY_STEP < size <= vocabulary:
         raise corrupt(path, f"it has {size} tokens, and the encoder has {vocabulary}")
@@ -139,7 +139,7 @@ def _build(config_class: Any, model_class: Any, files: Files, part: str) -> Any:
     try:
         with torch.device("meta"):
             return model_class(config_class(**fields))
-    except Exception as error:  # whatever a library trips over in foreign fields
+    except Exception as error:  # a library may fail anywhere in foreign fields
         raise bad_config(files.model_dir / "configs" / part, error) from error
 
 

@@ -1,4 +1,4 @@
-"""Where FLUX's tiles lie: on a grid, so that latents of neighbours coincide without resampling."""
+"""Offsets of FLUX's tiles: on a grid, so that latents of neighbours lie at the same places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FLUX.1-dev's transformer: where its weights lie, and one prediction for a batch of tiles."""
+"""FLUX.1-dev's transformer: the placement of its weights, and predictions for batches of tiles."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from upscaled_models.flux.names import transformer_origin
 from upscaled_models.flux.text import Embeddings
 from upscaled_models.flux.weights import EachTensor, check_weights, load_weights
 
-# expanded: in the computing precision, fastest. stored: as the file has them, expanded at each
-# use. offloaded: the same on the host, and a block at a time on the device while it is used.
+# expanded: in the computing precision, which is fastest. stored: in the file's format, expanded at
+# each use. offloaded: stored on the host; each block is moved to the device while it is used.
 Placement = Literal["expanded", "stored", "offloaded"]
 
 _ARCHITECTURE = "flux"
 # The transformer sees squares of 2 x 2 latents as one token (FLUX.1, "patchify").
 PATCH = 2
-# Its embedding of times and guidance counts in thousandths.
+# Its embeddings take times and guidance in thousandths.
 _THOUSANDTHS = 1000.0
 
 
@@ -75,7 +75,7 @@ class Transformer:
 
 
 class _ExactConditioning(nn.Module):
-    """Embeds time and guidance as they are.
+    """Embeds time and guidance in float32.
 
     diffusers rounds them to the computing precision first: in bfloat16 a guidance of 3.5 would
     become 3.504, and neighbouring steps the same time.
@@ -140,7 +140,7 @@ def fill_transformer(
         each=each,
     )
     if placement == "offloaded":
-        # With a stream of its own the next block travels while this one computes.
+        # With its own stream the next block is moved while this one computes.
         streams = device.type == "cuda"
         module.enable_group_offload(
             device,
@@ -166,7 +166,7 @@ def _build(files: Files) -> Any:
     try:
         with torch.device("meta"):
             module = FluxTransformer2DModel(**fields)
-    except Exception as error:  # whatever the library trips over in foreign fields
+    except Exception as error:  # the library may fail anywhere in foreign fields
         raise bad_config(_config_folder(files), error) from error
     if not fields.get("guidance_embeds"):
         raise bad_config(_config_folder(files), "FLUX.1-dev takes guidance: guidance_embeds")

@@ -1,4 +1,4 @@
-"""Weights from a file into a module that was built without any."""
+"""Loads weights from a file into a module that was built without weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from upscaled_models.flux.formats import Format, expand
 from upscaled_models.flux.header import WeightsFile, corrupt
 from upscaled_models.flux.names import OriginOf
 
-# Told how many tensors of how many are loaded; may raise.
+# Called with the number of loaded tensors and of all tensors. It may raise.
 EachTensor = Callable[[int, int], None]
 
 
 class StoredLinear(nn.Module):
-    """A linear layer that keeps its weights as the file has them, and expands them at each use.
+    """A linear layer that keeps its weights in the file's format, and expands them at each use.
 
     Computes in its input's precision.
     """
@@ -27,13 +27,13 @@ class StoredLinear(nn.Module):
         self, stored: Tensor, format_: Format, shape: tuple[int, int], bias: Tensor | None
     ) -> None:
         super().__init__()
-        # Parameters, though bytes: of a module's buffers group offloading takes none back to the
-        # host, so that with streams they would pile up on the device.
+        # Parameters, although they are bytes: group offloading moves no buffers back to the host,
+        # so with streams they would fill the device.
         self.stored = nn.Parameter(stored, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.format = format_
         self.shape = shape
-        # transformers asks linear layers for the precision of their weights.
+        # transformers reads the precision of a linear layer's weights.
         self.weight = None
 
     def forward(self, values: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class StoredLinear(nn.Module):
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows of a tensor of the file that one parameter is made of, in this order."""
+    """The rows of one tensor in the file that make up a parameter, in this order."""
 
     name: str
     rows: tuple[tuple[int, int], ...]
@@ -54,7 +54,7 @@ class _Piece:
 def check_weights(
     module: nn.Module, file: WeightsFile, origin_of: OriginOf, ignored: Collection[str] = ()
 ) -> None:
-    """Compare a file's header with what the module needs; `ignored` may be there or not.
+    """Compare a file's header with what the module needs. Tensors in `ignored` are optional.
 
     Raises `JobError` (model_corrupt), naming the first tensor that is missing, of another shape,
     or left over.
@@ -84,10 +84,10 @@ def load_weights(
     each: EachTensor,
     keep_stored: bool = False,
 ) -> None:
-    """Give a module, built on the meta device, its weights: read, moved and expanded one by one.
+    """Read, move and expand the weights of a module on the meta device, one tensor after the other.
 
-    `check_weights` comes before. keep_stored: linear layers whose weights are not in `dtype`
-    become a `StoredLinear`. Raises what `each` raises.
+    Call `check_weights` before. keep_stored: linear layers whose weights are not in `dtype` become
+    a `StoredLinear`. Raises what `each` raises.
     """
     pieces = {
         parameter: piece
@@ -119,7 +119,7 @@ def load_weights(
 def _needed(
     module: nn.Module, origin_of: OriginOf
 ) -> dict[str, tuple[tuple[int, ...], list[tuple[str, _Piece]]]]:
-    """For each tensor of the file: its shape, and the parameters that are made of it."""
+    """Per tensor of the file: its shape, and the parameters that it holds."""
     fused: dict[str, list[tuple[int, str, tuple[int, ...], bool]]] = {}
     for parameter, value in module.named_parameters():
         origin = origin_of(parameter)
@@ -141,7 +141,7 @@ def _cut(
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without ones at the end: a linear layer may be stored as a convolution of one pixel."""
+    """The shape without ones at its end: a linear layer may be stored as a 1x1 convolution."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape
