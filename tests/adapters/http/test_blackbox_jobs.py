@@ -16,6 +16,7 @@ from PIL import Image
 
 from serve_process import ServeProcess, picture, serve_process
 from upscaled_protocol.errors import ErrorCode
+from waiting import wait_until
 
 # The specification's table of codes and statuses.
 STATUSES = {
@@ -38,7 +39,8 @@ STATUS_OF = {code: status for status, codes in STATUSES.items() for code in code
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
-    with serve_process(tmp_path_factory.mktemp("data")) as running:
+    folder = tmp_path_factory.mktemp("data")
+    with serve_process(folder, UPSCALED_STORAGE_DOWNLOAD_GRACE_S="0") as running:
         running.wait_ready()
         yield running
 
@@ -274,24 +276,21 @@ def test_a_deleted_job_leaves_neither_record_nor_file(serve: ServeProcess) -> No
 
 
 def test_a_picture_is_removed_after_its_download_if_the_job_asks_for_it(
-    tmp_path_factory: pytest.TempPathFactory,
+    serve: ServeProcess,
 ) -> None:
-    folder = tmp_path_factory.mktemp("data")
-    with serve_process(folder, UPSCALED_STORAGE_DOWNLOAD_GRACE_S="0") as serve:
-        job = upscaled(serve, retention="delete_after_download")
-        url = job["result_url"]
-        assert serve.client.head(url).status_code == 200
-        assert serve.client.get(url, headers={"Range": "bytes=0-9"}).status_code == 206
-        assert serve.job(job["job_id"])["expires_at"] == job["expires_at"]
-        assert serve.client.get(url).status_code == 200
-        left = serve.wait_for(
-            job["job_id"], lambda now: now.get("expires_at") != job["expires_at"], "its end"
-        )
-        assert left["status"] == "completed"
-        assert serve.client.post("/api/cleanup", json={"older_than_s": 0}).status_code == 200
-        answer = serve.client.get(url)
-        assert (answer.status_code, answer.json()["code"]) == (410, "result_gone")
-        assert serve.files() == set()
+    job = upscaled(serve, retention="delete_after_download")
+    url = job["result_url"]
+    assert serve.client.head(url).status_code == 200
+    assert serve.client.get(url, headers={"Range": "bytes=0-9"}).status_code == 206
+    assert serve.job(job["job_id"])["expires_at"] == job["expires_at"]
+    assert serve.client.get(url).status_code == 200
+    left = serve.wait_for(
+        job["job_id"], lambda now: now.get("expires_at") != job["expires_at"], "its end"
+    )
+    assert left["status"] == "completed"
+    wait_until(lambda: serve.client.get(url).status_code == 410, "the removal of the picture")
+    assert serve.client.get(url).json()["code"] == "result_gone"
+    assert not any(job["job_id"] in path for path in serve.files())
 
 
 # --- events -------------------------------------------------------------------------------------
