@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from upscaled_imaging.urlaccess import url_prefix
-from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import flag
 from upscaled_protocol.urlpolicy import UrlPolicy
 

@@ -20,6 +20,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 # The layout under MODEL_CACHE_DIR, which is that of ComfyUI's folder `models`.
 FOLDERS = ("upscale_models", "unet", "vae", "clip")
 
+# The folder with the weights that a job's `model` may name, by method. Other folders hold parts.
+MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
+
 # ComfyUI reads these beside those above.
 _SECOND_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 
@@ -50,6 +53,11 @@ class Model:
     requires: tuple[str, ...] = ()
     alias: str = ""
     bundled: bool = False
+
+    @property
+    def is_for_jobs(self) -> bool:
+        """True if a job's `model` may name it; False for a part that such a model needs."""
+        return MODEL_FOLDERS.get(self.method) == self.folder
 
     def path(self, model_dir: Path) -> Path:
         """The path of its file, under any of the names that ComfyUI's users know. If there is no

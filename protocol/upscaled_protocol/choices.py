@@ -1,4 +1,5 @@
-"""The values that some fields of a config may have, and how files of each format are named.
+"""The values that some fields of a config may have, two defaults, and how files of each format are
+named.
 
 Free of pydantic: a command reads this before it imports anything large. `configs.py` has the
 fields.
@@ -7,6 +8,9 @@ fields.
 from __future__ import annotations
 
 from typing import Literal
+
+DEFAULT_UPSCALE_FACTOR = 4.0
+DEFAULT_DPI = 150
 
 Crop = Literal[
     "none",

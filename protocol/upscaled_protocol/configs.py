@@ -24,9 +24,6 @@ from upscaled_protocol.choices import Crop, ImagenFactor, OutputFormat
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lines import has_half_pair
 
-DEFAULT_UPSCALE_FACTOR = 4.0
-DEFAULT_DPI = 150
-
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from upscale_daemon import run, sent
-from upscaled_cli import exits, sizes
+from upscaled_cli import exits
 from upscaled_cli.upscale import main
 from upscaled_imaging.dimensions import plan_size
-from upscaled_protocol.configs import DEFAULT_DPI, EsrganConfig
+from upscaled_protocol.choices import DEFAULT_DPI
+from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.messages import Size
 
@@ -178,10 +179,6 @@ def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], c
     ]
     (asked,) = sent(daemon, "-t", "0", "/in/a.jpg", "-f", "TIF", capsys=capsys)
     assert asked == {"image_path": "/in/a.jpg", "output_format": "tiff"}
-
-
-def test_the_dpi_of_a_print_is_the_protocols() -> None:
-    assert sizes.DEFAULT_DPI == DEFAULT_DPI
 
 
 def test_a_crop_that_was_not_requested_is_pointed_out(

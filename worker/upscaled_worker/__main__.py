@@ -20,7 +20,7 @@ from upscaled_imaging.settings import Defaults, PictureSettings
 from upscaled_models.catalog import why_unreadable
 from upscaled_models.engine import Settings
 from upscaled_models.registry import default_methods, engine_class, known_methods
-from upscaled_protocol.configs import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import add_flags, read_flags
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger

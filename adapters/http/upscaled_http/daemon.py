@@ -22,6 +22,7 @@ from upscaled.daemon import Daemon
 from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
 from upscaled.questions import Questions
+from upscaled.restarts import USAGE_STATUS
 from upscaled.timers import Timers
 from upscaled_http.loopchannel import LoopChannel
 
@@ -36,8 +37,6 @@ _RAN_S = 10.0
 _FAILED_AFTER_S = 30.0
 # A daemon that was asked to stop is killed at this time past its own grace.
 _KILL_AFTER_GRACE_S = 5.0
-# The daemon's exit status for options that it refuses. It finds out some only after its first line.
-_USAGE_STATUS = 2
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ class ChildDaemon:
             self.state = "restarting"
             self.restarts += 1
             _LOG.warning("%s", error)
-            if error.status == _USAGE_STATUS and not self.ready:
+            if error.status == USAGE_STATUS and not self.ready:
                 self.fault = (
                     "`upscaled run` refuses its options, as its message on stderr says: mend the "
                     "settings of workers, workers.args above all"

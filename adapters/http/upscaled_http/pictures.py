@@ -6,7 +6,7 @@ from pathlib import Path
 
 import imagesize
 
-from upscaled_http.problems import ProblemError
+from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -27,8 +27,8 @@ def picture_size(path: Path, max_megapixels: float) -> Pixels | None:
         try:
             kind = recognise(head)
         except JobError as error:
-            text = error.message[:1].upper() + error.message[1:]
-            raise ProblemError(ErrorCode.UNSUPPORTED_FORMAT, f"{text}.") from None
+            text = sentence_of(error.message)
+            raise ProblemError(ErrorCode.UNSUPPORTED_FORMAT, text) from None
         if kind in _UNSIGNED:
             raise ProblemError(
                 ErrorCode.UNSUPPORTED_FORMAT,

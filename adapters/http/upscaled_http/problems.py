@@ -103,6 +103,11 @@ def is_retryable(code: Code) -> bool:
     return MEANINGS[code].retryable if isinstance(code, ErrorCode) else code in _RETRYABLE
 
 
+def sentence_of(message: str) -> str:
+    """A daemon's message, which begins small and has no full stop, as a sentence."""
+    return message[:1].upper() + message[1:].rstrip(".") + "."
+
+
 class ProblemError(Exception):
     """Raised to answer a request with a problem. detail: one sentence that says what is wrong and
     what to do. It shows no path of the server and no key.

@@ -16,14 +16,13 @@ from pydantic import ValidationError
 
 from upscaled_http.config import Settings
 from upscaled_http.messages import FieldError, Retention
-from upscaled_http.problems import ProblemError
+from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_http.receivers import host_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.configs import (
-    DEFAULT_DPI,
-    DEFAULT_UPSCALE_FACTOR,
     Config,
     EsrganConfig,
     FakeConfig,
@@ -138,7 +137,7 @@ class SubmissionReader:
                 default_dpi=int(self._settings.defaults.dpi or DEFAULT_DPI),
             )
         except JobError as error:
-            raise ProblemError(error.code, _sentence(error.message)) from None
+            raise ProblemError(error.code, sentence_of(error.message)) from None
         megapixels = plan.scaled.width * plan.scaled.height / 1e6
         limit = self._settings.limits.max_output_megapixels
         if megapixels > limit:
@@ -202,7 +201,7 @@ class SubmissionReader:
                 text = f"there is no model {_quoted(name)}" if is_outside else error.message
                 raise ProblemError.field(
                     given,
-                    f"{_sentence(text)} `GET /api/models` lists the models.",
+                    f"{sentence_of(text)} `GET /api/models` lists the models.",
                     ErrorCode.MODEL_NOT_FOUND,
                 ) from None
 
@@ -298,7 +297,7 @@ def _field_error(fault: Mapping[str, Any], method: str, given_as: Mapping[str, s
         return _unknown(given, method).problem.errors[0]
     text = str(fault["msg"]).removeprefix("Value error, ")
     if not given:
-        return FieldError(field="", detail=_sentence(text))
+        return FieldError(field="", detail=sentence_of(text))
     return FieldError(field=given, detail=f"{given}: {text}.")
 
 
@@ -332,11 +331,6 @@ def _is_plain(text: str) -> bool:
 def _quoted(value: object) -> str:
     text = value if isinstance(value, str) else type(value).__name__
     return f"'{text[:64]}'" if text.isprintable() else "of that name"
-
-
-def _sentence(text: str) -> str:
-    """A message of the daemon as a sentence."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def form_fields() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from upscaled.errors import DaemonGoneError
 _MAX_DELAY_S = 10.0
 
 # The daemon's exit status for wrong options. It finds some only after its first line.
-_USAGE_STATUS = 2
+USAGE_STATUS = 2
 
 
 class Restarts:
@@ -51,4 +51,4 @@ class Restarts:
         if self._was_ready:
             return False
         is_missing = isinstance(error.__cause__, FileNotFoundError | NotADirectoryError)
-        return is_missing or error.status == _USAGE_STATUS
+        return is_missing or error.status == USAGE_STATUS

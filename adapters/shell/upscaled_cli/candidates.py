@@ -14,9 +14,6 @@ from upscaled_models.catalog import Catalog, default_model_dir, is_file
 # `run` passes options to the workers, so they are completed too.
 _PARSERS = {"run": ("upscaled_supervisor.options", "upscaled_worker.__main__")}
 
-# The folders, below the model folder, with the weights for a method's `--model`.
-_MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
-
 
 class Candidates(NamedTuple):
     """Words with their descriptions. names: the kind of file names that the shell offers too."""
@@ -140,12 +137,11 @@ def _is_assignment(word: str) -> bool:
 
 def _models(method: str) -> dict[str, str]:
     """Names for `--model`: of the catalogue, and the user's own files by their stem."""
-    folder = _MODEL_FOLDERS.get(method)
     catalog, model_dir = Catalog.load(), default_model_dir()
     own = catalog.own_files(model_dir) if method == "esrgan" else []
     names = {path.stem: "your own" for path in own}
     for model in catalog:
-        if model.method == method and model.folder == folder:
+        if model.method == method and model.is_for_jobs:
             is_here = is_file(model.path(model_dir))
             names[model.name] = model.description if is_here else "not pulled yet"
     return names

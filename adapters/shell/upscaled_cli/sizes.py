@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from upscaled_protocol.choices import Crop
+from upscaled_protocol.choices import DEFAULT_DPI, Crop
 
 # Width and height in millimetres: ISO 216, and ANSI for the last three.
 PAPERS = {
@@ -23,8 +23,6 @@ PAPERS = {
     "tabloid": (279.4, 431.8),
 }
 _MM_PER_INCH = 25.4
-# The daemon's default. Sides in millimetres are rounded at it if no --dpi is given.
-DEFAULT_DPI = 150
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +70,7 @@ def print_size(options: argparse.Namespace) -> dict[str, Any]:
                 raise ValueError(f"{given[0]} is no length: give centimetres above 0")
         else:
             continue
+        # Without --dpi, the daemon prints at its default.
         fields[f"target_{side}_inches"] = _inches(millimetres, max(options.dpi or DEFAULT_DPI, 1))
     given = [name for side in ("width", "height") for name in options_of_side(options, side)]
     if len({name.startswith(("--width ", "--height ")) for name in given}) > 1:

@@ -17,9 +17,6 @@ from upscaled_protocol.messages import CONFIGS
 
 router = APIRouter(tags=["models"])
 
-# The folders of the weights that a job's `model` may name. Others hold parts of those.
-_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
-
 # Factors to offer. ESRGAN and FLUX take any factor, and resample after the network.
 _SCALES = {
     "esrgan": [2.0, 3.0, 4.0, 8.0],
@@ -50,7 +47,7 @@ def known_models(settings: Settings) -> Iterator[Model]:
     catalog = _catalog()
     defaults = {**_DEFAULTS, "esrgan": _default_of_esrgan(settings)}
     for entry in catalog:
-        if entry.method in settings.workers.methods and entry.folder == _FOLDERS[entry.method]:
+        if entry.method in settings.workers.methods and entry.is_for_jobs:
             yield Model(
                 name=entry.name,
                 method=entry.method,

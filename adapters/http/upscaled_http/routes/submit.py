@@ -12,7 +12,7 @@ from starlette.responses import Response
 from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.messages import Job
 from upscaled_http.preferences import idempotency_key, wait_of, wants_picture
-from upscaled_http.problems import ProblemError
+from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import ResultResponse
 from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute, header_parameter
@@ -115,10 +115,9 @@ def problem_of(record: Record, headers: dict[str, str]) -> ProblemError:
         code = ErrorCode(record.outcome.get("code", ""))
     except ValueError:
         code = ErrorCode.INTERNAL
-    text = record.outcome["error"]
     return ProblemError(
         code,
-        f"{text[:1].upper()}{text[1:]}.".replace("..", "."),
+        sentence_of(record.outcome["error"]),
         job_id=record.job_id,
         retryable=record.outcome.get("retryable") is True,
         headers=headers,

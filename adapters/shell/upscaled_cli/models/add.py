@@ -18,7 +18,14 @@ from upscaled_cli.models.contents import read_contents
 from upscaled_cli.models.listing import size_text
 from upscaled_cli.partfile import CHUNK_BYTES
 from upscaled_imaging.pendingfile import PendingFile
-from upscaled_models.catalog import WEIGHT_SUFFIXES, Catalog, Model, installed_as, is_file
+from upscaled_models.catalog import (
+    MODEL_FOLDERS,
+    WEIGHT_SUFFIXES,
+    Catalog,
+    Model,
+    installed_as,
+    is_file,
+)
 from upscaled_protocol.errors import JobError
 
 # The limit of a name. It leaves room for a suffix and for `.part`.
@@ -72,7 +79,7 @@ def _add_file(
         return
     contents = read_contents(path, model_dir)
     stem = name or _checked_name(path.name)
-    target = model_dir / contents.folder / (stem + contents.suffix)
+    target = model_dir / MODEL_FOLDERS[contents.method] / (stem + contents.suffix)
     there = _same_file(catalog, path, target, stem, model_dir)
     if there is None:
         _place(path, target, is_ours=is_ours)
@@ -94,7 +101,7 @@ def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) 
     print(f"{model.name}: {model.architecture}, of the catalogue (checksum is right)")
     print(f"  {model.path(model_dir)}")
     print(f"  licence: {model.licence}{use}")
-    if model.folder in ("upscale_models", "unet"):
+    if model.is_for_jobs:
         _print_use(model.name, model.method)
     else:
         print("  one of the files that the flux method needs")

@@ -11,10 +11,9 @@ _ESRGAN_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of a weights file. folder, suffix: for its place. note: on its licence."""
+    """The content of a weights file. suffix: for its name. note: on its licence."""
 
     method: str
-    folder: str
     suffix: str
     facts: str
     note: str | None = None
@@ -38,7 +37,7 @@ def _esrgan(path: Path, head: bytes) -> Contents:
     colours = "RGB" if network.input_channels == 3 else "grayscale"
     architecture = network.architecture.name
     facts = f"{architecture}, {network.scale}x, {colours}"
-    return Contents("esrgan", "upscale_models", suffix, facts, licence_note(architecture))
+    return Contents("esrgan", suffix, facts, licence_note(architecture))
 
 
 def _flux(path: Path, model_dir: Path) -> Contents:
@@ -52,4 +51,4 @@ def _flux(path: Path, model_dir: Path) -> Contents:
     others = (model_dir,) * 5  # not used
     check_transformer(Files(model_dir, path, *others))
     note = "FLUX.1-dev's licence is non-commercial"
-    return Contents("flux", "unet", ".gguf", "a FLUX.1 transformer, GGUF", note)
+    return Contents("flux", ".gguf", "a FLUX.1 transformer, GGUF", note)
