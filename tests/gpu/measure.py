@@ -64,10 +64,11 @@ def main() -> int:
     print(f"{name}, torch {torch.__version__}")
     config = published_config() | (_TINY if tiny else {})
     batches, tile, steps = ((1, 2), 128, 2) if tiny else ((1, 2, 4, 8), 512, 20)
+    width, height = (40, 32) if tiny else (320, 256)
     parts: list[Callable[[], object]] = [
         lambda: compare_placements(config, device),
         lambda: flux.print_calls(config, device, batches=batches, tile=tile),
-        lambda: flux.print_job({}, steps),
+        lambda: flux.print_job({}, steps, width, height),
     ]
     if on_gpu:
         parts += [run_esrgan_out_of_memory, run_flux_out_of_memory]

@@ -126,11 +126,13 @@ def load_apart(folder: Path, gguf: Path, placement: str) -> dict[str, float]:
     return dict(orjson.loads(told))
 
 
-def print_job(transformer: Mapping[str, Any], steps: int = 20) -> None:
+def print_job(
+    transformer: Mapping[str, Any], steps: int = 20, width: int = 320, height: int = 256
+) -> None:
     """Where the time of a job goes, on a replica of all files."""
     with tempfile.TemporaryDirectory() as name:
         replica = write_replica(Path(name) / "models", transformer=transformer)
-        picture = write_photograph(Path(name) / "in.png", 320, 256)
+        picture = write_photograph(Path(name) / "in.png", width, height)
         upscaler = install_upscaler(replica.folder)
         engine = FluxEngine(Settings(model_dir=replica.folder))
         engine.start()
@@ -158,8 +160,8 @@ def print_job(transformer: Mapping[str, Any], steps: int = 20) -> None:
     }
     parts["cutting, noise, blending"] = max(whole - sum(parts.values()), 0.0)
     print_table(
-        f"a job on a replica, 320x256 to 1280x1024, {steps} steps; its first took "
-        f"{first - whole:.1f} s more, to load and to encode the prompt",
+        f"a job on a replica, {width}x{height} to {4 * width}x{4 * height}, {steps} steps; "
+        f"its first took {first - whole:.1f} s more, to load and to encode the prompt",
         ["", "seconds", "share"],
         [[part, f"{value:.2f}", f"{value / whole:.0%}"] for part, value in parts.items()],
     )
