@@ -212,7 +212,7 @@ class Fleet:
         if not self._succession.can_take_over(slot, fields):
             child.end(Cause("load_failed", detail=fields.get("detail")))
             return
-        slot.load_failures = 0
+        slot.handle_ready()
         child.state = "ready"
         child.ready = fields
         child.lanes = fields["lanes"]

@@ -74,6 +74,11 @@ class Slot:
             return replacement
         return None
 
+    def handle_ready(self) -> None:
+        """A worker has got ready: nothing on this machine prevents that."""
+        self.load_failures = 0
+        self.start_failure = None
+
     def plan_restart(
         self, cause: Cause, now: float, *, died_loading: bool, has_worked: bool
     ) -> None:

@@ -22,9 +22,9 @@ READ_BYTES = 1024 * 1024
 class SimulatedWorker:
     """A worker with one device lane that holds two jobs, of which one runs.
 
-    By itself it answers every request, and does what a job's config asks: `hang`, `exit_code`,
-    `signal`, each only on attempt `only_on_attempt` if that is given. Everything else the test
-    does: `progress`, `finish`, `write`, `exit`.
+    By itself it answers every request, and does what a job's config asks: `hang`, `silent` (without
+    any progress), `exit_code`, `signal`, the others only on attempt `only_on_attempt` if that is
+    given. Everything else the test does: `progress`, `finish`, `write`, `exit`.
     """
 
     def __init__(
@@ -183,6 +183,8 @@ class SimulatedWorker:
             self.receive_signal(config["signal"])
         elif config.get("hang") and not is_good:
             self.progress(job_id)
+        elif config.get("silent"):
+            return
         else:
             self.finish(job_id)
 

@@ -99,9 +99,12 @@ def test_a_kill_by_the_kernel_for_lack_of_memory_is_named() -> None:
 
 def test_a_job_whose_worker_crashed_runs_alone_the_next_time() -> None:
     with simulated() as daemon:
-        daemon.job("crashes", config={"exit_code": 1, "only_on_attempt": 1})
+        daemon.job("crashes", config=HANG_ONCE)
+        worker = daemon.wait_held("crashes")
+        daemon.system.starts = lambda worker: None
+        worker.exit(1)
         daemon.job("other", config=HANG, priority=5)
-        daemon.wait_workers(2)
+        daemon.wait_workers(2).ready()
         daemon.wait_held("other")
         daemon.run_for(5.0)
         # The worker has room for a second job, and is reserved for this one.
@@ -110,13 +113,34 @@ def test_a_job_whose_worker_crashed_runs_alone_the_next_time() -> None:
         assert daemon.wait_terminal("crashes")["attempt"] == 2
 
 
+def test_a_reserved_job_can_be_cancelled() -> None:
+    with simulated() as daemon:
+        daemon.job("crashes", config=HANG)
+        worker = daemon.wait_held("crashes")
+        daemon.system.starts = lambda worker: None
+        worker.exit(1)
+        daemon.job("other", config=HANG, priority=5)
+        daemon.wait_workers(2).ready()
+        daemon.wait_held("other")
+        daemon.cancel("crashes")
+        assert daemon.wait_terminal("crashes")["code"] == "cancelled"
+        daemon.worker.finish("other")
+        daemon.job("next")
+        assert daemon.wait_terminal("next")["type"] == "result"
+        assert len(daemon.terminals()) == 3
+
+
 def test_a_job_that_runs_alone_waits_for_no_busy_worker_while_another_idles() -> None:
     with simulated("--workers", "2") as daemon:
         daemon.settle()
         daemon.job("endless", config=HANG)
         daemon.wait_held("endless")
-        # Its worker exits, so that at first only the busy one is there.
-        daemon.job("crashes", config={"exit_code": 1, "only_on_attempt": 1})
+        daemon.job("crashes", config=HANG_ONCE)
+        worker = daemon.wait_held("crashes")
+        daemon.system.starts = lambda worker: None
+        worker.exit(1)
+        daemon.run_for(5.0)  # it is reserved for the busy worker
+        daemon.wait_workers(3).ready()
         assert daemon.wait_terminal("crashes")["attempt"] == 2
 
 
@@ -185,6 +209,20 @@ def test_a_job_that_waits_for_the_device_does_not_stall() -> None:
         assert daemon.wait_terminal("behind")["attempt"] == 1
 
 
+def test_the_stall_clock_of_a_job_that_waited_restarts_when_the_device_is_free() -> None:
+    with simulated("--stall-timeout-s", "30") as daemon:
+        daemon.job("long", config=HANG)
+        daemon.job("behind", config={"silent": True})
+        worker = daemon.wait_held("behind")
+        for _ in range(3):
+            daemon.run_for(20.0)
+            worker.progress("long", 10.0)
+        worker.finish("long")
+        daemon.run_for(20.0)
+        worker.finish("behind")
+        assert daemon.wait_terminal("behind")["attempt"] == 1
+
+
 def test_a_lane_of_which_every_job_waits_is_a_stall() -> None:
     with simulated("--stall-timeout-s", "30") as daemon:
         daemon.job("a", config=HANG_ONCE)
@@ -248,7 +286,10 @@ def test_a_worker_whose_output_ends_is_killed_after_a_while() -> None:
         daemon.job("a", config=HANG_ONCE)
         worker = daemon.wait_held("a")
         worker.close_stdout()
+        daemon.settle()
+        daemon.job("b")
         assert daemon.wait_terminal("a")["attempt"] == 2
+        assert daemon.wait_terminal("b")["attempt"] == 1
         cause = daemon.wait_status("worker_restarted")["cause"]
         assert cause["detail"] == "its output has ended"
 

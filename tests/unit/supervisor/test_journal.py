@@ -104,6 +104,8 @@ def test_a_job_that_used_its_attempts_as_the_daemon_was_killed_ends(path: Path) 
     change(path, "UPDATE jobs SET attempts = 2")
     with simulated("--journal", str(path)) as daemon:
         assert daemon.wait_terminal("a")["code"] == "poisoned"
+        daemon.settle()
+        assert daemon.worker.received == []
 
 
 def test_a_deadline_starts_anew_after_a_restart(path: Path) -> None:

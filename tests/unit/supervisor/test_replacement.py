@@ -32,6 +32,7 @@ def test_a_reload_replaces_the_workers_one_by_one() -> None:
         daemon.wait_workers(3)
         daemon.run_for(10.0)
         assert len(daemon.workers) == 3
+        assert daemon.stderr.count(b"worker_recycled") == 1
         daemon.workers[2].ready()
         daemon.wait_workers(4)
         daemon.workers[3].ready()
@@ -255,7 +256,7 @@ def test_a_worker_that_grows_is_trimmed_and_then_replaced() -> None:
         daemon.wait_terminal("a")
         daemon.worker.resident_mb = 900.0
         daemon.run_for(5.0)
-        assert [one for one in daemon.worker.received if one.get("type") == "trim"] != []
+        assert [one.get("type") for one in daemon.worker.received].count("trim") == 1
         assert len(daemon.workers) == 1
         daemon.worker.resident_mb = 1100.0
         assert daemon.wait_status("worker_restarted")["cause"] == {"reason": "memory"}

@@ -105,6 +105,23 @@ def test_a_bad_machine_is_reported_once_and_recovers_by_itself(bad_machine: Simu
     assert daemon.wait_terminal("a")["attempt"] == 1
     assert [line.get("message") for line in daemon.lines].count("degraded") == 1
     assert daemon.ask_health()["status"] == "ok"
+    assert daemon.finish() == 0
+    daemon.close()
+
+
+def test_a_machine_that_has_recovered_may_drain_before_its_first_job_has_ended(
+    bad_machine: Simulation,
+) -> None:
+    daemon = bad_machine.start()
+    daemon.job("a", config=HANG)
+    daemon.wait_health(lambda one: one["workers"][0]["restarts"] > 4)
+    daemon.system.starts = SimulatedWorker.ready
+    worker = daemon.wait_held("a")
+    daemon.close_stdin()
+    daemon.wait_status("draining")
+    daemon.run_for(5.0)
+    worker.finish("a")
+    assert daemon.wait() == 0
     daemon.close()
 
 
