@@ -65,7 +65,6 @@ class Fleet:
         self._dispatcher = Dispatcher(self.children, ledger, options, system)
         self._streams = WorkerStreams(
             options=options,
-            slots=self.slots,
             ledger=ledger,
             dispatcher=self._dispatcher,
             memory=self.memory,

@@ -16,7 +16,6 @@ from upscaled_supervisor.memory import MemoryWatch
 from upscaled_supervisor.options import Options
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
-from upscaled_supervisor.slots import Slot
 from upscaled_supervisor.system import System
 from upscaled_supervisor.workerline import read_message
 
@@ -35,7 +34,6 @@ class WorkerStreams:
         self,
         *,
         options: Options,
-        slots: list[Slot],
         ledger: Ledger,
         dispatcher: Dispatcher,
         memory: MemoryWatch,
@@ -46,7 +44,6 @@ class WorkerStreams:
         handle_signal: Callable[[Child, str], None],
     ) -> None:
         self._options = options
-        self._slots = slots
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._memory = memory
@@ -150,7 +147,6 @@ class WorkerStreams:
             self._ledger.finish(job, line, outcome)
         child.remove(job)
         child.jobs_done += 1
-        self._slots[child.slot].failures = 0
         if outcome == "completed":
             self._memory.handle_completed_job(child, job.model)
         else:
