@@ -105,7 +105,7 @@ def test_a_job_that_used_its_attempts_as_the_daemon_was_killed_ends(path: Path) 
     with simulated("--journal", str(path)) as daemon:
         assert daemon.wait_terminal("a")["code"] == "poisoned"
         daemon.settle()
-        assert daemon.worker.received == []
+        assert daemon.workers[0].received == []
 
 
 def test_a_deadline_starts_anew_after_a_restart(path: Path) -> None:
