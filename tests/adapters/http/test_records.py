@@ -7,7 +7,7 @@ from upscaled_http.records import Record
 from upscaled_protocol.messages import Result
 
 # The server's alone: a client fetches the picture by its address.
-HIDDEN = {"type", "output_path", "output_base64"}
+HIDDEN = {"type", "output_path", "output_base64", "output_url", "output_bytes"}
 
 
 def test_a_job_has_every_field_of_the_daemons_result_but_the_outputs_place() -> None:
