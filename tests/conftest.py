@@ -19,12 +19,12 @@ from hypothesis import settings
 
 from conversation import TIMEOUT_S, Conversation
 
-# A run that was put into the background is started with Ctrl-C ignored, and so would be every
-# process below it; the tests press it.
+# A run in the background is started with SIGINT ignored, and its processes would inherit that. Some
+# tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests run side by side, on more threads than there are cores: those that wait for each other give
-# their core away, where they would spin.
+# Tests run in parallel, with more threads than cores. Threads that wait for each other must sleep,
+# not spin.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 
 # Any example may meet a moment in which the machine stands still.
@@ -86,13 +86,13 @@ class Daemon(Conversation):
         return self.process.pid
 
     def wait_until_idle(self) -> None:
-        """Until its CPU time stands nearly still; so it does too while nobody lets it run."""
+        """Wait until it uses almost no CPU time. On a busy machine it may only seem idle."""
         process = psutil.Process(self.pid)
         end = time.monotonic() + TIMEOUT_S
         before = -1.0
         while (now := sum(process.cpu_times()[:2])) - before > 0.1:
             if time.monotonic() > end:
-                pytest.fail("the daemon never comes to rest")
+                pytest.fail("the daemon is never idle")
             before = now
             time.sleep(0.5)
 
@@ -168,7 +168,7 @@ def start_shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
 
 @pytest.fixture
 def start_supervisor(start_daemon: StartDaemon) -> StartDaemon:
-    """Starts a supervisor with the fake engine, unless told otherwise."""
+    """Starts a supervisor, with the fake engine unless `--methods` is given."""
 
     def start(*options: str, **kwargs: Any) -> Daemon:
         methods = () if "--methods" in options else ("--methods", "fake")
@@ -179,7 +179,7 @@ def start_supervisor(start_daemon: StartDaemon) -> StartDaemon:
 
 @pytest.fixture
 def start_worker(start_daemon: StartDaemon) -> StartDaemon:
-    """Starts a bare worker with the fake engine, unless told otherwise."""
+    """Starts a bare worker, with the fake engine unless `--methods` is given."""
 
     def start(*options: str, **kwargs: Any) -> Daemon:
         methods = () if "--methods" in options else ("--methods", "fake")

@@ -1,4 +1,4 @@
-"""What cannot be upscaled: one clear error each, through a real daemon, and life goes on."""
+"""Inputs that cannot be upscaled: one clear error each from a real daemon, which then goes on."""
 
 from __future__ import annotations
 

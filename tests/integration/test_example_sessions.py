@@ -27,10 +27,10 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "protocol" / "examples").glob("*.
 PLAYABLE = [path for path in EXAMPLES if b'"play":' in path.read_bytes()]
 MODULES = {"worker": "upscaled_worker", "run": "upscaled_supervisor"}
 TIMEOUT_S = 60.0
-# What a supervisor does in another way: it accepts a job before its config is checked, and tells
-# of its workers in `health`.
+# The sessions in which a supervisor differs: it accepts a job before its config is checked, and its
+# `health` has its workers.
 WORKERS_OWN = {"unknown_fields", "health"}
-# What differs from run to run.
+# The fields that differ from run to run.
 VOLATILE = {"pid", "version", "uptime_s", "processing_time", "timings", "position"}
 
 
@@ -44,8 +44,8 @@ def steady(message: Row) -> Row:
     """A message without what differs from run to run."""
     kept = {name: value for name, value in message.items() if name not in VOLATILE}
     if kept.get("attempt") == 1:
-        del kept["attempt"]  # said or not, it is the first
-    # The JSON library's words; or the words of whoever noticed first.
+        del kept["attempt"]  # a first attempt may be left out
+    # The text is that of the JSON library, or of the side that noticed first.
     if message.get("code") in ("invalid_json", "deadline_exceeded"):
         del kept["error"]
     return kept
@@ -76,8 +76,8 @@ class Session:
             self.expected[topic_of(message)].append(steady(message))
 
     def wait_until_met(self) -> None:
-        """Read until every expected message is there; then nothing else may be, but for a status
-        such as `ready`, which comes when it comes: that one must be what is expected next."""
+        """Read until every expected message is there. There must be no other one, except a status
+        such as `ready`, which may come at any time; that one must be expected next."""
         end = time.monotonic() + TIMEOUT_S
         while any(
             len(self.said[topic]) < len(messages) for topic, messages in self.expected.items()
@@ -134,7 +134,7 @@ def play(path: Path, command: str, directory: Path) -> None:
                 {"stdin": session.stdin, "stdout": session.stdout}[row["stream"]].close()
             elif row["dir"] == "exit":
                 status = session.wait()
-                # A supervisor's exit status also tells that some job failed.
+                # A supervisor's exit status is 1 if a job failed.
                 assert status == row["status"] or (command != usual and status == 1), session.log()
         assert session.said == session.expected
     finally:

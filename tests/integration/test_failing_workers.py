@@ -56,7 +56,7 @@ def test_a_supervisor_answers_jobs_with_the_reason_of_a_worker_that_cannot_start
     assert "PermissionError: [Errno 13] Permission denied: '/models'" in error["error"]
 
 
-def test_a_model_folder_that_cannot_be_read_is_an_empty_one_and_told_once(
+def test_a_model_folder_that_cannot_be_read_counts_as_empty_and_is_reported_once(
     start_worker: StartDaemon, tmp_path: Path
 ) -> None:
     # A name that is too long to look at fails for root too, who may read everything.

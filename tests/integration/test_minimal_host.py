@@ -1,8 +1,8 @@
-"""A host that knows four messages and no more, against a bare worker and a supervised one.
+"""A host that knows only four messages, with a bare worker and with a supervised one.
 
 It spawns the daemon, waits for `{"type":"status","message":"ready"}`, writes jobs without a type,
-and settles each on the `result` or the `error` of its id. Every other type it passes over, and what
-is not JSON it logs. It was written for these messages alone, so it must go on working unmodified.
+and settles each on the `result` or the `error` of its id. It ignores every other type, and logs
+lines that are not JSON. Such hosts exist, so this one must always work unmodified.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_its_jobs_all_settle(fake_host: MinimalHost, tmp_path: Path) -> None:
         ("polish", {}, 'unknown method "polish"'),
     ],
 )
-def test_its_failing_jobs_end_in_a_sentence_and_the_next_one_works(
+def test_its_failing_jobs_end_with_a_reason_and_the_next_one_works(
     fake_host: MinimalHost, method: str, config: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(RuntimeError, match=text):
@@ -130,13 +130,13 @@ def test_its_failing_jobs_end_in_a_sentence_and_the_next_one_works(
     assert fake_host.upscale("fake", {"model": "next"}).result(TIMEOUT_S) is None
 
 
-def test_a_chatty_library_never_reaches_it(fake_host: MinimalHost) -> None:
+def test_the_prints_of_a_library_never_reach_it(fake_host: MinimalHost) -> None:
     config = {"print_text": "tqdm", "c_print_text": "cuda", "subprocess_text": "ffmpeg"}
     fake_host.upscale("fake", config).result(TIMEOUT_S)
     assert fake_host.junk == []
 
 
-def test_supervised_it_never_learns_that_its_worker_died() -> None:
+def test_supervised_it_never_notices_that_its_worker_crashed() -> None:
     with closing(MinimalHost([*COMMANDS["run"], "--methods", "fake"])) as host:
         killed = host.upscale("fake", {"signal": 9, "only_on_attempt": 1})
         others = [host.upscale("fake", {"steps": 2}) for _ in range(10)]

@@ -109,7 +109,7 @@ def test_each_bad_line_gets_one_error_and_the_job_after_it_works(daemon: Any) ->
         assert daemon.wait_terminal(job_id)["type"] == "result", bad_lines
 
     send()
-    # A supervisor's exit status tells of refused lines.
+    # A supervisor's exit status is 1 if a line was refused.
     assert daemon.finish() == (1 if "upscaled_supervisor" in daemon.process.args else 0)
     assert len(errors_of(daemon)) == len(sent_lines)
     assert sum(line["type"] == "result" for line in daemon.lines) == answered
@@ -157,7 +157,7 @@ def test_a_huge_bad_line_gets_one_small_error_and_the_job_after_it_works(
     assert max(map(len, daemon.raw)) < 2000
 
 
-def test_a_last_line_that_breaks_off_gets_its_error_and_the_jobs_before_it_are_finished(
+def test_a_last_line_that_is_cut_off_gets_its_error_and_the_jobs_before_it_are_finished(
     daemon: Any,
 ) -> None:
     daemon.job("good")
@@ -168,7 +168,7 @@ def test_a_last_line_that_breaks_off_gets_its_error_and_the_jobs_before_it_are_f
     assert daemon.lines[-1]["message"] == "stopped"
 
 
-def test_lines_that_come_a_byte_at_a_time_are_the_same_lines(daemon: Any) -> None:
+def test_lines_that_come_byte_by_byte_are_the_same_lines(daemon: Any) -> None:
     text = b'nonsense\r\n{"job_id":"a","method":"fake"}\n\n{"type":"health"}\n'
     for position in range(len(text)):
         daemon.send(text[position : position + 1])

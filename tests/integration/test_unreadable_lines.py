@@ -36,7 +36,7 @@ NO_IDS = {"": b'""', "12": b"12", "true": b"true", "i" * 128: b'"%b"' % (b"i" * 
 
 
 @MODULES
-def test_a_line_that_cannot_be_read_is_answered_under_its_id(
+def test_a_line_that_cannot_be_read_is_answered_with_its_id(
     start_daemon: StartDaemon, module: str
 ) -> None:
     daemon = start_daemon(module, "--methods", "fake", "--line-limit-bytes", "12000")
@@ -129,7 +129,7 @@ def test_a_file_name_is_its_bytes_whatever_the_locale_says(
 
 
 @pytest.mark.parametrize("env", [ASCII, {}])
-def test_the_command_takes_names_that_are_no_utf_8(picture: bytes, env: dict[str, str]) -> None:
+def test_the_command_takes_names_that_are_not_utf_8(picture: bytes, env: dict[str, str]) -> None:
     output = picture.replace(b".png", b"-out\xff.png")
     command = [sys.executable, "-m", "upscaled_cli", "upscale"]
     done = subprocess.run(
@@ -143,7 +143,7 @@ def test_the_command_takes_names_that_are_no_utf_8(picture: bytes, env: dict[str
     assert os.path.isfile(output)  # noqa: PTH113 - bytes
 
 
-def test_the_supervisor_passes_a_workers_half_pair_on_and_records_it(
+def test_the_supervisor_forwards_and_records_a_workers_half_pair(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     name = "caf\udce9"

@@ -156,7 +156,7 @@ def test_every_held_job_is_answered_if_there_will_be_no_room() -> None:
     assert not owner.admission.is_holding
 
 
-def test_reading_stops_at_a_limit_of_bytes_and_goes_on_below_it() -> None:
+def test_reading_pauses_at_a_limit_of_bytes() -> None:
     owner = Owner(room=0)
     owner.admission.offer(Job("a"), 20_000_000)
     assert not owner.admission.is_full

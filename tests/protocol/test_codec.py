@@ -59,7 +59,7 @@ def test_a_job_without_a_type_is_a_job() -> None:
     assert job.config.image_path == "a.png"
 
 
-def test_a_job_that_leaves_everything_out_has_the_documented_defaults() -> None:
+def test_a_job_with_only_required_fields_has_the_documented_defaults() -> None:
     job = decode_host_message(b'{"job_id":"1","method":"flux","config":{"image_path":"a.png"}}')
     assert not isinstance(job, FakeJob)
     assert job.model_dump(exclude_none=True) == {
@@ -173,7 +173,7 @@ def test_every_wrong_field_is_named_in_one_sentence() -> None:
         assert name in error.message
 
 
-def test_unknown_fields_of_a_job_are_told_and_not_refused() -> None:
+def test_unknown_fields_of_a_job_are_named_and_not_refused() -> None:
     assert unknown_fields(decode_host_message(line(user="u1", color="red"))) == [
         '"color"',
         '"user"',

@@ -120,7 +120,7 @@ def test_a_refused_line_keeps_the_id_that_it_has(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("job_id", [b'""', b"7", b"null", b'"%s"' % (b"x" * 129), b'["7"]'])
-def test_a_refused_line_has_no_id_where_its_own_is_unusable(job_id: bytes) -> None:
+def test_a_refused_line_has_no_id_if_its_own_is_unusable(job_id: bytes) -> None:
     with pytest.raises(JobError) as refused:
         open_envelope(b'{"method":"fake","job_id":%s}' % job_id)
     assert refused.value.job_id is None

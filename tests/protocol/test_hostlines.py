@@ -21,8 +21,8 @@ def lines_of(stream: bytes, size: int = 65536, limit_bytes: int = 1000) -> list[
     return [line for part in parts for line in lines.feed(part)] + lines.end()
 
 
-def told(stream: bytes, size: int = 65536) -> list[object]:
-    """The lines; of an error its code and the id that it is told under."""
+def answers(stream: bytes, size: int = 65536) -> list[object]:
+    """The lines; of an error its code and its id."""
     return [
         (line.code, line.job_id or line.refused_job_id) if isinstance(line, JobError) else line
         for line in lines_of(stream, size)
@@ -39,8 +39,8 @@ def told(stream: bytes, size: int = 65536) -> list[object]:
         codecs.BOM_UTF8 + b"  \n" + JOBS.encode() + codecs.BOM_UTF8,
     ],
 )
-def test_a_byte_order_mark_before_any_line_is_passed_over(stream: bytes, size: int) -> None:
-    assert told(stream, size) == [ONE, TWO]
+def test_a_byte_order_mark_before_any_line_is_skipped(stream: bytes, size: int) -> None:
+    assert answers(stream, size) == [ONE, TWO]
 
 
 @pytest.mark.parametrize("size", [1, 3, 65536])
@@ -66,20 +66,20 @@ def test_utf_32_is_named_too(encoding: str) -> None:
 
 def test_joined_files_lose_only_what_is_utf_16() -> None:
     stream = ONE + b"\n" + JOBS.encode("utf-16") + b"\n" + TWO + b"\n"
-    assert told(stream) == [ONE, (ErrorCode.INVALID_JSON, None), TWO]
+    assert answers(stream) == [ONE, (ErrorCode.INVALID_JSON, None), TWO]
 
 
 @pytest.mark.parametrize(
     "noise", [b"\xff\xfeab", b"\xfe\xff!", b"\0" * 50, b"\0{}", b"{\0}", b"a\0b\0", b"\xff\xfe\xff"]
 )
-def test_noise_that_is_no_utf_16_hides_no_later_line(noise: bytes) -> None:
-    assert told(noise + b"\n" + noise + b"\n" + ONE) == [noise, noise, ONE]
+def test_noise_that_is_not_utf_16_hides_no_later_line(noise: bytes) -> None:
+    assert answers(noise + b"\n" + noise + b"\n" + ONE) == [noise, noise, ONE]
 
 
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 9))
 def test_any_chunking_of_any_stream_gives_the_same_lines(lines: list[bytes], size: int) -> None:
     stream = b"\n".join(lines)
-    assert told(stream, size) == told(stream)
+    assert answers(stream, size) == answers(stream)
 
 
 @pytest.mark.parametrize("size", [1, 65, 65536])
@@ -94,9 +94,9 @@ def test_any_chunking_of_any_stream_gives_the_same_lines(lines: list[bytes], siz
         (b'{"config":{"image_base64":"%b"}}', None),
     ],
 )
-def test_a_line_over_the_limit_is_told_under_its_id(
+def test_a_line_over_the_limit_is_answered_with_its_id(
     line: bytes, job_id: str | None, size: int
 ) -> None:
     stream = b"\n".join([ONE, line % (b"A" * 1000), TWO, line % (b'\\"' * 900)])
     too_long = (ErrorCode.LINE_TOO_LONG, job_id)
-    assert told(stream, size) == [ONE, too_long, TWO, too_long]
+    assert answers(stream, size) == [ONE, too_long, TWO, too_long]

@@ -44,7 +44,7 @@ def test_any_chunking_of_a_stream_gives_the_same_lines(chunks: list[bytes]) -> N
     assert lines_of(chunks) == expected_lines(b"".join(chunks))
 
 
-def test_carriage_returns_and_blank_lines_are_passed_over() -> None:
+def test_carriage_returns_and_blank_lines_are_skipped() -> None:
     assert lines_of([b"\n\r\n  \r\none\r\n\ntwo\n\n"]) == [b"one", b"two"]
 
 
@@ -61,7 +61,7 @@ def test_lines_come_out_as_soon_as_they_are_complete() -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 9, 1000])
-def test_a_line_over_the_limit_is_told_once_and_the_next_one_is_whole(chunk_size: int) -> None:
+def test_a_line_over_the_limit_is_reported_once_and_the_next_one_is_whole(chunk_size: int) -> None:
     stream = b"12345678\n123456789\n" + b"x" * 100 + b"\nnext\n"
     chunks = [stream[start : start + chunk_size] for start in range(0, len(stream), chunk_size)]
     assert lines_of(chunks) == [b"12345678", None, None, b"next"]
@@ -127,7 +127,7 @@ def test_a_newline_inside_a_value_does_not_end_the_line() -> None:
     assert encode_line({"error": "a\nb\r\u2028c"}).count(b"\n") == 1
 
 
-def test_what_json_has_no_form_for_is_an_error_unless_a_form_is_given() -> None:
+def test_a_value_that_json_lacks_is_an_error_unless_it_is_converted() -> None:
     with pytest.raises(TypeError):
         encode_line({"value": object()})
     assert encode_line({"value": object()}, default=lambda _: "thing") == b'{"value":"thing"}\n'

@@ -86,7 +86,7 @@ def test_progress_is_not_dropped_for_a_reader_that_keeps_up() -> None:
     assert outbox.dropped_progress == 0
 
 
-def test_a_reader_that_never_reads_costs_no_more_than_one_progress_line_a_job() -> None:
+def test_a_reader_that_never_reads_costs_at_most_one_progress_line_per_job() -> None:
     outbox = Outbox(SlowReader())
     for _ in range(1000):
         outbox.put_progress("a", b"x" * 100)
@@ -94,7 +94,7 @@ def test_a_reader_that_never_reads_costs_no_more_than_one_progress_line_a_job() 
     assert outbox.waiting_bytes <= 200
 
 
-def test_log_lines_that_nobody_reads_are_dropped_and_counted_and_nobody_waits() -> None:
+def test_log_lines_that_are_not_read_are_dropped_and_counted_without_a_wait() -> None:
     read_fd, write_fd = os.pipe()
     try:
         log = Logger(write_fd, component="test")
@@ -127,7 +127,7 @@ log.log("info", "last")
 """
 
 
-def test_log_lines_go_on_when_a_full_disk_has_room_again(tmp_path: Path) -> None:
+def test_log_lines_are_written_again_when_a_full_disk_has_room(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as file:
         subprocess.run([sys.executable, "-c", LOG_TO_A_FULL_DISK], stdout=file, check=True)
@@ -152,7 +152,7 @@ def test_a_log_line_takes_any_value_and_any_text(tmp_path: Path) -> None:
     assert "none" not in line
 
 
-def test_a_closed_stderr_stops_nobody() -> None:
+def test_a_closed_stderr_stops_no_daemon() -> None:
     read_fd, write_fd = os.pipe()
     log = Logger(write_fd)
     os.close(read_fd)

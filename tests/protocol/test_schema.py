@@ -63,7 +63,7 @@ def test_every_object_and_enumeration_is_a_titled_definition(document: dict[str,
 
 
 @pytest.mark.parametrize("document", [HOST, WORKER], ids=["host", "worker"])
-def test_every_member_of_a_union_is_told_by_its_discriminator(document: dict[str, Any]) -> None:
+def test_every_member_of_a_union_has_its_own_discriminator(document: dict[str, Any]) -> None:
     for union in [node for node in nodes(document) if "oneOf" in node]:
         mapping = mapping_of(union)
         assert [option["$ref"] for option in union["oneOf"]] == list(mapping.values())
@@ -90,7 +90,7 @@ def test_every_optional_field_has_its_default() -> None:
             required = definition.get("required", [])
             assert len(required) == len(set(required))
             for name, field in definition.get("properties", {}).items():
-                # A default that is itself an object is told by that object's own defaults.
+                # If the default is an object, the defaults of that object describe it.
                 assert name in required or "default" in field or "$ref" in field, (
                     definition["title"],
                     name,
@@ -116,7 +116,7 @@ def test_messages_are_open_to_later_fields_and_configs_are_not() -> None:
         b'{"type":"replay","job_ids":["1"]}',
     ],
 )
-def test_the_schema_takes_what_the_codec_takes(line: bytes) -> None:
+def test_the_schema_accepts_what_the_codec_accepts(line: bytes) -> None:
     Draft202012Validator(HOST).validate(orjson.loads(line))
 
 
@@ -137,7 +137,7 @@ def test_the_schema_refuses_what_the_codec_refuses(line: bytes) -> None:
     assert not Draft202012Validator(HOST).is_valid(orjson.loads(line))
 
 
-def test_the_error_file_tells_every_code_once() -> None:
+def test_the_error_file_lists_every_code_once() -> None:
     codes = documents()["errors.json"]["codes"]
     assert list(codes) == [code.value for code in ErrorCode]
     for code, entry in codes.items():

@@ -91,7 +91,7 @@ def golden_lines(arrow: str) -> list[str]:
 
 
 @pytest.mark.parametrize("line", golden_lines("→"))
-def test_every_host_line_shown_is_one_that_daemons_take(line: str) -> None:
+def test_every_host_line_shown_is_one_that_daemons_accept(line: str) -> None:
     decode_host_message(line.encode())
 
 

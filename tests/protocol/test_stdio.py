@@ -47,7 +47,7 @@ def run(program: str, *, stdin: bytes = b"", shell: str = "") -> subprocess.Comp
     )
 
 
-def test_whatever_prints_stdout_carries_protocol_lines_alone() -> None:
+def test_stdout_has_only_protocol_lines_whatever_prints() -> None:
     done = run(PRINTS)
     assert done.stdout == b"first line\nlast line\n"
     for text in (
@@ -64,12 +64,12 @@ def test_whatever_prints_stdout_carries_protocol_lines_alone() -> None:
     assert done.returncode == 0
 
 
-def test_stdout_stays_pure_where_stderr_is_closed() -> None:
+def test_stdout_has_only_protocol_lines_if_stderr_is_closed() -> None:
     done = run(PRINTS, shell="2>&-")
     assert (done.stdout, done.stderr, done.returncode) == (b"first line\nlast line\n", b"", 0)
 
 
-def test_a_print_that_stderr_cannot_encode_fails_nobody() -> None:
+def test_a_print_that_stderr_cannot_encode_does_not_fail() -> None:
     program = (
         "from upscaled_protocol.stdio import claim_stdio\n"
         "claim_stdio()\n"
@@ -112,16 +112,16 @@ def test_no_program_started_later_inherits_the_wire() -> None:
 
 
 @pytest.mark.parametrize(
-    ("closed", "told"), [("<&-", b"stdin is closed"), (">&-", b"stdout is closed")]
+    ("closed", "reason"), [("<&-", b"stdin is closed"), (">&-", b"stdout is closed")]
 )
-def test_a_closed_stdin_or_stdout_is_told(closed: str, told: bytes) -> None:
+def test_a_closed_stdin_or_stdout_is_reported(closed: str, reason: bytes) -> None:
     done = run("from upscaled_protocol.stdio import claim_stdio; claim_stdio()", shell=closed)
     assert done.returncode == 2
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(reason)
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_closed_stdin_is_not_told_on_stdout_where_stderr_is_closed_too() -> None:
+def test_a_closed_stdin_is_not_reported_on_stdout_if_stderr_is_closed_too() -> None:
     done = run("from upscaled_protocol.stdio import claim_stdio; claim_stdio()", shell="<&- 2>&-")
     assert (done.returncode, done.stdout) == (2, b"")
 
@@ -163,7 +163,7 @@ def fill(writer: NonBlockingWriter) -> int:
     return total
 
 
-def test_a_full_pipe_takes_nothing_and_nobody_waits(pipe: tuple[int, int]) -> None:
+def test_a_full_pipe_takes_nothing_and_does_not_block(pipe: tuple[int, int]) -> None:
     read_fd, write_fd = pipe
     writer = NonBlockingWriter(write_fd)
     filled = fill(writer)
@@ -173,7 +173,7 @@ def test_a_full_pipe_takes_nothing_and_nobody_waits(pipe: tuple[int, int]) -> No
     assert writer.write(b"more") == 4
 
 
-def test_a_full_socket_takes_nothing_and_nobody_waits(
+def test_a_full_socket_takes_nothing_and_does_not_block(
     connection: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = connection
@@ -211,7 +211,7 @@ def test_a_socket_whose_reader_is_gone_is_an_error(
         writer.write(b"more")
 
 
-def test_the_shared_description_keeps_its_flags(
+def test_the_open_file_keeps_its_flags(
     pipe: tuple[int, int], connection: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
     with (tmp_path / "out").open("wb") as file:
@@ -222,7 +222,7 @@ def test_the_shared_description_keeps_its_flags(
             assert not flags & os.O_NONBLOCK
 
 
-def test_a_pipe_that_somebody_made_non_blocking_still_works(pipe: tuple[int, int]) -> None:
+def test_a_pipe_that_is_non_blocking_already_works(pipe: tuple[int, int]) -> None:
     os.set_blocking(pipe[1], False)
     writer = NonBlockingWriter(pipe[1])
     assert fill(writer) >= select.PIPE_BUF

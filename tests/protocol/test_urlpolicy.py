@@ -1,4 +1,4 @@
-"""Where URLs may lead: which addresses are public, and how a host is listed."""
+"""Which hosts URLs may lead to: public addresses, and listed hosts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_host_is_listed_with_its_port(text: str, host: str, port: int) -> None
     ["", "minio", "minio:", ":9000", "minio:0", "minio:65536", "minio:http", "::1:9000", "[::1]",
      "http://minio:9000", "minio:9000/bucket", "me@minio:9000", "*:9000:1", "[::1:9000"],
 )  # fmt: skip
-def test_what_is_no_host_and_port_is_refused_by_its_text(text: str) -> None:
+def test_a_text_that_is_not_host_and_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not host:port") as caught:
         HostPort.parse(text)
     assert repr(text) in str(caught.value)

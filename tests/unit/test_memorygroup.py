@@ -48,7 +48,7 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.mark.parametrize(
     ("path", "root"), [("/pod/box", "/"), ("/docker/77", "/docker/77"), ("/", "/")]
 )
-def test_the_groups_limit_counts_and_its_cache_is_free(
+def test_the_limit_of_the_group_counts_and_its_cache_is_available(
     machine: Machine, path: str, root: str
 ) -> None:
     group = path.removeprefix(root).strip("/")
@@ -58,7 +58,7 @@ def test_the_groups_limit_counts_and_its_cache_is_free(
     assert total_bytes(machine.proc) == 100 * MIB
 
 
-def test_the_tightest_of_nested_limits_counts(machine: Machine) -> None:
+def test_the_smallest_of_nested_limits_counts(machine: Machine) -> None:
     machine.mount(2, "/pod/box")
     machine.write("pod/box", max="max", current=10 * MIB)
     machine.write("pod", max=50 * MIB, current=45 * MIB)
@@ -66,7 +66,7 @@ def test_the_tightest_of_nested_limits_counts(machine: Machine) -> None:
     assert total_bytes(machine.proc) == 50 * MIB
 
 
-def test_the_first_version_is_read_too(machine: Machine) -> None:
+def test_control_groups_of_version_1_are_read_too(machine: Machine) -> None:
     machine.mount(1, "/docker/77", "/docker/77")
     machine.write(
         "",
@@ -87,7 +87,7 @@ def test_without_a_limit_the_machine_counts(machine: Machine) -> None:
     assert total_bytes(machine.tree / "nothing") == psutil.virtual_memory().total
 
 
-def test_kills_of_other_groups_are_not_ours(machine: Machine) -> None:
+def test_kills_of_other_groups_do_not_count(machine: Machine) -> None:
     machine.mount(2, "/pod/box")
     machine.write("pod/box", events__local="oom 9\noom_kill 2", events="oom 9\noom_kill 5")
     machine.write("pod", events__local="oom_kill 0", events="oom_kill 70")
@@ -96,7 +96,7 @@ def test_kills_of_other_groups_are_not_ours(machine: Machine) -> None:
     assert count_oom_kills(machine.proc) == 5
 
 
-def test_kills_are_the_machines_if_no_group_counts_them(machine: Machine) -> None:
+def test_kills_of_the_machine_count_if_no_group_counts_them(machine: Machine) -> None:
     machine.mount(2, "/")
     assert count_oom_kills(machine.proc) == 300
     machine.mount(2, "/../outside")
