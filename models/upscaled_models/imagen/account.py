@@ -1,6 +1,7 @@
-"""Whom the calls are made for: project, region, endpoint and credentials.
+"""The account that pays for the calls: project, region, endpoint and credentials.
 
-Secrets come from the operator's environment alone, never from a job: jobs are kept in journals.
+Secrets come only from the operator's environment, never from a job, because jobs are kept in
+journals.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ DEFAULT_REGION = "us-central1"
 TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105 - the name of one
 KEY_FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-# These become parts of the URL that the token is sent to: a region with a slash or a dot in it
-# would name another host. Projects may belong to a domain, as in example.com:shop.
+# These become parts of the URL that the token is sent to. A region with a slash or a dot would name
+# another host. A project may belong to a domain, as in example.com:shop.
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MODEL = re.compile(r"[\w.@-]+", re.ASCII)
-# Set on Google's machines: App Engine, Cloud Run and Functions, and by whoever names a server.
+# Set on Google's machines (App Engine, Cloud Run and Functions), or to name a metadata server.
 _GOOGLES_VARIABLES = ("GAE_SERVICE", "K_SERVICE", "CLOUD_RUN_JOB", "GCE_METADATA_HOST")
 # RFC 6750, 2.1.
 _TOKEN = re.compile(r"[\w.~+/-]+=*", re.ASCII)
@@ -33,7 +34,7 @@ _TOKEN = re.compile(r"[\w.~+/-]+=*", re.ASCII)
 
 @dataclass(frozen=True)
 class Account:
-    """Where calls go and who pays. `base_url` is None for Google's own endpoint."""
+    """The project that pays, and the endpoint. `base_url` is None for Google's own endpoint."""
 
     project: str
     region: str
@@ -43,7 +44,7 @@ class Account:
 def find_account(config: ImagenConfig) -> Account:
     """The config's account, completed from the environment.
 
-    Raises `JobError`: upstream_auth where there is no project, invalid_job where a name is none.
+    Raises `JobError`: upstream_auth if there is no project, invalid_job if a name is not valid.
     """
     project = config.gcp_project_id or os.environ.get("GCP_PROJECT_ID")
     if not project:
@@ -73,7 +74,7 @@ def find_account(config: ImagenConfig) -> Account:
 def _is_base_url(text: str) -> bool:
     try:
         url = urlsplit(text)
-        # A user, a query or a fragment would be lost, or stand in the way of the token.
+        # A user, a query or a fragment would be lost, or replace the token.
         is_bare = "@" not in url.netloc and not url.query and not url.fragment
         return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and is_bare
     except ValueError:  # no port, or no address
@@ -81,10 +82,10 @@ def _is_base_url(text: str) -> bool:
 
 
 def credentials_in_sight() -> str | None:
-    """Where credentials would be taken from, without reading any; None if nothing is in sight.
+    """The source of credentials, without reading any; None if there is none.
 
-    Google's own machines are known by their firmware's name or their services' variables, because
-    asking their metadata server could take seconds elsewhere.
+    Google's machines are recognised by their firmware's name or their services' variables. To ask
+    their metadata server could take seconds on other machines.
     """
     if os.environ.get(TOKEN_VARIABLE, "").strip():
         return f"the token in {TOKEN_VARIABLE}"
@@ -112,12 +113,11 @@ def _is_googles_machine() -> bool:
 
 
 def sign_in(credentials: Any) -> Any:
-    """Credentials with a token: these, or where they are None the operator's own, which are a token
-    or what Application Default Credentials find.
+    """These credentials with a valid token. If they are None: the operator's, which are a token or
+    come from Application Default Credentials.
 
-    May ask a file, Google, or on Google's own machines their metadata server, and so may take
-    seconds. Raises `JobError` (upstream_auth), and `GoogleAuthError` where a server could not be
-    asked or said no.
+    May read a file, or ask Google or a metadata server, which takes seconds. Raises `JobError`
+    (upstream_auth), and `GoogleAuthError` if a server could not be reached or refused.
     """
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
@@ -129,7 +129,7 @@ def sign_in(credentials: Any) -> Any:
             credentials.refresh(Request())
         except GoogleAuthError:
             raise
-        except Exception:  # noqa: BLE001 - some faults of a file show only here
+        except Exception:  # noqa: BLE001 - some faults of a key file raise only here
             raise unusable() from None
     return credentials
 
@@ -145,10 +145,10 @@ def _found_credentials() -> Any:
     if token:
         return Credentials(token=token)  # type: ignore[no-untyped-call]
     try:
-        # Given the scopes it would ask one more server, for a project, which we know.
+        # With scopes given here it would ask another server for the project, which is known.
         found = google.auth.default()[0]
         return with_scopes_if_required(found, [_SCOPE])  # type: ignore[no-untyped-call]
-    except Exception:  # noqa: BLE001 - it differs by what is broken; none of it may be repeated
+    except Exception:  # noqa: BLE001 - its text may quote secrets
         raise unusable() from None
 
 

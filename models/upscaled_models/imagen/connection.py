@@ -1,7 +1,7 @@
-"""The HTTP side of calls, stricter than the SDK would have it.
+"""The HTTP of calls, stricter than the SDK's own.
 
-A redirect is an answer like any other: who follows one sends the picture to whoever is named there.
-A refusal is known by its status, whatever its body holds. An answer may not fill the memory.
+Redirects are not followed, because that would send the picture to another server. A refusal is
+recognised by its status, whatever its body holds. The size of an answer is limited.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 # Options for each request.
 REQUEST = {"allow_redirects": False}
-# Without any compression RGBA takes 4 bytes a pixel, and in base64 5.3.
+# RGBA without compression takes 4 bytes per pixel, and 5.3 in base64.
 _ANSWER_LIMIT_BYTES = 6 * MAX_OUTPUT_PIXELS
-# An answer has megabytes: a larger buffer wakes the loop less often.
+# An answer has megabytes. With a larger buffer the loop wakes less often.
 _BUFFER_BYTES = 4 * 1024 * 1024
 
 
 class _Answer(aiohttp.ClientResponse):
     async def read(self) -> bytes:
-        """The body. Raises `JobError` (upstream_unavailable) where no picture is as large."""
+        """The body. Raises `JobError` (upstream_unavailable) if it is larger than any picture."""
         if self._body is None:
             body = bytearray()
             async for chunk in self.content.iter_any():
@@ -38,7 +38,7 @@ class _Answer(aiohttp.ClientResponse):
 
 
 async def open_session() -> aiohttp.ClientSession:
-    """Connections for as many calls at once as are made, through the environment's proxy."""
+    """Connections for any number of calls at once, through the environment's proxy."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         trust_env=True,
@@ -52,7 +52,7 @@ async def _check_status(response: aiohttp.ClientResponse) -> None:
     if response.status == 200:
         return
     try:
-        told = await response.json(content_type=None)
-    except (ValueError, RecursionError):  # a proxy's page, whatever it calls itself
-        told = {"message": await response.text(errors="replace")}
-    raise APIError(response.status, told, response)
+        answer = await response.json(content_type=None)
+    except (ValueError, RecursionError):  # for example a proxy's page with a wrong content type
+        answer = {"message": await response.text(errors="replace")}
+    raise APIError(response.status, answer, response)

@@ -1,7 +1,7 @@
-"""What went wrong with a call: which code the host gets, and whether another try may help.
+"""Maps failed calls to error codes, and decides if another attempt may help.
 
-No text of the SDK or of the HTTP library gets out, since it may quote a header; of the service's
-own text one short sentence does, without the token.
+Texts of the SDK and of the HTTP library are not passed on, because they may quote a header. Of the
+service's own text one short sentence is passed on, without the token.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from google.genai.errors import APIError
 
 from upscaled_protocol.errors import ErrorCode, JobError
 
-_TOLD_CHARACTERS = 300
+_DETAIL_CHARACTERS = 300
 _BEARER = re.compile(r"bearer\s+\S+", re.IGNORECASE)
-# How the service speaks of its filters where it refuses a picture with a 400.
+# Words of the service when its filters refuse a picture with a 400.
 _FILTERED = re.compile(r"responsible ai|support code|safety", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`error` ends the job, unless `retryable` and there is another try.
+    """`error` ends the job, unless it is `retryable` and attempts are left.
 
-    retry_after_s: how long the service asked to be left alone.
+    retry_after_s: the pause that the service asked for.
     """
 
     error: JobError
@@ -38,7 +38,7 @@ class Fault:
 
 
 def fault_of(error: Exception, secret: str | None) -> Fault:
-    """What an exception of one call means. `secret` is kept out of every sentence."""
+    """The fault behind an exception of one call. `secret` is removed from all texts."""
     if isinstance(error, JobError):
         return Fault(error)
     if isinstance(error, APIError):
@@ -54,7 +54,7 @@ def _of_transport(error: Exception) -> Fault:
     if isinstance(error, ClientConnectorCertificateError):  # which is a ValueError, too
         return _unavailable("the cloud service's certificate is not trusted here")
     if isinstance(error, (ValueError, TypeError, LookupError, AttributeError, RecursionError)):
-        # The service did answer, and may bill for it: asking again could pay for the same twice.
+        # The service did answer, and may bill for it: another call could be paid for twice.
         return _unavailable("the cloud service's answer cannot be understood")
     return _unavailable(
         f"the connection to the cloud service failed ({type(error).__name__})", retryable=True
@@ -74,25 +74,25 @@ def _of_sign_in(error: GoogleAuthError) -> Fault:
 
 def _of_status(error: APIError, secret: str | None) -> Fault:
     status = error.code
-    told = _told(error.message, secret)
+    detail = _detail(error.message, secret)
     if status in (401, 403):
         return Fault(
             JobError(
                 ErrorCode.UPSTREAM_AUTH,
                 f"the cloud service refused the credentials ({status}): check project, region, "
-                f"roles and token{told}",
+                f"roles and token{detail}",
             )
         )
     if status == 429:
         quota = JobError(
-            ErrorCode.UPSTREAM_QUOTA, f"the cloud service's quota is used up (429){told}"
+            ErrorCode.UPSTREAM_QUOTA, f"the cloud service's quota is used up (429){detail}"
         )
         return Fault(quota, retryable=True, retry_after_s=_retry_after_s(error))
     if status in (408, 499) or status >= 500:
         return Fault(
             JobError(
                 ErrorCode.UPSTREAM_UNAVAILABLE,
-                f"the cloud service is not available ({status}){told}",
+                f"the cloud service is not available ({status}){detail}",
             ),
             retryable=True,
             retry_after_s=_retry_after_s(error),
@@ -101,20 +101,20 @@ def _of_status(error: APIError, secret: str | None) -> Fault:
         code, text = ErrorCode.MODEL_NOT_FOUND, "the cloud service knows no such model there (404)"
     elif status == 413:
         code, text = ErrorCode.INPUT_TOO_LARGE, "the picture is too large for the service (413)"
-    elif status == 400 and _FILTERED.search(told):
+    elif status == 400 and _FILTERED.search(detail):
         code, text = ErrorCode.UPSTREAM_FILTERED, "the cloud service refused the picture (400)"
     elif status == 400:
         code, text = ErrorCode.INVALID_JOB, "the cloud service refused the request (400)"
     else:
         code, text = ErrorCode.UPSTREAM_UNAVAILABLE, f"the cloud service answered with {status}"
-    return Fault(JobError(code, text + told))
+    return Fault(JobError(code, text + detail))
 
 
 def filtered(reason: str, secret: str | None) -> JobError:
     """The error of a picture that the service's safety filter held back."""
     return JobError(
         ErrorCode.UPSTREAM_FILTERED,
-        f"the cloud service's safety filter refused the picture{_told(reason, secret)}",
+        f"the cloud service's safety filter refused the picture{_detail(reason, secret)}",
     )
 
 
@@ -122,17 +122,17 @@ def _unavailable(text: str, *, retryable: bool = False) -> Fault:
     return Fault(JobError(ErrorCode.UPSTREAM_UNAVAILABLE, text), retryable)
 
 
-def _told(text: object, secret: str | None) -> str:
-    """The service's own words as the end of a sentence; empty where it has none."""
+def _detail(text: object, secret: str | None) -> str:
+    """The service's own text as the end of a sentence; empty if there is none."""
     words = " ".join(str(text or "").split())
     if secret:
         words = words.replace(secret, "***")
     words = _BEARER.sub("***", words)
-    return f": {words[:_TOLD_CHARACTERS]}" if words else ""
+    return f": {words[:_DETAIL_CHARACTERS]}" if words else ""
 
 
 def _retry_after_s(error: APIError) -> float:
-    """Seconds of the Retry-After header, which may be a date (RFC 9110, 10.2.3); 0 for none."""
+    """Seconds of the Retry-After header, which may be a date (RFC 9110, 10.2.3); 0 without one."""
     headers: Any = getattr(error.response, "headers", None)
     value = headers.get("retry-after") if isinstance(headers, Mapping) else None
     if value is None:

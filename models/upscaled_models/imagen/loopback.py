@@ -1,10 +1,10 @@
-"""A stand-in for Vertex AI on this machine: strict with requests, and as moody as it is told.
+"""A stand-in for Vertex AI on this machine: it checks requests strictly, and fails on request.
 
     python -m upscaled_models.imagen.loopback --answers quota,right --delay-s 2
 
-A job may choose its own answer: a `gcp_region` with the name of an answer gets that one.
+A job can choose its answer by a `gcp_region` with the answer's name.
 
-It enlarges by the resampler's Lanczos kernel: pictures can be compared, nothing is invented.
+It enlarges with the resampler's Lanczos kernel, so results can be compared.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MODEL = "imagen-4.0-upscale-preview"
 ANSWERS = {
     "right": "the picture, enlarged",
     "late": "nothing, until the client has gone",
-    "quota": "429, with Retry-After where it is set",
-    "unavailable": "503, with Retry-After where it is set",
+    "quota": "429, with Retry-After if it is set",
+    "unavailable": "503, with Retry-After if it is set",
     "proxy": "503 from something in between, whose body is no JSON",
     "denied": "403",
     "filtered": "no picture, and the filter's reason",
@@ -74,9 +74,9 @@ _BODIES = {
 
 
 class Loopback(ThreadingHTTPServer):
-    """Serves on 127.0.0.1, at `port` or any free one. What happened can be read at any time.
+    """Serves on 127.0.0.1, at `port` or any free port. Its counts can be read at any time.
 
-    answers: names from `ANSWERS`, one a request, the last one for all that follow.
+    answers: names from `ANSWERS`, one per request; the last one repeats.
     questions: the requests that were in order. refusals: what was wrong with the others.
     abandoned: requests whose client left before the answer. most_at_once: requests side by side.
     """
@@ -112,7 +112,7 @@ class Loopback(ThreadingHTTPServer):
 
     @property
     def answers(self) -> Iterator[str]:
-        """The answers to come; assign names to begin anew."""
+        """The next answers. Assign names to replace them."""
         return self._answers
 
     @answers.setter
@@ -145,7 +145,7 @@ class Loopback(ThreadingHTTPServer):
                 self._at_once -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left is no error of this server's."""
+        """Ignore clients that closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's own name
-        """Nothing: the client's token may be in any line."""
+        """Log nothing, because any line may hold the client's token."""
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(*_BODIES[name])
 
     def _client_leaves_within(self, seconds: float | None) -> bool:
-        """Wait so long, or for ever, for the client to close its end."""
+        """Wait up to `seconds`, or without a limit, until the client closes the connection."""
         return bool(select.select([self.connection], [], [], seconds)[0])
 
     def _exchange(self, body: bytes) -> None:
@@ -260,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def enlarged(rgb: np.ndarray, factor: int) -> np.ndarray:
-    """What the server makes of (h, W, 3) pixels."""
+    """The server's result for (h, W, 3) pixels."""
     height, width, _ = rgb.shape
     size = (width * factor, height * factor)
     return np.concatenate(list(resample([rgb], source=(width, height), target=size, bits=8)))
@@ -270,7 +270,7 @@ def _enlarged(question: Question) -> str:
     return _file(question.rgb.tobytes(), question.rgb.shape, question.factor)
 
 
-# A load test asks the same again and again, and measures its own side.
+# A load test sends the same picture many times, and should not measure this server.
 @lru_cache(maxsize=16)
 def _file(pixels: bytes, shape: tuple[int, ...], factor: int) -> str:
     rgb = enlarged(np.frombuffer(pixels, np.uint8).reshape(shape), factor)
@@ -280,19 +280,24 @@ def _file(pixels: bytes, shape: tuple[int, ...], factor: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until interrupted; the first line tells the environment that a daemon needs."""
-    moods = "\n".join(f"  {name:12} {meaning}" for name, meaning in ANSWERS.items())
+    """Serve until interrupted. The first line prints the environment that a daemon needs."""
+    answers_text = "\n".join(f"  {name:12} {meaning}" for name, meaning in ANSWERS.items())
     options = argparse.ArgumentParser(
         prog="python -m upscaled_models.imagen.loopback",
         description=(__doc__ or "").splitlines()[0],
-        epilog=f"answers:\n{moods}",
+        epilog=f"answers:\n{answers_text}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = options.add_argument
-    add("--port", type=int, default=0, help="default: any free one")
-    add("--token", default=TOKEN, help="the only one that is let in (default: %(default)s)")
-    add("--answers", type=_names, default=["right"], help="by comma; the last one stays")
-    add("--delay-s", type=float, default=0.0, help="time for each answer")
+    add("--port", type=int, default=0, help="default: any free port")
+    add("--token", default=TOKEN, help="the token that is accepted (default: %(default)s)")
+    add(
+        "--answers",
+        type=_names,
+        default=["right"],
+        help="separated by commas; the last one repeats",
+    )
+    add("--delay-s", type=float, default=0.0, help="delay of each answer")
     add("--retry-after", metavar="SECONDS", help="sent with quota and unavailable")
     chosen = options.parse_args(argv)
     with Loopback(

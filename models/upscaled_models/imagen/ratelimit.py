@@ -1,4 +1,4 @@
-"""So many calls a minute, and no more."""
+"""Limits how many calls begin per minute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MINUTE_S = 60.0
 
 
 class RateLimit:
-    """At most `calls` turns in any `window_s` seconds; a minute is what the quota counts by."""
+    """At most `calls` turns in any `window_s` seconds. The service's quota counts minutes."""
 
     def __init__(self, calls: int, window_s: float = _MINUTE_S) -> None:
         self._window_s = window_s

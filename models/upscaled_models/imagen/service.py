@@ -4,9 +4,9 @@
     Job ── Service.upscale ──────────> a task a call ── google-genai ──> the service
         <───────── answers, JobError ─ a task that watches for the job's cancel
 
-A cancelled job's tasks are cancelled, which closes their connections: the SDK's synchronous calls
-could not be stopped. The SDK's own retries stay off; they know neither Retry-After nor a cancel,
-and tell nobody how many calls there were.
+The tasks of a cancelled job are cancelled, which closes their connections; the SDK's synchronous
+calls could not be stopped. The SDK's own retries stay off: they ignore Retry-After and cancels, and
+do not report how many calls they made.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _CALL_TIMEOUT_S = 120.0
 _ATTEMPTS = 5
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_LIMIT_S = 30.0
-# The service takes seconds: with less time left another try would only be billed.
+# The service takes seconds. With less time left, another attempt would only be billed.
 _LEAST_TRY_S = 1.0
-# How soon a cancel is felt.
+# Within this time a cancel takes effect.
 _WATCH_S = 0.1
-# What takes no longer is no wait worth telling: each message wakes the host, and what is between.
+# Shorter waits are not reported: each message wakes the host and every process in between.
 _PATIENCE_S = 1.0
-# How often a job says that it is still waiting, and the silence it asks for in between. The loop
-# itself says so: should it hang, the silence is real.
+# A waiting job reports at this interval, and asks the supervisor to allow this much silence. The
+# loop itself reports: if it hangs, the job counts as stalled.
 _HEARTBEAT_S = 20.0
 _SILENCE_BUDGET_S = 60.0
-# Between two operations a network's thread needs the interpreter for microseconds, and by default
-# waits up to 5 ms for it while a thread of ours has it: `upscaled bench imagen` shows that.
+# Between two operations the computing thread needs the interpreter for microseconds. By default it
+# waits up to 5 ms for it while another thread has it, as `upscaled bench imagen` shows.
 _SWITCH_INTERVAL_S = 0.0005
 # Projects whose connections are kept.
 _CLIENTS = 8
@@ -72,7 +72,7 @@ class Call:
 
 
 class Tally:
-    """A job's calls: how many were made, are under way and answered, and its progress by them."""
+    """Counts a job's calls: made, under way and answered. Reports the job's progress."""
 
     def __init__(self, context: Context, total: int) -> None:
         self.made = 0
@@ -81,44 +81,44 @@ class Tally:
         self._under_way = 0
         self._answered = 0
         self._stage = ""
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def sent(self) -> None:
-        """One more request is on its way; it may be billed from now on."""
+        """A request is sent. From now on it may be billed."""
         self.made += 1
         self._under_way += 1
-        self._tell("sent")
+        self._report("sent")
 
     def failed(self) -> None:
-        """One call came to nothing; there may be another."""
+        """A call failed. It may be tried again."""
         self._under_way -= 1
 
     def received(self) -> None:
-        """One more picture came back."""
+        """A picture has arrived."""
         self._under_way -= 1
         self._answered += 1
-        self._tell("received")
+        self._report("received")
 
     def nothing_new(self) -> None:
-        """Told now and again, and soon where the job has come to wait.
+        """Called at short intervals: reports now and then, and soon after the job began to wait.
 
-        What waits is off the supervisor's stall clock; what is with the service stays on it, and so
-        does a job that has all its pictures.
+        A waiting job is off the supervisor's stall clock. A job with a call in the service, or with
+        all its pictures, stays on it.
         """
         if self._answered == self._total:
             return
         stage = "sent" if self._under_way else WAITING_STAGE
-        bearable_s = _HEARTBEAT_S if stage == self._stage else _PATIENCE_S
-        if time.monotonic() - self._told_at > bearable_s:
-            self._tell(stage)
+        silence_s = _HEARTBEAT_S if stage == self._stage else _PATIENCE_S
+        if time.monotonic() - self._reported_at > silence_s:
+            self._report(stage)
 
     def check_cancelled(self) -> None:
-        """Raise `JobError` where the job is to end."""
+        """Raise `JobError` if the job has to end."""
         self._context.check_cancelled()
 
-    def _tell(self, stage: str) -> None:
+    def _report(self, stage: str) -> None:
         self._stage = stage
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._context.progress(
             100 * self._answered / self._total,
             stage,
@@ -129,15 +129,15 @@ class Tally:
 
 
 class _Budget:
-    """What is left of the time for one call with its retries. Turns that our own limits make it
-    wait for are not the service's fault, and cost nothing."""
+    """The time that is left for one call with its retries. Waits for the package's own limits are
+    not counted."""
 
     def __init__(self, budget_s: float) -> None:
         self.left_s = budget_s
 
     @asynccontextmanager
     async def spent(self) -> AsyncIterator[None]:
-        """The time in here is the service's. Raises `TimeoutError`."""
+        """Count the time inside this context. Raises `TimeoutError`."""
         clock = asyncio.get_running_loop().time
         began_at = clock()
         try:
@@ -165,10 +165,10 @@ class Service:
         self._thread.start()
 
     def upscale(self, calls: Sequence[Call], tally: Tally) -> list[bytes]:
-        """Make the calls, side by side where there is room; the pictures' files, in order.
+        """Make the calls, side by side as far as the limits allow; the pictures' files, in order.
 
-        Raises `JobError`: upstream_*, and what the job's cancel raises. The other calls are
-        stopped then.
+        Raises `JobError`: upstream_*, and what the job's cancel raises. Then the other calls are
+        stopped.
         """
         return asyncio.run_coroutine_threadsafe(self._upscale(calls, tally), self._loop).result()
 
@@ -197,7 +197,7 @@ class Service:
         try:
             await asyncio.wait(running[-2:], return_when=asyncio.FIRST_COMPLETED)
             if not answers.done():
-                watch.result()  # raises: it ends in no other way
+                watch.result()  # raises: it only ends by an exception
             return await answers
         finally:
             for one in running:
@@ -207,18 +207,18 @@ class Service:
     async def _watch(self, tally: Tally) -> None:
         clock = asyncio.get_running_loop().time
         while True:
-            # All jobs' watches look at the same moments, so that the thread wakes once for all.
+            # The watches of all jobs wake at the same moments: the thread wakes once for all.
             await asyncio.sleep(_WATCH_S - clock() % _WATCH_S)
             tally.check_cancelled()
             tally.nothing_new()
 
     async def _retried(self, call: Call, tally: Tally) -> bytes:
-        """One call, and again where that may help."""
+        """One call, repeated if that may help."""
         budget = _Budget(self._budget_s)
         for attempt in itertools.count(1):
             try:
                 return await self._tried(call, tally, budget)
-            except Exception as error:  # noqa: BLE001 - whatever the SDK raises, told by us
+            except Exception as error:  # noqa: BLE001 - each exception of the SDK becomes a fault
                 fault = fault_of(error, self._secret)
             if not fault.retryable:
                 raise fault.error
@@ -254,7 +254,7 @@ class Service:
             upscale_factor=call.factor,
             config=types.UpscaleImageConfig(
                 output_mime_type="image/png",
-                # Without it a picture that was filtered out is only missing.
+                # Otherwise a filtered picture is missing without a reason.
                 include_rai_reason=True,
             ),
         )
@@ -281,19 +281,19 @@ class Service:
             return self._clients[account]
 
     async def _sign_in(self) -> None:
-        """All calls that need a token wait for the same one: to learn that there is none may take
-        many seconds."""
+        """All calls that need a token wait for the same one: it may take many seconds to find that
+        there is none."""
         if self._credentials is not None and self._credentials.valid:
             return
         if self._signing_in is None or self._signing_in.done():
             self._signing_in = asyncio.create_task(asyncio.to_thread(sign_in, self._credentials))
-            # Nobody may be left to ask how it went.
+            # All callers may be cancelled by then. Read the exception, or asyncio logs it.
             self._signing_in.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._credentials = await asyncio.shield(self._signing_in)
 
     def _new_client(self, account: Account) -> genai.Client:
-        # All three are given, always: with another base URL and one of them left out, the SDK
-        # sends a request without authentication.
+        # Always give all three: with another base URL, and one of them missing, the SDK sends
+        # requests without authentication.
         return genai.Client(
             vertexai=True,
             project=account.project,
@@ -305,7 +305,7 @@ class Service:
                 timeout=int(_CALL_TIMEOUT_S * 1000),
                 aiohttp_client=self._session,
                 async_client_args=REQUEST,
-                # One attempt is none again. Left out, the SDK would retry some failures unseen.
+                # One attempt means no retries. By default the SDK retries some failures by itself.
                 retry_options=types.HttpRetryOptions(attempts=1),
             ),
         )
@@ -316,7 +316,7 @@ class Service:
 
 
 def _backoff_s(attempt: int) -> float:
-    """Twice as long each time, with jitter, so that jobs that failed together part."""
+    """Twice as long each time, with jitter, so that failed jobs do not retry together."""
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     return jitter * min(math.ldexp(_BACKOFF_BASE_S, attempt - 1), _BACKOFF_LIMIT_S)
 

@@ -1,4 +1,4 @@
-"""The service's side of the wire: what a request must be, as the loopback server checks it.
+"""The requests that the service accepts, as the loopback server checks them.
 
 Source: Vertex AI, Imagen upscaling, REST reference (`:predict` of imagen-4.0-upscale-preview).
 """
@@ -23,8 +23,8 @@ from upscaled_models.imagen.layout import MAX_INPUT_BYTES, MAX_OUTPUT_PIXELS
 from upscaled_protocol.errors import JobError
 
 
-class Refusal(Exception):  # noqa: N818 - what the service answers, not what goes wrong in it
-    """The request gets this HTTP status, under this name of Google's."""
+class Refusal(Exception):  # noqa: N818 - an answer of the service, not an error in it
+    """The request gets this HTTP status, with Google's name for it."""
 
     def __init__(self, status: int, name: str, message: str) -> None:
         super().__init__(message)
@@ -69,10 +69,10 @@ class _Body(_Part):
 
 
 class Question:
-    """One request that is in order: `rgb` is (h, W, 3) of 8 bits, to be enlarged by `factor`.
-    `asked_at` is by the monotonic clock, in seconds.
+    """One valid request: `rgb` is (h, W, 3) of 8 bits, to be enlarged by `factor`. `asked_at` is in
+    seconds of the monotonic clock.
 
-    Raises `Refusal` where the service would refuse it.
+    Raises `Refusal` if the service would refuse it.
     """
 
     def __init__(self, body: bytes) -> None:
