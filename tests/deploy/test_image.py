@@ -165,7 +165,7 @@ def test_supervisord_replaces_a_killed_and_a_stopped_server(store: Store, tmp_pa
         assert container.process.wait(TIMEOUT_S) == 0
 
 
-def test_a_full_volume_is_told_and_nothing_is_left_of_the_upload(
+def test_a_full_volume_is_reported_and_no_part_of_the_upload_stays(
     store: Store, tmp_path: Path
 ) -> None:
     volume = "--tmpfs=/data:rw,size=4m,mode=1777"
@@ -176,7 +176,7 @@ def test_a_full_volume_is_told_and_nothing_is_left_of_the_upload(
         assert (answer.status_code, answer.json()["code"]) == (507, "insufficient_storage")
 
 
-def test_a_taken_port_is_told_with_exit_status_1(store: Store, tmp_path: Path) -> None:
+def test_a_port_in_use_ends_the_server_with_exit_status_1(store: Store, tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         with _running(store, tmp_path, port=port) as container:
