@@ -82,13 +82,14 @@ def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
                 f"{name} {quote(model)} is a file: a queued job names a model of the catalogue",
                 job_id=job.job_id,
             )
-    url = config.get("image_url")
-    if isinstance(url, str) and not any(_is_below(url, one) for one in allow_urls):
-        raise JobError(
-            ErrorCode.PATH_NOT_ALLOWED,
-            f"image_url {quote(url.partition('?')[0])} is not below any --allow-url of the machine",
-            job_id=job.job_id,
-        )
+    for name in ("image_url", "output_url"):
+        url = config.get(name)
+        if isinstance(url, str) and not any(_is_below(url, one) for one in allow_urls):
+            raise JobError(
+                ErrorCode.PATH_NOT_ALLOWED,
+                f"{name} {quote(url.partition('?')[0])} is not below any --allow-url of the machine",
+                job_id=job.job_id,
+            )
 
 
 def level_of(priority: int) -> int:

@@ -311,6 +311,8 @@ def daemon_args(settings: Settings) -> list[str]:
     args = ["--methods", ",".join(settings.methods), "--grace-s", f"{settings.grace_s:g}"]
     for root in roots:
         args += ["--allow-root", root]
+    for prefix in settings.allow_urls:
+        args += ["--allow-url", prefix]
     return [*args, *settings.daemon_args]
 
 

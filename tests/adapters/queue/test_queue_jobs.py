@@ -12,6 +12,7 @@ from upscaled_protocol.errors import JobError
 from upscaled_queue.bullmq import bullmq_id
 from upscaled_queue.celery import app, celery_settings, upscale
 from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
+from upscaled_queue.machine import daemon_args
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
 from upscaled_queue.settings import Settings
 
@@ -81,6 +82,8 @@ def test_what_is_no_job_for_a_queue_is_refused(fields: object, code: str) -> Non
         ({"image_url": "s3://bucket2/in/a.png"}, False),
         ({"image_url": "http://h/in/a.png"}, False),
         ({"image_url": "https://h.evil.example/in/a.png"}, False),
+        ({"output_url": "s3://bucket/in/b.png"}, True),
+        ({"output_url": "s3://bucket2/in/b.png"}, False),
     ],
 )
 def test_a_machine_takes_models_by_name_and_urls_below_those_that_it_allows(
@@ -94,6 +97,19 @@ def test_a_machine_takes_models_by_name_and_urls_below_those_that_it_allows(
             check_allowed(job, allowed)
         assert caught.value.code == "path_not_allowed"
         assert "X-Amz" not in caught.value.message
+
+
+def test_a_machine_passes_its_roots_and_prefixes_on_to_the_daemon() -> None:
+    settings = Settings(
+        url=read_queue_url("redis://h/0"),
+        allow_roots=("/pictures",),
+        allow_urls=("s3://bucket/in/", "https://h/in/"),
+    )
+    args = daemon_args(settings)
+    pairs = list(zip(args, args[1:], strict=False))
+    assert ("--allow-root", "/pictures") in pairs
+    assert ("--allow-url", "s3://bucket/in/") in pairs
+    assert ("--allow-url", "https://h/in/") in pairs
 
 
 def test_priorities_keep_their_order_on_each_engine() -> None:
