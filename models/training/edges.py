@@ -49,7 +49,7 @@ _DRAWN = 8
 _HEIGHT, _WIDTH = 48, 64
 # Of a small picture's border, which is the other measure's.
 _BORDER = 10
-# Where the edge lies within a pixel, in eighths.
+# Positions of the edge within a pixel, in eighths.
 _PHASES = (0, 2, 4, 6)
 _FIELD_SIDE = 32
 

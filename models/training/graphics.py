@@ -24,7 +24,7 @@ GRAPHICS_RECIPE = 1
 """Raised with every change of what this module draws, so that an old bank is not taken for new."""
 
 _OVERSAMPLING = 4
-"""Drawn pixels a side for each pixel of the picture."""
+"""Drawn pixels per pixel of the picture, to each side."""
 
 _WHITE: Colour = (255, 255, 255)
 _BLACK: Colour = (0, 0, 0)

@@ -24,7 +24,7 @@ class _QuickPReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, pixels: Tensor, slope: Tensor) -> Tensor:
-        """(N, C, H, W) and (C,); where a pixel is negative it is multiplied by its slope."""
+        """(N, C, H, W) and (C,): negative values are multiplied by their channel's slope."""
         ctx.save_for_backward(pixels, slope)
         return torch.prelu(pixels, slope)
 
@@ -80,7 +80,7 @@ class Compact(nn.Module):
         return functional.pixel_shuffle(self.detail(small), self.scale) + enlarged
 
     def detail(self, small: Tensor) -> Tensor:
-        """What is to be added to the repeated pixels, (N, 3 * scale ** 2, H, W), unshuffled."""
+        """What is added to the repeated pixels, (N, 3 * scale ** 2, H, W), unshuffled."""
         detail: Tensor = self.body(small)
         return detail
 

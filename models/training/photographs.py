@@ -144,7 +144,7 @@ def _run(folder: Path, *command: str) -> None:
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where squares begin that cover `length`; they overlap if it is not a multiple of `side`."""
+    """Offsets of squares that cover `length`. They overlap if it is no multiple of `side`."""
     count = -(-length // side)
     return [round(index * (length - side) / max(count - 1, 1)) for index in range(count)]
 

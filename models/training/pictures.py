@@ -25,7 +25,7 @@ RECIPE = 1
 """Raised with every change of what these modules draw, so that an old bank is not taken for new."""
 
 OVERSAMPLING = 2
-"""Rendered pixels a side for each pixel of the picture; 2 x 2 samples is enough once blurred."""
+"""Rendered pixels per pixel of the picture, to each side; 2 are enough, because of the blur."""
 
 TEXTURES = 4
 """Texture fields drawn for each picture; every shape samples one of them at its own offset."""

@@ -1,4 +1,4 @@
-"""A network in training: one step of it, and the checkpoint that a later process goes on from."""
+"""A network in training: its steps, and the checkpoint from which a later process continues."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Run:
         partial.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Go on from `path`. Raises ValueError if it belongs to another recipe.
+        """Continue from `path`. Raises ValueError if it belongs to another recipe.
 
         The number of steps may differ if the learning rate has not begun to fall under either.
         """

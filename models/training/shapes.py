@@ -17,7 +17,7 @@ LETTERS = string.ascii_letters + string.digits + "&?!.,:;#%"
 
 @dataclass(frozen=True)
 class Drawing:
-    """Which shape is seen at each pixel, and where the shapes are."""
+    """The shape at each pixel, and the place of each shape."""
 
     numbers: NDArray[np.int32]  # (H, W), 0 is the background
     centre: NDArray[np.float32]  # (shapes, 2), pixels: row, column

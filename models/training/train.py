@@ -126,14 +126,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="train.py",
         description=(
             "Train a compact network on drawn pictures and free photographs, on the CPU. "
-            "SIGTERM saves a checkpoint and exits; --resume goes on from it."
+            "SIGTERM saves a checkpoint and exits; --resume continues from it."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--scale", type=int, required=True, help="enlargement factor")
     add("--out", type=Path, required=True, help="weights to write (.safetensors) at the last step")
-    add("--resume", action="store_true", help="go on from the checkpoint, if there is one")
+    add("--resume", action="store_true", help="continue from the checkpoint, if there is one")
     add("--damaged", action="store_true", help="learn from blurred, noisy and JPEG pictures")
     add("--steps", type=int, default=400_000, help="optimizer steps")
     add("--features", type=int, default=64, help="channels of each inner layer")
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     with stop.listening():
         train(run, bank, checkpoint, intervals, stop)
     if run.step < recipe.steps:
-        print(f"stopped at step {run.step} of {recipe.steps}; --resume goes on", flush=True)
+        print(f"stopped at step {run.step} of {recipe.steps}; --resume continues", flush=True)
         return
     save_network(run.average, arguments.out)
     hours = run.seconds / 3600

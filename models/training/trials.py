@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 KINDS = ("photograph", "text")
 
 LARGEST = 768
-"""Pixels a side; of a larger picture the middle is tried. Keeps a trial to a few minutes."""
+"""Pixels to each side: of a larger picture only the middle is tried, for a few minutes."""
 
 NOISE = 8.0
 """Standard deviation of the noise, in levels: a picture taken indoors, or a scan."""

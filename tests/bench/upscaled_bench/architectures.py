@@ -1,4 +1,4 @@
-"""The families of networks that people run, each beside what computes it elsewhere.
+"""Families of networks, compared with torch and OpenVINO.
 
 For each network, with random weights, in one run: this engine from file to file, torch's forward
 of the whole picture, channels last, and OpenVINO's forward if it is installed. Slow networks get a
@@ -11,7 +11,7 @@ from __future__ import annotations
 from upscaled_models.device.threads import computing_thread, settle_waiting
 from upscaled_models.memory import keep_freed_memory
 
-# As in a worker, for all rivals alike; torch reads it when it is imported.
+# The same settings as in a worker, for all rivals. torch reads them at import.
 settle_waiting()
 keep_freed_memory()
 
@@ -186,8 +186,8 @@ def _rivals(
     except ImportError:
         return rivals, "OpenVINO is not installed: pip install openvino"
     except Exception as error:  # noqa: BLE001 - it cannot convert every network
-        told = str(error).strip().partition("\n")[0][:100]
-        return rivals, f"OpenVINO cannot convert {weights.stem}: {told}"
+        reason = str(error).strip().partition("\n")[0][:100]
+        return rivals, f"OpenVINO cannot convert {weights.stem}: {reason}"
     return rivals, ""
 
 

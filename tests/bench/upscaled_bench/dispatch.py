@@ -1,4 +1,4 @@
-"""What supervision costs a job: round trips and throughput beside a raw pipe echo's."""
+"""The cost of supervision per job: round trips and throughput, compared with a raw pipe echo."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _trips(pipe: Pipe, first: int, *, echo: bool) -> list[float]:
 
 
 def _throughput(pipe: Pipe, first: int, *, echo: bool) -> float:
-    """Jobs a second with a window of them in flight."""
+    """Jobs per second with a window of jobs in flight."""
     start = time.perf_counter()
     pipe.write(b"".join(_job(number) for number in range(first, first + _WINDOW)))
     sent = _WINDOW

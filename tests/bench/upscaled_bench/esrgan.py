@@ -1,6 +1,6 @@
-"""The ESRGAN engine from file to file, beside what the same network could do at best.
+"""The ESRGAN engine from file to file, compared with the network's best possible speed.
 
-Rivals in one run, on one file, each at its best of several rounds in turn:
+Rivals in one run, on one file, in turns; the best of several rounds counts:
 - the bare forward of the network in half precision, on tiles of the best shape, without overlap;
 - the engine's own forward, by rows, from planes in memory to bytes in memory;
 - a plain tile loop in full precision, as Real-ESRGAN runs it: the whole picture decoded, tiles of
@@ -14,7 +14,7 @@ from upscaled_models.device.threads import computing_thread, settle_waiting
 from upscaled_models.memory import keep_freed_memory
 from upscaled_protocol.memorygroup import available_bytes
 
-# As in a worker, for all rivals alike; torch reads it when it is imported.
+# The same settings as in a worker, for all rivals. torch reads them at import.
 settle_waiting()
 keep_freed_memory()
 
@@ -98,8 +98,7 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path, outp
     assert device_report is not None
     device = torch.device(device_report.name)
     half, _ = choose_dtype("auto", device, bits=8)
-    # Where the engine computes, so that OpenMP has one team of threads and not two in each other's
-    # way.
+    # In the engine's computing thread, so that OpenMP has only one team of threads.
     compute = computing_thread().run
     module = compute(lambda: load_descriptor(weights).model.to(device))
     fast = compute(lambda: copy.deepcopy(module).to(half, memory_format=torch.channels_last))
@@ -159,10 +158,10 @@ def _compare(engine: EsrganEngine, title: str, weights: Path, source: Path, outp
 
 
 def _best_rates(rivals: list[Rival], outputs: Path) -> dict[Rival, float]:
-    """Pictures a second of each, at its best of some rounds in which all take turns.
+    """Pictures per second of each rival, the best of several rounds in which all take turns.
 
-    Each writes new files, as jobs do: where one replaces another, some file systems write the
-    pixels to the disk at once.
+    Each writes new files, as jobs do. If a file replaces another one, some file systems write it to
+    the disk at once.
     """
     best = dict.fromkeys(rivals, 0.0)
     for round_number in range(1 + _ROUNDS):

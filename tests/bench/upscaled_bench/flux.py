@@ -1,8 +1,8 @@
-"""FLUX: where time and memory go, on files and weights that are made here.
+"""FLUX: time and memory of each part, on files and weights that the benchmark makes.
 
-Quantised weights to floating point, beside the library's own way; loading; a whole job on a
-replica; and model calls at the real width beside what the device can do at best: two blocks of them
-on a processor, the whole transformer on a GPU.
+Quantised weights to floating point, compared with the library's functions; loading; a whole job on
+a replica; and model calls at the real width, compared with the device's best possible speed: two
+blocks on a processor, the whole transformer on a GPU.
 """
 
 from __future__ import annotations
@@ -99,37 +99,37 @@ def print_loading(config: Mapping[str, Any]) -> None:
         write_config(folder, config)
         size = gguf.stat().st_size
         for placement in ("stored", "expanded"):
-            told = load_apart(folder, gguf, placement)
+            measured = load_apart(folder, gguf, placement)
             table.append(
                 [
                     placement,
                     f"{size / 1e6:.0f} MB",
-                    f"{size / told['seconds'] / 1e9:.1f} GB/s",
-                    f"{told['peak_bytes'] / 1e6:.0f} MB",
+                    f"{size / measured['seconds'] / 1e9:.1f} GB/s",
+                    f"{measured['peak_bytes'] / 1e6:.0f} MB",
                 ]
             )
     print_table("loading", ["", "file", "read at", "host memory at its peak"], table)
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Where a model folder has a transformer's config."""
+    """Write a transformer's config into a model folder."""
     own = folder / "configs" / "transformer"
     own.mkdir(parents=True)
     (own / "config.json").write_bytes(orjson.dumps(config))
 
 
 def load_apart(folder: Path, gguf: Path, placement: str) -> dict[str, float]:
-    """What a process of its own tells of loading that file."""
+    """Load the file in another process: its seconds and its peak memory."""
     module = "upscaled_bench.flux_loading"
     command = [sys.executable, "-m", module, str(folder), str(gguf), placement]
-    told = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    return dict(orjson.loads(told))
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    return dict(orjson.loads(output))
 
 
 def print_job(
     transformer: Mapping[str, Any], steps: int = 20, width: int = 320, height: int = 256
 ) -> None:
-    """Where the time of a job goes, on a replica of all files."""
+    """Print each part's share of a job's time, on a replica of all files."""
     with tempfile.TemporaryDirectory() as name:
         replica = write_replica(Path(name) / "models", transformer=transformer)
         picture = write_photograph(Path(name) / "in.png", width, height)
@@ -214,7 +214,7 @@ def computing_dtype(device: torch.device) -> torch.dtype:
 def _call(
     transformer: Transformer, config: Mapping[str, Any], batch: int, tile: int
 ) -> tuple[float | None, int]:
-    """Seconds of a call, None where memory ran out, and the device's memory at its peak."""
+    """Seconds of a call, None if memory ran out; and the device's memory at its peak."""
     device = transformer.device
     latents = torch.randn(batch, config["in_channels"] // 4, tile // 8, tile // 8).to(device)
     embeddings = Embeddings(

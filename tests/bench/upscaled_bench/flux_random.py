@@ -35,10 +35,10 @@ def build(config: Mapping[str, Any]) -> Any:
 
 
 class RandomFile(WeightsFile):
-    """A weights file that lies nowhere: as the published one, the blocks' matrices quantised.
+    """A weights file in memory, with the blocks' matrices quantised as in the published one.
 
-    The numbers are random and small, and repeat where a tensor is longer than they are: what a
-    product with them costs does not depend on them.
+    The numbers are random and small, and repeat in long tensors: the time of a product does not
+    depend on them.
     """
 
     def __init__(self, config: Mapping[str, Any], quantisation: str = "Q8_0") -> None:

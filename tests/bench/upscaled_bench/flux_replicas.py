@@ -214,7 +214,7 @@ def write_tokenizers(replica: Replica) -> None:
 
 
 def install_upscaler(folder: Path) -> str:
-    """Put a small first stage where 4x-UltraSharp would lie; what a job calls it."""
+    """Copy a small first stage to the place of 4x-UltraSharp; its name for jobs."""
     shutil.copy(bundled_weights_dir() / "compact-x4.safetensors", folder / "upscale_models")
     return "compact-x4"
 
@@ -250,7 +250,7 @@ def _any_blocks(shape: tuple[int, ...], kind: Quantisation) -> np.ndarray:
     return blocks.reshape(*shape[:-1], shape[-1] // block_values * block_bytes)
 
 
-# Where the float16 scales of a block lie.
+# Byte offsets of a block's float16 scales.
 _SCALES = {
     Quantisation.Q2_K: (80, 82),
     Quantisation.Q3_K: (108,),

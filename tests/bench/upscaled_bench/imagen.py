@@ -1,4 +1,4 @@
-"""Many calls to a slow service, side by side, and what an ESRGAN job beside them loses."""
+"""Many calls to a slow service side by side, and how much they slow an ESRGAN job down."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Host:
         return job_id
 
     def wait(self, *job_ids: str) -> float:
-        """When the last of them had ended. Raises `RuntimeError` where one has not ended well."""
+        """The time at which the last of them ended. Raises `RuntimeError` if one failed."""
         while not self._ended.keys() >= set(job_ids):
             end = self._pipe.wait_for(lambda one: one["type"] in ("result", "error"))
             if end["type"] == "error":

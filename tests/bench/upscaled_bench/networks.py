@@ -17,7 +17,7 @@ def save_larger(path: Path) -> Path:
     torch.manual_seed(0)
     network = Compact(num_feat=64, num_conv=16, upscale=4)
     for layer in network.modules():
-        if isinstance(layer, nn.PReLU):  # as in a trained one, where no two slopes are equal
+        if isinstance(layer, nn.PReLU):  # as in a trained network: no two slopes are equal
             nn.init.uniform_(layer.weight, 0, 0.5)
     torch.save({"params": network.state_dict()}, path)
     return path

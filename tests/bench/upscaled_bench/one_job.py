@@ -21,7 +21,7 @@ from upscaled_protocol.configs import EsrganConfig
 
 
 class Surroundings:
-    """A job that nobody watches, and that shares its device with those of the same `turn`."""
+    """The context of a job without a host. Jobs with the same `turn` share the device."""
 
     job_id = "bench"
     attempt = 1

@@ -1,4 +1,4 @@
-"""Child processes on raw pipes, driven with as little of our own as can be."""
+"""Child processes on raw pipes, with as little code of the project as possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-# What a host would write without us, and the floor under every dispatch: read, write back.
+# The least that any dispatch can take: read, and write back.
 ECHO = "import os\nwhile data := os.read(0, 65536):\n    os.write(1, data)\n"
 
 # A worker of three lines that parses each job and answers it: no queue, no cancel, no supervisor.
@@ -24,7 +24,7 @@ for line in sys.stdin:
     print(json.dumps(end), flush=True)
 """
 
-# The least that supervision can cost: a process between, which looks at nothing.
+# The least that supervision can take: a process in between that only copies.
 RELAY = f"""
 import os, select, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {ECHO!r}], stdin=-1, stdout=-1, bufsize=0)
@@ -82,7 +82,7 @@ class Pipe:
         self.wait_for(lambda message: message.get("message") == "ready")
 
     def wait_result(self, job_id: str) -> dict[str, Any]:
-        """Until a job has ended well. Raises `RuntimeError` where it has not."""
+        """Wait for a job's result. Raises `RuntimeError` if it failed."""
         end = self.wait_for(
             lambda one: one["type"] in ("result", "error") and one.get("job_id") == job_id
         )

@@ -1,7 +1,7 @@
-"""RRDB, the network of Real-ESRGAN and 4x-UltraSharp, beside what people run it with.
+"""RRDB, the network of Real-ESRGAN and 4x-UltraSharp, compared with other programs.
 
 All in one run, on one picture: this engine from file to file, Real-ESRGAN's own loop over tiles,
-and bare forwards without any file, of torch, and of OpenVINO and ncnn where those are installed.
+and bare forwards without files, of torch, and of OpenVINO and ncnn if they are installed.
 """
 
 # ruff: noqa: E402
@@ -10,7 +10,7 @@ from __future__ import annotations
 from upscaled_models.device.threads import computing_thread, settle_waiting
 from upscaled_models.memory import keep_freed_memory
 
-# As in a worker, for all rivals alike; torch reads it when it is imported.
+# The same settings as in a worker, for all rivals. torch reads them at import.
 settle_waiting()
 keep_freed_memory()
 

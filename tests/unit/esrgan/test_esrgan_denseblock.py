@@ -69,7 +69,7 @@ def test_its_result_is_the_modules_in_bands_of_any_height(height: int, width: in
 def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
     monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    # As with AMX, but for its instructions.
+    # The same as on AMX, with plain C in place of its instructions.
     monkeypatch.setattr(convolution, "kernel", lambda _: "convolve_bf16_plain")
     generator = torch.Generator().manual_seed(width)
     weight = torch.randn(32, 64, 3, 3, generator=generator) / 24

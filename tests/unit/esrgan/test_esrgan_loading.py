@@ -68,7 +68,7 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
 
 
 class Trap:
-    """Leaves a mark where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -139,7 +139,7 @@ def test_an_altered_file_loads_or_is_refused(
 ) -> None:
     path = save(compact(4, 1), tmp_path / f"model{suffix}")
     content = bytearray(path.read_bytes())
-    # Half of the changes go where the structure is.
+    # Half of the changes hit the structure of the file.
     head = st.integers(0, min(1500, len(content)) - 1)
     for position in data.draw(st.lists(head | st.integers(0, len(content) - 1), min_size=1)):
         content[position] = data.draw(st.integers(0, 255))
@@ -192,7 +192,7 @@ def test_a_network_that_does_not_upscale_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "words"),
     [
         ("model.gguf", b"GGUF", "a GGUF file"),
         ("model.pth", b"GGUF" + bytes(100), "a GGUF file"),
@@ -205,17 +205,17 @@ def test_a_network_that_does_not_upscale_is_refused(
     ],
 )
 def test_weights_for_other_programs_are_named(
-    tmp_path: Path, name: str, content: bytes, told: str
+    tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     error = refused(path)
     assert error.code is ErrorCode.INVALID_JOB
-    assert told in error.message
+    assert words in error.message
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"", "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
@@ -229,13 +229,13 @@ def test_weights_for_other_programs_are_named(
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_what_stands_in_place_of_weights_is_named(
-    tmp_path: Path, content: bytes, told: str, suffix: str
+    tmp_path: Path, content: bytes, words: str, suffix: str
 ) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     error = refused(path)
     assert error.code is ErrorCode.MODEL_CORRUPT
-    assert told in error.message
+    assert words in error.message
 
 
 @pytest.mark.parametrize("name", ["really.pth", "model", "model.bin", "model.ckpt"])
@@ -305,7 +305,7 @@ WEIGHT = torch.zeros(3)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         ({"epoch": 1, "iter": 2, "optimizers": [], "schedulers": []}, "a training state"),
         ({"state": {0: {"exp_avg": WEIGHT}}, "param_groups": []}, "a training state"),
@@ -323,14 +323,14 @@ WEIGHT = torch.zeros(3)
         ({}, "no weights"),
     ],
 )
-def test_weights_of_no_upscaling_network_are_told_for_what_they_are(
-    tmp_path: Path, content: dict[str, Any], told: str
+def test_weights_of_no_upscaling_network_are_named(
+    tmp_path: Path, content: dict[str, Any], words: str
 ) -> None:
     path = tmp_path / "model.pth"
     torch.save(content, path)
     error = refused(path)
     assert error.code is ErrorCode.MODEL_CORRUPT
-    assert told in error.message
+    assert words in error.message
     assert "fetch the file again" not in error.message
 
 

@@ -65,7 +65,7 @@ def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> 
     rows = random_band(batch, channels, height, width, seed=channels)
     slopes = torch.linspace(-0.5, 1.5, channels).bfloat16()
     expected = torch.ops.aten._prelu_kernel(rows, slopes.view(1, -1, 1, 1))
-    # As part of a longer piece, as where rows wait for a convolution.
+    # As part of a longer piece, like rows that wait for a convolution.
     whole = torch.zeros(batch, height + 3, width, channels, dtype=torch.bfloat16)
     out = whole.permute(0, 3, 1, 2).narrow(2, 2, height)
     native.prelu(rows, native.repeated(slopes), out)

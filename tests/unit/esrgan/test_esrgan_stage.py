@@ -78,7 +78,7 @@ def test_a_small_picture_is_computed_in_one_go(layers: Callable[[], nn.Module]) 
     convolutions=st.integers(1, 5),
     scale=st.sampled_from([1, 2, 4]),
     height=st.integers(1, 60),
-    # Intel's AMX rounds pictures of fewer than five columns otherwise where their bands are lower.
+    # AMX rounds pictures of fewer than five columns differently in lower bands.
     width=st.integers(5, 130),
     rows=st.integers(1, 70),
     band_rows=st.integers(1, 70),
@@ -137,7 +137,7 @@ def test_rows_alone_need_no_blending() -> None:
 
 
 class OutOfMemory:
-    """Makes streams of a network fail where a band has more pixels than there is memory for."""
+    """Makes streams of a network fail if a band has more pixels than there is memory for."""
 
     def __init__(self, limit: int, error: Callable[[], Exception], failures: int = 1000) -> None:
         self.limit = limit
@@ -384,7 +384,7 @@ def test_full_precision_has_nothing_to_fall_back_to() -> None:
 
 
 def windowed() -> nn.Module:
-    """Shifted windows of 8 pixels: exact only where tiles begin at multiples of 8."""
+    """Shifted windows of 8 pixels: exact only if tiles begin at multiples of 8."""
     from spandrel.architectures.SwinIR import SwinIR
 
     torch.manual_seed(0)
@@ -424,7 +424,7 @@ def on_unshuffled_pixels() -> nn.Module:
 
 
 class CountingHost(RecordingHost):
-    """Keeps what is told of the tiles of `stage`, each time that one is done."""
+    """Keeps the progress of `stage` after each tile."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +458,7 @@ def test_the_tiles_that_are_done_reach_the_number_that_was_told_at_first(
             pass
         total = host.told[0][1]
         assert {of for _, of in host.told} == {total}
-        # Each tile once; a step in which nothing is computed is told again.
+        # Each tile once; a step that computes nothing is reported again.
         assert sorted({done for done, _ in host.told} - {0}) == list(range(1, total + 1))
         assert host.told[-1] == (total, total)
         assert host.share == 1
