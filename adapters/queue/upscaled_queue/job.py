@@ -87,7 +87,8 @@ def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
         if isinstance(url, str) and not any(_is_below(url, one) for one in allow_urls):
             raise JobError(
                 ErrorCode.PATH_NOT_ALLOWED,
-                f"{name} {quote(url.partition('?')[0])} is not below any --allow-url of the machine",
+                f"{name} {quote(url.partition('?')[0])} is not below any --allow-url of the "
+                "machine",
                 job_id=job.job_id,
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_machine_passes_its_roots_and_prefixes_on_to_the_daemon() -> None:
         allow_urls=("s3://bucket/in/", "https://h/in/"),
     )
     args = daemon_args(settings)
-    pairs = list(zip(args, args[1:], strict=False))
+    pairs = list(pairwise(args))
     assert ("--allow-root", "/pictures") in pairs
     assert ("--allow-url", "s3://bucket/in/") in pairs
     assert ("--allow-url", "https://h/in/") in pairs
