@@ -1,6 +1,6 @@
-"""What a file is that stands in place of weights: a login page, a pointer, an archive, a picture.
+"""What a file is if it is no weights file: a login page, a pointer, an archive, a picture.
 
-Light: no torch, no NumPy.
+Imports no torch and no NumPy.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from upscaled_imaging.kinds import kind_of
 
 
 def what_it_is_instead(head: bytes) -> str | None:
-    """What begins with ``head``, and what to do about it, as the rest of a sentence; None if it is
-    nothing that is known.
+    """What kind of file begins with ``head``, and what to do, as the rest of a sentence.
+
+    None if the kind is not known.
     """
     if not head:
         return "it is empty: fetch the file again"
