@@ -41,7 +41,7 @@ def test_without_the_extra_a_file_of_its_kind_names_it_and_the_licence(
 
 
 @pytest.mark.filterwarnings("ignore")  # the architecture's own
-def test_with_the_extra_a_picture_is_upscaled_and_the_licence_is_told(
+def test_with_the_extra_a_picture_is_upscaled_and_the_licence_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = pytest.importorskip("spandrel_extra_arches.architectures.SRFormer")

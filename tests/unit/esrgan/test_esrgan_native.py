@@ -52,7 +52,7 @@ def not_allocated(_: object, __: object) -> Tensor:
     raise AssertionError("it has memory of its own")
 
 
-def test_they_are_compiled_where_there_is_a_compiler() -> None:
+def test_they_are_compiled_if_there_is_a_compiler() -> None:
     assert native.available() or shutil.which("cc") is None
     with without_compiled_steps():
         assert not native.available()
@@ -101,7 +101,7 @@ def test_an_enlarged_sum_is_torchs(
 
 
 @compiled
-def test_a_sum_that_is_not_finite_is_told() -> None:
+def test_a_sum_that_is_not_finite_is_reported() -> None:
     source = random_picture(3, 50)
     squares = torch.zeros(1, 12, 3, 50, dtype=torch.bfloat16)
     enlarged_sum(torch.uint8)([squares, source], not_allocated)

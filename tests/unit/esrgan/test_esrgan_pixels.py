@@ -71,7 +71,7 @@ def test_items_come_in_order_and_ahead_of_their_reader() -> None:
         assert list(ahead) == [0, 1, 2, 3, 4]
 
 
-def test_a_failure_comes_out_where_its_item_would() -> None:
+def test_a_failure_is_raised_in_place_of_its_item() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise OSError("the disk is gone")
@@ -82,7 +82,7 @@ def test_a_failure_comes_out_where_its_item_would() -> None:
             next(ahead)
 
 
-def test_nobody_waits_for_items_that_nobody_wants() -> None:
+def test_the_thread_ends_if_its_items_are_not_read() -> None:
     def items() -> Iterator[int]:
         number = 0
         while True:

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tiny_networks import compact, in_bands, network, psnr, random_picture, rrdb, smooth_picture
+from tiny_networks import (
+    DTYPES,
+    compact,
+    in_bands,
+    network,
+    psnr,
+    random_picture,
+    rrdb,
+    smooth_picture,
+)
 from upscaled_models.esrgan.network import Network, Stream
 from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.stage import Stage
@@ -82,7 +91,7 @@ def test_a_small_picture_is_computed_in_one_go(layers: Callable[[], nn.Module]) 
     width=st.integers(5, 130),
     rows=st.integers(1, 70),
     band_rows=st.integers(1, 70),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
 )
 def test_a_compact_network_gives_the_same_bits_at_any_tile_size(
@@ -133,7 +142,7 @@ def test_a_network_past_the_largest_overlap_is_blended_with_little_error() -> No
 def test_rows_alone_need_no_blending() -> None:
     deep = network(rrdb(features=6, blocks=7))
     picture = smooth_picture(150, 16)
-    assert torch.equal(upscaled(deep, picture, Tile(16, 4)), upscaled(deep, picture))
+    assert torch.equal(upscaled(deep, picture, Tile(16, 16)), upscaled(deep, picture))
 
 
 class OutOfMemory:
@@ -243,7 +252,7 @@ class HeldRows:
         monkeypatch.setattr(Network, "open", open_failing)
 
 
-def test_where_rows_cannot_be_held_the_picture_goes_on_in_tiles(
+def test_a_picture_continues_in_tiles_if_its_rows_do_not_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = network(compact())
@@ -443,7 +452,7 @@ class CountingHost(RecordingHost):
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
 @pytest.mark.parametrize("rows", [1, 7, 16, 30, 33, 64])
 @pytest.mark.parametrize("layers", [compact, rrdb, on_unshuffled_pixels, windowed])
-def test_the_tiles_that_are_done_reach_the_number_that_was_told_at_first(
+def test_the_tiles_that_are_done_reach_the_number_that_was_reported_first(
     layers: Callable[[], nn.Module], rows: int
 ) -> None:
     small = network(layers())

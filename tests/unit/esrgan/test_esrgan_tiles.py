@@ -214,7 +214,7 @@ def test_more_memory_never_makes_a_smaller_tile(
 
 
 @given(described, lengths, lengths, st.integers(1, 4), memories)
-def test_rows_are_held_only_where_they_fit_with_a_band(
+def test_rows_are_held_only_if_they_fit_with_a_band(
     small: Any, width: int, height: int, planes: int, memory: int
 ) -> None:
     small.by_rows = True
