@@ -30,6 +30,7 @@ from upscaled import (
     Upscaler,
     scratch,
 )
+from upscaled.request import request_of
 from waiting import wait_until
 
 Array = np.ndarray[Any, Any]
@@ -68,6 +69,14 @@ def png(image: Image.Image, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", **options)
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b/a.png", "gs://b/a.png", "az://a/b/c.png", "https://h/a.png?X-Amz-Signature=1"]
+)
+def test_a_url_is_an_input_and_an_output(url: str) -> None:
+    request = request_of(url, url, {}, by_file=True)
+    assert request.job["config"] == {"image_url": url, "output_url": url}
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

@@ -20,6 +20,9 @@ T = TypeVar("T")
 # By name, so that Pillow and numpy are imported only for callers that use them.
 _CLASSES = frozenset({"PIL.Image.Image", "numpy.ndarray"})
 
+# URLs that an output can have: objects of a storage, and a presigned URL.
+_OUTPUT_SCHEMES = ("https://", "s3://", "gs://", "az://")
+
 _JOB_FIELDS = ("job_id", "priority", "timeout_s", "max_attempts")
 
 
@@ -99,7 +102,7 @@ class _Output:
 def _take_input(picture: Any, *, by_file: bool) -> _Input:
     if is_path(picture):
         path = os.fsdecode(picture)
-        if path.startswith(("http://", "https://")):
+        if path.startswith(("http://", *_OUTPUT_SCHEMES)):
             return _Input({"image_url": path})
         # The daemon may run in another folder; a link is kept as it is.
         return _Input({"image_path": os.path.abspath(path)})  # noqa: PTH100
@@ -167,6 +170,10 @@ def _name(kind: type) -> str:
 def _take_output(output: Any, config: Message, *, by_file: bool) -> _Output:
     if output is None:
         return _Output({}, lambda message: Result.of(message, None))
+    if is_path(output) and os.fsdecode(output).startswith(_OUTPUT_SCHEMES):
+        return _Output(
+            {"output_url": os.fsdecode(output)}, lambda message: Result.of(message, None)
+        )
     if is_path(output):
         path = os.path.abspath(os.fsdecode(output))  # noqa: PTH100 - a link is kept as it is
         return _Output({"output_path": path}, lambda message: Result.of(message, None))
