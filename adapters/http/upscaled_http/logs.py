@@ -58,6 +58,13 @@ def configure_logging(settings: LoggingSettings) -> None:
         logging.getLogger(name).setLevel(settings.level.upper())
 
 
+def flush_log() -> None:
+    """Wait until the log is written, at most for 2 s. `logging.shutdown` would wait for a reader of
+    stdout without a limit."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 class BackgroundHandler(logging.Handler):
     """Hands lines to a thread that writes them to other handlers."""
 

@@ -23,6 +23,7 @@ from fastapi import FastAPI
 
 from upscaled_http.config import ServerSettings
 from upscaled_http.connection import Connection, ConnectionLimits
+from upscaled_http.logs import flush_log
 from upscaled_http.notify import Notifier
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Server(uvicorn.Server):
                 return
             # No job is lost: both stores survive a kill -9, and the daemon ends with its pipes.
             log.warning("a second signal: stopping at once")
-            logging.shutdown()
+            flush_log()
             os._exit(EXIT_FORCED)
         self._stop_asked_at = now
         log.info("stopping", extra={"fields": {"signal": signal.Signals(sig).name}})

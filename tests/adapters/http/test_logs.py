@@ -17,7 +17,7 @@ from scripted_service import ScriptedService
 from upscaled_http.app import create_app
 from upscaled_http.config import LoggingSettings, Settings
 from upscaled_http.keys import Key
-from upscaled_http.logs import configure_logging
+from upscaled_http.logs import configure_logging, flush_log
 
 
 def fields_of(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
@@ -108,6 +108,30 @@ def test_a_log_that_is_not_read_stops_nothing(monkeypatch: pytest.MonkeyPatch) -
     dropped = sum(line["lines"] for line in seen if "lines" in line)
     assert numbers == sorted(set(numbers))
     assert len(numbers) + dropped == count
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_flush_has_an_end_although_the_log_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = (os.fdopen(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))
+    monkeypatch.setattr("sys.stdout", writing)
+    monkeypatch.setattr("upscaled_http.logs._FLUSH_S", 0.05)
+    configure_logging(LoggingSettings())
+    for _ in range(2_000):  # of 100 bytes: more than the pipe takes
+        logging.getLogger("upscaled_http.test").info("x" * 100)
+    flushing = threading.Thread(target=flush_log)
+    flushing.start()
+    flushing.join(10)
+    has_ended = not flushing.is_alive()
+    (handler,) = logging.getLogger().handlers
+    emptying = threading.Thread(target=reading.read)
+    emptying.start()
+    flushing.join()
+    monkeypatch.setattr("upscaled_http.logs._FLUSH_S", 60)
+    handler.flush()
+    writing.close()
+    emptying.join()
+    reading.close()
+    assert has_ended
 
 
 @pytest.mark.usefixtures("logging_restored")
