@@ -1,4 +1,4 @@
-"""What a daemon makes of its options, its environment and its engines before the first job."""
+"""The start of a daemon: its options, its environment and its engines."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from tests.conftest import StartDaemon
 
 
-def test_wrong_worker_options_are_told_at_once(start_supervisor: StartDaemon) -> None:
+def test_wrong_worker_options_end_the_daemon(start_supervisor: StartDaemon) -> None:
     daemon = start_supervisor("--no-such-option")
     assert daemon.wait() == 2
     assert b"--no-such-option" in daemon.stderr
 
 
-@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("DEFAULT_DPI", "many"), ("DEFAULT_DPI", "0"), ("DEFAULT_UPSCALE_FACTOR", "nan")],
+    ("module", "name", "value"),
+    [
+        ("upscaled_worker", "DEFAULT_DPI", "many"),
+        ("upscaled_worker", "DEFAULT_UPSCALE_FACTOR", "nan"),
+        ("upscaled_supervisor", "DEFAULT_DPI", "0"),
+    ],
 )
-def test_a_wrong_setting_in_the_environment_is_told_by_its_name(
+def test_a_wrong_setting_in_the_environment_is_named(
     start_daemon: StartDaemon, module: str, name: str, value: str
 ) -> None:
     daemon = start_daemon(module, "--methods", "fake", env={name: value})
@@ -49,11 +52,10 @@ def test_the_supervisor_imports_neither_torch_nor_numpy_nor_pydantic() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
 def test_an_engine_that_cannot_start_answers_its_jobs_with_the_reason(
-    start_daemon: StartDaemon, module: str
+    start_supervisor: StartDaemon,
 ) -> None:
-    daemon = start_daemon(module, "--methods", "esrgan,fake", "--preload", "no-such-model")
+    daemon = start_supervisor("--methods", "esrgan,fake", "--preload", "no-such-model")
     assert "no-such-model" in daemon.wait_status("degraded")["detail"]
     assert daemon.wait_status("ready")["methods"] == ["fake"]
     daemon.job("a", method="esrgan", image_path="a.png")
@@ -66,7 +68,7 @@ def test_an_engine_that_cannot_start_answers_its_jobs_with_the_reason(
 
 @pytest.mark.parametrize("template", ["--template", "--no-template"])
 def test_a_deleted_working_folder_is_no_obstacle(tmp_path: Path, template: str) -> None:
-    """MKL, which comes with torch, ends a process that loads it in such a folder, with status 2."""
+    """MKL, a library of torch, ends a process that loads it in such a folder, with status 2."""
     folder = tmp_path / "deleted"
     folder.mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
@@ -103,7 +105,7 @@ def test_an_exit_status_of_a_library_is_not_wrong_usage(
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
 @pytest.mark.parametrize("module", ["upscaled_supervisor", "upscaled_worker"])
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored(module: str, name: str) -> None:
-    """As `nohup` and a shell's `&` have it."""
+    """`nohup` and a shell's `&` start a daemon so."""
     code = (
         "import os, signal, sys\n"
         f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
@@ -142,14 +144,13 @@ def test_a_hangup_during_the_start_waits() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
 def test_an_engine_that_could_not_start_is_tried_again(
-    start_daemon: StartDaemon, module: str, tmp_path: Path
+    start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     models = tmp_path / "models" / "upscale_models"
     models.mkdir(parents=True)
     options = ("--methods", "esrgan", "--preload", "mine", "--model-dir", str(models.parent))
-    daemon = start_daemon(module, *options)
+    daemon = start_supervisor(*options)
     assert daemon.wait_status("ready")["methods"] == []
     shutil.copy(bundled_weights_dir() / "compact-x2.safetensors", models / "mine.safetensors")
     Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
@@ -169,13 +170,12 @@ FakeEngine.lacks = lambda self: "the fake method needs luck: pull it"
 """
 
 
-@pytest.mark.parametrize("module", ["upscaled_worker", "upscaled_supervisor"])
 def test_a_method_that_lacks_its_files_is_explained_and_named_once_it_works(
-    start_daemon: StartDaemon, module: str, tmp_path: Path
+    start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_LACKING)
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    daemon = start_daemon(module, "--methods", "fake", env={"PYTHONPATH": paths})
+    daemon = start_supervisor(env={"PYTHONPATH": paths})
     ready = daemon.wait_status("ready")
     assert ready["methods"] == []
     assert ready["unavailable"] == {"fake": "the fake method needs luck: pull it"}

@@ -25,7 +25,7 @@ TIMEOUT_S = 200
 
 
 def run_limited(limit: str, job: dict[str, Any], *options: str) -> tuple[int, dict[str, Any]]:
-    """Exit status and last word about a job that is piped into `upscaled run` under a limit."""
+    """The exit status, and the terminal event of a job that is piped into `upscaled run`."""
     daemon = [sys.executable, "-P", "-m", "upscaled_supervisor", *options]
     done = subprocess.run(
         ["bash", "-c", f'{limit}; exec "$@"', "bash", *daemon],
@@ -171,7 +171,7 @@ def chained(cause: BaseException) -> BaseException:
         (FileNotFoundError(errno.ENOENT, "a.txt"), ErrorCode.INTERNAL, ""),
     ],
 )
-def test_what_a_host_lacks_is_told_and_is_retryable(
+def test_an_error_for_lack_of_a_resource_names_it_and_is_retryable(
     error: BaseException, code: ErrorCode, advice: str
 ) -> None:
     failure = start_failure("esrgan", error)
