@@ -164,7 +164,7 @@ def test_no_job_is_lost_while_workers_are_killed(
     assert_all_done_once(daemon.terminals(), outputs, number)
 
 
-@sizes(1000, 4000)
+@sizes(400, 4000)
 def test_no_job_is_lost_if_every_worker_is_a_fresh_process(
     start_supervisor: StartDaemon, outputs: Path, number: int
 ) -> None:
