@@ -55,7 +55,9 @@ class Admission(Generic[JobT]):
         self._has_room = has_room
         self._accept = accept
         self._send = send
-        self._held = _HeldJobs[JobT](job_bytes)
+        self._job_bytes = job_bytes
+        self._held: dict[str, tuple[JobT, int]] = {}  # with their bytes, in the order of the lines
+        self._held_bytes = 0
         self._early_cancels = _RememberedIds()
         self._ended = _RememberedIds()
         self._is_closed = False
@@ -66,12 +68,12 @@ class Admission(Generic[JobT]):
     @property
     def is_holding(self) -> bool:
         """True if a job waits to be accepted."""
-        return len(self._held) > 0
+        return bool(self._held)
 
     @property
     def is_full(self) -> bool:
         """True if the held jobs take so much memory that no more lines should be read."""
-        return self._held.bytes >= _HELD_LIMIT_BYTES
+        return self._held_bytes >= _HELD_LIMIT_BYTES
 
     def close(self) -> None:
         """Refuse new jobs from now on. Held jobs are still accepted when there is room."""
@@ -93,20 +95,22 @@ class Admission(Generic[JobT]):
         if has_room and not self.is_paused:
             self._accept(job)
         else:
-            self._held.add(job, line_bytes)
+            size = line_bytes + self._job_bytes
+            self._held[job_id] = job, size
+            self._held_bytes += size
 
     def admit(self) -> None:
         """Accept held jobs, in the order of their lines, as long as there is room."""
         while self._held and self._has_room() and not self.is_paused:
             try:
-                self._accept(self._held.pop_first())
+                self._accept(self._take_first())
             except JobError as error:
                 self.refuse(error)
 
     def note_accepted(self, job_id: str) -> bool:
         """Record that a job was accepted. True if an early cancel of it waited: end the job."""
-        self._ended.discard(job_id)
-        return self._early_cancels.discard(job_id)
+        self._ended.pop(job_id, None)
+        return self._early_cancels.pop(job_id, "absent") is None
 
     def note_ended(self, job_id: str) -> None:
         """Record that a job has had its terminal event: a cancel that comes now is too late."""
@@ -119,17 +123,18 @@ class Admission(Generic[JobT]):
 
     def cancel_held(self, job_id: str) -> JobT | None:
         """Answer a held job with `cancelled` and return it; None if no such job is held."""
-        job = self._held.pop(job_id)
-        if job is not None:
-            self._ended.add(job_id)
-            error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
-            self._send(error.message_fields())
+        if job_id not in self._held:
+            return None
+        job = self._take(job_id)
+        self._ended.add(job_id)
+        error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
+        self._send(error.message_fields())
         return job
 
     def refuse_held(self, code: ErrorCode, text: str) -> None:
         """Answer every held job with an error: there will be no room for it."""
         while self._held:
-            self.refuse(JobError(code, text, job_id=self._held.pop_first().job_id))
+            self.refuse(JobError(code, text, job_id=self._take_first().job_id))
 
     def refuse(self, error: JobError) -> dict[str, Any]:
         """Answer a line that is refused, and return the answer.
@@ -147,53 +152,20 @@ class Admission(Generic[JobT]):
     def _is_taken(self, job_id: str) -> bool:
         return job_id in self._in_flight or job_id in self._held
 
+    def _take_first(self) -> JobT:
+        return self._take(next(iter(self._held)))
 
-class _HeldJobs(Generic[JobT]):
-    """Jobs by id, in the order of their lines, and the memory that they take."""
-
-    def __init__(self, job_bytes: int) -> None:
-        self._job_bytes = job_bytes
-        self._jobs: dict[str, tuple[JobT, int]] = {}
-        self.bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._jobs
-
-    def add(self, job: JobT, line_bytes: int) -> None:
-        size = line_bytes + self._job_bytes
-        self._jobs[job.job_id] = job, size
-        self.bytes += size
-
-    def pop(self, job_id: str) -> JobT | None:
-        job, size = self._jobs.pop(job_id, (None, 0))
-        self.bytes -= size
-        return job
-
-    def pop_first(self) -> JobT:
-        job_id = next(iter(self._jobs))
-        job, size = self._jobs.pop(job_id)
-        self.bytes -= size
+    def _take(self, job_id: str) -> JobT:
+        job, size = self._held.pop(job_id)
+        self._held_bytes -= size
         return job
 
 
-class _RememberedIds:
+class _RememberedIds(OrderedDict[str, None]):
     """The newest `REMEMBERED_IDS` ids."""
 
-    def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._ids
-
     def add(self, job_id: str) -> None:
-        self._ids[job_id] = None
-        self._ids.move_to_end(job_id)
-        if len(self._ids) > REMEMBERED_IDS:
-            self._ids.popitem(last=False)
-
-    def discard(self, job_id: str) -> bool:
-        """Forget an id; False if it was not remembered."""
-        return self._ids.pop(job_id, self) is None
+        self[job_id] = None
+        self.move_to_end(job_id)
+        if len(self) > REMEMBERED_IDS:
+            self.popitem(last=False)
