@@ -253,6 +253,7 @@ def test_no_job_of_a_paused_lane_starts() -> None:
     lane.start()
     lane.open()
     assert started.wait(TIMEOUT_S)
+    assert not is_paused, "the job started while the lane was paused"
     lane.close()
     lane.join()
     assert not failures
