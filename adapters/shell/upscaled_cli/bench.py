@@ -19,12 +19,16 @@ BENCHMARKS = {
     "loading": "the load of a model in the first job, beside spandrel's own",
     "encoders": "writing and resampling a picture, beside other libraries",
     "http": "upscaled serve beside the pipe: a picture, no-op jobs, 200 clients, memory",
+    "queue": "machines on Celery and BullMQ: overhead per job, jobs per second, four beside one",
     "imagen": "many calls to a slow service, and the cost for an ESRGAN job beside them",
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
     "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",
     "architectures": "other families of networks, file to file, beside torch and OpenVINO",
     "flux": "model calls beside their floor, loading, and the phases of a job, on replicas",
 }
+
+# The extras of the libraries that `queue` needs; those of the others go by the benchmark.
+_EXTRAS = {"redis": "celery", "celery": "celery", "kombu": "celery", "bullmq": "bullmq"}
 
 _EPILOG = "\n".join(
     [
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             benchmark = import_module(f"upscaled_bench.{name}")
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
-            extra = "flux" if name == "flux" else "bench"
+            extra = _EXTRAS.get(module, "flux" if name == "flux" else "bench")
             print(
                 f"upscaled bench {name}: the Python module {module} is missing: "
                 f"pip install 'upscaled[{extra}]'",
