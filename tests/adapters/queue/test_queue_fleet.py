@@ -65,10 +65,10 @@ def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet)
 
 def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_result(fleet: Fleet) -> None:
     start_machines(fleet, 2)
-    fleet.submit(fleet.job("frozen", steps=10, step_s=0.1))
+    fleet.submit(fleet.job("frozen", steps=25, step_s=0.1))
     frozen = fleet.machine_of("frozen")
     frozen.signal_all(signal.SIGSTOP)
-    wait_until(lambda: fleet.starts_of("frozen") == 2, "the start on the other machine")
+    wait_until(lambda: fleet.starts_of("frozen") >= 2, "the start on the other machine")
     frozen.signal_all(signal.SIGCONT)
     wait_until(lambda: frozen.has_logged("job_ended"), "its end on the frozen machine")
     fleet.check_each_has_one_result(["frozen"])
@@ -91,7 +91,7 @@ def test_a_job_that_takes_its_machines_down_is_poisoned_and_harms_no_other(fleet
 
 def test_a_daemon_that_is_lost_is_started_again_within_the_delivery(fleet: Fleet) -> None:
     machine = fleet.start_machine(*OPTIONS).wait_ready()
-    fleet.submit(fleet.job("kept", steps=20, step_s=0.1))
+    fleet.submit(fleet.job("kept", steps=30, step_s=0.1))
     fleet.wait_progress("kept")
     machine.daemon.kill()
     fleet.check_each_has_one_result(["kept"])
