@@ -23,6 +23,8 @@ _STUCK_LEASES = 2
 # A cancel's way takes no longer than this when Redis comes back.
 _RESUBSCRIBE_S = 1.0
 _BEATS_A_LEASE = 4
+# An idle machine asks so often whether a job waits.
+_IDLE_LOOK_S = 0.5
 
 
 class Engine(Protocol):
@@ -96,11 +98,18 @@ class Pulse:
         machine, limit_s = self._machine, self._machine.settings.idle_exit_s or 0.0
         while not machine.is_stopping:
             left_s = machine.last_delivery + limit_s - time.monotonic()
-            if left_s <= 0 and not machine.runs:
+            if left_s <= 0 and not machine.runs and self._has_no_work():
                 machine.log.log("info", "idle", idle_s=limit_s)
                 self._leave()
                 return
-            machine.given_up.wait(max(left_s, 0.1))
+            machine.given_up.wait(max(left_s, _IDLE_LOOK_S))
+
+    def _has_no_work(self) -> bool:
+        """Whether nothing waits either, as it does while the worker still connects."""
+        try:
+            return self._engine.waiting() == 0
+        except Exception:  # noqa: BLE001 - an engine's outage has any class
+            return False
 
     def _tell_progress(self) -> None:
         machine = self._machine

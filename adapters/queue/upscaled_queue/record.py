@@ -190,13 +190,15 @@ class Records:
 
     def status_of(self, job_id: str, lease_s: float) -> Message:
         """What is known of the job: `state` is ended, running, waiting or unknown."""
+        # From the last step of a job's way to the first, so that none is missed between two reads.
         event = self.end_of(job_id)
+        is_running = self._last_sign(job_id) > cast(Any, self.redis.time())[0] - lease_s
         job = cast(dict[str, str], self.redis.hgetall(f"upscaled:job:{job_id}"))
         starts = self.redis.scard(f"upscaled:starts:{job_id}")
         state = "waiting" if job else "unknown"
         if event is not None:
             state = "ended"
-        elif self._last_sign(job_id) > cast(Any, self.redis.time())[0] - lease_s:
+        elif is_running:
             state = "running"
         status: Message = {"job_id": job_id, "state": state, "deliveries": starts}
         if state == "running":

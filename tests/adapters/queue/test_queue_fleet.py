@@ -63,18 +63,21 @@ def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet)
     disturb(fleet, ids, machine_kills=2, redis_kills=1)
 
 
-def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_result(fleet: Fleet) -> None:
+def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_end(fleet: Fleet) -> None:
     start_machines(fleet, 2)
-    fleet.submit(fleet.job("frozen", steps=25, step_s=0.1))
+    fleet.submit(fleet.job("frozen", steps=2, step_s=ENDLESS_S))
     frozen = fleet.machine_of("frozen")
     frozen.signal_all(signal.SIGSTOP)
     wait_until(lambda: fleet.starts_of("frozen") >= 2, "the start on the other machine")
     frozen.signal_all(signal.SIGCONT)
-    wait_until(lambda: frozen.has_logged("job_ended"), "its end on the frozen machine")
-    fleet.check_each_has_one_result(["frozen"])
-    # Neither the queue nor the machine is in the way of the next job.
-    fleet.submit(fleet.job("next"))
-    fleet.check_each_has_one_result(["frozen", "next"])
+    assert fleet.records.cancel("frozen")
+    for machine in fleet.machines:
+        wait_until(partial(machine.has_logged, "job_ended"), "its end on each machine")
+    assert [event["job_id"] for event in fleet.ends()] == ["frozen"]
+    # Neither the queue nor a machine is in the way of the next jobs.
+    ids = [f"next-{number}" for number in range(4)]
+    fleet.submit(*(fleet.job(job_id) for job_id in ids))
+    fleet.check_each_has_one_result(ids)
 
 
 def test_a_job_that_takes_its_machines_down_is_poisoned_and_harms_no_other(fleet: Fleet) -> None:
@@ -91,11 +94,13 @@ def test_a_job_that_takes_its_machines_down_is_poisoned_and_harms_no_other(fleet
 
 def test_a_daemon_that_is_lost_is_started_again_within_the_delivery(fleet: Fleet) -> None:
     machine = fleet.start_machine(*OPTIONS).wait_ready()
-    fleet.submit(fleet.job("kept", steps=30, step_s=0.1))
+    fleet.submit(fleet.job("kept", steps=6000, step_s=0.1))
     fleet.wait_progress("kept")
     machine.daemon.kill()
-    fleet.check_each_has_one_result(["kept"])
-    assert fleet.starts_of("kept") == 2
+    wait_until(lambda: fleet.starts_of("kept") == 2, "the second start")
+    assert machine.has_logged("daemon_lost")
+    assert fleet.records.cancel("kept")
+    assert fleet.end_of("kept")["code"] == "cancelled"
     assert machine.process.poll() is None
 
 
@@ -135,6 +140,20 @@ def test_long_redis_that_is_killed_again_and_again_loses_and_doubles_no_job(flee
     ids = [f"job-{number}" for number in range(300)]
     fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
     disturb(fleet, ids, machine_kills=3, redis_kills=6)
+
+
+@pytest.mark.long
+def test_long_frozen_machines_add_no_second_result(fleet: Fleet) -> None:
+    machines = start_machines(fleet, 3)
+    ids = [f"job-{number}" for number in range(200)]
+    fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
+    for number in range(5):
+        wait_until(partial(has_ends, fleet, 30 * number), "more ends")
+        frozen = machines[number % 3]
+        frozen.signal_all(signal.SIGSTOP)
+        time.sleep(3 * LEASE_S)
+        frozen.signal_all(signal.SIGCONT)
+    fleet.check_each_has_one_result(ids)
 
 
 @pytest.mark.long

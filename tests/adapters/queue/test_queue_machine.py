@@ -157,19 +157,23 @@ def test_a_job_that_sigterm_interrupts_goes_back_uncharged_and_an_idle_machine_l
     fleet: Fleet,
 ) -> None:
     machine = fleet.start_machine("--grace-s", "0.2").wait_ready()
-    fleet.submit(fleet.job("interrupted", steps=6, step_s=0.5))
+    fleet.submit(fleet.job("interrupted", steps=2, step_s=ENDLESS_S))
     fleet.wait_running("interrupted")
     machine.process.send_signal(signal.SIGTERM)
     assert machine.wait_exit() == 0
     assert fleet.starts_of("interrupted") == 0
     assert fleet.records.end_of("interrupted") is None
+    # The lease is a minute: nothing but the machine has put it back.
     depth = json.loads(fleet.command("depth", "--methods", "fake").stdout)["fake"]
     assert (depth["running"], depth["machines"]) == (0, 0)
-    # Less than the job takes: a machine that works is not idle.
     idle = fleet.start_machine("--idle-exit-s", "1")
-    assert idle.wait_exit() == 0
-    fleet.check_each_has_one_result(["interrupted"])
+    fleet.wait_running("interrupted")
     assert fleet.starts_of("interrupted") == 1
+    fleet.submit(fleet.job("last"))
+    assert fleet.records.cancel("interrupted")
+    assert idle.wait_exit() == 0
+    assert fleet.end_of("interrupted")["code"] == "cancelled"
+    fleet.check_each_has_one_result(["last"])
 
 
 @pytest.mark.parametrize("command", ["work", "submit"])
