@@ -138,7 +138,7 @@ def test_a_refusal_is_not_tried_again(host: Host, server: Loopback, tmp_path: Pa
     assert len(server.questions) == 1
 
 
-def test_a_result_has_the_times_of_its_phases(
+def test_a_jobs_stages_are_reported(
     start_daemon: StartDaemon, server: Loopback, tmp_path: Path
 ) -> None:
     env = NOBODY | server.environment()
@@ -155,8 +155,7 @@ def test_a_result_has_the_times_of_its_phases(
         return progress
 
     whole = progress_of(save(tmp_path / "in.png", photo()))
-    # The answer is taken over: nothing is encoded.
-    assert [line["stage"] for line in whole[-2:]] == ["sent", "received"]
+    assert [line["stage"] for line in whole[-3:]] == ["sent", "received", "encode"]
     wide = save(tmp_path / "wide.png", photo(500, 60))
     tiles = progress_of(wide, upscale_factor="x2", tile=True, tile_size=200)
     received = [line for line in tiles if line["stage"] == "received"]

@@ -334,6 +334,15 @@ def test_the_error_of_a_missing_extra_says_what_to_install(
         FluxEngine(Settings(model_dir=copy, threads=1)).start()
 
 
+def test_a_block_cache_of_an_older_host_is_ignored_with_a_warning(
+    engine: FluxEngine, picture: Path
+) -> None:
+    context = RecordingContext()
+    config = FluxConfig(image_path=str(picture), upscale_model="compact-x4", block_cache=0.3)
+    engine.prepare(config, context)
+    assert context.warnings == ["block_cache was ignored: this version computes every call in full"]
+
+
 def test_memory_that_runs_out_while_models_load_has_its_own_error_code(
     engine: FluxEngine, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
