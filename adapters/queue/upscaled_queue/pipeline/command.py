@@ -67,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="upscaled pipeline",
         description="Score pictures, upscale those that are too small, and file them in a bucket.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = arguments.add_subparsers(required=True, metavar="run")
     run = commands.add_parser(
