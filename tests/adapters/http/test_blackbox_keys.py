@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from serve_process import ServeProcess, code_of, serve_process
+from waiting import wait_until
 
 KEYS = {"alice": "alices-key-0123456789", "bob": "bobs-key-0123456789ab"}
 
@@ -84,6 +85,11 @@ def test_a_full_queue_and_a_used_up_rate_say_when_to_come_again(locked: ServePro
     assert limited
     assert int(limited[0].headers["retry-after"]) > 0
     assert "r=0" in limited[0].headers["ratelimit"]
+    # A job that is deleted takes its place until it has ended.
+    wait_until(
+        lambda: locked.client.get("/api/health", headers=key("bob")).json()["in_flight"] == 0,
+        "the ends of the deleted jobs",
+    )
     # The rate is each key's own.
     other = locked.client.post("/api/upscale/fake?wait=60", json={}, headers=key("alice"))
     assert other.status_code == 200
