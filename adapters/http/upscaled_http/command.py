@@ -28,6 +28,7 @@ from the file. `--print-config` shows all settings.
 examples:
   upscaled serve                               # the page is at http://127.0.0.1:8080
   upscaled serve --port 0                      # any free port
+  upscaled serve --queue redis://redis:6379/0  # in front of many machines, see docs/scale.md
   upscaled serve --idle-exit-s 600             # for a machine that is paid per minute
   UPSCALED_SERVER_PORT=3000 upscaled serve --print-config
   upscaled serve --new-key phone >> keys       # shows the key on stderr, once
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
                 ("--host", "server.host", options.host),
                 ("--port", "server.port", options.port),
                 ("--data-dir", "storage.data_dir", options.data_dir),
+                ("--queue", "queue.url", options.queue),
                 ("--idle-exit-s", "server.idle_exit_s", options.idle_exit_s),
                 ("--", "workers.args", daemon_arguments or None),
             )
@@ -107,6 +109,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--idle-exit-s", metavar="S", help="exit with status 0 after S seconds without any job"
+    )
+    arguments.add_argument(
+        "--queue", metavar="URL", help="a queue, whose machines do the jobs: redis://, bullmq://, …"
     )
     arguments.add_argument(
         "--print-config", action="store_true", help="print all settings as YAML, and exit"

@@ -130,6 +130,14 @@ class WorkerSettings(Section):
     args: tuple[str, ...] = ()
 
 
+class QueueSettings(Section):
+    """A queue whose machines do the jobs. Without its URL the server has a daemon of its own."""
+
+    url: SecretStr | None = None
+    record: SecretStr | None = Field(None, description="The Redis with the ends of jobs.")
+    prefix: str = ""
+
+
 class DefaultSettings(Section):
     """Values for fields that a request leaves out."""
 
@@ -201,6 +209,7 @@ class Settings(Section):
     storage: StorageSettings = StorageSettings()
     limits: LimitSettings = LimitSettings()
     workers: WorkerSettings = WorkerSettings()
+    queue: QueueSettings = QueueSettings()
     defaults: DefaultSettings = DefaultSettings()
     auth: AuthSettings = AuthSettings()
     urls: UrlSettings = UrlSettings()

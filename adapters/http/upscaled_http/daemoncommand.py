@@ -12,10 +12,16 @@ from upscaled_http.storage import Storage
 _SPARE_QUEUE = 8
 # The variables of these sections may hold secrets.
 _SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
+_QUEUE = "UPSCALED_QUEUE_"
 
 
 def daemon_command(settings: Settings, storage: Storage) -> list[str]:
-    """`upscaled run` with these settings. The options of `workers.args` come last."""
+    """`upscaled run` with these settings, or `upscaled queue run` if there is a queue. The options
+    of `workers.args` come last."""
+    if settings.queue.url is not None:
+        methods = ",".join(settings.workers.methods)
+        start = default_command()[:-1]
+        return [*start, "queue", "run", "--methods", methods, *settings.workers.args]
     limits, workers, urls = settings.limits, settings.workers, settings.urls
     options: dict[str, object] = {
         "--journal": storage.journal,
@@ -46,6 +52,16 @@ def daemon_command(settings: Settings, storage: Storage) -> list[str]:
     return [*command, *workers.args]
 
 
-def daemon_environment() -> dict[str, str]:
-    """The environment without the server's secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
+def daemon_environment(settings: Settings) -> dict[str, str]:
+    """The environment without the server's secrets, and with the queue's URLs: other users of the
+    machine can read command lines, and the URLs may have passwords."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith((*_SECRETS, _QUEUE))
+    }
+    queue = settings.queue
+    for name, secret in (("URL", queue.url), ("RECORD", queue.record)):
+        if secret is not None:
+            environment[_QUEUE + name] = secret.get_secret_value()
+    return {**environment, _QUEUE + "PREFIX": queue.prefix}

@@ -189,6 +189,7 @@ class OpenJobs:
                 if record.is_cancelled:
                     self._send_cancel(record.job_id)
             elif record.is_cancelled:
+                self._send_cancel(record.job_id)  # a machine of the queue may have the job
                 self._end(record, _cancelled())
             else:
                 self._send(record)

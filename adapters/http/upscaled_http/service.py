@@ -78,7 +78,9 @@ class Service:
             self.jobs.on_recording_end.append(self.webhooks.handle_end)
             self.webhooks.start()
         self.daemon = ChildDaemon(
-            daemon_command(self.settings, self.storage), self.jobs, daemon_environment()
+            daemon_command(self.settings, self.storage),
+            self.jobs,
+            daemon_environment(self.settings),
         )
         self.jobs.attach(self.daemon)
         self._intake = Intake(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   upscaled jobs photos/*.jpg -o upscaled/ | upscaled queue submit --queue redis://redis:6379/0
+  upscaled queue run --methods esrgan,flux < jobs.jsonl     # as `upscaled run`, on the fleet
   upscaled queue results --follow              # with UPSCALED_QUEUE_URL set
   upscaled queue results job-1 job-2
   upscaled queue status job-1
@@ -75,6 +76,20 @@ def parser() -> argparse.ArgumentParser:
         shared.add_queue_options(one)
         return one
 
+    run = command("run", "be the daemon of the fleet: the protocol on stdio, as `upscaled run`")
+    run.add_argument(
+        "--methods",
+        type=shared.methods,
+        default=("esrgan",),
+        help="the methods that the machines serve, by comma (default: esrgan)",
+    )
+    run.add_argument(
+        "--lease-s",
+        type=shared.above_zero,
+        default=DEFAULT_LEASE_S,
+        help="that of the machines (default: %(default)g)",
+    )
+    _add_keep(run)
     submit = command("submit", "read job lines from stdin, and put the jobs into their queues")
     _add_keep(submit)
     results = command("results", "print the ends of jobs, as lines of the protocol")
@@ -119,6 +134,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     from upscaled_queue.redisserver import UnsafeRedisError, check_server, is_away
 
     run = {
+        "run": _front,
         "submit": _submit,
         "results": _results,
         "status": _status,
@@ -128,7 +144,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         "requeue": _requeue,
     }[options.command]
     try:
-        if options.command in ("submit", "requeue"):
+        if options.command in ("run", "submit", "requeue"):
             # Before anything is asked: an extra may be missing.
             import_module(f"upscaled_queue.{settings.url.engine}")
             check_server(settings.url)
@@ -143,6 +159,14 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             raise
         print(f"upscaled queue: the queue cannot be reached: {error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _front(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    from upscaled_queue.front import Front
+    from upscaled_queue.producer import Producer
+
+    producer = Producer(settings, records)
+    return Front(settings, records, producer, sys.stdin.fileno(), sys.stdout.fileno()).serve()
 
 
 def _submit(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001

@@ -261,6 +261,28 @@ class Records:
                     if event is not None:
                         yield event
 
+    def ends_of(self, job_ids: Sequence[str], batch: int) -> Iterator[Message]:
+        """The terminal events of those jobs that have ended."""
+        for start in range(0, len(job_ids), batch):
+            keys = [f"upscaled:record:{one}" for one in job_ids[start : start + batch]]
+            for text in cast(list[str | None], self.redis.mget(keys)):
+                if text is not None:
+                    yield decode_line(text.encode())
+
+    def progress_of(self, job_ids: Sequence[str], batch: int) -> Iterator[tuple[str, str]]:
+        """The newest progress of those jobs that have one, as lines."""
+        for start in range(0, len(job_ids), batch):
+            some = job_ids[start : start + batch]
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in some:
+                    pipe.hget(f"upscaled:job:{job_id}", "progress")
+                found = pipe.execute()
+            yield from ((job_id, text) for job_id, text in zip(some, found, strict=True) if text)
+
+    def follower(self) -> Follower:
+        """The ids of the jobs that end from now on."""
+        return Follower(self.redis)
+
     def _last_sign(self, job_id: str) -> float:
         methods = cast(Iterator[str], self.redis.scan_iter("upscaled:running:*"))
         signs = [self.redis.zscore(key, job_id) for key in methods]
@@ -273,3 +295,21 @@ class Records:
             f"upscaled:starts:{job.job_id}",
             f"upscaled:running:{job.method}",
         ]
+
+
+class Follower:
+    """Reads the outbox from its end, as that is at the first answer of Redis."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._at: str | None = None
+
+    def ended(self) -> Iterator[str]:
+        """The ids that ended since the last call. Raises `redis.RedisError`."""
+        if self._at is None:
+            last = cast(Any, self._redis.xrevrange(_OUTBOX, count=1))
+            self._at = last[0][0] if last else "0"
+        for _, entries in cast(Any, self._redis.xread({_OUTBOX: self._at}, count=1000)) or ():
+            for entry_id, entry in entries:
+                self._at = entry_id
+                yield entry["job_id"]

@@ -181,6 +181,6 @@ def test_the_daemon_does_not_get_the_servers_secrets(monkeypatch: pytest.MonkeyP
     for name in ("UPSCALED_WEBHOOKS_SECRET", "UPSCALED_AUTH_KEYS"):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("MODEL_CACHE_DIR", "/models")
-    environment = daemon_environment()
+    environment = daemon_environment(Settings())
     assert SECRET not in environment.values()
     assert environment["MODEL_CACHE_DIR"] == "/models"

@@ -1,0 +1,278 @@
+"""`upscaled queue run`: the daemon of a fleet. It speaks the protocol on stdio, as `upscaled run`
+does, and its workers are the machines of the queue.
+
+    host ── job lines ──> Front ── queue ──> machines
+    host <── accepted, progress, result | error ── Front <── the record ──┘
+
+A job that is accepted is in the queue, so it outlives this process. A host that gives the job again
+under the same id gets the one end that the job has.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any, assert_never
+
+from upscaled_protocol import PROTOCOL_VERSION
+from upscaled_protocol.codec import decode_host_message, encode
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.hostlines import HostLines
+from upscaled_protocol.lines import READ_SIZE_BYTES, decode_line, encode_line
+from upscaled_protocol.log import Logger
+from upscaled_protocol.messages import (
+    Accepted,
+    BaseJob,
+    Cancel,
+    Health,
+    HealthReport,
+    Replay,
+    Shutdown,
+    Status,
+    Trim,
+)
+from upscaled_protocol.version import VERSION
+from upscaled_queue.depth import depth
+from upscaled_queue.exits import EXIT_FAILED, EXIT_OK
+from upscaled_queue.job import Message, QueuedJob, error_event, read_job
+from upscaled_queue.producer import Producer
+from upscaled_queue.record import Records
+from upscaled_queue.redisserver import is_away
+from upscaled_queue.settings import Settings
+
+# How soon the end of a job is seen.
+_TICK_S = 0.05
+# Between two looks at the progress of the open jobs.
+_PROGRESS_S = 0.5
+# Ends that were written while Redis was away are found by a look at all open jobs.
+_SWEEP_S = 5.0
+_FIRST_DELAY_S = 0.1
+_LAST_DELAY_S = 2.0
+# Keys in one question to Redis.
+_BATCH = 500
+
+
+class Front:
+    """Serves one host on two pipes."""
+
+    def __init__(
+        self, settings: Settings, records: Records, producer: Producer, read_fd: int, write_fd: int
+    ) -> None:
+        self._settings = settings
+        self._records = records
+        self._producer = producer
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._lines = HostLines()
+        self._log = Logger(component="queue")
+        # The open jobs, with the newest progress that the host has.
+        self._open: dict[str, str | None] = {}
+        self._methods: dict[str, str] = {}
+        self._follower = records.follower()
+        self._has_failed = False
+        self._input_ended = False
+        self._signal: int | None = None
+        self._began = time.monotonic()
+        self._next_progress = self._next_sweep = 0.0
+
+    def serve(self) -> int:
+        """Take lines until the host ends its input and every job has ended; the exit status.
+
+        SIGTERM ends it at once. The open jobs stay in the queue.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle_signal)
+        self._send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
+        self._send(
+            Status(
+                message="ready",
+                protocol=PROTOCOL_VERSION,
+                version=VERSION,
+                methods=list(self._settings.methods),
+                device="queue",
+                pid=os.getpid(),
+            )
+        )
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        while self._signal is None and not (self._input_ended and not self._open):
+            wait_s = _TICK_S if self._open else 1.0
+            if self._input_ended:
+                time.sleep(wait_s)
+            elif poll.poll(wait_s * 1000):
+                self._read()
+            self._patiently(self._watch)
+        self._send(Status(message="stopped"))
+        return EXIT_FAILED if self._has_failed else EXIT_OK
+
+    def _handle_signal(self, number: int, _frame: object) -> None:
+        self._signal = number
+
+    # --- the host's lines -----------------------------------------------------------------------
+
+    def _read(self) -> None:
+        chunk = os.read(self._read_fd, READ_SIZE_BYTES)
+        if not chunk:
+            self._input_ended = True
+        jobs: list[QueuedJob] = []
+        for line in self._lines.feed(chunk) if chunk else self._lines.end():
+            try:
+                job = self._take(line)
+            except JobError as error:
+                self._has_failed = True
+                self._refuse(error)
+                continue
+            if job is not None:
+                jobs.append(job)
+                self._open[job.job_id] = None
+                self._methods[job.job_id] = job.method
+        if jobs:
+            self._submit(jobs)
+
+    def _take(self, line: bytes | JobError) -> QueuedJob | None:
+        """Handle a line; the job to be queued, if it has one. Raises `JobError`."""
+        if isinstance(line, JobError):
+            raise line
+        message = decode_host_message(line)
+        match message:
+            case BaseJob():
+                return self._checked(message.method, line)
+            case Cancel():
+                self._patiently(lambda: self._cancel(message.job_id))
+            case Health() | Trim():
+                self._patiently(lambda: self._send(self._report(message.request_id)))
+            case Replay():
+                self._patiently(lambda: self._replay(message.job_ids or []))
+            case Shutdown():
+                self._input_ended = True
+            case _:
+                assert_never(message)
+        return None
+
+    def _checked(self, method: str, line: bytes) -> QueuedJob:
+        job = read_job(decode_line(line))
+        if method not in self._settings.methods:
+            served = ", ".join(self._settings.methods)
+            raise JobError(
+                ErrorCode.UNKNOWN_METHOD,
+                f"method {method!r} is not served here; served: {served}",
+                job_id=job.job_id,
+            )
+        if job.job_id in self._open:
+            raise JobError(
+                ErrorCode.DUPLICATE_JOB,
+                f"job {job.job_id!r} is still in flight; this line was refused",
+                job_id=job.job_id,
+            )
+        return job
+
+    def _submit(self, jobs: list[QueuedJob]) -> None:
+        self._patiently(lambda: self._producer.submit(jobs))
+        if self._signal is not None:
+            for job in jobs:  # perhaps queued, perhaps not: the host gives them again
+                del self._open[job.job_id]
+                text = "no more jobs are taken; the daemon is going down"
+                self._refuse(JobError(ErrorCode.SHUTTING_DOWN, text, job_id=job.job_id))
+            return
+        position = len(self._open) - len(jobs)
+        for number, job in enumerate(jobs):
+            self._send(Accepted(job_id=job.job_id, position=position + number))
+        # A job of the same id may have ended long ago.
+        self._patiently(lambda: self._send_ends(job.job_id for job in jobs))
+
+    def _cancel(self, job_id: str) -> None:
+        if not self._records.cancel(job_id) or job_id not in self._open:
+            return
+        status = self._records.status_of(job_id, self._settings.lease_s)
+        if status["state"] != "running":
+            # No machine may be there to find the flag.
+            error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
+            event = error_event(error, job_id)
+            self._records.settle(job_id, self._methods.get(job_id, ""), event, None)
+
+    def _replay(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            event = self._records.end_of(job_id)
+            if event is not None:
+                self._end(event)
+            elif self._records.is_given(job_id):
+                self._open.setdefault(job_id, None)
+
+    def _refuse(self, error: JobError) -> None:
+        fields = error.message_fields()
+        if error.job_id in self._open and error.code != ErrorCode.SHUTTING_DOWN:
+            fields |= {"job_id": None, "refused_job_id": error.job_id}
+        self._write(fields)
+
+    def _report(self, request_id: str | None) -> HealthReport:
+        counts = depth(self._settings, self._records).values()
+        machines = sum(one["machines"] for one in counts)
+        return HealthReport(
+            request_id=request_id,
+            status="ok" if machines else "degraded",
+            detail=None if machines else "no machine takes jobs from the queue: jobs wait",
+            queue_size=sum(one["waiting"] for one in counts),
+            in_flight=len(self._open),
+            uptime_s=round(time.monotonic() - self._began, 3),
+        )
+
+    # --- the record -----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Send what the record has about the open jobs, if it is new."""
+        for job_id in self._follower.ended():
+            if job_id in self._open:
+                self._send_ends([job_id])
+        now = time.monotonic()
+        if self._open and now >= self._next_sweep:
+            self._next_sweep = now + _SWEEP_S
+            self._send_ends(list(self._open))
+        if self._open and now >= self._next_progress:
+            self._next_progress = now + _PROGRESS_S
+            self._send_progress()
+
+    def _send_ends(self, job_ids: Iterable[str]) -> None:
+        for event in self._records.ends_of(list(job_ids), _BATCH):
+            if event["job_id"] in self._open:
+                self._end(event)
+
+    def _send_progress(self) -> None:
+        for job_id, text in self._records.progress_of(list(self._open), _BATCH):
+            if text != self._open[job_id]:
+                self._open[job_id] = text
+                fields = decode_line(text.encode())
+                self._write({"type": "progress", "job_id": job_id, **fields})
+
+    def _end(self, event: Message) -> None:
+        self._open.pop(event["job_id"], None)
+        self._methods.pop(event["job_id"], None)
+        self._has_failed = self._has_failed or event["type"] == "error"
+        self._write(event)
+
+    def _patiently(self, call: Any) -> None:
+        """Repeat a call until Redis answers, or a signal arrives."""
+        delay_s = _FIRST_DELAY_S
+        while self._signal is None:
+            try:
+                call()
+                return
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                if delay_s == _FIRST_DELAY_S:
+                    self._log.log("warning", "queue_away", detail=str(error))
+                time.sleep(delay_s)
+                delay_s = min(2 * delay_s, _LAST_DELAY_S)
+
+    def _send(self, message: Status | Accepted | HealthReport) -> None:
+        self._write_line(encode(message))
+
+    def _write(self, fields: Message) -> None:
+        self._write_line(encode_line(fields))
+
+    def _write_line(self, line: bytes) -> None:
+        view = memoryview(line)
+        while view:
+            view = view[os.write(self._write_fd, view) :]

@@ -1,0 +1,84 @@
+"""`upscaled serve --queue`: the sidecar's API in front of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+from PIL import Image
+
+import nearest_engine
+from queue_fleet import Fleet, Machine, needs_redis, running_fleet
+from serve_process import ServeProcess, picture, serve_process
+from waiting import wait_until
+
+pytestmark = needs_redis
+
+LEASE_S = 1.5
+
+
+class Front(NamedTuple):
+    serve: ServeProcess
+    fleet: Fleet
+
+    def start_machine(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
+        """A machine that shares the server's data folder, and whose esrgan repeats pixels."""
+        monkeypatch.setenv("PYTHONPATH", nearest_engine.environment()["PYTHONPATH"])
+        return self.fleet.start_machine(
+            "--lease-s", str(LEASE_S), "--methods", "esrgan,fake",
+            "--allow-root", str(self.serve.data_dir),
+        )  # fmt: skip
+
+
+@pytest.fixture(params=["redis", "bullmq"], ids=["celery", "bullmq"])
+def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
+    with running_fleet(request.param, tmp_path) as fleet:
+        with serve_process(tmp_path / "data", UPSCALED_QUEUE_URL=fleet.url) as serve:
+            yield Front(serve, fleet)
+
+
+def test_a_picture_goes_through_the_queue_and_comes_back(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = front.serve
+    form = {"upscale_factor": "2"}
+    first = serve.accepted(
+        serve.client.post("/api/upscale", data=form, files={"image": ("a.png", picture())})
+    )
+    # No machine is there yet: the job waits, and health says so.
+    health = serve.client.get("/api/health").json()
+    assert (health["status"], health["in_flight"]) == ("degraded", 1)
+    assert "no machine" in health["detail"]
+    front.start_machine(monkeypatch)
+    assert serve.ended(first["job_id"])["status"] == "completed"
+    answer = serve.client.get(f"/api/jobs/{first['job_id']}/result")
+    assert Image.open(BytesIO(answer.content)).size == (24, 16)
+    assert front.fleet.end_of(first["job_id"])["type"] == "result"
+
+
+def test_jobs_outlive_the_server_and_its_passwords_are_on_no_command_line(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = front.serve
+    job = serve.submit(steps=20, step_s=0.1)
+    assert front.fleet.url not in " ".join(serve.daemon.cmdline())
+    front.start_machine(monkeypatch)
+    front.fleet.wait_running(job["job_id"])
+    for process in (psutil.Process(serve.process.pid), serve.daemon):
+        process.kill()
+    serve.process.wait()
+    serve.start()
+    assert serve.ended(job["job_id"])["status"] == "completed"
+    assert front.fleet.starts_of(job["job_id"]) == 1
+
+
+def test_a_cancelled_job_ends_also_if_no_machine_is_there(front: Front) -> None:
+    serve = front.serve
+    job = serve.submit()
+    wait_until(lambda: front.fleet.records.is_given(job["job_id"]), "the job in the queue")
+    assert serve.client.post(f"/api/jobs/{job['job_id']}/cancel").status_code < 300
+    assert serve.ended(job["job_id"])["status"] == "cancelled"
