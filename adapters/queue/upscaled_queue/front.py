@@ -36,7 +36,7 @@ from upscaled_protocol.messages import (
 )
 from upscaled_protocol.version import VERSION
 from upscaled_queue.depth import depth
-from upscaled_queue.exits import EXIT_FAILED, EXIT_OK
+from upscaled_queue.exits import EXIT_FAILED, EXIT_HOST_GONE, EXIT_OK
 from upscaled_queue.job import Message, QueuedJob, error_event, read_job
 from upscaled_queue.producer import Producer
 from upscaled_queue.record import Records
@@ -44,7 +44,8 @@ from upscaled_queue.redisserver import is_away
 from upscaled_queue.settings import Settings
 
 # How soon the end of a job is seen.
-_TICK_S = 0.05
+_TICK_MS = 50
+_IDLE_MS = 1000
 # Between two looks at the progress of the open jobs.
 _PROGRESS_S = 0.5
 # Ends that were written while Redis was away are found by a look at all open jobs.
@@ -53,6 +54,8 @@ _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 2.0
 # Keys in one question to Redis.
 _BATCH = 500
+
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 class Front:
@@ -80,7 +83,7 @@ class Front:
     def serve(self) -> int:
         """Take lines until the host ends its input and every job has ended; the exit status.
 
-        SIGTERM ends it at once. The open jobs stay in the queue.
+        SIGTERM ends it at once, and so does the host's exit. The open jobs stay in the queue.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle_signal)
@@ -97,12 +100,15 @@ class Front:
         )
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
+        poll.register(self._write_fd, 0)
         while self._signal is None and not (self._input_ended and not self._open):
-            wait_s = _TICK_S if self._open else 1.0
-            if self._input_ended:
-                time.sleep(wait_s)
-            elif poll.poll(wait_s * 1000):
+            events = dict(poll.poll(_TICK_MS if self._open else _IDLE_MS))
+            if events.get(self._write_fd, 0) & _GONE:
+                return EXIT_HOST_GONE
+            if self._read_fd in events:
                 self._read()
+                if self._input_ended:
+                    poll.unregister(self._read_fd)
             self._patiently(self._watch)
         self._send(Status(message="stopped"))
         return EXIT_FAILED if self._has_failed else EXIT_OK

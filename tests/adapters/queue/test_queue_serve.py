@@ -7,13 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 from PIL import Image
 
 import nearest_engine
 from queue_fleet import Fleet, Machine, needs_redis, running_fleet
-from serve_process import ServeProcess, picture, serve_process
+from serve_process import TIMEOUT_S, ServeProcess, picture, serve_process
 from waiting import wait_until
 
 pytestmark = needs_redis
@@ -36,9 +35,11 @@ class Front(NamedTuple):
 
 @pytest.fixture(params=["redis", "bullmq"], ids=["celery", "bullmq"])
 def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
-    with running_fleet(request.param, tmp_path) as fleet:
-        with serve_process(tmp_path / "data", UPSCALED_QUEUE_URL=fleet.url) as serve:
-            yield Front(serve, fleet)
+    with (
+        running_fleet(request.param, tmp_path) as fleet,
+        serve_process(tmp_path / "data", UPSCALED_QUEUE_URL=fleet.url) as serve,
+    ):
+        yield Front(serve, fleet)
 
 
 def test_a_picture_goes_through_the_queue_and_comes_back(
@@ -55,8 +56,9 @@ def test_a_picture_goes_through_the_queue_and_comes_back(
     assert "no machine" in health["detail"]
     front.start_machine(monkeypatch)
     assert serve.ended(first["job_id"])["status"] == "completed"
-    answer = serve.client.get(f"/api/jobs/{first['job_id']}/result")
-    assert Image.open(BytesIO(answer.content)).size == (24, 16)
+    answer = serve.client.get(f"/api/results/{first['job_id']}")
+    with Image.open(BytesIO(answer.content)) as image:
+        assert image.size == (24, 16)
     assert front.fleet.end_of(first["job_id"])["type"] == "result"
 
 
@@ -68,9 +70,9 @@ def test_jobs_outlive_the_server_and_its_passwords_are_on_no_command_line(
     assert front.fleet.url not in " ".join(serve.daemon.cmdline())
     front.start_machine(monkeypatch)
     front.fleet.wait_running(job["job_id"])
-    for process in (psutil.Process(serve.process.pid), serve.daemon):
-        process.kill()
-    serve.process.wait()
+    daemon = serve.daemon
+    serve.kill()
+    assert daemon.wait(TIMEOUT_S) is None or not daemon.is_running()
     serve.start()
     assert serve.ended(job["job_id"])["status"] == "completed"
     assert front.fleet.starts_of(job["job_id"]) == 1
