@@ -47,6 +47,19 @@ def _checked_host(text: str) -> str:
         raise ValueError("needs host:port, as in minio:9000 or [::1]:9000") from None
 
 
+def _checked_bucket(text: str) -> str:
+    url = text if "://" in text else f"s3://{text}"
+    if not url.startswith(("s3://", "gs://", "az://")):
+        raise ValueError("needs a bucket, as in s3://pictures, gs://pictures or az://pictures")
+    return url
+
+
+def _checked_scale(scale: int) -> int:
+    if scale not in (2, 4):
+        raise ValueError("needs 2 or 4")
+    return scale
+
+
 Host = Annotated[str, AfterValidator(_checked_host)]
 
 # A relative path would change its meaning with the working folder.
@@ -138,6 +151,16 @@ class QueueSettings(Section):
     prefix: str = ""
 
 
+class PipelineSettings(Section):
+    """Where `/api/images/upload` files pictures, and which of them it upscales. Without a bucket
+    the route is off."""
+
+    bucket: Annotated[str, AfterValidator(_checked_bucket)] | None = None
+    threshold: float = Field(0.5, ge=0, allow_inf_nan=False)
+    scale: Annotated[int, AfterValidator(_checked_scale)] = 4
+    score: str = "resolution"
+
+
 class DefaultSettings(Section):
     """Values for fields that a request leaves out."""
 
@@ -210,6 +233,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     workers: WorkerSettings = WorkerSettings()
     queue: QueueSettings = QueueSettings()
+    pipeline: PipelineSettings = PipelineSettings()
     defaults: DefaultSettings = DefaultSettings()
     auth: AuthSettings = AuthSettings()
     urls: UrlSettings = UrlSettings()

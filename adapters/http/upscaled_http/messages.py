@@ -76,6 +76,28 @@ class WebhookEvent(Body):
     data: Job
 
 
+class PipelineResult(Body):
+    """What became of a picture that was uploaded to the bucket."""
+
+    original_key: str = Field(description="The file's name with a digest of its content.")
+    status: Literal["success", "error"]
+    folder: str = Field(description="`good_quality`, `upscaled` or `couldn't_upscale`.")
+    s3_url: str
+    quality_score: float | None = Field(description="Null if the picture could not be scored.")
+    upscale_scale: int | None = Field(description="Null if the picture was not upscaled.")
+    processed_at: datetime
+    job_id: str = Field(description="Of its record in the bucket, `results/JOB_ID.json`.")
+    code: str | None = Field(description="Why it could not be upscaled; null on success.")
+
+
+class PipelineAnswer(Body):
+    """The answer to a picture for the bucket. success: false if it could not be upscaled."""
+
+    success: bool
+    message: str
+    result: PipelineResult
+
+
 class JobList(Body):
     """Jobs, the newest first."""
 

@@ -15,6 +15,7 @@ from prometheus_client import Metric
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
+from upscaled_http.filing import open_filing
 from upscaled_http.healthreport import JobCounts, health_of
 from upscaled_http.intake import Intake, SubmittedBatch
 from upscaled_http.jobmetrics import JobMetrics
@@ -92,6 +93,7 @@ class Service:
             reader=self.reader,
         )
         self._metrics = JobMetrics(self.jobs, self.daemon, self.storage)
+        self.filing = open_filing(self.settings.pipeline, self)
         self.daemon.start()
         self._housekeeping = asyncio.create_task(self._housekeep())
 
@@ -293,8 +295,10 @@ class Service:
         self._metrics.report = await self._ask()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics of the jobs and the webhooks."""
+        """The metrics of the jobs, the pipeline and the webhooks."""
         yield from self._metrics.collect()
+        if self.filing is not None:
+            yield from self.filing.collect()
         if self.webhooks is not None:
             yield from self.webhooks.collect()
 

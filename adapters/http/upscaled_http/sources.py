@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from upscaled_http.config import AuthSettings, Settings
+from upscaled_http.config import AuthSettings, PipelineSettings, Settings
 from upscaled_http.keys import Key, check_names, parse_keys
 from upscaled_models.catalog import Catalog, default_model_dir
 
@@ -31,6 +31,9 @@ OTHER_NAMES = {
     "UPSCALED_METHODS": "workers.methods",
     "DEFAULT_UPSCALE_FACTOR": "defaults.upscale_factor",
     "DEFAULT_DPI": "defaults.dpi",
+    "S3_BUCKET": "pipeline.bucket",
+    "QUALITY_THRESHOLD": "pipeline.threshold",
+    "UPSCALE_SCALE": "pipeline.scale",
 }
 
 # The daemon reads these. It inherits the environment.
@@ -255,9 +258,31 @@ def _checked(settings: Settings, given: Mapping[str, Given]) -> Settings:
             f"{source}: defaults.model: no esrgan model is called `{model}`; `upscaled models "
             "list` shows them"
         )
+    faults += _pipeline_faults(settings.pipeline, given)
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def _pipeline_faults(pipeline: PipelineSettings, given: Mapping[str, Given]) -> list[str]:
+    if pipeline.bucket is None:
+        return []
+    from upscaled_queue.pipeline.bucket import Bucket
+    from upscaled_queue.pipeline.scores import find_score
+
+    faults = []
+    where = f"{given['pipeline.bucket'].source}: pipeline.bucket"
+    try:
+        Bucket(pipeline.bucket)
+    except ValueError as error:
+        faults.append(f"{where}: {error}")
+    except ImportError:
+        faults.append(f"{where}: needs the extra [storage]: pip install 'upscaled[storage]'")
+    try:
+        find_score(pipeline.score)
+    except ValueError as error:
+        faults.append(f"{given['pipeline.score'].source}: pipeline.score: {error}")
+    return faults
 
 
 def _is_known(model: str, settings: Settings) -> bool:

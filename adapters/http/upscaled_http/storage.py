@@ -108,6 +108,8 @@ class Storage:
         open job's result is counted when the job ends."""
         for path in self._files(self.incoming):
             _removed_bytes(path)
+        for folder in self.incoming.glob("*/"):  # of the pipeline
+            shutil.rmtree(folder, ignore_errors=True)
         for path in self._files(self.uploads):
             if path.name in open_ids:
                 with suppress(OSError):

@@ -62,6 +62,15 @@ def test_names_of_other_systems_are_read_and_ours_come_first() -> None:
     assert settings.defaults.dpi == 300
 
 
+def test_the_pipelines_names_are_read_and_its_bucket_may_be_a_bare_name() -> None:
+    pytest.importorskip("obstore")
+    environ = {"S3_BUCKET": "photos", "QUALITY_THRESHOLD": "0.3", "UPSCALE_SCALE": "2"}
+    pipeline = load(environ).pipeline
+    assert (pipeline.bucket, pipeline.threshold, pipeline.scale) == ("s3://photos", 0.3, 2)
+    (line,) = faults({"S3_BUCKET": "photos", "UPSCALED_PIPELINE_SCORE": "beauty"})
+    assert line.startswith("UPSCALED_PIPELINE_SCORE: pipeline.score: no score 'beauty'")
+
+
 def test_a_default_model_is_one_of_the_catalogue_or_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "upscale_models").mkdir()
     (tmp_path / "upscale_models" / "mine.safetensors").write_bytes(b"")
@@ -114,6 +123,8 @@ def test_a_value_that_cannot_be_says_where_it_was_given_and_what_it_is(file: Pat
         ("server: {trusted_proxies: [proxy]}", ": server.trusted_proxies: needs an address"),
         ("defaults: {model: flux}", ": defaults.model: no esrgan model is called `flux`"),
         ("defaults: {model: ../x}", ": defaults.model: no esrgan model is called `../x`"),
+        ("pipeline: {bucket: 'ftp://b'}", ": pipeline.bucket: needs a bucket, as in s3://pictures"),
+        ("pipeline: {scale: 3}", ": pipeline.scale: needs 2 or 4; it is 3"),
         ("logging: {output: file}", ": logging.output: `file` needs logging.file_path"),
         (f"auth: {{keys: 'a:{KEY}'}}", ": auth.keys: secrets do not belong in this file"),
         (f"webhooks: {{secret: {SECRET}}}", ": webhooks.secret: secrets do not belong in this"),

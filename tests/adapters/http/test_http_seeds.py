@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serve_process import ServeProcess, picture, serve_process
+from serve_process import ServeProcess, code_of, picture, serve_process
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,14 @@ def test_the_pipelines_service_url(serve: ServeProcess, photo: Path) -> None:
 
 
 # --- a site with tasks ----------
+
+
+def test_the_pipelines_upload_says_what_to_set_if_there_is_no_bucket(
+    serve: ServeProcess, photo: Path
+) -> None:
+    answer = serve.client.post("/api/images/upload", files={"image": photo.read_bytes()})
+    assert code_of(answer) == (404, "not_found")
+    assert "S3_BUCKET" in answer.json()["detail"]
 
 
 def test_the_sites_tasks(serve: ServeProcess, photo: Path) -> None:

@@ -50,7 +50,10 @@ def test_a_sweep_counts_the_files_of_jobs_and_an_open_jobs_result_at_its_end(
     storage.upload(nobodys).write_bytes(b"1234")
     for name in (f"{ended}.png", f"{ended}.preview-256.webp", f"{open_id}.png", f"{nobodys}.png"):
         storage.result(name).write_bytes(b"123")
+    (storage.incoming / "folder").mkdir()
+    (storage.incoming / "folder" / "file").write_bytes(b"123")
     storage.sweep({open_id}, {f"{ended}.png"})
+    assert not (storage.incoming / "folder").exists()
     assert (storage.uploads_bytes, storage.results_bytes) == (2, 6)
     assert not storage.upload(nobodys).exists()
     assert not storage.result(f"{nobodys}.png").exists()

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from upscaled_http.routes import batches, health, joblist, jobs, models, results, submit, upkeep
+from upscaled_http.routes import (
+    batches,
+    health,
+    images,
+    joblist,
+    jobs,
+    models,
+    results,
+    submit,
+    upkeep,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     submit.router,
     batches.router,
+    images.router,
     joblist.router,
     jobs.router,
     results.router,

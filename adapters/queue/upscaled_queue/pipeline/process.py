@@ -14,6 +14,7 @@ may have left in a folder that the record does not name.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import tempfile
@@ -94,7 +95,8 @@ class Pipeline:
     """What pictures are processed with.
 
     upscale: upscales one file to another, `scale` times. threshold: a picture of this score is kept
-    as it is.
+    as it is. scratch: the folder for temporary files, the system's if None. on_recorded: called
+    with each result that is new, once per picture.
     """
 
     bucket: Bucket
@@ -102,6 +104,8 @@ class Pipeline:
     score: Score
     threshold: float = DEFAULT_THRESHOLD
     scale: int = DEFAULT_SCALE
+    scratch: Path | None = None
+    on_recorded: Callable[[PipelineResult], None] | None = None
 
     async def process(self, picture: Picture) -> PipelineResult:
         """Process one picture; one that was processed before gives its recorded result.
@@ -113,10 +117,14 @@ class Pipeline:
         job_id = picture.key
         recorded = await self.bucket.record(job_id)
         if recorded is None:
-            with tempfile.TemporaryDirectory(prefix="upscaled-pipeline-") as folder:
+            with tempfile.TemporaryDirectory(
+                prefix="upscaled-pipeline-", dir=self.scratch
+            ) as folder:
                 result = await self._route(picture, Path(folder))
             if not await self.bucket.write_record(job_id, result.fields):
                 recorded = await self.bucket.record(job_id)
+            elif self.on_recorded is not None:
+                self.on_recorded(result)
         if recorded is not None:
             result = PipelineResult.of_fields(recorded)
         await self._tidy(picture.key, result)
@@ -131,7 +139,7 @@ class Pipeline:
         quality: float | None = None
         # The upscaler reads more formats, and says what is wrong with other files.
         with suppress(NoScoreError):
-            quality = round(self.score(path), 6)
+            quality = round(await asyncio.to_thread(self.score, path), 6)
         if quality is not None and quality >= self.threshold:
             message = f"The picture is good enough: it scores {quality:.3f}."
             return await self._file(GOOD, path, key, key, quality, message)

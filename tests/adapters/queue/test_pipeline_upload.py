@@ -1,0 +1,160 @@
+"""`POST /api/images/upload`: a picture into a bucket, through the sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+
+from object_store import OTHER_BUCKET, ObjectStore, running_object_store
+from serve_process import ServeProcess, code_of, picture, serve_process
+from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
+
+pytest.importorskip("obstore")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running_object_store(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def serve(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeProcess]:
+    with serve_process(
+        tmp_path_factory.mktemp("data"),
+        S3_BUCKET="pictures",
+        UPSCALE_SCALE="2",
+        **store.environment,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return Bucket(store.url)
+
+
+def upload(serve: ServeProcess, name: str, data: bytes, **fields: str) -> httpx2.Response:
+    return serve.client.post("/api/images/upload", data=fields, files={"image": (name, data)})
+
+
+def result_of(answer: httpx2.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()["result"]
+    return result
+
+
+def found(bucket: Bucket, key: str, folder: Path) -> dict[str, bytes]:
+    """What lies in the bucket under a key, by folder."""
+    objects = {}
+    for name in FOLDERS:
+        copy = folder / name
+        try:
+            asyncio.run(bucket.read(f"{name}/{key}", copy))
+        except FileNotFoundError:
+            continue
+        objects[name] = copy.read_bytes()
+    return objects
+
+
+def large() -> bytes:
+    buffer = BytesIO()
+    Image.new("1", (3840, 1080)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def torn() -> bytes:
+    """Its header is whole, its pixels are not."""
+    data = picture(200, 100)
+    cut = data.index(b"IDAT") + 8
+    return data[:cut]
+
+
+def test_a_good_picture_is_kept_without_a_job(
+    serve: ServeProcess, bucket: Bucket, tmp_path: Path
+) -> None:
+    answer = upload(serve, "good.png", large())
+    result = result_of(answer)
+    assert answer.json()["success"] is True
+    assert (result["status"], result["folder"]) == ("success", "good_quality")
+    assert (result["quality_score"], result["upscale_scale"]) == (0.5, None)
+    assert found(bucket, result["original_key"], tmp_path) == {"good_quality": large()}
+    assert "location" not in answer.headers
+
+
+def test_a_small_one_is_upscaled_by_a_job_once(
+    serve: ServeProcess, bucket: Bucket, tmp_path: Path
+) -> None:
+    data = picture(30, 20, "JPEG")
+    first = upload(serve, "small.jpg", data, label="shop")
+    result = result_of(first)
+    assert (result["folder"], result["upscale_scale"]) == ("upscaled", 2)
+    stored = found(bucket, result["original_key"], tmp_path)
+    assert list(stored) == ["upscaled"]
+    with Image.open(BytesIO(stored["upscaled"])) as image:
+        assert (image.size, image.format) == ((60, 40), "JPEG")
+    job = serve.client.get(first.headers["location"]).json()
+    assert (job["status"], job["label"], job["name"]) == ("completed", "shop", "small.jpg")
+    again = upload(serve, "small.jpg", data)
+    assert again.json() == first.json() == asyncio.run(bucket.record(result["original_key"]))
+    assert "location" not in again.headers
+
+
+def test_the_original_is_stored_if_its_job_fails(
+    serve: ServeProcess, bucket: Bucket, tmp_path: Path
+) -> None:
+    answer = upload(serve, "torn.png", torn())
+    result = result_of(answer)
+    assert answer.json()["success"] is False
+    assert (result["status"], result["code"]) == ("error", "input_unreadable")
+    assert found(bucket, result["original_key"], tmp_path) == {"couldn't_upscale": torn()}
+    # Neither the upload nor what the pipeline wrote is left on the disk.
+    assert {name.partition("/")[0] for name in serve.files()} <= {"results"}
+
+
+def test_a_refused_request_files_nothing_and_is_answered_as_elsewhere(
+    serve: ServeProcess,
+) -> None:
+    assert code_of(upload(serve, "a.txt", b"no picture")) == (415, "unsupported_format")
+    assert code_of(serve.client.post("/api/images/upload", data={"label": "x"})) == (
+        400,
+        "invalid_request",
+    )
+    refused = upload(serve, "a.png", picture(), upscale_factor="8")
+    assert code_of(refused) == (400, "invalid_job")
+    assert "webhook" in refused.json()["detail"]
+
+
+def test_pictures_are_counted_by_folder_and_by_score_once(serve: ServeProcess) -> None:
+    def counted() -> tuple[float, float]:
+        lines = serve.client.get("/metrics").text.splitlines()
+        pairs = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        folder = 'upscaled_pipeline_pictures_total{folder="upscaled"}'
+        return float(pairs.get(folder, 0)), float(pairs["upscaled_pipeline_score_count"])
+
+    pictures, scores = counted()
+    for _ in range(2):
+        upload(serve, "counted.png", picture(14, 9))
+    assert counted() == (pictures + 1, scores + 1)
+
+
+def test_a_bucket_that_refuses_is_a_problem_that_shows_no_secret(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    with serve_process(tmp_path / "data", S3_BUCKET=OTHER_BUCKET, **store.environment) as serve:
+        answer = upload(serve, "a.png", picture())
+        assert code_of(answer) == (503, "storage_unavailable")
+        serve.stop()
+    assert b"s3://others cannot be used" in serve.log
+    for secret in (store.secret, "X-Amz", "Signature"):
+        assert secret not in answer.text
+        assert secret.encode() not in serve.log
