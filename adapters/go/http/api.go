@@ -160,6 +160,32 @@ type ModelList struct {
 	Models []Model `json:"models"`
 }
 
+// PipelineAnswer: The answer to a picture for the bucket. success: false if it could not be upscaled.
+type PipelineAnswer struct {
+	Success bool           `json:"success"`
+	Message string         `json:"message"`
+	Result  PipelineResult `json:"result"`
+}
+
+// PipelineResult: What became of a picture that was uploaded to the bucket.
+type PipelineResult struct {
+	// The file's name with a digest of its content.
+	OriginalKey string `json:"original_key"`
+	Status      string `json:"status"`
+	// `good_quality`, `upscaled` or `couldn't_upscale`.
+	Folder string `json:"folder"`
+	S3URL  string `json:"s3_url"`
+	// Null if it could not be scored.
+	QualityScore *float64 `json:"quality_score,omitempty"`
+	// Null if it was not upscaled.
+	UpscaleScale *int   `json:"upscale_scale,omitempty"`
+	ProcessedAt  string `json:"processed_at"`
+	// Of its record in the bucket, `results/JOB_ID.json`.
+	JobID string `json:"job_id"`
+	// Why it could not be upscaled; null on success.
+	Code string `json:"code,omitempty"`
+}
+
 // Probe: A probe's answer; its status is 503 if `ok` is false.
 type Probe struct {
 	Ok bool `json:"ok"`

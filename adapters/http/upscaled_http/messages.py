@@ -83,11 +83,11 @@ class PipelineResult(Body):
     status: Literal["success", "error"]
     folder: str = Field(description="`good_quality`, `upscaled` or `couldn't_upscale`.")
     s3_url: str
-    quality_score: float | None = Field(description="Null if the picture could not be scored.")
-    upscale_scale: int | None = Field(description="Null if the picture was not upscaled.")
+    quality_score: float | None = Field(None, description="Null if it could not be scored.")
+    upscale_scale: int | None = Field(None, description="Null if it was not upscaled.")
     processed_at: datetime
     job_id: str = Field(description="Of its record in the bucket, `results/JOB_ID.json`.")
-    code: str | None = Field(description="Why it could not be upscaled; null on success.")
+    code: str | None = Field(None, description="Why it could not be upscaled; null on success.")
 
 
 class PipelineAnswer(Body):

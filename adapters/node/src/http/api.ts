@@ -158,6 +158,32 @@ export interface ModelList {
   models: Model[];
 }
 
+/** The answer to a picture for the bucket. success: false if it could not be upscaled. */
+export interface PipelineAnswer {
+  success: boolean;
+  message: string;
+  result: PipelineResult;
+}
+
+/** What became of a picture that was uploaded to the bucket. */
+export interface PipelineResult {
+  /** The file's name with a digest of its content. */
+  original_key: string;
+  status: "success" | "error" | (string & {});
+  /** `good_quality`, `upscaled` or `couldn't_upscale`. */
+  folder: string;
+  s3_url: string;
+  /** Null if it could not be scored. */
+  quality_score?: number;
+  /** Null if it was not upscaled. */
+  upscale_scale?: number;
+  processed_at: string;
+  /** Of its record in the bucket, `results/JOB_ID.json`. */
+  job_id: string;
+  /** Why it could not be upscaled; null on success. */
+  code?: string;
+}
+
 /** A probe's answer; its status is 503 if `ok` is false. */
 export interface Probe {
   ok: boolean;
