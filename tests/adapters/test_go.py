@@ -21,7 +21,17 @@ def test_the_go_code_is_formatted_and_vetted() -> None:
 def test_the_go_client_holds_against_a_real_daemon_without_races() -> None:
     # Most tests wait for processes, so more of them run at once than there are cores. `go vet` has
     # a test of its own.
-    run("go", "test", "-vet=off", "-parallel=4", "-count=1", "-timeout=500s", ".", "./http")
+    run(
+        "go",
+        "test",
+        "-vet=off",
+        "-parallel=4",
+        "-count=1",
+        "-timeout=500s",
+        ".",
+        "./http",
+        "./queue",
+    )
 
 
 def test_the_go_example_is_a_backend() -> None:
