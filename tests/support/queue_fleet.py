@@ -215,6 +215,10 @@ class Fleet:
         """From now on the jobs wait there, and Redis has the record."""
         self.url, self._queue_options = url, ["--record", self.redis.url]
 
+    def use_bullmq(self) -> None:
+        """From now on the jobs wait in BullMQ, on the same Redis."""
+        self.url = self.redis.url.replace("redis://", "bullmq://", 1)
+
     def _queue_command(self, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "upscaled_cli", "queue"]
         return [*command, *arguments, "--queue", self.url, *self._queue_options]

@@ -19,9 +19,7 @@ def daemon_command(settings: Settings, storage: Storage) -> list[str]:
     """`upscaled run` with these settings, or `upscaled queue run` if there is a queue. The options
     of `workers.args` come last."""
     if settings.queue.url is not None:
-        methods = ",".join(settings.workers.methods)
-        start = default_command()[:-1]
-        return [*start, "queue", "run", "--methods", methods, *settings.workers.args]
+        return [*default_command()[:-1], "queue", *queue_arguments(settings)]
     limits, workers, urls = settings.limits, settings.workers, settings.urls
     options: dict[str, object] = {
         "--journal": storage.journal,
@@ -50,6 +48,11 @@ def daemon_command(settings: Settings, storage: Storage) -> list[str]:
     if urls.allow_private:
         command.append("--allow-private-urls")
     return [*command, *workers.args]
+
+
+def queue_arguments(settings: Settings) -> list[str]:
+    """Those of `upscaled queue` for the daemon of a queue."""
+    return ["run", "--methods", ",".join(settings.workers.methods), *settings.workers.args]
 
 
 def daemon_environment(settings: Settings) -> dict[str, str]:

@@ -209,6 +209,17 @@ class Stats(Body):
     results_bytes: int
 
 
+class QueueDepth(Body):
+    """One method's jobs in the queue, and its machines."""
+
+    waiting: int
+    running: int
+    oldest_s: float | None = Field(
+        description="Of those that wait. Null if nothing waits, or RabbitMQ does not tell."
+    )
+    machines: int
+
+
 class CleanupRequest(Body):
     """What a cleanup may remove."""
 

@@ -54,6 +54,12 @@ def test_a_picture_goes_through_the_queue_and_comes_back(
     health = serve.client.get("/api/health").json()
     assert (health["status"], health["in_flight"]) == ("degraded", 1)
     assert "no machine" in health["detail"]
+    depth = serve.client.get("/api/queue/depth").json()
+    assert depth["esrgan"].pop("oldest_s") >= 0
+    assert depth == {
+        "esrgan": {"waiting": 1, "running": 0, "machines": 0},
+        "fake": {"waiting": 0, "running": 0, "oldest_s": None, "machines": 0},
+    }
     front.start_machine(monkeypatch)
     assert serve.ended(first["job_id"])["status"] == "completed"
     answer = serve.client.get(f"/api/results/{first['job_id']}")

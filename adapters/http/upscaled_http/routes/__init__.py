@@ -11,6 +11,7 @@ from upscaled_http.routes import (
     joblist,
     jobs,
     models,
+    queue,
     results,
     submit,
     upkeep,
@@ -25,5 +26,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     results.router,
     models.router,
     upkeep.router,
+    queue.router,
     health.router,
 )
