@@ -15,6 +15,7 @@ from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
+from upscaled_cli.objects import allow_options, check_objects, is_object
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
@@ -27,6 +28,7 @@ _EXAMPLES = """examples:
   upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
   cat photo.jpg | upscaled upscale - -o - --format webp > large.webp
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
+  upscaled upscale s3://bucket/photo.jpg -o s3://bucket/large.webp
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
 The output of one picture is a file or a folder, that of several pictures a folder. OUT is a folder
@@ -51,20 +53,21 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         arguments.error("give a picture, as in `upscaled upscale photo.jpg`")
     try:
         configs = _configs(options)
+        command = [*daemon, *allow_options(configs)]
     except ValueError as error:
         arguments.error(str(error))
-    file = None if _is_folder(options) else configs[0].get("output_path")
+    output = configs[0].get("output_path") or configs[0].get("output_url")
+    file = None if _is_folder(options) else output
     for remark in remarks_on(options, configs[0], file):
         print(f"upscaled upscale: {remark}", file=sys.stderr)
-    command = [*daemon]
     if _is_folder(options):
         command.append(f"--output-dir={options.output}")  # it may begin with a dash
     try:
-        with streams(options, configs) as output:
+        with streams(options, configs) as stdout:
             with Session(command, show_log=options.verbose) as client:
                 status = _run(client, options, configs)
-            if output is not None and status == exits.OK:
-                write_stdout(output)
+            if stdout is not None and status == exits.OK:
+                write_stdout(stdout)
             return status
     except DaemonGoneError as error:
         print(f"upscaled upscale: {error}", file=sys.stderr)
@@ -179,7 +182,8 @@ def _success(name: str, message: Message, options: argparse.Namespace) -> str:
         pixels = message.get(key)
         return f" {pixels['width']}x{pixels['height']}" if pixels else ""
 
-    output = "stdout" if options.output == STREAM else message.get("output_path")
+    written = message.get("output_path") or message.get("output_url")
+    output = "stdout" if options.output == STREAM else written
     return (
         f"{name}{size('input_size')} -> {output}{size('output_size')} "
         f"in {message['processing_time']:.1f} s"
@@ -190,18 +194,28 @@ def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One config for each picture. Raises `ValueError` if the options contradict each other."""
     common = config_of(options)
     check_streams(options)
+    check_objects(options, common)
     _check_output(options, common)
-    if options.output not in (None, STREAM) and not _is_folder(options):
+    if is_object(options.output):
+        common["output_url"] = options.output
+    elif options.output not in (None, STREAM) and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
-    return [{**common, "image_path": os.path.abspath(path)} for path in options.inputs]  # noqa: PTH100
+    return [{**common, **_input(given)} for given in options.inputs]
+
+
+def _input(given: str) -> dict[str, str]:
+    if is_object(given):
+        return {"image_url": given}
+    return {"image_path": os.path.abspath(given)}  # noqa: PTH100 - a link is kept
 
 
 def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
     output, pictures = options.output, len(options.inputs)
     if output == "":
         raise ValueError("-o is empty: give a file or a folder, `.` for this one")
-    if "output_path" in config and (output is not None or pictures > 1):
-        raise ValueError("--config output_path is for one picture without -o: give -o alone")
+    for field in ("output_path", "output_url"):
+        if field in config and (output is not None or pictures > 1):
+            raise ValueError(f"--config {field} is for one picture without -o: give -o alone")
     if config.get("output_base64") and output is not None:
         raise ValueError("--config output_base64 and -o exclude each other: give one of them")
     if config.get("output_base64") and not options.json:
@@ -243,14 +257,15 @@ def parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="IN",
-        help="PNG, JPEG, WebP, TIFF, AVIF or GIF files, - for stdin",
+        help="PNG, JPEG, WebP, TIFF, AVIF or GIF files, - for stdin, or s3://, gs://, az:// URLs",
     )
     add("-i", "--input", action="append", default=[], metavar="IN", help="the same")
     add(
         "-o",
         "--output",
         metavar="OUT",
-        help="a file, a folder, or - for stdout (default: OUTPUT_DIR, else beside the input)",
+        help="a file, a folder, - for stdout, or an s3://, gs://, az:// URL (default: OUTPUT_DIR, "
+        "else beside the input)",
     )
     more = add_arguments(arguments)
     more.add_argument(
