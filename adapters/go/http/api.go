@@ -207,6 +207,15 @@ type Problem struct {
 	Name string `json:"name,omitempty"`
 }
 
+// QueueDepth: One method's jobs in the queue, and its machines.
+type QueueDepth struct {
+	Waiting int `json:"waiting"`
+	Running int `json:"running"`
+	// Of those that wait. Null if nothing waits, or RabbitMQ does not tell.
+	OldestS  *float64 `json:"oldest_s,omitempty"`
+	Machines int      `json:"machines"`
+}
+
 // Stats: Jobs by method and outcome, the queue, and the bytes on disk.
 type Stats struct {
 	Methods      map[string]MethodStats `json:"methods"`

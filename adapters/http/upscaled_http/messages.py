@@ -215,7 +215,7 @@ class QueueDepth(Body):
     waiting: int
     running: int
     oldest_s: float | None = Field(
-        description="Of those that wait. Null if nothing waits, or RabbitMQ does not tell."
+        None, description="Of those that wait. Null if nothing waits, or RabbitMQ does not tell."
     )
     machines: int
 

@@ -54,6 +54,7 @@ def test_a_job_has_the_same_output_and_the_same_end_by_each_transport(
     picture, failure = stdio
     assert picture.event["output_size"] == {"width": 150, "height": 150}
     assert picture.event["crop_info"] is not None
+    assert picture.output
     assert failure.event["code"] == "input_unreadable"
     assert ends == dict.fromkeys(ends, stdio)
 

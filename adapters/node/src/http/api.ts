@@ -205,6 +205,15 @@ export interface Problem {
   name?: string;
 }
 
+/** One method's jobs in the queue, and its machines. */
+export interface QueueDepth {
+  waiting: number;
+  running: number;
+  /** Of those that wait. Null if nothing waits, or RabbitMQ does not tell. */
+  oldest_s?: number;
+  machines: number;
+}
+
 /** Jobs by method and outcome, the queue, and the bytes on disk. */
 export interface Stats {
   methods: Record<string, MethodStats>;
