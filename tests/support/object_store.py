@@ -73,6 +73,8 @@ class ObjectStore:
                     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={self.port}",
                     "-master.telemetry=false", "-volume.max=4", "-master.volumeSizeLimitMB=64",
                     f"-filer.localSocket={self.folder / 'filer.sock'}", "-s3.iam=false",
+                    # Their default ports are the same for all servers of a machine.
+                    "-s3.port.iceberg=0", "-s3.port.lance=0",
                     *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
                 ],
                 stdout=log,
