@@ -1,6 +1,6 @@
 """The log: JSON lines, or text, on stdout, in a file that rotates, or both.
 
-A thread writes them. If nobody reads stdout, lines are dropped and counted, and the server does not
+A thread writes them. If stdout is not read, lines are dropped and counted, and the server does not
 wait.
 
 A record may have `fields` beside its message. Of an exception the log has the type and the stack as

@@ -1,5 +1,5 @@
-"""One log line, one count and one id per request; and the answer to an exception that nobody
-caught."""
+"""One log line, one count and one id per request; and the answer if a route raises an unexpected
+exception."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _rabbitmq_waiting(broker: str, queue: str) -> int:
                 with connection.channel() as channel:
                     total += channel.queue_declare(name, passive=True).message_count
             except (ChannelError, *connection.channel_errors):
-                continue  # nobody has used it yet
+                continue  # not used yet
     return total
 
 

@@ -7,7 +7,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 # No daemon can be kept alive.
 EXIT_NO_DAEMON = 3
-# `upscaled queue run`: nobody reads its output any more.
+# `upscaled queue run`: the host does not read its output any more.
 EXIT_HOST_GONE = 4
 # Nothing is delivered any more though jobs wait: to be started anew (EX_TEMPFAIL).
 EXIT_STUCK = 75

@@ -14,10 +14,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
-from typing import Any, assert_never
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import assert_never
 
 from upscaled_protocol import PROTOCOL_VERSION
+from upscaled_protocol.admission import GOING_DOWN, Admission
 from upscaled_protocol.codec import decode_host_message, encode
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.hostlines import HostLines
@@ -58,6 +60,18 @@ _BATCH = 500
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
+class _HostGoneError(Exception):
+    """Raised if the host does not read any more. No `OSError`: those are outages of Redis."""
+
+
+@dataclass
+class _OpenJob:
+    """progress: the newest line that the host has."""
+
+    method: str
+    progress: str | None = None
+
+
 class Front:
     """Serves one host on two pipes."""
 
@@ -70,9 +84,12 @@ class Front:
         self._read_fd, self._write_fd = read_fd, write_fd
         self._lines = HostLines()
         self._log = Logger(component="queue")
-        # The open jobs, with the newest progress that the host has.
-        self._open: dict[str, str | None] = {}
-        self._methods: dict[str, str] = {}
+        self._open: dict[str, _OpenJob] = {}
+        # Jobs of the lines that were just read: they are queued together.
+        self._new: list[QueuedJob] = []
+        self._admission = Admission[QueuedJob](
+            self._open, has_room=lambda: True, accept=self._accept, send=self._write
+        )
         self._follower = records.follower()
         self._has_failed = False
         self._input_ended = False
@@ -87,31 +104,37 @@ class Front:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle_signal)
-        self._send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
-        self._send(
-            Status(
-                message="ready",
-                protocol=PROTOCOL_VERSION,
-                version=VERSION,
-                methods=list(self._settings.methods),
-                device="queue",
-                pid=os.getpid(),
+        try:
+            self._send(Status(message="loading_models", protocol=PROTOCOL_VERSION))
+            self._send(
+                Status(
+                    message="ready",
+                    protocol=PROTOCOL_VERSION,
+                    version=VERSION,
+                    methods=list(self._settings.methods),
+                    device="queue",
+                    pid=os.getpid(),
+                )
             )
-        )
+            self._loop()
+            self._send(Status(message="stopped"))
+        except _HostGoneError:
+            return EXIT_HOST_GONE
+        return EXIT_FAILED if self._has_failed or self._admission.refused else EXIT_OK
+
+    def _loop(self) -> None:
         poll = select.poll()
         poll.register(self._read_fd, select.POLLIN)
         poll.register(self._write_fd, 0)
         while self._signal is None and not (self._input_ended and not self._open):
             events = dict(poll.poll(_TICK_MS if self._open else _IDLE_MS))
             if events.get(self._write_fd, 0) & _GONE:
-                return EXIT_HOST_GONE
+                raise _HostGoneError
             if self._read_fd in events:
                 self._read()
                 if self._input_ended:
                     poll.unregister(self._read_fd)
             self._patiently(self._watch)
-        self._send(Status(message="stopped"))
-        return EXIT_FAILED if self._has_failed else EXIT_OK
 
     def _handle_signal(self, number: int, _frame: object) -> None:
         self._signal = number
@@ -122,29 +145,24 @@ class Front:
         chunk = os.read(self._read_fd, READ_SIZE_BYTES)
         if not chunk:
             self._input_ended = True
-        jobs: list[QueuedJob] = []
         for line in self._lines.feed(chunk) if chunk else self._lines.end():
             try:
-                job = self._take(line)
+                self._take(line)
             except JobError as error:
-                self._has_failed = True
-                self._refuse(error)
-                continue
-            if job is not None:
-                jobs.append(job)
-                self._open[job.job_id] = None
-                self._methods[job.job_id] = job.method
-        if jobs:
+                self._admission.refuse(error)
+        if self._new:
+            jobs, self._new = self._new, []
             self._submit(jobs)
 
-    def _take(self, line: bytes | JobError) -> QueuedJob | None:
-        """Handle a line; the job to be queued, if it has one. Raises `JobError`."""
+    def _take(self, line: bytes | JobError) -> None:
+        """Handle a line. Raises `JobError` if it is refused."""
         if isinstance(line, JobError):
             raise line
         message = decode_host_message(line)
         match message:
             case BaseJob():
-                return self._checked(message.method, line)
+                self._check_served(message.method, message.job_id)
+                self._admission.offer(read_job(decode_line(line)), len(line))
             case Cancel():
                 self._patiently(lambda: self._cancel(message.job_id))
             case Health() | Trim():
@@ -155,62 +173,50 @@ class Front:
                 self._input_ended = True
             case _:
                 assert_never(message)
-        return None
 
-    def _checked(self, method: str, line: bytes) -> QueuedJob:
-        job = read_job(decode_line(line))
+    def _check_served(self, method: str, job_id: str) -> None:
         if method not in self._settings.methods:
             served = ", ".join(self._settings.methods)
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
                 f"method {method!r} is not served here; served: {served}",
-                job_id=job.job_id,
+                job_id=job_id,
             )
-        if job.job_id in self._open:
-            raise JobError(
-                ErrorCode.DUPLICATE_JOB,
-                f"job {job.job_id!r} is still in flight; this line was refused",
-                job_id=job.job_id,
-            )
-        return job
+
+    def _accept(self, job: QueuedJob) -> None:
+        self._open[job.job_id] = _OpenJob(job.method)
+        self._new.append(job)
+        # A cancel that came before its job is in the record, so the machine finds it.
+        self._admission.note_accepted(job.job_id)
 
     def _submit(self, jobs: list[QueuedJob]) -> None:
         self._patiently(lambda: self._producer.submit(jobs))
         if self._signal is not None:
             for job in jobs:  # perhaps queued, perhaps not: the host gives them again
                 del self._open[job.job_id]
-                text = "no more jobs are taken; the daemon is going down"
-                self._refuse(JobError(ErrorCode.SHUTTING_DOWN, text, job_id=job.job_id))
+                error = JobError(ErrorCode.SHUTTING_DOWN, GOING_DOWN, job_id=job.job_id)
+                self._admission.refuse(error)
             return
         position = len(self._open) - len(jobs)
         for number, job in enumerate(jobs):
             self._send(Accepted(job_id=job.job_id, position=position + number))
         # A job of the same id may have ended long ago.
-        self._patiently(lambda: self._send_ends(job.job_id for job in jobs))
+        self._patiently(lambda: self._send_ends([job.job_id for job in jobs]))
 
     def _cancel(self, job_id: str) -> None:
-        if not self._records.cancel(job_id) or job_id not in self._open:
+        job = self._open.get(job_id)
+        if not self._records.cancel(job_id) or job is None:
             return
         status = self._records.status_of(job_id, self._settings.lease_s)
         if status["state"] != "running":
             # No machine may be there to find the flag.
             error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
-            event = error_event(error, job_id)
-            self._records.settle(job_id, self._methods.get(job_id, ""), event, None)
+            self._records.settle(job_id, job.method, error_event(error, job_id), None)
 
     def _replay(self, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            event = self._records.end_of(job_id)
-            if event is not None:
-                self._end(event)
-            elif self._records.is_given(job_id):
-                self._open.setdefault(job_id, None)
-
-    def _refuse(self, error: JobError) -> None:
-        fields = error.message_fields()
-        if error.job_id in self._open and error.code != ErrorCode.SHUTTING_DOWN:
-            fields |= {"job_id": None, "refused_job_id": error.job_id}
-        self._write(fields)
+        """Send the ends of these jobs again. The ends of open ones are sent anyway."""
+        for event in self._records.ends_of(list(job_ids), _BATCH):
+            self._end(event)
 
     def _report(self, request_id: str | None) -> HealthReport:
         counts = depth(self._settings, self._records).values()
@@ -239,25 +245,25 @@ class Front:
             self._next_progress = now + _PROGRESS_S
             self._send_progress()
 
-    def _send_ends(self, job_ids: Iterable[str]) -> None:
-        for event in self._records.ends_of(list(job_ids), _BATCH):
+    def _send_ends(self, job_ids: list[str]) -> None:
+        for event in self._records.ends_of(job_ids, _BATCH):
             if event["job_id"] in self._open:
                 self._end(event)
 
     def _send_progress(self) -> None:
         for job_id, text in self._records.progress_of(list(self._open), _BATCH):
-            if text != self._open[job_id]:
-                self._open[job_id] = text
+            job = self._open[job_id]
+            if text != job.progress:
+                job.progress = text
                 fields = decode_line(text.encode())
                 self._write({"type": "progress", "job_id": job_id, **fields})
 
     def _end(self, event: Message) -> None:
         self._open.pop(event["job_id"], None)
-        self._methods.pop(event["job_id"], None)
         self._has_failed = self._has_failed or event["type"] == "error"
         self._write(event)
 
-    def _patiently(self, call: Any) -> None:
+    def _patiently(self, call: Callable[[], None]) -> None:
         """Repeat a call until Redis answers, or a signal arrives."""
         delay_s = _FIRST_DELAY_S
         while self._signal is None:
@@ -281,4 +287,7 @@ class Front:
     def _write_line(self, line: bytes) -> None:
         view = memoryview(line)
         while view:
-            view = view[os.write(self._write_fd, view) :]
+            try:
+                view = view[os.write(self._write_fd, view) :]
+            except OSError as error:
+                raise _HostGoneError from error

@@ -1,6 +1,6 @@
 """A queued message is a job of the protocol, with two fields more that the daemon does not get.
 
-Whoever can write to the queue can give jobs, so a machine takes less than a daemon on stdio does.
+Everyone who can write to the queue can give jobs, so a machine takes less than a daemon on stdio.
 """
 
 from __future__ import annotations

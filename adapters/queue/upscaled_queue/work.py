@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 One command is one machine: it starts one `upscaled run`, which has a worker for each device.
-Whoever can write to the queue can give jobs, so paths are taken only below --allow-root, URLs only
-below --allow-url, and models by their names in the catalogue.
+Everyone who can write to the queue can give jobs. So paths are taken only below --allow-root, URLs
+only below --allow-url, and models by their names in the catalogue.
 
 examples:
   upscaled work --queue redis://redis:6379/0 --methods esrgan --allow-root /pictures

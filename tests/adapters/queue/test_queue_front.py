@@ -154,3 +154,18 @@ def test_without_a_machine_jobs_wait_and_health_says_so(fleet: Fleet) -> None:
         assert (report.status, report.in_flight) == ("degraded", 1)
         fleet.start_machine("--lease-s", str(LEASE_S))
         call.result(TIMEOUT_S)
+
+
+def test_it_exits_if_its_host_is_gone_and_the_job_goes_on(shared: Fleet) -> None:
+    job = shared.job("left", steps=20, step_s=0.1)
+    process = subprocess.Popen(
+        command_of(shared), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        shared.wait_running("left")
+    assert process.wait(TIMEOUT_S) == 4
+    shared.check_each_has_one_result(["left"])
