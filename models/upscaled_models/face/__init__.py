@@ -1,0 +1,1 @@
+"""The face engine: finds the faces of a picture and restores them, one after another."""

@@ -1,0 +1,205 @@
+"""Restored faces into a picture whose rows pass by from the top down.
+
+Only the difference that a network makes is added, under a mask with soft edges:
+`background + strength * mask * warp(restored - crop)`, with the crop taken from the same
+background. So a network that changes nothing changes no pixel, nothing changes outside the mask,
+and a face with more pixels than the network sees keeps its fine detail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from upscaled_imaging.resample import resample
+from upscaled_imaging.rows import Picture
+from upscaled_models.face.alignment import Similarity, align
+from upscaled_models.face.faces import CROP_PX, Face, Floats, Restore
+from upscaled_models.face.heldrows import HeldRows
+from upscaled_models.face.mask import mask_at
+from upscaled_models.picture import RowBlocks
+
+# Pixels around the crop that interpolation reads.
+_MARGIN_PX = 3
+# Pixels of a face that are pasted at once; a dozen floats are computed for each.
+_STRIP_PIXELS = 1 << 19
+# Luma of ITU-R BT.601, which JPEG and the usual conversions to gray have.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """A face in the picture that rows are pasted into. to_crop: from its pixels to the crop's.
+
+    left, top, right, bottom: the part of the picture that the crop covers.
+    """
+
+    to_crop: Similarity
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def picture_px(self) -> float:
+        """Pixels of the picture per pixel of the crop."""
+        return 1 / self.to_crop.scale
+
+
+class FacePaste:
+    """Pastes the faces of one picture into its rows."""
+
+    def __init__(
+        self,
+        faces: Sequence[Face],
+        picture: Picture,
+        restore: Restore,
+        *,
+        scale: tuple[float, float] = (1.0, 1.0),
+        offset: tuple[float, float] = (0.0, 0.0),
+        strength: float = 1.0,
+    ) -> None:
+        """picture: of the rows. scale, offset: a point of the source times `scale` (across, down)
+        minus `offset` is the point of the picture. strength: 0 changes nothing, 1 is the network's
+        face. Faces with a `why` are left alone.
+        """
+        self._picture = picture
+        self._restore = restore
+        self._strength = strength
+        self._patches: list[_Patch] = []
+        # As they were given; those that lie outside the picture have a reason.
+        self.faces: list[Face] = []
+        for face in faces:
+            patch = None
+            if face.why is None:
+                points = face.points * np.array(scale) - np.array(offset)
+                patch = _patch(align(points)[0], picture)
+                if patch is None:
+                    face = replace(face, why="cropped off")  # noqa: PLW2901
+            if patch is not None:
+                self._patches.append(patch)
+            self.faces.append(face)
+
+    def rows(self, blocks: Iterable[np.ndarray]) -> RowBlocks:
+        """The picture's rows, whole and in order, with the faces; holds the rows of open faces.
+
+        Blocks are (h, W, C), uint8 or uint16. Faces are restored from the top down, each in the
+        picture with the faces before it. Raises what `restore` raises.
+        """
+        if not self._strength:
+            yield from blocks
+            return
+        pending = deque(sorted(self._patches, key=lambda patch: (patch.bottom, patch.left)))
+        held = HeldRows()
+        for block in blocks:
+            highest = min((patch.top for patch in pending), default=self._picture.height)
+            held.add(block, to_change=highest < held.bottom + len(block))
+            while pending and pending[0].bottom <= held.bottom:
+                self._paste(pending.popleft(), held)
+            highest = min((patch.top for patch in pending), default=self._picture.height)
+            yield from held.take(min(highest, held.bottom))
+
+    def _paste(self, patch: _Patch, held: HeldRows) -> None:
+        crop = self._crop(patch, held)
+        restored = self._restore(crop)
+        if restored.shape != crop.shape or not np.isfinite(restored).all():
+            raise ValueError(f"a restored face has the shape {restored.shape}, or no finite values")
+        change = _planes(np.clip(restored, 0, 1) - crop)
+        if self._picture.bands < 3:
+            luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
+            change = (change * luma).sum(1, keepdim=True)
+        side = max(1, round(CROP_PX * patch.picture_px))
+        if side < CROP_PX:
+            change = functional.interpolate(
+                change, (side, side), mode="bicubic", antialias=True, align_corners=False
+            )
+        count = max(1, _STRIP_PIXELS // (patch.right - patch.left))
+        for first, rows in held.between(patch.top, patch.bottom):
+            for start in range(0, len(rows), count):
+                part = rows[start : start + count, patch.left : patch.right, : self._colours]
+                self._add(change, patch, first + start, part)
+
+    @property
+    def _colours(self) -> int:
+        return self._picture.bands - self._picture.has_alpha
+
+    def _add(self, change: Tensor, patch: _Patch, top: int, part: np.ndarray) -> None:
+        """Add the change to pixels (h, w, C) of the picture, from the row `top` on."""
+        height, width, _ = part.shape
+        positions = patch.to_crop.apply(_centres(patch.left, top, width, height))
+        mask = mask_at(positions)
+        if not mask.any():
+            return
+        moved = _sample(change, positions / CROP_PX)
+        most = np.float32(np.iinfo(part.dtype).max)
+        weights = mask * (np.float32(self._strength) * most)
+        values = part + weights[:, :, None] * moved
+        part[:] = np.clip(np.floor(values + np.float32(0.5)), 0, most).astype(part.dtype)
+
+    def _crop(self, patch: _Patch, held: HeldRows) -> Floats:
+        """The face upright, (512, 512, 3), 0 to 1. Outside the picture its last pixels continue."""
+        strips: Iterator[np.ndarray] = (
+            rows[:, patch.left : patch.right, : self._colours]
+            for _, rows in held.between(patch.top, patch.bottom)
+        )
+        size = (patch.right - patch.left, patch.bottom - patch.top)
+        if patch.picture_px > 1:
+            target = (
+                max(1, round(size[0] / patch.picture_px)),
+                max(1, round(size[1] / patch.picture_px)),
+            )
+            strips = resample(strips, source=size, target=target, bits=16)
+        window = np.concatenate(list(strips))
+        pixels = window.astype(np.float32) / np.float32(np.iinfo(window.dtype).max)
+        positions = patch.to_crop.inverse().apply(_centres(0, 0, CROP_PX, CROP_PX))
+        sampled = _sample(
+            _planes(pixels), (positions - np.array([patch.left, patch.top])) / np.array(size)
+        )
+        crop = np.clip(sampled, 0, 1)
+        return np.ascontiguousarray(np.broadcast_to(crop, (CROP_PX, CROP_PX, 3)))
+
+
+def _patch(to_crop: Similarity, picture: Picture) -> _Patch | None:
+    """The patch of a face; None if it lies outside the picture."""
+    corners = np.array([[0, 0], [CROP_PX, 0], [0, CROP_PX], [CROP_PX, CROP_PX]], float)
+    corners = to_crop.inverse().apply(corners)
+    margin = _MARGIN_PX * max(1.0, 1 / to_crop.scale)
+    left, top = (max(0, math.floor(low - margin)) for low in corners.min(axis=0))
+    limits = (picture.width, picture.height)
+    right, bottom = (
+        min(limit, math.ceil(high + margin))
+        for limit, high in zip(limits, corners.max(axis=0), strict=True)
+    )
+    if left >= right or top >= bottom:
+        return None
+    return _Patch(to_crop, left, top, right, bottom)
+
+
+def _centres(left: int, top: int, width: int, height: int) -> NDArray[np.float64]:
+    """The centres of pixels, (height, width, 2), x and y."""
+    rows, columns = np.mgrid[top : top + height, left : left + width]
+    return np.stack((columns, rows), axis=-1) + 0.5
+
+
+def _planes(pixels: Floats) -> Tensor:
+    """(h, w, C) to (1, C, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+
+
+def _sample(planes: Tensor, positions: NDArray[np.float64]) -> Floats:
+    """(1, C, h, w) at positions (H, W, 2), 0 to 1 of its width and height: (H, W, C), bicubic."""
+    grid = torch.from_numpy((2 * positions - 1).astype(np.float32))[None]
+    with torch.inference_mode():
+        found = functional.grid_sample(
+            planes, grid, mode="bicubic", padding_mode="border", align_corners=False
+        )
+    sampled: Floats = found[0].permute(1, 2, 0).numpy()
+    return sampled
