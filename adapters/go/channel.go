@@ -78,6 +78,12 @@ func (c *Channel) Send(stop <-chan struct{}, message any) error {
 
 // sendLine sends a line with its end. The same line may be sent again.
 func (c *Channel) sendLine(stop <-chan struct{}, line []byte) error {
+	// A select takes any of the cases that can go on, so a stopped line could be written.
+	select {
+	case <-stop:
+		return errStopped
+	default:
+	}
 	select {
 	case c.lines <- line:
 		return nil

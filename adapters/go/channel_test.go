@@ -42,6 +42,34 @@ func TestWhatIsNoMessageIsPassedOver(t *testing.T) {
 	}
 }
 
+func TestAMessageThatIsStoppedBeforeItsSendIsNeverWritten(t *testing.T) {
+	t.Parallel()
+	daemonsIn, w := io.Pipe()
+	r, daemonsOut := io.Pipe()
+	channel := upscaled.NewChannel(r, w, func(upscaled.Message) {})
+	written := make(chan string)
+	go func() {
+		text, _ := io.ReadAll(daemonsIn)
+		written <- string(text)
+	}()
+	stopped := make(chan struct{})
+	close(stopped)
+	for i := 0; i < 100; i++ {
+		if err := channel.Send(nil, upscaled.Health{Type: "health"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := channel.Send(stopped, upscaled.Trim{Type: "trim"}); err == nil {
+			t.Error("it was taken")
+		}
+	}
+	channel.Close()
+	if text := <-written; strings.Count(text, "health") != 100 || strings.Contains(text, "trim") {
+		t.Errorf("the daemon read %q", text)
+	}
+	_ = daemonsOut.Close()
+	<-channel.Ended()
+}
+
 func TestASendWaitsForAReaderAndCanBeStopped(t *testing.T) {
 	t.Parallel()
 	daemonsIn, w := io.Pipe()

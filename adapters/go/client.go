@@ -23,8 +23,9 @@ type Client struct {
 
 	mu    sync.Mutex
 	calls map[string]*Call
-	// How many calls there were, and how many of those that are open a daemon has.
-	registered, onWire int
+	// How many calls there were; of those that are open, how many a daemon has or is being given, and how
+	// many it has accepted.
+	registered, onWire, accepted int
 	// Calls that the next daemon is to have, and calls that wait for room in the queue of this one.
 	lost, refused []*Call
 	redelivering  bool
@@ -101,13 +102,13 @@ func (c *Client) PID() int {
 	return c.daemon.command.Process.Pid
 }
 
-// Close takes no more jobs, lets the daemon finish those that it has, and ends it: after the close
-// timeout by SIGTERM, then by SIGKILL of its process group. It returns when the daemon is gone.
+// Close takes no more jobs, lets the daemon finish those that were submitted, and ends it: after the
+// close timeout by SIGTERM, then by SIGKILL of its process group. It returns when the daemon is gone.
 func (c *Client) Close() error {
 	if d := c.beginClose(); d != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), c.settings.closeTimeout)
 		defer cancel()
-		c.waitDelivered(ctx)
+		c.waitAccepted(ctx)
 		c.seal()
 		d.close(ctx)
 	}
@@ -143,13 +144,14 @@ func (c *Client) beginClose() *daemon {
 	return c.daemon
 }
 
-// waitDelivered waits until the daemon has every open call.
-func (c *Client) waitDelivered(ctx context.Context) {
+// waitAccepted waits until the daemon has accepted every open call. A call that was only sent may be
+// refused by a full queue, and is sent again then.
+func (c *Client) waitAccepted(ctx context.Context) {
 	for {
 		c.mu.Lock()
-		isDelivered, changed := len(c.calls) <= c.onWire || c.sealed, c.changed
+		isAccepted, changed := len(c.calls) <= c.accepted || c.sealed, c.changed
 		c.mu.Unlock()
-		if isDelivered {
+		if isAccepted {
 			return
 		}
 		select {

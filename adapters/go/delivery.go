@@ -211,8 +211,14 @@ func (c *Client) abandon(call *Call) {
 func (c *Client) handleAccepted(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if call := c.calls[id]; call != nil {
-		call.accepted, call.line = true, nil
+	call := c.calls[id]
+	if call == nil || call.accepted {
+		return
+	}
+	call.accepted, call.line = true, nil
+	c.accepted++
+	if c.closing {
+		c.announce()
 	}
 }
 
@@ -284,8 +290,15 @@ func (c *Client) fail(call *Call, err error) {
 
 // settle ends the call, if it has not ended, and frees its id. It is called with the lock held.
 func (call *Call) settle(result *Result, err error) {
-	delete(call.client.calls, call.id)
-	call.client.place(call, nil)
+	c := call.client
+	// It may have been settled before, and its id be another call's by now.
+	if c.calls[call.id] == call {
+		delete(c.calls, call.id)
+		if call.accepted {
+			c.accepted--
+		}
+	}
+	c.place(call, nil)
 	call.end(result, err)
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/quick"
@@ -333,57 +334,77 @@ func TestCallsBeyondAFullQueueWait(t *testing.T) {
 	}
 }
 
-// fullDaemon refuses the job b for a full queue, until the file that it is given has a line.
-const fullDaemon = `
+// lateRefusal refuses the job b for a full queue when the file that it is given has a line.
+const lateRefusal = `
+echo '{"type":"status","message":"ready"}'
+read a; echo '{"type":"accepted","job_id":"a","position":0}'
+read b; read line < "$0"
+echo '{"type":"error","job_id":"b","error":"full","code":"queue_full","retryable":true}'
+echo '{"type":"result","job_id":"a","status":"completed"}'
+read b; echo '{"type":"accepted","job_id":"b","position":0}'
+read end; echo '{"type":"result","job_id":"b","status":"completed"}'`
+
+// earlyRefusal does so at once, and ends the job a when the file has a line.
+const earlyRefusal = `
 echo '{"type":"status","message":"ready"}'
 read a; echo '{"type":"accepted","job_id":"a","position":0}'
 read b; echo '{"type":"error","job_id":"b","error":"full","code":"queue_full","retryable":true}'
 read line < "$0"; echo '{"type":"result","job_id":"a","status":"completed"}'
-read b; echo '{"type":"result","job_id":"b","status":"completed"}'
-read end`
+read b; echo '{"type":"accepted","job_id":"b","position":0}'
+read end; echo '{"type":"result","job_id":"b","status":"completed"}'`
 
-func TestACloseWaitsForAJobThatAFullQueueRefused(t *testing.T) {
+func TestACloseWaitsForAJobThatAFullQueueRefuses(t *testing.T) {
 	t.Parallel()
-	line := filepath.Join(t.TempDir(), "line")
-	if err := syscall.Mkfifo(line, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	refused := make(chan struct{})
-	client := upscaled.New(
-		upscaled.WithCommand("sh", "-c", fullDaemon, line),
-		upscaled.WithMessages(func(m upscaled.Message) {
-			if m.Type == "error" {
-				close(refused)
+	for name, test := range map[string]struct{ daemon, last string }{
+		"before the close": {earlyRefusal, "error"},
+		"after it":         {lateRefusal, "accepted"},
+	} {
+		test := test
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			line := filepath.Join(t.TempDir(), "line")
+			if err := syscall.Mkfifo(line, 0o600); err != nil {
+				t.Fatal(err)
 			}
-		}))
-	var calls []*upscaled.Call
-	for _, id := range []string{"a", "b"} {
-		job := fake(upscaled.FakeConfig{})
-		job.JobID = id
-		call, err := client.Submit(bounded(t), job)
-		if err != nil {
-			t.Fatal(err)
-		}
-		calls = append(calls, call)
+			came := make(chan struct{})
+			var once sync.Once
+			client := upscaled.New(
+				upscaled.WithCommand("sh", "-c", test.daemon, line),
+				upscaled.WithMessages(func(m upscaled.Message) {
+					if m.Type == test.last {
+						once.Do(func() { close(came) })
+					}
+				}))
+			var calls []*upscaled.Call
+			for _, id := range []string{"a", "b"} {
+				job := fake(upscaled.FakeConfig{})
+				job.JobID = id
+				call, err := client.Submit(bounded(t), job)
+				if err != nil {
+					t.Fatal(err)
+				}
+				calls = append(calls, call)
+			}
+			<-came
+			closed := make(chan struct{})
+			ended, end := context.WithCancel(context.Background())
+			end()
+			go func() { client.Close(); close(closed) }()
+			waitUntil(t, "the close", func() bool {
+				_, err := client.Health(ended)
+				return errors.Is(err, upscaled.ErrClosed)
+			})
+			if err := os.WriteFile(line, []byte("\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, call := range calls {
+				if _, err := call.Wait(bounded(t)); err != nil {
+					t.Errorf("%s: %v", call.ID(), err)
+				}
+			}
+			<-closed
+		})
 	}
-	<-refused
-	closed := make(chan struct{})
-	ended, end := context.WithCancel(context.Background())
-	end()
-	go func() { client.Close(); close(closed) }()
-	waitUntil(t, "the close", func() bool {
-		_, err := client.Health(ended)
-		return errors.Is(err, upscaled.ErrClosed)
-	})
-	if err := os.WriteFile(line, []byte("\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, call := range calls {
-		if _, err := call.Wait(bounded(t)); err != nil {
-			t.Errorf("%s: %v", call.ID(), err)
-		}
-	}
-	<-closed
 }
 
 func TestACallThatWaitsForADaemonEndsWithItsContextAndWithAClose(t *testing.T) {

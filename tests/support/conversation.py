@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from typing import Any
 
@@ -34,11 +35,13 @@ class Conversation:
         self._threads = [threading.Thread(target=self._read_stdout, daemon=True)]
 
     def send(self, *messages: Line | bytes) -> None:
-        """Write lines: messages, or bytes as they are."""
+        """Write lines: messages, or bytes as they are. If the daemon has exited, they are lost; its
+        lines and its exit status say why."""
         data = b"".join(one if isinstance(one, bytes) else encode_line(one) for one in messages)
         view = memoryview(data)
-        while view:
-            view = view[self.stdin.write(view) :]
+        with suppress(BrokenPipeError):
+            while view:
+                view = view[self.stdin.write(view) :]
 
     def job(self, job_id: str, method: str = "fake", **config: Any) -> None:
         """Send one job."""

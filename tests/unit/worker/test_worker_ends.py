@@ -185,3 +185,12 @@ def test_a_worker_whose_thread_fails_ends_every_job_once_and_exits_with_the_reas
     if not supervised:
         assert set(accepted) <= set(ended)
         assert worker.lines[-1]["message"] == "stopped"
+
+
+def test_jobs_for_a_worker_that_has_exited_leave_its_reason_readable(
+    start_worker: StartWorker,
+) -> None:
+    worker = start_worker({"fake": LeavingStart(start_worker.settings)})
+    assert worker.wait() == EXIT_FAILED
+    worker.job("late")
+    assert "a library leaves" in worker.wait_status("degraded")["detail"]
