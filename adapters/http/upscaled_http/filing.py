@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client import Counter, Histogram, Metric
+from prometheus_client import Metric
 
-from upscaled.errors import JobCancelledError, ShuttingDownError, error_of
+from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError, error_of
 from upscaled_http.config import PipelineSettings
 from upscaled_http.pictures import picture_size
-from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_http.problems import HttpCode, ProblemError, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import check_result
 from upscaled_http.submission import DEFAULT_METHOD, Submission
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 # What a client may say about the job of a picture that is upscaled.
 FIELDS = ("model", "timeout_s", "label", "retention", "webhook")
-# The score 1 is a whole 4K screen; the default threshold is 0.5.
-_SCORE_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0, 4.0)
 # How often a request that waits for its job looks whether the server stops.
 _WAIT_TURN_S = 60.0
 
@@ -53,35 +51,29 @@ class Filing:
 
     def __init__(self, settings: PipelineSettings, bucket: str, service: Service) -> None:
         from upscaled_queue.pipeline.bucket import Bucket
+        from upscaled_queue.pipeline.metrics import PipelineMetrics
         from upscaled_queue.pipeline.scores import find_score
 
         self._settings = settings
         self._service = service
         self._bucket = Bucket(bucket)
         self._score = find_score(settings.score)
-        self._pictures = Counter(
-            "upscaled_pipeline_pictures", "Pictures filed, by folder.", ["folder"], registry=None
-        )
-        self._scores = Histogram(
-            "upscaled_pipeline_score",
-            "Scores of the pictures, as they came.",
-            buckets=_SCORE_BUCKETS,
-            registry=None,
-        )
+        self._metrics = PipelineMetrics()
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of the pipeline."""
-        yield from self._pictures.collect()
-        yield from self._scores.collect()
+        yield from self._metrics.collect()
 
     async def file(self, owner: str, body: Body) -> Filed:
         """Score the picture of a request, upscale it if its score is low, and store it.
 
-        Raises `ProblemError` if the request is refused, its job is cancelled, the server stops, or
-        the bucket does not answer. Then the picture has no record, and can be sent again.
+        Raises `ProblemError` if the request is refused, its job is cancelled or fails for a reason
+        that is not the picture's, the server stops, or the bucket does not answer. Then the picture
+        has no record, and can be sent again.
         """
         from upscaled_queue.pipeline.bucket import StorageUnavailableError
         from upscaled_queue.pipeline.process import Picture, Pipeline
+        from upscaled_queue.pipeline.scores import ScoreFailedError
 
         if not body.uploads:
             raise ProblemError.field("image", "Give a picture, as a file `image`.")
@@ -104,7 +96,7 @@ class Filing:
             self._settings.threshold,
             self._settings.scale,
             scratch=self._service.storage.incoming,
-            on_recorded=self._count,
+            on_recorded=self._metrics.count,
         )
         try:
             result = await pipeline.process(picture)
@@ -120,6 +112,14 @@ class Filing:
             ) from None
         except ShuttingDownError:
             raise _stopping() from None
+        except UpscaledError as error:
+            code = ErrorCode(error.code or ErrorCode.INTERNAL)
+            raise ProblemError(code, sentence_of(str(error)), retryable=error.retryable) from None
+        except ScoreFailedError as error:
+            _LOG.error("%s", error)
+            raise ProblemError(
+                ErrorCode.INTERNAL, "The picture has no score; the server's log says why."
+            ) from None
         return Filed(result, job)
 
     def _submission(self, body: Body, suffix: str) -> Submission:
@@ -173,11 +173,6 @@ class Filing:
         except OSError as error:
             raise storage_problem(error) from None
         self._service.note_download(job)
-
-    def _count(self, result: PipelineResult) -> None:
-        self._pictures.labels(result.folder).inc()
-        if result.quality_score is not None:
-            self._scores.observe(result.quality_score)
 
 
 def open_filing(settings: PipelineSettings, service: Service) -> Filing | None:

@@ -22,7 +22,7 @@ from celery.exceptions import Reject
 
 from upscaled_protocol.log import Logger
 from upscaled_queue.exits import EXIT_STUCK
-from upscaled_queue.job import Message, level_of
+from upscaled_queue.job import PIPELINE, Message, level_of
 from upscaled_queue.machine import Ended, Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.record import connect
@@ -58,6 +58,8 @@ class UpscaleTask(Task):  # type: ignore[misc]
         if not isinstance(given, Mapping):
             raise TypeError(f"a job is a dict, not a value of type {type(given).__name__}")
         job = dict(given)
+        if self.name == pipeline.name:
+            job.setdefault("method", PIPELINE)
         task_id = task_id or str(job.get("job_id") or uuid.uuid4())
         job.setdefault("job_id", task_id)
         priority = job.get("priority")
@@ -160,9 +162,26 @@ def _rabbitmq() -> dict[str, Any]:
 )
 def upscale(self: Any, job: Message) -> Message:
     """Run one job: its result. Raises `UpscaleFailedError` for an end that is an error."""
+    return _deliver(self, job)
+
+
+@app.task(
+    name="upscaled.pipeline",
+    base=UpscaleTask,
+    bind=True,
+    throws=(UpscaleFailedError,),
+    max_retries=0,
+)
+def pipeline(self: Any, job: Message) -> Message:
+    """File one picture of a bucket, as `upscaled_queue.pipeline.task` has it: its result. Raises
+    as `upscale` does."""
+    return _deliver(self, job)
+
+
+def _deliver(task: Any, job: Message) -> Message:
     if _machine is None:
         raise Reject("no machine runs here", requeue=True)
-    lease = self.request.properties["delivery_tag"] if _settings.url.is_redis else None
+    lease = task.request.properties["delivery_tag"] if _settings.url.is_redis else None
     try:
         outcome = _machine.run(job, uuid.uuid4().hex, lease=lease)
     except Exception as error:

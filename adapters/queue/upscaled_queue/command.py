@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("id", metavar="ID")
         else:
             one.add_argument(
-                "--methods", type=shared.methods, default=("esrgan",), help="default: esrgan"
+                "--methods", type=shared.queues, default=("esrgan",), help="default: esrgan"
             )
     command("cancel", "end a job as cancelled, running or not").add_argument("id", metavar="ID")
     command("dead", "print the ends of the jobs that failed")

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
+from upscaled.errors import UpscaledError
 from upscaled_protocol.envelope import open_envelope, quote
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
 
 Message = dict[str, Any]
+
+# The method of a picture for the pipeline. The protocol has no such method: a machine runs it
+# itself, and gives its daemon jobs of `UPSCALING_METHOD`.
+PIPELINE = "pipeline"
+UPSCALING_METHOD = "esrgan"
 
 # For the queue's own use: a daemon would name them as unknown in the result's warnings.
 _OWN_FIELDS = ("webhook_url", "traceparent")
@@ -32,7 +38,8 @@ _BULLMQ_DEFAULT = 1_048_576
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """fields: the job as it was given. message: what the daemon gets."""
+    """fields: the job as it was given. message: what the daemon gets, if it is a job of the
+    protocol."""
 
     job_id: str
     method: str
@@ -45,8 +52,9 @@ def read_job(fields: object) -> QueuedJob:
     """Raises `JobError`, which has the job's id if one can be read."""
     if not isinstance(fields, Mapping):
         raise JobError(ErrorCode.INVALID_JOB, "a job is an object with a method and a config")
+    is_picture = fields.get("method") == PIPELINE
     try:
-        line = encode_line(dict(fields))
+        line = encode_line({**fields, "method": UPSCALING_METHOD} if is_picture else dict(fields))
     except (TypeError, ValueError) as error:
         raise JobError(ErrorCode.INVALID_JOB, f"a value cannot be in JSON: {error}") from None
     envelope = open_envelope(line)
@@ -64,12 +72,15 @@ def read_job(fields: object) -> QueuedJob:
             "output_base64 is not for a queue, because records hold no pictures: give output_path",
             job_id=envelope.job_id,
         )
-    message = {name: value for name, value in envelope.fields.items() if name not in _OWN_FIELDS}
-    return QueuedJob(envelope.job_id, envelope.method, envelope.priority, envelope.fields, message)
+    method = PIPELINE if is_picture else envelope.method
+    given = {**envelope.fields, "method": method}
+    message = {name: value for name, value in given.items() if name not in _OWN_FIELDS}
+    return QueuedJob(envelope.job_id, method, envelope.priority, given, message)
 
 
 def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
-    """Raise `JobError` for a URL that is not below one of these, and for a model that is a file.
+    """Raise `JobError` for a URL or a bucket that is not below one of these, and for a model that
+    is a file.
     Paths are the daemon's to check, by `--allow-root`."""
     config = job.message.get("config")
     if not isinstance(config, dict):
@@ -82,9 +93,13 @@ def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
                 f"{name} {quote(model)} is a file: a queued job names a model of the catalogue",
                 job_id=job.job_id,
             )
-    for name in ("image_url", "output_url"):
+    for name in ("image_url", "output_url", "bucket"):
         url = config.get(name)
-        if isinstance(url, str) and not any(_is_below(url, one) for one in allow_urls):
+        if not isinstance(url, str):
+            continue
+        # A bucket is all that is below it.
+        place = f"{url.rstrip('/')}/" if name == "bucket" else url
+        if not any(_is_below(place, one) for one in allow_urls):
             raise JobError(
                 ErrorCode.PATH_NOT_ALLOWED,
                 f"{name} {quote(url.partition('?')[0])} is not below any --allow-url of the "
@@ -113,6 +128,32 @@ def error_event(error: JobError, job_id: str, **more: Any) -> Message:
         "retryable": error.retryable,
         **more,
     }
+
+
+def event_of(error: UpscaledError, job_id: str) -> Message:
+    """The daemon's terminal event of a job that failed."""
+    return {
+        "type": "error",
+        **cast(Message, dict(error.details)),
+        "job_id": job_id,
+        "error": str(error),
+        "code": error.code or "internal",
+        "retryable": error.retryable,
+    }
+
+
+def cancelled_event(job: QueuedJob, when: str) -> Message:
+    """The end of a job that no daemon ended. when: the end of the sentence."""
+    error = JobError(ErrorCode.CANCELLED, f"the job was cancelled {when}")
+    return error_event(error, job.job_id)
+
+
+def poisoned_event(job: QueuedJob, deliveries: int) -> Message:
+    """The end of a job that was started too often."""
+    text = f"the job was started {deliveries} times, and its machine was lost each time"
+    cause = {"reason": "supervisor_killed", "detail": text}
+    error = JobError(ErrorCode.POISONED, text)
+    return error_event(error, job.job_id, cause=cause, attempt=deliveries)
 
 
 def without_picture(fields: Message) -> Message | None:

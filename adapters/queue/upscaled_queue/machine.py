@@ -14,18 +14,34 @@ import os
 import signal
 import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from upscaled import DaemonGoneError, UpscaledError, Upscaler
 from upscaled.protocol import Progress
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
-from upscaled_queue.job import Message, QueuedJob, check_allowed, error_event, read_job
+from upscaled_queue.daemonargs import daemon_args
+from upscaled_queue.job import (
+    PIPELINE,
+    Message,
+    QueuedJob,
+    cancelled_event,
+    check_allowed,
+    error_event,
+    event_of,
+    poisoned_event,
+    read_job,
+)
 from upscaled_queue.record import RecordLostError, Records, Start
 from upscaled_queue.settings import Settings
+
+if TYPE_CHECKING:
+    from upscaled import Call
+    from upscaled_queue.pipeline.delivery import Deliveries, Delivery
 
 # After an end that another try may mend: doubled with each delivery.
 _FIRST_RETRY_S = 1.0
@@ -70,6 +86,8 @@ class Machine:
     """Owns the daemon. Any number of threads may call `run`."""
 
     def __init__(self, settings: Settings, log: Logger) -> None:
+        """Raises `ValueError` for a score of the settings that cannot be imported, and
+        `ModuleNotFoundError` if the extra for buckets is missing."""
         self.settings = settings
         self.log = log
         self.given_up = threading.Event()
@@ -83,8 +101,10 @@ class Machine:
         self.on_failed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._closing: threading.Thread | None = None
+        self.pictures = _pictures(settings)
+        scratch = () if self.pictures is None else (str(self.pictures.scratch),)
         self._upscaler = Upscaler(
-            args=daemon_args(settings),
+            args=daemon_args(settings, scratch),
             show_log=True,
             close_timeout_s=settings.grace_s + _AFTER_GRACE_S,
         )
@@ -148,7 +168,8 @@ class Machine:
                 return self._without_start(job, start)
             deliveries = int(start.number)
             self._count("delivered_first" if deliveries == 1 else "delivered_again")
-            event = None if self._is_leaving else self._ask_daemon(run, on_progress)
+            is_last = deliveries >= self.settings.max_deliveries
+            event = None if self._is_leaving else self._event(run, on_progress, is_last=is_last)
             if event is not None and event.get("code") != "shutting_down":
                 return self._end(job, own_token, event, deliveries)
             if self._is_leaving:
@@ -166,9 +187,9 @@ class Machine:
         if start.kind == "early":
             return GivenBack(start.number)
         if start.kind == "cancelled":
-            return self._settle(job, _cancelled(job))
+            return self._settle(job, cancelled_event(job, "before it started"))
         if start.kind == "poisoned":
-            return self._settle(job, _poisoned(job, int(start.number)))
+            return self._settle(job, poisoned_event(job, int(start.number)))
         self._count("fenced")
         return Ended(start.record)
 
@@ -181,8 +202,10 @@ class Machine:
         self.records.give_back(job, token, delay_s=delay_s, is_counted=True)
         return GivenBack(delay_s)
 
-    def _ask_daemon(self, run: Run, on_progress: ProgressListener | None) -> Message | None:
-        """The job's terminal event; None if the daemon is gone."""
+    def _event(
+        self, run: Run, on_progress: ProgressListener | None, *, is_last: bool
+    ) -> Message | None:
+        """The job's terminal event; None if the daemon is gone, or the machine leaves."""
         job_id = run.job.job_id
 
         def tell(progress: Progress) -> None:
@@ -191,25 +214,48 @@ class Machine:
             if on_progress is not None:
                 on_progress(news)
 
+        def submit(message: Message) -> Call[None]:
+            try:
+                return self._upscaler.submit_job(message, tell)
+            except DaemonGoneError as error:
+                if not self.is_stopping:
+                    self._fail(str(error))
+                raise
+
         try:
-            call = self._upscaler.submit_job(run.job.message, tell)
-        except DaemonGoneError as error:
-            if not self.is_stopping:
-                self._fail(str(error))
-            return None
-        except UpscaledError as error:
-            return _event_of(error, job_id)
-        run.call = call
-        if run.is_cancelled:
-            call.cancel()
-        try:
+            if run.job.method == PIPELINE:
+                return self._file_picture(run, submit, is_last=is_last)
+            call = submit(run.job.message)
+            self._hold(run, call)
             return call.result().message
         except DaemonGoneError:
             return None
         except UpscaledError as error:
-            return _event_of(error, job_id)
+            return event_of(error, job_id)
         finally:
             run.call = None
+
+    def _file_picture(
+        self, run: Run, submit: Callable[[Message], Call[None]], *, is_last: bool
+    ) -> Message | None:
+        from upscaled_queue.pipeline.delivery import Delivery
+
+        if self.pictures is None:
+            error = JobError(ErrorCode.UNKNOWN_METHOD, "this machine does not serve pipeline")
+            return error_event(error, run.job.job_id)
+        delivery = Delivery(run.job, submit, is_last=is_last)
+        self._hold(run, delivery)
+        try:
+            return self.pictures.event(delivery)
+        except CancelledError:
+            return cancelled_event(run.job, "while it ran") if run.is_cancelled else None
+
+    @staticmethod
+    def _hold(run: Run, call: Call[None] | Delivery) -> None:
+        """Let `cancel` reach what runs; a cancel may have come before it."""
+        run.call = call
+        if run.is_cancelled:
+            call.cancel()
 
     def running(self) -> list[Run]:
         """What runs here now."""
@@ -243,6 +289,8 @@ class Machine:
             self.stop()
         if self._closing is not None:
             self._closing.join()
+        if self.pictures is not None:
+            self.pictures.close()
         with contextlib.suppress(Exception):
             self.records.leave(self.settings.machine, self.settings.methods)
 
@@ -251,6 +299,8 @@ class Machine:
         self.is_stopping = True
         self._upscaler.kill()
         self.given_up.set()
+        if self.pictures is not None:
+            self.pictures.close()
 
     def _close(self) -> None:
         pid = self._upscaler.pid
@@ -262,6 +312,10 @@ class Machine:
         closing.join()
         # Records that could not be written by now are left to the next delivery.
         self.given_up.wait(_AFTER_GRACE_S if self.runs else 0)
+        for run in self.running():
+            # Of the daemon's jobs none is left: these are pictures on their way to a bucket.
+            if (call := run.call) is not None:
+                call.cancel()
         self.given_up.set()
 
     def _fail(self, reason: str) -> None:
@@ -304,42 +358,18 @@ class Machine:
             self.counts[what] = self.counts.get(what, 0) + 1
 
 
-def daemon_args(settings: Settings) -> list[str]:
-    """The options of `upscaled run` on this machine. Without an allowed root no path is taken: the
-    root is then a folder that does not exist."""
-    roots = settings.allow_roots or ("/nonexistent/no--allow-root-was-given",)
-    args = ["--methods", ",".join(settings.methods), "--grace-s", f"{settings.grace_s:g}"]
-    for root in roots:
-        args += ["--allow-root", root]
-    for prefix in settings.allow_urls:
-        args += ["--allow-url", prefix]
-    return [*args, *settings.daemon_args]
+def _pictures(settings: Settings) -> Deliveries | None:
+    """What files pictures of buckets; None if the machine does not serve them."""
+    if PIPELINE not in settings.methods:
+        return None
+    import obstore  # noqa: F401 - missing without its extra, which is told before any job
+
+    from upscaled_queue.pipeline.delivery import Deliveries
+
+    return Deliveries(settings.allow_scores)
 
 
 def _told(progress: Progress) -> Message:
     fields = ("progress", "stage", "done", "total", "eta_s", "attempt")
     told = {name: getattr(progress, name, None) for name in fields}
     return {name: value for name, value in told.items() if value is not None}
-
-
-def _event_of(error: UpscaledError, job_id: str) -> Message:
-    return {
-        "type": "error",
-        **cast(Message, dict(error.details)),
-        "job_id": job_id,
-        "error": str(error),
-        "code": error.code or "internal",
-        "retryable": error.retryable,
-    }
-
-
-def _cancelled(job: QueuedJob) -> Message:
-    error = JobError(ErrorCode.CANCELLED, "the job was cancelled before it started")
-    return error_event(error, job.job_id)
-
-
-def _poisoned(job: QueuedJob, deliveries: int) -> Message:
-    text = f"the job was started {deliveries} times, and its machine was lost each time"
-    cause = {"reason": "supervisor_killed", "detail": text}
-    error = JobError(ErrorCode.POISONED, text)
-    return error_event(error, job.job_id, cause=cause, attempt=deliveries)

@@ -53,6 +53,8 @@ class QueueCollector(Collector):
         )
         fenced.add_metric([], counts.get("fenced", 0))
         yield from (deliveries, ends, fenced)
+        if self._machine.pictures is not None:
+            yield from self._machine.pictures.metrics.collect()
 
     def _gauges(self) -> Iterator[Metric]:
         try:

@@ -12,6 +12,8 @@ from upscaled_queue.settings import PREFIX
 
 # The extra of each engine, by the modules that it brings.
 _EXTRAS = {"celery": "celery", "kombu": "celery", "bullmq": "bullmq", "redis": "celery"}
+# Whatever the engine is.
+_STORAGE = {"obstore": "storage"}
 
 
 def add_queue_options(arguments: argparse._ActionsContainer) -> None:
@@ -54,14 +56,25 @@ def count(text: str) -> int:
 
 
 def methods(text: str) -> tuple[str, ...]:
-    """Names by comma. Raises `argparse.ArgumentTypeError`."""
+    """Methods of the protocol by comma. Raises `argparse.ArgumentTypeError`."""
     from upscaled_protocol.envelope import METHODS
 
+    return _names(text, METHODS)
+
+
+def queues(text: str) -> tuple[str, ...]:
+    """The same, and `pipeline`, which is no method of the protocol."""
+    from upscaled_protocol.envelope import METHODS
+    from upscaled_queue.job import PIPELINE
+
+    return _names(text, (*METHODS, PIPELINE))
+
+
+def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
     names = tuple(filter(None, (one.strip() for one in text.split(","))))
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
+    if not names or any(name not in known for name in names):
         raise argparse.ArgumentTypeError(
-            f"{text} names no methods; known: {', '.join(METHODS)}, by comma"
+            f"{text} names no methods; known: {', '.join(known)}, by comma"
         )
     return names
 
@@ -79,9 +92,9 @@ def say_missing(command: str, error: ModuleNotFoundError, engine: str | None) ->
     """The sentence for an extra that is not installed; the exit status. Raises the error if the
     module is none of an extra's."""
     module = (error.name or "").partition(".")[0]
-    if module not in _EXTRAS:
+    if module not in _EXTRAS and module not in _STORAGE:
         raise error
-    extra = engine or _EXTRAS[module]
+    extra = _STORAGE.get(module) or engine or _EXTRAS[module]
     print(
         f"{command}: the Python module {module} is missing: pip install 'upscaled[{extra}]'",
         file=sys.stderr,

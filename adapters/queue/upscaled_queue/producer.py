@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from upscaled_queue.job import QueuedJob
+from upscaled_queue.job import PIPELINE, QueuedJob
 from upscaled_queue.record import Records
 from upscaled_queue.settings import Settings
 
@@ -37,7 +37,8 @@ class Producer:
             from upscaled_queue import celery
 
             for job in new:
-                celery.upscale.apply_async((job.fields,), task_id=job.job_id, retry=False)
+                task = celery.pipeline if job.method == PIPELINE else celery.upscale
+                task.apply_async((job.fields,), task_id=job.job_id, retry=False)
         # After the queue has it: a job that is marked and not queued would wait for ever.
         for job in new:
             self._records.mark_given(job.job_id)

@@ -233,12 +233,16 @@ class Records:
         kept = cast(str | None, self.redis.hget(f"upscaled:job:{job_id}", "job"))
         if kept is None:
             return None
+        self.delete(job_id)
+        return cast(Message, decode_line(kept.encode()))
+
+    def delete(self, job_id: str) -> None:
+        """Delete all that is known of an ended job."""
         with self.redis.pipeline() as pipe:
             for kind in ("record", "job", "starts"):
                 pipe.delete(f"upscaled:{kind}:{job_id}")
             pipe.zrem(_DEAD, job_id)
             pipe.execute()
-        return cast(Message, decode_line(kept.encode()))
 
     def counts(self, method: str, lease_s: float) -> tuple[int, int]:
         """Jobs that run, and machines that serve the method."""

@@ -47,6 +47,7 @@ class Settings:
     queue_prefix: str = ""
     allow_roots: tuple[str, ...] = ()
     allow_urls: tuple[str, ...] = ()
+    allow_scores: tuple[str, ...] = ()
     metrics_address: str | None = None
     daemon_args: tuple[str, ...] = ()
     machine: str = field(default_factory=_machine_name)
@@ -76,5 +77,6 @@ def settings_from(env: Mapping[str, str]) -> Settings:
         queue_prefix=env.get(PREFIX + "PREFIX", ""),
         allow_roots=tuple(filter(None, roots.split(os.pathsep))),
         allow_urls=tuple(env.get(PREFIX + "ALLOW_URL", "").split()),
+        allow_scores=tuple(env.get(PREFIX + "ALLOW_SCORE", "").split()),
         daemon_args=tuple(env.get(PREFIX + "DAEMON_ARGS", "").split()),
     )

@@ -36,6 +36,7 @@ examples:
       --allow-root /pictures
   upscaled work --queue redis://redis:6379/0 --methods esrgan --idle-exit-s 600 && shutdown -h now
   upscaled work --queue redis://redis:6379/0 --methods flux -- --device cuda:0,cuda:1
+  upscaled work --queue redis://redis:6379/0 --methods esrgan,pipeline --allow-url s3://pictures/
 
 SIGTERM gives running jobs --grace-s to end, and what does not end goes back into the queue,
 uncharged. A second signal ends it now.
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
         queue_prefix=options.queue_prefix,
         allow_roots=tuple(options.allow_root),
         allow_urls=tuple(options.allow_url),
+        allow_scores=tuple(options.allow_score),
         metrics_address=options.metrics_address,
         daemon_args=tuple(daemon_args),
     )
@@ -91,9 +93,10 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add(
         "--methods",
-        type=shared.methods,
+        type=shared.queues,
         default=("esrgan",),
-        help="the methods to serve, by comma; each has a queue of its name (default: esrgan)",
+        help="the methods to serve, by comma; each has a queue of its name (default: esrgan). "
+        "`pipeline` files pictures of buckets",
     )
     add(
         "--slots",
@@ -146,6 +149,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="let jobs name URLs below URL; may be repeated (default: none)",
     )
+    add(
+        "--allow-score",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="let pictures of the pipeline name this score of your own; may be repeated",
+    )
     add("--metrics-address", metavar="HOST:PORT", help="serve Prometheus metrics of the queue")
     return arguments
 
@@ -170,7 +180,11 @@ def _work(settings: Settings) -> int:
         return EXIT_FAILED
     if not settings.allow_roots:
         log.log("info", "no_paths", detail="no --allow-root was given: jobs with paths are refused")
-    machine = Machine(settings, log)
+    try:
+        machine = Machine(settings, log)
+    except ValueError as error:
+        print(f"upscaled work: --allow-score: {error}", file=sys.stderr)
+        return EXIT_USAGE
     if settings.metrics_address is not None:
         from upscaled_queue.metrics import serve_metrics
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
-from upscaled.errors import InputError, JobCancelledError
+from upscaled.errors import InputError, JobCancelledError, UpscaledError
 from upscaled_queue.pipeline.bucket import FOLDERS, Bucket, StorageUnavailableError
 from upscaled_queue.pipeline.command import main
 from upscaled_queue.pipeline.process import Picture, Pipeline, PipelineResult
@@ -170,6 +170,43 @@ def test_what_a_lost_attempt_left_is_deleted(bucket: Bucket, small: Path) -> Non
     run(bucket.write(f"couldn't_upscale/{picture.key}", small))
     run(processed(bucket, picture, Enlarger()))
     assert list(found(bucket, picture.key)) == [first.folder]
+
+
+@pytest.mark.parametrize("code", ["model_not_found", "worker_crashed", "output_unwritable", None])
+def test_a_picture_is_not_filed_because_of_a_failure_that_is_not_its_own(
+    bucket: Bucket, small: Path, code: str | None
+) -> None:
+    picture = Picture.of_file(small, f"{code}.png")
+    with pytest.raises(UpscaledError):
+        run(processed(bucket, picture, Enlarger(UpscaledError("no such model", code=code))))
+    assert run(bucket.record(picture.key)) is None
+    assert found(bucket, picture.key) == {}
+
+
+def test_a_record_shows_no_path_of_the_machine(bucket: Bucket, small: Path) -> None:
+    error = InputError(f"{small} is cut off", code="input_unreadable")
+    result = run(processed(bucket, Picture.of_file(small), Enlarger(error)))
+    assert result.message == f"{result.original_key} is cut off"
+
+
+def test_an_attempt_whose_picture_another_one_has_filed_takes_its_result(
+    bucket: Bucket, small: Path
+) -> None:
+    run(bucket.write("incoming/raced.png", small))
+
+    class LateBucket(Bucket):
+        """The other attempt ends after this one has looked for a record."""
+
+        first: PipelineResult | None = None
+
+        async def record(self, job_id: str) -> dict[str, Any] | None:
+            if self.first is None:
+                self.first = await processed(bucket, Picture("raced.png"), Enlarger())
+                return None
+            return await super().record(job_id)
+
+    late = LateBucket(bucket.url)
+    assert run(processed(late, Picture("raced.png"), Enlarger())) == late.first
 
 
 def test_a_cancelled_picture_can_be_processed_again(bucket: Bucket, small: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from upscaled_queue.pipeline.scores import (
     NoScoreError,
+    ScoreFailedError,
     effective_resolution,
     find_score,
     resolution,
@@ -85,3 +86,12 @@ def test_a_score_of_the_users_own_is_found_by_its_module() -> None:
     for name in ("nothing", "os.path:nothing", "no_such_module:score", "os:name"):
         with pytest.raises(ValueError, match="score"):
             find_score(name)
+
+
+@pytest.mark.parametrize("returned", [float("nan"), float("inf"), "much", None])
+def test_a_score_of_the_users_own_that_is_no_number_is_an_error_that_names_it(
+    returned: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.path.getsize", lambda _: returned)
+    with pytest.raises(ScoreFailedError, match=r"os\.path:getsize"):
+        find_score("os.path:getsize")(Path(__file__))

@@ -12,8 +12,8 @@ import pytest
 from upscaled_protocol.errors import JobError
 from upscaled_queue.bullmq import bullmq_id
 from upscaled_queue.celery import app, celery_settings, upscale
+from upscaled_queue.daemonargs import daemon_args
 from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
-from upscaled_queue.machine import daemon_args
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
 from upscaled_queue.settings import Settings
 

@@ -1,4 +1,5 @@
-"""`upscaled pipeline run`: pictures of this machine through the pipeline, here and now."""
+"""`upscaled pipeline run`: pictures of this machine through the pipeline, here and now or by the
+machines of a queue."""
 
 from __future__ import annotations
 
@@ -7,13 +8,16 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from upscaled import AsyncUpscaler
 from upscaled.errors import UpscaledError
+from upscaled_queue import options as shared
+from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from upscaled_queue.pipeline.bucket import Bucket, StorageUnavailableError
 from upscaled_queue.pipeline.process import (
     DEFAULT_SCALE,
@@ -22,11 +26,14 @@ from upscaled_queue.pipeline.process import (
     Pipeline,
     PipelineResult,
 )
-from upscaled_queue.pipeline.scores import SCORES, Score, find_score
+from upscaled_queue.pipeline.scores import SCORES, Score, ScoreFailedError, find_score
+from upscaled_queue.pipeline.task import QueueAwayError, UnsafeQueueError
+from upscaled_queue.queueurl import QueueUrl, read_queue_url
 
-_EXIT_OK = 0
-_EXIT_SOME_FAILED = 1
 _EXIT_INTERRUPTED = 130
+
+# Reads a picture, and has it processed: an outer call that returns has room for the next picture.
+_Process = Callable[[Path], Awaitable[Awaitable[PipelineResult]]]
 
 _EXAMPLES = """\
 A picture that scores at least the threshold is stored as it is, in good_quality/. Others are
@@ -38,10 +45,15 @@ examples:
   upscaled pipeline run --bucket s3://pictures holiday/*.jpg
   upscaled pipeline run --bucket gs://pictures/shop --threshold 0.3 --scale 2 photo.jpg
   upscaled pipeline run --bucket s3://pictures --score effective-resolution *.png
+  upscaled pipeline run --bucket s3://pictures --queue redis://redis:6379/0 *.jpg
   AWS_ENDPOINT_URL=http://minio:9000 AWS_ALLOW_HTTP=true upscaled pipeline run ...
 
-exit status: 0 every picture is stored, 1 some could not be upscaled or stored, 2 wrong usage,
-130 interrupted.
+With --queue, or with UPSCALED_QUEUE_URL set, the pictures go into the bucket's incoming/, and the
+machines that serve the method `pipeline` do the rest. An interrupt leaves them in the queue: run
+the same again to see their results.
+
+exit status: 0 every picture is stored, 1 some could not be upscaled or stored, or the queue cannot
+be reached, 2 wrong usage or a queue that would lose jobs, 130 interrupted.
 """
 
 
@@ -49,15 +61,31 @@ def main(argv: Sequence[str]) -> int:
     """Process the pictures; the exit status."""
     arguments = parser()
     options = arguments.parse_args(argv)
+    url: QueueUrl | None = None
+    work: AbstractAsyncContextManager[_Process]
     try:
         bucket = Bucket(options.bucket)
-        score = find_score(options.score)
+        if options.queue:
+            url = read_queue_url(options.queue, options.record)
+            if ":" not in options.score:  # the user's own is on the machines
+                find_score(options.score)
+            work = _queued(options, bucket, url)
+        else:
+            work = _here(options, bucket, find_score(options.score))
     except ValueError as error:
         arguments.error(str(error))
-    except ImportError:
-        arguments.error("buckets need the extra [storage]: pip install 'upscaled[storage]'")
+    except ModuleNotFoundError as error:
+        return shared.say_missing("upscaled pipeline", error, None)
     try:
-        return asyncio.run(_run(options, bucket, score))
+        return asyncio.run(_run(options, bucket, work))
+    except ModuleNotFoundError as error:
+        return shared.say_missing("upscaled pipeline", error, url.engine if url else None)
+    except UnsafeQueueError as error:
+        _say(str(error))
+        return EXIT_USAGE
+    except QueueAwayError as error:
+        _say(str(error))
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
 
@@ -74,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="process pictures of this machine",
-        description="Process pictures of this machine, here and now.",
+        description="Process pictures of this machine, here and now or by the machines of a queue.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--threshold",
-        type=float,
+        type=_threshold,
         default=os.environ.get("QUALITY_THRESHOLD") or str(DEFAULT_THRESHOLD),
         help="a picture of this score is kept as it is (default: QUALITY_THRESHOLD or "
         f"{DEFAULT_THRESHOLD:g})",
@@ -108,14 +136,22 @@ def parser() -> argparse.ArgumentParser:
         help=f"{', '.join(SCORES)}, or your own as module:function (default: %(default)s)",
     )
     add("--model", help="a catalogue name or a file (default: the bundled model of the scale)")
-    add("--slots", type=_count, default=2, help="pictures at once (default: %(default)s)")
+    add(
+        "--slots",
+        type=shared.count,
+        default=2,
+        help="pictures at once; with --queue uploads at once (default: %(default)s)",
+    )
+    shared.add_queue_options(run)
     return arguments
 
 
-async def _run(options: argparse.Namespace, bucket: Bucket, score: Score) -> int:
-    slots = asyncio.Semaphore(options.slots)
+@asynccontextmanager
+async def _here(
+    options: argparse.Namespace, bucket: Bucket, score: Score
+) -> AsyncIterator[_Process]:
+    """By a daemon of this machine."""
     model = options.model or f"compact-x{options.scale}"
-    has_failed = False
     async with AsyncUpscaler() as upscaler:
 
         async def upscale(path: Path, output: Path) -> None:
@@ -123,16 +159,56 @@ async def _run(options: argparse.Namespace, bucket: Bucket, score: Score) -> int
 
         pipeline = Pipeline(bucket, upscale, score, options.threshold, options.scale)
 
+        async def process(path: Path) -> Awaitable[PipelineResult]:
+            return _ended(await pipeline.process(await _picture(path)))
+
+        yield process
+
+
+@asynccontextmanager
+async def _queued(
+    options: argparse.Namespace, bucket: Bucket, url: QueueUrl
+) -> AsyncIterator[_Process]:
+    """By the machines of a queue. Raises `QueueAwayError` and `UnsafeQueueError`."""
+    from upscaled_queue.pipeline.queued import QueuedPipeline
+    from upscaled_queue.settings import Settings
+
+    settings = Settings(url=url, queue_prefix=options.queue_prefix)
+    pipeline = QueuedPipeline(
+        bucket,
+        settings,
+        threshold=options.threshold,
+        scale=options.scale,
+        score=options.score,
+        model=options.model,
+    )
+    if not await pipeline.has_machines():
+        _say("no machine takes the pictures yet: start `upscaled work --methods pipeline`")
+
+    async def process(path: Path) -> Awaitable[PipelineResult]:
+        return await pipeline.give(await _picture(path))
+
+    yield process
+
+
+async def _run(
+    options: argparse.Namespace, bucket: Bucket, work: AbstractAsyncContextManager[_Process]
+) -> int:
+    slots = asyncio.Semaphore(options.slots)
+    has_failed = False
+    async with work as process:
+
         async def one(path: Path) -> PipelineResult | str:
-            async with slots:
-                try:
-                    return await pipeline.process(Picture.of_file(path))
-                except OSError as error:
-                    return f"{path} cannot be read: {error.strerror or error}"
-                except StorageUnavailableError as error:
-                    return f"{path}: {bucket.url} cannot be used: {error}"
-                except UpscaledError as error:
-                    return f"{path}: {error}"
+            try:
+                async with slots:
+                    result = await process(path)
+                return await result
+            except OSError as error:
+                return f"{path} cannot be read: {error.strerror or error}"
+            except StorageUnavailableError as error:
+                return f"{path}: {bucket.url} cannot be used: {error}"
+            except (UpscaledError, ScoreFailedError, QueueAwayError) as error:
+                return f"{path}: {error}"
 
         tasks = [asyncio.create_task(one(path)) for path in options.pictures]
         with tqdm(total=len(tasks), unit="picture", disable=not sys.stderr.isatty()) as bar:
@@ -141,20 +217,32 @@ async def _run(options: argparse.Namespace, bucket: Bucket, score: Score) -> int
                 bar.update()
                 if isinstance(result, str):
                     has_failed = True
-                    tqdm.write(f"upscaled pipeline: {result}", file=sys.stderr)
+                    _say(result)
                     continue
                 has_failed = has_failed or result.status == "error"
                 print(json.dumps(result.fields, ensure_ascii=False), flush=True)  # noqa: T201
-    return _EXIT_SOME_FAILED if has_failed else _EXIT_OK
+    return EXIT_FAILED if has_failed else EXIT_OK
+
+
+async def _picture(path: Path) -> Picture:
+    return await asyncio.to_thread(Picture.of_file, path)
+
+
+async def _ended(result: PipelineResult) -> PipelineResult:
+    return result
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(f"upscaled pipeline: {sentence}", file=sys.stderr)
+
+
+def _threshold(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below 0, or no number")
+    return value
 
 
 def _bucket_of(name: str | None) -> str | None:
     """S3_BUCKET as a URL: it may be a bare name."""
     return name if not name or "://" in name else f"s3://{name}"
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -23,15 +23,30 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError
+from upscaled.errors import UpscaledError
 from upscaled_protocol.choices import FORMATS
 from upscaled_queue.pipeline.bucket import FAILED, FOLDERS, GOOD, INCOMING, UPSCALED, Bucket
 from upscaled_queue.pipeline.scores import NoScoreError, Score
 
 DEFAULT_THRESHOLD = 0.5
-DEFAULT_SCALE = 4
+DEFAULT_SCALE: Final = 4
+
+# The codes of a picture that cannot be upscaled. Any other error has a cause elsewhere (a wrong
+# model, a full disk, no daemon), so the picture is not filed because of it.
+_PICTURE_CODES = frozenset(
+    {
+        "input_unreadable",
+        "input_too_large",
+        "unsupported_format",
+        "out_of_memory",
+        "deadline_exceeded",
+        "stalled",
+        "poisoned",
+        "internal",
+    }
+)
 
 # Upscales the first file to the second. Raises `UpscaledError`.
 Upscale = Callable[[Path, Path], Awaitable[None]]
@@ -110,21 +125,29 @@ class Pipeline:
     async def process(self, picture: Picture) -> PipelineResult:
         """Process one picture; one that was processed before gives its recorded result.
 
-        Raises `StorageUnavailableError`, `FileNotFoundError` (no such picture in the bucket),
-        `JobCancelledError` and `ShuttingDownError`: the picture can be processed again. Every other
-        failure is a result of the status ``error``.
+        A picture that cannot be upscaled has a result of the status ``error``. Raises
+        `StorageUnavailableError`, `ScoreFailedError`, `FileNotFoundError` (no such picture in the
+        bucket), and the upscaler's `UpscaledError` if its code does not speak of the picture. Then
+        the picture can be processed again.
         """
         job_id = picture.key
         recorded = await self.bucket.record(job_id)
         if recorded is None:
-            with tempfile.TemporaryDirectory(
-                prefix="upscaled-pipeline-", dir=self.scratch
-            ) as folder:
-                result = await self._route(picture, Path(folder))
-            if not await self.bucket.write_record(job_id, result.fields):
+            try:
+                with tempfile.TemporaryDirectory(
+                    prefix="upscaled-pipeline-", dir=self.scratch
+                ) as folder:
+                    result = await self._route(picture, Path(folder))
+            except FileNotFoundError:
+                # Another attempt may have ended meanwhile, and deleted the incoming picture.
                 recorded = await self.bucket.record(job_id)
-            elif self.on_recorded is not None:
-                self.on_recorded(result)
+                if recorded is None:
+                    raise
+            else:
+                if not await self.bucket.write_record(job_id, result.fields):
+                    recorded = await self.bucket.record(job_id)
+                elif self.on_recorded is not None:
+                    self.on_recorded(result)
         if recorded is not None:
             result = PipelineResult.of_fields(recorded)
         await self._tidy(picture.key, result)
@@ -147,11 +170,12 @@ class Pipeline:
         output = scratch / f"upscaled{Path(upscaled_key).suffix}"
         try:
             await self.upscale(path, output)
-        except (JobCancelledError, ShuttingDownError):
-            raise
         except UpscaledError as error:
-            code = error.code or "internal"
-            return await self._file(FAILED, path, key, key, quality, str(error), code)
+            if error.code not in _PICTURE_CODES:
+                raise
+            # The record outlives the machine, and others read it: its paths say nothing there.
+            message = str(error).replace(str(path), key)
+            return await self._file(FAILED, path, key, key, quality, message, error.code)
         message = f"The picture was upscaled {self.scale} times."
         return await self._file(UPSCALED, output, upscaled_key, key, quality, message)
 

@@ -7,9 +7,11 @@ module:function       the user's own: a function of a `Path` that returns a floa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,6 +31,10 @@ _CROP_SIDE = 384
 
 class NoScoreError(Exception):
     """Raised if the file is no picture that can be scored."""
+
+
+class ScoreFailedError(Exception):
+    """Raised if the user's own score fails, or is no number."""
 
 
 def resolution(path: Path) -> float:
@@ -67,13 +73,30 @@ def find_score(name: str) -> Score:
         raise ValueError(f"the score {name!r} cannot be imported: {error}") from None
     if not callable(found):
         raise ValueError(f"the score {name!r} is no function")
-    return lambda path: float(found(path))
+    return _own(name, found)
 
 
 SCORES: dict[str, Score] = {
     "resolution": resolution,
     "effective-resolution": effective_resolution,
 }
+
+
+def _own(name: str, function: Callable[[Path], Any]) -> Score:
+    def score(path: Path) -> float:
+        try:
+            value = float(function(path))
+        except NoScoreError:
+            raise
+        except Exception as error:  # any error of a function that is not ours
+            raise ScoreFailedError(
+                f"the score {name} failed: {type(error).__name__}: {error}"
+            ) from error
+        if not math.isfinite(value):
+            raise ScoreFailedError(f"the score {name} is {value}: it must be a finite number")
+        return value
+
+    return score
 
 
 def _opened(path: Path) -> Image.Image:

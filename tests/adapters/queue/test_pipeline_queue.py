@@ -1,0 +1,292 @@
+"""The pipeline on the machines of a queue: a real Redis, a real S3 server, killed machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import nearest_engine
+from object_store import ObjectStore, running_object_store
+from queue_fleet import Fleet, Machine, needs_redis
+from upscaled.errors import NotAllowedError
+from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_queue.job import check_allowed, read_job
+from upscaled_queue.pipeline.bucket import FOLDERS, INCOMING, Bucket
+from upscaled_queue.pipeline.process import Picture, PipelineResult
+from upscaled_queue.pipeline.queued import QueuedPipeline
+from upscaled_queue.pipeline.task import PictureTask, read_task
+from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.settings import Settings
+from waiting import TIMEOUT_S, wait_until
+
+pytest.importorskip("obstore")
+
+LEASE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running_object_store(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+class Site:
+    """A fleet and a bucket. hold: while this file exists, no upscale ends."""
+
+    def __init__(self, fleet: Fleet, bucket: Bucket, folder: Path) -> None:
+        self.fleet = fleet
+        self.bucket = bucket
+        self.pictures = folder / "pictures"
+        self.pictures.mkdir()
+        self.hold = folder / "hold"
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+
+    def start_machine(self, *options: str) -> Machine:
+        return self.fleet.start_machine(
+            "--methods", "pipeline", "--allow-url", self.bucket.url, "--lease-s", str(LEASE_S),
+            *options, daemon=["--workers", "1"],
+        )  # fmt: skip
+
+    def picture(self, name: str, width: int = 30, height: int = 20) -> Path:
+        path = self.pictures / name
+        Image.new("RGB", (width, height), (len(name), width % 256, height % 256)).save(path)
+        return path
+
+    def start(self, *pictures: Path) -> subprocess.Popen[str]:
+        """`upscaled pipeline run` with the queue."""
+        command = [sys.executable, "-m", "upscaled_cli", "pipeline", "run", "--scale", "2"]
+        command += ["--bucket", self.bucket.url, "--queue", self.fleet.url]
+        return subprocess.Popen(
+            [*command, *map(str, pictures)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def where(self, key: str, upscaled_key: str | None = None) -> list[str]:
+        """The folders of the bucket in which the picture lies."""
+        return [
+            folder
+            for folder in (*FOLDERS, INCOMING)
+            if self._has(f"{folder}/{upscaled_key or key}" if folder == "upscaled" else
+                         f"{folder}/{key}")
+        ]  # fmt: skip
+
+    def _has(self, place: str) -> bool:
+        try:
+            asyncio.run(self.bucket.read(place, self.scratch / "copy"))
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def results_of(process: subprocess.Popen[str]) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Its exit status, what it printed by name of the picture, and its stderr."""
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    lines = [json.loads(line) for line in out.splitlines()]
+    return (
+        process.returncode,
+        {one["result"]["original_key"].partition("-")[0]: one for one in lines},
+        err,
+    )
+
+
+@pytest.fixture
+def site(
+    fleet: Fleet,
+    store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Site:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    here = Site(fleet, Bucket(f"{store.url}/{request.node.name.replace('[', '-')[:-1]}"), tmp_path)
+    environment = nearest_engine.environment()
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setenv(nearest_engine.HOLD, str(here.hold))
+    monkeypatch.setenv("TMPDIR", str(here.scratch))
+    return here
+
+
+@needs_redis
+def test_machines_file_pictures_once_although_one_is_killed_and_one_is_sent_away(
+    site: Site,
+) -> None:
+    small = [site.picture(f"small{number}.png", 30 + number) for number in range(4)]
+    good = site.picture("good.jpg", 3840, 1080)
+    broken = site.pictures / "broken.bmp"
+    broken.write_bytes(b"BM cut off")
+    site.hold.touch()
+    command = site.start(*small, good, broken)
+    killed = site.start_machine("--slots", "1").wait_ready()
+    wait_until(lambda: running_here(site, killed), "the first machine's picture")
+    sent_away = site.start_machine("--slots", "1", "--grace-s", "0.2").wait_ready()
+    wait_until(lambda: running_here(site, sent_away), "the second machine's picture")
+    killed.kill()
+    sent_away.process.send_signal(signal.SIGTERM)
+    assert sent_away.wait_exit() == 0
+    assert site.start_machine().wait_ready()
+    site.hold.unlink()
+
+    status, results, err = results_of(command)
+    assert status == 1, err
+    assert {name: one["result"]["folder"] for name, one in results.items()} == {
+        **{path.stem: "upscaled" for path in small},
+        "good": "good_quality",
+        "broken": "couldn't_upscale",
+    }
+    assert results["broken"]["result"]["code"] == "unsupported_format"
+    assert str(site.scratch) not in results["broken"]["message"]
+    for one in results.values():
+        result = PipelineResult.of_fields(one)
+        name = Path(result.original_key).with_suffix(".png").name
+        assert site.where(result.original_key, name) == [result.folder]
+        assert asyncio.run(site.bucket.record(result.job_id)) == one
+    # What was sent away left nothing on its disk; the killed machine could not clean up.
+    assert len(list(site.scratch.glob("upscaled-pipeline-*"))) == 2
+
+
+def running_here(site: Site, machine: Machine) -> bool:
+    records = site.fleet.records
+    held = [str(one) for one in records.redis.zrange("upscaled:running:pipeline", 0, -1)]
+    return any(records.status_of(one, LEASE_S).get("machine") == machine.name for one in held)
+
+
+@needs_redis
+@pytest.mark.parametrize("fleet", ["bullmq"], indirect=True)
+def test_a_picture_whose_job_ended_badly_is_given_anew_and_a_filed_one_is_not(site: Site) -> None:
+    picture = Picture.of_file(site.picture("again.png"))
+    settings = Settings(url=read_queue_url(site.fleet.url))
+
+    async def process(score: str) -> PipelineResult:
+        pipeline = QueuedPipeline(site.bucket, settings, scale=2, score=score)
+        return await pipeline.process(picture)
+
+    machine = site.start_machine()
+    with pytest.raises(NotAllowedError, match="has no score 'nowhere:score'"):
+        asyncio.run(process("nowhere:score"))
+    assert site.where(picture.key) == [INCOMING]
+    result = asyncio.run(process("resolution"))
+    assert (result.folder, result.status, result.upscale_scale) == ("upscaled", "success", 2)
+    # What is recorded needs no machine.
+    machine.kill()
+    assert asyncio.run(process("resolution")) == result
+    assert site.where(picture.key) == ["upscaled"]
+
+
+@needs_redis
+@pytest.mark.parametrize("fleet", ["redis"], indirect=True, ids=["celery"])
+def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelled(
+    site: Site,
+) -> None:
+    asyncio.run(site.bucket.write(f"{INCOMING}/photo.png", site.picture("photo.png")))
+    config = {"bucket": site.bucket.url, "key": "photo.png", "scale": 2}
+    job = {"job_id": "order-17", "method": "pipeline", "config": config}
+    missing = {**job, "job_id": "order-18", "config": {**config, "key": "other.png"}}
+    foreign = {**job, "job_id": "order-19", "config": {**config, "bucket": "s3://others"}}
+    site.hold.touch()
+    site.start_machine()
+    site.fleet.submit(job)
+    site.fleet.wait_running("order-17")
+    assert site.fleet.records.cancel("order-17")
+    assert site.fleet.end_of("order-17")["code"] == "cancelled"
+    assert site.where("photo.png") == [INCOMING]
+
+    site.hold.unlink()
+    assert site.fleet.command("requeue", "order-17").returncode == 0
+    site.fleet.submit(missing, foreign)
+    end = site.fleet.end_of("order-17")
+    assert (end["type"], end["job_id"], end["success"]) == ("result", "order-17", True)
+    assert (end["result"]["folder"], end["result"]["job_id"]) == ("upscaled", "photo.png")
+    assert site.fleet.end_of("order-18")["code"] == "input_not_found"
+    assert site.fleet.end_of("order-19")["code"] == "path_not_allowed"
+    depth = json.loads(site.fleet.command("depth", "--methods", "pipeline").stdout)["pipeline"]
+    assert (depth["waiting"], depth["machines"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"key": "a.png"}, "bucket"),
+        ({"bucket": "ftp://b", "key": "a.png"}, "bucket"),
+        ({"bucket": "s3://b?X-Amz-Signature=1", "key": "a.png"}, "bucket"),
+        ({"bucket": "s3://b", "key": "../a.png"}, "key"),
+        ({"bucket": "s3://b", "key": ".."}, "key"),
+        ({"bucket": "s3://b", "key": ""}, "key"),
+        ({"bucket": "s3://b", "key": "a.png", "scale": 3}, "scale"),
+        ({"bucket": "s3://b", "key": "a.png", "threshold": -1}, "threshold"),
+        ({"bucket": "s3://b", "key": "a.png", "treshold": 1}, "treshold"),
+        (None, "config"),
+    ],
+)
+def test_a_task_that_names_no_picture_is_refused_by_its_field(config: Any, word: str) -> None:
+    with pytest.raises(JobError, match=word) as caught:
+        read_task(config)
+    assert caught.value.code is ErrorCode.INVALID_JOB
+
+
+def test_a_task_has_an_id_per_bucket_and_picture_that_fits() -> None:
+    one = PictureTask(bucket="s3://b", key="a.png")
+    assert one.job_id == "s3://b/a.png" == one.message()["job_id"]
+    assert one.message()["config"] == {"bucket": "s3://b", "key": "a.png"}
+    long = PictureTask(bucket=f"s3://{'b' * 60}", key="k" * 100)
+    assert read_job(long.message()).job_id == long.job_id
+
+
+@pytest.mark.parametrize(
+    ("bucket", "is_allowed"),
+    [
+        ("s3://pictures", True),
+        ("s3://pictures/shop", True),
+        ("s3://pictures2", False),
+        ("s3://pictures/../others", False),
+        ("gs://pictures", False),
+    ],
+)
+def test_a_machine_takes_buckets_below_those_that_it_allows(bucket: str, is_allowed: bool) -> None:
+    job = read_job(PictureTask(bucket=bucket, key="a.png").message())
+    for allowed in ("s3://pictures", "s3://pictures/"):
+        if is_allowed:
+            check_allowed(job, (allowed,))
+        else:
+            with pytest.raises(JobError, match="--allow-url"):
+                check_allowed(job, (allowed,))
+
+
+@needs_redis
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_long_killed_machines_and_a_killed_s3_server_file_every_picture_once(
+    site: Site, store: ObjectStore
+) -> None:
+    pictures = [site.picture(f"p{number}.png", 30 + number) for number in range(150)]
+    command = site.start(*pictures)
+    machines = [site.start_machine("--max-deliveries", "20").wait_ready() for _ in range(3)]
+    for number in range(9):
+        ended = (number + 1) * 10
+        wait_until(lambda: len(site.fleet.ends()) >= ended, f"{ended} ends")  # noqa: B023
+        if number in (3, 6):
+            store.kill()
+            store.start()
+            continue
+        machines.pop(0).kill()
+        machines.append(site.start_machine("--max-deliveries", "20"))
+    out, err = command.communicate(timeout=600)
+    assert command.returncode == 0, err
+    results = [PipelineResult.of_fields(json.loads(line)) for line in out.splitlines()]
+    assert len({one.original_key for one in results}) == len(pictures)
+    for one in results:
+        assert site.where(one.original_key) == [one.folder] == ["upscaled"]
+        recorded = asyncio.run(site.bucket.record(one.job_id))
+        assert recorded == one.fields
