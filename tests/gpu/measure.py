@@ -1,40 +1,60 @@
-"""All that only a GPU can show, in one go: `python tests/gpu/measure.py`.
+"""All that only a GPU can show, within a given time: `python tests/gpu/measure.py`.
 
-FLUX at its full size with random weights (seconds a call and memory, beside the floor), its three
-placements beside each other, a job on a replica, memory running out, and the ESRGAN benchmark.
-Where no GPU is, it says so; `--tiny` then runs what a processor can, at sizes that mean nothing.
-Exit status 1: something failed; what follows it was run nevertheless.
+- networks: each job's way and its parts, and the job beside torch's bare forward;
+- forwards: other ways to run the same networks;
+- fidelity: half precision, tiles, and the same job twice;
+- memory: jobs that run out of it;
+- flux: the transformer at its full size with random weights, in all placements, beside the bare
+  module;
+- compiled: networks as torch compiles them.
+
+Results are printed as they come, and kept in a JSON file if `--json` names one. If the time ends,
+the parts that are left are named as skipped. Without a GPU, `--tiny` runs what a processor can, at
+sizes that mean nothing. Exit status 1: something failed; what follows it was run nevertheless.
 
 A checkout need not be installed: set PYTHONPATH=protocol:models:tests/bench then.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+import time
+
+_STARTED = time.monotonic()
+
+# Before torch is imported: it settles how threads wait.
+import upscaled_bench.architectures  # noqa: F401
+
+# isort: split
 import argparse
+import os
+import platform
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from threading import Timer
+from typing import Any, NamedTuple
 
-import numpy as np
-import pyvips
 import torch
 
-from upscaled_bench import esrgan, flux
-from upscaled_bench.flux_random import published_config, random_transformer
-from upscaled_bench.flux_replicas import install_upscaler, write_replica
-from upscaled_bench.one_job import Surroundings
-from upscaled_bench.photograph import write_photograph
-from upscaled_models.catalog import bundled_weights_dir
+from upscaled_bench import card_flux, flux
+from upscaled_bench.card_fidelity import NETWORKS, compare_results
+from upscaled_bench.card_forwards import BY_ROWS, compare_compiled, compare_forwards
+from upscaled_bench.card_job import copy_rates
+from upscaled_bench.card_memory import (
+    run_beside_another,
+    run_esrgan_out_of_memory,
+    run_flux_out_of_memory,
+)
+from upscaled_bench.card_networks import compare_networks
+from upscaled_bench.flux_random import published_config
+from upscaled_bench.flux_replicas import CONFIGS
+from upscaled_bench.timebudget import Report, TimeBudget
 from upscaled_models.device.out_of_memory import free_caches
 from upscaled_models.engine import Settings
 from upscaled_models.esrgan.engine import EsrganEngine
-from upscaled_models.flux.engine import FluxEngine
-from upscaled_models.flux.text import Embeddings
-from upscaled_models.flux.transformer import Placement
-from upscaled_protocol.configs import EsrganConfig, FluxConfig
 
 _TINY = {
     "num_layers": 1,
@@ -45,138 +65,143 @@ _TINY = {
     "joint_attention_dim": 64,
     "pooled_projection_dim": 32,
 }
-_PLACEMENTS: tuple[Placement, ...] = ("expanded", "stored", "offloaded")
-# Left to a job that is to run out of memory: less than its first tiles want.
-_LEFT_BYTES = 400 * 2**20
+# What a processor can run too.
+_WITHOUT_CARD = ("networks", "forwards", "flux", "fidelity", "replica")
+_SECONDS = 240.0
+# A part that hangs is ended so long before the time is over.
+_LAST_S = 3.0
+
+
+class Part(NamedTuple):
+    """What is measured, and the most of the whole time that it may take."""
+
+    name: str
+    share: float
+    run: Callable[[TimeBudget], object]
 
 
 def main() -> int:
-    """Run every part; the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="small, also on a processor")
-    tiny = parser.parse_args().tiny
+    """Run the parts, the most valuable ones first; the exit status."""
+    given = _arguments()
     on_gpu = torch.cuda.is_available()
-    if not on_gpu and not tiny:
+    if not on_gpu and not given.tiny:
         print("There is no GPU here: nothing is measured. --tiny runs the parts that can.")
         return 0
-    device = torch.device("cuda:0" if on_gpu else "cpu")
-    name = torch.cuda.get_device_name(device) if on_gpu else "the processor"
-    print(f"{name}, torch {torch.__version__}")
-    config = published_config() | (_TINY if tiny else {})
-    batches, tile, steps = ((1, 2), 128, 2) if tiny else ((1, 2, 4, 8), 512, 20)
-    width, height = (40, 32) if tiny else (320, 256)
-    parts: list[Callable[[], object]] = [
-        lambda: compare_placements(config, device),
-        lambda: flux.print_calls(config, device, batches=batches, tile=tile),
-        lambda: flux.print_job({}, steps, width, height),
-    ]
-    if on_gpu:
-        parts += [run_esrgan_out_of_memory, run_flux_out_of_memory]
-    if not tiny:
-        parts += [flux.print_expansion, esrgan.main]
-    failures = [failed(part) for part in parts]
-    return int(any(failures))
+    budget = TimeBudget(given.seconds - (time.monotonic() - _STARTED))
+    report = Report(given.json)
+    watchdog = Timer(budget.left_s - _LAST_S, _give_up, (report,))
+    watchdog.daemon = True
+    watchdog.start()
+    report.keep("about", about := _about())
+    print(about, flush=True)
+    failed = []
+    with tempfile.TemporaryDirectory() as name:
+        for part in _parts(Path(name), report, tiny=given.tiny):
+            if given.only and part.name not in given.only:
+                continue
+            if budget.left_s < _LAST_S:
+                print(f"\n{part.name}: skipped, no time left", flush=True)
+                report.add("skipped", part.name)
+                continue
+            started = time.monotonic()
+            own = budget.part(min(part.share * given.seconds, budget.left_s - _LAST_S))
+            print(f"\n== {part.name}, at most {own.left_s:.0f} s", flush=True)
+            try:
+                part.run(own)
+            except Exception:  # noqa: BLE001 - reported, and the others are run
+                traceback.print_exc()
+                report.add("failed", {part.name: traceback.format_exc()})
+                failed.append(part.name)
+            free_caches()
+            report.add("took", {part.name: time.monotonic() - started})
+    print(f"\n{time.monotonic() - _STARTED:.0f} s; failed: {failed or 'none'}", flush=True)
+    return int(bool(failed))
 
 
-def failed(part: Callable[[], object]) -> bool:
-    """Run a part; whether it failed, which does not keep the others from running."""
-    try:
-        part()
-    except Exception:  # noqa: BLE001 - told, and counted
-        traceback.print_exc()
-        return True
-    finally:
-        free_caches()
-    return False
-
-
-def compare_placements(config: dict[str, Any], device: torch.device) -> None:
-    """The same weights give the same prediction wherever they lie; offloaded ones leave again."""
-    latents = torch.randn(2, config["in_channels"] // 4, 16, 16)
-    embeddings = Embeddings(
-        torch.randn(1, 256, config["joint_attention_dim"]),
-        torch.randn(1, config["pooled_projection_dim"]),
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--tiny", action="store_true", help="small, also on a processor")
+    parser.add_argument(
+        "--seconds", type=float, default=_SECONDS, help="the time for everything (%(default)s)"
     )
-    results = []
-    for placement in _PLACEMENTS:
-        transformer = random_transformer(config, device, torch.bfloat16, placement)
-        # The second call of an offloaded model prefetches, the first finds out in which order.
-        calls = [transformer.predict(latents, 0.4, 3.5, embeddings) for _ in range(3)]
-        if device.type == "cuda":
-            held = torch.cuda.memory_allocated(device) / transformer.size_bytes
-            print(f"{placement}: {held:.1%} of the weights' size is held on the device")
-            assert placement != "offloaded" or held < 0.25
-        results += [call.cpu() for call in calls]
-        del transformer, calls
-        free_caches()
-    for result in results:
-        difference = (result - results[0]).abs().max() / results[0].abs().max()
-        print(f"largest difference to expanded weights: {difference:.2e}")
-        assert difference == 0 or device.type == "cuda"
-        assert difference < 0.02
+    parser.add_argument("--json", type=Path, help="a file for all results")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="the parts to run")
+    return parser.parse_args()
 
 
-def run_esrgan_out_of_memory() -> None:
-    """A picture whose tiles do not fit is finished in smaller ones, to the same pixels."""
-    with tempfile.TemporaryDirectory() as name:
-        picture = write_photograph(Path(name) / "in.png", 3000, 2000)
-        model = str(bundled_weights_dir() / "compact-x4.safetensors")
-        engine = EsrganEngine(Settings(model_dir=Path(name)))
-        engine.start()
+def _parts(folder: Path, report: Report, *, tiny: bool) -> list[Part]:
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    engine = EsrganEngine(Settings(model_dir=folder, device=str(device)))
+    engine.start()
+    small, large = ((40, 32), (48, 40)) if tiny else ((640, 448), (1920, 1080))
+    # RRDB takes seconds on the processor.
+    sample = (40, 32) if tiny else (256, 192)
+    config = published_config() | (_TINY if tiny else {})
+    vae = CONFIGS["vae"] if tiny else published_config("vae")
+    tile, batches = (128, (2,)) if tiny else (512, (1, 2, 4, 8))
+    names = ("compact-x4",) if tiny else ()
+    job = (2, 40, 32) if tiny else (20, 320, 256)
+    pace: dict[str, float] = {}
 
-        def job(path: Path) -> np.ndarray:
-            given = EsrganConfig(
-                image_path=str(picture), output_path=str(path), model=model, tile_size=2048
-            )
-            engine.run(given, Surroundings())
-            return pixels(path)
-
-        whole = job(Path(name) / "whole.png")
-        with_little_memory(lambda: job(Path(name) / "less.png"))
-        difference = np.abs(whole.astype(int) - pixels(Path(name) / "less.png")).max()
-        print(f"ESRGAN with {_LEFT_BYTES >> 20} MiB: finished; differs by {difference} at most")
-        assert difference <= 1
-
-
-def run_flux_out_of_memory() -> None:
-    """A FLUX job whose tiles do not fit is finished in smaller ones, and says so."""
-    with tempfile.TemporaryDirectory() as name:
-        replica = write_replica(Path(name) / "models")
-        upscaler = install_upscaler(replica.folder)
-        picture = write_photograph(Path(name) / "in.png", 512, 512)
-        engine = FluxEngine(Settings(model_dir=replica.folder))
-        engine.start()
-        output = Path(name) / "out.png"
-        given = FluxConfig(
-            image_path=str(picture),
-            output_path=str(output),
-            upscale_model=upscaler,
-            steps=2,
-            tile_size=2048,
+    def networks(size: tuple[int, int]) -> Callable[[TimeBudget], object]:
+        return lambda own: compare_networks(
+            engine, folder, size, device, own, report, pace=pace, names=names
         )
-        engine.run(given, Surroundings())
-        before = pixels(output)
-        with_little_memory(lambda: engine.run(given, Surroundings()))
-        print(f"FLUX with {_LEFT_BYTES >> 20} MiB: finished (a warning above says how)")
-        assert pixels(output).shape == before.shape
+
+    def forwards(size: tuple[int, int]) -> Callable[[TimeBudget], object]:
+        return lambda own: compare_forwards(folder, size, device, own, report, names or BY_ROWS)
+
+    def calls(own: TimeBudget) -> None:
+        card_flux.compare_placements(config, vae, device, tile, batches, own, report)
+
+    def results(own: TimeBudget) -> None:
+        compare_results(engine, folder, sample, device, own, report, names or NETWORKS)
+
+    parts = [
+        Part("networks", 0.25, networks(small)),
+        Part("forwards", 0.12, forwards(small)),
+        Part("networks-large", 0.25, networks(large)),
+        Part("flux", 0.25, calls),
+        Part("memory", 0.15, lambda _: run_esrgan_out_of_memory(engine, folder, report)),
+        Part("beside", 0.05, lambda _: run_beside_another(engine, folder, device, report)),
+        Part("memory-flux", 0.1, lambda _: run_flux_out_of_memory(folder, report)),
+        Part("fidelity", 0.12, results),
+        Part("forwards-large", 0.1, forwards(large)),
+        Part("compiled", 0.3, lambda own: compare_compiled(folder, small, device, own, report)),
+        Part("replica", 0.1, lambda _: flux.print_job({}, *job)),
+    ]
+    if device.type == "cuda":
+        return parts
+    return [part for part in parts if part.name in _WITHOUT_CARD]
 
 
-def with_little_memory(run: Callable[[], object]) -> None:
-    """Run it with so little of the GPU's memory that it has to make do."""
-    free_caches()
-    total = torch.cuda.get_device_properties(0).total_memory
-    allowed = torch.cuda.memory_reserved(0) + _LEFT_BYTES
-    torch.cuda.set_per_process_memory_fraction(allowed / total, 0)
-    try:
-        run()
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+def _about() -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "imports_s": time.monotonic() - _STARTED,
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        about |= {
+            "card": properties.name,
+            "memory_gib": properties.total_memory / 2**30,
+            "processors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "tf32_in_convolutions": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "copies_gb_s": copy_rates(torch.device("cuda:0")),
+        }
+    return about
 
 
-def pixels(path: Path) -> np.ndarray:
-    """A picture's."""
-    values: np.ndarray = pyvips.Image.new_from_file(str(path)).numpy()
-    return values
+def _give_up(report: Report) -> None:
+    """End the process: a part outran its time, and a call of the card cannot be interrupted."""
+    print("\nthe time is over: what is left was skipped", flush=True)
+    report.keep("ended early", True)
+    os._exit(1)
 
 
 if __name__ == "__main__":

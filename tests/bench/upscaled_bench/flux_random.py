@@ -22,10 +22,10 @@ from upscaled_models.flux.transformer import Placement, Transformer, fill_transf
 _REST = FORMATS["F16"]
 
 
-def published_config() -> dict[str, Any]:
+def published_config(part: str = "transformer") -> dict[str, Any]:
     """FLUX.1-dev's."""
     nowhere = Path("nowhere")
-    return Files(nowhere, *[nowhere] * 6).config("transformer")
+    return Files(nowhere, *[nowhere] * 6).config(part)
 
 
 def build(config: Mapping[str, Any]) -> Any:
