@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from upscaled_http import webhooks as sending
-from upscaled_http.deliveries import Deliveries
+from upscaled_http.deliveries import RegistryDeliveries
 from upscaled_http.records import Record
-from upscaled_http.signatures import Signer
-from upscaled_http.webhooks import Webhooks
+from upscaled_http.webhooks import JobWebhooks
+from upscaled_webhooks import webhooks as sending
+from upscaled_webhooks.signatures import Signer
+from upscaled_webhooks.webhooks import Webhooks
 from waiting import TIMEOUT_S
 from webhook_receiver import SECRET
 
@@ -132,11 +133,12 @@ class Bench:
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute("PRAGMA journal_mode = WAL")
         self.db.execute("PRAGMA synchronous = NORMAL")
-        self.deliveries = Deliveries(self.db)
+        self.deliveries = RegistryDeliveries(self.db)
         self._made()
 
     def _made(self) -> None:
         self.webhooks = Webhooks(self.deliveries, Signer(SECRET), self.receivers, clock=self.clock)
+        self.jobs = JobWebhooks(self.deliveries, self.webhooks)
         self.webhooks.start()
 
     async def restart(self) -> None:
@@ -144,7 +146,7 @@ class Bench:
         self._made()
 
     def add(self, job_id: str, url: str = URL, owner: str = "me") -> None:
-        self.webhooks.handle_end(record(job_id, url, owner))
+        self.jobs.handle_end(record(job_id, url, owner))
 
     async def check_quiet(self) -> None:
         """Nothing is sent, and nothing will be until something happens."""

@@ -27,7 +27,8 @@ BELOW = {
     "upscaled_worker": {PROTOCOL, "upscaled_imaging", "upscaled_models"},
     "upscaled_supervisor": {PROTOCOL},
     "upscaled": {PROTOCOL},
-    "upscaled_queue": {PROTOCOL, "upscaled"},
+    "upscaled_webhooks": {PROTOCOL},
+    "upscaled_queue": {PROTOCOL, "upscaled", "upscaled_webhooks"},
 }
 # Only these may import PyTorch.
 WITH_TORCH = {"upscaled_models", "upscaled_bench"}

@@ -17,9 +17,9 @@ from pydantic import (
 
 from upscaled_http.keys import Key, parse_keys
 from upscaled_http.messages import Retention
-from upscaled_http.signatures import check_secret
 from upscaled_protocol.envelope import MAX_TIMEOUT_S, PICTURE_METHODS, Method
 from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
+from upscaled_webhooks.signatures import check_secret
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

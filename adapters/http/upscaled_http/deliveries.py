@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
-from typing import NamedTuple
+
+from upscaled_webhooks.deliveries import Delivery, Receiver
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deliveries (
@@ -25,26 +26,10 @@ CREATE INDEX IF NOT EXISTS deliveries_by_receiver ON deliveries (owner, host, du
 """
 
 
-class Receiver(NamedTuple):
-    """One owner's webhooks to one host. `host` is `host:port`."""
+class RegistryDeliveries:
+    """`Deliveries`. A job has at most one, so the job's id is the message's too."""
 
-    owner: str
-    host: str
-
-
-class Delivery(NamedTuple):
-    """One webhook. A job has at most one, so the job's id identifies it."""
-
-    job_id: str
-    url: str
-    body: bytes
-    created_at: float
-    due_at: float
-    attempts: int = 0
-
-
-class Deliveries:
-    """The methods raise `sqlite3.Error` if the disk is full or fails."""
+    outages: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -58,7 +43,7 @@ class Deliveries:
         self._db.execute(
             "INSERT OR IGNORE INTO deliveries (owner, host, job_id, url, body, created_at, due_at, "
             "attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*receiver, *delivery),
+            (*receiver, *delivery[1:]),
         )
 
     def receivers(self) -> dict[Receiver, float]:
@@ -69,19 +54,27 @@ class Deliveries:
     def next(self, receiver: Receiver, busy: Collection[str]) -> Delivery | None:
         """The receiver's delivery that is due first, without those of the jobs in `busy`."""
         rows = self._db.execute(
-            "SELECT job_id, url, body, created_at, due_at, attempts FROM deliveries "
+            "SELECT job_id, job_id, url, body, created_at, due_at, attempts FROM deliveries "
             "WHERE owner = ? AND host = ? ORDER BY due_at LIMIT ?",
             (*receiver, len(busy) + 1),
         )
         return next((Delivery(*row) for row in rows if row[0] not in busy), None)
 
-    def postpone(self, job_id: str, due_at: float) -> None:
+    def postpone(self, delivery: Delivery, due_at: float) -> None:
         """Record a failed attempt, and the time of the next one."""
         self._db.execute(
             "UPDATE deliveries SET due_at = ?, attempts = attempts + 1 WHERE job_id = ?",
-            (due_at, job_id),
+            (due_at, delivery.job_id),
         )
 
-    def remove(self, job_id: str) -> None:
+    def remove(self, delivery: Delivery) -> None:
+        """Remove a delivery that has arrived."""
+        self.forget(delivery.job_id)
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:  # noqa: ARG002 - the log has it
+        """Remove a delivery that cannot be made."""
+        self.forget(delivery.job_id)
+
+    def forget(self, job_id: str) -> None:
         """Remove the job's delivery."""
         self._db.execute("DELETE FROM deliveries WHERE job_id = ?", (job_id,))

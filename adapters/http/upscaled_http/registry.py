@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from upscaled_http.deliveries import Deliveries
+from upscaled_http.deliveries import RegistryDeliveries
 from upscaled_http.records import Pixels, Record
 
 _VERSION = 1
@@ -118,7 +118,7 @@ class Registry:
             # Rows survive a kill of any process, but perhaps not a loss of power.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-            self.deliveries = Deliveries(self._db)
+            self.deliveries = RegistryDeliveries(self._db)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.Error as error:
             raise RegistryError(f"{path.name} cannot be opened: {error}") from None

@@ -77,7 +77,7 @@ class Service:
         self.webhooks = open_webhooks(self.settings.webhooks, self.registry.deliveries)
         if self.webhooks is not None:
             self.jobs.on_recording_end.append(self.webhooks.handle_end)
-            self.webhooks.start()
+            self.webhooks.sending.start()
         self.daemon = ChildDaemon(
             daemon_command(self.settings, self.storage),
             self.jobs,
@@ -115,7 +115,7 @@ class Service:
             await asyncio.gather(self._housekeeping, return_exceptions=True)
         self.jobs.catch_up()
         if self.webhooks is not None:
-            await self.webhooks.stop()
+            await self.webhooks.sending.stop()
         self.registry.close()
         self.storage.close()
 
@@ -231,7 +231,7 @@ class Service:
             return
         if record.file_name is not None:
             self.storage.remove_result(record.file_name)
-        self.registry.deliveries.remove(record.job_id)
+        self.registry.deliveries.forget(record.job_id)
         self.registry.remove(record.job_id)
 
     async def wait(self, record: Record, wait_s: float) -> bool:
@@ -300,7 +300,7 @@ class Service:
         if self.filing is not None:
             yield from self.filing.collect()
         if self.webhooks is not None:
-            yield from self.webhooks.collect()
+            yield from self.webhooks.sending.collect()
 
     # --- parts ----------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from upscaled_http.config import Settings
 from upscaled_http.messages import FieldError, Retention
 from upscaled_http.problems import ProblemError, sentence_of
-from upscaled_http.receivers import host_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.catalog import Catalog, default_model_dir
@@ -32,6 +31,7 @@ from upscaled_protocol.configs import (
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import CONFIGS, Size
 from upscaled_protocol.urlpolicy import HostNotAllowedError
+from upscaled_webhooks.webhookurl import host_of
 
 DEFAULT_METHOD = "esrgan"
 

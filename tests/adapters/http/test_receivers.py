@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from upscaled_http import receivers
-from upscaled_http.receivers import MAX_URL_LENGTH, DeliveryError, Poster, host_of
-from upscaled_http.signatures import Signer
 from upscaled_protocol import urlpolicy
 from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
+from upscaled_webhooks import receivers
+from upscaled_webhooks.receivers import DeliveryError, Poster
+from upscaled_webhooks.signatures import Signer
+from upscaled_webhooks.webhookurl import MAX_URL_LENGTH, host_of
 from waiting import TIMEOUT_S
 
 SECRET = "whsec_" + "c2VjcmV0" * 4

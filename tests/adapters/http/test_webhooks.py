@@ -8,10 +8,11 @@ import sqlite3
 
 import pytest
 
-from upscaled_http import webhooks as sending
 from upscaled_http.messages import JobStatus
-from upscaled_http.receivers import DeliveryError
-from upscaled_http.webhooks import GIVEN_UP_AFTER_S
+from upscaled_webhooks import webhooks as sending
+from upscaled_webhooks.deliveries import Delivery
+from upscaled_webhooks.receivers import DeliveryError
+from upscaled_webhooks.webhooks import GIVEN_UP_AFTER_S
 from webhook_bench import Bench, Run, record
 
 
@@ -21,7 +22,7 @@ def test_the_end_of_a_job_is_sent_with_the_job_and_no_more(run: Run, status: Job
         bench.receivers.answers["a.example"] = 204
         ended = record("one")
         ended.status = status
-        bench.webhooks.handle_end(ended)
+        bench.jobs.handle_end(ended)
         assert await bench.receivers.next() == ("a.example", "one")
         await bench.wait_settled()
         (body,) = bench.receivers.bodies
@@ -183,7 +184,7 @@ def test_the_webhook_of_a_job_that_is_removed_is_not_sent_any_more(run: Run) -> 
         bench.receivers.answers["a.example"] = 500
         bench.add("removed")
         await bench.log.wait("webhook failed")
-        bench.deliveries.remove("removed")
+        bench.deliveries.forget("removed")
         bench.receivers.answers["a.example"] = 200
         bench.clock.advance(60)
         bench.add("kept")
@@ -196,13 +197,13 @@ def test_the_webhook_of_a_job_that_is_removed_is_not_sent_any_more(run: Run) -> 
 def test_on_a_full_disk_a_delivered_message_is_not_sent_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "_DISK_PAUSE_S", 0)
+    monkeypatch.setattr(sending, "_OUTAGE_PAUSE_S", 0)
 
     async def test(bench: Bench) -> None:
         bench.receivers.answers["a.example"] = 200
         remove = bench.deliveries.remove
 
-        def fail(_: str) -> None:
+        def fail(_: Delivery) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
         monkeypatch.setattr(bench.deliveries, "remove", fail)

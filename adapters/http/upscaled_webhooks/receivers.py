@@ -7,57 +7,28 @@ followed, no proxy of the environment is used, and the body of the answer is not
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from urllib.parse import urlsplit
 
 import httpcore2
 
 from upscaled_protocol.urlpolicy import (
     HostNotAllowedError,
     HostNotFoundError,
-    HostPort,
     UrlPolicy,
 )
+from upscaled_webhooks.webhookurl import host_of
 
-MAX_URL_LENGTH = 2048
 # From the connection to the answer's status. A receiver should answer before it does its work.
 TIME_LIMIT_S = 15.0
 # Per address of a host that has several.
 _CONNECT_LIMIT_S = 5.0
-_VISIBLE_ASCII = re.compile(r"[!-~]+")
-# RFC 1035, 2.3.4.
-_LONGEST_HOST = 253
-_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 class DeliveryError(Exception):
     """Raised if there was no answer. Its text has the reason, and of the URL only the host."""
-
-
-def host_of(url: str) -> HostPort:
-    """The host and the port of a webhook's URL. Raises `ValueError`."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("webhook is not a valid URL") from None
-    if len(url) > MAX_URL_LENGTH:
-        raise ValueError(f"webhook is longer than {MAX_URL_LENGTH} characters")
-    if not _VISIBLE_ASCII.fullmatch(url):
-        raise ValueError("webhook may have only ASCII letters, digits and signs, and no spaces")
-    if parts.scheme not in _USUAL_PORTS:
-        raise ValueError("webhook must begin with http:// or https://")
-    if not host or len(host) > _LONGEST_HOST or port == 0:
-        raise ValueError("webhook is not a valid URL")
-    if "@" in parts.netloc:
-        raise ValueError(
-            "webhook must not hold a user name or a password; check the signature instead"
-        )
-    return HostPort(host, port or _USUAL_PORTS[parts.scheme])
 
 
 class Poster:
