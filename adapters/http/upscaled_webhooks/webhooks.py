@@ -98,6 +98,23 @@ def _warn(text: str, fields: Mapping[str, object]) -> None:
     _LOG.warning(text, extra={"fields": fields})
 
 
+def attempts_metric(counts: Mapping[Outcome, int]) -> Metric:
+    """For Prometheus: attempts by their outcome."""
+    attempts = CounterMetricFamily(
+        "upscaled_webhook_attempts",
+        "Webhooks sent. `failed` is tried again, `given_up` is not.",
+        labels=["outcome"],
+    )
+    for outcome in get_args(Outcome):
+        attempts.add_metric([outcome], counts.get(outcome, 0))
+    return attempts
+
+
+def pending_metric(count: int) -> Metric:
+    """For Prometheus: webhooks that have not ended."""
+    return GaugeMetricFamily("upscaled_webhooks_pending", "Webhooks to be delivered.", value=count)
+
+
 class Webhooks:
     """Sends each webhook when it is due. Call it from the event loop.
 
@@ -138,20 +155,12 @@ class Webhooks:
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""
-        attempts = CounterMetricFamily(
-            "upscaled_webhook_attempts",
-            "Webhooks sent. `failed` is tried again, `given_up` is not.",
-            labels=["outcome"],
-        )
-        for outcome in get_args(Outcome):
-            attempts.add_metric([outcome], self.counts[outcome])
-        yield attempts
-        yield GaugeMetricFamily(
-            "upscaled_webhooks_pending", "Webhooks to be delivered.", value=self.pending
-        )
+        yield attempts_metric(self.counts)
+        yield pending_metric(self.pending)
 
     def start(self) -> None:
-        """Continue with the deliveries of an earlier process. Raises the outages of the store."""
+        """Send what is due, and what other processes have recorded since the last call. Raises the
+        outages of the store."""
         self._started = True
         for receiver, due_at in self._deliveries.receivers().items():
             self._wake_at(receiver, due_at)

@@ -27,6 +27,7 @@ from upscaled_queue.machine import Ended, Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
+from upscaled_queue.webhooks import read_webhook_settings
 
 # A message that is given back comes again at once if nothing else waits: its delay is spent here.
 _LONGEST_PAUSE_S = 1.0
@@ -70,6 +71,8 @@ class UpscaleTask(Task):  # type: ignore[misc]
         else:
             urgent = URGENT if priority > 0 else ""
         options.setdefault("queue", _settings.queue_of(str(job.get("method"))) + urgent)
+        # Celery's events and Flower show it; the job's URLs may have secrets.
+        options.setdefault("argsrepr", "(...)")
         # For `queue depth`: how long the oldest one waits.
         options["headers"] = {**options.get("headers", {}), "given_at": time.time()}
         return super().apply_async((job,), {}, task_id=task_id, **options)
@@ -297,7 +300,8 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
     prefix = _settings.queue_prefix
     queues = [queue.removesuffix(URGENT) for queue in app.amqp.queues.consume_from]
     methods = tuple(dict.fromkeys(queue.removeprefix(prefix) for queue in queues))
-    settings = replace(_settings, methods=methods)
+    webhooks = read_webhook_settings(os.environ)
+    settings = replace(_settings, methods=methods, webhooks=webhooks)
     configure(settings)
     log = Logger(2, component="work", machine=settings.machine)
     check_server(settings.url, log)

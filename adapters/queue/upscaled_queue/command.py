@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from upscaled_queue.queueurl import QueueUrlError, read_queue_url
+from upscaled_queue.queueurl import read_queue_url
 from upscaled_queue.settings import DEFAULT_KEEP_S, DEFAULT_LEASE_S, Settings
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ examples:
   upscaled queue status job-1
   upscaled queue cancel job-1
   upscaled queue depth --methods esrgan,flux
+  UPSCALED_WEBHOOKS_SECRET_FILE=webhook.secret upscaled queue webhooks
   upscaled queue dead | jq -r .job_id | xargs -n 1 upscaled queue requeue
 
 All of them print JSON lines. A job's end is the protocol's `result` or `error`; giving a job_id
@@ -44,7 +47,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(list(argv))
     try:
         url = read_queue_url(options.queue, options.record)
-    except QueueUrlError as error:
+        webhooks = shared.webhook_settings(options) if "allow_webhook" in options else None
+    except ValueError as error:
         print(f"upscaled queue: {error}", file=sys.stderr)
         return EXIT_USAGE
     settings = Settings(
@@ -53,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         lease_s=getattr(options, "lease_s", DEFAULT_LEASE_S),
         keep_s=round(getattr(options, "keep_s", DEFAULT_KEEP_S)),
         queue_prefix=options.queue_prefix,
+        webhooks=webhooks,
     )
     try:
         return _run(options, settings)
@@ -83,13 +88,12 @@ def parser() -> argparse.ArgumentParser:
         default=("esrgan",),
         help="the methods that the machines serve, by comma (default: esrgan)",
     )
-    run.add_argument(
-        "--lease-s",
-        type=shared.above_zero,
-        default=DEFAULT_LEASE_S,
-        help="that of the machines (default: %(default)g)",
-    )
+    _add_lease(run)
     _add_keep(run)
+    shared.add_webhook_options(run)
+    webhooks = command("webhooks", "send the webhooks of ended jobs, also while no machine runs")
+    _add_lease(webhooks)
+    shared.add_webhook_options(webhooks)
     submit = command("submit", "read job lines from stdin, and put the jobs into their queues")
     _add_keep(submit)
     results = command("results", "print the ends of jobs, as lines of the protocol")
@@ -100,12 +104,7 @@ def parser() -> argparse.ArgumentParser:
         ("depth", "tell what waits and runs, for those who add and take away machines"),
     ):
         one = command(name, summary)
-        one.add_argument(
-            "--lease-s",
-            type=shared.above_zero,
-            default=DEFAULT_LEASE_S,
-            help="that of the machines (default: %(default)g)",
-        )
+        _add_lease(one)
         if name == "status":
             one.add_argument("id", metavar="ID")
         else:
@@ -118,6 +117,15 @@ def parser() -> argparse.ArgumentParser:
     requeue.add_argument("id", metavar="ID")
     _add_keep(requeue)
     return arguments
+
+
+def _add_lease(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--lease-s",
+        type=shared.above_zero,
+        default=DEFAULT_LEASE_S,
+        help="that of the machines (default: %(default)g)",
+    )
 
 
 def _add_keep(arguments: argparse.ArgumentParser) -> None:
@@ -142,8 +150,11 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         "depth": _depth,
         "dead": _dead,
         "requeue": _requeue,
+        "webhooks": _webhooks,
     }[options.command]
     try:
+        if options.command == "webhooks":
+            check_server(settings.url)
         if options.command in ("run", "submit", "requeue"):
             # Before anything is asked: an extra may be missing.
             import_module(f"upscaled_queue.{settings.url.engine}")
@@ -166,7 +177,43 @@ def _front(options: argparse.Namespace, settings: Settings, records: Records) ->
     from upscaled_queue.producer import Producer
 
     producer = Producer(settings, records)
-    return Front(settings, records, producer, sys.stdin.fileno(), sys.stdout.fileno()).serve()
+    front = Front(settings, records, producer, sys.stdin.fileno(), sys.stdout.fileno())
+    with _sending(settings):
+        return front.serve()
+
+
+def _webhooks(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    if settings.webhooks is None:
+        print(
+            "upscaled queue: webhooks are signed: set UPSCALED_WEBHOOKS_SECRET, or "
+            "UPSCALED_WEBHOOKS_SECRET_FILE, as it is set on the machines",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    ends = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with _sending(settings):
+        signal.sigwait(ends)
+    return EXIT_OK
+
+
+@contextlib.contextmanager
+def _sending(settings: Settings) -> Iterator[None]:
+    """Send webhooks meanwhile, if there is a secret."""
+    if settings.webhooks is None:
+        yield
+        return
+    from upscaled_protocol.log import Logger
+    from upscaled_queue.sender import WebhookSender
+
+    log = Logger(2, component="webhooks", machine=settings.machine)
+    sender = WebhookSender(settings, settings.webhooks, log)
+    sender.start()
+    log.log("info", "sending_webhooks")
+    try:
+        yield
+    finally:
+        sender.stop()
 
 
 def _submit(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001

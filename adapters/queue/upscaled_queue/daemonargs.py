@@ -1,11 +1,12 @@
-"""The options with which a machine starts its `upscaled run`."""
+"""The options and the environment with which a machine starts its `upscaled run`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from upscaled_queue.job import PIPELINE, UPSCALING_METHOD
-from upscaled_queue.settings import Settings
+from upscaled_queue.settings import PREFIX, Settings
+from upscaled_queue.webhooks import PREFIX as WEBHOOKS_PREFIX
 
 
 def daemon_args(settings: Settings, scratch: Sequence[str] = ()) -> list[str]:
@@ -19,3 +20,9 @@ def daemon_args(settings: Settings, scratch: Sequence[str] = ()) -> list[str]:
     for prefix in settings.allow_urls:
         args += ["--allow-url", prefix]
     return [*args, *settings.daemon_args]
+
+
+def daemon_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the secrets of webhooks and the queue's password: the daemon needs neither."""
+    secret = (PREFIX, WEBHOOKS_PREFIX)
+    return {name: value for name, value in environment.items() if not name.startswith(secret)}

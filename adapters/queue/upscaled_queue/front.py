@@ -44,6 +44,7 @@ from upscaled_queue.producer import Producer
 from upscaled_queue.record import Records
 from upscaled_queue.redisserver import is_away
 from upscaled_queue.settings import Settings
+from upscaled_queue.webhooks import message_of
 
 # How soon the end of a job is seen.
 _TICK_MS = 50
@@ -69,6 +70,7 @@ class _OpenJob:
     """progress: the newest line that the host has."""
 
     method: str
+    webhook_url: str | None
     progress: str | None = None
 
 
@@ -184,7 +186,7 @@ class Front:
             )
 
     def _accept(self, job: QueuedJob) -> None:
-        self._open[job.job_id] = _OpenJob(job.method)
+        self._open[job.job_id] = _OpenJob(job.method, job.webhook_url)
         self._new.append(job)
         # A cancel that came before its job is in the record, so the machine finds it.
         self._admission.note_accepted(job.job_id)
@@ -211,7 +213,9 @@ class Front:
         if status["state"] != "running":
             # No machine may be there to find the flag.
             error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
-            self._records.settle(job_id, job.method, error_event(error, job_id), None)
+            event, url = error_event(error, job_id), job.webhook_url
+            webhook = None if url is None else message_of(url, job.method, event)
+            self._records.settle(job_id, job.method, event, None, webhook)
 
     def _replay(self, job_ids: Iterable[str]) -> None:
         """Send the ends of these jobs again. The ends of open ones are sent anyway."""

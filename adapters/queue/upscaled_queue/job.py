@@ -14,6 +14,7 @@ from upscaled.errors import UpscaledError
 from upscaled_protocol.envelope import open_envelope, quote
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import encode_line
+from upscaled_webhooks.webhookurl import host_of
 
 Message = dict[str, Any]
 
@@ -47,6 +48,11 @@ class QueuedJob:
     fields: Message
     message: Message
 
+    @property
+    def webhook_url(self) -> str | None:
+        """Where its end is sent."""
+        return self.fields.get("webhook_url")
+
 
 def read_job(fields: object) -> QueuedJob:
     """Raises `JobError`, which has the job's id if one can be read."""
@@ -72,6 +78,7 @@ def read_job(fields: object) -> QueuedJob:
             "output_base64 is not for a queue, because records hold no pictures: give output_path",
             job_id=envelope.job_id,
         )
+    _check_webhook_url(envelope.fields.get("webhook_url"), envelope.job_id)
     method = PIPELINE if is_picture else envelope.method
     given = {**envelope.fields, "method": method}
     message = {name: value for name, value in given.items() if name not in _OWN_FIELDS}
@@ -106,6 +113,17 @@ def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
                 "machine",
                 job_id=job.job_id,
             )
+
+
+def _check_webhook_url(url: object, job_id: str) -> None:
+    if url is None:
+        return
+    try:
+        if not isinstance(url, str):
+            raise ValueError("webhook_url is a text")
+        host_of(url, "webhook_url")
+    except ValueError as error:
+        raise JobError(ErrorCode.INVALID_JOB, str(error), job_id=job_id) from None
 
 
 def level_of(priority: int) -> int:

@@ -24,7 +24,7 @@ from upscaled import DaemonGoneError, UpscaledError, Upscaler
 from upscaled.protocol import Progress
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
-from upscaled_queue.daemonargs import daemon_args
+from upscaled_queue.daemonargs import daemon_args, daemon_environment
 from upscaled_queue.job import (
     PIPELINE,
     Message,
@@ -37,7 +37,9 @@ from upscaled_queue.job import (
     read_job,
 )
 from upscaled_queue.record import RecordLostError, Records, Start
+from upscaled_queue.sender import WebhookSender
 from upscaled_queue.settings import Settings
+from upscaled_queue.webhooks import check_webhook, webhook_of
 
 if TYPE_CHECKING:
     from upscaled import Call
@@ -101,10 +103,14 @@ class Machine:
         self.on_failed: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._closing: threading.Thread | None = None
+        self.sender: WebhookSender | None = None
+        if settings.webhooks is not None:
+            self.sender = WebhookSender(settings, settings.webhooks, log)
         self.pictures = _pictures(settings)
         scratch = () if self.pictures is None else (str(self.pictures.scratch),)
         self._upscaler = Upscaler(
             args=daemon_args(settings, scratch),
+            env=daemon_environment(os.environ),
             show_log=True,
             close_timeout_s=settings.grace_s + _AFTER_GRACE_S,
         )
@@ -113,6 +119,8 @@ class Machine:
         """Start the daemon, and wait until it is ready: how many workers it has. Raises
         `DaemonGoneError`."""
         self._upscaler.start()
+        if self.sender is not None:
+            self.sender.start()
         self.last_delivery = time.monotonic()
         return max(1, len(self._upscaler.health().workers or ()))
 
@@ -155,6 +163,7 @@ class Machine:
     def _run(self, run: Run, token: str, on_progress: ProgressListener | None) -> Outcome:
         job, starts = run.job, 0
         try:
+            check_webhook(job.webhook_url, job.job_id, self.settings.webhooks)
             check_allowed(job, self.settings.allow_urls)
         except JobError as error:
             return self._settle(job, error_event(error, job.job_id))
@@ -291,6 +300,8 @@ class Machine:
             self._closing.join()
         if self.pictures is not None:
             self.pictures.close()
+        if self.sender is not None:
+            self.sender.stop()
         with contextlib.suppress(Exception):
             self.records.leave(self.settings.machine, self.settings.methods)
 
@@ -331,12 +342,14 @@ class Machine:
         self.log.log("warning", "job_refused", job_id=job_id, detail=error.message)
         if job_id is None:
             return {**error_event(error, ""), "job_id": None}
-        method = given.get("method")
         event = error_event(error, job_id)
-        return self.records.settle(job_id, str(method), event, dict(given))
+        method = str(given.get("method"))
+        webhook = webhook_of(given.get("webhook_url"), method, event, self.settings.webhooks)
+        return self.records.settle(job_id, method, event, dict(given), webhook)
 
     def _settle(self, job: QueuedJob, event: Message) -> Ended:
-        counted = self.records.settle(job.job_id, job.method, event, job.fields)
+        webhook = webhook_of(job.webhook_url, job.method, event, self.settings.webhooks)
+        counted = self.records.settle(job.job_id, job.method, event, job.fields, webhook)
         if counted is not event:
             self._count("fenced")
         self._count(f"ended_{event['type']}")

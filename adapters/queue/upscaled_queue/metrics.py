@@ -10,7 +10,9 @@ from prometheus_client.registry import Collector
 
 from upscaled_queue.depth import depth
 from upscaled_queue.machine import Machine
+from upscaled_queue.outbox import Outbox
 from upscaled_queue.record import Records
+from upscaled_webhooks.webhooks import pending_metric
 
 # By the names under which the machine counts them.
 _DELIVERIES = {"delivered_first": "first", "delivered_again": "again", "given_back": "given_back"}
@@ -33,6 +35,7 @@ class QueueCollector(Collector):
         settings = machine.settings
         # With a client that fails at once: a scraper does not wait.
         self._records = Records(settings.url.record, settings.keep_s)
+        self._outbox = Outbox(settings.url.record, settings.machine)
 
     def collect(self) -> Iterator[Metric]:
         """All of them, now."""
@@ -55,10 +58,13 @@ class QueueCollector(Collector):
         yield from (deliveries, ends, fenced)
         if self._machine.pictures is not None:
             yield from self._machine.pictures.metrics.collect()
+        if self._machine.sender is not None:
+            yield from self._machine.sender.collect()
 
     def _gauges(self) -> Iterator[Metric]:
         try:
             told = depth(self._machine.settings, self._records)
+            pending = len(self._outbox)
         except Exception:  # noqa: BLE001 - an engine's outage has any class
             return
         for name, (metric, text) in _GAUGES.items():
@@ -66,6 +72,7 @@ class QueueCollector(Collector):
             for method, numbers in told.items():
                 gauge.add_metric([method], numbers[name] or 0)
             yield gauge
+        yield pending_metric(pending)
 
 
 def serve_metrics(machine: Machine, address: str) -> None:

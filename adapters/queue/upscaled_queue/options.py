@@ -9,11 +9,17 @@ from collections.abc import Sequence
 
 from upscaled_queue.exits import EXIT_FAILED
 from upscaled_queue.settings import PREFIX
+from upscaled_queue.webhooks import WebhookSettings, read_webhook_settings
 
 # The extra of each engine, by the modules that it brings.
 _EXTRAS = {"celery": "celery", "kombu": "celery", "bullmq": "bullmq", "redis": "celery"}
 # Whatever the engine is.
-_STORAGE = {"obstore": "storage"}
+_OTHER_EXTRAS = {
+    "anyio": "webhooks",
+    "httpcore2": "webhooks",
+    "obstore": "storage",
+    "standardwebhooks": "webhooks",
+}
 
 
 def add_queue_options(arguments: argparse._ActionsContainer) -> None:
@@ -37,6 +43,24 @@ def add_queue_options(arguments: argparse._ActionsContainer) -> None:
         default=os.environ.get(PREFIX + "PREFIX", ""),
         help="what stands before a method in the names of its queue (default: nothing)",
     )
+
+
+def add_webhook_options(arguments: argparse._ActionsContainer) -> None:
+    """Where webhooks may go."""
+    arguments.add_argument(
+        "--allow-webhook",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="let webhooks go to this host, of a private network too, and to no host that is not "
+        "given so; may be repeated (default: UPSCALED_WEBHOOKS_ALLOW_HOSTS, else the public "
+        "internet)",
+    )
+
+
+def webhook_settings(options: argparse.Namespace) -> WebhookSettings | None:
+    """None if no secret is set. Raises `ValueError`."""
+    return read_webhook_settings(os.environ, getattr(options, "allow_webhook", ()))
 
 
 def above_zero(text: str) -> float:
@@ -92,9 +116,9 @@ def say_missing(command: str, error: ModuleNotFoundError, engine: str | None) ->
     """The sentence for an extra that is not installed; the exit status. Raises the error if the
     module is none of an extra's."""
     module = (error.name or "").partition(".")[0]
-    if module not in _EXTRAS and module not in _STORAGE:
+    if module not in _EXTRAS and module not in _OTHER_EXTRAS:
         raise error
-    extra = _STORAGE.get(module) or engine or _EXTRAS[module]
+    extra = _OTHER_EXTRAS.get(module) or engine or _EXTRAS[module]
     print(
         f"{command}: the Python module {module} is missing: pip install 'upscaled[{extra}]'",
         file=sys.stderr,

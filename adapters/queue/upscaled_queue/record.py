@@ -4,16 +4,19 @@ Jobs are delivered at least once. A delivery that finds a record does not run, a
 at the same time the first end counts, so each job has one result.
 
     upscaled:record:ID    the terminal event
-    upscaled:job:ID       cancelled, not_before, progress, machine, given_at; a dead letter's job
+    upscaled:job:ID       cancelled, not_before, progress, machine, given_at; a dead letter's job;
+                          webhook_id, and in webhook what became of it
     upscaled:starts:ID    a member for each delivery that was started
-    upscaled:outbox       a stream of the ids that ended
+    upscaled:outbox       a stream of the ids that ended, with the receivers of their webhooks
     upscaled:dead         ids that ended with an error, by time
     upscaled:running:M, upscaled:machines:M    ids and machines of a method, by their last sign
+    upscaled:webhook:ID, upscaled:webhooks:HOST    webhooks to be sent, see `outbox`
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any, Literal, NamedTuple, TypeVar, cast
@@ -25,11 +28,12 @@ from redis.retry import Retry
 from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_queue import scripts
 from upscaled_queue.job import Message, QueuedJob, without_picture
+from upscaled_queue.webhooks import Webhook
 
 T = TypeVar("T")
 
 CANCEL_CHANNEL = "upscaled:cancel"
-_OUTBOX = "upscaled:outbox"
+OUTBOX = "upscaled:outbox"
 _DEAD = "upscaled:dead"
 
 # A Redis that does not answer for so long is away.
@@ -89,7 +93,7 @@ class Records:
         script = self.redis.register_script
         self._begin, self._settle = script(scripts.BEGIN), script(scripts.SETTLE)
         self._give_back, self._touch = script(scripts.GIVE_BACK), script(scripts.TOUCH)
-        self._count = script(scripts.COUNT)
+        self._count, self._delete = script(scripts.COUNT), script(scripts.DELETE)
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """No outage may end a delivery: whatever the engine makes of an exception, the job must
@@ -116,16 +120,23 @@ class Records:
             return Start(kind, decode_line(text.encode()), 0)
         return Start(kind, {}, float(text or 0))
 
-    def settle(self, job_id: str, method: str, event: Message, job: Message | None) -> Message:
-        """Write the job's end, unless it has one; the one that counts. job: kept for `requeue` if
-        the end is an error."""
+    def settle(
+        self,
+        job_id: str,
+        method: str,
+        event: Message,
+        job: Message | None,
+        webhook: Webhook | None = None,
+    ) -> Message:
+        """Write the job's end, and the webhook that tells it, unless it has one; the one that
+        counts. job: kept for `requeue` if the end is an error."""
         line = encode_line(event).decode().rstrip("\n")
         kept = without_picture(job) if job is not None else None
         keys = [
             f"upscaled:record:{job_id}",
             f"upscaled:job:{job_id}",
             f"upscaled:running:{method}",
-            _OUTBOX,
+            OUTBOX,
             _DEAD,
         ]
         args: list[Any] = [
@@ -134,6 +145,7 @@ class Records:
             self._keep_s,
             encode_line(kept).decode() if kept is not None else "",
             int(event["type"] == "error"),
+            *(webhook or ("", "", "", "")),
         ]
         before = self._patiently(lambda: self._settle(keys, args))
         return cast(Message, decode_line(before.encode())) if before and before != line else event
@@ -209,7 +221,16 @@ class Records:
             status["is_cancelled"] = True
         if event is not None:
             status["event"] = event
+        if "webhook_id" in job and event is not None:
+            status["webhook"] = self._webhook_of(job)
         return status
+
+    def _webhook_of(self, job: Mapping[str, str]) -> Message:
+        """What became of a job's webhook: `state` is waiting, delivered or given_up."""
+        if "webhook" in job:
+            return cast(Message, decode_line(job["webhook"].encode()))
+        attempts = self.redis.hget(f"upscaled:webhook:{job['webhook_id']}", "attempts")
+        return {"state": "waiting", "attempts": int(cast(str, attempts or 0))}
 
     def cancel(self, job_id: str) -> bool:
         """Have the job end as cancelled, now or when it is delivered; false if it has ended."""
@@ -229,7 +250,7 @@ class Records:
 
     def forget(self, job_id: str) -> Message | None:
         """Delete the job's end and its starts, so that it may run again: the job as it was given;
-        None if it was not kept."""
+        None if it was not kept. Its next end has a webhook of its own."""
         kept = cast(str | None, self.redis.hget(f"upscaled:job:{job_id}", "job"))
         if kept is None:
             return None
@@ -237,12 +258,9 @@ class Records:
         return cast(Message, decode_line(kept.encode()))
 
     def delete(self, job_id: str) -> None:
-        """Delete all that is known of an ended job."""
-        with self.redis.pipeline() as pipe:
-            for kind in ("record", "job", "starts"):
-                pipe.delete(f"upscaled:{kind}:{job_id}")
-            pipe.zrem(_DEAD, job_id)
-            pipe.execute()
+        """Delete all that is known of an ended job, also a webhook that waits."""
+        keys = [f"upscaled:{kind}:{job_id}" for kind in ("record", "job", "starts")]
+        self._delete([*keys, _DEAD], [job_id, uuid.uuid4().hex, self._keep_s])
 
     def counts(self, method: str, lease_s: float) -> tuple[int, int]:
         """Jobs that run, and machines that serve the method."""
@@ -255,7 +273,7 @@ class Records:
         at = "0"
         while True:
             block = _FOLLOW_MS if is_followed else None
-            found = cast(Any, self.redis.xread({_OUTBOX: at}, count=1000, block=block))
+            found = cast(Any, self.redis.xread({OUTBOX: at}, count=1000, block=block))
             if not found and not is_followed:
                 return
             for _, entries in found or ():
@@ -311,9 +329,9 @@ class Follower:
     def ended(self) -> Iterator[str]:
         """The ids that ended since the last call. Raises `redis.RedisError`."""
         if self._at is None:
-            last = cast(Any, self._redis.xrevrange(_OUTBOX, count=1))
+            last = cast(Any, self._redis.xrevrange(OUTBOX, count=1))
             self._at = last[0][0] if last else "0"
-        for _, entries in cast(Any, self._redis.xread({_OUTBOX: self._at}, count=1000)) or ():
+        for _, entries in cast(Any, self._redis.xread({OUTBOX: self._at}, count=1000)) or ():
             for entry_id, entry in entries:
                 self._at = entry_id
                 yield entry["job_id"]

@@ -33,7 +33,9 @@ return {'run', tostring(starts)}
 )
 
 # KEYS: record, job, running, outbox, dead. ARGV: event, job_id, keep_s, the job to keep or '',
-# 1 for a dead letter. Answers with the record that was there before, if there was one.
+# 1 for a dead letter; of its webhook the receiver or '', the URL, the body and the message's id,
+# which `requeue` has replaced if this is not the job's first end. Answers with the record that was
+# there before, if there was one.
 SETTLE = (
     _NOW
     + """
@@ -41,7 +43,17 @@ redis.call('ZREM', KEYS[3], ARGV[2])
 if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[3]) then
   return redis.call('GET', KEYS[1])
 end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000000, '*', 'job_id', ARGV[2])
+if ARGV[6] ~= '' then
+  local id = redis.call('HGET', KEYS[2], 'webhook_id') or ARGV[9]
+  redis.call('HSET', KEYS[2], 'webhook_id', id)
+  redis.call('HSET', 'upscaled:webhook:' .. id, 'job_id', ARGV[2], 'receiver', ARGV[6],
+    'url', ARGV[7], 'body', ARGV[8], 'created_at', now, 'attempts', 0)
+  redis.call('ZADD', 'upscaled:webhooks:' .. ARGV[6], now, id)
+  redis.call('SADD', 'upscaled:webhooks', ARGV[6])
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000000, '*', 'job_id', ARGV[2], 'receiver', ARGV[6])
+else
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000000, '*', 'job_id', ARGV[2])
+end
 if ARGV[5] == '1' then
   redis.call('ZADD', KEYS[5], now, ARGV[2])
   redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[3]))
@@ -100,5 +112,80 @@ return {
   redis.call('ZCOUNT', KEYS[1], '(' .. alive, '+inf'),
   redis.call('ZCOUNT', KEYS[2], '(' .. alive, '+inf'),
 }
+"""
+)
+
+_DROP = """
+local function drop(id)
+  local key = 'upscaled:webhook:' .. id
+  local receiver = redis.call('HGET', key, 'receiver')
+  if not receiver then return false end
+  redis.call('DEL', key)
+  redis.call('ZREM', 'upscaled:webhooks:' .. receiver, id)
+  if redis.call('EXISTS', 'upscaled:webhooks:' .. receiver) == 0 then
+    redis.call('SREM', 'upscaled:webhooks', receiver)
+  end
+  return true
+end
+"""
+
+# KEYS: record, job, starts, dead. ARGV: job_id, an id for the next webhook, keep_s. The job's
+# webhook is not sent any more, because its end is deleted.
+DELETE = (
+    _DROP
+    + """
+local id = redis.call('HGET', KEYS[2], 'webhook_id')
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('ZREM', KEYS[4], ARGV[1])
+if id then
+  drop(id)
+  redis.call('HSET', KEYS[2], 'webhook_id', ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
+end
+return false
+"""
+)
+
+# KEYS: sender. ARGV: name, lease in milliseconds. Answers with 1 if this process is the one that
+# sends webhooks, and with the time.
+HOLD_SENDER = (
+    _NOW
+    + """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return {0, string.format('%.6f', now)} end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {1, string.format('%.6f', now)}
+"""
+)
+
+# KEYS: sender. ARGV: name.
+LEAVE_SENDER = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return false
+"""
+
+# KEYS: sender. ARGV: name, message's id, time of the next attempt. Answers with 0 if another
+# process sends by now: that one counts its own attempts.
+POSTPONE_WEBHOOK = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local key = 'upscaled:webhook:' .. ARGV[2]
+local receiver = redis.call('HGET', key, 'receiver')
+if receiver then
+  redis.call('HINCRBY', key, 'attempts', 1)
+  redis.call('ZADD', 'upscaled:webhooks:' .. receiver, 'XX', ARGV[3], ARGV[2])
+end
+return 1
+"""
+
+# KEYS: sender. ARGV: name, or '' if the receiver has the message, message's id, what became of it.
+END_WEBHOOK = (
+    _DROP
+    + """
+if ARGV[1] ~= '' and redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local job_id = redis.call('HGET', 'upscaled:webhook:' .. ARGV[2], 'job_id')
+if drop(ARGV[2]) and redis.call('EXISTS', 'upscaled:job:' .. job_id) == 1 then
+  redis.call('HSET', 'upscaled:job:' .. job_id, 'webhook', ARGV[3])
+end
+return 1
 """
 )

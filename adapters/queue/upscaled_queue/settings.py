@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from upscaled_queue.queueurl import QueueUrl, read_queue_url
+from upscaled_queue.webhooks import WebhookSettings
 
 PREFIX = "UPSCALED_QUEUE_"
 
@@ -34,7 +35,8 @@ def _machine_name() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """methods: empty where Celery's own command names the queues."""
+    """methods: empty where Celery's own command names the queues. webhooks: None if this process
+    sends none."""
 
     url: QueueUrl
     methods: tuple[str, ...] = ()
@@ -49,6 +51,7 @@ class Settings:
     allow_urls: tuple[str, ...] = ()
     allow_scores: tuple[str, ...] = ()
     metrics_address: str | None = None
+    webhooks: WebhookSettings | None = None
     daemon_args: tuple[str, ...] = ()
     machine: str = field(default_factory=_machine_name)
 

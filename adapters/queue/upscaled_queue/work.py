@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_NO_DAEMON, EXIT_USAGE
-from upscaled_queue.queueurl import QueueUrlError, read_queue_url
+from upscaled_queue.queueurl import read_queue_url
 from upscaled_queue.settings import (
     DEFAULT_GRACE_S,
     DEFAULT_KEEP_S,
@@ -38,6 +38,8 @@ examples:
   upscaled work --queue redis://redis:6379/0 --methods flux -- --device cuda:0,cuda:1
   upscaled work --queue redis://redis:6379/0 --methods esrgan,pipeline --allow-url s3://pictures/
 
+A job's webhook_url is sent its end, if UPSCALED_WEBHOOKS_SECRET (or _FILE) is set.
+
 SIGTERM gives running jobs --grace-s to end, and what does not end goes back into the queue,
 uncharged. A second signal ends it now.
 
@@ -53,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
         url = read_queue_url(options.queue, options.record)
-    except QueueUrlError as error:
+        webhooks = shared.webhook_settings(options)
+    except ValueError as error:
         print(f"upscaled work: {error}", file=sys.stderr)
         return EXIT_USAGE
     settings = Settings(
@@ -70,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         allow_urls=tuple(options.allow_url),
         allow_scores=tuple(options.allow_score),
         metrics_address=options.metrics_address,
+        webhooks=webhooks,
         daemon_args=tuple(daemon_args),
     )
     try:
@@ -156,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODULE:FUNCTION",
         help="let pictures of the pipeline name this score of your own; may be repeated",
     )
+    shared.add_webhook_options(arguments)
     add("--metrics-address", metavar="HOST:PORT", help="serve Prometheus metrics of the queue")
     return arguments
 

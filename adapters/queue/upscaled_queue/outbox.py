@@ -1,0 +1,129 @@
+"""The webhooks that wait in Redis, for all machines' jobs.
+
+    upscaled:webhook:ID       job_id, receiver, url, body, created_at, attempts
+    upscaled:webhooks:HOST    the ids of a receiver's webhooks, by the time of their next attempt
+    upscaled:webhooks         the receivers that have any
+    upscaled:webhook-sender   the process that sends them, for a lease
+
+`settle` adds one with the end that it tells, in one script. So it is there if the end is, for as
+long as it takes: none of these keys expires but the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, cast
+
+import redis
+
+from upscaled_protocol.lines import encode_line
+from upscaled_queue import scripts
+from upscaled_queue.job import Message
+from upscaled_queue.record import OUTBOX, connect
+from upscaled_webhooks.deliveries import Delivery, Receiver
+
+_SENDER = "upscaled:webhook-sender"
+_RECEIVERS = "upscaled:webhooks"
+
+
+class Outbox:
+    """`Deliveries` of one Redis. name: this process's, for the lease.
+
+    is_lost: another process sends by now. It is known after an attempt that this one could not
+    record.
+    """
+
+    outages: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+
+    def __init__(self, url: str, name: str) -> None:
+        self._redis = connect(url)
+        self._name = name
+        self.is_lost = False
+        script = self._redis.register_script
+        self._hold, self._leave = script(scripts.HOLD_SENDER), script(scripts.LEAVE_SENDER)
+        self._postpone, self._end = script(scripts.POSTPONE_WEBHOOK), script(scripts.END_WEBHOOK)
+
+    # --- the lease ------------------------------------------------------------------------------
+
+    def hold(self, lease_s: float) -> tuple[bool, float]:
+        """Be the process that sends, for another lease, if no other one is: whether it is so, and
+        Redis' time."""
+        is_held, now = self._hold([_SENDER], [self._name, max(1, round(lease_s * 1000))])
+        self.is_lost = not is_held
+        return bool(is_held), float(now)
+
+    def leave(self) -> None:
+        """Let another process send."""
+        self._leave([_SENDER], [self._name])
+
+    def last_end(self) -> str:
+        """The place in the stream of ends after which `wait_ended` goes on."""
+        last = cast(Any, self._redis.xrevrange(OUTBOX, count=1))
+        return str(last[0][0]) if last else "0"
+
+    # --- for `Webhooks` -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for host in self._hosts():
+                pipe.zcard(f"{_RECEIVERS}:{host}")
+            return sum(pipe.execute())
+
+    def receivers(self) -> dict[Receiver, float]:
+        """Each receiver that has deliveries, and the time when its first one is due."""
+        hosts = self._hosts()
+        with self._redis.pipeline(transaction=False) as pipe:
+            for host in hosts:
+                pipe.zrange(f"{_RECEIVERS}:{host}", 0, 0, withscores=True)
+            found = pipe.execute()
+        firsts = zip(hosts, found, strict=True)
+        return {Receiver("", host): first[0][1] for host, first in firsts if first}
+
+    def next(self, receiver: Receiver, busy: Collection[str]) -> Delivery | None:
+        """The receiver's delivery that is due first, without the messages in `busy`."""
+        key = f"{_RECEIVERS}:{receiver.host}"
+        found = cast(Any, self._redis.zrange(key, 0, len(busy), withscores=True))
+        for message_id, due_at in found:
+            if message_id in busy:
+                continue
+            kept = cast(dict[str, str], self._redis.hgetall(f"upscaled:webhook:{message_id}"))
+            if kept:  # else `requeue` has just taken it away
+                return Delivery(
+                    message_id,
+                    kept["job_id"],
+                    kept["url"],
+                    kept["body"].encode(),
+                    float(kept["created_at"]),
+                    due_at,
+                    int(kept["attempts"]),
+                )
+        return None
+
+    def postpone(self, delivery: Delivery, due_at: float) -> None:
+        """Record a failed attempt, and the time of the next one, unless another process sends."""
+        args: list[Any] = [self._name, delivery.message_id, due_at]
+        self.is_lost = not self._postpone([_SENDER], args)
+
+    def remove(self, delivery: Delivery) -> None:
+        """Record that the receiver has it. That is so whoever sends by now."""
+        self._record_end("", delivery, {"state": "delivered", "attempts": delivery.attempts + 1})
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """Record that it is sent no more, unless another process sends."""
+        told = {"state": "given_up", "attempts": delivery.attempts + 1, "reason": reason}
+        self.is_lost = not self._record_end(self._name, delivery, told)
+
+    def _record_end(self, name: str, delivery: Delivery, told: Message) -> bool:
+        line = encode_line(told).decode().rstrip("\n")
+        return bool(self._end([_SENDER], [name, delivery.message_id, line]))
+
+    def _hosts(self) -> list[str]:
+        return sorted(cast(set[str], self._redis.smembers(_RECEIVERS)))
+
+
+def read_ended(answer: Any) -> tuple[str | None, list[Receiver]]:
+    """Of an answer of `XREAD` on the stream of ends: its last place, and the receivers of the
+    webhooks."""
+    entries = [entry for _, found in answer or () for entry in found]
+    hosts = dict.fromkeys(fields["receiver"] for _, fields in entries if "receiver" in fields)
+    return entries[-1][0] if entries else None, [Receiver("", host) for host in hosts]

@@ -1,0 +1,180 @@
+"""Sends the webhooks of all machines' jobs, in one process at a time.
+
+Each machine has a sender, and so has `upscaled queue run`. The one that holds the lease sends; if
+its machine is killed, another one goes on when the lease is over. It may send again what was on its
+way then, with the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import redis.asyncio
+from prometheus_client import Metric
+
+from upscaled_protocol.log import Logger
+from upscaled_queue.outbox import Outbox, read_ended
+from upscaled_queue.record import OUTBOX
+from upscaled_queue.settings import Settings
+from upscaled_queue.webhooks import WebhookSettings
+from upscaled_webhooks.receivers import Poster
+from upscaled_webhooks.signatures import Signer
+from upscaled_webhooks.webhooks import Outcome, SystemClock, Webhooks, attempts_metric
+
+# The lease is renewed so often that one lost renewal does not end it.
+_RENEWALS_A_LEASE = 4
+# A process that leaves finishes what is due, within the time that a machine has after its grace.
+_DRAIN_S = 3.0
+# Redis waits so long for an end before it answers with none.
+_FOLLOW_MS = 1000
+# Of an answer, above the wait for an end.
+_SOCKET_TIMEOUT_S = 5.0
+# Between two tries to follow the ends.
+_FOLLOW_AGAIN_S = 1.0
+
+
+class RecordClock(SystemClock):
+    """Redis' time, because machines' clocks differ."""
+
+    offset_s = 0.0
+
+    def now(self) -> float:
+        """The time."""
+        return time.time() + self.offset_s
+
+    def set(self, now: float) -> None:
+        """Redis has this time."""
+        self.offset_s = now - time.time()
+
+
+class WebhookSender:
+    """A thread that ends with the process, or at `stop`."""
+
+    def __init__(self, settings: Settings, webhooks: WebhookSettings, log: Logger) -> None:
+        self._settings = settings
+        self._log = log
+        self._signer = Signer(webhooks.secret)
+        self._poster = Poster(webhooks.destinations)
+        self._outbox = Outbox(settings.url.record, settings.machine)
+        self._clock = RecordClock()
+        self._counts: Counter[Outcome] = Counter()
+        self._webhooks: Webhooks | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="upscaled-webhooks", daemon=True)
+
+    def start(self) -> None:
+        """From now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is due, but for 3 s at most. Webhooks that wait are left to other
+        processes."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus: the attempts of this process."""
+        webhooks = self._webhooks
+        counts = self._counts + (webhooks.counts if webhooks is not None else Counter())
+        yield attempts_metric(counts)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._take_turns())
+
+    async def _take_turns(self) -> None:
+        is_away = False
+        while not self._stopping.is_set():
+            try:
+                if self._hold():
+                    await self._send()
+                is_away = False
+            except self._outbox.outages as error:
+                if not is_away:
+                    self._warn("webhooks wait, because Redis is away", {"reason": str(error)})
+                is_away = True
+            await self._is_stopping()
+
+    def _hold(self) -> bool:
+        """Whether this process is the one that sends. Raises the outages of Redis."""
+        is_held, now = self._outbox.hold(self._settings.lease_s)
+        self._clock.set(now)
+        return is_held
+
+    async def _is_stopping(self) -> bool:
+        """After a part of the lease."""
+        try:
+            await asyncio.wait_for(
+                self._stopping.wait(), self._settings.lease_s / _RENEWALS_A_LEASE
+            )
+        except TimeoutError:
+            return False
+        return True
+
+    async def _send(self) -> None:
+        """Send for as long as this process holds the lease. Raises the outages of Redis."""
+        webhooks = self._webhooks = Webhooks(
+            self._outbox, self._signer, self._poster, clock=self._clock, warn=self._warn
+        )
+        # First the place, then all that wait, so that none is missed between the two.
+        place = self._outbox.last_end()
+        webhooks.start()
+        following = asyncio.create_task(self._follow(webhooks, place))
+        try:
+            await self._send_while_held(webhooks)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await webhooks.stop()
+            self._counts += webhooks.counts
+            self._webhooks = None
+
+    async def _send_while_held(self, webhooks: Webhooks) -> None:
+        held_at = time.monotonic()
+        while not await self._is_stopping():
+            if self._outbox.is_lost:
+                return
+            try:
+                if not self._hold():
+                    return
+                held_at = time.monotonic()
+                # What the stream did not tell, because it was cut or Redis was away.
+                webhooks.start()
+            except self._outbox.outages:
+                if time.monotonic() - held_at > self._settings.lease_s:
+                    raise
+        # The machine's last jobs have just ended.
+        webhooks.start()
+        await webhooks.drain(_DRAIN_S)
+        if waiting := webhooks.pending:
+            self._log.log("info", "webhooks_left", count=waiting)
+        self._outbox.leave()
+
+    async def _follow(self, webhooks: Webhooks, place: str) -> None:
+        """Wake the receivers of the jobs that end after that place."""
+        client = redis.asyncio.from_url(
+            self._settings.url.record,
+            decode_responses=True,
+            protocol=2,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+        )
+        async with client:
+            while True:
+                try:
+                    found = await client.xread({OUTBOX: place}, count=1000, block=_FOLLOW_MS)
+                except self._outbox.outages:
+                    await asyncio.sleep(_FOLLOW_AGAIN_S)
+                    continue
+                last, receivers = read_ended(found)
+                place = last or place
+                for receiver in receivers:
+                    webhooks.wake(receiver)
+
+    def _warn(self, text: str, fields: Mapping[str, object]) -> None:
+        self._log.log("warning", "webhook", detail=text, **dict(fields))
