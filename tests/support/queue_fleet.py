@@ -134,11 +134,13 @@ def free_port() -> int:
 class Machine:
     """One `upscaled work` with the fake engine, and every process that it started."""
 
-    def __init__(self, url: str, *options: str, daemon: Iterable[str] = ()) -> None:
+    def __init__(
+        self, url: str, *options: str, daemon: Iterable[str] = (), env: Mapping[str, str]
+    ) -> None:
         command = [sys.executable, "-m", "upscaled_cli", "work", "--queue", url]
         command += ["--methods", "fake", *options, "--", *daemon]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -207,6 +209,8 @@ class Fleet:
         # As patient as a machine: Redis is killed in some tests.
         self.records = Records(self.redis.url, 3600, threading.Event())
         self.machines: list[Machine] = []
+        # Variables of all that is started from now on.
+        self.env: dict[str, str] = {}
         self.metrics_port = 0
         self._queue_options: list[str] = []
         self._submitting: subprocess.Popen[str] | None = None
@@ -232,6 +236,7 @@ class Fleet:
             *self._queue_options,
             *options,
             daemon=daemon,
+            env=self.environment(),
         )
         self.machines.append(machine)
         return machine
@@ -247,7 +252,7 @@ class Fleet:
             text=True,
             check=False,
             timeout=TIMEOUT_S,
-            env=_environment(),
+            env=self.environment(),
         )
 
     def submit(self, *jobs: Job) -> None:
@@ -259,7 +264,7 @@ class Fleet:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=_environment(),
+                env=self.environment(),
             )
         stdin, stdout = self._submitting.stdin, self._submitting.stdout
         assert stdin is not None
@@ -326,6 +331,11 @@ class Fleet:
         told = Counter(event["job_id"] for event in self.ends())
         assert {job_id: told[job_id] for job_id in ids} == dict.fromkeys(ids, 1)
 
+    def environment(self) -> dict[str, str]:
+        """Of what is started now."""
+        mine = {name: value for name, value in os.environ.items() if "UPSCALED_QUEUE" not in name}
+        return {**mine, "PYTHONUNBUFFERED": "1", **self.env}
+
     @staticmethod
     def _ask(question: Callable[[], Any]) -> Any:
         """None while Redis is away."""
@@ -352,8 +362,3 @@ def running_fleet(scheme: str, folder: Path, *redis_options: str) -> Iterator[Fl
         yield fleet
     finally:
         fleet.close()
-
-
-def _environment() -> Mapping[str, str]:
-    mine = {name: value for name, value in os.environ.items() if "UPSCALED_QUEUE" not in name}
-    return {**mine, "PYTHONUNBUFFERED": "1"}

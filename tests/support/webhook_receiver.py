@@ -17,15 +17,18 @@ SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what it gets, and answers 204, or holds the answer back."""
+    """Keeps what it gets, and answers 204, or holds the answer back. ids: of its messages."""
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self.answers = threading.Event()
         self.answers.set()
+        self.ids: list[str] = []
+        self.status = 204
+        self.location: str | None = None
 
     @property
     def host(self) -> str:
@@ -45,18 +48,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         event = Webhook(SECRET).verify(body, dict(self.headers))
-        assert self.headers["webhook-id"] == event["data"]["job_id"]
+        self.server.ids.append(self.headers["webhook-id"])
         self.server.events.put((self.path, event))
         self.server.answers.wait(TIMEOUT_S)
-        self.send_response(204)
+        self.send_response(self.server.status)
+        if self.server.location is not None:
+            self.send_header("location", self.server.location)
         self.end_headers()
 
     def log_message(self, *_: object) -> None: ...
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    with Receiver(port) as receiver:
         thread = threading.Thread(target=receiver.serve_forever, args=(0.01,))
         thread.start()
         try:

@@ -13,6 +13,7 @@ _SPARE_QUEUE = 8
 # The variables of these sections may hold secrets.
 _SECRETS = ("UPSCALED_AUTH", "UPSCALED_WEBHOOKS")
 _QUEUE = "UPSCALED_QUEUE_"
+_WEBHOOKS = "UPSCALED_WEBHOOKS_"
 
 
 def daemon_command(settings: Settings, storage: Storage) -> list[str]:
@@ -56,8 +57,9 @@ def queue_arguments(settings: Settings) -> list[str]:
 
 
 def daemon_environment(settings: Settings) -> dict[str, str]:
-    """The environment without the server's secrets, and with the queue's URLs: other users of the
-    machine can read command lines, and the URLs may have passwords."""
+    """The environment without the server's secrets. The daemon of a queue gets the queue's URLs
+    here, because other users of the machine can read command lines and the URLs may have passwords;
+    and the webhooks' secret, because it sends those of jobs that others put into the queue."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -67,4 +69,8 @@ def daemon_environment(settings: Settings) -> dict[str, str]:
     for name, secret in (("URL", queue.url), ("RECORD", queue.record)):
         if secret is not None:
             environment[_QUEUE + name] = secret.get_secret_value()
+    webhooks = settings.webhooks
+    if queue.url is not None and webhooks.secret is not None:
+        environment[_WEBHOOKS + "SECRET"] = webhooks.secret.get_secret_value()
+        environment[_WEBHOOKS + "ALLOW_HOSTS"] = ",".join(webhooks.allow_hosts)
     return {**environment, _QUEUE + "PREFIX": queue.prefix}

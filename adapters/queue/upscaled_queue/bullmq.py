@@ -20,6 +20,7 @@ import redis.asyncio
 import redis.exceptions
 from bullmq import Queue, Worker
 from bullmq.custom_errors import DelayedError, UnrecoverableError
+from bullmq.queue_keys import QueueKeys
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
@@ -40,6 +41,8 @@ _LAST_RETRY_S = 1.0
 _ENDLESS = 2**31
 # An id that BullMQ takes as it is: a colon parts its keys, and a number is an id of its own making.
 _PLAIN_ID = re.compile(r"(?=.*[^\d])[\w.@-]{1,128}", re.ASCII)
+# A job of such an id would be written over a list of the queue.
+_OWN_NAMES = frozenset(QueueKeys().getKeys(""))
 
 
 def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
@@ -61,7 +64,7 @@ def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
 
 def bullmq_id(job_id: str) -> str:
     """The id under which BullMQ has the job, so that giving it twice queues it once."""
-    if _PLAIN_ID.fullmatch(job_id):
+    if _PLAIN_ID.fullmatch(job_id) and job_id not in _OWN_NAMES:
         return job_id
     return "h" + hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()
 

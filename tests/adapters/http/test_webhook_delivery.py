@@ -50,6 +50,7 @@ def test_each_end_of_a_job_is_sent_once(serve: RunningServe, receiver: Receiver)
     job = serve.ended(done["job_id"])
     assert (event["type"], event["timestamp"]) == ("job.completed", job["finished_at"])
     assert event["data"] == job
+    assert receiver.ids == [done["job_id"]]
     failed = serve.submit(webhook=receiver.url(), error_code="input_unreadable")
     event = receiver.next()
     assert (event["type"], event["data"]["code"]) == ("job.failed", "input_unreadable")
@@ -184,3 +185,14 @@ def test_the_daemon_does_not_get_the_servers_secrets(monkeypatch: pytest.MonkeyP
     environment = daemon_environment(Settings())
     assert SECRET not in environment.values()
     assert environment["MODEL_CACHE_DIR"] == "/models"
+
+
+def test_the_daemon_of_a_queue_gets_what_it_sends_webhooks_with() -> None:
+    queue = {"url": "redis://:password@h/0"}
+    hosts = ("backend:3000", "127.0.0.1:9099")
+    settings = Settings.model_validate(
+        {"queue": queue, "webhooks": {"secret": SECRET, "allow_hosts": hosts}}
+    )
+    environment = daemon_environment(settings)
+    assert environment["UPSCALED_WEBHOOKS_SECRET"] == SECRET
+    assert environment["UPSCALED_WEBHOOKS_ALLOW_HOSTS"] == "backend:3000,127.0.0.1:9099"

@@ -128,6 +128,7 @@ def test_bullmq_gets_an_id_that_it_takes() -> None:
     assert len({bullmq_id(one) for one in ("17", "a:b", "a/b", "ä" * 128)}) == 4
     assert all(":" not in bullmq_id(one) for one in ("17", "a:b"))
     assert not bullmq_id("17").isdigit()
+    assert {bullmq_id(one)[0] for one in ("wait", "failed", "meta", "stalled-check")} == {"h"}
 
 
 def test_a_dead_letter_keeps_no_picture() -> None:
@@ -147,6 +148,8 @@ def test_a_native_celery_producer_reaches_the_methods_queue_by_priority(
     upscale.delay({"method": "flux", "config": {}, "priority": 3})
     assert (sent[0]["queue"], sent[0]["priority"]) == ("flux", 1)
     assert sent[0]["job"]["job_id"] == sent[0]["task_id"]
+    # Flower and Celery's events show it, and a job's URLs may have tokens.
+    assert sent[0]["argsrepr"] == "(...)"
 
 
 def test_celery_acknowledges_late_and_hoards_nothing() -> None:

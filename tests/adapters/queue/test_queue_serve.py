@@ -14,6 +14,7 @@ import nearest_engine
 from queue_fleet import Fleet, Machine, needs_redis, running_fleet
 from serve_process import TIMEOUT_S, ServeProcess, picture, serve_process
 from waiting import wait_until
+from webhook_receiver import SECRET, Receiver, receiving
 
 pytestmark = needs_redis
 
@@ -23,6 +24,7 @@ LEASE_S = 1.5
 class Front(NamedTuple):
     serve: ServeProcess
     fleet: Fleet
+    receiver: Receiver
 
     def start_machine(self, monkeypatch: pytest.MonkeyPatch) -> Machine:
         """A machine that shares the server's data folder, and whose esrgan repeats pixels."""
@@ -36,10 +38,16 @@ class Front(NamedTuple):
 @pytest.fixture(params=["redis", "bullmq"], ids=["celery", "bullmq"])
 def front(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Front]:
     with (
+        receiving() as receiver,
         running_fleet(request.param, tmp_path) as fleet,
-        serve_process(tmp_path / "data", UPSCALED_QUEUE_URL=fleet.url) as serve,
+        serve_process(
+            tmp_path / "data",
+            UPSCALED_QUEUE_URL=fleet.url,
+            UPSCALED_WEBHOOKS_SECRET=SECRET,
+            UPSCALED_WEBHOOKS_ALLOW_HOSTS=receiver.host,
+        ) as serve,
     ):
-        yield Front(serve, fleet)
+        yield Front(serve, fleet, receiver)
 
 
 def test_a_picture_goes_through_the_queue_and_comes_back(
@@ -68,11 +76,11 @@ def test_a_picture_goes_through_the_queue_and_comes_back(
     assert front.fleet.end_of(first["job_id"])["type"] == "result"
 
 
-def test_jobs_outlive_the_server_and_its_passwords_are_on_no_command_line(
+def test_jobs_and_their_webhooks_outlive_the_server_and_no_command_line_has_its_password(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve = front.serve
-    job = serve.submit(steps=20, step_s=0.1)
+    job = serve.submit(steps=20, step_s=0.1, webhook=front.receiver.url())
     assert front.fleet.url not in " ".join(serve.daemon.cmdline())
     front.start_machine(monkeypatch)
     front.fleet.wait_running(job["job_id"])
@@ -80,8 +88,12 @@ def test_jobs_outlive_the_server_and_its_passwords_are_on_no_command_line(
     serve.kill()
     assert daemon.wait(TIMEOUT_S) is None or not daemon.is_running()
     serve.start()
-    assert serve.ended(job["job_id"])["status"] == "completed"
+    ended = serve.ended(job["job_id"])
+    assert ended["status"] == "completed"
     assert front.fleet.starts_of(job["job_id"]) == 1
+    # The server sends it: the machines do not know of it.
+    assert front.receiver.next()["data"] == ended
+    assert front.receiver.ids == [job["job_id"]]
 
 
 def test_a_cancelled_job_ends_also_if_no_machine_is_there(front: Front) -> None:
