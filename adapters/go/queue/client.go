@@ -58,6 +58,17 @@ func WithKeep(keep time.Duration) Option { return func(s *settings) { s.keep = k
 // WithTLS is for a rediss:// URL whose certificate is not of a known authority, or that wants one of the client.
 func WithTLS(config *tls.Config) Option { return func(s *settings) { s.tls = config } }
 
+// SubmitOption is a setting of one job.
+type SubmitOption func(*submitSettings)
+
+type submitSettings struct {
+	webhookURL string
+}
+
+// WithWebhook has the end of the job sent to a URL, if the machines allow its host. The URL's query may hold a token: it is
+// in no log and in no event.
+func WithWebhook(url string) SubmitOption { return func(s *submitSettings) { s.webhookURL = url } }
+
 // Client is a client of one queue. Its methods may be called from any goroutine.
 type Client struct {
 	settings settings
@@ -89,11 +100,15 @@ func Open(ctx context.Context, url string, options ...Option) (*Client, error) {
 // Submit puts the job into the queue of its method and returns its id. Without a JobID the job gets one. A job whose id was
 // given before is left as it is, so after an error the same job may be submitted again, under the id that came with the
 // error. A job that no machine would take is refused as a *upscaled.JobError.
-func (c *Client) Submit(ctx context.Context, job upscaled.Job) (id string, err error) {
+func (c *Client) Submit(ctx context.Context, job upscaled.Job, options ...SubmitOption) (id string, err error) {
+	var s submitSettings
+	for _, option := range options {
+		option(&s)
+	}
 	// It has the checks of what cannot be sent.
 	submit := upscaled.Transport(func(ctx context.Context, job upscaled.Job, _ func(upscaled.Progress)) (*upscaled.Result, error) {
 		id = job.JobID
-		return nil, c.put(ctx, job)
+		return nil, c.put(ctx, job, s)
 	})
 	_, err = submit.Upscale(ctx, nil, "", job)
 	return id, err
@@ -130,13 +145,18 @@ func (c *Client) End(ctx context.Context, id string) (*upscaled.Result, error) {
 func (c *Client) Close() { c.redis.close() }
 
 // put is Submit for a job that can be sent.
-func (c *Client) put(ctx context.Context, job upscaled.Job) error {
+func (c *Client) put(ctx context.Context, job upscaled.Job, s submitSettings) error {
 	line, err := job.MarshalJSON()
 	if err != nil {
 		return err
 	}
 	if err := checkQueued(job, line); err != nil {
 		return err
+	}
+	if s.webhookURL != "" {
+		if line, err = withField(line, "webhook_url", s.webhookURL); err != nil {
+			return err
+		}
 	}
 	now := float64(time.Now().UnixMicro()) / 1e6
 	list, message, err := celeryMessage(c.settings.prefix+job.Config.Method(), job, line, now)
@@ -148,6 +168,16 @@ func (c *Client) put(ctx context.Context, job upscaled.Job) error {
 	keys := []string{"upscaled:record:" + job.JobID, "upscaled:job:" + job.JobID, list}
 	_, err = c.redis.do(ctx, "EVAL", give, "3", keys[0], keys[1], keys[2], message, givenAt, keepS)
 	return err
+}
+
+// withField is the job's line with one field more, which the protocol does not have.
+func withField(line []byte, name, value string) ([]byte, error) {
+	text, err := json.Marshal(map[string]string{name: value})
+	if err != nil {
+		return nil, err
+	}
+	// A job always has fields: its id and its config.
+	return append(append(line[:len(line)-1:len(line)-1], ','), text[1:]...), nil
 }
 
 // checkServer refuses a Redis that evicts keys.

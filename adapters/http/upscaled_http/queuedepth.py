@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 from upscaled_http.config import Settings
@@ -32,7 +34,7 @@ def _queue_of(settings: Settings) -> QueueSettings | None:
     url, record = settings.queue.url, settings.queue.record
     if url is None:
         return None
-    options = parser().parse_args(queue_arguments(settings))
+    options = _read_arguments(tuple(queue_arguments(settings)))
     return QueueSettings(
         url=read_queue_url(
             url.get_secret_value(), None if record is None else record.get_secret_value()
@@ -41,6 +43,12 @@ def _queue_of(settings: Settings) -> QueueSettings | None:
         lease_s=options.lease_s,
         queue_prefix=settings.queue.prefix,
     )
+
+
+@lru_cache(maxsize=1)
+def _read_arguments(arguments: tuple[str, ...]) -> argparse.Namespace:
+    """Once per server: the parser of all commands takes some milliseconds to build."""
+    return parser().parse_args(arguments)
 
 
 def _count(queue: QueueSettings) -> dict[str, dict[str, Any]]:

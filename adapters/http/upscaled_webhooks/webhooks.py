@@ -186,7 +186,7 @@ class Webhooks:
                     await asyncio.sleep(0)
 
     def wake(self, receiver: Receiver) -> None:
-        """Look whether something is due for the receiver, in the loop's next round."""
+        """Send what is due for the receiver, in the loop's next round."""
         self._make_ready(receiver)
         asyncio.get_running_loop().call_soon(self._send_due)
 

@@ -46,7 +46,7 @@ def add_queue_options(arguments: argparse._ActionsContainer) -> None:
 
 
 def add_webhook_options(arguments: argparse._ActionsContainer) -> None:
-    """Where webhooks may go."""
+    """The hosts that may get webhooks."""
     arguments.add_argument(
         "--allow-webhook",
         action="append",

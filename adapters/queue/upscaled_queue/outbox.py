@@ -5,8 +5,8 @@
     upscaled:webhooks         the receivers that have any
     upscaled:webhook-sender   the process that sends them, for a lease
 
-`settle` adds one with the end that it tells, in one script. So it is there if the end is, for as
-long as it takes: none of these keys expires but the lease.
+`settle` writes a webhook and the end that it is about in one script, so there is never one without
+the other. Of these keys only the lease expires: a webhook stays until it is delivered or given up.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _RECEIVERS = "upscaled:webhooks"
 class Outbox:
     """`Deliveries` of one Redis. name: this process's, for the lease.
 
-    is_lost: another process sends by now. It is known after an attempt that this one could not
-    record.
+    is_lost: another process has the lease now. It is found out when this one renews the lease, or
+    records an attempt.
     """
 
     outages: tuple[type[Exception], ...] = (redis.RedisError, OSError)
@@ -46,18 +46,17 @@ class Outbox:
     # --- the lease ------------------------------------------------------------------------------
 
     def hold(self, lease_s: float) -> tuple[bool, float]:
-        """Be the process that sends, for another lease, if no other one is: whether it is so, and
-        Redis' time."""
+        """Take the lease, or renew it. False if another process has it. Also Redis' time."""
         is_held, now = self._hold([_SENDER], [self._name, max(1, round(lease_s * 1000))])
         self.is_lost = not is_held
         return bool(is_held), float(now)
 
     def leave(self) -> None:
-        """Let another process send."""
+        """Give the lease back, so that another process can send at once."""
         self._leave([_SENDER], [self._name])
 
     def last_end(self) -> str:
-        """The place in the stream of ends after which `wait_ended` goes on."""
+        """The last place in the stream of ends."""
         last = cast(Any, self._redis.xrevrange(OUTBOX, count=1))
         return str(last[0][0]) if last else "0"
 
@@ -87,7 +86,7 @@ class Outbox:
             if message_id in busy:
                 continue
             kept = cast(dict[str, str], self._redis.hgetall(f"upscaled:webhook:{message_id}"))
-            if kept:  # else `requeue` has just taken it away
+            if kept:  # else `requeue` has just deleted it
                 return Delivery(
                     message_id,
                     kept["job_id"],
@@ -100,16 +99,16 @@ class Outbox:
         return None
 
     def postpone(self, delivery: Delivery, due_at: float) -> None:
-        """Record a failed attempt, and the time of the next one, unless another process sends."""
+        """Record a failed attempt, and the time of the next one, unless the lease is lost."""
         args: list[Any] = [self._name, delivery.message_id, due_at]
         self.is_lost = not self._postpone([_SENDER], args)
 
     def remove(self, delivery: Delivery) -> None:
-        """Record that the receiver has it. That is so whoever sends by now."""
+        """Record that the receiver has it. This is true even if the lease is lost."""
         self._record_end("", delivery, {"state": "delivered", "attempts": delivery.attempts + 1})
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
-        """Record that it is sent no more, unless another process sends."""
+        """Record that it is sent no more, unless the lease is lost."""
         told = {"state": "given_up", "attempts": delivery.attempts + 1, "reason": reason}
         self.is_lost = not self._record_end(self._name, delivery, told)
 

@@ -1,8 +1,8 @@
 """Sends the webhooks of all machines' jobs, in one process at a time.
 
-Each machine has a sender, and so has `upscaled queue run`. The one that holds the lease sends; if
-its machine is killed, another one goes on when the lease is over. It may send again what was on its
-way then, with the same id.
+Each machine has a sender, and so has `upscaled queue run`. Only the sender with the lease sends. If
+its machine is killed, another sender takes the lease when it is over. What was being sent then is
+sent again, with the same id.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ class WebhookSender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what is due, but for 3 s at most. Webhooks that wait are left to other
-        processes."""
+        """Send what is due, for 3 s at most, and end. Other processes send the rest."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
@@ -102,13 +101,14 @@ class WebhookSender:
             await self._is_stopping()
 
     def _hold(self) -> bool:
-        """Whether this process is the one that sends. Raises the outages of Redis."""
+        """Take the lease or renew it; false if another process has it. Raises the outages of
+        Redis."""
         is_held, now = self._outbox.hold(self._settings.lease_s)
         self._clock.set(now)
         return is_held
 
     async def _is_stopping(self) -> bool:
-        """After a part of the lease."""
+        """Wait for a quarter of the lease; true if the process is to stop."""
         try:
             await asyncio.wait_for(
                 self._stopping.wait(), self._settings.lease_s / _RENEWALS_A_LEASE
@@ -122,7 +122,7 @@ class WebhookSender:
         webhooks = self._webhooks = Webhooks(
             self._outbox, self._signer, self._poster, clock=self._clock, warn=self._warn
         )
-        # First the place, then all that wait, so that none is missed between the two.
+        # First the stream's place, then all that wait: else one that comes in between is missed.
         place = self._outbox.last_end()
         webhooks.start()
         following = asyncio.create_task(self._follow(webhooks, place))
@@ -144,7 +144,7 @@ class WebhookSender:
                 if not self._hold():
                     return
                 held_at = time.monotonic()
-                # What the stream did not tell, because it was cut or Redis was away.
+                # The stream may have been cut, or Redis was away: look at all of them.
                 webhooks.start()
             except self._outbox.outages:
                 if time.monotonic() - held_at > self._settings.lease_s:

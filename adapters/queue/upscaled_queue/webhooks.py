@@ -1,4 +1,4 @@
-"""A queued job's `webhook_url`: whether a machine takes it, and the message that its end becomes.
+"""A queued job's `webhook_url`: which URLs a machine takes, and the message about the job's end.
 
 The message is recorded with the end in one step, and sent by `sender`.
 """

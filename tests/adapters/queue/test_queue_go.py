@@ -96,7 +96,8 @@ def comparable(message: Message) -> Message:
 
 
 def test_a_message_from_go_is_the_one_that_celery_writes(client: Path, fleet: Fleet) -> None:
-    jobs = {name: {**fleet.job(name, steps=1), "priority": 2} for name in ("celerys", "gos")}
+    more = {"priority": 2, "webhook_url": "https://backend.example/hook?token=a&b=<c>"}
+    jobs = {name: {**fleet.job(name, steps=1), **more} for name in ("celerys", "gos")}
     fleet.submit(jobs["celerys"])
     process = start(client, fleet.url, jobs["gos"])
     assert messages_of(process, 1) == [{"type": "queued", "job_id": "gos"}]

@@ -14,16 +14,27 @@ import pytest
 
 from queue_fleet import RedisServer, needs_redis
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.log import Logger
 from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
 from upscaled_queue.daemonargs import daemon_environment
 from upscaled_queue.job import error_event, read_job
 from upscaled_queue.outbox import Outbox
+from upscaled_queue.queueurl import read_queue_url
 from upscaled_queue.record import Records
-from upscaled_queue.webhooks import check_webhook, message_id, message_of, read_webhook_settings
+from upscaled_queue.sender import WebhookSender
+from upscaled_queue.settings import Settings
+from upscaled_queue.webhooks import (
+    WebhookSettings,
+    check_webhook,
+    message_id,
+    message_of,
+    read_webhook_settings,
+)
 from upscaled_webhooks.deliveries import Receiver as To
 from upscaled_webhooks.receivers import Poster
 from upscaled_webhooks.signatures import Signer
 from upscaled_webhooks.webhooks import Sender, Webhooks
+from waiting import wait_until
 from webhook_bench import FakeClock, Receivers
 from webhook_receiver import SECRET, Receiver, receiving
 
@@ -258,6 +269,31 @@ def test_a_job_that_is_given_anew_takes_its_waiting_webhook_along(
     assert again is not None
     assert (again.job_id, json.loads(again.body)["type"]) == ("one", "job.completed")
     assert again.message_id != "one"
+
+
+@needs_redis
+def test_a_sender_waits_for_a_redis_that_was_killed(tmp_path: Path, receiver: Receiver) -> None:
+    server = RedisServer(tmp_path / "redis")
+    allowed = UrlPolicy(allow_hosts=frozenset([HostPort.parse(receiver.host)]))
+    settings = Settings(url=read_queue_url(server.url), lease_s=0.2)
+    with (tmp_path / "log").open("wb") as log:
+        sender = WebhookSender(settings, WebhookSettings(SECRET, allowed), Logger(log.fileno()))
+        sender.start()
+        try:
+            records = Records(server.url, 3600)
+            end(records, "before", receiver.url())
+            assert receiver.next()["data"]["job_id"] == "before"
+            wait_until(
+                lambda: webhook_status(records, "before")["state"] == "delivered", "the delivery"
+            )
+            server.kill()
+            wait_until(lambda: b"Redis is away" in Path(log.name).read_bytes(), "the log's line")
+            server.start()
+            end(records, "after", receiver.url())
+            assert receiver.next()["data"]["job_id"] == "after"
+        finally:
+            sender.stop()
+            server.kill()
 
 
 def test_an_id_that_no_header_can_have_is_replaced() -> None:

@@ -2,7 +2,8 @@
 //
 //	UPSCALED_QUEUE_URL=redis://127.0.0.1:6379/0 go run ./examples/queue < jobs.jsonl
 //
-// A job is a line: {"job_id": "poster-17", "method": "esrgan", "config": {"image_url": "s3://pictures/in.png"}}.
+// A job is a line: {"job_id": "poster-17", "method": "esrgan", "config": {"image_url": "s3://pictures/in.png"}}, and may have
+// a "webhook_url".
 package main
 
 import (
@@ -50,6 +51,7 @@ func run(ctx context.Context, client *upscaledqueue.Client, jobs io.Reader, out 
 			Method   string          `json:"method"`
 			Priority int             `json:"priority"`
 			Config   json.RawMessage `json:"config"`
+			Webhook  string          `json:"webhook_url"`
 		}
 		if err := lines.Decode(&line); errors.Is(err, io.EOF) {
 			break
@@ -57,7 +59,8 @@ func run(ctx context.Context, client *upscaledqueue.Client, jobs io.Reader, out 
 			return err
 		}
 		config := upscaled.RawConfig{Name: line.Method, JSON: line.Config}
-		id, err := client.Submit(ctx, upscaled.Job{JobID: line.JobID, Priority: line.Priority, Config: config})
+		job := upscaled.Job{JobID: line.JobID, Priority: line.Priority, Config: config}
+		id, err := client.Submit(ctx, job, upscaledqueue.WithWebhook(line.Webhook))
 		if err != nil {
 			return err
 		}
