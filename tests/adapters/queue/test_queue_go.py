@@ -88,7 +88,7 @@ def comparable(message: Message) -> Message:
     properties = {
         name: one
         for name, one in message["properties"].items()
-        if name not in {"delivery_tag", "correlation_id", "reply_to"}
+        if name not in {"delivery_tag", "correlation_id", "reply_to", "argsrepr"}
     }
     (job,), *rest = json.loads(base64.b64decode(message["body"]))
     body = [{**job, "job_id": "", "config": job["config"]["steps"]}, rest]
