@@ -150,12 +150,14 @@ type EsrganConfig struct {
 	Crop string `json:"crop,omitempty"`
 	// Side of a tile, or height of a band, in input pixels. Default: by free memory.
 	TileSize int `json:"tile_size,omitempty"`
-	// Default: DEFAULT_UPSCALE_FACTOR or 4.
+	// Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
 	// A catalogue name or the path of a weights file.
 	Model string `json:"model,omitempty"`
 	// The same, under the name that FLUX uses; `model` takes precedence.
 	UpscaleModel string `json:"upscale_model,omitempty"`
+	// A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
+	PreModel string `json:"pre_model,omitempty"`
 	// False forces fp32, whatever `precision` says.
 	UseFP16 *bool `json:"use_fp16,omitempty"`
 	// auto: the fastest one that is faithful on this device.
@@ -241,6 +243,8 @@ type FluxConfig struct {
 	Model string `json:"model,omitempty"`
 	// First-stage model.
 	UpscaleModel string `json:"upscale_model,omitempty"`
+	// A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
+	PreModel string `json:"pre_model,omitempty"`
 	// 0 keeps the first stage unchanged.
 	Denoise *float64 `json:"denoise,omitempty"`
 	// Model calls that are made per tile.

@@ -82,6 +82,15 @@ class PictureEngine(Engine[PictureConfigT]):
         The returned function is called once and loads what the job needs. Both raise `JobError`.
         """
 
+    def default_factor(
+        self,
+        config: PictureConfigT,  # noqa: ARG002 - for engines that ask their model
+        source: Source,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> float:
+        """The factor of a job that states no size. Raises `JobError`."""
+        return self.settings.defaults.factor
+
     def compute(self, task: Callable[[], None]) -> None:
         """Run `task`, which takes all rows of an `Enlargement`, in the thread for that."""
         task()
@@ -99,6 +108,8 @@ class PictureEngine(Engine[PictureConfigT]):
                 source = held.enter_context(open_source(config, settings, context))
             size = Size(width=source.width, height=source.height)
             factor = config.factor or settings.defaults.factor
+            if config.factor is None and not config.has_target:
+                factor = self.default_factor(config, source, context)
             plan = plan_size(config, size, factor=factor, default_dpi=settings.defaults.dpi)
             output = plan_output(
                 config, settings, source, plan, method=self.method, context=context

@@ -26,6 +26,10 @@ from upscaled_protocol.lines import has_half_pair
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
+_PRE_MODEL = (
+    "A model of scale 1, such as a denoiser, that the picture passes before the upscaling one."
+)
+
 
 def _check_unicode(text: str) -> str:
     if has_half_pair(text):
@@ -119,6 +123,13 @@ class ImageConfig(Config):
             return float(self.upscale_factor.removeprefix("x"))
         return self.upscale_factor
 
+    @property
+    def has_target(self) -> bool:
+        """True if it states a size in inches or in pixels, beside which a factor counts for
+        nothing."""
+        sides = (self.target_width_inches, self.target_height_inches)
+        return any(side is not None for side in (*sides, self.target_width, self.target_height))
+
     @model_validator(mode="after")
     def check_one_input(self) -> Self:
         """Refuse no input and two inputs: a job has exactly one picture."""
@@ -149,7 +160,10 @@ class EsrganConfig(ImageConfig):
     """ESRGAN, and every other single-image network that spandrel supports."""
 
     upscale_factor: float | None = Field(
-        None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
+        None,
+        ge=1,
+        le=16,
+        description="Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.",
     )
     model: FilePath = Field(
         "compact-x4", description="A catalogue name or the path of a weights file."
@@ -157,6 +171,7 @@ class EsrganConfig(ImageConfig):
     upscale_model: FilePath | None = Field(
         None, description="The same, under the name that FLUX uses; `model` takes precedence."
     )
+    pre_model: FilePath | None = Field(None, description=_PRE_MODEL)
     use_fp16: bool = Field(True, description="False forces fp32, whatever `precision` says.")
     precision: Precision = Field(
         "auto", description="auto: the fastest one that is faithful on this device."
@@ -179,6 +194,7 @@ class FluxConfig(ImageConfig):
     )
     model: FilePath = Field("flux1-dev-Q8_0", description="Catalogue name or GGUF path.")
     upscale_model: FilePath = Field("4x-UltraSharp", description="First-stage model.")
+    pre_model: FilePath | None = Field(None, description=_PRE_MODEL)
     denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage unchanged.")
     steps: int = Field(20, ge=1, le=200, description="Model calls that are made per tile.")
     guidance: float = Field(3.5, ge=0, le=100)

@@ -130,6 +130,8 @@ def test_models_are_those_of_the_method_and_the_users_own() -> None:
     flux = words("upscale --method flux --model ")
     assert "flux1-dev-Q8_0" in flux
     assert not {"compact-x4", "mine", "clip_l"} & set(flux)
+    # Models of the catalogue enlarge.
+    assert words("upscale --method flux --pre-model ") == ["mine"]
     assert set(words("models pull ")) == {model.name for model in Catalog.load()}
 
 

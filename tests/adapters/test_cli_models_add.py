@@ -60,6 +60,17 @@ def test_a_file_is_checked_copied_and_reported_with_the_line_to_use_it(
     assert files_in(folder) == ["upscale_models/mine.pth"]
 
 
+def test_a_model_of_scale_1_is_reported_as_a_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(compact(scale=1), tmp_path / "clean.safetensors")
+    assert add(path, tmp_path / "models") == exits.OK
+    said = capsys.readouterr().out
+    assert "clean: RealESRGAN Compact, 1x, RGB" in said
+    assert "upscaled upscale photo.jpg --pre-model clean" in said
+    assert '"pre_model":"clean"' in said
+
+
 def test_no_other_file_is_replaced_or_hidden_by_a_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

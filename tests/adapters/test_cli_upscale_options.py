@@ -23,9 +23,9 @@ def test_the_options_become_the_config_that_the_protocol_knows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = (
-        "a.jpg -o b.tiff --factor 2.5 --model mine --dpi 300 --width-inches 8 --height-inches 10.5 "
-        "--crop top-left --format tiff --quality 90 --tile-size 256 --config denoise=0.3 "
-        "--config prompt=oil"
+        "a.jpg -o b.tiff --factor 2.5 --model mine --pre-model clean --dpi 300 --width-inches 8 "
+        "--height-inches 10.5 --crop top-left --format tiff --quality 90 --tile-size 256 "
+        "--config denoise=0.3 --config prompt=oil"
     )
     assert sent(daemon, *options.split(), capsys=capsys) == [
         {
@@ -33,6 +33,7 @@ def test_the_options_become_the_config_that_the_protocol_knows(
             "output_path": str(tmp_path / "b.tiff"),
             "upscale_factor": 2.5,
             "model": "mine",
+            "pre_model": "clean",
             "target_dpi": 300,
             "target_width_inches": 8.0,
             "target_height_inches": 10.5,

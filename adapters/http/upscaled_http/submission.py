@@ -186,7 +186,7 @@ class SubmissionReader:
         if not isinstance(model, EsrganConfig | FluxConfig):
             return
         # If only `upscale_model` is given, ESRGAN's `model` is a copy of it.
-        for field in ("upscale_model", "model"):
+        for field in ("upscale_model", "model", "pre_model"):
             name = getattr(model, field)
             if name is None or field not in model.model_fields_set:
                 continue

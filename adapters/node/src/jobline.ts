@@ -19,7 +19,7 @@ const LONGEST_TIMEOUT_S = 604_800;
 const NEED_CONFIG = new Set(["esrgan", "flux", "imagen"]);
 
 // The config's fields that hold paths. There U+DC80 to U+DCFF stand for one byte each that is no UTF-8.
-const PATHS = new Set(["image_path", "output_path", "model", "upscale_model"]);
+const PATHS = new Set(["image_path", "output_path", "model", "upscale_model", "pre_model"]);
 const PATH_BYTES = /(?<![\uD800-\uDBFF])[\uDC80-\uDCFF]/g;
 
 // Of a value or a name that an error quotes.

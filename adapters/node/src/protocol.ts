@@ -106,12 +106,14 @@ export interface EsrganConfig {
   crop?: Crop;
   /** Side of a tile, or height of a band, in input pixels. Default: by free memory. */
   tile_size?: number;
-  /** Default: DEFAULT_UPSCALE_FACTOR or 4. */
+  /** Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge. */
   upscale_factor?: number;
   /** A catalogue name or the path of a weights file. */
   model?: string;
   /** The same, under the name that FLUX uses; `model` takes precedence. */
   upscale_model?: string;
+  /** A model of scale 1, such as a denoiser, that the picture passes before the upscaling one. */
+  pre_model?: string;
   /** False forces fp32, whatever `precision` says. */
   use_fp16?: boolean;
   /** auto: the fastest one that is faithful on this device. */
@@ -233,6 +235,8 @@ export interface FluxConfig {
   model?: string;
   /** First-stage model. */
   upscale_model?: string;
+  /** A model of scale 1, such as a denoiser, that the picture passes before the upscaling one. */
+  pre_model?: string;
   /** 0 keeps the first stage unchanged. */
   denoise?: number;
   /** Model calls that are made per tile. */

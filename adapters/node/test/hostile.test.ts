@@ -152,7 +152,7 @@ test("what JSON has is sent as JSON has it", { timeout: TIMEOUT_MS }, async () =
   const sent = JSON.parse((await up.upscale(job as unknown as JobRequest)).model ?? "") as unknown;
   assert.deepEqual(sent, JSON.parse(JSON.stringify(job)));
 
-  const paths = { image_path: "/in/\udce9\udc80.png", output_path: "\udcff", upscale_model: "\udce9" };
+  const paths = { image_path: "/in/\udce9\udc80.png", output_path: "\udcff", upscale_model: "\udce9", pre_model: "\udce9" };
   const { model } = await up.upscale({ method: "esrgan", config: paths });
   assert.deepEqual((JSON.parse(model ?? "") as { config: unknown }).config, paths);
 

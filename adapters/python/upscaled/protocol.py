@@ -85,12 +85,14 @@ class EsrganConfig(TypedDict, total=False):
     crop: Crop
     # Side of a tile, or height of a band, in input pixels. Default: by free memory.
     tile_size: int
-    # Default: DEFAULT_UPSCALE_FACTOR or 4.
+    # Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
     upscale_factor: float
     # A catalogue name or the path of a weights file.
     model: str
     # The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
+    # A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
+    pre_model: str
     # False forces fp32, whatever `precision` says.
     use_fp16: bool
     # auto: the fastest one that is faithful on this device.
@@ -208,6 +210,8 @@ class FluxConfig(TypedDict, total=False):
     model: str
     # First-stage model.
     upscale_model: str
+    # A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
+    pre_model: str
     # 0 keeps the first stage unchanged.
     denoise: float
     # Model calls that are made per tile.
@@ -312,12 +316,14 @@ class Options(TypedDict, total=False):
     crop: Crop
     # Side of a tile, or height of a band, in input pixels. Default: by free memory.
     tile_size: int
-    # Default: DEFAULT_UPSCALE_FACTOR or 4.
+    # Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
     upscale_factor: float | ImagenFactor
     # A catalogue name or the path of a weights file.
     model: str
     # esrgan and flux: The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
+    # esrgan and flux: A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
+    pre_model: str
     # esrgan: False forces fp32, whatever `precision` says.
     use_fp16: bool
     # esrgan: auto: the fastest one that is faithful on this device.

@@ -26,7 +26,7 @@ UPSCALING_METHOD = "esrgan"
 # For the queue's own use: a daemon would name them as unknown in the result's warnings.
 _OWN_FIELDS = ("webhook_url", "traceparent")
 
-_MODELS = ("model", "upscale_model")
+_MODELS = ("model", "upscale_model", "pre_model")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 
 # Celery's priorities on Redis, 0 first. The protocol's are whole numbers, higher first, 0 by

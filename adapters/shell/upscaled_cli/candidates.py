@@ -122,6 +122,8 @@ class _Line:
             return Candidates({str(one): helps.get(str(one), "") for one in action.choices})
         # The name of a value in the help shows its kind.
         metavar = action.metavar or action.dest.upper()
+        if action.dest == "pre_model":
+            return Candidates(_models("esrgan", scale=1), "files")
         if metavar == "MODEL":
             return Candidates(_models(self._values.get("method", "esrgan")), "files")
         if isinstance(metavar, str) and metavar in _WORDS:
@@ -135,13 +137,16 @@ def _is_assignment(word: str) -> bool:
     return word.startswith("--") and "=" in word
 
 
-def _models(method: str) -> dict[str, str]:
-    """Names for `--model`: of the catalogue, and the user's own files by their stem."""
+def _models(method: str, scale: int | None = None) -> dict[str, str]:
+    """Names for `--model`: of the catalogue, and the user's own files by their stem.
+
+    scale: only models of it; that of own files is not known.
+    """
     catalog, model_dir = Catalog.load(), default_model_dir()
     own = catalog.own_files(model_dir) if method == "esrgan" else []
     names = {path.stem: "your own" for path in own}
     for model in catalog:
-        if model.method == method and model.is_for_jobs:
+        if model.method == method and model.is_for_jobs and scale in (None, model.scale):
             is_here = is_file(model.path(model_dir))
             names[model.name] = model.description if is_here else "not pulled yet"
     return names

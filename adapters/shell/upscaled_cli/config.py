@@ -18,6 +18,7 @@ from upscaled_protocol.envelope import PICTURE_METHODS
 OPTIONS = {
     "upscale_factor": "--factor",
     "model": "--model",
+    "pre_model": "--pre-model",
     "target_dpi": "--dpi",
     "target_width_inches": "--width-inches",
     "target_height_inches": "--height-inches",
@@ -38,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     add = parser.add_argument
     add("--method", choices=PICTURE_METHODS, default="esrgan", help="default: %(default)s")
     add("-n", "--model", help="a name of `upscaled models list`, or a weights file")
+    add(
+        "--pre-model",
+        metavar="MODEL",
+        help="a model of scale 1 that the picture passes first: it removes noise or JPEG's blocks",
+    )
     add_size_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -14,6 +14,7 @@ from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig
 
 if TYPE_CHECKING:
+    from upscaled_imaging.read import Source
     from upscaled_models.esrgan.networks import Networks
 
 # The files that `loading.py` reads.
@@ -21,7 +22,7 @@ _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 
 class EsrganEngine(LocalEngine[EsrganConfig]):
-    """Upscales pictures with any single-image network that spandrel knows."""
+    """Upscales and restores pictures with any single-image network that spandrel knows."""
 
     method = "esrgan"
 
@@ -52,6 +53,10 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
         """Find the network of a job. Raises `JobError`."""
         return self._started().prepare(config, context)
+
+    def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:
+        """1 for a model that does not enlarge. Raises `JobError`."""
+        return self._started().default_factor(config, source, context)
 
     def compute(self, task: Callable[[], None]) -> None:
         """On a processor one thread computes for all jobs."""

@@ -1,4 +1,4 @@
-"""One picture in the network: as many passes as its size needs, and its progress."""
+"""One picture in the networks of its job: one step after the other, and its progress."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from upscaled_imaging.alphabounds import AlphaBounds
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
+from upscaled_imaging.rows import Picture
 from upscaled_models.device.precision import NAMES
 from upscaled_models.engine import Context
-from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
+from upscaled_models.esrgan.pixels import to_picture, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
-from upscaled_models.esrgan.stage import Stage
-from upscaled_models.esrgan.tile import choose_tile, rows_fit
+from upscaled_models.esrgan.step import Loaded, Step
 from upscaled_models.picture import Enlargement, RowBlocks
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 # If the last enlargement is smaller than this, it is resampled: another pass through the network
@@ -33,81 +31,74 @@ _TILE_BUDGET_S = 300.0
 
 
 class EsrganEnlargement(Enlargement):
-    """Takes the source's rows and gives enlarged ones; the host of its stages.
+    """Takes the source's rows and gives enlarged ones; the host of its steps.
 
+    before: a network of scale 1 that the picture passes first. What it gives goes to the other
+    network in floats, band by band.
     memory_bytes: the most memory that a tile may take. free_memory: called after memory ran out.
-    full_precision: loads the same network in float32.
+    Raises `JobError` (invalid_job) if a network cannot have its part.
     """
 
     def __init__(
         self,
-        network: Network,
+        loaded: Loaded,
         source: Source,
         plan: Plan,
         *,
+        before: Loaded | None = None,
         tile_size: int | None,
         context: Context,
         memory_bytes: int,
         free_memory: Callable[[], None],
-        full_precision: Callable[[], Network],
     ) -> None:
-        self.device = str(network.device)
-        self.in_turns = network.device.type == "cpu"
+        self.device = str(loaded.network.device)
+        self.in_turns = loaded.network.device.type == "cpu"
         self.bits = source.bits
         self._bands: Iterable[np.ndarray] = ()
         # Rows that the encoder has taken, and how long the job waited for it.
         self._taken_rows = 0
         self._taken_s = 0.0
         self._started_at = 0.0
-        self._network = network
+        self._network = loaded.network
         self._source = source
         self._context = context
         self._free_memory = free_memory
-        self._load_full_precision = full_precision
-        self._stages: list[Stage] = []
-        # The source pixels of each stage, in proportion to its work.
-        self._work: list[int] = []
-        colours = source.bands - source.has_alpha
-        planes = (colours if network.channels == 1 else 1) + source.has_alpha
-        # The last stage can round its pixels to the file's bytes if no band has to be changed.
-        as_bytes = source.bits == 8 and source.bands == network.channels
-        width, height = source.width, source.height
-
-        def is_too_small(scale: int = 1) -> bool:
-            scaled = plan.scaled
-            larger = max(scaled.width / (width * scale), scaled.height / (height * scale))
-            return larger > _NEGLIGIBLE
-
-        sizes = []
-        while is_too_small():
-            sizes.append((width, height))
-            width, height = width * network.scale, height * network.scale
+        picture = Picture(source.width, source.height, source.bands, source.bits)
+        passes = [(loaded, _passes(loaded, picture, plan))]
+        if before is not None:
+            _check_scale(before)
+            passes.insert(0, (before, 1))
+        passes = [(each, count) for each, count in passes if count]
         # All passes run at the same time.
-        memory_bytes //= max(len(sizes), 1)
-        for number, (pass_width, pass_height) in enumerate(sizes, 1):
-            size: dict[str, int] = {"width": pass_width, "planes": planes}
-            gives_way = network.by_rows and not rows_fit(network, memory_bytes=memory_bytes, **size)
-            if gives_way:
-                network = network.in_tiles()
-            size["height"] = pass_height
-            tile = choose_tile(network, tile_size=tile_size, memory_bytes=memory_bytes, **size)
-            if gives_way:
-                context.warn(
-                    f"{pass_width} px are too wide to be computed by rows in "
-                    f"{memory_bytes / 1e9:.3g} GB of memory: the picture was computed in tiles of "
-                    f"{tile.width}x{tile.rows} px, which takes longer"
-                )
-            whole = as_bytes and number == len(sizes)
-            stage = Stage(network, pass_width, pass_height, tile, self, as_bytes=whole)
-            self._stages.append(stage)
-            self._work.append(pass_width * pass_height)
-        self.size = Size(width=width, height=height)
-        self._alpha = AlphaBounds(source.height, width // source.width)
+        memory_bytes //= max(sum(count for _, count in passes), 1)
+        self._steps = [
+            Step(
+                each,
+                picture,
+                count,
+                host=self,
+                tile_size=tile_size,
+                memory_bytes=memory_bytes,
+                # The last step can round its pixels to the file's bytes.
+                as_bytes=source.bits == 8 and each is passes[-1][0],
+            )
+            for each, count in passes
+        ]
+        if before is not None and before.network.dtype != self._steps[-1].network.dtype:
+            name = NAMES[before.network.dtype]
+            context.warn(f"the pre_model {before.name} was computed in {name}")
+        # How long the job is in each step, in any unit.
+        self._weights = [1.0] * len(self._steps)
+        scale = 1
+        for each, count in passes:
+            scale *= each.network.scale**count
+        self.size = Size(width=source.width * scale, height=source.height * scale)
 
     @property
     def precision(self) -> str:
-        """What the network computes in; float32 after half precision failed."""
-        return NAMES[self._network.dtype]
+        """What the last network computes in; float32 after half precision failed."""
+        network = self._steps[-1].network if self._steps else self._network
+        return NAMES[network.dtype]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -121,7 +112,7 @@ class EsrganEnlargement(Enlargement):
 
     def read(self) -> Iterator[np.ndarray]:
         """The source's rows, in bands as the first stage takes them."""
-        rows = self._stages[0].tile.rows if self._stages else _READ_ROWS
+        rows = self._steps[0].stages[0].tile.rows if self._steps else _READ_ROWS
         while self._source.rows_left:
             with self._context.phase("decode"):
                 band = self._source.rows(rows)
@@ -129,23 +120,26 @@ class EsrganEnlargement(Enlargement):
 
     def upscale(self, bands: Iterable[np.ndarray]) -> RowBlocks:
         """Bands of the source, (h, W, C), to bands of the enlarged picture, in the same format."""
-        if not self._stages:
+        if not self._steps:
             yield from bands
             return
         # The time left is computed from here on, because the job waited for the device before.
         self._context.progress(0, "upscale", budget_s=_TILE_BUDGET_S)
+        if len(self._steps) > 1:
+            self._weights = [step.expected_s() for step in self._steps]
         self._started_at = time.perf_counter()
-        results = self._planes(bands)
-        for stage in self._stages:
-            results = stage.run(planes.float().clamp(0, 1) for planes in results)
+        device = self._network.device
+        results: Iterator[Tensor] = (to_picture(band, device) for band in bands)
+        for step in self._steps:
+            results = step.run(results)
         while True:
             with self._context.phase("inference"):
-                planes = next(results, None)
-                if planes is None:
+                picture = next(results, None)
+                if picture is None:
                     return
-                rows = self._rows(planes)
-                # The encoder may keep the rows for a while: free the planes before.
-                del planes
+                rows = to_rows(picture, self.bits)
+                # The encoder may keep the rows for a while: free the picture before.
+                del picture
             given = time.perf_counter()
             yield rows
             self._taken_s += time.perf_counter() - given
@@ -153,8 +147,9 @@ class EsrganEnlargement(Enlargement):
 
     def tile_done(self) -> None:
         """Report progress to the worker. Raises `JobError` (cancelled)."""
-        done = sum(stage.tiles_done for stage in self._stages)
-        total = done + sum(stage.tiles_left for stage in self._stages)
+        stages = [stage for step in self._steps for stage in step.stages]
+        done = sum(stage.tiles_done for stage in stages)
+        total = done + sum(stage.tiles_left for stage in stages)
         self._context.progress(
             100 * self._share_done(),
             "upscale",
@@ -166,11 +161,10 @@ class EsrganEnlargement(Enlargement):
 
     def _share_done(self) -> float:
         """The share of the time that the network and the encoder need in turns."""
-        work = sum(
-            pixels * stage.share_done
-            for stage, pixels in zip(self._stages, self._work, strict=True)
-        )
-        computed = work / sum(self._work)
+        computed = sum(
+            weight * step.share_done
+            for weight, step in zip(self._weights, self._steps, strict=True)
+        ) / sum(self._weights)
         network_s = time.perf_counter() - self._started_at - self._taken_s
         if not self._taken_rows or network_s <= 0:
             return computed
@@ -184,28 +178,37 @@ class EsrganEnlargement(Enlargement):
         self._context.warn("memory ran out: the picture was finished in smaller tiles")
         self._free_memory()
 
-    def full_precision(self) -> Network:
-        """The network in float32, after half precision failed."""
-        if self._network.dtype != torch.float32:
-            self._context.warn("half precision failed with this model: fp32 was used")
-            self._network = self._load_full_precision()
-        return self._network
+    def warn(self, text: str) -> None:
+        self._context.warn(text)
 
-    def _planes(self, bands: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        for band in bands:
-            if self._source.has_alpha:
-                self._alpha.push(band[:, :, -1])
-            yield to_planes(band, self._network.channels, self._network.device)
 
-    def _rows(self, planes: Tensor) -> np.ndarray:
-        if planes.dtype == torch.uint8:
-            return to_rows(planes, 8)
-        picture = to_bands(planes, self._source.bands)
-        if self._source.has_alpha:
-            low, high = (
-                to_planes(bound[:, :, None], 1, picture.device)
-                for bound in self._alpha.take(picture.shape[2])
+def _passes(loaded: Loaded, picture: Picture, plan: Plan) -> int:
+    """How often the picture passes the network. Raises `JobError` if that cannot reach the size."""
+    scaled = plan.scaled
+    missing = max(scaled.width / picture.width, scaled.height / picture.height)
+    scale = loaded.network.scale
+    if scale == 1:
+        if missing > _NEGLIGIBLE:
+            raise JobError(
+                ErrorCode.INVALID_JOB,
+                f"the model {loaded.name} does not enlarge (its scale is 1), and the job asks for "
+                f"{missing:.4g} times the size: give a model that does, and this one as pre_model, "
+                "or ask for a factor of 1",
             )
-            alpha = torch.clamp(picture[:, -1:], low, high)
-            picture = torch.cat((picture[:, :-1], alpha), 1)
-        return to_rows(picture, self._source.bits)
+        return 1
+    passes = 0
+    while missing > _NEGLIGIBLE:
+        missing /= scale
+        passes += 1
+    return passes
+
+
+def _check_scale(before: Loaded) -> None:
+    """Raise `JobError` for a network that enlarges."""
+    scale = before.network.scale
+    if scale != 1:
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"the pre_model {before.name} enlarges {scale} times: give one of scale 1, such as a "
+            "denoiser",
+        )

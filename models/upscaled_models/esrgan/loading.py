@@ -24,23 +24,27 @@ Descriptor: TypeAlias = ImageModelDescriptor
 _PLACES = ("params_ema", "g_ema", "net_g_ema", "ema", "params", "generator", "net_g", "netG", "gen",
            "network_g", "network", "model_g", "model", "net")  # fmt: skip
 
+# What spandrel calls the networks that enlarge, and those that restore at scale 1.
+_PURPOSES = ("SR", "Restoration")
+_FOREIGN_PURPOSES = {"FaceSR": "faces", "Inpainting": "inpainting"}
+
 _RANDOM_WEIGHTS = (init.kaiming_uniform_, init.uniform_, init.normal_)
 
 
 def load_descriptor(path: Path) -> Descriptor:
-    """Load an upscaling network on the CPU in float32, in evaluation mode.
+    """Load a network on the CPU in float32, in evaluation mode: one that upscales pictures, or one
+    that restores them at their own size, such as a denoiser (scale 1).
 
     Raises `JobError`: model_corrupt (truncated, altered, or of no known architecture),
-    model_unsafe (it would run code), model_not_found (no such file), or invalid_job (a network
-    that does not upscale pictures, or weights for other programs).
+    model_unsafe (it would run code), model_not_found (no such file), or invalid_job (a network for
+    faces or for inpainting, or weights for other programs).
     """
     model = _model(path, read_weights(path))
-    # Some architectures have the purpose "SR" also at scale 1.
-    if not isinstance(model, ImageModelDescriptor) or model.purpose != "SR" or model.scale < 2:
+    if not isinstance(model, ImageModelDescriptor) or model.purpose not in _PURPOSES:
         raise JobError(
             ErrorCode.INVALID_JOB,
-            f"{path.name} ({model.architecture.name}) does not upscale pictures: "
-            "choose a super-resolution model",
+            f"{path.name} ({model.architecture.name}) is for {_FOREIGN_PURPOSES[model.purpose]}: "
+            "choose a model that upscales or restores whole pictures",
         )
     channels = (model.input_channels, model.output_channels)
     if channels not in ((3, 3), (1, 1)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
@@ -20,8 +23,9 @@ from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField, pro
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
+from upscaled_protocol.errors import ErrorCode, JobError
 
-# Side of the tile that a network's memory is measured with.
+# Side of the tile that a network's memory and speed are measured with.
 _SAMPLE_SIDE = 64
 # Layers whose few weights stay in fp32, because they then take inputs of both precisions.
 _NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
@@ -63,7 +67,8 @@ class Network:
     """One network on one device in one precision. Safe to use from any thread.
 
     architecture: spandrel's name of it.
-    scale: output pixels per input pixel, to each side. channels: 1 or 3, in and out.
+    scale: output pixels per input pixel, to each side; 1 for a network that restores a picture.
+    channels: 1 or 3, in and out.
     by_rows: True if it runs row by row; then bands of any height cost the same per row.
     lag: by rows, the source rows by which a stream's result is behind.
     tiling: what the architecture says about tiles.
@@ -100,11 +105,21 @@ class Network:
         self.lag = self.column_bytes = 0
         descriptor.model.to(device)
         try:
-            self._graph = trace(descriptor.model, self.channels, self._multiple, self.dtype)
+            self._graph = trace(
+                descriptor.model,
+                self.channels,
+                self._multiple,
+                self.dtype,
+                # Some networks take a map of noise beside the picture, or give more than one.
+                partial(descriptor._call_fn, descriptor.model),
+            )
         except NotRowLocalError:
             self.by_rows = False
             self._descriptor = descriptor
-            descriptor.model.to(dtype=self.dtype, memory_format=torch.channels_last)
+            descriptor.model.to(dtype=self.dtype)
+            for weight in descriptor.model.parameters():
+                if weight.dim() == 4:  # `Module.to` raises for weights of five dimensions
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
             for layer in descriptor.model.modules():
                 if isinstance(layer, _NORMALISATIONS):
                     layer.float()
@@ -139,6 +154,19 @@ class Network:
                 else self._find_geometry()
             )
         return self._geometry
+
+    @cached_property
+    def pixel_s(self) -> float:
+        """Seconds per source pixel, measured on a small tile when it is first asked for. Says how
+        long a job of several networks is in each of them. The device must be the caller's."""
+        side = self.padded(_SAMPLE_SIDE)
+        tile = torch.zeros(1, self.channels, side, side, device=self.device)
+        with torch.inference_mode():
+            self._forward(tile)  # the first time, kernels are chosen and weights are laid out
+            start = time.perf_counter()
+            # To read a pixel of it waits for an accelerator.
+            self._forward(tile)[0, 0, 0, 0].item()
+        return (time.perf_counter() - start) / side**2
 
     @property
     def overlap(self) -> int:
@@ -222,6 +250,21 @@ class Network:
         pixel_bytes: int = math.ceil(footprint.peak_bytes / side**2)
         return pixel_bytes
 
+    def _called(self, picture: Tensor) -> Tensor:
+        try:
+            result: Tensor = self._descriptor(picture)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            height, width = picture.shape[2:]
+            # Not every set of sizes that an architecture can be built with also runs.
+            raise JobError(
+                ErrorCode.INVALID_JOB,
+                f"the model ({self.architecture}) failed on {width}x{height} pixels: choose "
+                f"another one; it said: {str(error).splitlines()[0] if str(error) else error!r}",
+            ) from error
+        return result
+
     def _forward(self, tile: Tensor) -> Tensor:
         if self._graph is not None:
             return self._graph.whole(tile)
@@ -231,5 +274,5 @@ class Network:
         half = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=half):
             # One picture at a time: not every architecture takes a batch.
-            parts = [self._descriptor(tile[index : index + 1]) for index in range(len(tile))]
+            parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -26,6 +26,7 @@ from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.probecache import ProbeCache
+from upscaled_models.esrgan.step import Loaded
 from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -69,10 +70,25 @@ class Networks(DeviceModels):
         return partial(
             self._enlarge,
             self._locate(config.model),
+            before=None if config.pre_model is None else self._locate(config.pre_model),
             context=context,
-            precision=config.precision if config.use_fp16 else "fp32",
+            precision=_precision(config),
             tile_size=config.tile_size,
         )
+
+    def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:
+        """The factor of a job that states no size: 1 if its model does not enlarge. Loads the
+        model. Raises `JobError`."""
+        dtype, _ = choose_dtype(_precision(config), self.device, bits=source.bits)
+        with contextlib.ExitStack() as held:
+            loaded = self._hold(self._locate(config.model), dtype, context, held)
+        if loaded.network.scale > 1:
+            return self.settings.defaults.factor
+        context.warn(
+            f"the model {loaded.name} does not enlarge (its scale is 1): the result has the size "
+            "of the input"
+        )
+        return 1.0
 
     def compute(self, task: Callable[[], ResultT]) -> ResultT:
         """Run `task` in the thread that computes on this device."""
@@ -81,14 +97,24 @@ class Networks(DeviceModels):
 
     @contextlib.contextmanager
     def enlarged(
-        self, path: Path, source: Source, plan: Plan, context: Context, *, memory_bytes: int
+        self,
+        path: Path,
+        source: Source,
+        plan: Plan,
+        context: Context,
+        *,
+        before: Path | None,
+        memory_bytes: int,
     ) -> Iterator[Iterator[np.ndarray]]:
         """The rows of the plan's output, in the source's bands and bits, for another engine.
 
-        path: the network's weights. memory_bytes: the most memory that a tile may take. The network
-        is held in memory until the context is left. Raises `JobError`, also while rows are taken.
+        path: the network's weights. before: those of the first step, if there is one.
+        memory_bytes: the most memory that a tile may take. The networks are held in memory until
+        the context is left. Raises `JobError`, also while rows are taken.
         """
-        enlarging = self._enlarge(path, source, plan, context=context, memory_bytes=memory_bytes)
+        enlarging = self._enlarge(
+            path, source, plan, before=before, context=context, memory_bytes=memory_bytes
+        )
         with enlarging as job:
             bits = source.bits
             yield fitted(job.rows(), plan, native=job.size, native_bits=bits, bits=bits)
@@ -100,12 +126,13 @@ class Networks(DeviceModels):
         source: Source,
         plan: Plan,
         *,
+        before: Path | None,
         context: Context,
         precision: Precision = "auto",
         tile_size: int | None = None,
         memory_bytes: int | None = None,
     ) -> Iterator[EsrganEnlargement]:
-        """Hold the network at that path, and read the picture ahead.
+        """Hold the networks at these paths, and read the picture ahead.
 
         memory_bytes: the most memory that a tile may take; None for a share of what is free.
         """
@@ -113,34 +140,42 @@ class Networks(DeviceModels):
         if warning is not None:
             context.warn(warning)
         with contextlib.ExitStack() as held:
-            context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
-            with context.phase("load"):
-                network = held.enter_context(self._network(path, dtype, context.warn))
-            if note := licence_note(network.architecture):
-                context.warn(note)
-
-            def full_precision() -> Network:
-                self._full_precision_only.add(path)
-                if network.probe_cache is not None:
-                    network.probe_cache.keep_imprecise()
-                return held.enter_context(self._network(path, torch.float32, context.warn))
-
+            loaded = self._hold(path, dtype, context, held)
+            first = None if before is None else self._hold(before, dtype, context, held)
             if memory_bytes is None:
                 memory_bytes = self._memory_for_tiles()
             # This counts as loading: a network may have to be probed before the picture is cut.
             with context.phase("load"):
                 job = EsrganEnlargement(
-                    network,
+                    loaded,
                     source,
                     plan,
+                    before=first,
                     tile_size=tile_size,
                     context=context,
                     memory_bytes=memory_bytes,
                     free_memory=self.free_memory,
-                    full_precision=full_precision,
                 )
             with job.reading():
                 yield job
+
+    def _hold(
+        self, path: Path, dtype: torch.dtype, context: Context, held: contextlib.ExitStack
+    ) -> Loaded:
+        """Load a network for a job, and keep it in memory until `held` is closed."""
+        context.progress(0, "load", budget_s=_LOAD_BUDGET_S)
+        with context.phase("load"):
+            network = held.enter_context(self._network(path, dtype, context.warn))
+        if note := licence_note(network.architecture):
+            context.warn(note)
+
+        def full_precision() -> Network:
+            self._full_precision_only.add(path)
+            if network.probe_cache is not None:
+                network.probe_cache.keep_imprecise()
+            return held.enter_context(self._network(path, torch.float32, context.warn))
+
+        return Loaded(path.stem, network, full_precision)
 
     def _locate(self, model: str) -> Path:
         """The weights file of a job. It may be missing if its network is in memory."""
@@ -219,3 +254,7 @@ class Networks(DeviceModels):
     def _memory_for_tiles(self) -> int:
         share = _DEVICE_SHARE if self.device.type == "cuda" else _HOST_SHARE
         return int(free_bytes(self.device) * share)
+
+
+def _precision(config: EsrganConfig) -> Precision:
+    return config.precision if config.use_fp16 else "fp32"

@@ -13,16 +13,22 @@ from torch import Tensor
 from upscaled_models.esrgan.rows import native
 
 
-def to_planes(rows: np.ndarray, channels: int, device: torch.device) -> Tensor:
-    """Rows (h, W, 1 to 4) of uint8 or uint16 to planes (B, channels, h, W) of float32, 0 to 1.
+def to_picture(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Rows (h, W, bands) of uint8 or uint16 to a picture (1, bands, h, W) of float32, 0 to 1."""
+    pixels = torch.from_numpy(np.array(rows, np.float32, order="C")).to(device)
+    return pixels.div_(np.iinfo(rows.dtype).max).permute(2, 0, 1).unsqueeze(0)
+
+
+def to_planes(picture: Tensor, channels: int) -> Tensor:
+    """A picture (1, 1 to 4 bands, h, W) to planes (B, channels, h, W).
 
     B is one for the colours, or three for a gray network's, and one more for alpha.
     """
-    bands = rows.shape[2]
-    pixels = torch.from_numpy(np.array(rows, np.float32, order="C")).to(device)
-    pixels.div_(np.iinfo(rows.dtype).max)
     if channels == 1:
-        return pixels.permute(2, 0, 1).unsqueeze(1)
+        return picture.transpose(0, 1)
+    # Channels last, as networks take them.
+    pixels = picture[0].permute(1, 2, 0)
+    bands = pixels.shape[2]
     colours = bands - (bands in (2, 4))
     parts = [pixels[:, :, :colours].expand(-1, -1, 3)]
     if colours < bands:

@@ -42,7 +42,8 @@ def probe(
     multiple: the sides of its input are multiples of it.
     """
     height = math.ceil(_LARGEST_PERIOD / multiple) * multiple
-    width = math.ceil(2 * (LARGEST_RADIUS + _LARGEST_PERIOD) / multiple) * multiple
+    start = LARGEST_RADIUS + math.lcm(_LARGEST_PERIOD, multiple)
+    width = math.ceil((start + _LARGEST_PERIOD + LARGEST_RADIUS) / multiple) * multiple
     generator = torch.Generator().manual_seed(0)
     pair = torch.rand(2, 1, channels, height, width, generator=generator).to(device)
     across = _Probe(forward, pair, scale)
@@ -87,7 +88,9 @@ class _Probe:
         of the shifts that change the result least; False.
         """
         allowed = _ROUNDING * float(self._result.abs().max())
-        start, stop = LARGEST_RADIUS + _LARGEST_PERIOD, LARGEST_RADIUS + 2 * _LARGEST_PERIOD
+        # Even the largest shift leaves enough pixels to the left of these.
+        start = LARGEST_RADIUS + math.lcm(_LARGEST_PERIOD, multiple)
+        stop = start + _LARGEST_PERIOD
         kept = self._result[..., start * self._scale : stop * self._scale]
         differences = {}
         shift = 1

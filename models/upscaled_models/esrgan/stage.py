@@ -81,6 +81,11 @@ class Stage:
         return self._work.left(self._steps) * len(self._columns) - done
 
     @property
+    def pixels(self) -> int:
+        """Source pixels that the network computes; those of overlaps count in each tile."""
+        return sum(self._seen(column).length for column in self._columns) * self._work.rows
+
+    @property
     def share_done(self) -> float:
         """Of the stage's work, from 0 to 1."""
         before, after = self._work.share(self._steps), self._work.share(self._steps + 1)

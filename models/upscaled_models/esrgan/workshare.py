@@ -16,9 +16,11 @@ class Work:
     """The work of one column of a picture.
 
     costs: one per step, in any unit; zero if nothing is computed in it.
+    rows: source rows that are computed, those of overlaps once per tile.
     """
 
-    def __init__(self, costs: Sequence[float]) -> None:
+    def __init__(self, costs: Sequence[float], rows: int) -> None:
+        self.rows = rows
         total = sum(costs)
         self._shares = [done / total for done in accumulate(costs, initial=0)]
         self._computed = list(accumulate((cost > 0 for cost in costs), initial=0))
@@ -49,7 +51,7 @@ def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
 
     clocks = range(0, wanted + lag + band_rows, band_rows)
     done = [fed(clock) - fed(clock - height) for clock in clocks]
-    return Work([after - before for before, after in pairwise(done)])
+    return Work([after - before for before, after in pairwise(done)], height)
 
 
 def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exact: bool) -> Work:
@@ -60,7 +62,7 @@ def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exa
         costs.append(rows.widened(overlap, height).length if rows.length else 0)
         if rows.stop - blend >= wanted:
             break
-    return Work(costs)
+    return Work(costs, sum(costs))
 
 
 def tile_rows(height: int, band_rows: int, overlap: int, *, exact: bool) -> Iterator[Span]:

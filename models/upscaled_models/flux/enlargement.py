@@ -48,6 +48,11 @@ class FluxEnlargement(Enlargement):
         self._context = context
         self._files = find_files(pipeline.catalog, config.model, settings.model_dir, roots)
         self._first_stage = pipeline.catalog.locate(config.upscale_model, settings.model_dir, roots)
+        self._before = (
+            None
+            if config.pre_model is None
+            else pipeline.catalog.locate(config.pre_model, settings.model_dir, roots)
+        )
         self._tokens = tokenize(config.prompt, self._files)
         if config.block_cache:
             context.warn("block_cache was ignored: this version computes every call in full")
@@ -93,6 +98,7 @@ class FluxEnlargement(Enlargement):
                     self._plan,
                     # If there is more to come, its percentages are not the job's.
                     context if models is None else Subordinate(context),
+                    before=self._before,
                     memory_bytes=int(free * _FIRST_STAGE_SHARE),
                 )
             )

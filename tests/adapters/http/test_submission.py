@@ -118,6 +118,7 @@ def test_settings_fill_what_a_request_leaves_out() -> None:
         ({"model_name": ".."}, "model_not_found", "model_name"),
         ({"model": "a\0b"}, "model_not_found", "model"),
         ({"upscale_model": "../x"}, "model_not_found", "upscale_model"),
+        ({"pre_model": "../x"}, "model_not_found", "pre_model"),
         ({"method": "nope"}, "unknown_method", "method"),
         ({"method": "fake"}, "unknown_method", "method"),
     ],

@@ -33,6 +33,9 @@ def build(
         module = importlib.import_module(f"{library}.architectures.{architecture}")
         torch.manual_seed(0)
         model: nn.Module = getattr(module, name or architecture)(**sizes)
+        for name_of, weight in model.named_parameters():
+            if name_of.endswith(("beta", "gamma")):  # NAFNet's: with zeros it is the identity
+                nn.init.ones_(weight)
         return model.eval()
 
     return construct
@@ -83,6 +86,10 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "DITN": build("DITN", dim=12, ITL_blocks=1, SAL_blocks=1, UFONE_blocks=1),
     "FDAT": build("FDAT", embed_dim=12, num_groups=1, depth_per_group=1, num_heads=2),
     "RealCUGAN": build("RealCUGAN", "UpCunet2x"),
+    "DnCNN": build("DnCNN", in_nc=3, out_nc=3, nc=8, nb=9, act_mode="R"),
+    "DRUNet": build("DRUNet", in_nc=4, out_nc=3, nc=[8, 8, 16, 16], nb=2),
+    "NAFNet": build("NAFNet", width=8, middle_blk_num=1, enc_blk_nums=[1], dec_blk_nums=[1]),
+    "RetinexFormer": build("RetinexFormer", n_feat=8, stage=1, num_blocks=[1, 1, 1]),
 }
 if morearchitectures.is_installed():
     BUILDERS["SRFormer"] = windowed(

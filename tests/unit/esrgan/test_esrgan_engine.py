@@ -448,7 +448,7 @@ def test_a_job_that_ran_out_of_memory_unloads_what_it_does_not_need(
 
     def fail_once(job: EsrganEnlargement) -> None:
         note_tile(job)
-        if job._stages[0].tiles_done == 2:
+        if job._steps[0].stages[0].tiles_done == 2:
             for failure in failures:
                 raise failure
 

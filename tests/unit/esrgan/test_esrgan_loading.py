@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tiny_networks import compact, random_picture, rrdb, save, weights
+from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -184,11 +185,18 @@ def mosr_of_the_same_size() -> nn.Module:
 
 
 @pytest.mark.parametrize("build", [lambda: compact(scale=1), mosr_of_the_same_size])
-def test_a_network_that_does_not_upscale_is_refused(
-    tmp_path: Path, build: Callable[[], nn.Module]
-) -> None:
+def test_a_network_of_scale_1_is_read(tmp_path: Path, build: Callable[[], nn.Module]) -> None:
     path = save(build(), tmp_path / "denoise.safetensors")
-    assert refused(path).code is ErrorCode.INVALID_JOB
+    assert load_descriptor(path).scale == 1
+
+
+def test_a_network_for_faces_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptor = load_descriptor(save(compact(scale=1), tmp_path / "faces.safetensors"))
+    descriptor._purpose = "FaceSR"
+    monkeypatch.setattr(morearchitectures, "load", lambda _: descriptor)
+    error = refused(tmp_path / "faces.safetensors")
+    assert error.code is ErrorCode.INVALID_JOB
+    assert "is for faces" in error.message
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tiny_networks import CPU
-from upscaled_models.esrgan.pixels import to_bands, to_planes, to_rows
+from upscaled_models.esrgan.pixels import to_bands, to_picture, to_planes, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_protocol.errors import ErrorCode, JobError
 from waiting import TIMEOUT_S
@@ -28,7 +28,7 @@ from waiting import TIMEOUT_S
 )
 def test_what_no_network_changes_comes_back_as_it_was(pixels: np.ndarray, channels: int) -> None:
     bits = 8 * pixels.itemsize
-    planes = to_planes(pixels, channels, CPU)
+    planes = to_planes(to_picture(pixels, CPU), channels)
     assert planes.shape[1:] == (channels, *pixels.shape[:2])
     assert 0 <= planes.min() <= planes.max() <= 1
     rows = to_rows(to_bands(planes, pixels.shape[2]), bits)

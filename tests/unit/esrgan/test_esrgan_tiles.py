@@ -308,6 +308,10 @@ def test_farther_than_a_tile_may_see_is_everywhere() -> None:
     assert reach(Looking(1, window=8, everywhere=True), multiple=8) == ReceptiveField(None, 8)
 
 
+def test_a_network_for_sides_of_many_pixels_is_measured() -> None:
+    assert reach(Looking(2), multiple=128) == ReceptiveField(None, 128)
+
+
 def test_a_network_that_looks_down_farther_than_across_is_found() -> None:
     class Tall(nn.Module):
         def forward(self, picture: Tensor) -> Tensor:

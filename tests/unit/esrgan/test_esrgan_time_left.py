@@ -20,6 +20,7 @@ from upscaled_imaging import encodetime
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.enlargement import EsrganEnlargement
+from upscaled_models.esrgan.step import Loaded
 from upscaled_models.esrgan.tilestream import TileStream
 from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
@@ -46,6 +47,7 @@ class Network:
     overlap: int = 16
     exact: bool = False
     scale: int = 2
+    pixel_s: float = PIXEL_S
     channels: int = 3
     align: int = 1
     column_bytes: int = 0
@@ -62,7 +64,7 @@ class Network:
     def spend(self, pixels: float) -> None:
         self.clock.now += 0 if self.is_warm else WARM_UP_S
         self.is_warm = True
-        self.clock.now += PIXEL_S * pixels
+        self.clock.now += self.pixel_s * pixels
 
     def forward(self, tile: Tensor) -> Tensor:
         self.spend(tile.shape[2] * tile.shape[3])
@@ -104,7 +106,8 @@ class LayeredStream:
         self.network.spend(rows / 10 * picture.shape[3])
         first, self.given = self.given, self.done(self.time - self.network.lag)
         ready = picture[:, :, first : self.given]
-        return functional.interpolate(ready, scale_factor=2) if ready.shape[2] else None
+        scale = self.network.scale
+        return functional.interpolate(ready, scale_factor=scale) if ready.shape[2] else None
 
     def done(self, rows: int) -> int:
         return min(max(rows, 0), self.height)
@@ -174,14 +177,13 @@ def test_the_time_left_is_right_after_the_first_tenth(
     config = EsrganConfig(image_path="in.png", upscale_factor=factor)
     plan = plan_size(config, Size(width=90, height=130), factor=factor, default_dpi=150)
     job = EsrganEnlargement(
-        cast(Any, network),
+        loaded(network),
         cast(Any, Source(90, 130)),
         plan,
         tile_size=tile_size,
         context=context,
         memory_bytes=2**30,
         free_memory=lambda: None,
-        full_precision=lambda: cast(Any, network),
     )
     job.tail_s = tail_s
     height = 130 * factor
@@ -195,6 +197,43 @@ def test_the_time_left_is_right_after_the_first_tenth(
     assert len(told) > 4
     for now, left_s in told:
         assert left_s == pytest.approx(end - now, rel=0.2), f"at {now:.1f} of {end:.1f} s"
+
+
+@pytest.mark.parametrize("by_rows", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("speed", [0.25, 1.0, 8.0])
+def test_the_time_left_is_right_with_a_first_step_of_another_speed(
+    by_rows: tuple[bool, bool], speed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(LOAD_S)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    first = Network(clock, by_rows[0], 20, scale=1, pixel_s=PIXEL_S / speed)
+    second = Network(clock, by_rows[1], 20)
+    context = Timed(clock)
+    config = EsrganConfig(image_path="in.png", upscale_factor=2)
+    size = Size(width=90, height=400)
+    job = EsrganEnlargement(
+        loaded(second),
+        cast(Any, Source(size.width, size.height)),
+        plan_size(config, size, factor=2, default_dpi=150),
+        before=loaded(first),
+        tile_size=32,
+        context=context,
+        memory_bytes=2**30,
+        free_memory=lambda: None,
+    )
+    for _ in job.upscale(job.read()):
+        pass
+    assert context.percents == sorted(context.percents)
+    end = clock.now
+    tenth = LOAD_S + (end - LOAD_S) / 10
+    told = [(now, left_s) for now, left_s in context.told if now >= tenth]
+    assert len(told) > 4
+    for now, left_s in told:
+        assert left_s == pytest.approx(end - now, rel=0.2, abs=0.1), f"at {now:.1f} of {end:.1f} s"
+
+
+def loaded(network: Network) -> Loaded:
+    return Loaded("network", cast(Any, network), lambda: cast(Any, network))
 
 
 def test_the_encoder_of_a_whole_picture_is_expected_to_take_what_the_last_one_took(

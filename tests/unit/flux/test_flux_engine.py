@@ -283,6 +283,9 @@ def test_a_missing_or_broken_file_has_its_error_code(
 
     assert code(model="flux1-schnell") == ErrorCode.MODEL_NOT_FOUND
     assert code(upscale_model="4x-UltraSharp") == ErrorCode.MODEL_NOT_FOUND
+    assert code(pre_model="1x-denoise") == ErrorCode.MODEL_NOT_FOUND
+    # It enlarges; it is loaded with the first stage.
+    assert code(pre_model="compact-x4", denoise=0.0) == ErrorCode.INVALID_JOB
     assert code(model=str(copy / "vae" / "ae.sft")) == ErrorCode.INVALID_JOB
     path = copy / "unet" / "flux1-dev-Q8_0.gguf"
     path.write_bytes(path.read_bytes()[:-1000])

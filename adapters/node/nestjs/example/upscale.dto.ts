@@ -102,6 +102,10 @@ abstract class FactorDto extends UpscaleDto {
   @Optional({ description: "What enlarges the picture: a name that `upscaled models list` shows." })
   @Matches(MODEL_NAME)
   readonly upscale_model?: string;
+
+  @Optional({ description: "A model of scale 1, such as a denoiser, that the picture passes first." })
+  @Matches(MODEL_NAME)
+  readonly pre_model?: string;
 }
 
 export class EsrganDto extends FactorDto {

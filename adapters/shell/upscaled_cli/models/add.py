@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from upscaled_cli import exits
+from upscaled_cli.config import OPTIONS
 from upscaled_cli.download import DownloadError, download, sha256_of
 from upscaled_cli.models.bar import bar
 from upscaled_cli.models.contents import read_contents
@@ -87,7 +88,7 @@ def _add_file(
     print(f"{added.stem}: {contents.facts}, {size_text(path.stat().st_size)}")
     print(f"  {added}{' (was there already)' if there else ''}")
     print(f"  licence: {contents.note or 'the file names none: ask its source'}")
-    _print_use(added.stem, contents.method)
+    _print_use(added.stem, contents.method, contents.field)
 
 
 def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) -> None:
@@ -215,9 +216,9 @@ def _hint_for_page(source: str) -> str:
     return f"; this is the link of a page, try {source.replace('/blob/', place, 1)}"
 
 
-def _print_use(name: str, method: str) -> None:
-    config = {"image_path": "photo.jpg", "model": name}
+def _print_use(name: str, method: str, field: str = "model") -> None:
+    config = {"image_path": "photo.jpg", field: name}
     line = json.dumps({"job_id": "1", "method": method, "config": config}, separators=(",", ":"))
     chosen = "" if method == "esrgan" else f" --method {method}"
-    print(f"  upscaled upscale photo.jpg{chosen} --model {shlex.quote(name)}")
+    print(f"  upscaled upscale photo.jpg{chosen} {OPTIONS[field]} {shlex.quote(name)}")
     print(f"  {line}")

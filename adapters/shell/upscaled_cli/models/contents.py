@@ -11,9 +11,11 @@ _ESRGAN_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of a weights file. suffix: for its name. note: on its licence."""
+    """The content of a weights file. field: of a job, for its name. suffix: for its name. note: on
+    its licence."""
 
     method: str
+    field: str
     suffix: str
     facts: str
     note: str | None = None
@@ -37,7 +39,8 @@ def _esrgan(path: Path, head: bytes) -> Contents:
     colours = "RGB" if network.input_channels == 3 else "grayscale"
     architecture = network.architecture.name
     facts = f"{architecture}, {network.scale}x, {colours}"
-    return Contents("esrgan", suffix, facts, licence_note(architecture))
+    field = "model" if network.scale > 1 else "pre_model"
+    return Contents("esrgan", field, suffix, facts, licence_note(architecture))
 
 
 def _flux(path: Path, model_dir: Path) -> Contents:
@@ -51,4 +54,4 @@ def _flux(path: Path, model_dir: Path) -> Contents:
     others = (model_dir,) * 5  # not used
     check_transformer(Files(model_dir, path, *others))
     note = "FLUX.1-dev's licence is non-commercial"
-    return Contents("flux", ".gguf", "a FLUX.1 transformer, GGUF", note)
+    return Contents("flux", "model", ".gguf", "a FLUX.1 transformer, GGUF", note)

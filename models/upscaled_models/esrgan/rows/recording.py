@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functionalize
 
 aten = torch.ops.aten
@@ -56,7 +56,7 @@ class Node:
         self.inputs = list(dict.fromkeys(_leaves((args, kwargs), Node)))
 
 
-def record(model: nn.Module, example: Tensor) -> tuple[Node, list[Node]]:
+def record(model: Callable[[Tensor], Any], example: Tensor) -> tuple[Node, list[Node]]:
     """The source, and the calls that the result needs, in their order. The last one gives the
     result.
 

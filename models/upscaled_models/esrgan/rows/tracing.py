@@ -41,12 +41,19 @@ class NotRowLocalError(Exception):
     """Raised when a network cannot be run row by row; it has to be run in tiles then."""
 
 
-def trace(model: nn.Module, channels: int, multiple: int, dtype: torch.dtype) -> RowGraph:
+def trace(
+    model: nn.Module,
+    channels: int,
+    multiple: int,
+    dtype: torch.dtype,
+    call: Callable[[Tensor], Any] | None = None,
+) -> RowGraph:
     """Trace a float32 network into a graph whose convolutions compute in `dtype`.
 
     Values that never pass a convolution stay in float32: a network that adds its answer to its
     enlarged input keeps the input's full precision.
     multiple: the network takes pictures whose sides are multiples of it.
+    call: how the network is called with a picture, if not by the picture alone.
     Raises `NotRowLocalError`.
     """
     if any(isinstance(layer, _GLOBAL_LAYERS) for layer in model.modules()):
@@ -56,7 +63,7 @@ def trace(model: nn.Module, channels: int, multiple: int, dtype: torch.dtype) ->
     shape = (1, channels, 3 * side, 6 * side)
     example = torch.empty(shape, device=next(model.parameters()).device)
     try:
-        source, calls = record(model, example)
+        source, calls = record(call or model, example)
         graph = _Tracer(source, example.device, dtype).graph(calls)
     except NotRowLocalError:
         raise
