@@ -98,7 +98,7 @@ def parts_of(engine: EsrganEngine, config: EsrganConfig, device: torch.device) -
     initialise = Stage.__init__
     with ExitStack() as held:
         for owner, name, title, note in (
-            (enlargement, "to_planes", "copy in", note_planes),
+            (enlargement, "to_picture", "copy in", note_planes),
             (Stage, "_step", "network", note_result),
             (Stage, "_checked", "checks, rounding", nothing),
             (enlargement, "to_rows", "copy out", nothing),
