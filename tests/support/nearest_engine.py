@@ -16,7 +16,7 @@ from upscaled_protocol.configs import EsrganConfig
 from upscaled_protocol.messages import Size
 
 # Names a file: while it exists, jobs wait before they begin.
-HOLD = "UPSCALED_TEST_HOLD"
+HOLD = "NEAREST_ENGINE_HOLD"
 _HOLD_TURN_S = 0.02
 
 _ROWS = 64

@@ -38,6 +38,25 @@ type FieldError struct {
 	Detail string `json:"detail"`
 }
 
+// FiledPicture: A picture on its way to the bucket. `success`, `message` and `result` are set once it is filed, `problem` if it failed.
+type FiledPicture struct {
+	// A UUID, given by the server.
+	PictureID string `json:"picture_id"`
+	// The file's name, cleaned: for display.
+	Name   string `json:"name,omitempty"`
+	Status string `json:"status"`
+	// Why it waits, if a try has failed.
+	Detail string `json:"detail,omitempty"`
+	// The job that upscales it, at `/api/jobs/`.
+	JobID      string          `json:"job_id,omitempty"`
+	CreatedAt  string          `json:"created_at"`
+	FinishedAt string          `json:"finished_at,omitempty"`
+	Success    *bool           `json:"success,omitempty"`
+	Message    string          `json:"message,omitempty"`
+	Result     *PipelineResult `json:"result,omitempty"`
+	Problem    *Problem        `json:"problem,omitempty"`
+}
+
 // Health: How the server and its daemon are.
 type Health struct {
 	Status       string            `json:"status"`
@@ -160,6 +179,23 @@ type ModelList struct {
 	Models []Model `json:"models"`
 }
 
+// PictureBatch: Several pictures for the bucket that were uploaded together.
+type PictureBatch struct {
+	BatchID   string         `json:"batch_id"`
+	Status    string         `json:"status"`
+	StatusURL string         `json:"status_url"`
+	Pictures  []FiledPicture `json:"pictures"`
+	// Files that were not accepted, with reasons.
+	Refused []Problem `json:"refused,omitempty"`
+}
+
+// PictureEvent: The body of a picture's webhook: it is filed, or cannot be.
+type PictureEvent struct {
+	Type      string       `json:"type"`
+	Timestamp string       `json:"timestamp"`
+	Data      FiledPicture `json:"data"`
+}
+
 // PipelineAnswer: The answer to a picture for the bucket. success: false if it could not be upscaled.
 type PipelineAnswer struct {
 	Success bool           `json:"success"`
@@ -184,6 +220,25 @@ type PipelineResult struct {
 	JobID string `json:"job_id"`
 	// Why it could not be upscaled; null on success.
 	Code string `json:"code,omitempty"`
+}
+
+// PipelineStats: The pipeline, and the pictures that went through this server since the records begin (`keep_records_days`). A picture that had a record before is not counted.
+type PipelineStats struct {
+	Bucket    string  `json:"bucket"`
+	Threshold float64 `json:"threshold"`
+	Scale     int     `json:"scale"`
+	Score     string  `json:"score"`
+	// Pictures, by folder.
+	Folders map[string]int `json:"folders"`
+	Scores  []ScoreCount   `json:"scores"`
+	// The share outside of `couldn't_upscale`. Null without pictures.
+	SuccessRate *float64 `json:"success_rate,omitempty"`
+	// From receipt to record, on average. Null without pictures.
+	SecondsPerPicture *float64 `json:"seconds_per_picture,omitempty"`
+	// Pictures of batches that are not filed yet.
+	Open int `json:"open"`
+	// The last ones received, the newest first.
+	Recent []FiledPicture `json:"recent"`
 }
 
 // Probe: A probe's answer; its status is 503 if `ok` is false.
@@ -214,6 +269,13 @@ type QueueDepth struct {
 	// Of those that wait. Null if nothing waits, or RabbitMQ does not tell.
 	OldestS  *float64 `json:"oldest_s,omitempty"`
 	Machines int      `json:"machines"`
+}
+
+// ScoreCount: Pictures whose score is from the last entry's `below` up to this one's.
+type ScoreCount struct {
+	// Null for the last entry, which has no end.
+	Below    *float64 `json:"below,omitempty"`
+	Pictures int      `json:"pictures"`
 }
 
 // Stats: Jobs by method and outcome, the queue, and the bytes on disk.

@@ -15,6 +15,8 @@ from upscaled_protocol.messages import CropInfo, HealthStatus, Size, Timings, Wo
 
 JobStatus = Literal["queued", "processing", "completed", "failed", "cancelled"]
 EventType = Literal["job.completed", "job.failed", "job.cancelled"]
+PictureEventType = Literal["picture.filed", "picture.failed"]
+FilingStatus = Literal["waiting", "processing", "filed", "failed"]
 Retention = Literal["keep", "delete_after_download"]
 
 
@@ -96,6 +98,68 @@ class PipelineAnswer(Body):
     success: bool
     message: str
     result: PipelineResult
+
+
+class FiledPicture(Body):
+    """A picture on its way to the bucket. `success`, `message` and `result` are set once it is
+    filed, `problem` if it failed."""
+
+    picture_id: str = Field(description="A UUID, given by the server.")
+    name: str | None = Field(None, description="The file's name, cleaned: for display.")
+    status: FilingStatus
+    detail: str | None = Field(None, description="Why it waits, if a try has failed.")
+    job_id: str | None = Field(None, description="The job that upscales it, at `/api/jobs/`.")
+    created_at: datetime
+    finished_at: datetime | None = None
+    success: bool | None = None
+    message: str | None = None
+    result: PipelineResult | None = None
+    problem: Problem | None = None
+
+
+class PictureBatch(Body):
+    """Several pictures for the bucket that were uploaded together."""
+
+    batch_id: str
+    status: Literal["processing", "finished"]
+    status_url: str
+    pictures: list[FiledPicture]
+    refused: list[Problem] = Field([], description="Files that were not accepted, with reasons.")
+
+
+class PictureEvent(Body):
+    """The body of a picture's webhook: it is filed, or cannot be."""
+
+    type: PictureEventType
+    timestamp: datetime
+    data: FiledPicture
+
+
+class ScoreCount(Body):
+    """Pictures whose score is from the last entry's `below` up to this one's."""
+
+    below: float | None = Field(None, description="Null for the last entry, which has no end.")
+    pictures: int
+
+
+class PipelineStats(Body):
+    """The pipeline, and the pictures that went through this server since the records begin
+    (`keep_records_days`). A picture that had a record before is not counted."""
+
+    bucket: str
+    threshold: float
+    scale: int
+    score: str
+    folders: dict[str, int] = Field(description="Pictures, by folder.")
+    scores: list[ScoreCount]
+    success_rate: float | None = Field(
+        None, description="The share outside of `couldn't_upscale`. Null without pictures."
+    )
+    seconds_per_picture: float | None = Field(
+        None, description="From receipt to record, on average. Null without pictures."
+    )
+    open: int = Field(description="Pictures of batches that are not filed yet.")
+    recent: list[FiledPicture] = Field(description="The last ones received, the newest first.")
 
 
 class JobList(Body):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from upscaled_http.deliveries import RegistryDeliveries
+from upscaled_http.filings import Filings
 from upscaled_http.records import Pixels, Record
 
 _VERSION = 1
@@ -119,6 +120,7 @@ class Registry:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
             self.deliveries = RegistryDeliveries(self._db)
+            self.filings = Filings(self._db)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except sqlite3.Error as error:
             raise RegistryError(f"{path.name} cannot be opened: {error}") from None
@@ -215,8 +217,10 @@ class Registry:
         return self._all(clause, batch_id, owner)
 
     def remove_ended(self, before: float) -> None:
-        """Remove the jobs without a file that ended before this time, and older kept answers."""
+        """Remove the jobs without a file and the filed pictures that ended before this time, and
+        older kept answers."""
         self._db.execute("DELETE FROM jobs WHERE finished_at <= ? AND file_name IS NULL", (before,))
+        self.filings.remove_ended(before)
         self._db.execute("DELETE FROM idempotency WHERE created_at <= ?", (before,))
 
     def file_names(self) -> set[str]:

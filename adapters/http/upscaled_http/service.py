@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
-from upscaled_http.filing import open_filing
+from upscaled_http.filingqueue import open_filing
 from upscaled_http.healthreport import JobCounts, health_of
 from upscaled_http.intake import Intake, SubmittedBatch
 from upscaled_http.jobmetrics import JobMetrics
@@ -73,6 +73,7 @@ class Service:
         self.registry = Registry(self.storage.registry)
         self.jobs = OpenJobs(self.storage, self.settings.storage, self.registry, self.watchers)
         open_ids = {record.job_id for record in self.jobs.records()}
+        open_ids |= {filing.picture_id for filing in self.registry.filings.open()}
         self.storage.sweep(open_ids, self.registry.file_names())
         self.webhooks = open_webhooks(self.settings.webhooks, self.registry.deliveries)
         if self.webhooks is not None:
@@ -95,6 +96,8 @@ class Service:
         self._metrics = JobMetrics(self.jobs, self.daemon, self.storage)
         self.filing = open_filing(self.settings.pipeline, self)
         self.daemon.start()
+        if self.filing is not None:
+            self.filing.start()
         self._housekeeping = asyncio.create_task(self._housekeep())
 
     async def drain(self) -> None:
@@ -113,6 +116,8 @@ class Service:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
             await asyncio.gather(self._housekeeping, return_exceptions=True)
+        if self.filing is not None:
+            await self.filing.stop()
         self.jobs.catch_up()
         if self.webhooks is not None:
             await self.webhooks.sending.stop()
@@ -148,7 +153,9 @@ class Service:
     @property
     def idle_s(self) -> float:
         """Seconds without any job; 0 while there is one."""
-        return 0.0 if len(self.jobs) else time.monotonic() - self.jobs.last_end
+        if len(self.jobs) or not (self.filing is None or self.filing.is_idle):
+            return 0.0
+        return time.monotonic() - self.jobs.last_end
 
     def reload(self) -> None:
         """Have the daemon replace its workers one by one."""

@@ -1,9 +1,11 @@
-"""The webhook of a job that has ended: its message, recorded with the job's end."""
+"""The webhooks of jobs and pictures that have ended: messages, recorded with the ends."""
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+
+from pydantic import BaseModel
 
 from upscaled_http.config import WebhookSettings
 from upscaled_http.deliveries import RegistryDeliveries
@@ -35,7 +37,7 @@ def open_webhooks(settings: WebhookSettings, deliveries: RegistryDeliveries) -> 
 
 
 class JobWebhooks:
-    """The webhooks of the server's jobs, and what sends them."""
+    """The webhooks of the server's jobs and pictures, and what sends them."""
 
     def __init__(self, deliveries: RegistryDeliveries, webhooks: Webhooks) -> None:
         self.sending = webhooks
@@ -46,17 +48,19 @@ class JobWebhooks:
         that records the end. Raises `sqlite3.Error`."""
         if record.webhook is None:
             return
-        now = self.sending.clock.now()
-        receiver = Receiver(record.owner, str(host_of(record.webhook)))
         job = record.job()
         event = WebhookEvent(
             type=_EVENT_TYPES[job.status],
-            timestamp=job.finished_at or datetime.fromtimestamp(now, UTC),
+            timestamp=job.finished_at or datetime.fromtimestamp(self.sending.clock.now(), UTC),
             data=job,
         )
+        self.add(record.owner, record.webhook, job.job_id, event)
+
+    def add(self, owner: str, url: str, event_id: str, event: BaseModel) -> None:
+        """Record a webhook, in the transaction that records its event. Raises `sqlite3.Error`."""
+        now = self.sending.clock.now()
+        receiver = Receiver(owner, str(host_of(url)))
         body = event.model_dump_json(exclude_none=True).encode()
-        self._deliveries.add(
-            receiver, Delivery(job.job_id, job.job_id, record.webhook, body, now, due_at=now)
-        )
+        self._deliveries.add(receiver, Delivery(event_id, event_id, url, body, now, due_at=now))
         # It looks after the transaction.
         self.sending.wake(receiver)

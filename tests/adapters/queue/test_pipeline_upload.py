@@ -12,9 +12,12 @@ import httpx2
 import pytest
 from PIL import Image
 
+import nearest_engine
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
 from serve_process import ServeProcess, code_of, picture, serve_process
 from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
+from waiting import wait_until
+from webhook_receiver import SECRET, receiving
 
 pytest.importorskip("obstore")
 
@@ -45,6 +48,24 @@ def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 def upload(serve: ServeProcess, name: str, data: bytes, **fields: str) -> httpx2.Response:
     return serve.client.post("/api/images/upload", data=fields, files={"image": (name, data)})
+
+
+def upload_batch(serve: ServeProcess, pictures: dict[str, bytes], **fields: str) -> httpx2.Response:
+    files = [("image", (name, data)) for name, data in pictures.items()]
+    return serve.client.post("/api/images/upload", data=fields, files=files)
+
+
+def finished(serve: ServeProcess, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pictures of a batch, once all of them have ended."""
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        answer = serve.client.get(batch["status_url"]).json()
+        found[:] = answer["pictures"]
+        return bool(answer["status"] == "finished")
+
+    wait_until(look, "the end of the batch")
+    return found
 
 
 def result_of(answer: httpx2.Response) -> dict[str, Any]:
@@ -145,6 +166,117 @@ def test_pictures_are_counted_by_folder_and_by_score_once(serve: ServeProcess) -
     for _ in range(2):
         upload(serve, "counted.png", picture(14, 9))
     assert counted() == (pictures + 1, scores + 1)
+
+
+def test_several_pictures_are_a_batch_whose_state_tells_of_each(
+    serve: ServeProcess, bucket: Bucket, tmp_path: Path
+) -> None:
+    before = serve.client.get("/api/images").json()
+    pictures = {
+        "b-good.png": large(),
+        "b-small.jpg": picture(31, 20, "JPEG"),
+        "b-torn.png": torn()[:-1],
+        "b-none.txt": b"no picture",
+    }
+    answer = upload_batch(serve, pictures, label="shop")
+    assert answer.status_code == 202, answer.text
+    batch = answer.json()
+    assert answer.headers["location"] == batch["status_url"]
+    assert [(one["name"], one["code"]) for one in batch["refused"]] == [
+        ("b-none.txt", "unsupported_format")
+    ]
+    one, two, three = finished(serve, batch)
+    assert [one["name"], two["name"], three["name"]] == list(pictures)[:3]
+    assert {one["status"], two["status"], three["status"]} == {"filed"}
+    assert [one["success"], two["success"], three["success"]] == [True, True, False]
+    folders = {name["result"]["folder"]: name["result"] for name in (one, two, three)}
+    for folder, result in folders.items():
+        assert list(found(bucket, result["original_key"], tmp_path)) == [folder]
+        recorded = asyncio.run(bucket.record(result["job_id"]))
+        assert recorded is not None
+        assert {**recorded["result"], "processed_at": result["processed_at"]} == result
+    assert list(folders) == ["good_quality", "upscaled", "couldn't_upscale"]
+    assert serve.client.get(f"/api/jobs/{two['job_id']}").json()["label"] == "shop"
+
+    stats = serve.client.get("/api/images").json()
+    grown = {name: count - before["folders"][name] for name, count in stats["folders"].items()}
+    # The picture of good quality was filed before, by its content and its name.
+    assert grown == {"good_quality": 1, "upscaled": 1, "couldn't_upscale": 1}
+    assert sum(one["pictures"] for one in stats["scores"]) == sum(stats["folders"].values())
+    assert 0 < stats["success_rate"] < 1
+    assert (stats["open"], stats["threshold"], stats["scale"]) == (0, 0.5, 2)
+    assert [name["name"] for name in stats["recent"]][:3] == list(pictures)[2::-1]
+    assert {name.partition("/")[0] for name in serve.files()} <= {"results"}
+
+
+def test_a_batch_is_refused_if_none_of_its_files_is_a_picture(serve: ServeProcess) -> None:
+    answer = upload_batch(serve, {"a.txt": b"no", "b.txt": b"no"})
+    assert code_of(answer) == (415, "unsupported_format")
+    assert code_of(upload_batch(serve, {"a.png": picture(), "b.png": picture()}, scale="8")) == (
+        400,
+        "invalid_job",
+    )
+    assert code_of(serve.client.get("/api/images/batches/none")) == (404, "not_found")
+
+
+def test_a_batch_outlives_a_killed_server_and_its_jobs_are_continued(
+    store: ObjectStore, bucket: Bucket, tmp_path: Path
+) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    pictures = {f"k{number}.png": picture(20 + number, 10) for number in range(5)}
+    with serve_process(
+        tmp_path / "data",
+        S3_BUCKET="pictures",
+        UPSCALE_SCALE="2",
+        **{nearest_engine.HOLD: str(hold)},
+        **store.environment,
+    ) as serve:
+        batch = upload_batch(serve, pictures).json()
+
+        def has_job() -> bool:
+            shown = serve.client.get(batch["status_url"]).json()
+            return any(one["job_id"] for one in shown["pictures"])
+
+        wait_until(has_job, "a job of the batch")
+        serve.kill()
+        serve.start()
+        state = serve.client.get(batch["status_url"]).json()
+        assert (state["status"], len(state["pictures"])) == ("processing", 5)
+        hold.unlink()
+        results = [one["result"] for one in finished(serve, batch)]
+        assert [one["folder"] for one in results] == ["upscaled"] * 5
+        for one in results:
+            assert list(found(bucket, one["original_key"], tmp_path)) == ["upscaled"]
+        # A job that was there before the kill has upscaled its picture.
+        assert len(serve.client.get("/api/jobs").json()["jobs"]) == 5
+        assert {name.partition("/")[0] for name in serve.files()} <= {"results"}
+
+
+def test_a_pictures_webhook_tells_that_it_is_filed_good_or_not(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    with (
+        receiving() as receiver,
+        serve_process(
+            tmp_path / "data",
+            S3_BUCKET="pictures",
+            UPSCALED_WEBHOOKS_SECRET=SECRET,
+            UPSCALED_WEBHOOKS_ALLOW_HOSTS=receiver.host,
+            **store.environment,
+        ) as serve,
+    ):
+        upload(serve, "hook-good.png", large(), webhook=receiver.url())
+        batch = {"hook-a.png": picture(21, 11), "hook-b.png": torn()}
+        assert upload_batch(serve, batch, webhook=receiver.url()).status_code == 202
+        events = [receiver.next() for _ in range(3)]
+    told = {event["data"]["name"]: event["data"]["result"]["folder"] for event in events}
+    assert {event["type"] for event in events} == {"picture.filed"}
+    assert told == {
+        "hook-good.png": "good_quality",
+        "hook-a.png": "upscaled",
+        "hook-b.png": "couldn't_upscale",
+    }
 
 
 def test_a_bucket_that_refuses_is_a_problem_that_shows_no_secret(

@@ -36,6 +36,25 @@ export interface FieldError {
   detail: string;
 }
 
+/** A picture on its way to the bucket. `success`, `message` and `result` are set once it is filed, `problem` if it failed. */
+export interface FiledPicture {
+  /** A UUID, given by the server. */
+  picture_id: string;
+  /** The file's name, cleaned: for display. */
+  name?: string;
+  status: "waiting" | "processing" | "filed" | "failed" | (string & {});
+  /** Why it waits, if a try has failed. */
+  detail?: string;
+  /** The job that upscales it, at `/api/jobs/`. */
+  job_id?: string;
+  created_at: string;
+  finished_at?: string;
+  success?: boolean;
+  message?: string;
+  result?: PipelineResult;
+  problem?: Problem;
+}
+
 /** How the server and its daemon are. */
 export interface Health {
   status: "ok" | "loading" | "degraded" | "draining" | "failed" | (string & {});
@@ -158,6 +177,23 @@ export interface ModelList {
   models: Model[];
 }
 
+/** Several pictures for the bucket that were uploaded together. */
+export interface PictureBatch {
+  batch_id: string;
+  status: "processing" | "finished" | (string & {});
+  status_url: string;
+  pictures: FiledPicture[];
+  /** Files that were not accepted, with reasons. */
+  refused?: Problem[];
+}
+
+/** The body of a picture's webhook: it is filed, or cannot be. */
+export interface PictureEvent {
+  type: "picture.filed" | "picture.failed" | (string & {});
+  timestamp: string;
+  data: FiledPicture;
+}
+
 /** The answer to a picture for the bucket. success: false if it could not be upscaled. */
 export interface PipelineAnswer {
   success: boolean;
@@ -182,6 +218,25 @@ export interface PipelineResult {
   job_id: string;
   /** Why it could not be upscaled; null on success. */
   code?: string;
+}
+
+/** The pipeline, and the pictures that went through this server since the records begin (`keep_records_days`). A picture that had a record before is not counted. */
+export interface PipelineStats {
+  bucket: string;
+  threshold: number;
+  scale: number;
+  score: string;
+  /** Pictures, by folder. */
+  folders: Record<string, number>;
+  scores: ScoreCount[];
+  /** The share outside of `couldn't_upscale`. Null without pictures. */
+  success_rate?: number;
+  /** From receipt to record, on average. Null without pictures. */
+  seconds_per_picture?: number;
+  /** Pictures of batches that are not filed yet. */
+  open: number;
+  /** The last ones received, the newest first. */
+  recent: FiledPicture[];
 }
 
 /** A probe's answer; its status is 503 if `ok` is false. */
@@ -212,6 +267,13 @@ export interface QueueDepth {
   /** Of those that wait. Null if nothing waits, or RabbitMQ does not tell. */
   oldest_s?: number;
   machines: number;
+}
+
+/** Pictures whose score is from the last entry's `below` up to this one's. */
+export interface ScoreCount {
+  /** Null for the last entry, which has no end. */
+  below?: number;
+  pictures: number;
 }
 
 /** Jobs by method and outcome, the queue, and the bytes on disk. */

@@ -1,6 +1,6 @@
-"""Pictures that are filed in a bucket, by the pipeline of `upscaled_queue`.
+"""One picture through the pipeline of `upscaled_queue`, with the server's jobs as its upscaler.
 
-What it upscales is a job like any other: limits, keys, webhooks and the page hold for it too.
+What it upscales is a job like any other: limits, keys and the page hold for it too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Metric
 
 from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError, error_of
 from upscaled_http.config import PipelineSettings
+from upscaled_http.filings import Filing
 from upscaled_http.pictures import picture_size
 from upscaled_http.problems import HttpCode, ProblemError, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import check_result
 from upscaled_http.submission import DEFAULT_METHOD, Submission
-from upscaled_http.uploads import Body, Upload, storage_problem
+from upscaled_http.uploads import Upload, storage_problem
 from upscaled_protocol.choices import FORMATS
 from upscaled_protocol.errors import ErrorCode
 
@@ -38,15 +40,10 @@ _WAIT_TURN_S = 60.0
 
 _LOG = logging.getLogger(__name__)
 
-
-class Filed(NamedTuple):
-    """A picture's result. sidecar_job: the job that upscaled it; None if there was none."""
-
-    result: PipelineResult
-    sidecar_job: Record | None
+NoteJob = Callable[[Record], None]
 
 
-class Filing:
+class Filer:
     """Files pictures in one bucket, and counts them since the start of the server."""
 
     def __init__(self, settings: PipelineSettings, bucket: str, service: Service) -> None:
@@ -54,9 +51,9 @@ class Filing:
         from upscaled_queue.pipeline.metrics import PipelineMetrics
         from upscaled_queue.pipeline.scores import find_score
 
-        self._settings = settings
+        self.settings = settings
         self._service = service
-        self._bucket = Bucket(bucket)
+        self.bucket = Bucket(bucket)
         self._score = find_score(settings.score)
         self._metrics = PipelineMetrics()
 
@@ -64,44 +61,50 @@ class Filing:
         """The metrics of the pipeline."""
         yield from self._metrics.collect()
 
-    async def file(self, owner: str, body: Body) -> Filed:
-        """Score the picture of a request, upscale it if its score is low, and store it.
+    def check(self, upload: Upload, fields: Mapping[str, Any], *, is_text: bool) -> Submission:
+        """Refuse what is no picture, or has wrong fields: the job that would upscale it, and its
+        `webhook`. Raises `ProblemError`."""
+        picture_size(upload.path, self._service.settings.limits.max_input_megapixels)
+        return self._submission(fields, Path(upload.name or "").suffix.lower(), is_text=is_text)
 
-        Raises `ProblemError` if the request is refused, its job is cancelled or fails for a reason
-        that is not the picture's, the server stops, or the bucket does not answer. Then the picture
-        has no record, and can be sent again.
+    async def file(
+        self, filing: Filing, upload: Upload, submission: Submission, note_job: NoteJob
+    ) -> PipelineResult:
+        """Score a picture, upscale it if its score is low, and store it. Sets `is_new`.
+
+        note_job: called with the job that upscales the picture. Raises `ProblemError` if the job is
+        refused, cancelled, or fails for a reason that is not the picture's, if the server stops,
+        and if the bucket does not answer. Then the picture has no record, and can be filed again.
         """
         from upscaled_queue.pipeline.bucket import StorageUnavailableError
         from upscaled_queue.pipeline.process import Picture, Pipeline
         from upscaled_queue.pipeline.scores import ScoreFailedError
 
-        if not body.uploads:
-            raise ProblemError.field("image", "Give a picture, as a file `image`.")
-        upload = body.uploads[0]
-        picture_size(upload.path, self._service.settings.limits.max_input_megapixels)
         name = upload.name or "picture"
         picture = await asyncio.to_thread(Picture.of_file, upload.path, name)
-        submission = self._submission(body, Path(picture.key).suffix)
-        job: Record | None = None
+        job = replace(submission, webhook=None)
 
         async def upscale(_path: Path, output: Path) -> None:
-            nonlocal job
-            job = await self._submit(owner, submission, upload)
-            await self._take_result(job, output)
+            record = await self._job(filing, job, upload, note_job)
+            await self._take_result(record, output)
+
+        def note_new(result: PipelineResult) -> None:
+            filing.is_new = True
+            self._metrics.count(result)
 
         pipeline = Pipeline(
-            self._bucket,
+            self.bucket,
             upscale,
             self._score,
-            self._settings.threshold,
-            self._settings.scale,
+            self.settings.threshold,
+            self.settings.scale,
             scratch=self._service.storage.incoming,
-            on_recorded=self._metrics.count,
+            on_recorded=note_new,
         )
         try:
-            result = await pipeline.process(picture)
+            return await pipeline.process(picture)
         except StorageUnavailableError as error:
-            _LOG.warning("%s cannot be used: %s", self._bucket.url, error)
+            _LOG.warning("%s cannot be used: %s", self.bucket.url, error)
             raise ProblemError(
                 ErrorCode.STORAGE_UNAVAILABLE,
                 "The bucket cannot be reached, or it refuses; the server's log says why.",
@@ -111,7 +114,7 @@ class Filing:
                 ErrorCode.CANCELLED, "The job was cancelled, so the picture was not filed."
             ) from None
         except ShuttingDownError:
-            raise _stopping() from None
+            raise stopping() from None
         except UpscaledError as error:
             code = ErrorCode(error.code or ErrorCode.INTERNAL)
             raise ProblemError(code, sentence_of(str(error)), retryable=error.retryable) from None
@@ -120,12 +123,12 @@ class Filing:
             raise ProblemError(
                 ErrorCode.INTERNAL, "The picture has no score; the server's log says why."
             ) from None
-        return Filed(result, job)
+        except OSError as error:
+            raise storage_problem(error) from None
 
-    def _submission(self, body: Body, suffix: str) -> Submission:
-        """The job of this picture. Its result has the picture's format, PNG if that is not
-        written."""
-        for name in body.fields:
+    def _submission(self, fields: Mapping[str, Any], suffix: str, *, is_text: bool) -> Submission:
+        """The job of a picture. Its result has the picture's format, PNG if that is not written."""
+        for name in fields:
             if name not in FIELDS:
                 raise ProblemError.field(
                     name[:100],
@@ -133,19 +136,40 @@ class Filing:
                     "rest.",
                     ErrorCode.INVALID_JOB,
                 )
-        scale = self._settings.scale
+        scale = self.settings.scale
         values = {
             "model": self._service.settings.defaults.model or f"compact-x{scale}",
-            **body.fields,
-            "upscale_factor": str(scale) if body.is_text else scale,
+            **fields,
+            "upscale_factor": str(scale) if is_text else scale,
             "output_format": FORMATS.get(suffix, "png"),
         }
-        return self._service.reader.read(
-            values, DEFAULT_METHOD, is_text=body.is_text, has_upload=True
-        )
+        return self._service.reader.read(values, DEFAULT_METHOD, is_text=is_text, has_upload=True)
+
+    async def _job(
+        self, filing: Filing, submission: Submission, upload: Upload, note_job: NoteJob
+    ) -> Record:
+        """The job of a picture, once it has ended. A job of an earlier server is continued."""
+        record = self._known_job(filing)
+        if record is None:
+            record = await self._submit(filing.owner, submission, upload)
+            note_job(record)
+        while not await self._service.wait(record, _WAIT_TURN_S):
+            if self._service.is_draining:
+                raise stopping()
+        return record
+
+    def _known_job(self, filing: Filing) -> Record | None:
+        if filing.job_id is None:
+            return None
+        try:
+            record = self._service.find(filing.owner, filing.job_id)
+        except ProblemError:
+            return None
+        has_result = record.status == "completed" and record.file_name is not None
+        return record if has_result or not record.has_ended else None
 
     async def _submit(self, owner: str, submission: Submission, upload: Upload) -> Record:
-        """The job of a picture, once it has ended."""
+        """A new job."""
         # The job takes the file over, and the pipeline stores the original if the job fails.
         given = upload.path.with_name(secrets.token_hex(16))
         try:
@@ -155,11 +179,7 @@ class Filing:
             raise storage_problem(error) from None
         finally:
             given.unlink(missing_ok=True)
-        record = submitted.record
-        while not await self._service.wait(record, _WAIT_TURN_S):
-            if self._service.is_draining:
-                raise _stopping()
-        return record
+        return submitted.record
 
     async def _take_result(self, job: Record, output: Path) -> None:
         """Raises `UpscaledError` if the job has failed."""
@@ -175,11 +195,6 @@ class Filing:
         self._service.note_download(job)
 
 
-def open_filing(settings: PipelineSettings, service: Service) -> Filing | None:
-    """The filing into the bucket of the settings; None if they have no bucket."""
-    return None if settings.bucket is None else Filing(settings, settings.bucket, service)
-
-
 def _link(path: Path, other: Path) -> None:
     """Give a file a second name; a copy if the disk has no links. Raises `OSError`."""
     try:
@@ -190,7 +205,8 @@ def _link(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def _stopping() -> ProblemError:
+def stopping() -> ProblemError:
+    """The problem of a picture that is not filed because the server stops."""
     return ProblemError(
         ErrorCode.SHUTTING_DOWN, "The server stops before the picture is filed; send it again."
     )
