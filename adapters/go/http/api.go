@@ -74,7 +74,9 @@ type Health struct {
 	// GB.
 	GPUMemoryFree  *float64 `json:"gpu_memory_free,omitempty"`
 	DaemonRestarts int      `json:"daemon_restarts,omitempty"`
-	Limits         Limits   `json:"limits"`
+	// It files pictures in a bucket, at `/api/images`.
+	HasPipeline bool   `json:"has_pipeline,omitempty"`
+	Limits      Limits `json:"limits"`
 	// Only for a request with a key, if keys are set.
 	Workers []upscaled.WorkerHealth `json:"workers,omitempty"`
 }

@@ -265,7 +265,7 @@ class FilingQueue:
             return error
         except FileNotFoundError:
             return ProblemError(ErrorCode.INPUT_NOT_FOUND, "The picture's upload was removed.")
-        except Exception:  # noqa: BLE001 - else the picture would wait for ever
+        except Exception:  # noqa: BLE001 - else the picture would have no end
             _LOG.exception("a picture was not filed because of a defect")
             return ProblemError(
                 ErrorCode.INTERNAL, "The picture was not filed; the server's log says why."

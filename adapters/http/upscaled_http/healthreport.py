@@ -47,6 +47,7 @@ def health_of(
         queue_size=jobs.waiting,
         in_flight=jobs.open,
         daemon_restarts=daemon.restarts,
+        has_pipeline=settings.pipeline.bucket is not None,
         limits=Limits(
             max_request_mb=limits.max_request_mb,
             max_input_megapixels=limits.max_input_megapixels,

@@ -248,6 +248,9 @@ class Health(Body):
     gpu_name: str | None = None
     gpu_memory_free: float | None = Field(None, description="GB.")
     daemon_restarts: int = 0
+    has_pipeline: bool = Field(
+        False, description="It files pictures in a bucket, at `/api/images`."
+    )
     limits: Limits
     workers: list[WorkerHealth] | None = Field(
         None, description="Only for a request with a key, if keys are set."

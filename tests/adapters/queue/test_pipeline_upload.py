@@ -10,9 +10,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
+from playwright.sync_api import expect
 
 import nearest_engine
+from chromium import PHONE, opened_page, running_chromium
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
 from serve_process import ServeProcess, code_of, picture, serve_process
 from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
@@ -217,6 +220,31 @@ def test_a_batch_is_refused_if_none_of_its_files_is_a_picture(serve: ServeProces
         "invalid_job",
     )
     assert code_of(serve.client.get("/api/images/batches/none")) == (404, "not_found")
+
+
+def test_the_page_shows_the_folders_the_scores_and_the_success_rate(serve: ServeProcess) -> None:
+    upload(serve, "page-good.png", large())
+    answer = upload_batch(serve, {"page-a.png": picture(40, 30), "page-b.png": torn()}).json()
+    finished(serve, answer)
+    stats = serve.client.get("/api/images").json()
+    with running_chromium() as browser:
+        for theme in ("light", "dark"):
+            with opened_page(browser, serve.url, viewport=PHONE, color_scheme=theme) as page:
+                pipeline = page.get_by_role("region", name="Pipeline")
+                expect(pipeline).to_contain_text("s3://pictures")
+                expect(pipeline).to_contain_text(f"{stats['success_rate']:.1%}")
+                folders = pipeline.get_by_role("table", name="Folders")
+                for name, count in stats["folders"].items():
+                    row = folders.get_by_role("row").filter(has_text=name)
+                    expect(row.get_by_role("cell")).to_have_text(str(count))
+                scores = pipeline.get_by_role("table", name="Scores").get_by_role("row")
+                expect(scores).to_have_count(len(stats["scores"]) + 1)
+                last = pipeline.locator(".filed")
+                expect(last.first).to_contain_text("page-b.png")
+                expect(last.first).to_contain_text("couldn't_upscale")
+                assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+                found = Axe().run(page, options={"resultTypes": ["violations"]})
+                assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_batch_outlives_a_killed_server_and_its_jobs_are_continued(

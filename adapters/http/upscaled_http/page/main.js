@@ -7,6 +7,7 @@ import { showHealth } from "./glance.js";
 import { onForget } from "./key.js";
 import { followHealth, followJobs } from "./live.js";
 import * as originals from "./originals.js";
+import { showPipeline } from "./pipeline.js";
 import { Queue } from "./queue.js";
 import { Settings } from "./settings.js";
 import { Tray } from "./tray.js";
@@ -74,6 +75,7 @@ followHealth(isBusy, moved, async (health) => {
     if (hasModels) settings.setModels(listed.models);
   }
   settings.setMethods(health.methods, health.unavailable ?? {});
+  if (health.has_pipeline) showPipeline(await getJson("images").catch(() => null));
 });
 followJobs(entries, (isConnected) => {
   if (isConnected) queue.setListed();

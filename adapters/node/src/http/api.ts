@@ -72,6 +72,8 @@ export interface Health {
   /** GB. */
   gpu_memory_free?: number;
   daemon_restarts?: number;
+  /** It files pictures in a bucket, at `/api/images`. */
+  has_pipeline?: boolean;
   limits: Limits;
   /** Only for a request with a key, if keys are set. */
   workers?: WorkerHealth[];

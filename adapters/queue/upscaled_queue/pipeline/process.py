@@ -7,7 +7,7 @@
     upscale ──works──> the result in upscaled/
       └─────fails──> the original in couldn't_upscale/
 
-A picture may be processed twice at once, because queues deliver a job again if its machine dies.
+A picture may be processed twice at once, because a queue delivers a job again if its machine is killed.
 The record is written only if there is none, so one attempt wins; each attempt then deletes what it
 may have left in a folder that the record does not name.
 """
