@@ -12,6 +12,7 @@ from upscaled_http.daemoncommand import queue_arguments
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_protocol.errors import ErrorCode
 from upscaled_queue.command import parser
+from upscaled_queue.job import PIPELINE
 from upscaled_queue.queueurl import read_queue_url
 from upscaled_queue.settings import Settings as QueueSettings
 
@@ -39,7 +40,7 @@ def _queue_of(settings: Settings) -> QueueSettings | None:
         url=read_queue_url(
             url.get_secret_value(), None if record is None else record.get_secret_value()
         ),
-        methods=options.methods,
+        methods=(*options.methods, PIPELINE) if settings.pipeline.bucket else options.methods,
         lease_s=options.lease_s,
         queue_prefix=settings.queue.prefix,
     )

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from PIL import Image
 
 import nearest_engine
 from object_store import ObjectStore, running_object_store
-from queue_fleet import Fleet, Machine, needs_redis
+from queue_fleet import Fleet, Machine, free_port, needs_redis, running_fleet
 from upscaled.errors import NotAllowedError
+from upscaled_http.config import Settings as ServerSettings
+from upscaled_http.queuedepth import queue_depth
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_queue.job import check_allowed, read_job
 from upscaled_queue.pipeline.bucket import FOLDERS, INCOMING, Bucket
@@ -196,7 +199,8 @@ def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelle
     missing = {**job, "job_id": "order-18", "config": {**config, "key": "other.png"}}
     foreign = {**job, "job_id": "order-19", "config": {**config, "bucket": "s3://others"}}
     site.hold.touch()
-    site.start_machine()
+    metrics = f"127.0.0.1:{free_port()}"
+    site.start_machine("--metrics-address", metrics)
     site.fleet.submit(job)
     site.fleet.wait_running("order-17")
     assert site.fleet.records.cancel("order-17")
@@ -211,8 +215,22 @@ def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelle
     assert (end["result"]["folder"], end["result"]["job_id"]) == ("upscaled", "photo.png")
     assert site.fleet.end_of("order-18")["code"] == "input_not_found"
     assert site.fleet.end_of("order-19")["code"] == "path_not_allowed"
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+        counted = answer.read().decode()
+    assert 'upscaled_pipeline_pictures_total{folder="upscaled"} 1.0' in counted
+    assert "upscaled_pipeline_score_count 1.0" in counted
     depth = json.loads(site.fleet.command("depth", "--methods", "pipeline").stdout)["pipeline"]
     assert (depth["waiting"], depth["machines"]) == (0, 1)
+
+
+@needs_redis
+def test_a_server_with_a_bucket_tells_how_many_pictures_wait(tmp_path: Path) -> None:
+    with running_fleet("redis", tmp_path) as fleet:
+        job = PictureTask(bucket="s3://pictures", key="a.png").message()
+        assert fleet.command("submit", jobs=[job]).returncode == 0
+        given = {"queue": {"url": fleet.url}, "pipeline": {"bucket": "s3://pictures"}}
+        depth = asyncio.run(queue_depth(ServerSettings.model_validate(given)))
+    assert depth["pipeline"]["waiting"] == 1
 
 
 @pytest.mark.parametrize(

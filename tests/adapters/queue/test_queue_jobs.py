@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from upscaled_protocol.errors import JobError
+from upscaled_protocol.log import Logger
 from upscaled_queue.bullmq import bullmq_id
-from upscaled_queue.celery import app, celery_settings, upscale
+from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.daemonargs import daemon_args
 from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
+from upscaled_queue.machine import Machine
+from upscaled_queue.options import say_missing
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
 from upscaled_queue.settings import Settings
 
@@ -151,6 +154,8 @@ def test_a_native_celery_producer_reaches_the_methods_queue_by_priority(
     assert sent[0]["job"]["job_id"] == sent[0]["task_id"]
     # Flower and Celery's events show it, and a job's URLs may have tokens.
     assert sent[0]["argsrepr"] == "(...)"
+    pipeline.delay({"config": {"bucket": "s3://b", "key": "a.png"}})
+    assert (sent[1]["queue"], sent[1]["job"]["method"]) == ("pipeline", "pipeline")
 
 
 def test_celery_acknowledges_late_and_hoards_nothing() -> None:
@@ -182,3 +187,21 @@ def test_a_missing_extra_is_named(command: list[str], url: str, module: str, ext
     )
     assert done.returncode == 1
     assert f"pip install 'upscaled[{extra}]'" in done.stderr
+
+
+def test_a_machine_for_pictures_without_the_storage_extra_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    settings = Settings(url=read_queue_url("redis://h/0"), methods=("pipeline",))
+    with pytest.raises(ModuleNotFoundError) as caught:
+        Machine(settings, Logger(2))
+    assert say_missing("upscaled work", caught.value, "celery") == 1
+    assert "upscaled[storage]" in capsys.readouterr().err
+
+
+def test_the_daemon_of_a_machine_for_pictures_upscales_them_in_a_folder_of_their_own() -> None:
+    settings = Settings(url=read_queue_url("redis://h/0"), methods=("pipeline", "esrgan", "fake"))
+    pairs = list(pairwise(daemon_args(settings, ("/scratch",))))
+    assert ("--methods", "esrgan,fake") in pairs
+    assert ("--allow-root", "/scratch") in pairs

@@ -7,9 +7,9 @@
     upscale ──works──> the result in upscaled/
       └─────fails──> the original in couldn't_upscale/
 
-A picture may be processed twice at once, because a queue delivers a job again if its machine is killed.
-The record is written only if there is none, so one attempt wins; each attempt then deletes what it
-may have left in a folder that the record does not name.
+A picture may be processed twice at once, because a queue delivers a job again if its machine is
+killed. The record is written only if there is none, so one attempt wins; each attempt then deletes
+what it may have left in a folder that the record does not name.
 """
 
 from __future__ import annotations
