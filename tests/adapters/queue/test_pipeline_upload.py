@@ -232,7 +232,7 @@ def test_the_page_shows_the_folders_the_scores_and_the_success_rate(serve: Serve
             with opened_page(browser, serve.url, viewport=PHONE, color_scheme=theme) as page:
                 pipeline = page.get_by_role("region", name="Pipeline")
                 expect(pipeline).to_contain_text("s3://pictures")
-                expect(pipeline).to_contain_text(f"{stats['success_rate']:.1%}")
+                expect(pipeline).to_contain_text(f"{round(stats['success_rate'] * 100, 1):g}%")
                 folders = pipeline.get_by_role("table", name="Folders")
                 for name, count in stats["folders"].items():
                     row = folders.get_by_role("row").filter(has_text=name)
