@@ -61,7 +61,7 @@ class Origin:
 def _changed_source(
     read_at: Callable[[int, int], bytes], size: int, pieces: dict[int, bytes]
 ) -> pyvips.SourceCustom:
-    size = max(size, *(at + len(piece) for at, piece in pieces.items()))
+    size = max([size, *(at + len(piece) for at, piece in pieces.items())])
     position = 0
 
     def read(count: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from upscaled_imaging.gif import with_open_canvas
 from upscaled_imaging.heifitem import HEIF_KINDS
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.origin import Origin
 from upscaled_imaging.origins import open_origin
 from upscaled_imaging.readers import load
 from upscaled_imaging.settings import PictureSettings
@@ -57,9 +58,10 @@ class Source:
         *,
         orientation: int = _UPRIGHT,
         was_turned: bool = False,
+        again: Callable[[], Source] | None = None,
     ) -> None:
         """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
-        turned it."""
+        turned it. again: opens the same picture once more."""
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
@@ -71,6 +73,7 @@ class Source:
         self.folder = None if path is None else path.parent
         self.stem = stem
         self.rows_left = self.height
+        self._again = again
         # Not a method of this class: a reference cycle would keep the pixels until Python's
         # collector runs, and it does not know how much memory they take.
         decoder = _Decoder(image, self.width, self.height, orientation)
@@ -80,6 +83,15 @@ class Source:
     def has_alpha(self) -> bool:
         """Whether the last band is alpha."""
         return self.bands in (2, 4)
+
+    def again(self) -> Source:
+        """The same picture, from its first row. Read this one to its end before. Raises `JobError`.
+
+        For engines that look at the whole picture before they enlarge it.
+        """
+        if self._again is None:
+            raise RuntimeError("this picture can be read only once")
+        return self._again()
 
     def rows(self, count: int) -> np.ndarray:
         """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
@@ -97,7 +109,8 @@ class _Decoder:
     """The rows of the image after it was turned upright."""
 
     def __init__(self, image: pyvips.Image, width: int, height: int, orientation: int) -> None:
-        self._image = image
+        self._image: pyvips.Image | None = image
+        self._bands = image.bands
         self._orientation = orientation
         self._width, self._height = width, height
         self._dtype = np.dtype("uint16" if image.format == "ushort" else "uint8")
@@ -105,8 +118,8 @@ class _Decoder:
 
     def rows(self, count: int) -> np.ndarray:
         count = min(count, self._height - self._next)
-        shape = (count, self._width, self._image.bands)
-        if count == 0:
+        shape = (count, self._width, self._bands)
+        if count == 0 or self._image is None:
             return np.empty(shape, self._dtype)
         try:
             if self._orientation != _UPRIGHT:
@@ -118,6 +131,9 @@ class _Decoder:
         except pyvips.Error as error:
             raise formats.unreadable(error) from None
         self._next += count
+        if self._next == self._height:
+            # A picture that was turned is held as a whole until here.
+            self._image = None
         return np.frombuffer(data, self._dtype).reshape(shape)
 
 
@@ -133,38 +149,49 @@ def open_source(
     rows are read.
     """
     with open_origin(config, settings, context) as origin:
-        kind = recognise(origin.read_at(0, HEAD_BYTES))
-        check_size = partial(_check_megapixels, settings)
-        image = load(kind, origin, check_size, context.warn)
-        if formats.is_animated(kind, origin.read_at, image):
-            raise formats.animated()
-        pictures = formats.pictures(kind, origin.read_at, image)
-        if pictures > 1:
-            taken = "main one" if kind in HEIF_KINDS else "first"
-            context.warn(f"the input holds {pictures} pictures: only the {taken} was taken")
-        if kind == "gif":
-            image = with_open_canvas(image, origin.read_at)
-        try:
-            metadata = gather(kind, origin.read_at, image, context)
-            image = with_full_range(kind, image, origin.read_at)
-            if formats.is_premultiplied(kind, origin.read_at):
-                image = straight(image)
-            image, icc = normalised(image, context.warn)
-        except pyvips.Error as error:
-            raise formats.unreadable(error) from None
-        icc = tagged_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
-        orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
-        if kind == "png" and metadata.exif is not None:
-            # libvips does not look for EXIF behind the pixels, nor in texts.
-            orientation = exif.orientation(metadata.exif)
-        yield Source(
-            image,
-            replace(metadata, icc=icc),
-            origin.path,
-            origin.stem,
-            orientation=orientation,
-            was_turned=formats.is_turned(kind, origin.read_at),
-        )
+        yield _open(origin, settings, context)
+
+
+def _open(origin: Origin, settings: PictureSettings, context: PictureContext) -> Source:
+    kind = recognise(origin.read_at(0, HEAD_BYTES))
+    check_size = partial(_check_megapixels, settings)
+    image = load(kind, origin, check_size, context.warn)
+    if formats.is_animated(kind, origin.read_at, image):
+        raise formats.animated()
+    pictures = formats.pictures(kind, origin.read_at, image)
+    if pictures > 1:
+        taken = "main one" if kind in HEIF_KINDS else "first"
+        context.warn(f"the input holds {pictures} pictures: only the {taken} was taken")
+    if kind == "gif":
+        image = with_open_canvas(image, origin.read_at)
+    try:
+        metadata = gather(kind, origin.read_at, image, context)
+        image = with_full_range(kind, image, origin.read_at)
+        if formats.is_premultiplied(kind, origin.read_at):
+            image = straight(image)
+        image, icc = normalised(image, context.warn)
+    except pyvips.Error as error:
+        raise formats.unreadable(error) from None
+    icc = tagged_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
+    orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
+    if kind == "png" and metadata.exif is not None:
+        # libvips does not look for EXIF behind the pixels, nor in texts.
+        orientation = exif.orientation(metadata.exif)
+    return Source(
+        image,
+        replace(metadata, icc=icc),
+        origin.path,
+        origin.stem,
+        orientation=orientation,
+        was_turned=formats.is_turned(kind, origin.read_at),
+        again=partial(_open_again, origin, settings, context),
+    )
+
+
+def _open_again(origin: Origin, settings: PictureSettings, context: PictureContext) -> Source:
+    # libvips would go on reading where the first decoder has stopped.
+    fresh = replace(origin, source=origin.changed({}))
+    return _open(fresh, settings, context)
 
 
 def _check_megapixels(settings: PictureSettings, width: int, height: int) -> None:

@@ -56,7 +56,7 @@ class FaceOptions:
     of a box. max_faces: the largest are taken.
     """
 
-    threshold: float = 0.8
+    threshold: float = 0.97
     only_largest: bool = False
     min_face_px: int = 24
     max_faces: int = 100

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +24,7 @@ from upscaled_models.face.alignment import Similarity, align
 from upscaled_models.face.faces import CROP_PX, Face, Floats, Restore
 from upscaled_models.face.heldrows import HeldRows
 from upscaled_models.face.mask import mask_at
+from upscaled_models.face.sampling import centres, sample, to_planes
 from upscaled_models.picture import RowBlocks
 
 # Pixels around the crop that interpolation reads.
@@ -112,7 +112,7 @@ class FacePaste:
         restored = self._restore(crop)
         if restored.shape != crop.shape or not np.isfinite(restored).all():
             raise ValueError(f"a restored face has the shape {restored.shape}, or no finite values")
-        change = _planes(np.clip(restored, 0, 1) - crop)
+        change = to_planes(np.clip(restored, 0, 1) - crop)
         if self._picture.bands < 3:
             luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
             change = (change * luma).sum(1, keepdim=True)
@@ -134,11 +134,11 @@ class FacePaste:
     def _add(self, change: Tensor, patch: _Patch, top: int, part: np.ndarray) -> None:
         """Add the change to pixels (h, w, C) of the picture, from the row `top` on."""
         height, width, _ = part.shape
-        positions = patch.to_crop.apply(_centres(patch.left, top, width, height))
+        positions = patch.to_crop.apply(centres(patch.left, top, width, height))
         mask = mask_at(positions)
         if not mask.any():
             return
-        moved = _sample(change, positions / CROP_PX)
+        moved = sample(change, positions / CROP_PX)
         most = np.float32(np.iinfo(part.dtype).max)
         weights = mask * (np.float32(self._strength) * most)
         values = part + weights[:, :, None] * moved
@@ -159,9 +159,9 @@ class FacePaste:
             strips = resample(strips, source=size, target=target, bits=16)
         window = np.concatenate(list(strips))
         pixels = window.astype(np.float32) / np.float32(np.iinfo(window.dtype).max)
-        positions = patch.to_crop.inverse().apply(_centres(0, 0, CROP_PX, CROP_PX))
-        sampled = _sample(
-            _planes(pixels), (positions - np.array([patch.left, patch.top])) / np.array(size)
+        positions = patch.to_crop.inverse().apply(centres(0, 0, CROP_PX, CROP_PX))
+        sampled = sample(
+            to_planes(pixels), (positions - np.array([patch.left, patch.top])) / np.array(size)
         )
         crop = np.clip(sampled, 0, 1)
         return np.ascontiguousarray(np.broadcast_to(crop, (CROP_PX, CROP_PX, 3)))
@@ -181,25 +181,3 @@ def _patch(to_crop: Similarity, picture: Picture) -> _Patch | None:
     if left >= right or top >= bottom:
         return None
     return _Patch(to_crop, left, top, right, bottom)
-
-
-def _centres(left: int, top: int, width: int, height: int) -> NDArray[np.float64]:
-    """The centres of pixels, (height, width, 2), x and y."""
-    rows, columns = np.mgrid[top : top + height, left : left + width]
-    return np.stack((columns, rows), axis=-1) + 0.5
-
-
-def _planes(pixels: Floats) -> Tensor:
-    """(h, w, C) to (1, C, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-
-
-def _sample(planes: Tensor, positions: NDArray[np.float64]) -> Floats:
-    """(1, C, h, w) at positions (H, W, 2), 0 to 1 of its width and height: (H, W, C), bicubic."""
-    grid = torch.from_numpy((2 * positions - 1).astype(np.float32))[None]
-    with torch.inference_mode():
-        found = functional.grid_sample(
-            planes, grid, mode="bicubic", padding_mode="border", align_corners=False
-        )
-    sampled: Floats = found[0].permute(1, 2, 0).numpy()
-    return sampled

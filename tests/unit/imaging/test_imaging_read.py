@@ -255,3 +255,25 @@ def test_a_gain_map_gets_a_warning(tmp_path: Path, opened: Opener, context: Any)
     with opened(image_path=path) as source:
         assert source.metadata.xmp == packet
     assert ["gain map" in warning for warning in context.warnings] == [True]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "gif"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_that_was_read_to_its_end_can_be_read_again(
+    tmp_path: Path, opened: Opener, suffix: str, orientation: int
+) -> None:
+    path = tmp_path / f"in.{suffix}"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(RGB).save(path, exif=exif)
+    with opened(image_path=path) as source:
+        first = read_all(source)
+        for _ in range(2):
+            assert np.array_equal(read_all(source.again()), first)
+
+
+def test_a_picture_in_the_job_can_be_read_again(tmp_path: Path, opened: Opener) -> None:
+    encoded = base64.b64encode(save(tmp_path / "in.png", RGB).read_bytes())
+    with opened(image_base64=encoded.decode()) as source:
+        first = read_all(source)
+        assert np.array_equal(read_all(source.again()), first)
