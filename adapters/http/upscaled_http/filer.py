@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ _WAIT_TURN_S = 60.0
 
 _LOG = logging.getLogger(__name__)
 
-NoteJob = Callable[[Record], None]
+NoteJob = Callable[[], None]
 
 
 class Filer:
@@ -72,9 +73,10 @@ class Filer:
     ) -> PipelineResult:
         """Score a picture, upscale it if its score is low, and store it. Sets `is_new`.
 
-        note_job: called with the job that upscales the picture. Raises `ProblemError` if the job is
-        refused, cancelled, or fails for a reason that is not the picture's, if the server stops,
-        and if the bucket does not answer. Then the picture has no record, and can be filed again.
+        note_job: called when `job_id` is set, before that job is made. Raises `ProblemError` if the
+        job is refused, cancelled, or fails for a reason that is not the picture's, if the server
+        stops, and if the bucket does not answer. Then the picture has no record, and can be filed
+        again.
         """
         from upscaled_queue.pipeline.bucket import StorageUnavailableError
         from upscaled_queue.pipeline.process import Picture, Pipeline
@@ -151,8 +153,14 @@ class Filer:
         """The job of a picture, once it has ended. A job of an earlier server is continued."""
         record = self._known_job(filing)
         if record is None:
-            record = await self._submit(filing.owner, submission, upload)
-            note_job(record)
+            # Before the submit: a server that is killed meanwhile must not make a second job.
+            filing.job_id = str(uuid.uuid4())
+            note_job()
+            try:
+                record = await self._submit(filing, submission, upload)
+            except ProblemError:
+                filing.job_id = None
+                raise
         while not await self._service.wait(record, _WAIT_TURN_S):
             if self._service.is_draining:
                 raise stopping()
@@ -165,16 +173,18 @@ class Filer:
             record = self._service.find(filing.owner, filing.job_id)
         except ProblemError:
             return None
-        has_result = record.status == "completed" and record.file_name is not None
-        return record if has_result or not record.has_ended else None
+        is_gone = record.status == "completed" and record.file_name is None
+        return None if is_gone or record.outcome.get("retryable") is True else record
 
-    async def _submit(self, owner: str, submission: Submission, upload: Upload) -> Record:
+    async def _submit(self, filing: Filing, submission: Submission, upload: Upload) -> Record:
         """A new job."""
         # The job takes the file over, and the pipeline stores the original if the job fails.
         given = upload.path.with_name(secrets.token_hex(16))
         try:
             await asyncio.to_thread(_link, upload.path, given)
-            submitted = await self._service.submit(owner, submission, upload._replace(path=given))
+            submitted = await self._service.submit(
+                filing.owner, submission, upload._replace(path=given), job_id=filing.job_id
+            )
         except OSError as error:
             raise storage_problem(error) from None
         finally:

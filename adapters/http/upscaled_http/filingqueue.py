@@ -22,7 +22,7 @@ from upscaled_http.filer import Filer
 from upscaled_http.filings import Filing
 from upscaled_http.messages import PictureEvent, PipelineStats, ScoreCount
 from upscaled_http.problems import HttpCode, ProblemError
-from upscaled_http.records import Record, time_of
+from upscaled_http.records import time_of
 from upscaled_http.uploads import Body, Upload, storage_problem
 from upscaled_protocol.errors import ErrorCode
 
@@ -92,11 +92,8 @@ class FilingQueue:
         upload = body.uploads[0]
         submission = self._filer.check(upload, body.fields, is_text=body.is_text)
         filing = self._new(owner, upload, submission.webhook)
-
-        def note_job(job: Record) -> None:
-            filing.job_id = job.job_id
-
-        result = await self._filer.file(filing, upload, submission, note_job)
+        # A request that is lost has no job to continue with.
+        result = await self._filer.file(filing, upload, submission, lambda: None)
         self._finish(filing, result)
         if filing.is_new or filing.webhook is not None:
             try:
@@ -249,8 +246,7 @@ class FilingQueue:
     async def _try(self, filing: Filing) -> PipelineResult | ProblemError:
         path = self._service.storage.upload(filing.picture_id)
 
-        def note_job(job: Record) -> None:
-            filing.job_id = job.job_id
+        def note_job() -> None:
             try:
                 self._rows.update(filing)
             except sqlite3.Error as error:  # after a restart it is upscaled once more

@@ -68,10 +68,17 @@ class Intake:
         return kept.answer_id
 
     async def submit(
-        self, owner: str, submission: Submission, upload: Upload | None, *, key: str | None
+        self,
+        owner: str,
+        submission: Submission,
+        upload: Upload | None,
+        *,
+        key: str | None,
+        job_id: str | None = None,
     ) -> Record:
-        """Make one job. Raises `ProblemError`."""
-        job_id = str(uuid.uuid4())
+        """Make one job. job_id: a new UUID, if the caller has to know it before. Raises
+        `ProblemError`."""
+        job_id = job_id or str(uuid.uuid4())
         answer = _answer(key, job_id, submission, [upload] if upload is not None else [])
         return await self._submit(owner, submission, upload, job_id, answer)
 

@@ -164,14 +164,21 @@ class Service:
     # --- jobs -----------------------------------------------------------------------------------
 
     async def submit(
-        self, owner: str, submission: Submission, upload: Upload | None, *, key: str | None = None
+        self,
+        owner: str,
+        submission: Submission,
+        upload: Upload | None,
+        *,
+        key: str | None = None,
+        job_id: str | None = None,
     ) -> Submitted:
-        """Make one job, which takes over the upload's file. Raises `ProblemError`."""
+        """Make one job, which takes over the upload's file. job_id: a new UUID, if the caller has
+        to know it before. Raises `ProblemError`."""
         uploads = [upload] if upload is not None else []
         kept_id = self._intake.kept_id(owner, key, submission, uploads)
         if kept_id is not None:
             return Submitted(self.find(owner, kept_id), is_replayed=True)
-        record = await self._intake.submit(owner, submission, upload, key=key)
+        record = await self._intake.submit(owner, submission, upload, key=key, job_id=job_id)
         return Submitted(record, is_replayed=False)
 
     async def submit_batch(

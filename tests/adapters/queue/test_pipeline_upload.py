@@ -247,20 +247,30 @@ def test_the_page_shows_the_folders_the_scores_and_the_success_rate(serve: Serve
                 assert found.violations_count == 0, found.generate_report()
 
 
-def test_a_batch_outlives_a_killed_server_and_its_jobs_are_continued(
+def test_a_batch_outlives_a_killed_server_and_its_webhook_is_told_of_each_picture(
     store: ObjectStore, bucket: Bucket, tmp_path: Path
 ) -> None:
     hold = tmp_path / "hold"
     hold.touch()
-    pictures = {f"k{number}.png": picture(20 + number, 10) for number in range(5)}
-    with serve_process(
-        tmp_path / "data",
-        S3_BUCKET="pictures",
-        UPSCALE_SCALE="2",
-        **{nearest_engine.HOLD: str(hold)},
-        **store.environment,
-    ) as serve:
-        batch = upload_batch(serve, pictures).json()
+    pictures = {f"k{number}.png": picture(20 + number, 10) for number in range(4)}
+    pictures["k-torn.png"], pictures["k-good.png"] = torn(), large()
+    with (
+        receiving() as receiver,
+        serve_process(
+            tmp_path / "data",
+            S3_BUCKET="pictures",
+            UPSCALE_SCALE="2",
+            UPSCALED_WEBHOOKS_SECRET=SECRET,
+            UPSCALED_WEBHOOKS_ALLOW_HOSTS=receiver.host,
+            **{nearest_engine.HOLD: str(hold)},
+            **store.environment,
+        ) as serve,
+    ):
+        # A picture that needs no job has its webhook too.
+        single = upload(serve, "k-single.png", large(), webhook=receiver.url("/single"))
+        assert result_of(single)["folder"] == "good_quality"
+        assert receiver.next()["data"]["name"] == "k-single.png"
+        batch = upload_batch(serve, pictures, webhook=receiver.url()).json()
 
         def has_job() -> bool:
             shown = serve.client.get(batch["status_url"]).json()
@@ -270,41 +280,20 @@ def test_a_batch_outlives_a_killed_server_and_its_jobs_are_continued(
         serve.kill()
         serve.start()
         state = serve.client.get(batch["status_url"]).json()
-        assert (state["status"], len(state["pictures"])) == ("processing", 5)
+        assert (state["status"], len(state["pictures"])) == ("processing", 6)
         hold.unlink()
         results = [one["result"] for one in finished(serve, batch)]
-        assert [one["folder"] for one in results] == ["upscaled"] * 5
+        folders = ["upscaled"] * 4 + ["couldn't_upscale", "good_quality"]
+        assert [one["folder"] for one in results] == folders
         for one in results:
-            assert list(found(bucket, one["original_key"], tmp_path)) == ["upscaled"]
+            assert list(found(bucket, one["original_key"], tmp_path)) == [one["folder"]]
         # A job that was there before the kill has upscaled its picture.
         assert len(serve.client.get("/api/jobs").json()["jobs"]) == 5
         assert {name.partition("/")[0] for name in serve.files()} <= {"results"}
-
-
-def test_a_pictures_webhook_tells_that_it_is_filed_good_or_not(
-    store: ObjectStore, tmp_path: Path
-) -> None:
-    with (
-        receiving() as receiver,
-        serve_process(
-            tmp_path / "data",
-            S3_BUCKET="pictures",
-            UPSCALED_WEBHOOKS_SECRET=SECRET,
-            UPSCALED_WEBHOOKS_ALLOW_HOSTS=receiver.host,
-            **store.environment,
-        ) as serve,
-    ):
-        upload(serve, "hook-good.png", large(), webhook=receiver.url())
-        batch = {"hook-a.png": picture(21, 11), "hook-b.png": torn()}
-        assert upload_batch(serve, batch, webhook=receiver.url()).status_code == 202
-        events = [receiver.next() for _ in range(3)]
-    told = {event["data"]["name"]: event["data"]["result"]["folder"] for event in events}
+        events = [receiver.next() for _ in pictures]
     assert {event["type"] for event in events} == {"picture.filed"}
-    assert told == {
-        "hook-good.png": "good_quality",
-        "hook-a.png": "upscaled",
-        "hook-b.png": "couldn't_upscale",
-    }
+    told = {event["data"]["name"]: event["data"]["result"]["folder"] for event in events}
+    assert told == dict(zip(pictures, folders, strict=True))
 
 
 def test_a_bucket_that_refuses_is_a_problem_that_shows_no_secret(
