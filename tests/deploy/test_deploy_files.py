@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from upscaled_queue.command import parser as queue_parser
 from upscaled_queue.job import level_of
 from upscaled_queue.work import parser
 
@@ -91,7 +92,7 @@ def test_the_property_list_starts_the_server_again_after_a_failure() -> None:
     assert settings["ExitTimeOut"] > 25
 
 
-@pytest.mark.parametrize("file", ["upscaled.yaml", "queue.yaml"])
+@pytest.mark.parametrize("file", ["upscaled.yaml", "queue.yaml", "queue-webhooks.yaml"])
 def test_kubernetes_takes_the_manifests(file: str) -> None:
     done = _run(_BIN / "kubernetes-validate", "--strict", _DOCKER / "kubernetes" / file)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -131,6 +132,11 @@ def test_machines_are_started_with_options_that_exist() -> None:
         pod["containers"][0]["args"],
         shlex.split(run.replace("$UPSCALED_METHODS", sky["envs"]["UPSCALED_METHODS"])),
     ]
+    sender = yaml.safe_load((_DOCKER / "kubernetes" / "queue-webhooks.yaml").read_text("utf-8"))
+    (container,) = sender["spec"]["template"]["spec"]["containers"]
+    queue, *arguments = container["args"]
+    assert queue == "queue"
+    queue_parser().parse_args(arguments)
     for command, *arguments in commands:
         assert command == "work"
         options = parser().parse_args(arguments)

@@ -219,8 +219,9 @@ class CeleryEngine:
         return sum(celery_waiting(self._settings, one)[0] for one in self._settings.methods)
 
 
-def host(machine: Machine, workers: int, leave_status: list[int]) -> None:
-    """Run this process's tasks on that machine. leave_status: the last one is the exit status."""
+def host(machine: Machine, capacity: int, leave_status: list[int]) -> None:
+    """Run this process's tasks on that machine. capacity: threads that run them; with fewer jobs
+    the machine has room. leave_status: the last one is the exit status."""
     global _machine  # noqa: PLW0603 - a process has one
     _machine = machine
 
@@ -241,14 +242,14 @@ def host(machine: Machine, workers: int, leave_status: list[int]) -> None:
 
         QoS.running = staticmethod(lambda: [run.lease for run in machine.running() if run.lease])
     machine.on_failed = failed
-    capacity = machine.settings.slots * workers
     Pulse(machine, CeleryEngine(machine.settings), capacity, leave, stuck).start()
 
 
 def work(machine: Machine, workers: int) -> int:
     """Be a worker until a signal, or until there is nothing to do; the exit status."""
     settings, statuses = machine.settings, [0]
-    host(machine, workers, statuses)
+    capacity = settings.slots * workers
+    host(machine, capacity, statuses)
     _log_little()
     signals.setup_logging.connect(_log_little, weak=False)
     queues = [settings.queue_of(method) for method in settings.methods]
@@ -257,7 +258,7 @@ def work(machine: Machine, workers: int) -> int:
     worker = app.Worker(
         hostname=f"{settings.machine}@upscaled",
         pool_cls="threads",
-        concurrency=settings.slots * workers,
+        concurrency=capacity,
         queues=queues,
         without_gossip=True,
         without_mingle=True,
@@ -307,7 +308,10 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
     check_server(settings.url, log)
     machine = Machine(settings, log)
     workers = machine.start()
-    host(machine, workers, [0])
+    if sender.concurrency == settings.slots:
+        # The command has no -c, so it is the setting's: slots are per worker of the daemon.
+        sender.concurrency *= workers
+    host(machine, sender.concurrency, [0])
 
 
 @signals.worker_shutting_down.connect

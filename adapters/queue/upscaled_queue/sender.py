@@ -136,19 +136,11 @@ class WebhookSender:
             self._webhooks = None
 
     async def _send_while_held(self, webhooks: Webhooks) -> None:
-        held_at = time.monotonic()
         while not await self._is_stopping():
-            if self._outbox.is_lost:
+            if self._outbox.is_lost or not self._hold():
                 return
-            try:
-                if not self._hold():
-                    return
-                held_at = time.monotonic()
-                # The stream may have been cut, or Redis was away: look at all of them.
-                webhooks.start()
-            except self._outbox.outages:
-                if time.monotonic() - held_at > self._settings.lease_s:
-                    raise
+            # The stream may have been cut: look at all receivers.
+            webhooks.start()
         # The machine's last jobs have just ended.
         webhooks.start()
         await webhooks.drain(_DRAIN_S)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import signals
 
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.log import Logger
+from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import bullmq_id
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.daemonargs import daemon_args
@@ -165,6 +168,34 @@ def test_celery_acknowledges_late_and_hoards_nothing() -> None:
     assert set_to["broker_transport_options"]["visibility_timeout"] == 7
     rabbit = celery_settings(Settings(url=read_queue_url("amqp://h//", "redis://h/0")))
     assert rabbit["task_default_queue_type"] == "quorum"
+
+
+@pytest.mark.parametrize(("given", "threads"), [(2, 6), (5, 5)], ids=["slots", "-c 5"])
+def test_celerys_own_command_has_a_thread_for_each_slot_and_is_stuck_only_with_a_free_one(
+    monkeypatch: pytest.MonkeyPatch, given: int, threads: int
+) -> None:
+    machine = SimpleNamespace(settings=Settings(url=read_queue_url("redis://h/0"), slots=2))
+    monkeypatch.setattr(machine, "start", lambda: 3, raising=False)
+    capacities: list[int] = []
+
+    def pulse(_machine: object, _engine: object, capacity: int, *_: object) -> SimpleNamespace:
+        capacities.append(capacity)
+        return SimpleNamespace(start=lambda: None)
+
+    monkeypatch.setattr(celery, "Machine", lambda *_: machine)
+    monkeypatch.setattr(celery, "Pulse", pulse)
+    monkeypatch.setattr(redisserver, "check_server", lambda *_: None)
+    monkeypatch.setattr(celery, "_machine", None)
+    monkeypatch.setattr(celery, "_settings", machine.settings)
+    monkeypatch.setattr(transport.QoS, "running", transport.QoS.running)
+
+    class Worker:
+        app = celery.app
+        concurrency = given
+
+    worker = Worker()
+    signals.worker_init.send(sender=worker)
+    assert (worker.concurrency, capacities) == (threads, [threads])
 
 
 @pytest.mark.parametrize(

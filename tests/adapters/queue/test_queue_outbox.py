@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from upscaled_webhooks.deliveries import Receiver as To
 from upscaled_webhooks.receivers import Poster
 from upscaled_webhooks.signatures import Signer
 from upscaled_webhooks.webhooks import Sender, Webhooks
-from waiting import wait_until
+from waiting import TIMEOUT_S, wait_until
 from webhook_bench import FakeClock, Receivers
 from webhook_receiver import SECRET, Receiver, receiving
 
@@ -271,29 +272,68 @@ def test_a_job_that_is_given_anew_takes_its_waiting_webhook_along(
     assert again.message_id != "one"
 
 
-@needs_redis
-def test_a_sender_waits_for_a_redis_that_was_killed(tmp_path: Path, receiver: Receiver) -> None:
-    server = RedisServer(tmp_path / "redis")
+@contextmanager
+def sender_of(url: str, receiver: Receiver, log: Path, lease_s: float) -> Iterator[WebhookSender]:
+    """A machine's sender, in this process."""
     allowed = UrlPolicy(allow_hosts=frozenset([HostPort.parse(receiver.host)]))
-    settings = Settings(url=read_queue_url(server.url), lease_s=0.2)
-    with (tmp_path / "log").open("wb") as log:
-        sender = WebhookSender(settings, WebhookSettings(SECRET, allowed), Logger(log.fileno()))
+    settings = Settings(url=read_queue_url(url), lease_s=lease_s)
+    with log.open("wb") as file:
+        sender = WebhookSender(settings, WebhookSettings(SECRET, allowed), Logger(file.fileno()))
         sender.start()
         try:
+            yield sender
+        finally:
+            sender.stop()
+
+
+def wait_delivered(records: Records, job_id: str) -> None:
+    wait_until(
+        lambda: webhook_status(records, job_id)["state"] == "delivered", f"the delivery of {job_id}"
+    )
+
+
+@needs_redis
+def test_a_sender_waits_for_a_redis_that_was_killed(tmp_path: Path, receiver: Receiver) -> None:
+    server, log = RedisServer(tmp_path / "redis"), tmp_path / "log"
+    try:
+        with sender_of(server.url, receiver, log, 0.2):
             records = Records(server.url, 3600)
             end(records, "before", receiver.url())
             assert receiver.next()["data"]["job_id"] == "before"
-            wait_until(
-                lambda: webhook_status(records, "before")["state"] == "delivered", "the delivery"
-            )
+            wait_delivered(records, "before")
             server.kill()
-            wait_until(lambda: b"Redis is away" in Path(log.name).read_bytes(), "the log's line")
+            wait_until(lambda: b"Redis is away" in log.read_bytes(), "the log's line")
             server.start()
             end(records, "after", receiver.url())
             assert receiver.next()["data"]["job_id"] == "after"
-        finally:
-            sender.stop()
-            server.kill()
+    finally:
+        server.kill()
+
+
+@needs_redis
+def test_a_sender_that_stops_sends_what_has_just_ended_and_waits_for_the_answer(
+    records: Records,
+    redis_server: RedisServer,
+    receiver: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hear_nothing(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    # The stream's news is late: the sender has to look by itself.
+    monkeypatch.setattr(WebhookSender, "_follow", hear_nothing)
+    receiver.answers.clear()
+    with sender_of(redis_server.url, receiver, tmp_path / "log", LEASE_S) as sender:
+        wait_until(lambda: records.redis.exists("upscaled:webhook-sender"), "the lease")
+        end(records, "last", receiver.url())
+        stopping = threading.Thread(target=sender.stop)
+        stopping.start()
+        receiver.next()
+        receiver.answers.set()
+        stopping.join(TIMEOUT_S)
+        assert webhook_status(records, "last") == {"state": "delivered", "attempts": 1}
+        assert not records.redis.exists("upscaled:webhook-sender")
 
 
 def test_an_id_that_no_header_can_have_is_replaced() -> None:

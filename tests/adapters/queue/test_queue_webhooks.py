@@ -180,16 +180,29 @@ def test_a_machine_that_is_killed_before_its_receiver_answers_loses_no_webhook(
     assert alone.status_of("last")["webhook"] == {"state": "delivered", "attempts": 1}
 
 
-def test_without_machines_a_command_sends_what_they_left(alone: Hooked) -> None:
+def test_without_machines_a_command_sends_what_they_left_and_each_end_at_once(
+    alone: Hooked,
+) -> None:
     fleet, receiver = alone
-    event = {"type": "result", "job_id": "left", "status": "completed"}
-    job = alone.job("left")
-    fleet.records.settle("left", "fake", event, job, message_of(job["webhook_url"], "fake", event))
+
+    def end(job_id: str) -> None:
+        event = {"type": "result", "job_id": job_id, "status": "completed"}
+        job = alone.job(job_id)
+        webhook = message_of(job["webhook_url"], "fake", event)
+        fleet.records.settle(job_id, "fake", event, job, webhook)
+
+    end("left")
     command = [sys.executable, "-m", "upscaled_cli", "queue", "webhooks", "--queue", fleet.url]
-    sender = subprocess.Popen(command, env=fleet.environment(), stderr=subprocess.PIPE)
+    # All that waits is looked at every quarter of the lease: far too late for this test.
+    sender = subprocess.Popen(
+        [*command, "--lease-s", str(ENDLESS_S)], env=fleet.environment(), stderr=subprocess.PIPE
+    )
     try:
         assert receiver.next()["data"]["job_id"] == "left"
         alone.wait_delivered("left")
+        end("new")
+        assert receiver.next()["data"]["job_id"] == "new"
+        alone.wait_delivered("new")
         sender.terminate()
         assert sender.wait(TIMEOUT_S) == 0
     finally:
