@@ -5,6 +5,7 @@ Everyone who can write to the queue can give jobs, so a machine takes less than 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +26,8 @@ UPSCALING_METHOD = "esrgan"
 
 # For the queue's own use: a daemon would name them as unknown in the result's warnings.
 _OWN_FIELDS = ("webhook_url", "traceparent")
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _MODELS = ("model", "upscale_model", "pre_model")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
@@ -47,6 +50,12 @@ class QueuedJob:
     priority: int
     fields: Message
     message: Message
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the job belongs to, by W3C Trace Context; None if it is no such text."""
+        value = self.fields.get("traceparent")
+        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
     @property
     def webhook_url(self) -> str | None:

@@ -354,7 +354,12 @@ class Machine:
             self._count("fenced")
         self._count(f"ended_{event['type']}")
         self.log.log(
-            "info", "job_ended", job_id=job.job_id, outcome=event["type"], code=event.get("code")
+            "info",
+            "job_ended",
+            job_id=job.job_id,
+            outcome=event["type"],
+            code=event.get("code"),
+            traceparent=job.traceparent,
         )
         return Ended(counted)
 

@@ -59,6 +59,13 @@ def test_the_queues_own_fields_are_not_the_daemons() -> None:
     assert job.fields["webhook_url"] == "https://h/"
 
 
+@pytest.mark.parametrize("value", [7, "", "00-1", "00-" + "0" * 32 + "-" + "0" * 16 + "-01\n"])
+def test_what_is_no_trace_is_not_logged(value: object) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    assert read_job({**esrgan(), "traceparent": trace}).traceparent == trace
+    assert read_job({**esrgan(), "traceparent": value}).traceparent is None
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

@@ -106,7 +106,8 @@ def test_each_end_of_a_job_is_sent_once_under_its_id(shared: Hooked) -> None:
 def test_a_token_in_the_url_is_in_no_log_no_status_and_no_event(shared: Hooked) -> None:
     fleet, receiver = shared
     receiver.status = 410
-    fleet.submit(shared.job("tokened", path="/hook?token=hush"))
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    fleet.submit({**shared.job("tokened", path="/hook?token=hush"), "traceparent": trace})
     body = receiver.next()
     machine = fleet.machines[0]
     wait_until(lambda: machine.has_logged("webhook"), "the log of the failure")
@@ -114,6 +115,7 @@ def test_a_token_in_the_url_is_in_no_log_no_status_and_no_event(shared: Hooked) 
     status = shared.status_of("tokened")
     assert status["webhook"] == {"state": "given_up", "attempts": 1, "reason": "answers 410"}
     assert "hush" not in str(status) + str(body) + "".join(machine.log)
+    assert any(trace in line for line in machine.log if '"event":"job_ended"' in line)
     assert any(f"{receiver.host}" in line for line in machine.log if '"event":"webhook"' in line)
 
 
