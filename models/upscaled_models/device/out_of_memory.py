@@ -15,6 +15,15 @@ from upscaled_protocol.errors import ErrorCode, JobError
 _CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough")
 # The message for Apple's GPUs, which have no exception of their own either.
 _MPS = "MPS backend out of memory"
+# Parts of messages of CUDA's libraries, which allocate memory beside torch. These errors are no
+# `torch.OutOfMemoryError`.
+_CUDA_LIBRARIES = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+)
 # oneDNN's whole message if it has no memory for an operation that it supports.
 _ONEDNN = "could not create a primitive"
 
@@ -25,7 +34,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        text == _ONEDNN or text.startswith(_MPS) or any(part in text for part in _CPU_ALLOCATOR)
+        text == _ONEDNN
+        or text.startswith(_MPS)
+        or any(part in text for part in (*_CPU_ALLOCATOR, *_CUDA_LIBRARIES))
     )
 
 

@@ -48,6 +48,8 @@ class Networks(DeviceModels):
         """Raises `JobError` if the device cannot be used."""
         super().__init__(settings)
         torch.set_num_threads(settings.threads or computing_threads())
+        # By default cuDNN computes float32 in TensorFloat-32, which has the 10 bits of fp16.
+        torch.backends.cudnn.allow_tf32 = False
         # Weights files whose results in half precision were unusable.
         self._full_precision_only: set[Path] = set()
         # The last loaded network of a file, in case the file is replaced by an unusable one.

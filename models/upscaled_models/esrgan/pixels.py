@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upscaled_models.esrgan import transfer
 from upscaled_models.esrgan.rows import native
 
 
 def to_picture(rows: np.ndarray, device: torch.device) -> Tensor:
     """Rows (h, W, bands) of uint8 or uint16 to a picture (1, bands, h, W) of float32, 0 to 1."""
-    pixels = torch.from_numpy(np.array(rows, np.float32, order="C")).to(device)
+    if device.type == "cpu":
+        pixels = torch.from_numpy(np.array(rows, np.float32, order="C"))
+    else:
+        pixels = transfer.send(rows, device)
     return pixels.div_(np.iinfo(rows.dtype).max).permute(2, 0, 1).unsqueeze(0)
 
 
@@ -70,9 +74,13 @@ def to_rows(picture: Tensor, bits: int) -> np.ndarray:
     """A picture (1, bands, h, W), 0 to 1 or in uint8, to rows (h, W, bands) of 8 or 16 bits."""
     if bits == 8:
         pixels = picture if picture.dtype == torch.uint8 else to_bytes(picture)[0]
-        return np.ascontiguousarray(pixels[0].permute(1, 2, 0).cpu().numpy())
-    rows: np.ndarray = _scaled(picture.float(), 65535)[0].permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(rows.astype(np.uint16))
+    else:
+        pixels = _scaled(picture.float(), 65535)
+    pixels = pixels[0].permute(1, 2, 0)
+    if pixels.device.type != "cpu":
+        return transfer.fetch(pixels, bits)
+    rows: np.ndarray = pixels.numpy()
+    return np.ascontiguousarray(rows if bits == 8 else rows.astype(np.uint16))
 
 
 def _scaled(picture: Tensor, top: int) -> Tensor:

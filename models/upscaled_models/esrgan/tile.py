@@ -14,9 +14,17 @@ from upscaled_models.tiling import blend_margin
 # Pixels of a band; more if they take less memory than `_BAND_BYTES`. On a processor a band must be
 # large enough that threads rarely wait for each other, and that the fixed cost per operation and
 # band is small beside the arithmetic, of which a small network has little. An accelerator must be
-# busy while the next operation is launched.
-_BAND_PIXELS = {"cpu": 40_000, "cuda": 500_000}
+# busy while the next operation is launched; in lower bands more of the picture is decoded and
+# encoded meanwhile.
+_BAND_PIXELS = {"cpu": 40_000, "cuda": 130_000}
 _BAND_BYTES = 40_000_000
+# The same for a network whose lag is longer than such a band: its first rows come late anyway, and
+# on an accelerator each band copies the rows in front of every convolution.
+_LATE_BAND_PIXELS = {"cpu": 0, "cuda": 500_000}
+# Such a network computes a picture of up to so many pixels at once, because nothing is copied then.
+# With 64 channels at four times each side, a tensor of 2.1 million has 2^31 values, and kernels for
+# more are slow or missing. Apple's allow less.
+_WHOLE_PIXELS = {"cpu": 0, "mps": 0, "cuda": 2_080_000}
 # Side of a tile if a network does not run by rows. In a larger tile the overlap costs less; but it
 # takes long on a processor, and a job can only be cancelled between two tiles. A picture up to the
 # second side is not cut. Both are doubled for networks that are better not tiled.
@@ -45,7 +53,9 @@ def taken_bytes(network: Network, tile: Tile, *, width: int, height: int, planes
     whole = Tile(_whole(width, network), _whole(height, network))
     if network.by_rows:
         pixel_bytes = network.pixel_bytes + _result_bytes(network)
-        return planes * whole.width * (network.column_bytes + tile.rows * pixel_bytes)
+        # The rows of a tile beyond the picture are time for the lag, and hold nothing.
+        rows = min(tile.rows, whole.rows)
+        return planes * whole.width * (network.column_bytes + rows * pixel_bytes)
     seen = Tile(
         min(tile.width + 2 * network.overlap, whole.width),
         min(tile.rows + 2 * network.overlap, whole.rows),
@@ -136,13 +146,20 @@ def _band(
     network: Network, whole: Tile, planes: int, tile_size: int | None, memory_bytes: int
 ) -> Tile:
     free = max(memory_bytes - planes * network.column_bytes * whole.width, 0)
-    pixels = max(_preferred(_BAND_PIXELS, network), _BAND_BYTES // network.pixel_bytes)
-    least = _LEAST_ROWS
+    most = free // (planes * (network.pixel_bytes + _result_bytes(network)))
+    lag = _up(network.lag, network)
     if tile_size is not None:
-        pixels, least = tile_size**2, 1
-    pixels = min(pixels, free // (planes * (network.pixel_bytes + _result_bytes(network))))
-    rows = max(_down(pixels // whole.width, network), _up(least, network))
-    return Tile(whole.width, min(rows, whole.rows + _up(network.lag, network)))
+        pixels = min(tile_size**2, most)
+        rows = max(_down(pixels // whole.width, network), _up(1, network))
+        return Tile(whole.width, min(rows, whole.rows + lag))
+    pixels = max(_preferred(_BAND_PIXELS, network), _BAND_BYTES // network.pixel_bytes)
+    if network.lag * whole.width > pixels:
+        pixels = max(pixels, _preferred(_LATE_BAND_PIXELS, network))
+        every = whole.width * whole.rows
+        if planes * every <= _preferred(_WHOLE_PIXELS, network) and every <= most:
+            pixels = max(pixels, every)
+    rows = max(_down(min(pixels, most) // whole.width, network), _up(_LEAST_ROWS, network))
+    return Tile(whole.width, whole.rows + lag if rows >= whole.rows else rows)
 
 
 def _result_bytes(network: Network) -> int:

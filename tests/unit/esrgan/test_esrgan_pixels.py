@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tiny_networks import CPU
+from upscaled_models.esrgan import transfer
 from upscaled_models.esrgan.pixels import to_bands, to_picture, to_planes, to_rows
 from upscaled_models.esrgan.readahead import read_ahead
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -34,6 +35,24 @@ def test_what_no_network_changes_comes_back_as_it_was(pixels: np.ndarray, channe
     rows = to_rows(to_bands(planes, pixels.shape[2]), bits)
     assert rows.dtype == pixels.dtype
     assert np.array_equal(rows, pixels)
+
+
+@given(
+    pixels=st.tuples(
+        st.sampled_from([np.uint8, np.uint16]),
+        st.tuples(st.integers(0, 5), st.integers(1, 5), st.integers(1, 4)),
+    ).flatmap(lambda kind: arrays.arrays(*kind)),
+)
+def test_pixels_travel_to_a_device_and_back_unchanged(pixels: np.ndarray) -> None:
+    # As a view, whose pixels do not lie side by side.
+    given = pixels[:, ::-1]
+    sent = transfer.send(given, CPU)
+    assert sent.dtype == torch.float32
+    assert np.array_equal(sent.numpy(), given.astype(np.float32))
+    fetched = transfer.fetch(sent.permute(1, 0, 2), 8 * pixels.itemsize)
+    assert fetched.dtype == pixels.dtype
+    assert fetched.flags.c_contiguous
+    assert np.array_equal(fetched, given.transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize(("bits", "step"), [(8, 1 / 255), (16, 1 / 65535)])

@@ -268,6 +268,32 @@ def test_a_network_is_traced_without_computing_it() -> None:
         trace(model, 3, 1, torch.float32)
 
 
+class JoinedRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often rows are put together, which copies them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.cat.default and args[1:] == (2,)
+        return func(*args, **(kwargs or {}))
+
+
+def test_by_torchs_own_kernels_a_picture_in_one_band_is_never_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Accelerators have no others.
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = rrdb()
+    graph = trace(model, 3, 1, torch.float32)
+    picture = random_picture(40, 30)
+    with JoinedRows() as joined:  # type: ignore[no-untyped-call]
+        whole = graph.whole(picture)
+    assert not joined.count
+    with torch.inference_mode():
+        torch.testing.assert_close(whole, model(picture))
+    torch.testing.assert_close(stream(graph, picture, 4, 7), whole)
+
+
 def test_weights_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     laid_out = []
     compiled = Convolution.compiled

@@ -21,6 +21,7 @@ from tiny_networks import (
     rrdb,
     smooth_picture,
 )
+from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.esrgan.network import Network, Stream
 from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.stage import Stage
@@ -286,6 +287,19 @@ def test_below_the_least_tile_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> No
         upscaled(small, random_picture(128, 128), Tile(128, 64))
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
     assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_memory_that_a_library_of_cuda_lacks_is_a_lack_of_memory(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
 
 
 @pytest.mark.parametrize(

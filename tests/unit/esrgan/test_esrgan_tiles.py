@@ -67,6 +67,35 @@ def test_a_small_network_has_larger_bands(by_rows: Network) -> None:
     assert 62 < band.rows <= 40_000_000 / by_rows.pixel_bytes / 640 < band.rows + 1
 
 
+def on_a_card(lag: int) -> Any:
+    return Described(
+        by_rows=True,
+        align=1,
+        overlap_units=64,
+        lag=lag,
+        pixel_bytes=4000,
+        column_bytes=400_000,
+        minimum=1,
+        tiling=ModelTiling.SUPPORTED,
+        device=torch.device("cuda"),
+    )
+
+
+def test_on_a_card_a_network_with_a_long_lag_gets_the_whole_picture() -> None:
+    late, much = on_a_card(350), 2**37
+    assert tile_for(late, 1920, 1080, memory_bytes=much) == Tile(1920, 1080 + 350)
+    # Its rows would come late in any band: if the picture does not fit, bands are large.
+    assert tile_for(late, 1920, 1080, memory_bytes=2**33) == Tile(1920, 260)
+    assert tile_for(late, 4000, 3000, memory_bytes=much) == Tile(4000, 125)
+    # A picture with alpha is two.
+    assert tile_for(late, 1920, 1080, planes=2, memory_bytes=much) == Tile(1920, 260)
+
+
+def test_on_a_card_a_network_with_a_short_lag_gets_bands() -> None:
+    """So that the picture is decoded and encoded meanwhile."""
+    assert tile_for(on_a_card(18), 640, 448, memory_bytes=2**37) == Tile(640, 203)
+
+
 def test_a_tile_size_is_an_upper_bound(by_rows: Network, by_tiles: Network) -> None:
     # By rows, of the pixels in a tile.
     assert tile_for(by_rows, 640, 448, tile_size=100) == Tile(640, 15)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -60,6 +60,9 @@ class Network:
 
     def padded(self, side: int) -> int:
         return side
+
+    def in_tiles(self) -> Network:
+        return replace(self, by_rows=False)
 
     def spend(self, pixels: float) -> None:
         self.clock.now += 0 if self.is_warm else WARM_UP_S
@@ -234,6 +237,41 @@ def test_the_time_left_is_right_with_a_first_step_of_another_speed(
 
 def loaded(network: Network) -> Loaded:
     return Loaded("network", cast(Any, network), lambda: cast(Any, network))
+
+
+def test_a_picture_that_begins_again_in_tiles_has_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out after rows were given; the first steps in tiles compute nothing."""
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    network = Network(clock, by_rows=True, lag=20)
+    drain = LayeredStream.drain
+
+    def failing_drain(stream: LayeredStream) -> Tensor | None:
+        if network.by_rows and stream.time >= 80:
+            raise MemoryError
+        return drain(stream)
+
+    monkeypatch.setattr(LayeredStream, "drain", failing_drain)
+    plan = plan_size(
+        EsrganConfig(image_path="in.png", upscale_factor=2.0),
+        Size(width=90, height=130),
+        factor=2.0,
+        default_dpi=150,
+    )
+    job = EsrganEnlargement(
+        loaded(network),
+        cast(Any, Source(90, 130)),
+        plan,
+        tile_size=30,
+        context=Timed(clock),
+        memory_bytes=2**30,
+        free_memory=lambda: None,
+    )
+    heights = []
+    for rows in job.upscale(job.read()):
+        clock.now += 1
+        heights.append(len(rows))
+    assert sum(heights) == 260
 
 
 def test_the_encoder_of_a_whole_picture_is_expected_to_take_what_the_last_one_took(

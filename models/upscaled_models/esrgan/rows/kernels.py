@@ -48,13 +48,13 @@ class Convolution:
         """The convolution, to be called many times, computing in `dtype`."""
         weight = self.weight.to(dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        padding, stride = [0, self.columns], [1, 1]
         dilation, groups, slope = list(self.dilation), self.groups, self.slope
         if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             # Not `conv2d`: it chooses other kernels for small inputs, so a band's result depends on
             # its height in the last place. It also lays the weights out again in each call, and
             # cannot apply an activation while its result is in registers.
             kernels = torch.ops.mkldnn
+            padding, stride = [0, self.columns], [1, 1]
             shape = [1, groups * weight.shape[1], *_PACKED_FOR]
             packed = kernels._reorder_convolution_weight(
                 weight.contiguous(), padding, stride, dilation, groups, shape
@@ -73,14 +73,32 @@ class Convolution:
             )
 
         weight = weight.contiguous(memory_format=torch.channels_last)
+        return PlainConvolution(replace(self, weight=weight, bias=bias))
 
-        def convolve(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
-            result = functional.conv2d(
-                inputs[0].to(dtype), weight, bias, stride, padding, dilation, groups
-            )
-            return result if slope is None else functional.leaky_relu_(result, slope)
 
-        return convolve
+@dataclass(frozen=True)
+class PlainConvolution:
+    """A convolution by torch's own kernels, for accelerators. Its weights are in the precision that
+    it computes in."""
+
+    convolution: Convolution
+
+    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+        """The convolution of one band, which has its halo above and below."""
+        return self.padded(inputs[0], 0)
+
+    def padded(self, rows: Tensor, halo: int) -> Tensor:
+        """The same with `halo` rows of zeros above and below, which the kernel itself adds."""
+        given = self.convolution
+        result = functional.conv2d(
+            rows.to(given.weight.dtype),
+            given.weight,
+            given.bias,
+            padding=[halo, given.columns],
+            dilation=list(given.dilation),
+            groups=given.groups,
+        )
+        return result if given.slope is None else functional.leaky_relu_(result, given.slope)
 
 
 def prelu(slopes: Tensor) -> Compute:

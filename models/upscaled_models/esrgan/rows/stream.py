@@ -16,7 +16,7 @@ from torch import Tensor
 from upscaled_models.esrgan.rows import denseblock
 from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.rows.denseblock import DenseBlock, DenseRows
-from upscaled_models.esrgan.rows.kernels import Compute
+from upscaled_models.esrgan.rows.kernels import Compute, PlainConvolution
 from upscaled_models.esrgan.rows.operation import Operation, Position
 
 _Reader = RowBuffer | DenseRows
@@ -119,6 +119,11 @@ class _BandLayer(_Layer):
 
     def _compute(self, first: int, last: int) -> Tensor:
         halo = self.position.halo
+        # A picture in one band has no halo but zeros. To add them here would copy the band.
+        is_whole = first == 0 and last == self._height
+        if is_whole and isinstance(self._compute_band, PlainConvolution):
+            (buffer,) = self.buffers
+            return self._compute_band.padded(_read(buffer, 0, last, 0), halo)
         top = first * self._gain[1] // self._gain[0] - halo
         bottom = last * self._gain[1] // self._gain[0] + halo
         inputs = [_read(buffer, top, bottom, 2 * halo) for buffer in self.buffers]
