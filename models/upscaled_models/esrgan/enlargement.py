@@ -169,8 +169,8 @@ class EsrganEnlargement(Enlargement):
         if not self._taken_rows or network_s <= 0:
             return computed
         taken = self._taken_rows / self.size.height
-        # The encoder's time for the whole picture, as a multiple of the network's. If rows that were
-        # given are computed again, for lack of memory, the work may be at its beginning again.
+        # The encoder's time for the whole picture, as a multiple of the network's. After memory ran
+        # out, no work may be done yet although the encoder has rows.
         weight = self._taken_s * computed / (taken * network_s)
         return (computed + weight * taken) / (1 + weight)
 

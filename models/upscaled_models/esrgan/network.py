@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -272,7 +273,10 @@ class Network:
         tile = tile.to(self.dtype, memory_format=torch.channels_last, copy=True)
         # Many architectures create masks and positions in fp32, and multiply them with the rest.
         half = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=half):
+        # They create them in each call, on the processor unless another device is given. Then the
+        # host waits for the card with each mask that is copied there.
+        beside = nullcontext() if self.device.type == "cpu" else self.device
+        with beside, torch.autocast(self.device.type, self.dtype, enabled=half):
             # One picture at a time: not every architecture takes a batch.
             parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import upscaled_models.esrgan
 from tiny_networks import HAS_BF16, compact, in_bands, network, psnr, rrdb, smooth_picture, weights
@@ -154,6 +156,29 @@ def test_an_architecture_may_write_into_what_it_is_given() -> None:
         whole = morearchitectures.load(weights(model)).eval()(given)
     assert not torch.equal(given, picture)
     assert psnr(in_tiles(network(model), picture, 128), whole) >= 50
+
+
+class OnProcessor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the results that are on the processor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += isinstance(result, torch.Tensor) and result.device.type == "cpu"
+        return result
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_masks_are_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    descriptor = morearchitectures.load(weights(BUILDERS["SwinIR"]()))
+    elsewhere = torch.device("meta")
+    stream = Network(descriptor, elsewhere, torch.float32).open(48, 48)
+    picture = torch.empty(1, 3, 48, 40, device=elsewhere)
+    with torch.inference_mode(), OnProcessor() as on_processor:  # type: ignore[no-untyped-call]
+        stream.feed(picture)
+    assert not on_processor.count
 
 
 def as_from_a_file(height: int, width: int) -> torch.Tensor:
