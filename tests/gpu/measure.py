@@ -96,15 +96,17 @@ def main() -> int:
     print(about, flush=True)
     failed = []
     with tempfile.TemporaryDirectory() as name:
-        for part in _parts(Path(name), report, tiny=given.tiny):
-            if given.only and part.name not in given.only:
-                continue
+        parts = _parts(Path(name), report, tiny=given.tiny)
+        chosen = [part for part in parts if not given.only or part.name in given.only]
+        # A part that is not chosen leaves its share to the others.
+        shares = min(sum(part.share for part in chosen), 1.0)
+        for part in chosen:
             if budget.left_s < _LAST_S:
                 print(f"\n{part.name}: skipped, no time left", flush=True)
                 report.add("skipped", part.name)
                 continue
             started = time.monotonic()
-            own = budget.part(min(part.share * given.seconds, budget.left_s - _LAST_S))
+            own = budget.part(min(part.share / shares * given.seconds, budget.left_s - _LAST_S))
             print(f"\n== {part.name}, at most {own.left_s:.0f} s", flush=True)
             try:
                 part.run(own)
