@@ -243,7 +243,8 @@ def test_a_picture_that_begins_again_in_tiles_has_progress(monkeypatch: pytest.M
     """Memory runs out after rows were given; the first steps in tiles compute nothing."""
     clock = Clock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    network = Network(clock, by_rows=True, lag=20)
+    # A tile waits for more rows than the first band in tiles has.
+    network = Network(clock, by_rows=True, lag=20, overlap=140)
     drain = LayeredStream.drain
 
     def failing_drain(stream: LayeredStream) -> Tensor | None:
