@@ -152,7 +152,7 @@ type EsrganConfig struct {
 	TileSize int `json:"tile_size,omitempty"`
 	// Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
-	// A catalogue name or the path of a weights file.
+	// A catalogue name, the path of a weights file, or `auto`: the bundled model that suits the picture.
 	Model string `json:"model,omitempty"`
 	// The same, under the name that FLUX uses; `model` takes precedence.
 	UpscaleModel string `json:"upscale_model,omitempty"`
@@ -439,8 +439,10 @@ type Result struct {
 	ProcessingTime float64 `json:"processing_time"`
 	Timings        Timings `json:"timings"`
 	Model          string  `json:"model,omitempty"`
-	Device         string  `json:"device,omitempty"`
-	Precision      string  `json:"precision,omitempty"`
+	// Why `auto` chose `model`.
+	ModelReason string `json:"model_reason,omitempty"`
+	Device      string `json:"device,omitempty"`
+	Precision   string `json:"precision,omitempty"`
 	// Cloud calls that were made; they may be billed.
 	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
 	Attempt       int      `json:"attempt,omitempty"`

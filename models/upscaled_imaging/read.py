@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ import pyvips
 from upscaled_imaging import exif, formats
 from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile
+from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.filledrows import FilledRows
 from upscaled_imaging.gather import gather
@@ -46,6 +48,7 @@ class Source:
     bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (straight).
     bits: 8 or 16 per channel.
     metadata: the metadata for the output.
+    compression: of a lossy file, by its header; None if it does not tell.
     path: the input file, or None. folder, stem: for the output's default name.
     """
 
@@ -59,6 +62,7 @@ class Source:
         orientation: int = _UPRIGHT,
         was_turned: bool = False,
         again: Callable[[], Source] | None = None,
+        compression: Compression | None = None,
     ) -> None:
         """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
         turned it. again: opens the same picture once more."""
@@ -69,6 +73,7 @@ class Source:
         self.bands: int = image.bands
         self.bits: int = 16 if image.format == "ushort" else 8
         self.metadata = metadata
+        self.compression = compression
         self.path = path
         self.folder = None if path is None else path.parent
         self.stem = stem
@@ -78,6 +83,7 @@ class Source:
         # collector runs, and it does not know how much memory they take.
         decoder = _Decoder(image, self.width, self.height, orientation)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
+        self._held: deque[np.ndarray] = deque()
 
     @property
     def has_alpha(self) -> bool:
@@ -100,9 +106,37 @@ class Source:
         thread at a time. Raises `JobError`: input_unreadable if the file is broken there,
         output_unwritable if there is no room to turn the picture.
         """
-        rows = self._read(count)
+        rows = self._take(min(count, self.rows_left))
         self.rows_left -= len(rows)
         return rows
+
+    def hold(self, limit_bytes: int, height: int) -> Sequence[np.ndarray]:
+        """Read the first rows, which `rows` gives out later: (h, W, C), all but the last one of
+        ``height``, or of a smaller multiple of 8 in a very wide picture.
+
+        No more than ``limit_bytes`` are held, but always 8 rows. Call it once, before `rows`.
+        Raises `JobError` as `rows` does.
+        """
+        row_bytes = self.width * self.bands * self.bits // 8
+        most = max(limit_bytes // row_bytes, 8)
+        height = min(height, most // 8 * 8)
+        left = min(self.height, most // height * height)
+        while left:
+            self._held.append(self._read(min(height, left)))
+            left -= len(self._held[-1])
+        return tuple(self._held)
+
+    def _take(self, count: int) -> np.ndarray:
+        parts = []
+        while self._held and count:
+            block = self._held.popleft()
+            parts.append(block[:count])
+            if len(block) > count:
+                self._held.appendleft(block[count:])
+            count -= len(parts[-1])
+        if count or not parts:
+            parts.append(self._read(count))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class _Decoder:
@@ -182,6 +216,7 @@ def _open(origin: Origin, settings: PictureSettings, context: PictureContext) ->
         replace(metadata, icc=icc),
         origin.path,
         origin.stem,
+        compression=find_compression(kind, origin.read_at),
         orientation=orientation,
         was_turned=formats.is_turned(kind, origin.read_at),
         again=partial(_open_again, origin, settings, context),

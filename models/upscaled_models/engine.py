@@ -71,6 +71,7 @@ class Outcome:
     scale_factor: float | None = None
     crop_info: CropInfo | None = None
     model: str | None = None
+    model_reason: str | None = None
     device: str | None = None
     precision: str | None = None
     upstream_calls: int | None = None

@@ -35,6 +35,9 @@ class Enlargement(ABC):
     bits: int
     # Where the rows are computed, as the result names it.
     device: str
+    # The model, and why it was chosen, if the engine chose it; None for the config's.
+    model: str | None = None
+    model_reason: str | None = None
     # Whether `rows` needs the processors that the encoder uses: the two then work in turns.
     in_turns: bool = False
     # Seconds that the encoder needs after the last row. Set before `rows` is called.
@@ -144,7 +147,8 @@ class PictureEngine(Engine[PictureConfigT]):
             output_size=plan.output,
             scale_factor=plan.scale,
             crop_info=plan.crop_info,
-            model=config.model,
+            model=enlarged.model or config.model,
+            model_reason=enlarged.model_reason,
             device=enlarged.device,
             precision=enlarged.precision,
             upstream_calls=enlarged.upstream_calls,

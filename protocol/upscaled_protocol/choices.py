@@ -1,4 +1,4 @@
-"""The values that some fields of a config may have, two defaults, and how files of each format are
+"""The values that some fields of a config may have, some defaults, and how files of each format are
 named.
 
 Free of pydantic: a command reads this before it imports anything large. `configs.py` has the
@@ -11,6 +11,8 @@ from typing import Literal
 
 DEFAULT_UPSCALE_FACTOR = 4.0
 DEFAULT_DPI = 150
+# Of `esrgan`.
+DEFAULT_MODEL = "compact-x4"
 
 Crop = Literal[
     "none",

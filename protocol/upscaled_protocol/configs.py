@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticKnownError
 
-from upscaled_protocol.choices import Crop, ImagenFactor, OutputFormat
+from upscaled_protocol.choices import DEFAULT_MODEL, Crop, ImagenFactor, OutputFormat
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.lines import has_half_pair
 
@@ -166,7 +166,9 @@ class EsrganConfig(ImageConfig):
         description="Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.",
     )
     model: FilePath = Field(
-        "compact-x4", description="A catalogue name or the path of a weights file."
+        DEFAULT_MODEL,
+        description="A catalogue name, the path of a weights file, or `auto`: the bundled model "
+        "that suits the picture.",
     )
     upscale_model: FilePath | None = Field(
         None, description="The same, under the name that FLUX uses; `model` takes precedence."

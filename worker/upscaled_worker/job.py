@@ -161,6 +161,7 @@ class RunningJob:
                 **{phase: round(seconds, 6) for phase, seconds in self._seconds.items()},
             ),
             model=outcome.model,
+            model_reason=outcome.model_reason,
             device=outcome.device,
             precision=outcome.precision,
             upstream_calls=outcome.upstream_calls,

@@ -123,10 +123,12 @@ type Job struct {
 	ProcessingTime *float64          `json:"processing_time,omitempty"`
 	Timings        *upscaled.Timings `json:"timings,omitempty"`
 	Model          string            `json:"model,omitempty"`
-	Device         string            `json:"device,omitempty"`
-	Precision      string            `json:"precision,omitempty"`
-	UpstreamCalls  *int              `json:"upstream_calls,omitempty"`
-	Warnings       []string          `json:"warnings,omitempty"`
+	// Why `auto` chose `model`.
+	ModelReason   string   `json:"model_reason,omitempty"`
+	Device        string   `json:"device,omitempty"`
+	Precision     string   `json:"precision,omitempty"`
+	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
+	Warnings      []string `json:"warnings,omitempty"`
 	// One sentence.
 	Error string `json:"error,omitempty"`
 	// A stable code, such as `input_unreadable`.

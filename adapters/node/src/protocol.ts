@@ -108,7 +108,7 @@ export interface EsrganConfig {
   tile_size?: number;
   /** Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge. */
   upscale_factor?: number;
-  /** A catalogue name or the path of a weights file. */
+  /** A catalogue name, the path of a weights file, or `auto`: the bundled model that suits the picture. */
   model?: string;
   /** The same, under the name that FLUX uses; `model` takes precedence. */
   upscale_model?: string;
@@ -479,6 +479,8 @@ export interface Result {
   processing_time: number;
   timings: Timings;
   model?: string;
+  /** Why `auto` chose `model`. */
+  model_reason?: string;
   device?: string;
   precision?: string;
   /** Cloud calls that were made; they may be billed. */

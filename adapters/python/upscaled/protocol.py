@@ -87,7 +87,7 @@ class EsrganConfig(TypedDict, total=False):
     tile_size: int
     # Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
     upscale_factor: float
-    # A catalogue name or the path of a weights file.
+    # A catalogue name, the path of a weights file, or `auto`: the bundled model that suits the picture.
     model: str
     # The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
@@ -318,7 +318,7 @@ class Options(TypedDict, total=False):
     tile_size: int
     # Default: DEFAULT_UPSCALE_FACTOR or 4; 1 if `model` does not enlarge.
     upscale_factor: float | ImagenFactor
-    # A catalogue name or the path of a weights file.
+    # A catalogue name, the path of a weights file, or `auto`: the bundled model that suits the picture.
     model: str
     # esrgan and flux: The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
@@ -514,6 +514,8 @@ class ResultMessage:
     processing_time: float = 0.0
     timings: Timings = field(default_factory=Timings)
     model: str | None = None
+    # Why `auto` chose `model`.
+    model_reason: str | None = None
     device: str | None = None
     precision: str | None = None
     # Cloud calls that were made; they may be billed.

@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the options. Returns the group `more`, for other options of a command."""
     add = parser.add_argument
     add("--method", choices=PICTURE_METHODS, default="esrgan", help="default: %(default)s")
-    add("-n", "--model", help="a name of `upscaled models list`, or a weights file")
+    add(
+        "-n",
+        "--model",
+        help="a name of `upscaled models list`, a weights file, or auto: by a look at the picture",
+    )
     add(
         "--pre-model",
         metavar="MODEL",

@@ -156,6 +156,8 @@ class Report:
 
     def _remarks(self, message: Message) -> list[str]:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
+        if message.get("model_reason"):
+            remarks.append(f"  {message.get('model')}, because {message['model_reason']}")
         size = message.get("input_size")
         dpi = effective_dpi(self._config, size["width"], size["height"]) if size else None
         if dpi is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from upscaled_imaging.cores import computing_threads
+from upscaled_imaging.damage import Finding, look_for_damage
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.fit import fitted
 from upscaled_imaging.read import Source
@@ -21,6 +23,7 @@ from upscaled_models.device.models import DeviceModels
 from upscaled_models.device.precision import choose_dtype
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.engine import Context, Settings
+from upscaled_models.esrgan.automatic import AUTO, PAIRS, choose
 from upscaled_models.esrgan.enlargement import EsrganEnlargement
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
@@ -57,7 +60,15 @@ class Networks(DeviceModels):
         self._last_paths: dict[str, Path] = {}
 
     def preload(self, name: str) -> None:
-        """Load a model in the precision that most jobs will ask for. Raises `JobError`."""
+        """Load a model in the precision that most jobs will ask for. Raises `JobError`.
+
+        `auto` loads all models that it chooses from.
+        """
+        if name == AUTO:
+            names = [model for pair in PAIRS for model in (pair.clean, pair.damaged)]
+            for one in filter(self._is_installed, names):
+                self.preload(one)
+            return
         path = self.catalog.locate(name, self.settings.model_dir)
         dtype, _ = choose_dtype("auto", self.device, bits=8)
         with self._network(path, dtype) as network:
@@ -69,18 +80,24 @@ class Networks(DeviceModels):
 
         Both raise `JobError`.
         """
-        return partial(
+        enlarge = partial(
             self._enlarge,
-            self._locate(config.model),
             before=None if config.pre_model is None else self._locate(config.pre_model),
             context=context,
             precision=_precision(config),
             tile_size=config.tile_size,
         )
+        if config.model != AUTO:
+            return partial(enlarge, self._locate(config.model))
+        for pair in PAIRS:
+            self._locate(pair.clean)
+        return partial(self._enlarge_chosen, enlarge, config, context)
 
     def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:
         """The factor of a job that states no size: 1 if its model does not enlarge. Loads the
         model. Raises `JobError`."""
+        if config.model == AUTO:
+            return self.settings.defaults.factor
         dtype, _ = choose_dtype(_precision(config), self.device, bits=source.bits)
         with contextlib.ExitStack() as held:
             loaded = self._hold(self._locate(config.model), dtype, context, held)
@@ -120,6 +137,29 @@ class Networks(DeviceModels):
         with enlarging as job:
             bits = source.bits
             yield fitted(job.rows(), plan, native=job.size, native_bits=bits, bits=bits)
+
+    @contextlib.contextmanager
+    def _enlarge_chosen(
+        self,
+        enlarge: Callable[[Path, Source, Plan], AbstractContextManager[EsrganEnlargement]],
+        config: EsrganConfig,
+        context: Context,
+        source: Source,
+        plan: Plan,
+    ) -> Iterator[EsrganEnlargement]:
+        """Choose a model by a look at the picture, and enlarge it with that.
+
+        What `pre_model` makes of the picture cannot be looked at: it counts as clean.
+        """
+        if config.pre_model is not None:
+            finding = Finding(False, f"{config.pre_model} restores the picture first")
+        else:
+            with context.phase("decode"):
+                finding = look_for_damage(source)
+        choice = choose(finding, plan.scale, self._is_installed)
+        with enlarge(self._locate(choice.model), source, plan) as job:
+            job.model, job.model_reason = choice
+            yield job
 
     @contextlib.contextmanager
     def _enlarge(
@@ -192,6 +232,13 @@ class Networks(DeviceModels):
             return last
         self._last_paths[model] = path
         return path
+
+    def _is_installed(self, model: str) -> bool:
+        try:
+            self._locate(model)
+        except JobError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def _network(

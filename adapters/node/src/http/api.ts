@@ -121,6 +121,8 @@ export interface Job {
   processing_time?: number;
   timings?: Timings;
   model?: string;
+  /** Why `auto` chose `model`. */
+  model_reason?: string;
   device?: string;
   precision?: string;
   upstream_calls?: number;

@@ -117,8 +117,8 @@ export class RemoteJob {
 
   async #result(job: Job, destination: Destination): Promise<Result> {
     const place = await this.#place(job, destination);
-    const { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls } = job;
-    const reported = { input_size, output_size, scale_factor, crop_info, model, device, precision, upstream_calls };
+    const { input_size, output_size, scale_factor, crop_info, model, model_reason, device, precision, upstream_calls } = job;
+    const reported = { input_size, output_size, scale_factor, crop_info, model, model_reason, device, precision, upstream_calls };
     return {
       type: "result",
       job_id: this.#id,
