@@ -182,6 +182,17 @@ def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], c
     assert asked == {"image_path": "/in/a.jpg", "output_format": "tiff"}
 
 
+def test_the_model_that_auto_chose_is_shown_with_the_reason(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"model": "compact-x4-clean", "model_reason": "the picture has noise of about 8 levels"}
+    run(daemon, "a.jpg", "-o", "b.png", "--model", "auto", "--config", f"more={json.dumps(more)}")
+    out = capsys.readouterr().out
+    assert "  compact-x4-clean, because the picture has noise of about 8 levels\n" in out
+    run(daemon, "a.jpg", "-o", "b.png", "--config", 'more={"model": "compact-x4"}')
+    assert "because" not in capsys.readouterr().out
+
+
 def test_a_crop_that_was_not_requested_is_pointed_out(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
