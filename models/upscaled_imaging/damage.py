@@ -1,4 +1,4 @@
-"""Whether a picture was damaged before it came here, by compression or noise: a cheap look at it.
+"""A cheap look at a picture for damage that it has already: strong compression, or noise.
 
 The look takes the file's header. If that says nothing bad, it takes up to 16 windows of 128x128
 pixels from the rows that are read first. These rows are held and given out afterwards, so that the

@@ -1,12 +1,12 @@
-"""How noisy a picture is: its finest detail where it has least of any other.
+"""How noisy a picture is: the energy of the finest frequencies in its smoothest blocks.
 
-White noise has the same energy at all frequencies. A picture has less at finer ones, and hardly any
-at the finest. Noise that was smoothed or compressed away is not found, nor is grain coarser than a
-pixel.
+White noise has the same energy at all frequencies. A picture has less energy at finer frequencies,
+and hardly any at the finest. Noise that was smoothed or compressed away is not found, and grain
+that is coarser than a pixel is not found either.
 
 Source: N. N. Ponomarenko, V. V. Lukin, M. S. Zriakhov, A. Kaarna and J. Astola, "An automatic
 approach to lossy compression of AVIRIS images", IGARSS 2007: the blocks with the least energy at
-low frequencies tell the noise.
+low frequencies show the noise.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def choose(finding: Finding, factor: float, is_installed: Callable[[str], bool])
     """The model for a picture that is enlarged ``factor`` times.
 
     It is of the smallest scale that reaches the factor. If that scale has no model for damaged
-    pictures, the next larger one's is taken, whose result is reduced to the factor. If none is
-    installed, a damaged picture gets the model for clean ones.
+    pictures, a larger scale's model is taken, and its result is reduced to the factor. If there is
+    none either, a damaged picture gets the model for clean pictures.
     """
     fitting = [pair for pair in PAIRS if pair.scale >= factor] or [PAIRS[-1]]
     clean, damaged = fitting[0].clean, fitting[0].damaged
