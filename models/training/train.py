@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 # Run as a script, this file's own folder is on the path; the package is that folder.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# The log's figures are the evaluation's.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "bench"))
 
 from training.bank import Bank
 from training.log import Log

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from skimage import data
 
-from training.edges import score_fields, score_lines
-from training.enlargers import resamplers
-from training.measures import luma, psnr
 from training.network import Compact, enlarge
-from training.trials import Picture
+from upscaled_bench.evaluation.edges import score_fields, score_lines
+from upscaled_bench.evaluation.enlargers import resamplers
+from upscaled_bench.evaluation.measures import luma, psnr
+from upscaled_bench.evaluation.trials import Picture
 
 Pixels = NDArray[np.uint8]
 

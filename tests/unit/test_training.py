@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,28 +12,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import curves, damage, evaluate, photographs, train, validation
+from training import curves, damage, photographs, train, validation
 from training.bank import Bank, Source, photograph_file
-from training.card import Evaluation, card
 from training.damage import damage_picture
 from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
-from training.edges import FIELDS, PAIRS, Pixels, score_fields, score_lines
-from training.enlargers import resamplers
 from training.graphics import GRAPHICS_RECIPE, make_graphic
 from training.loss import picture_loss
-from training.measures import Score, score
-from training.network import Compact, enlarge, load_network, quick_prelu, save_network
+from training.network import Compact, load_network, quick_prelu, save_network
 from training.photographs import cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
 from training.run import Recipe, Run
 from training.train import main
-from training.trials import CONDITIONS, Picture, pictures
-from training.weightsfile import weights_file
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
 LIMIT_BYTES = 3_000_000
@@ -334,147 +326,3 @@ def test_the_bundled_weights_are_small_and_of_their_scale(name: str, scale: int)
     network = load_network(path)
     assert network.scale == scale
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
-
-
-def clipped(pixels: NDArray[np.int_]) -> Pixels:
-    levels: Pixels = np.clip(pixels, 0, 255).astype(np.uint8)
-    return levels
-
-
-def nearest(small: Pixels) -> Pixels:
-    return small.repeat(2, axis=0).repeat(2, axis=1)
-
-
-def test_repeated_pixels_draw_no_line_and_change_no_field() -> None:
-    lines, fields = score_lines(nearest, 2), score_fields(nearest, 2)
-    assert [(line.name, line.below, line.above) for line in lines] == [
-        (name, 0, 0) for name in PAIRS
-    ]
-    assert [(field.name, field.outermost, field.inside) for field in fields] == [
-        (name, 0, 0) for name in FIELDS
-    ]
-
-
-def test_a_line_that_is_in_neither_colour_is_measured() -> None:
-    def with_line(small: Pixels) -> Pixels:
-        large = nearest(small).astype(int)
-        large[48] = large.min(axis=(0, 1)) - 40
-        return clipped(large)
-
-    lines = {line.name: line for line in score_lines(with_line, 2)}
-    assert lines["gray/gray"].below == 40
-    assert lines["white/blue"].below == 40
-    assert lines["white/black"].below == 0
-    assert all(line.above == 0 for line in lines.values())
-    # Lanczos passes both colours up and down, as is known of it.
-    known = {line.name: line for line in score_lines(resamplers(2)[-1].enlarge, 2)}
-    assert known["gray/gray"].below > 10
-    assert known["gray/gray"].above > 10
-
-
-def test_wrong_outermost_pixels_are_told_apart_from_those_inside() -> None:
-    def with_frame(small: Pixels) -> Pixels:
-        large = nearest(small).astype(int)
-        large[5, 5, 1] += 3
-        large[:2] -= 25
-        return clipped(large)
-
-    fields = {field.name: field for field in score_fields(with_frame, 2)}
-    assert (fields["gray"].outermost, fields["gray"].inside) == (25, 3)
-    assert (fields["red"].outermost, fields["red"].inside) == (25, 3)
-    assert (fields["black"].outermost, fields["black"].inside) == (0, 3)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
-    """Two drawn pictures in the place of all photographs and texts."""
-    pictures = [
-        Picture("scene", "photograph", make_picture(1, 0, 64)),
-        Picture("graphic", "text", make_graphic(1, 5, 64)),
-    ]
-    monkeypatch.setattr(evaluate, "pictures", lambda _: pictures)
-    return pictures
-
-
-@pytest.mark.usefixtures("drawn")
-def test_the_evaluation_prints_a_card_and_keeps_it_with_a_sheet(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from PIL import Image
-
-    save_network(Compact(2, 4, 1), tmp_path / "tiny.safetensors")
-    out = tmp_path / "card"
-    conditions = ["--conditions", "clean", "JPEG 35"]
-    evaluate.main([str(tmp_path / "tiny.safetensors"), "--out", str(out), *conditions])
-    printed = capsys.readouterr().out
-    assert "|  | nearest | bicubic | Lanczos | tiny |" in printed
-    assert "| photograph, JPEG 35 | " in printed
-    assert "| text, clean | " in printed
-    assert "| scene | " in printed
-    assert "| white/red | " in printed
-    assert "| magenta | " in printed
-    assert (out / "card-x2.md").read_text() == printed.removesuffix("\n")
-    with Image.open(out / "sheet-x2.png") as sheet:
-        assert sheet.width > 4 * 192
-
-
-def test_repeated_pixels_win_nothing_over_themselves_and_lines_count(
-    drawn: list[Picture],
-) -> None:
-    enlargers = resamplers(2)
-    evaluation = Evaluation.run(enlargers, drawn, ["clean"])
-    assert evaluation.gains("Lanczos", "clean", ["scene"], lambda one: one.ssim_luma) == [0.0]
-    assert evaluation.gains("nearest", "clean", ["scene"], lambda one: one.psnr_rgb)[0] < 0.0
-    assert max(line.below for line in evaluation.lines["nearest"]) == 0
-    assert max(line.below for line in evaluation.lines["Lanczos"]) > 10
-
-
-def test_the_worst_photograph_is_named(drawn: list[Picture]) -> None:
-    pictures = [drawn[0], Picture("other", "photograph", make_picture(1, 1, 64)), drawn[1]]
-    evaluation = Evaluation.run(resamplers(2), pictures, ["clean"])
-    gains = evaluation.gains("nearest", "clean", ["scene", "other"], lambda one: one.psnr_rgb)
-    worst = ("scene", "other")[gains.index(min(gains))]
-    assert f"{min(gains):+.2f} ({worst})" in card(evaluation)
-
-
-def test_a_score_knows_colour_from_brightness() -> None:
-    truth = np.full((32, 32, 3), 128, np.uint8)
-    truth[8:24, 8:24] = 90
-    assert score(truth, truth, 2) == Score(math.inf, math.inf, 1.0, 1.0)
-    tinted = truth.copy()
-    tinted[..., 2] += 20
-    tinted[:2] = 0  # in the border
-    result = score(truth, tinted, 2)
-    assert result.psnr_rgb == pytest.approx(10 * math.log10(255**2 / (20**2 / 3)))
-    assert result.psnr_luma == pytest.approx(20 * math.log10(255 / (20 * 0.114)))
-    assert result.ssim_luma > result.ssim_rgb
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_every_condition_keeps_the_size_and_repeats(condition: str) -> None:
-    picture = Picture("drawn", "photograph", make_picture(1, 0, 67))
-    small = picture.reduced(2, condition)
-    assert small.shape == (33, 33, 3)
-    assert small.dtype == np.uint8
-    np.testing.assert_array_equal(small, picture.reduced(2, condition))
-    assert np.array_equal(small, picture.reduced(2, "clean")) == (condition == "clean")
-
-
-def test_all_pictures_to_try_are_there_and_no_larger_than_said(tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.new("L", (900, 20)).save(tmp_path / "mine.png")
-    found = pictures(tmp_path)
-    names = {picture.name for picture in found}
-    assert names >= {"astronaut", "retina", "motorcycle", "page", "mine"}
-    assert all(picture.pixels.shape[2] == 3 for picture in found)
-    assert max(max(picture.pixels.shape) for picture in found) == 768
-
-
-def test_a_file_of_another_architecture_is_measured_too(tmp_path: Path) -> None:
-    network = Compact(2, 4, 1)
-    save_network(network, tmp_path / "tiny.safetensors")
-    one = weights_file(tmp_path / "tiny.safetensors")
-    assert (one.name, one.scale) == ("tiny", 2)
-    small = make_picture(1, 0, 16)
-    np.testing.assert_array_equal(one.enlarge(small), enlarge(network, small, torch.float32))

@@ -24,11 +24,15 @@ BENCHMARKS = {
     "esrgan": "file to file, beside the bare forward and a plain tile loop",
     "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",
     "architectures": "other families of networks, file to file, beside torch and OpenVINO",
+    "models": "how good models are: a model card; alone, it takes models and options",
     "flux": "model calls beside their floor, loading, and the phases of a job, on replicas",
 }
 
 # The extras of the libraries that `queue` needs; those of the others go by the benchmark.
 _EXTRAS = {"redis": "celery", "celery": "celery", "kombu": "celery", "bullmq": "bullmq"}
+
+# Takes minutes and tells nothing about the machine: it runs only if it is named.
+_WITH_ARGUMENTS = "models"
 
 _EPILOG = "\n".join(
     [
@@ -38,6 +42,8 @@ _EPILOG = "\n".join(
         "examples:",
         "  upscaled bench",
         "  upscaled bench dispatch recovery",
+        "  upscaled bench models 4x_mine.pth --out card",
+        "  upscaled bench models --help",
         "",
         "exit status: 0 all were run, 1 one failed, 2 wrong usage, 130 interrupted.",
     ]
@@ -45,27 +51,36 @@ _EPILOG = "\n".join(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks named, or all; the exit status."""
+    """Run the benchmarks named, or all that measure the machine; the exit status."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == [_WITH_ARGUMENTS]:
+        return _run(_WITH_ARGUMENTS, given[1:])
     arguments = parser()
-    names = arguments.parse_args(argv).name or list(BENCHMARKS)
+    everything = [name for name in BENCHMARKS if name != _WITH_ARGUMENTS]
+    names = arguments.parse_args(given).name or everything
     for name in names:
         if name not in BENCHMARKS:
             arguments.error(f"there is no benchmark {name}; known: {', '.join(BENCHMARKS)}")
+    statuses = (_run(name) for name in names)
+    return next((status for status in statuses if status != exits.OK), exits.OK)
+
+
+def _run(name: str, arguments: Sequence[str] | None = None) -> int:
+    """One benchmark; the exit status. arguments: those of its own command line, if it has one."""
     # As with -P: no Python that a benchmark starts imports from the working folder.
     os.environ["PYTHONSAFEPATH"] = "1"
-    for name in names:
-        try:
-            benchmark = import_module(f"upscaled_bench.{name}")
-        except ModuleNotFoundError as error:
-            module = (error.name or "").partition(".")[0]
-            extra = _EXTRAS.get(module, "flux" if name == "flux" else "bench")
-            print(
-                f"upscaled bench {name}: the Python module {module} is missing: "
-                f"pip install 'upscaled[{extra}]'",
-                file=sys.stderr,
-            )
-            return exits.FAILED
-        benchmark.main()
+    try:
+        benchmark = import_module(f"upscaled_bench.{name}")
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        extra = _EXTRAS.get(module, "flux" if name == "flux" else "bench")
+        print(
+            f"upscaled bench {name}: the Python module {module} is missing: "
+            f"pip install 'upscaled[{extra}]'",
+            file=sys.stderr,
+        )
+        return exits.FAILED
+    benchmark.main() if arguments is None else benchmark.main(arguments)
     return exits.OK
 
 
@@ -77,5 +92,5 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("name", nargs="*", metavar="BENCHMARK", help="default: all")
+    arguments.add_argument("name", nargs="*", metavar="BENCHMARK", help="default: all but models")
     return arguments

@@ -15,7 +15,7 @@ pytest.importorskip("skimage", reason="the pictures of the evaluation come with 
 from PIL import Image
 
 from recording import RecordingContext
-from training.trials import CONDITIONS, Picture, pictures
+from upscaled_bench.evaluation.trials import CONDITIONS, Picture, pictures
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.damage import Finding, look_for_damage
 from upscaled_imaging.jpegtraces import find_jpeg

@@ -20,11 +20,15 @@ RESAMPLING = {
 
 @dataclass(frozen=True)
 class Enlarger:
-    """A way to enlarge pictures (H, W, 3) `scale` times."""
+    """A way to enlarge pictures (H, W, 3) `scale` times.
+
+    chosen: the name of the model that it takes for a picture; None if it is always the same.
+    """
 
     name: str
     scale: int
     enlarge: Callable[[Pixels], Pixels]
+    chosen: Callable[[Pixels], str] | None = None
 
 
 def resamplers(scale: int) -> list[Enlarger]:

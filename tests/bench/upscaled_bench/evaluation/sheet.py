@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from training.edges import PAIRS, draw_edges
-from training.enlargers import Enlarger
-from training.trials import CONDITIONS, Picture
+from upscaled_bench.evaluation.edges import PAIRS, draw_edges
+from upscaled_bench.evaluation.enlargers import Enlarger
+from upscaled_bench.evaluation.trials import CONDITIONS, Picture
 
 Pixels = NDArray[np.uint8]
 

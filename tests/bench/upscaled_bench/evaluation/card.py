@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from training.edges import Field, Line, score_fields, score_lines
-from training.enlargers import Enlarger
-from training.measures import Score, score
-from training.trials import KINDS, Picture
+from upscaled_bench.evaluation.edges import Field, Line, score_fields, score_lines
+from upscaled_bench.evaluation.enlargers import Enlarger
+from upscaled_bench.evaluation.measures import Score, score
+from upscaled_bench.evaluation.trials import KINDS, Picture
 
 RIVAL = "Lanczos"
 """What gains are over."""
@@ -25,6 +26,7 @@ class Evaluation:
     scores: dict[tuple[str, str, str], Score]  # by enlarger, condition and picture
     lines: dict[str, list[Line]]
     fields: dict[str, list[Field]]
+    choices: dict[tuple[str, str, str], str]  # models, by enlarger that chooses, condition, picture
 
     @classmethod
     def run(
@@ -32,7 +34,7 @@ class Evaluation:
     ) -> Evaluation:
         """Enlarge every picture in every condition. `enlargers` have one scale and `RIVAL`."""
         scale = enlargers[0].scale
-        scores = {}
+        scores, choices = {}, {}
         for picture in pictures:
             truth = picture.truth(scale)
             for condition in conditions:
@@ -40,6 +42,8 @@ class Evaluation:
                 for one in enlargers:
                     key = (one.name, condition, picture.name)
                     scores[key] = score(truth, one.enlarge(small), scale)
+                    if one.chosen is not None:
+                        choices[key] = one.chosen(small)
         return cls(
             scale,
             [one.name for one in enlargers],
@@ -48,6 +52,7 @@ class Evaluation:
             scores,
             {one.name: score_lines(one.enlarge, scale) for one in enlargers},
             {one.name: score_fields(one.enlarge, scale) for one in enlargers},
+            choices,
         )
 
     def of_kind(self, kind: str) -> list[str]:
@@ -81,6 +86,7 @@ def card(evaluation: Evaluation) -> str:
         "### Damaged pictures",
         f"Gain in PSNR over {RIVAL}, luma in brackets, mean and least. JPEG with 4:2:0 colours.",
         _damage(evaluation),
+        *_choices(evaluation),
         "### Every picture",
         f"PSNR over red, green and blue, {evaluation.conditions[0]}.",
         _every_picture(evaluation),
@@ -146,6 +152,29 @@ def _damage(evaluation: Evaluation) -> str:
                 row.append(f"{mean}, least {min(rgb):+.2f} ({min(luma):+.2f})")
             rows.append(row)
     return _table(["", *others], rows)
+
+
+def _choices(evaluation: Evaluation) -> list[str]:
+    """For each enlarger that chooses among models: a heading, its gains and what it chose."""
+    parts = []
+    for name in sorted({key[0] for key in evaluation.choices}):
+        rows = []
+        for kind in KINDS:
+            pictures = evaluation.of_kind(kind)
+            for condition in evaluation.conditions if pictures else ():
+                rgb = evaluation.gains(name, condition, pictures, lambda one: one.psnr_rgb)
+                luma = evaluation.gains(name, condition, pictures, lambda one: one.psnr_luma)
+                chosen = Counter(evaluation.choices[name, condition, one] for one in pictures)
+                counts = ", ".join(f"{model} {count}" for model, count in chosen.most_common())
+                figures = (_mean(rgb), min(rgb), _mean(luma), min(luma))
+                rows.append([f"{kind}, {condition}", *(f"{one:+.2f}" for one in figures), counts])
+        head = ["", "gain RGB", "least", "gain luma", "least", "chosen"]
+        explained = (
+            f"Gain in PSNR over {RIVAL}, mean and least, and for how many pictures which model was "
+            "chosen. The pictures were judged by their pixels alone, as PNG."
+        )
+        parts += [f"### The model `{name}`", explained, _table(head, rows)]
+    return parts
 
 
 def _every_picture(evaluation: Evaluation) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.enlargers import Enlarger, Pixels
+from upscaled_bench.evaluation.enlargers import Enlarger, Pixels
 from upscaled_models.esrgan.loading import load_descriptor
 
 

@@ -18,6 +18,10 @@ Pixels = NDArray[np.uint8]
 
 KINDS = ("photograph", "text")
 
+SHORT_SIDE = 1024
+"""To this a larger photograph of a folder is reduced first: cameras are soft at the pixels' own
+size, and the blocks of their JPEGs vanish."""
+
 LARGEST = 768
 """Pixels to each side: of a larger picture only the middle is tried, for a few minutes."""
 
@@ -72,8 +76,7 @@ def pictures(folder: Path | None = None) -> list[Picture]:
             found.append(Picture(name, "photograph", _middle(pixels)))
     for path in sorted(folder.iterdir()) if folder else ():
         with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-        found.append(Picture(path.stem, "photograph", _middle(pixels)))
+            found.append(Picture(path.stem, "photograph", _middle(_reduced(opened))))
     found += [Picture(name, "text", _middle(make())) for name, make in _TEXT.items()]
     return found
 
@@ -81,6 +84,13 @@ def pictures(folder: Path | None = None) -> list[Picture]:
 def _shipped(package: str, file: str) -> Pixels:
     with resources.files(package).joinpath(file).open("rb") as opened:
         return np.asarray(Image.open(opened).convert("RGB"))
+
+
+def _reduced(photograph: Image.Image) -> Pixels:
+    """(H, W, 3), its shorter side at most `SHORT_SIDE`."""
+    ratio = min(1.0, SHORT_SIDE / min(photograph.size))
+    size = (round(photograph.width * ratio), round(photograph.height * ratio))
+    return np.asarray(photograph.convert("RGB").resize(size, Image.Resampling.LANCZOS))
 
 
 def _middle(pixels: Pixels) -> Pixels:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from training.loss import LUMA
-
 Pixels = NDArray[np.uint8]
+
+LUMA = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in brightness, as JPEG has them (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
