@@ -217,6 +217,12 @@ def test_the_evaluation_of_models_runs_only_if_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(bench, "_run", lambda name, *_: ran.append(name) or exits.OK)
+
+    def run(name: str, arguments: object = None) -> int:
+        assert arguments is None
+        ran.append(name)
+        return exits.OK
+
+    monkeypatch.setattr(bench, "_run", run)
     assert bench.main([]) == exits.OK
     assert ran == [name for name in bench.BENCHMARKS if name != "models"]
