@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from upscaled_models.face.faces import Points
+from upscaled_models.face.faces import Floats, Points
 
 # Where the two eyes, the nose and the corners of the mouth of an FFHQ face are on average.
 # Source: the 512-pixel template of facexlib, with which the published networks were trained.
@@ -41,6 +41,15 @@ class Similarity:
         """Points (..., 2), moved."""
         moved = self.factor * (points[..., 0] + 1j * points[..., 1]) + self.shift
         return np.stack((moved.real, moved.imag), axis=-1)
+
+    def of_pixels(self, left: int, top: int, width: int, height: int) -> Floats:
+        """The centres of the pixels of a window, moved: (height, width, 2)."""
+        across = self.factor * (np.arange(left, left + width) + 0.5)
+        down = self.factor * 1j * (np.arange(top, top + height) + 0.5) + self.shift
+        moved = np.empty((height, width, 2), np.float32)
+        np.add(across.real, down.real[:, None], out=moved[..., 0], casting="same_kind")
+        np.add(across.imag, down.imag[:, None], out=moved[..., 1], casting="same_kind")
+        return moved
 
     def inverse(self) -> Similarity:
         """The way back. The factor is not 0."""

@@ -21,7 +21,7 @@ from upscaled_models.face.detectorweights import read_weights
 from upscaled_models.face.faces import CROP_PX, Face, FaceOptions, Points, chosen
 from upscaled_models.face.reducedcopy import ReducedCopy
 from upscaled_models.face.retinaface import Candidates, RetinaFace
-from upscaled_models.face.sampling import centres, sample, to_planes
+from upscaled_models.face.sampling import sample, to_planes
 
 # Pixels in which faces are looked for, upright and in each of the other orientations. Together they
 # take about a fiftieth of the time of one face in a face network.
@@ -196,10 +196,11 @@ def _crop(pixels: NDArray[np.uint8], square: Similarity, side: int) -> NDArray[n
     window = Image.fromarray(pixels[top:bottom, left:right])
     if square.scale > 1:
         window = _resized(window, window.width / square.scale, window.height / square.scale)
-    positions = square.apply(centres(0, 0, side, side)) - np.array([left, top])
+    in_window = Similarity(square.factor, square.shift - complex(left, top))
     values = sample(
         to_planes(np.asarray(window, np.float32)),
-        positions / np.array([right - left, bottom - top]),
+        in_window.of_pixels(0, 0, side, side),
+        (right - left, bottom - top),
     )
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 

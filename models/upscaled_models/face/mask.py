@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from upscaled_models.face.faces import CROP_PX, Floats
 
@@ -17,11 +16,17 @@ _EXPONENT = 2.5
 _SOFT = 0.3
 
 
-def mask_at(positions: NDArray[np.float64]) -> Floats:
+def mask_at(positions: Floats) -> Floats:
     """The mask, 0 to 1, at positions (..., 2) of the square in pixels; 0 outside the square."""
-    across, down = np.moveaxis(np.abs((positions - _CENTRE) / _RADII), -1, 0)
-    radius = (across**_EXPONENT + down**_EXPONENT) ** (1 / _EXPONENT)
-    rise = np.clip((1 - radius) / _SOFT, 0, 1)
+    across = np.abs(positions[..., 0] - np.float32(_CENTRE[0])) / np.float32(_RADII[0])
+    down = np.abs(positions[..., 1] - np.float32(_CENTRE[1])) / np.float32(_RADII[1])
+    radius = (_powered(across) + _powered(down)) ** np.float32(1 / _EXPONENT)
+    rise = np.clip((1 - radius) / np.float32(_SOFT), 0, 1)
     # Along half a wave, so that no corner shows at either end.
-    mask: Floats = (0.5 - 0.5 * np.cos(np.pi * rise)).astype(np.float32)
+    mask: Floats = 0.5 - 0.5 * np.cos(np.float32(np.pi) * rise)
     return mask
+
+
+def _powered(values: Floats) -> Floats:
+    """To the power of the exponent; NumPy's own takes ten times as long."""
+    return values * values * np.sqrt(values)

@@ -24,7 +24,7 @@ from upscaled_models.face.alignment import Similarity, align
 from upscaled_models.face.faces import CROP_PX, Face, Floats, Restore
 from upscaled_models.face.heldrows import HeldRows
 from upscaled_models.face.mask import mask_at
-from upscaled_models.face.sampling import centres, sample, to_planes
+from upscaled_models.face.sampling import sample, to_planes
 from upscaled_models.picture import RowBlocks
 
 # Pixels around the crop that interpolation reads.
@@ -134,11 +134,11 @@ class FacePaste:
     def _add(self, change: Tensor, patch: _Patch, top: int, part: np.ndarray) -> None:
         """Add the change to pixels (h, w, C) of the picture, from the row `top` on."""
         height, width, _ = part.shape
-        positions = patch.to_crop.apply(centres(patch.left, top, width, height))
+        positions = patch.to_crop.of_pixels(patch.left, top, width, height)
         mask = mask_at(positions)
         if not mask.any():
             return
-        moved = sample(change, positions / CROP_PX)
+        moved = sample(change, positions, (CROP_PX, CROP_PX))
         most = np.float32(np.iinfo(part.dtype).max)
         weights = mask * (np.float32(self._strength) * most)
         values = part + weights[:, :, None] * moved
@@ -159,10 +159,9 @@ class FacePaste:
             strips = resample(strips, source=size, target=target, bits=16)
         window = np.concatenate(list(strips))
         pixels = window.astype(np.float32) / np.float32(np.iinfo(window.dtype).max)
-        positions = patch.to_crop.inverse().apply(centres(0, 0, CROP_PX, CROP_PX))
-        sampled = sample(
-            to_planes(pixels), (positions - np.array([patch.left, patch.top])) / np.array(size)
-        )
+        back = patch.to_crop.inverse()
+        in_window = Similarity(back.factor, back.shift - complex(patch.left, patch.top))
+        sampled = sample(to_planes(pixels), in_window.of_pixels(0, 0, CROP_PX, CROP_PX), size)
         crop = np.clip(sampled, 0, 1)
         return np.ascontiguousarray(np.broadcast_to(crop, (CROP_PX, CROP_PX, 3)))
 
