@@ -28,7 +28,7 @@ from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 from upscaled_queue.depth import bullmq_waiting
 from upscaled_queue.exits import EXIT_NO_DAEMON, EXIT_OK, EXIT_STUCK
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
-from upscaled_queue.machine import Ended, Machine
+from upscaled_queue.machine import Ended, GivenBack, Machine, Outcome
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.settings import Settings
 
@@ -127,9 +127,14 @@ class BullWorker:
         def report(news: Message) -> None:
             self._loop.call_soon_threadsafe(progress.put, news)
 
-        outcome = await self._loop.run_in_executor(
-            self._threads, lambda: self._machine.run(fields, token, on_progress=report)
-        )
+        outcome: Outcome
+        try:
+            outcome = await self._loop.run_in_executor(
+                self._threads, lambda: self._machine.run(fields, token, on_progress=report)
+            )
+        except Exception as error:  # noqa: BLE001 - BullMQ would end the job, without a record
+            self._machine.log.log("error", "delivery_failed", job_id=job.id, detail=repr(error))
+            outcome = GivenBack(_LAST_RETRY_S)
         await progress.end()
         if not isinstance(outcome, Ended):
             delay_ms = max(1, round(outcome.delay_s * 1000))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from bullmq.custom_errors import DelayedError
 from celery import signals
 
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
-from upscaled_queue.bullmq import bullmq_id
+from upscaled_queue.bullmq import BullWorker, bullmq_id
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.daemonargs import daemon_args
 from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
 from upscaled_queue.machine import Machine
 from upscaled_queue.options import say_missing
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
+from upscaled_queue.record import RecordLostError
 from upscaled_queue.settings import Settings
 
 
@@ -143,6 +148,29 @@ def test_bullmq_gets_an_id_that_it_takes() -> None:
     assert all(":" not in bullmq_id(one) for one in ("17", "a:b"))
     assert not bullmq_id("17").isdigit()
     assert {bullmq_id(one)[0] for one in ("wait", "failed", "meta", "stalled-check")} == {"h"}
+
+
+def test_a_machine_that_fails_gives_the_job_back_to_bullmq_which_would_end_it() -> None:
+    moved: list[tuple[object, ...]] = []
+
+    async def move(*given: object) -> None:
+        moved.append(given)
+
+    def run(*_: object, **__: object) -> None:
+        raise RecordLostError("the record cannot be reached")
+
+    async def process() -> None:
+        job = SimpleNamespace(id="7", data=esrgan(), backend=SimpleNamespace(moveToDelayed=move))
+        settings = Settings(url=read_queue_url("bullmq://h/0"), methods=("esrgan",))
+        with Path(os.devnull).open("wb") as log:
+            machine = SimpleNamespace(settings=settings, run=run, log=Logger(log.fileno()))
+            worker = BullWorker(cast(Machine, machine), workers=1)
+            await worker._process(job, "token")
+
+    with pytest.raises(DelayedError):
+        asyncio.run(process())
+    ((job_id, _, delay_ms, token, _),) = moved
+    assert (job_id, delay_ms, token) == ("7", 1000, "token")
 
 
 def test_a_dead_letter_keeps_no_picture() -> None:
