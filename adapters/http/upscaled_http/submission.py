@@ -125,9 +125,13 @@ class SubmissionReader:
         )
 
     def planned_size(self, model: Config, size: Pixels | None) -> Pixels | None:
-        """The output's size. Raises `ProblemError` if it is not possible."""
+        """The output's size; None if it cannot be known yet. Raises `ProblemError` if it is not
+        possible."""
         if size is None or not isinstance(model, ImageConfig):
             return None
+        states_size = model.factor is not None or model.has_target
+        if not states_size and isinstance(model, EsrganConfig) and self._is_own(model.model):
+            return None  # the default factor is 1 if the model does not enlarge
         factor = model.factor or DEFAULT_UPSCALE_FACTOR
         try:
             plan = plan_size(
@@ -147,6 +151,11 @@ class SubmissionReader:
                 f"{plan.scaled.height}); the limit is {limit:g}. Ask for a smaller size.",
             )
         return Pixels(plan.output.width, plan.output.height)
+
+    def _is_own(self, name: str) -> bool:
+        """True for a weights file of the operator, whose scale the worker finds out."""
+        files = self._catalog.own_files(self._model_dir)
+        return any(name in (file.stem, file.name) for file in files)
 
     # --- parts ----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,20 @@ def test_the_outputs_size_is_planned(fields: dict[str, Any], size: tuple[int, in
     given = reader()
     model = given.read(fields, None, is_text=True, has_upload=True).model
     assert given.planned_size(model, Pixels(100, 50)) == size
+
+
+def test_the_size_of_an_own_model_without_a_factor_is_not_known_yet(tmp_path: Path) -> None:
+    (tmp_path / "upscale_models").mkdir()
+    (tmp_path / "upscale_models" / "clean.safetensors").write_bytes(b"")
+    given = reader(workers={"methods": ("esrgan",), "model_dir": tmp_path})
+
+    def planned(**fields: str) -> tuple[int, int] | None:
+        model = given.read({"model": "clean", **fields}, None, is_text=True, has_upload=True).model
+        return given.planned_size(model, Pixels(100, 50))
+
+    assert planned() is None
+    assert planned(scale="1") == (100, 50)
+    assert planned(target_width="300") == (300, 150)
 
 
 def test_a_size_that_is_not_possible_is_refused() -> None:
