@@ -14,8 +14,8 @@ from torch import Tensor
 LARGEST_RADIUS = 64
 # Windows of attention are powers of two; the largest in spandrel's architectures.
 _LARGEST_PERIOD = 32
-# The periods that are tried. A multiple of the true period is one too, so 2 and 4 are left out: tiles
-# on a grid of 8 cost no more.
+# The periods that are tried. 2 and 4 are left out, because a multiple of the period is one too, and
+# tiles on a grid of 8 cost no more.
 _PERIODS = (1, 8, 16, _LARGEST_PERIOD)
 # Rows of the pictures: what is measured lies along the width.
 _HEIGHT = 16
