@@ -15,12 +15,13 @@ from typing import BinaryIO, NamedTuple
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.freename import fitting
-from upscaled_imaging.objectstore import SCHEMES, check_object_url, upload
+from upscaled_imaging.objectstore import check_object_url, upload
 from upscaled_imaging.paths import check_allowed, check_opened, given_path
 from upscaled_imaging.pendingfile import PendingFile, temporary_file, unwritable
 from upscaled_imaging.presigned import check_presigned_url, put
 from upscaled_imaging.read import Source
 from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.storage import SCHEMES
 from upscaled_imaging.urlaccess import place_of
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError

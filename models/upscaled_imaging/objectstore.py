@@ -1,16 +1,9 @@
-"""Objects in S3, Google Cloud Storage and Azure: s3://bucket/key, gs://..., az://...
-
-Credentials come from the machine alone: environment variables, or the role of the machine or pod.
-The library, obstore, is imported by the first job that needs it: a process that was forked after
-its first use hangs.
-"""
+"""Pictures as objects of a storage: s3://bucket/key, gs://..., az://..."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -18,27 +11,21 @@ from upscaled_imaging.context import PictureContext
 from upscaled_imaging.fetch import too_large
 from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.storage import (
+    ObjectStorageError,
+    ObjectStorageRefusedError,
+    open_store,
+    plain_errors,
+)
 from upscaled_imaging.urlaccess import allowed_url
 from upscaled_protocol.errors import ErrorCode, JobError
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, RetryConfig
+    from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az")
 # The time allowed for one picture, retries included: half a gigabyte at 7 MiB/s, and an outage.
 _BUDGET_S = 180.0
-# Requests that fail with 5xx, a reset or a timeout are repeated for so long.
-_RETRIES: RetryConfig = {
-    "max_retries": 12,
-    "retry_timeout": timedelta(seconds=45),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=100),
-        "max_backoff": timedelta(seconds=5),
-        "base": 2,
-    },
-}
 _CHUNK_BYTES = 256 * 1024
-_LONGEST_REASON = 200
 
 # A request cannot be interrupted: it ends at its own timeout.
 _left_behind = LeftBehind(allowed=8)
@@ -103,17 +90,20 @@ def _opened(field: str, url: str, settings: PictureSettings) -> tuple[str, Objec
     check_object_url(field, url, settings)
     folder, _, name = url.rpartition("/")
     try:
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
+        return url, open_store(folder), name
     except ImportError:
         raise JobError(
             ErrorCode.INVALID_JOB,
             f"{field} needs a package that is not installed: run `pip install 'upscaled[storage]'`",
         ) from None
-    try:
-        return url, from_url(folder, retry_config=_RETRIES), name
-    except (BaseError, ValueError):
+    except ValueError:
         raise JobError(ErrorCode.INVALID_JOB, f"{field}: {url} names no bucket") from None
+    except ObjectStorageError as error:
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"{field}: {url} cannot be used ({error}): check this machine's settings and "
+            "credentials for the storage",
+        ) from None
 
 
 def _chunks(file: BinaryIO, stop: Event) -> Iterator[bytes]:
@@ -160,27 +150,20 @@ def _wait_for(transfer: Callable[[Event], None], context: PictureContext) -> Non
 
 @contextmanager
 def _translated(place: str, missing: ErrorCode) -> Iterator[None]:
-    """Errors of obstore as `JobError`, ``missing`` if there is no such object or bucket."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
+    """Errors of the storage as `JobError`, ``missing`` if there is no such object or bucket."""
     try:
-        yield
+        with plain_errors():
+            yield
     except FileNotFoundError:
         what = "object" if missing is ErrorCode.INPUT_NOT_FOUND else "bucket for"
         raise JobError(missing, f"there is no {what} {place}") from None
-    except (PermissionDeniedError, UnauthenticatedError, PermissionError):
+    except ObjectStorageRefusedError:
         raise JobError(
             ErrorCode.PATH_NOT_ALLOWED,
             f"the storage refuses access to {place}: check this machine's credentials",
         ) from None
-    except (BaseError, OSError) as error:
+    except ObjectStorageError as error:
         raise JobError(
             ErrorCode.STORAGE_UNAVAILABLE,
-            f"the storage of {place} cannot be used ({_reason(error)}): try again later",
+            f"the storage of {place} cannot be used ({error}): try again later",
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    """obstore's first sentence, without the query of any URL."""
-    text = re.sub(r"\?\S*", "", str(error).strip().split("\n")[0])
-    return "".join(filter(str.isprintable, text))[:_LONGEST_REASON].rstrip(". ")

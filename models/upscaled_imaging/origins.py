@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.fetch import fetch, too_large
-from upscaled_imaging.objectstore import SCHEMES, download
+from upscaled_imaging.objectstore import download
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.paths import check_allowed, check_opened, given_path
 from upscaled_imaging.pendingfile import temporary_file
 from upscaled_imaging.settings import PictureSettings
+from upscaled_imaging.storage import SCHEMES
 from upscaled_protocol.configs import ImageConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 

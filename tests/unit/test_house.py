@@ -28,7 +28,7 @@ BELOW = {
     "upscaled_supervisor": {PROTOCOL},
     "upscaled": {PROTOCOL},
     "upscaled_webhooks": {PROTOCOL},
-    "upscaled_queue": {PROTOCOL, "upscaled", "upscaled_webhooks"},
+    "upscaled_queue": {PROTOCOL, "upscaled", "upscaled_imaging", "upscaled_webhooks"},
 }
 # Only these may import PyTorch.
 WITH_TORCH = {"upscaled_models", "upscaled_bench"}

@@ -78,7 +78,7 @@ class Filer:
         stops, and if the bucket does not answer. Then the picture has no record, and can be filed
         again.
         """
-        from upscaled_queue.pipeline.bucket import StorageUnavailableError
+        from upscaled_imaging.storage import ObjectStorageError
         from upscaled_queue.pipeline.process import Picture, Pipeline
         from upscaled_queue.pipeline.scores import ScoreFailedError
 
@@ -105,7 +105,7 @@ class Filer:
         )
         try:
             return await pipeline.process(picture)
-        except StorageUnavailableError as error:
+        except ObjectStorageError as error:
             _LOG.warning("%s cannot be used: %s", self.bucket.url, error)
             raise ProblemError(
                 ErrorCode.STORAGE_UNAVAILABLE,

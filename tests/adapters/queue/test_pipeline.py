@@ -14,7 +14,8 @@ from PIL import Image
 
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
 from upscaled.errors import InputError, JobCancelledError, UpscaledError
-from upscaled_queue.pipeline.bucket import FOLDERS, Bucket, StorageUnavailableError
+from upscaled_imaging.storage import ObjectStorageError
+from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
 from upscaled_queue.pipeline.command import main
 from upscaled_queue.pipeline.process import Picture, Pipeline, PipelineResult
 from upscaled_queue.pipeline.scores import resolution
@@ -241,7 +242,7 @@ def test_a_bucket_that_is_not_ours_is_refused_without_a_secret_in_the_sentence(
     bucket: Bucket, server: ObjectStore, small: Path
 ) -> None:
     foreign = Bucket(f"s3://{OTHER_BUCKET}")
-    with pytest.raises(StorageUnavailableError) as caught:
+    with pytest.raises(ObjectStorageError) as caught:
         run(processed(foreign, Picture.of_file(small), Enlarger()))
     assert server.secret not in str(caught.value)
     assert "X-Amz" not in str(caught.value)

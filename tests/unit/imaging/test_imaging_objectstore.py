@@ -19,7 +19,7 @@ from PIL import Image
 import nearest_engine
 from object_store import BUCKET, OTHER_BUCKET, ObjectStore, running_object_store
 from recording import RecordingContext
-from upscaled_imaging import objectstore, presigned
+from upscaled_imaging import presigned, storage
 from upscaled_imaging.destinations import Written
 from upscaled_imaging.dimensions import plan_size
 from upscaled_imaging.output import plan_output
@@ -227,8 +227,9 @@ class Faulty(BaseHTTPRequestHandler):
         start = 0
         if self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
         if isinstance(fault, int):
-            self.answer(fault, b"")
+            self.answer(fault, self.repeated())
         elif fault == "reset":
             self.close_connection = True
         else:
@@ -246,13 +247,23 @@ class Faulty(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         faults: list[Any] = self.server.faults  # type: ignore[attr-defined]
         fault = faults.pop(0) if faults else None
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
         if isinstance(fault, Event):
             fault.wait(30)
         if isinstance(fault, int):
-            self.answer(fault, b"<Error>X-Amz-Signature=secret</Error>")
+            self.answer(fault, self.repeated())
+            return
+        if fault == "reset":
+            self.close_connection = True
             return
         self.server.taken[self.path] = body, self.headers["Content-Type"]  # type: ignore[attr-defined]
         self.answer(200, b"")
+
+    def repeated(self) -> bytes:
+        """What a server answers that shows what was asked, and how it was signed."""
+        query = self.path.partition("?")[2]
+        signed = f"<Signed>X-Amz-Signature=secret {query}</Signed>"
+        return f"<Error>{signed}<Code>SlowDown</Code></Error>".encode()
 
     def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -265,7 +276,7 @@ class Faulty(BaseHTTPRequestHandler):
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
-    server.faults, server.taken = [], {}  # type: ignore[attr-defined]
+    server.faults, server.taken, server.asked = [], {}, []  # type: ignore[attr-defined]
     thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
@@ -294,7 +305,7 @@ def test_a_storage_that_fails_now_and_then_is_asked_again(
 def test_a_storage_that_keeps_failing_is_unavailable(
     faulty: Any, picture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(objectstore._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(storage.RETRIES, "max_retries", 1)
     faulty.faults += [503] * 20
     errors = [
         refused(image_url="s3://broken/in.png"),
@@ -304,6 +315,43 @@ def test_a_storage_that_keeps_failing_is_unavailable(
         assert (error.code, error.retryable) == (ErrorCode.STORAGE_UNAVAILABLE, True)
         assert "secret" not in error.message
     assert faulty.taken == {}
+
+
+@pytest.mark.parametrize("status", [503, 409, 403, "reset"])
+def test_a_signature_of_azure_is_in_no_error(
+    faulty: Any, picture: str, monkeypatch: pytest.MonkeyPatch, status: int | str
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"http://127.0.0.1:{faulty.server_address[1]}")
+    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=2024-11-04&sig=c2VjcmV0%3D")
+    monkeypatch.setitem(storage.RETRIES, "max_retries", 1)
+    settings = PictureSettings(access=Access(url_prefixes=("az://pictures/",)))
+    faulty.faults += [status] * 20
+    errors = [
+        refused(settings, image_url="az://pictures/in.png"),
+        refused(settings, image_path=picture, output_url="az://pictures/out.png"),
+    ]
+    assert faulty.asked
+    assert all("sig=c2VjcmV0" in path for path in faulty.asked)
+    code = ErrorCode.PATH_NOT_ALLOWED if status == 403 else ErrorCode.STORAGE_UNAVAILABLE
+    for error in errors:
+        assert error.code is code
+        # Neither as it was sent nor as the storage repeats it.
+        assert "c2VjcmV0" not in error.message
+        assert ("SlowDown" in error.message) is (status in {503, 409})
+
+
+def test_a_setting_of_the_machine_that_cannot_be_used_is_told_without_its_value(
+    picture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "c2VjcmV0")
+    settings = PictureSettings(access=Access(url_prefixes=("az://pictures/",)))
+    error = refused(settings, image_path=picture, output_url="az://pictures/out.png")
+    assert error.code is ErrorCode.PATH_NOT_ALLOWED
+    assert "Missing component in SAS query pair" in error.message
+    assert "c2VjcmV0" not in error.message
 
 
 class CancelledAtUpload(RecordingContext):

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from upscaled import AsyncUpscaler
 from upscaled.errors import UpscaledError
+from upscaled_imaging.storage import ObjectStorageError
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from upscaled_queue.pipeline.bucket import Bucket, StorageUnavailableError
+from upscaled_queue.pipeline.bucket import Bucket
 from upscaled_queue.pipeline.process import (
     DEFAULT_SCALE,
     DEFAULT_THRESHOLD,
@@ -205,7 +206,7 @@ async def _run(
                 return await result
             except OSError as error:
                 return f"{path} cannot be read: {error.strerror or error}"
-            except StorageUnavailableError as error:
+            except ObjectStorageError as error:
                 return f"{path}: {bucket.url} cannot be used: {error}"
             except (UpscaledError, ScoreFailedError, QueueAwayError) as error:
                 return f"{path}: {error}"

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from upscaled.errors import DaemonGoneError, UpscaledError
+from upscaled_imaging.storage import ObjectStorageError
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_queue.job import UPSCALING_METHOD, Message, QueuedJob, error_event, event_of
-from upscaled_queue.pipeline.bucket import INCOMING, Bucket, StorageUnavailableError
+from upscaled_queue.pipeline.bucket import INCOMING, Bucket
 from upscaled_queue.pipeline.metrics import PipelineMetrics
 from upscaled_queue.pipeline.process import Picture, Pipeline
 from upscaled_queue.pipeline.scores import SCORES, Score, ScoreFailedError, find_score
@@ -153,7 +154,7 @@ class Deliveries:
         except FileNotFoundError:
             text = f"there is no picture {bucket.url_of(f'{INCOMING}/{task.key}')}"
             raise JobError(ErrorCode.INPUT_NOT_FOUND, text) from None
-        except StorageUnavailableError as error:
+        except ObjectStorageError as error:
             text = f"{bucket.url} cannot be used: {error}"
             raise JobError(ErrorCode.STORAGE_UNAVAILABLE, text) from None
         except ScoreFailedError as error:

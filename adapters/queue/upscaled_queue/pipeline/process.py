@@ -126,7 +126,7 @@ class Pipeline:
         """Process one picture; one that was processed before gives its recorded result.
 
         A picture that cannot be upscaled has a result of the status ``error``. Raises
-        `StorageUnavailableError`, `ScoreFailedError`, `FileNotFoundError` (no such picture in the
+        `ObjectStorageError`, `ScoreFailedError`, `FileNotFoundError` (no such picture in the
         bucket), and the upscaler's `UpscaledError` if its code does not speak of the picture. Then
         the picture can be processed again.
         """

@@ -58,7 +58,7 @@ class QueuedPipeline:
         """Put a picture into the queue: its result, to be awaited. A picture that was processed
         before gives its recorded result, and one that is in the queue already is not queued again.
 
-        Raises `StorageUnavailableError` and `QueueAwayError`. The result raises `UpscaledError` if
+        Raises `ObjectStorageError` and `QueueAwayError`. The result raises `UpscaledError` if
         the picture was not filed; then it can be given again.
         """
         recorded = await self._bucket.record(picture.key)
