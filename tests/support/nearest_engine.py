@@ -63,7 +63,11 @@ class _Repeated(Enlargement):
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process whose workers have this engine."""
+    return os.environ | variables() | more
+
+
+def variables() -> dict[str, str]:
+    """What its environment must have."""
     here = Path(__file__).parent
     paths = [str(here / "nearest"), str(here), os.environ.get("PYTHONPATH", "")]
-    path = os.pathsep.join(filter(None, paths))
-    return os.environ | {"PYTHONPATH": path, "UPSCALED_METHODS": "esrgan"} | more
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "UPSCALED_METHODS": "esrgan"}

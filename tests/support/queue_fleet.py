@@ -12,13 +12,15 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
 import psutil
 import pytest
 
+import nearest_engine
+from object_store import ObjectStore
 from upscaled_queue.record import Records, connect
 from waiting import TIMEOUT_S, wait_until
 
@@ -83,18 +85,31 @@ class RabbitServer:
             "RABBITMQ_CONFIG_FILE": folder / "none",
             "ERL_EPMD_PORT": epmd_port,
         }
-        environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
-        self._log = (folder / "stdout").open("wb")
+        self._environment = {**os.environ, **{name: str(value) for name, value in own.items()}}
+        self._log = (folder / "stdout").open("ab")
         # Erlang's name server: RabbitMQ would leave it behind.
         self._epmd = subprocess.Popen(["epmd", "-port", str(epmd_port)], stderr=self._log)
+        self.start()
+
+    def start(self) -> None:
+        """Start it on what it wrote before, and wait until it takes connections or has ended."""
+        log = Path(self._log.name)
+        before = log.read_bytes().count(b"completed with")
         self.process = subprocess.Popen(
-            [self.program], stdout=self._log, stderr=self._log, env=environment
+            [self.program], stdout=self._log, stderr=self._log, env=self._environment
         )
-        log = folder / "stdout"
         wait_until(
-            lambda: b"completed with" in log.read_bytes() or self.process.poll() is not None,
+            lambda: (
+                log.read_bytes().count(b"completed with") > before
+                or self.process.poll() is not None
+            ),
             "RabbitMQ's start",
         )
+
+    def kill(self) -> None:
+        """By SIGKILL, with all its processes."""
+        kill_tree(self.process.pid)
+        self.process.wait()
 
     @property
     def url(self) -> str:
@@ -103,9 +118,8 @@ class RabbitServer:
 
     def close(self) -> None:
         """End it, and its name server."""
-        kill_tree(self.process.pid)
+        self.kill()
         self._epmd.kill()
-        self.process.wait()
         self._epmd.wait()
         self._log.close()
 
@@ -132,15 +146,17 @@ def free_port() -> int:
 
 
 class Machine:
-    """One `upscaled work` with the fake engine, and every process that it started."""
+    """One `upscaled work`, and every process that it started."""
 
     def __init__(
-        self, url: str, *options: str, daemon: Iterable[str] = (), env: Mapping[str, str]
+        self, url: str, *options: str, daemon: Iterable[str], env: Mapping[str, str]
     ) -> None:
         command = [sys.executable, "-m", "upscaled_cli", "work", "--queue", url]
-        command += ["--methods", "fake", *options, "--", *daemon]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
+            [*command, *options, "--", *daemon],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
         )
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -213,6 +229,7 @@ class Fleet:
         self.env: dict[str, str] = {}
         self.metrics_port = 0
         self._queue_options: list[str] = []
+        self._machine_options = ["--methods", "fake"]
         self._submitting: subprocess.Popen[str] | None = None
 
     def use_rabbitmq(self, url: str) -> None:
@@ -222,6 +239,12 @@ class Fleet:
     def use_bullmq(self) -> None:
         """From now on the jobs wait in BullMQ, on the same Redis."""
         self.url = self.redis.url.replace("redis://", "bullmq://", 1)
+
+    def use_objects(self, store: ObjectStore) -> None:
+        """From now on machines have the `esrgan` method, without a network, and its pictures are
+        objects."""
+        self._machine_options = ["--methods", "esrgan", "--allow-url", store.url]
+        self.env |= {**nearest_engine.variables(), **store.environment}
 
     def _queue_command(self, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "upscaled_cli", "queue"]
@@ -234,6 +257,7 @@ class Fleet:
             "--allow-root",
             str(self.outputs),
             *self._queue_options,
+            *self._machine_options,
             *options,
             daemon=daemon,
             env=self.environment(),
@@ -325,9 +349,14 @@ class Fleet:
     def check_each_has_one_result(self, ids: Iterable[str]) -> None:
         """One result each, told once, with its whole output."""
         ids = list(ids)
+        self.check_each_ends_once(ids)
+        for job_id in ids:
+            assert (self.outputs / job_id).read_text("utf-8") == job_id
+
+    def check_each_ends_once(self, ids: Collection[str]) -> None:
+        """One result each, told once."""
         for job_id in ids:
             assert self.end_of(job_id)["type"] == "result", self.end_of(job_id)
-            assert (self.outputs / job_id).read_text("utf-8") == job_id
         told = Counter(event["job_id"] for event in self.ends())
         assert {job_id: told[job_id] for job_id in ids} == dict.fromkeys(ids, 1)
 

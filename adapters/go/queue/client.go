@@ -40,6 +40,17 @@ redis.call('EXPIRE', KEYS[2], ARGV[3])
 return 1
 `
 
+// cancel marks a job that has no end, and tells the machines. It answers with 1, or with 0 if the job has an end.
+//
+// KEYS: record, job. ARGV: id, seconds to keep the mark.
+const cancel = `
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[2], 'cancelled', '1')
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', 'upscaled:cancel', ARGV[1])
+return 1
+`
+
 // Option is a setting of Open.
 type Option func(*settings)
 
@@ -52,7 +63,7 @@ type settings struct {
 // WithPrefix is the --queue-prefix of the machines. Default: none.
 func WithPrefix(prefix string) Option { return func(s *settings) { s.prefix = prefix } }
 
-// WithKeep is how long Redis remembers that a job was given. Default: 7 days, as the machines keep its end.
+// WithKeep is how long Redis remembers that a job was given or cancelled. Default: 7 days, as the machines keep its end.
 func WithKeep(keep time.Duration) Option { return func(s *settings) { s.keep = keep } }
 
 // WithTLS is for a rediss:// URL whose certificate is not of a known authority, or that wants one of the client.
@@ -141,6 +152,13 @@ func (c *Client) End(ctx context.Context, id string) (*upscaled.Result, error) {
 	}
 }
 
+// Cancel has the job end as cancelled: a job that waits when a machine takes it, a running one at once. It is false if the
+// job has ended. It does not wait: End does, and returns upscaled.CodeCancelled, or the result if that came first.
+func (c *Client) Cancel(ctx context.Context, id string) (bool, error) {
+	answer, err := c.redis.do(ctx, "EVAL", cancel, "2", "upscaled:record:"+id, "upscaled:job:"+id, id, c.keepS())
+	return answer != nil && *answer == "1", err
+}
+
 // Close closes the connections to Redis. Jobs are not affected.
 func (c *Client) Close() { c.redis.close() }
 
@@ -164,9 +182,8 @@ func (c *Client) put(ctx context.Context, job upscaled.Job, s submitSettings) er
 		return err
 	}
 	givenAt := strconv.FormatFloat(now, 'f', -1, 64)
-	keepS := strconv.Itoa(int(c.settings.keep.Seconds()))
 	keys := []string{"upscaled:record:" + job.JobID, "upscaled:job:" + job.JobID, list}
-	_, err = c.redis.do(ctx, "EVAL", give, "3", keys[0], keys[1], keys[2], message, givenAt, keepS)
+	_, err = c.redis.do(ctx, "EVAL", give, "3", keys[0], keys[1], keys[2], message, givenAt, c.keepS())
 	return err
 }
 
@@ -179,6 +196,8 @@ func withField(line []byte, name, value string) ([]byte, error) {
 	// A job always has fields: its id and its config.
 	return append(append(line[:len(line)-1:len(line)-1], ','), text[1:]...), nil
 }
+
+func (c *Client) keepS() string { return strconv.Itoa(int(c.settings.keep.Seconds())) }
 
 // checkServer refuses a Redis that evicts keys.
 func (c *Client) checkServer(ctx context.Context) error {

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from celery import Celery
 
-from queue_fleet import Fleet, Machine, RabbitServer, needs_redis, running_fleet
+from queue_fleet import Fleet, Machine, RabbitServer, RedisServer, needs_redis, running_fleet
 from waiting import wait_until
 
 pytestmark = [needs_redis, pytest.mark.timeout(900)]
@@ -30,19 +31,27 @@ def start_machines(fleet: Fleet, count: int, *options: str) -> list[Machine]:
     return [machine.wait_ready() for machine in machines]
 
 
-def disturb(fleet: Fleet, ids: list[str], *, machine_kills: int, redis_kills: int) -> int:
-    """Kill machines that run something, each replaced by a new one, and Redis in between, spread
-    over the jobs; how many jobs were started again."""
+def disturb(
+    fleet: Fleet,
+    ids: list[str],
+    *,
+    machine_kills: int,
+    broker_kills: int,
+    broker: RedisServer | RabbitServer | None = None,
+) -> int:
+    """Kill machines that run something, each replaced by a new one, and the broker in between,
+    spread over the jobs; how many jobs were started again. broker: the fleet's Redis by default."""
+    broker = broker or fleet.redis
     chance = random.Random(7)
-    disturbances = ["machine"] * machine_kills + ["redis"] * redis_kills
+    disturbances = ["machine"] * machine_kills + ["broker"] * broker_kills
     chance.shuffle(disturbances)
     alive = list(fleet.machines)
     for number, what in enumerate(disturbances):
         share = len(ids) * number // len(disturbances)
         wait_until(partial(has_ends, fleet, share), f"{share} ends")
-        if what == "redis":
-            fleet.redis.kill()
-            fleet.redis.start()
+        if what == "broker":
+            broker.kill()
+            broker.start()
             continue
         victim = chance.choice(alive)
         alive.remove(victim)
@@ -60,7 +69,7 @@ def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet)
     start_machines(fleet, 3)
     ids = [f"job-{number}" for number in range(60)]
     fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
-    disturb(fleet, ids, machine_kills=2, redis_kills=1)
+    disturb(fleet, ids, machine_kills=2, broker_kills=1)
 
 
 def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_end(fleet: Fleet) -> None:
@@ -127,33 +136,55 @@ def test_a_machine_that_is_given_nothing_although_jobs_wait_leaves_to_be_started
 
 
 @pytest.mark.long
-def test_long_fifteen_killed_machines_lose_and_double_no_job_of_six_hundred(fleet: Fleet) -> None:
+def test_long_fifty_killed_machines_lose_and_double_no_job(fleet: Fleet) -> None:
     start_machines(fleet, 3)
-    ids = [f"job-{number}" for number in range(600)]
+    ids = [f"job-{number}" for number in range(1000)]
     fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
-    assert disturb(fleet, ids, machine_kills=15, redis_kills=0) > 0
+    assert disturb(fleet, ids, machine_kills=50, broker_kills=0) > 0
 
 
 @pytest.mark.long
 def test_long_redis_that_is_killed_again_and_again_loses_and_doubles_no_job(fleet: Fleet) -> None:
     start_machines(fleet, 3)
-    ids = [f"job-{number}" for number in range(300)]
+    ids = [f"job-{number}" for number in range(400)]
     fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
-    disturb(fleet, ids, machine_kills=3, redis_kills=6)
+    disturb(fleet, ids, machine_kills=3, broker_kills=10)
 
 
 @pytest.mark.long
 def test_long_frozen_machines_add_no_second_result(fleet: Fleet) -> None:
     machines = start_machines(fleet, 3)
-    ids = [f"job-{number}" for number in range(200)]
-    fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
-    for number in range(5):
+    ids = [f"job-{number}" for number in range(400)]
+    fleet.submit(*(fleet.job(job_id, step_s=0.3) for job_id in ids))
+    taken_over = 0
+    for number in range(10):
         wait_until(partial(has_ends, fleet, 30 * number), "more ends")
         frozen = machines[number % 3]
+        wait_until(partial(runs_of, fleet, frozen), "a job that it runs")
         frozen.signal_all(signal.SIGSTOP)
-        time.sleep(3 * LEASE_S)
+        for job_id, starts in runs_of(fleet, frozen).items():
+            # It has no end, so this machine had it when it froze.
+            wait_until(partial(has_more_starts, fleet, job_id, starts), f"{job_id} elsewhere")
+            taken_over += 1
         frozen.signal_all(signal.SIGCONT)
     fleet.check_each_has_one_result(ids)
+    assert taken_over > 0
+    assert all(machine.process.poll() is None for machine in machines)
+
+
+def runs_of(fleet: Fleet, machine: Machine) -> dict[str, int]:
+    """The jobs without an end that this machine was the last to start, and their starts."""
+    running = cast(list[str], fleet.records.redis.zrange("upscaled:running:fake", 0, -1))
+    return {
+        job_id: fleet.starts_of(job_id)
+        for job_id in running
+        if fleet.records.redis.hget(f"upscaled:job:{job_id}", "machine") == machine.name
+        and fleet.records.end_of(job_id) is None
+    }
+
+
+def has_more_starts(fleet: Fleet, job_id: str, starts: int) -> bool:
+    return fleet.starts_of(job_id) > starts
 
 
 @pytest.mark.long
@@ -187,24 +218,27 @@ def test_long_four_machines_do_nearly_four_times_the_work_of_one(fleet: Fleet) -
 
 
 @pytest.fixture
-def rabbit(tmp_path: Path) -> Iterator[Fleet]:
-    """Machines on RabbitMQ, with Redis for the record."""
+def rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+    """RabbitMQ without queues."""
     if not Path(RabbitServer.program).exists():
         pytest.skip("rabbitmq-server is not installed")
     server = RabbitServer(tmp_path / "rabbitmq")
     try:
         if server.process.poll() is not None:
             pytest.skip("rabbitmq-server does not run here")
-        with running_fleet("redis", tmp_path) as fleet:
-            fleet.use_rabbitmq(server.url)
-            yield fleet
+        yield server
     finally:
         server.close()
 
 
 @pytest.mark.long
-def test_long_killed_machines_on_rabbitmq_lose_and_double_no_job(rabbit: Fleet) -> None:
-    start_machines(rabbit, 3)
-    ids = [f"job-{number}" for number in range(200)]
-    rabbit.submit(*(rabbit.job(job_id, step_s=0.15) for job_id in ids))
-    disturb(rabbit, ids, machine_kills=5, redis_kills=0)
+@pytest.mark.parametrize(("machine_kills", "broker_kills"), [(15, 0), (3, 10)])
+def test_long_killed_machines_and_a_killed_rabbitmq_lose_and_double_no_job(
+    rabbit: RabbitServer, tmp_path: Path, machine_kills: int, broker_kills: int
+) -> None:
+    with running_fleet("redis", tmp_path) as fleet:
+        fleet.use_rabbitmq(rabbit.url)
+        start_machines(fleet, 3)
+        ids = [f"job-{number}" for number in range(400)]
+        fleet.submit(*(fleet.job(job_id, step_s=0.15) for job_id in ids))
+        disturb(fleet, ids, machine_kills=machine_kills, broker_kills=broker_kills, broker=rabbit)

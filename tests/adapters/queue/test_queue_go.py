@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from waiting import TIMEOUT_S
 pytestmark = [needs_redis, needs_go, pytest.mark.timeout(600)]
 
 Message = dict[str, Any]
+Process = subprocess.Popen[str]
 # What differs from message to message, or is for logs alone.
 VOLATILE = {"given_at", "origin", "argsrepr", "id", "root_id"}
 
@@ -41,13 +42,13 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield running
 
 
-def start(client: Path, url: str, *jobs: Job) -> subprocess.Popen[str]:
+def start(client: Path, url: str, *jobs: Job, options: Sequence[str] = ()) -> Process:
     """Have it give these jobs and wait for their ends."""
     with tempfile.TemporaryFile("w+") as lines:
         lines.write("".join(json.dumps(job) + "\n" for job in jobs))
         lines.seek(0)
         return subprocess.Popen(
-            [str(client), "-timeout", f"{TIMEOUT_S}s"],
+            [str(client), "-timeout", f"{TIMEOUT_S}s", *options],
             stdin=lines,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,20 +57,20 @@ def start(client: Path, url: str, *jobs: Job) -> subprocess.Popen[str]:
         )
 
 
-def messages_of(process: subprocess.Popen[str], count: int) -> list[Message]:
+def messages_of(process: Process, count: int) -> list[Message]:
     """The next lines that it prints."""
     assert process.stdout is not None
     return [json.loads(process.stdout.readline()) for _ in range(count)]
 
 
-def failure_of(process: subprocess.Popen[str]) -> str:
+def failure_of(process: Process) -> str:
     """Wait until it ends with a failure: what it wrote to stderr."""
     _, text = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, text
     return text
 
 
-def wait_success(process: subprocess.Popen[str]) -> None:
+def wait_success(process: Process) -> None:
     """Wait until it ends without one."""
     _, text = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, text
@@ -133,6 +134,22 @@ def test_jobs_from_go_run_by_priority_and_each_has_one_result(client: Path, flee
     assert (failed["job_id"], failed["code"]) == ("wrong", "input_not_found")
     wait_success(process)
     assert fleet.starts_of("low") == 1
+
+
+def test_go_cancels_a_job_that_runs_and_one_that_waits(client: Path, fleet: Fleet) -> None:
+    fleet.start_machine("--slots", "1")
+    ids = ["runs", "waits"]
+    process = start(client, fleet.url, *(fleet.job(job_id, hang=True) for job_id in ids))
+    fleet.wait_running("runs")
+    for job_id in reversed(ids):
+        wait_success(start(client, fleet.url, options=["-cancel", job_id]))
+    *_, runs, waits = messages_of(process, 4)
+    assert [(end["job_id"], end["code"]) for end in (runs, waits)] == [
+        (job_id, "cancelled") for job_id in ids
+    ]
+    wait_success(process)
+    late = start(client, fleet.url, options=["-cancel", "runs"])
+    assert "job runs has ended" in failure_of(late)
 
 
 def test_go_enters_a_redis_by_its_password_and_refuses_one_that_evicts(

@@ -2,6 +2,8 @@
 //
 //	UPSCALED_QUEUE_URL=redis://127.0.0.1:6379/0 go run ./examples/queue < jobs.jsonl
 //
+// With -cancel ID it cancels one job, and reads none.
+//
 // A job is a line: {"job_id": "poster-17", "method": "esrgan", "config": {"image_url": "s3://pictures/in.png"}}, and may have
 // a "webhook_url".
 package main
@@ -26,6 +28,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	timeout := flag.Duration("timeout", 10*time.Minute, "how long to wait for the ends")
+	cancelled := flag.String("cancel", "", "the id of a job to cancel")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -37,6 +40,15 @@ func main() {
 		log.Fatal(err)
 	}
 	defer client.Close()
+	if *cancelled != "" {
+		isCancelled, err := client.Cancel(ctx, *cancelled)
+		if err != nil {
+			log.Fatal(err)
+		} else if !isCancelled {
+			log.Fatalf("job %s has ended", *cancelled)
+		}
+		return
+	}
 	if err := run(ctx, client, os.Stdin, json.NewEncoder(os.Stdout)); err != nil {
 		log.Fatal(err)
 	}
