@@ -37,6 +37,13 @@ def test_a_picture_of_a_bucket_is_upscaled_into_the_bucket(
         assert run(DAEMON, source, "-o", output, "--factor", "2") == exits.OK
         assert f"{source} 12x8 -> {output} 24x16" in capsys.readouterr().out
         data = bytes(obstore.get(bucket, "large/out.png").bytes())
+        (tmp_path / "in.png").write_bytes(picture(6, 4))
+        several = [source, str(tmp_path / "in.png"), "-o", f"s3://{BUCKET}/folder/"]
+        assert run(DAEMON, *several, "--factor", "2", "--format", "webp") == exits.OK
+        lines = capsys.readouterr().out
+        for name, size in {"in_esrgan.webp": "24x16", "in_esrgan-2.webp": "12x8"}.items():
+            assert f"-> s3://{BUCKET}/folder/{name} {size}" in lines
+            assert bucket.head(f"folder/{name}")["size"] > 0
         assert run(DAEMON, f"s3://{BUCKET}/none.png", "-o", output) == exits.FAILED
         error = capsys.readouterr().err
     with Image.open(io.BytesIO(data)) as image:
@@ -66,12 +73,27 @@ def test_the_daemon_may_use_the_buckets_that_are_named_and_no_others(
     assert allowed == ["--allow-url=s3://a/", "--allow-url=gs://b/"]
 
 
+def test_outputs_in_a_folder_of_a_bucket_have_names_of_their_own(
+    daemon: list[str], capsys: Any
+) -> None:
+    inputs = ["a/100%.jpg", "b/100#.png", "s3://c/100_.webp", "d.e.jpg"]
+    configs = sent(daemon, *inputs, "-o", "s3://out/", "--format", "jpeg", capsys=capsys)
+    assert [config["output_url"] for config in configs] == [
+        *("s3://out/100__esrgan.jpg", "s3://out/100__esrgan-2.jpg"),
+        *("s3://out/100__esrgan-3.jpg", "s3://out/d.e_esrgan.jpg"),
+    ]
+    (config,) = sent(daemon, "one.jpg", "-o", "gs://out/deep/", capsys=capsys)
+    assert config["output_url"] == "gs://out/deep/one_esrgan.png"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["s3://bucket", "-o", "a.png"], "s3://bucket names no object"),
         (["s3://bucket/", "-o", "a.png"], "s3://bucket/ names no object"),
         (["a.png", "-o", "s3:///a.png"], "s3:///a.png names no object"),
+        (["a.png", "-o", "s3:///"], "s3:/// names no object"),
+        (["a.png", "-o", "s3://bucket"], "s3://bucket names no object"),
         (["a.png", "b.png", "-o", "s3://bucket/c.png"], "is one object for 2 pictures"),
         (["s3://bucket/a.png"], "s3://bucket/a.png has no folder for its output"),
         (["a.png", "-o", "b.png", "--config", "output_url=s3://c/d.png"], "give -o alone"),

@@ -15,12 +15,19 @@ from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
-from upscaled_cli.objects import allow_options, check_objects, is_object
+from upscaled_cli.objects import (
+    allow_options,
+    check_objects,
+    is_object,
+    is_object_folder,
+    object_names,
+)
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
 from upscaled_cli.sizes import effective_dpi
 from upscaled_cli.streams import STREAM, check_streams, streams, write_stdout
+from upscaled_protocol.choices import SUFFIXES
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
@@ -29,12 +36,14 @@ _EXAMPLES = """examples:
   cat photo.jpg | upscaled upscale - -o - --format webp > large.webp
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
   upscaled upscale s3://bucket/photo.jpg -o s3://bucket/large.webp
+  upscaled upscale holiday/*.jpg -o s3://bucket/large/ --format webp
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
 The output of one picture is a file or a folder, that of several pictures a folder. OUT is a folder
 if it exists as one, if it ends in /, or if there are several pictures; it is made if it is missing.
 -o FILE replaces an existing file. In a folder the daemon chooses the names. They replace nothing:
-if a name is taken, it gets a number.
+if a name is taken, it gets a number. In a folder of a bucket the output of photo.jpg is
+photo_esrgan.png; it replaces an object of that name.
 
 exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
 """
@@ -198,11 +207,19 @@ def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
     check_streams(options)
     check_objects(options, common)
     _check_output(options, common)
-    if is_object(options.output):
+    outputs: list[dict[str, str]] = [{} for _ in options.inputs]
+    if is_object_folder(options.output):
+        suffix = SUFFIXES[common.get("output_format", "png")]
+        names = object_names(options.inputs, options.method, suffix)
+        outputs = [{"output_url": options.output + name} for name in names]
+    elif is_object(options.output):
         common["output_url"] = options.output
     elif options.output not in (None, STREAM) and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
-    return [{**common, **_input(given)} for given in options.inputs]
+    return [
+        {**common, **_input(given), **output}
+        for given, output in zip(options.inputs, outputs, strict=True)
+    ]
 
 
 def _input(given: str) -> dict[str, str]:
@@ -240,7 +257,7 @@ def _batch_command(folder: str, options: argparse.Namespace) -> str:
 
 def _is_folder(options: argparse.Namespace) -> bool:
     output: str | None = options.output
-    if output is None or output == STREAM:
+    if output is None or output == STREAM or is_object(output):
         return False
     return len(options.inputs) > 1 or output.endswith(os.sep) or Path(output).is_dir()
 
