@@ -18,7 +18,8 @@ from upscaled_queue.record import CANCEL_CHANNEL, connect
 
 # So that people see a job advance; Redis gets no more than that from each machine.
 _PROGRESS_S = 0.25
-# Leases without a delivery while jobs wait and slots are free.
+# Leases without a delivery while jobs wait, slots are free, and the queue can be reached. After an
+# outage the worker gets this time to connect again.
 _STUCK_LEASES = 2
 # A cancel's way takes no longer than this when Redis comes back.
 _RESUBSCRIBE_S = 1.0
@@ -55,6 +56,8 @@ class Pulse:
         self._capacity = capacity
         self._leave = leave
         self._stuck = stuck
+        # Since when each look found that jobs wait, and none was delivered; None if one did not.
+        self._starved_since: float | None = None
         self._has_spoken = False
 
     def start(self) -> None:
@@ -78,20 +81,24 @@ class Pulse:
                     machine.cancel(job_id)
                 self._check_deliveries()
             except Exception as error:  # noqa: BLE001 - an engine's outage has any class
+                self._starved_since = None
                 machine.log.log("warning", "pulse_failed", detail=str(error))
             if machine.given_up.wait(settings.lease_s / _BEATS_A_LEASE):
                 return
 
     def _check_deliveries(self) -> None:
         machine = self._machine
-        silence_s = time.monotonic() - machine.last_delivery
         has_room = len(machine.runs) < self._capacity and not machine.is_stopping
-        if not has_room or silence_s < _STUCK_LEASES * machine.settings.lease_s:
+        waiting = self._engine.waiting() if has_room else 0
+        if not waiting:
+            self._starved_since = None
             return
-        waiting = self._engine.waiting()
-        if waiting and not self._has_spoken:
+        now = time.monotonic()
+        self._starved_since = max(self._starved_since or now, machine.last_delivery)
+        starved_s = now - self._starved_since
+        if starved_s >= _STUCK_LEASES * machine.settings.lease_s and not self._has_spoken:
             self._has_spoken = True
-            machine.log.log("error", "nothing_is_delivered", waiting=waiting, silence_s=silence_s)
+            machine.log.log("error", "nothing_is_delivered", waiting=waiting, silence_s=starved_s)
             self._stuck()
 
     def _watch_idleness(self) -> None:

@@ -1,0 +1,74 @@
+"""When a machine decides that nothing is delivered to it any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+pytest.importorskip("redis", reason="redis is not installed")
+
+from upscaled_queue.pulse import Pulse
+from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.settings import Settings
+from waiting import TIMEOUT_S
+
+LEASE_S = 0.08
+
+
+class Queue:
+    """An engine whose answers are given. An exception is an outage."""
+
+    def __init__(self, *answers: int | Exception) -> None:
+        self._answers = list(answers)
+        self.looks = 0
+
+    def renew(self, leases: list[str]) -> None:
+        """Nothing runs."""
+
+    def waiting(self) -> int:
+        """The next answer; the last one again and again."""
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        self.looks += 1
+        return answer
+
+
+def looks_until_stuck(queue: Queue) -> int:
+    """How often the queue said that jobs wait before the machine, which is given none, leaves."""
+    stuck = threading.Event()
+    machine = SimpleNamespace(
+        settings=Settings(url=read_queue_url("redis://127.0.0.1/0"), lease_s=LEASE_S),
+        records=SimpleNamespace(touch=lambda *_: []),
+        log=SimpleNamespace(log=lambda *_, **__: None),
+        given_up=threading.Event(),
+        runs={},
+        running=list,
+        is_stopping=False,
+        # Long before the outage ends.
+        last_delivery=time.monotonic() - 100 * LEASE_S,
+    )
+    looks: list[int] = []
+
+    def leave() -> None:
+        looks.append(queue.looks)
+        machine.given_up.set()
+        stuck.set()
+
+    Pulse(cast(Any, machine), queue, 1, lambda: None, leave).start()
+    assert stuck.wait(TIMEOUT_S)
+    return looks[0]
+
+
+def test_a_machine_is_stuck_only_if_jobs_wait_at_look_after_look() -> None:
+    assert looks_until_stuck(Queue(0, 1)) > 2
+
+
+def test_an_outage_is_no_time_in_which_nothing_was_delivered() -> None:
+    away = ConnectionError("away")
+    # One look before it, and none of those after it alone.
+    assert looks_until_stuck(Queue(1, away, away, 1)) > 2
