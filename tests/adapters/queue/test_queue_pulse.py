@@ -47,6 +47,7 @@ def looks_until_stuck(queue: Queue) -> int:
         log=SimpleNamespace(log=lambda *_, **__: None),
         given_up=threading.Event(),
         runs={},
+        news={},
         running=list,
         is_stopping=False,
         # Long before the outage ends.
