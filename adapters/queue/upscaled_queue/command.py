@@ -153,8 +153,6 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         "webhooks": _webhooks,
     }[options.command]
     try:
-        if options.command == "webhooks":
-            check_server(settings.url)
         if options.command in ("run", "submit", "requeue"):
             # Before anything is asked: an extra may be missing.
             import_module(f"upscaled_queue.{settings.url.engine}")
@@ -183,6 +181,8 @@ def _front(options: argparse.Namespace, settings: Settings, records: Records) ->
 
 
 def _webhooks(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+    from upscaled_queue.redisserver import check_server
+
     if settings.webhooks is None:
         print(
             "upscaled queue: webhooks are signed: set UPSCALED_WEBHOOKS_SECRET, or "
@@ -190,6 +190,7 @@ def _webhooks(options: argparse.Namespace, settings: Settings, records: Records)
             file=sys.stderr,
         )
         return EXIT_USAGE
+    check_server(settings.url)
     ends = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with _sending(settings):

@@ -17,6 +17,7 @@ from queue_fleet import RedisServer, needs_redis
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_protocol.urlpolicy import HostPort, UrlPolicy
+from upscaled_queue.command import main
 from upscaled_queue.daemonargs import daemon_environment
 from upscaled_queue.job import error_event, read_job
 from upscaled_queue.outbox import Outbox
@@ -383,6 +384,14 @@ def test_a_fleet_has_the_sidecars_variables(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_told(env: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_webhook_settings(env)
+
+
+def test_a_sender_without_a_secret_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("UPSCALED_WEBHOOKS_SECRET", raising=False)
+    assert main(["webhooks", "--queue", "redis://127.0.0.1:1/0"]) == 2
+    assert "set UPSCALED_WEBHOOKS_SECRET" in capsys.readouterr().err
 
 
 def test_a_machines_daemon_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
