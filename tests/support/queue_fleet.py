@@ -380,6 +380,7 @@ class Fleet:
             if machine.process.poll() is None:
                 machine.signal_all(signal.SIGCONT)
                 machine.kill()
+        self.records.redis.close()
         self.redis.kill()
 
 

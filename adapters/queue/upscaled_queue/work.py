@@ -168,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
 def _work(settings: Settings) -> int:
     from upscaled import DaemonGoneError
     from upscaled_protocol.log import Logger
+    from upscaled_queue.job import PIPELINE
     from upscaled_queue.machine import Machine
     from upscaled_queue.redisserver import UnsafeRedisError, check_server, is_away
 
@@ -185,6 +186,9 @@ def _work(settings: Settings) -> int:
         return EXIT_FAILED
     if not settings.allow_roots:
         log.log("info", "no_paths", detail="no --allow-root was given: jobs with paths are refused")
+    if PIPELINE in settings.methods and not settings.allow_urls:
+        detail = "no --allow-url was given: pictures for the pipeline are refused"
+        log.log("warning", "no_buckets", detail=detail)
     try:
         machine = Machine(settings, log)
     except ValueError as error:

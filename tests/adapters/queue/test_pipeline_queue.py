@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from PIL import Image
 import nearest_engine
 from object_store import ObjectStore, running_object_store
 from queue_fleet import Fleet, Machine, free_port, needs_redis, running_fleet
-from upscaled.errors import NotAllowedError
+from upscaled.errors import NotAllowedError, OutOfMemoryError
 from upscaled_http.config import Settings as ServerSettings
 from upscaled_http.queuedepth import queue_depth
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_queue.job import check_allowed, read_job
 from upscaled_queue.pipeline.bucket import FOLDERS, INCOMING, Bucket
+from upscaled_queue.pipeline.delivery import Deliveries, Delivery
 from upscaled_queue.pipeline.process import Picture, PipelineResult
 from upscaled_queue.pipeline.queued import QueuedPipeline
 from upscaled_queue.pipeline.task import PictureTask, read_task
@@ -221,8 +223,31 @@ def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelle
         counted = answer.read().decode()
     assert 'upscaled_pipeline_pictures_total{folder="upscaled"} 1.0' in counted
     assert "upscaled_pipeline_score_count 1.0" in counted
-    depth = json.loads(site.fleet.command("depth", "--methods", "pipeline").stdout)["pipeline"]
-    assert (depth["waiting"], depth["machines"]) == (0, 1)
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_picture_is_filed_with_a_retryable_failure_only_by_its_last_delivery(
+    is_last: bool, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket, key = Bucket(store.url), f"hungry-{is_last}.png"
+    path = tmp_path / key
+    Image.new("RGB", (20, 10)).save(path)
+    asyncio.run(bucket.write(f"{INCOMING}/{key}", path))
+    failed: Future[Any] = Future()
+    failed.set_exception(OutOfMemoryError("too little", code="out_of_memory", retryable=True))
+    job = read_job(PictureTask(bucket=store.url, key=key).message())
+    deliveries = Deliveries([])
+    event = deliveries.event(Delivery(job, lambda _: failed, is_last=is_last))
+    deliveries.close()
+    if is_last:
+        assert (event["type"], event["result"]["code"]) == ("result", "out_of_memory")
+        assert event["result"]["folder"] == "couldn't_upscale"
+    else:
+        assert (event["type"], event["retryable"]) == ("error", True)
+        assert asyncio.run(bucket.record(key)) is None
+    assert not deliveries.scratch.exists()
 
 
 @needs_redis
