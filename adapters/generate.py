@@ -275,6 +275,10 @@ def _py_dict(name: str, definition: Schema) -> Iterator[str]:
         yield f"    {field}: {typed}"
 
 
+def _and(first: Sequence[str], last: str) -> str:
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def _py_options() -> Iterator[str]:
     """What a call may ask for: the configs' fields, but for those that it fills in itself."""
     yield "class Options(TypedDict, total=False):"
@@ -291,7 +295,8 @@ def _py_options() -> Iterator[str]:
         if field in _PY_GIVEN:
             continue
         having = {method: fields[field] for method, fields in configs.items() if field in fields}
-        some = "" if len(having) == len(configs) else f"{' and '.join(having)}: "
+        *first, last = having
+        some = "" if len(having) == len(configs) else f"{_and(first, last)}: "
         told = next(
             (schema["description"] for schema in having.values() if "description" in schema), ""
         )

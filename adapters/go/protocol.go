@@ -110,6 +110,9 @@ func (FluxConfig) Method() string { return "flux" }
 func (ImagenConfig) Method() string { return "imagen" }
 
 // Method is the method that the config is for.
+func (FaceConfig) Method() string { return "face" }
+
+// Method is the method that the config is for.
 func (FakeConfig) Method() string { return "fake" }
 
 // Cancel: End a job with `cancelled`. May come before, during or after its job.
@@ -160,6 +163,64 @@ type EsrganConfig struct {
 	PreModel string `json:"pre_model,omitempty"`
 	// False forces fp32, whatever `precision` says.
 	UseFP16 *bool `json:"use_fp16,omitempty"`
+	// auto: the fastest one that is faithful on this device.
+	Precision string `json:"precision,omitempty"`
+	// Restore the faces of the enlarged picture, as the method face does.
+	Faces bool `json:"faces,omitempty"`
+	// The `model` of the method face.
+	FaceModel string `json:"face_model,omitempty"`
+	// The `strength` of the method face.
+	FaceStrength *float64 `json:"face_strength,omitempty"`
+}
+
+// FaceConfig: Restores the faces of a picture, and enlarges the picture if a size is asked for.
+type FaceConfig struct {
+	// Input file.
+	ImagePath string `json:"image_path,omitempty"`
+	// Input file's bytes.
+	ImageBase64 string `json:"image_base64,omitempty"`
+	// Input over http or https, or of an object storage: s3://, gs://, az://.
+	ImageURL string `json:"image_url,omitempty"`
+	// Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
+	OutputPath string `json:"output_path,omitempty"`
+	// Return the output file's bytes in the result instead of writing a file.
+	OutputBase64 bool `json:"output_base64,omitempty"`
+	// Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+	OutputURL string `json:"output_url,omitempty"`
+	// Default: by the suffix of output_path or output_url, else png.
+	OutputFormat string `json:"output_format,omitempty"`
+	// Lossy formats; 100 makes WebP and AVIF lossless.
+	Quality int `json:"quality,omitempty"`
+	// Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
+	TargetDPI int `json:"target_dpi,omitempty"`
+	// Print width.
+	TargetWidthInches float64 `json:"target_width_inches,omitempty"`
+	// Print height.
+	TargetHeightInches float64 `json:"target_height_inches,omitempty"`
+	// Output width in pixels.
+	TargetWidth int `json:"target_width,omitempty"`
+	// Output height in pixels.
+	TargetHeight int `json:"target_height,omitempty"`
+	// The part to keep if the print size has another aspect ratio.
+	Crop string `json:"crop,omitempty"`
+	// Side of a tile, or height of a band, in input pixels. Default: by free memory.
+	TileSize int `json:"tile_size,omitempty"`
+	// Default: 1; with upscale_model, DEFAULT_UPSCALE_FACTOR or 4.
+	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
+	// GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file.
+	Model string `json:"model,omitempty"`
+	// The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input.
+	UpscaleModel string `json:"upscale_model,omitempty"`
+	// How much of a restored face is taken; 0 changes no pixel.
+	Strength *float64 `json:"strength,omitempty"`
+	// Restore the largest face alone.
+	OnlyLargest bool `json:"only_largest,omitempty"`
+	// A face whose longer side has fewer pixels of the input is not restored.
+	MinFacePx int `json:"min_face_px,omitempty"`
+	// The largest faces are restored, at most so many.
+	MaxFaces int `json:"max_faces,omitempty"`
+	// The least score of a face: a lower value finds more faces, and more that are none.
+	DetectorThreshold float64 `json:"detector_threshold,omitempty"`
 	// auto: the fastest one that is faithful on this device.
 	Precision string `json:"precision,omitempty"`
 }
@@ -341,6 +402,14 @@ type Accepted struct {
 	Position int `json:"position"`
 }
 
+// Box: A rectangle in pixels, which may reach beyond the picture.
+type Box struct {
+	X      float64 `json:"x"`
+	Y      float64 `json:"y"`
+	Width  float64 `json:"width"`
+	Height float64 `json:"height"`
+}
+
 // Cause: Why a worker, or a job's supervisor, ended.
 type Cause struct {
 	Reason   string `json:"reason"`
@@ -375,6 +444,18 @@ type ErrorMessage struct {
 	Traceback string `json:"traceback,omitempty"`
 }
 
+// Face: A face that was found. Positions are in pixels of the input, after it was turned upright.
+type Face struct {
+	Box Box `json:"box"`
+	// How sure the detector is.
+	Score float64 `json:"score"`
+	// The eyes, the nose, the corners of the mouth; of each pair first the one that is on the left if the face is upright.
+	Points   []Point `json:"points"`
+	Restored bool    `json:"restored"`
+	// Why it was not restored.
+	Why string `json:"why,omitempty"`
+}
+
 // HealthReport: The answer to `health` and `trim`.
 type HealthReport struct {
 	Type string `json:"type"`
@@ -402,6 +483,12 @@ type LaneInfo struct {
 	Methods []string `json:"methods"`
 	// Jobs the lane holds at once.
 	Slots int `json:"slots"`
+}
+
+// Point: A position in pixels: the upper left corner of the picture is 0, 0.
+type Point struct {
+	X float64 `json:"x"`
+	Y float64 `json:"y"`
 }
 
 // Progress: Never decreases. A slow reader gets only the newest progress of a job.
@@ -444,9 +531,11 @@ type Result struct {
 	Device      string `json:"device,omitempty"`
 	Precision   string `json:"precision,omitempty"`
 	// Cloud calls that were made; they may be billed.
-	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
-	Attempt       int      `json:"attempt,omitempty"`
-	Warnings      []string `json:"warnings,omitempty"`
+	UpstreamCalls *int `json:"upstream_calls,omitempty"`
+	// The largest first. Null if the job was not to look for faces.
+	Faces    []Face   `json:"faces,omitempty"`
+	Attempt  int      `json:"attempt,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Size: Pixels.

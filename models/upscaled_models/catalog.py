@@ -18,10 +18,10 @@ from upscaled_imaging.paths import is_inside
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The layout under MODEL_CACHE_DIR, which is that of ComfyUI's folder `models`.
-FOLDERS = ("upscale_models", "unet", "vae", "clip")
+FOLDERS = ("upscale_models", "unet", "vae", "clip", "facerestore_models")
 
 # The folder with the weights that a job's `model` may name, by method. Other folders hold parts.
-MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet"}
+MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet", "face": "facerestore_models"}
 
 # ComfyUI reads these beside those above.
 _SECOND_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}

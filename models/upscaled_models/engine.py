@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.settings import PictureSettings
 from upscaled_models.catalog import default_model_dir
+from upscaled_protocol.faces import Face
 from upscaled_protocol.flags import count, flag
 from upscaled_protocol.messages import CropInfo, Size
 
@@ -75,6 +76,7 @@ class Outcome:
     device: str | None = None
     precision: str | None = None
     upstream_calls: int | None = None
+    faces: list[Face] | None = None
     warnings: list[str] = field(default_factory=list)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from upscaled_imaging.dimensions import Plan, plan_size
 from upscaled_models.engine import Context, Engine, Outcome
 from upscaled_protocol.configs import ImageConfig
+from upscaled_protocol.faces import Face
 from upscaled_protocol.messages import Size
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class Enlargement(ABC):
     @property
     def upstream_calls(self) -> int | None:
         """Calls of a service so far; None if the engine computes here."""
+        return None
+
+    @property
+    def faces(self) -> list[Face] | None:
+        """The faces that were found; None if none were looked for."""
         return None
 
     @abstractmethod
@@ -152,4 +158,5 @@ class PictureEngine(Engine[PictureConfigT]):
             device=enlarged.device,
             precision=enlarged.precision,
             upstream_calls=enlarged.upstream_calls,
+            faces=enlarged.faces,
         )

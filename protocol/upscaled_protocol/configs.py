@@ -29,6 +29,7 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _PRE_MODEL = (
     "A model of scale 1, such as a denoiser, that the picture passes before the upscaling one."
 )
+DEFAULT_FACE_MODEL = "GFPGANv1.4"
 
 
 def _check_unicode(text: str) -> str:
@@ -53,6 +54,7 @@ Text = Annotated[str, AfterValidator(_check_unicode)]
 FilePath = Annotated[str, Field(min_length=1), WrapValidator(_take_file_name)]
 Pixels = Annotated[int, Field(ge=1, le=200_000)]
 Inches = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Config(BaseModel):
@@ -178,6 +180,11 @@ class EsrganConfig(ImageConfig):
     precision: Precision = Field(
         "auto", description="auto: the fastest one that is faithful on this device."
     )
+    faces: bool = Field(
+        False, description="Restore the faces of the enlarged picture, as the method face does."
+    )
+    face_model: FilePath = Field(DEFAULT_FACE_MODEL, description="The `model` of the method face.")
+    face_strength: Strength = Field(1.0, description="The `strength` of the method face.")
 
     @model_validator(mode="before")
     @classmethod
@@ -224,6 +231,56 @@ class ImagenConfig(ImageConfig):
     gcp_region: str | None = Field(
         None, min_length=1, description="Default: GCP_REGION or us-central1."
     )
+
+
+class FaceConfig(ImageConfig):
+    """Restores the faces of a picture, and enlarges the picture if a size is asked for."""
+
+    upscale_factor: float | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Default: 1; with upscale_model, DEFAULT_UPSCALE_FACTOR or 4.",
+    )
+    model: FilePath = Field(
+        DEFAULT_FACE_MODEL,
+        description="GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a "
+        "weights file.",
+    )
+    upscale_model: FilePath | None = Field(
+        None,
+        description="The ESRGAN model that enlarges the picture. Default: compact-x4 if the output "
+        "is larger than the input.",
+    )
+    strength: Strength = Field(
+        1.0, description="How much of a restored face is taken; 0 changes no pixel."
+    )
+    only_largest: bool = Field(False, description="Restore the largest face alone.")
+    min_face_px: int = Field(
+        24,
+        ge=1,
+        le=200_000,
+        description="A face whose longer side has fewer pixels of the input is not restored.",
+    )
+    max_faces: int = Field(
+        100, ge=1, le=10_000, description="The largest faces are restored, at most so many."
+    )
+    detector_threshold: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The least score of a face: a lower value finds more faces, and more that are "
+        "none.",
+    )
+    precision: Precision = Field(
+        "auto", description="auto: the fastest one that is faithful on this device."
+    )
+
+    @property
+    def factor(self) -> float | None:
+        """1 if neither a factor nor a model that enlarges is given."""
+        return 1.0 if self.upscale_factor is None and not self.upscale_model else super().factor
 
 
 class FakeConfig(Config):

@@ -12,7 +12,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.jobid import read_job_id
 from upscaled_protocol.lines import decode_line, encode_line, has_half_pair
 
-Method = Literal["esrgan", "flux", "imagen", "fake"]
+Method = Literal["esrgan", "flux", "imagen", "face", "fake"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # The methods whose jobs have a picture.
 PICTURE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "fake")

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WrapValidator
 
-from upscaled_protocol.configs import Config, EsrganConfig, FakeConfig, FluxConfig, ImagenConfig
+from upscaled_protocol.configs import (
+    Config,
+    EsrganConfig,
+    FaceConfig,
+    FakeConfig,
+    FluxConfig,
+    ImagenConfig,
+)
 from upscaled_protocol.envelope import (
     DEFAULT_MAX_ATTEMPTS,
     MAX_ACCEPTED_AS_LENGTH,
@@ -22,6 +29,8 @@ from upscaled_protocol.envelope import (
     MAX_TIMEOUT_S,
 )
 from upscaled_protocol.errors import ErrorCode
+from upscaled_protocol.faces import Face
+from upscaled_protocol.wiremodels import HostMessage, WorkerMessage
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_JOB_ID_LENGTH)]
 
@@ -34,19 +43,6 @@ def _take_any_text(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 # The id of a refused line, even with half a surrogate pair: the host uses it as the id.
 RefusedId = Annotated[JobId, WrapValidator(_take_any_text)]
 RequestId = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_ID_LENGTH)]
-
-
-class HostMessage(BaseModel):
-    """From the host. Unknown fields are kept, so that a warning can name them."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
-
-class WorkerMessage(BaseModel):
-    """From the worker. Hosts ignore fields and types that they do not know."""
-
-    # JSON has no NaN: it would reach the host as null.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- host to worker -------------------------------------------------------------------------
@@ -102,6 +98,13 @@ class ImagenJob(BaseJob):
     config: ImagenConfig
 
 
+class FaceJob(BaseJob):
+    """Restore the faces of a picture."""
+
+    method: Literal["face"]
+    config: FaceConfig
+
+
 class FakeJob(BaseJob):
     """Test a host: see `FakeConfig`."""
 
@@ -109,7 +112,7 @@ class FakeJob(BaseJob):
     config: FakeConfig = FakeConfig()
 
 
-AnyJob = EsrganJob | FluxJob | ImagenJob | FakeJob
+AnyJob = EsrganJob | FluxJob | ImagenJob | FaceJob | FakeJob
 Job = Annotated[AnyJob, Field(discriminator="method")]
 
 
@@ -291,6 +294,9 @@ class Result(WorkerMessage):
     precision: str | None = None
     upstream_calls: int | None = Field(
         None, ge=0, description="Cloud calls that were made; they may be billed."
+    )
+    faces: list[Face] | None = Field(
+        None, description="The largest first. Null if the job was not to look for faces."
     )
     attempt: int = Field(1, ge=1)
     warnings: list[str] = []

@@ -81,7 +81,7 @@ def test_only_a_job_may_leave_out_its_type() -> None:
         for name, definition in document["$defs"].items()
         if "type" in definition.get("properties", {}) and "type" not in definition["required"]
     }
-    assert optional == {"EsrganJob", "FluxJob", "ImagenJob", "FakeJob"}
+    assert optional == {"EsrganJob", "FluxJob", "ImagenJob", "FaceJob", "FakeJob"}
 
 
 def test_every_optional_field_has_its_default() -> None:

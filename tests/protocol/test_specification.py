@@ -58,6 +58,7 @@ def test_every_field_of_a_host_message_is_specified(title: str, definition: dict
         ("`error`", ["Error"]),
         ("`health`", ["HealthReport", "WorkerHealth"]),
         ("Lanes and causes", ["Cause"]),
+        ("Faces", ["Face"]),
     ],
 )
 def test_every_field_of_a_daemons_message_is_specified(title: str, definitions: list[str]) -> None:
@@ -66,10 +67,12 @@ def test_every_field_of_a_daemons_message_is_specified(title: str, definitions: 
 
 
 def test_every_field_of_a_config_is_specified() -> None:
-    common, esrgan, flux, imagen = fields(section("`esrgan`, `flux` and `imagen`", "Configs"))
+    title = "`esrgan`, `flux`, `imagen` and `face`"
+    common, esrgan, flux, imagen, face = fields(section(title, "Configs"))
     assert sorted(common + esrgan) == sorted(names(HOST["EsrganConfig"]))
     assert sorted(common + flux) == sorted(names(HOST["FluxConfig"]))
     assert sorted(common + imagen) == sorted(names(HOST["ImagenConfig"]))
+    assert sorted(common + face) == sorted(names(HOST["FaceConfig"]))
     (fake,) = fields(section("`fake`", "Configs"))
     assert sorted(fake) == sorted(names(HOST["FakeConfig"]))
 

@@ -165,6 +165,7 @@ class RunningJob:
             device=outcome.device,
             precision=outcome.precision,
             upstream_calls=outcome.upstream_calls,
+            faces=outcome.faces,
             attempt=self.attempt,
             warnings=self._warnings + outcome.warnings,
         )

@@ -124,11 +124,13 @@ type Job struct {
 	Timings        *upscaled.Timings `json:"timings,omitempty"`
 	Model          string            `json:"model,omitempty"`
 	// Why `auto` chose `model`.
-	ModelReason   string   `json:"model_reason,omitempty"`
-	Device        string   `json:"device,omitempty"`
-	Precision     string   `json:"precision,omitempty"`
-	UpstreamCalls *int     `json:"upstream_calls,omitempty"`
-	Warnings      []string `json:"warnings,omitempty"`
+	ModelReason   string `json:"model_reason,omitempty"`
+	Device        string `json:"device,omitempty"`
+	Precision     string `json:"precision,omitempty"`
+	UpstreamCalls *int   `json:"upstream_calls,omitempty"`
+	// The faces that were found, if the job was to look for them.
+	Faces    []upscaled.Face `json:"faces,omitempty"`
+	Warnings []string        `json:"warnings,omitempty"`
 	// One sentence.
 	Error string `json:"error,omitempty"`
 	// A stable code, such as `input_unreadable`.

@@ -221,7 +221,7 @@ func checkQueued(job upscaled.Job, line []byte) error {
 	method := job.Config.Method()
 	isKnown := false
 	known := []string{}
-	for _, one := range []upscaled.Config{upscaled.EsrganConfig{}, upscaled.FluxConfig{}, upscaled.ImagenConfig{}, upscaled.FakeConfig{}} {
+	for _, one := range []upscaled.Config{upscaled.EsrganConfig{}, upscaled.FluxConfig{}, upscaled.ImagenConfig{}, upscaled.FaceConfig{}, upscaled.FakeConfig{}} {
 		known = append(known, one.Method())
 		isKnown = isKnown || one.Method() == method
 	}

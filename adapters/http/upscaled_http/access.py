@@ -29,7 +29,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
 
 # A POST to one of these paths, or below it, submits jobs.
-_SUBMIT_ROUTES = ("/upscale", "/batches", "/images")
+_SUBMIT_ROUTES = ("/upscale", "/face-enhance", "/batches", "/images")
 
 
 class Access:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from upscaled_protocol.faces import Face
 from upscaled_protocol.messages import CropInfo, HealthStatus, Size, Timings, WorkerHealth
 
 JobStatus = Literal["queued", "processing", "completed", "failed", "cancelled"]
@@ -64,6 +65,9 @@ class Job(Body):
     device: str | None = None
     precision: str | None = None
     upstream_calls: int | None = Field(None, ge=0)
+    faces: list[Face] | None = Field(
+        None, description="The faces that were found, if the job was to look for them."
+    )
     warnings: list[str] = []
     # A failed or cancelled job.
     error: str | None = Field(None, description="One sentence.")

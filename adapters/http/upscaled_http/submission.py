@@ -24,6 +24,7 @@ from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.configs import (
     Config,
     EsrganConfig,
+    FaceConfig,
     FakeConfig,
     FluxConfig,
     ImageConfig,
@@ -42,6 +43,7 @@ _ALIASES = {
     "format": "output_format",
     "img_url": "image_url",
 }
+_METHOD_ALIASES = {"face-enhance": "face"}
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 # Clients give no paths, and fetch results by their address.
 _HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64", "output_url"})
@@ -160,7 +162,10 @@ class SubmissionReader:
     # --- parts ----------------------------------------------------------------------------------
 
     def _method(self, values: dict[str, Any], in_path: str | None) -> str:
-        in_field = values.pop("method", None)
+        in_path, in_field = (
+            _METHOD_ALIASES.get(name, name) if isinstance(name, str) else name
+            for name in (in_path, values.pop("method", None))
+        )
         if in_path is not None and in_field not in (None, in_path):
             raise ProblemError.field(
                 "method", f"The address says {in_path}, but the field method says another method."
@@ -183,6 +188,8 @@ class SubmissionReader:
         if isinstance(format_, str):
             values["output_format"] = _FORMATS.get(format_.lower(), format_.lower())
         factor = values.get("upscale_factor", defaults.upscale_factor)
+        if method == "face" and not {"upscale_factor", "upscale_model"} & {*values}:
+            factor = None  # the picture keeps its size
         if factor is not None:
             values["upscale_factor"] = _imagen_factor(factor) if method == "imagen" else factor
         if method == "esrgan" and defaults.model and not {"model", "upscale_model"} & {*values}:
@@ -192,11 +199,11 @@ class SubmissionReader:
 
     def _check_models(self, model: Config, given_as: Mapping[str, str]) -> None:
         """Refuse a path: by a path a client could make the server open any file."""
-        if not isinstance(model, EsrganConfig | FluxConfig):
+        if not isinstance(model, EsrganConfig | FluxConfig | FaceConfig):
             return
         # If only `upscale_model` is given, ESRGAN's `model` is a copy of it.
-        for field in ("upscale_model", "model", "pre_model"):
-            name = getattr(model, field)
+        for field in ("upscale_model", "model", "pre_model", "face_model"):
+            name = getattr(model, field, None)
             if name is None or field not in model.model_fields_set:
                 continue
             given = given_as.get(field, field)

@@ -16,10 +16,10 @@ const LONGEST_ID = 128;
 const LONGEST_TIMEOUT_S = 604_800;
 
 // `fake` runs without a config. A later daemon checks the configs of its own methods.
-const NEED_CONFIG = new Set(["esrgan", "flux", "imagen"]);
+const NEED_CONFIG = new Set(["esrgan", "flux", "imagen", "face"]);
 
 // The config's fields that hold paths. There U+DC80 to U+DCFF stand for one byte each that is no UTF-8.
-const PATHS = new Set(["image_path", "output_path", "model", "upscale_model", "pre_model"]);
+const PATHS = new Set(["image_path", "output_path", "model", "upscale_model", "pre_model", "face_model"]);
 const PATH_BYTES = /(?<![\uD800-\uDBFF])[\uDC80-\uDCFF]/g;
 
 // Of a value or a name that an error quotes.

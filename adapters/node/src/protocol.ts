@@ -118,6 +118,12 @@ export interface EsrganConfig {
   use_fp16?: boolean;
   /** auto: the fastest one that is faithful on this device. */
   precision?: Precision;
+  /** Restore the faces of the enlarged picture, as the method face does. */
+  faces?: boolean;
+  /** The `model` of the method face. */
+  face_model?: string;
+  /** The `strength` of the method face. */
+  face_strength?: number;
 }
 
 /** Upscale with an ESRGAN-family network. */
@@ -136,6 +142,76 @@ export interface EsrganJob {
   accepted_as?: string;
   method: "esrgan";
   config: EsrganConfig;
+}
+
+/** Restores the faces of a picture, and enlarges the picture if a size is asked for. */
+export interface FaceConfig {
+  /** Input file. */
+  image_path?: string;
+  /** Input file's bytes. */
+  image_base64?: string;
+  /** Input over http or https, or of an object storage: s3://, gs://, az://. */
+  image_url?: string;
+  /** Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken. */
+  output_path?: string;
+  /** Return the output file's bytes in the result instead of writing a file. */
+  output_base64?: boolean;
+  /** Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned). */
+  output_url?: string;
+  /** Default: by the suffix of output_path or output_url, else png. */
+  output_format?: OutputFormat;
+  /** Lossy formats; 100 makes WebP and AVIF lossless. */
+  quality?: number;
+  /** Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own. */
+  target_dpi?: number;
+  /** Print width. */
+  target_width_inches?: number;
+  /** Print height. */
+  target_height_inches?: number;
+  /** Output width in pixels. */
+  target_width?: number;
+  /** Output height in pixels. */
+  target_height?: number;
+  /** The part to keep if the print size has another aspect ratio. */
+  crop?: Crop;
+  /** Side of a tile, or height of a band, in input pixels. Default: by free memory. */
+  tile_size?: number;
+  /** Default: 1; with upscale_model, DEFAULT_UPSCALE_FACTOR or 4. */
+  upscale_factor?: number;
+  /** GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file. */
+  model?: string;
+  /** The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input. */
+  upscale_model?: string;
+  /** How much of a restored face is taken; 0 changes no pixel. */
+  strength?: number;
+  /** Restore the largest face alone. */
+  only_largest?: boolean;
+  /** A face whose longer side has fewer pixels of the input is not restored. */
+  min_face_px?: number;
+  /** The largest faces are restored, at most so many. */
+  max_faces?: number;
+  /** The least score of a face: a lower value finds more faces, and more that are none. */
+  detector_threshold?: number;
+  /** auto: the fastest one that is faithful on this device. */
+  precision?: Precision;
+}
+
+/** Restore the faces of a picture. */
+export interface FaceJob {
+  type?: "job";
+  job_id: string;
+  /** Higher first; equal ones in order. */
+  priority?: number;
+  /** From acceptance to the terminal event; then deadline_exceeded. */
+  timeout_s?: number;
+  /** Starts of a job that crashes its worker; then it ends as poisoned. */
+  max_attempts?: number;
+  /** Set by a supervisor; hosts leave it out. */
+  attempt?: number;
+  /** Set by a supervisor: its name for this acceptance, in each run of the job. */
+  accepted_as?: string;
+  method: "face";
+  config: FaceConfig;
 }
 
 /** The fake engine, for people who write hosts: every way in which a worker can behave. Runs `steps` steps of `step_s` seconds. The other fields say what happens at step `at_step`. */
@@ -334,7 +410,7 @@ export interface ImagenJob {
 }
 
 /** The only message that may leave out its type. */
-export type Job = EsrganJob | FluxJob | ImagenJob | FakeJob;
+export type Job = EsrganJob | FluxJob | ImagenJob | FaceJob | FakeJob;
 
 export type OutputFormat = "png" | "tiff" | "jpeg" | "webp" | "avif";
 
@@ -375,6 +451,14 @@ export interface Accepted {
   position: number;
 }
 
+/** A rectangle in pixels, which may reach beyond the picture. */
+export interface Box {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+}
+
 /** Why a worker, or a job's supervisor, ended. */
 export interface Cause {
   reason: RestartReason;
@@ -411,6 +495,18 @@ export interface ErrorMessage {
   traceback?: string;
 }
 
+/** A face that was found. Positions are in pixels of the input, after it was turned upright. */
+export interface Face {
+  box: Box;
+  /** How sure the detector is. */
+  score: number;
+  /** The eyes, the nose, the corners of the mouth; of each pair first the one that is on the left if the face is upright. */
+  points: Point[];
+  restored: boolean;
+  /** Why it was not restored. */
+  why?: string;
+}
+
 /** The answer to `health` and `trim`. */
 export interface HealthReport {
   type: "health";
@@ -440,6 +536,12 @@ export interface LaneInfo {
   methods: string[];
   /** Jobs the lane holds at once. */
   slots: number;
+}
+
+/** A position in pixels: the upper left corner of the picture is 0, 0. */
+export interface Point {
+  x: number;
+  y: number;
 }
 
 /** Never decreases. A slow reader gets only the newest progress of a job. */
@@ -485,6 +587,8 @@ export interface Result {
   precision?: string;
   /** Cloud calls that were made; they may be billed. */
   upstream_calls?: number;
+  /** The largest first. Null if the job was not to look for faces. */
+  faces?: Face[];
   attempt?: number;
   warnings?: string[];
 }

@@ -97,6 +97,12 @@ class EsrganConfig(TypedDict, total=False):
     use_fp16: bool
     # auto: the fastest one that is faithful on this device.
     precision: Precision
+    # Restore the faces of the enlarged picture, as the method face does.
+    faces: bool
+    # The `model` of the method face.
+    face_model: str
+    # The `strength` of the method face.
+    face_strength: float
 
 
 class EsrganJob(TypedDict):
@@ -112,6 +118,74 @@ class EsrganJob(TypedDict):
     max_attempts: NotRequired[int]
     method: Literal["esrgan"]
     config: EsrganConfig
+
+
+class FaceConfig(TypedDict, total=False):
+    """Restores the faces of a picture, and enlarges the picture if a size is asked for."""
+
+    # Input file.
+    image_path: str
+    # Input file's bytes.
+    image_base64: str
+    # Input over http or https, or of an object storage: s3://, gs://, az://.
+    image_url: str
+    # Output file; one that exists is replaced. Default: {OUTPUT_DIR, or the input's folder}/{stem}_{method}_{factor}x.{ext}, with a number if that is taken.
+    output_path: str
+    # Return the output file's bytes in the result instead of writing a file.
+    output_base64: bool
+    # Write the output there: s3://, gs://, az://, or an https URL that takes a PUT (presigned).
+    output_url: str
+    # Default: by the suffix of output_path or output_url, else png.
+    output_format: OutputFormat
+    # Lossy formats; 100 makes WebP and AVIF lossless.
+    quality: int
+    # Dots per inch, written to the output. Default: DEFAULT_DPI or 150 if inches are given, else the input's own.
+    target_dpi: int
+    # Print width.
+    target_width_inches: float
+    # Print height.
+    target_height_inches: float
+    # Output width in pixels.
+    target_width: int
+    # Output height in pixels.
+    target_height: int
+    # The part to keep if the print size has another aspect ratio.
+    crop: Crop
+    # Side of a tile, or height of a band, in input pixels. Default: by free memory.
+    tile_size: int
+    # Default: 1; with upscale_model, DEFAULT_UPSCALE_FACTOR or 4.
+    upscale_factor: float
+    # GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file.
+    model: str
+    # The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input.
+    upscale_model: str
+    # How much of a restored face is taken; 0 changes no pixel.
+    strength: float
+    # Restore the largest face alone.
+    only_largest: bool
+    # A face whose longer side has fewer pixels of the input is not restored.
+    min_face_px: int
+    # The largest faces are restored, at most so many.
+    max_faces: int
+    # The least score of a face: a lower value finds more faces, and more that are none.
+    detector_threshold: float
+    # auto: the fastest one that is faithful on this device.
+    precision: Precision
+
+
+class FaceJob(TypedDict):
+    """Restore the faces of a picture."""
+
+    type: NotRequired[Literal["job"]]
+    job_id: NotRequired[str]
+    # Higher first; equal ones in order.
+    priority: NotRequired[int]
+    # From acceptance to the terminal event; then deadline_exceeded.
+    timeout_s: NotRequired[float]
+    # Starts of a job that crashes its worker; then it ends as poisoned.
+    max_attempts: NotRequired[int]
+    method: Literal["face"]
+    config: FaceConfig
 
 
 class FakeConfig(TypedDict, total=False):
@@ -320,14 +394,30 @@ class Options(TypedDict, total=False):
     upscale_factor: float | ImagenFactor
     # A catalogue name, the path of a weights file, or `auto`: the bundled model that suits the picture.
     model: str
-    # esrgan and flux: The same, under the name that FLUX uses; `model` takes precedence.
+    # esrgan, face and flux: The same, under the name that FLUX uses; `model` takes precedence.
     upscale_model: str
     # esrgan and flux: A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
     pre_model: str
     # esrgan: False forces fp32, whatever `precision` says.
     use_fp16: bool
-    # esrgan: auto: the fastest one that is faithful on this device.
+    # esrgan and face: auto: the fastest one that is faithful on this device.
     precision: Precision
+    # esrgan: Restore the faces of the enlarged picture, as the method face does.
+    faces: bool
+    # esrgan: The `model` of the method face.
+    face_model: str
+    # esrgan: The `strength` of the method face.
+    face_strength: float
+    # face: How much of a restored face is taken; 0 changes no pixel.
+    strength: float
+    # face: Restore the largest face alone.
+    only_largest: bool
+    # face: A face whose longer side has fewer pixels of the input is not restored.
+    min_face_px: int
+    # face: The largest faces are restored, at most so many.
+    max_faces: int
+    # face: The least score of a face: a lower value finds more faces, and more that are none.
+    detector_threshold: float
     # flux: 0 keeps the first stage unchanged.
     denoise: float
     # flux: Model calls that are made per tile.
@@ -347,7 +437,7 @@ class Options(TypedDict, total=False):
 
 
 # The only message that may leave out its type.
-Job = EsrganJob | FakeJob | FluxJob | ImagenJob
+Job = EsrganJob | FaceJob | FakeJob | FluxJob | ImagenJob
 
 
 @dataclass(slots=True, kw_only=True)
@@ -357,6 +447,16 @@ class Accepted:
     job_id: str = ""
     # Jobs that start before this one.
     position: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Box:
+    """A rectangle in pixels, which may reach beyond the picture."""
+
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 0.0
+    height: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -398,6 +498,30 @@ class ErrorMessage:
     attempt: int | None = None
     # For `internal` only.
     traceback: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Point:
+    """A position in pixels: the upper left corner of the picture is 0, 0."""
+
+    x: float = 0.0
+    y: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Face:
+    """A face that was found. Positions are in pixels of the input, after it was turned upright."""
+
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"box": ("one", Box), "points": ("list", Point)}
+
+    box: Box = field(default_factory=Box)
+    # How sure the detector is.
+    score: float = 0.0
+    # The eyes, the nose, the corners of the mouth; of each pair first the one that is on the left if the face is upright.
+    points: list[Point] = field(default_factory=list)
+    restored: bool = False
+    # Why it was not restored.
+    why: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -496,7 +620,7 @@ class Timings:
 class ResultMessage:
     """Terminal: the output is complete and in place."""
 
-    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"input_size": ("one", Size), "output_size": ("one", Size), "crop_info": ("one", CropInfo), "timings": ("one", Timings)}
+    PARTS: ClassVar[dict[str, tuple[str, Any]]] = {"input_size": ("one", Size), "output_size": ("one", Size), "crop_info": ("one", CropInfo), "timings": ("one", Timings), "faces": ("list", Face)}
 
     job_id: str = ""
     status: Literal["completed"] = "completed"
@@ -520,6 +644,8 @@ class ResultMessage:
     precision: str | None = None
     # Cloud calls that were made; they may be billed.
     upstream_calls: int | None = None
+    # The largest first. Null if the job was not to look for faces.
+    faces: list[Face] | None = None
     attempt: int = 1
     warnings: list[str] = field(default_factory=list)
 

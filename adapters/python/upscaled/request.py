@@ -29,7 +29,7 @@ _JOB_FIELDS = ("job_id", "priority", "timeout_s", "max_attempts")
 class CallOptions(Options, total=False):
     """The options of one call."""
 
-    # esrgan (the default), flux or imagen.
+    # esrgan (the default), flux, imagen or face.
     method: str
     # The enlargement of each side; `upscale_factor` is the same.
     factor: float

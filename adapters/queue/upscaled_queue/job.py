@@ -29,7 +29,7 @@ _OWN_FIELDS = ("webhook_url", "traceparent")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-_MODELS = ("model", "upscale_model", "pre_model")
+_MODELS = ("model", "upscale_model", "pre_model", "face_model")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 
 # Celery's priorities on Redis, 0 first. The protocol's are whole numbers, higher first, 0 by

@@ -14,7 +14,7 @@ from upscaled_imaging.kinds import HEAD_BYTES, kind_of, read_suffixes
 # A file with such a suffix is given to the daemon. If it is no picture, the daemon says so.
 PICTURE_SUFFIXES = read_suffixes()
 # The default name of an output; see `plan_output` in the imaging package.
-_OUTPUT_STEM = re.compile(r"(.+)_(?:esrgan|flux|imagen)_[0-9.]+x(?:-[0-9]+)?", re.DOTALL)
+_OUTPUT_STEM = re.compile(r"(.+)_(?:esrgan|flux|imagen|face)_[0-9.]+x(?:-[0-9]+)?", re.DOTALL)
 
 
 @dataclass

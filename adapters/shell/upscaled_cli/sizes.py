@@ -27,7 +27,7 @@ _MM_PER_INCH = 25.4
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, in two groups."""
-    size = parser.add_argument_group("size (default: 4 times the input)")
+    size = parser.add_argument_group("size (default: 4 times the input; face: the input's)")
     size.add_argument("-s", "--factor", type=float, help="1 to 16, fractions too; imagen: 2, 3, 4")
     size.add_argument("--width", type=int, metavar="PX", help="pixels; not beside a print size")
     size.add_argument("--height", type=int, metavar="PX", help="pixels; not beside a print size")

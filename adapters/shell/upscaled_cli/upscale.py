@@ -37,6 +37,8 @@ _EXAMPLES = """examples:
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
   upscaled upscale s3://bucket/photo.jpg -o s3://bucket/large.webp
   upscaled upscale holiday/*.jpg -o s3://bucket/large/ --format webp
+  upscaled upscale portrait.jpg --method face --config strength=0.7    # needs a face model
+  upscaled upscale portrait.jpg --model RealESRGAN_x4plus --config faces=true
   upscaled upscale photo.jpg --method flux --config denoise=0.3 --config 'prompt="oil on canvas"'
 
 The output of one picture is a file or a folder, that of several pictures a folder. OUT is a folder

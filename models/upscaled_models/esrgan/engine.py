@@ -51,8 +51,16 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
                 self._models.preload(name)
 
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
-        """Find the network of a job. Raises `JobError`."""
-        return self._started().prepare(config, context)
+        """Find the networks of a job. Raises `JobError`."""
+        from upscaled_models.face.restoration import Request, with_faces
+
+        networks = self._started()
+        enlarge = networks.prepare(config, context)
+        if not config.faces:
+            return enlarge
+        precision = config.precision if config.use_fp16 else "fp32"
+        request = Request(config.face_model, config.face_strength, precision)
+        return with_faces(enlarge, request, networks, context)
 
     def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:
         """1 for a model that does not enlarge. Raises `JobError`."""

@@ -26,9 +26,12 @@ _PLACES = ("params_ema", "g_ema", "net_g_ema", "ema", "params", "generator", "ne
 
 # What spandrel calls the networks that enlarge, and those that restore at scale 1.
 _PURPOSES = ("SR", "Restoration")
-_FOREIGN_PURPOSES = {"FaceSR": "faces", "Inpainting": "inpainting"}
+_FOREIGN_PURPOSES = {
+    "FaceSR": 'is for faces: send it with "method": "face"',
+    "Inpainting": "is for inpainting: choose a model that upscales or restores whole pictures",
+}
 
-_RANDOM_WEIGHTS = (init.kaiming_uniform_, init.uniform_, init.normal_)
+_RANDOM_WEIGHTS = (init.kaiming_normal_, init.kaiming_uniform_, init.uniform_, init.normal_)
 
 
 def load_descriptor(path: Path) -> Descriptor:
@@ -39,12 +42,28 @@ def load_descriptor(path: Path) -> Descriptor:
     model_unsafe (it would run code), model_not_found (no such file), or invalid_job (a network for
     faces or for inpainting, or weights for other programs).
     """
-    model = _model(path, read_weights(path))
+    return as_picture_network(path, read_model(path))
+
+
+def load_face_descriptor(path: Path) -> Descriptor:
+    """Load a network that restores faces, as `load_descriptor` loads one for whole pictures.
+
+    Raises the same errors, invalid_job if the network does not restore faces.
+    """
+    return as_face_network(path, read_model(path))
+
+
+def read_model(path: Path) -> Any:
+    """The network in a file, whatever it is for. Raises `JobError`, as `load_descriptor`."""
+    return _model(path, read_weights(path))
+
+
+def as_picture_network(path: Path, model: Any) -> Descriptor:
+    """The model of that file, if it upscales or restores whole pictures. Raises `JobError`."""
     if not isinstance(model, ImageModelDescriptor) or model.purpose not in _PURPOSES:
         raise JobError(
             ErrorCode.INVALID_JOB,
-            f"{path.name} ({model.architecture.name}) is for {_FOREIGN_PURPOSES[model.purpose]}: "
-            "choose a model that upscales or restores whole pictures",
+            f"{path.name} ({model.architecture.name}) {_FOREIGN_PURPOSES[model.purpose]}",
         )
     channels = (model.input_channels, model.output_channels)
     if channels not in ((3, 3), (1, 1)):
@@ -53,6 +72,21 @@ def load_descriptor(path: Path) -> Descriptor:
             f"{path.name} takes {channels[0]} channels and gives {channels[1]}: "
             "choose a model for RGB or for grayscale",
         )
+    return _for_inference(path, model)
+
+
+def as_face_network(path: Path, model: Any) -> Descriptor:
+    """The model of that file, if it restores faces. Raises `JobError`."""
+    if not isinstance(model, ImageModelDescriptor) or model.purpose != "FaceSR":
+        raise JobError(
+            ErrorCode.INVALID_JOB,
+            f"{path.name} ({model.architecture.name}) does not restore faces: "
+            "choose GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer",
+        )
+    return _for_inference(path, model)
+
+
+def _for_inference(path: Path, model: Descriptor) -> Descriptor:
     if not _are_finite(model.model.state_dict().values()):
         raise useless(path, "its weights hold numbers that are not finite; fetch the file again")
     model.eval().float()
@@ -64,7 +98,7 @@ def load_descriptor(path: Path) -> Descriptor:
 def _model(path: Path, weights: dict[Any, Any]) -> Any:
     """The network that a known architecture builds from the weights, or from a part of them."""
     for candidate in _candidates(weights):
-        extra = morearchitectures.upscaler_of(candidate)
+        extra = morearchitectures.architecture_of(candidate)
         if extra is not None and not morearchitectures.is_installed():
             raise useless(path, morearchitectures.how_to_load(extra))
         try:

@@ -29,9 +29,9 @@ _LICENCES = {
     "Restormer": "Academic Public License",
     "SRFormer": "CC-BY-NC-4.0",
 }
-# The architectures that upscale, by names that only their weights have all of. The first match
-# counts.
-_UPSCALERS = {
+# The architectures that an engine uses, by names that only their weights have all of. The first
+# match counts.
+_BY_NAMES = {
     "SRFormer": (
         "conv_first.weight",
         "layers.0.residual_group.blocks.0.attn.aligned_relative_position_index",
@@ -45,6 +45,12 @@ _UPSCALERS = {
         "quantize_group.0.embedding.weight",
         "after_quant_group.0.conv.weight",
     ),
+    "CodeFormer": (
+        "position_emb",
+        "quantize.embedding.weight",
+        "ft_layers.0.self_attn.in_proj_weight",
+        "idx_pred_layer.1.weight",
+    ),
 }
 # What training programs put before every name.
 _WRAPPER = "module."
@@ -55,7 +61,7 @@ def load(weights: dict[Any, Any]) -> Any:
 
     Raises `UnsupportedModelError`, and any exception of an architecture that cannot read them.
     """
-    if is_installed() and upscaler_of(weights) is not None:
+    if is_installed() and architecture_of(weights) is not None:
         return _registry().load(weights)
     try:
         return MAIN_REGISTRY.load(weights)
@@ -65,9 +71,9 @@ def load(weights: dict[Any, Any]) -> Any:
     return _registry().load(weights)
 
 
-def upscaler_of(names: Collection[Any]) -> str | None:
-    """The upscaling architecture that has weights of these names, if there is one."""
-    for name, wanted in _UPSCALERS.items():
+def architecture_of(names: Collection[Any]) -> str | None:
+    """The architecture of the extra that has weights of these names, if an engine uses it."""
+    for name, wanted in _BY_NAMES.items():
         for prefix in ("", _WRAPPER):
             if all(prefix + one in names for one in wanted):
                 return name

@@ -8,6 +8,7 @@ const METHODS = {
   esrgan: ["ESRGAN", "Sharpens what the picture shows, on this server. Fast."],
   flux: ["FLUX", "Repaints fine detail, which may differ from the original. Slow."],
   imagen: ["Imagen", "Sends the picture to Google Cloud, which bills each call. Factors 2, 3 and 4."],
+  face: ["Faces", "Restores faces with detail that the network invents, and enlarges the picture."],
   fake: ["Fake", "For tests of a host: it enlarges nothing."],
 };
 const IMAGEN_FACTORS = ["2", "3", "4"];

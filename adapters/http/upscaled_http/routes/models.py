@@ -17,11 +17,12 @@ from upscaled_protocol.messages import CONFIGS
 
 router = APIRouter(tags=["models"])
 
-# Factors to offer. ESRGAN and FLUX take any factor, and resample after the network.
+# Factors to offer. ESRGAN, FLUX and face take any factor, and resample after the network.
 _SCALES = {
     "esrgan": [2.0, 3.0, 4.0, 8.0],
     "flux": [2.0, 3.0, 4.0],
     "imagen": [2.0, 3.0, 4.0],
+    "face": [1.0, 2.0, 4.0],
     "fake": [2.0, 4.0],
 }
 

@@ -65,6 +65,18 @@ async def upscale_with(
     return await _submit(request, service, caller, method)
 
 
+@router.post(
+    "/face-enhance",
+    status_code=202,
+    response_class=Response,
+    responses=_RESPONSES,
+    openapi_extra=_DOCUMENT,
+)
+async def enhance_faces(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
+    """Restore the faces of one picture: the method `face`."""
+    return await _submit(request, service, caller, "face")
+
+
 async def _submit(
     request: Request, service: ServiceOf, caller: CallerOf, method: str | None
 ) -> Response:

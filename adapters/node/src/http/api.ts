@@ -1,6 +1,6 @@
 // Generated from adapters/http/openapi.json by adapters/generate_http.py. Do not edit.
 
-import type { CropInfo, Size, Timings, WorkerHealth } from "../protocol.js";
+import type { CropInfo, Face, Size, Timings, WorkerHealth } from "../protocol.js";
 
 /** Several pictures that were submitted together. */
 export interface Batch {
@@ -126,6 +126,8 @@ export interface Job {
   device?: string;
   precision?: string;
   upstream_calls?: number;
+  /** The faces that were found, if the job was to look for them. */
+  faces?: Face[];
   warnings?: string[];
   /** One sentence. */
   error?: string;

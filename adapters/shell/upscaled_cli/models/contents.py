@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _GGUF = b"GGUF"
-_ESRGAN_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,22 @@ def read_contents(path: Path, model_dir: Path) -> Contents:
     """The file's content. Raises `JobError`, with the sentence of a job that uses the file."""
     with path.open("rb") as file:
         head = file.read(len(_GGUF) + 5)
-    return _flux(path, model_dir) if head.startswith(_GGUF) else _esrgan(path, head)
+    return _flux(path, model_dir) if head.startswith(_GGUF) else _network(path, head)
 
 
-def _esrgan(path: Path, head: bytes) -> Contents:
-    from upscaled_models.esrgan.loading import load_descriptor
+def _network(path: Path, head: bytes) -> Contents:
+    from upscaled_models.esrgan.loading import as_face_network, as_picture_network, read_model
     from upscaled_models.esrgan.morearchitectures import licence_note
 
-    network = load_descriptor(path)
+    model = read_model(path)
     suffix = path.suffix.lower()
-    if suffix not in _ESRGAN_SUFFIXES:  # the engine reads every suffix, but searches for these
+    if suffix not in _SUFFIXES:  # the engines read every suffix, but search for these
         suffix = ".safetensors" if head[8:9] == b"{" else ".pth"
+    if model.purpose == "FaceSR":
+        architecture = as_face_network(path, model).architecture.name
+        facts = f"{architecture}, restores faces"
+        return Contents("face", "model", suffix, facts, licence_note(architecture))
+    network = as_picture_network(path, model)
     colours = "RGB" if network.input_channels == 3 else "grayscale"
     architecture = network.architecture.name
     facts = f"{architecture}, {network.scale}x, {colours}"
