@@ -30,7 +30,7 @@ _ENGINES = {
     "imagen": _Entry(
         "upscaled_models.imagen.engine:ImagenEngine", ("google", "google.genai", "aiohttp")
     ),
-    "face": _Entry("upscaled_models.face.engine:FaceEngine"),
+    "face": _Entry("upscaled_models.face.engine:FaceEngine", ("retinaface",)),
     "fake": _Entry("upscaled_models.fake:FakeEngine"),
 }
 

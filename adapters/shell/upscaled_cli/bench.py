@@ -25,6 +25,7 @@ BENCHMARKS = {
     "rrdb": "RRDB, file to file, beside torch, Real-ESRGAN's loop, OpenVINO and ncnn",
     "architectures": "other families of networks, file to file, beside torch and OpenVINO",
     "models": "how good models are: a model card; alone, it takes models and options",
+    "faces": "one face in a job, beside the bare call of its network",
     "flux": "model calls beside their floor, loading, and the phases of a job, on replicas",
 }
 

@@ -169,6 +169,9 @@ class Report:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
         if message.get("model_reason"):
             remarks.append(f"  {message.get('model')}, because {message['model_reason']}")
+        if (faces := message.get("faces")) is not None:
+            restored = sum(face["restored"] for face in faces)
+            remarks.append(f"  faces: {len(faces)} found, {restored} restored")
         size = message.get("input_size")
         dpi = effective_dpi(self._config, size["width"], size["height"]) if size else None
         if dpi is not None:

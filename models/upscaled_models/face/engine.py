@@ -11,7 +11,9 @@ from upscaled_models.catalog import MODEL_FOLDERS, WEIGHT_SUFFIXES, Catalog, fol
 from upscaled_models.engine import Context
 from upscaled_models.local import LocalEngine
 from upscaled_models.picture import Enlarge, Enlargement
+from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import DEFAULT_FACE_MODEL, EsrganConfig, FaceConfig
+from upscaled_protocol.errors import ErrorCode, JobError
 
 if TYPE_CHECKING:
     from upscaled_imaging.dimensions import Plan
@@ -38,8 +40,14 @@ class FaceEngine(LocalEngine[FaceConfig]):
     def start(self) -> None:
         """Find the device, and load those of the models to preload that are for this method.
 
-        Raises `JobError`: the device cannot be used, or a model cannot be loaded.
+        Raises `JobError`: the extra is not installed, the device cannot be used, or a model cannot
+        be loaded.
         """
+        if not is_installed(self.method):
+            raise JobError(
+                ErrorCode.UNKNOWN_METHOD,
+                "the face detector is not installed: run `pip install 'upscaled[faces]'`",
+            )
         self.preimport()
         from upscaled_models.esrgan.networks import Networks
         from upscaled_models.face.models import preload

@@ -52,6 +52,7 @@ def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterato
         yield installation.pictures()
         yield from installation.extras()
         yield from weights.flux(catalog, model_dir)
+        yield from weights.faces(catalog, model_dir)
         yield from surroundings.imagen()
         yield from surroundings.environment()
         tried = trying.result()

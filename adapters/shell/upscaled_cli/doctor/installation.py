@@ -27,11 +27,12 @@ _LIBRARIES = {
 }
 # The purpose of each extra. Extras for developers are left out.
 _PURPOSES = {
+    "faces": "faces: their detector",
     "flux": "FLUX jobs",
     "heic": "HEIC pictures",
     "imagen": "Imagen jobs",
     "jxl": "JPEG XL pictures",
-    "more-architectures": "SRFormer, FeMaSR and AdaCode, whose code is for non-commercial use only",
+    "more-architectures": "SRFormer, FeMaSR, AdaCode, CodeFormer: code for non-commercial use only",
     "nvml": "the GPU memory of each worker",
 }
 

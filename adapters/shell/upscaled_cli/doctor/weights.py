@@ -25,7 +25,7 @@ def bundled(catalog: Catalog) -> Iterator[Finding]:
 
 
 def pulled(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
-    """The catalogue's ESRGAN models in the model folder."""
+    """The catalogue's models in the model folder, without FLUX."""
     installed = []
     for model in catalog:
         path = model.path(model_dir)
@@ -58,6 +58,16 @@ def flux(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
                 yield _damaged("flux", model, part.path)
         else:
             yield Finding("flux", "ok", f"{part.name}: {part.path}")
+
+
+def faces(catalog: Catalog, model_dir: Path) -> Iterator[Finding]:
+    """A model for faces, if the extra is installed; `pulled` names those that are there."""
+    from upscaled_models.registry import is_installed
+
+    models = [model for model in catalog if model.method == "face"]
+    if is_installed("face") and not any(is_file(model.path(model_dir)) for model in models):
+        fix = f"upscaled models pull {models[0].name}"
+        yield Finding("face", "note", "no model that restores faces is installed", fix)
 
 
 def _has_published_size(model: Model, path: Path) -> bool:
