@@ -266,7 +266,7 @@ class FaceConfig(ImageConfig):
         100, ge=1, le=10_000, description="The largest faces are restored, at most so many."
     )
     detector_threshold: float = Field(
-        0.8,
+        0.97,
         gt=0,
         le=1,
         allow_inf_nan=False,

@@ -264,6 +264,7 @@ def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method
         "esrgan": "compact-x4",
         "flux": "flux1-dev-Q8_0",
         "imagen": "imagen-4.0-upscale-preview",
+        "face": "GFPGANv1.4",
     }
     assert len(defaults) == sum(model["default"] for model in listed)
     assert not {"ae", "t5xxl_fp16"} & set(models), "parts of a method are no models"

@@ -183,3 +183,32 @@ def test_a_size_that_is_not_possible_is_refused() -> None:
         with pytest.raises(ProblemError) as caught:
             given.planned_size(model, Pixels(500, 500))
         assert caught.value.code == code
+
+
+FACES: dict[str, Any] = {
+    "workers": {"methods": ("esrgan", "face")},
+    "defaults": {"upscale_factor": 3},
+}
+
+
+@pytest.mark.parametrize("method", ["face", "face-enhance"])
+def test_faces_have_two_names_and_keep_the_pictures_size(method: str) -> None:
+    found = read({"strength": "0.5"}, method, **FACES)
+    assert (found.method, found.config["strength"]) == ("face", 0.5)
+    assert "upscale_factor" not in found.config
+    size = Pixels(100, 80)
+    assert reader(**FACES).planned_size(found.model, size) == size
+    assert read({"method": method}, **FACES).method == "face"
+
+
+def test_a_picture_whose_enlargement_has_a_model_gets_the_servers_factor() -> None:
+    found = read({"upscale_model": "compact-x2"}, "face", **FACES)
+    assert found.config["upscale_factor"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "field"), [("face", "model"), ("face", "upscale_model"), ("esrgan", "face_model")]
+)
+def test_a_model_for_faces_is_no_path(method: str, field: str) -> None:
+    with pytest.raises(ProblemError, match="is the name of a model"):
+        read({field: "../weights.pth"}, method, **FACES)
