@@ -59,7 +59,7 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         if not config.faces:
             return enlarge
         precision = config.precision if config.use_fp16 else "fp32"
-        request = Request(config.face_model, config.face_strength, precision)
+        request = Request(config.face_model, config.face_strength, precision, is_step=True)
         return with_faces(enlarge, request, networks, context)
 
     def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:

@@ -30,12 +30,15 @@ _FACE_BUDGET_S = 600.0
 
 @dataclass(frozen=True)
 class Request:
-    """What a job wants with its faces. strength: 0 changes no pixel, 1 is the network's face."""
+    """What a job wants with its faces. strength: 0 changes no pixel, 1 is the network's face.
+    is_step: the job is of another method, and its result names the model of that.
+    """
 
     model: str
     strength: float
     precision: Precision
     options: FaceOptions = field(default_factory=FaceOptions)
+    is_step: bool = False
 
 
 def with_faces(enlarge: Enlarge, request: Request, models: Networks, context: Context) -> Enlarge:
@@ -63,7 +66,7 @@ def with_faces(enlarge: Enlarge, request: Request, models: Networks, context: Co
                 plan=plan,
                 faces=faces,
                 restorer=restorer,
-                strength=request.strength,
+                request=request,
                 context=context,
             )
 
@@ -90,17 +93,19 @@ class RestoredFaces(Enlargement):
         plan: Plan,
         faces: list[Face],
         restorer: Restorer,
-        strength: float,
+        request: Request,
         context: Context,
     ) -> None:
         self.size = plan.output
         self.bits = enlarged.bits
         self.device = enlarged.device
         self.in_turns = enlarged.in_turns
+        if request.is_step:
+            self.model, self.model_reason = enlarged.model, enlarged.model_reason
         self._enlarged = enlarged
         self._plan = plan
         self._restorer = restorer
-        self._strength = strength
+        self._strength = request.strength
         self._context = context
         self._done = 0
         self._paste = FacePaste(
@@ -109,7 +114,7 @@ class RestoredFaces(Enlargement):
             self._restore,
             scale=(plan.scaled.width / source.width, plan.scaled.height / source.height),
             offset=(plan.crop_x, plan.crop_y),
-            strength=strength,
+            strength=request.strength,
         )
         self._due = sum(face.why is None for face in self._paste.faces)
 

@@ -186,6 +186,26 @@ def test_the_method_face_enlarges_as_esrgan_does(
 
 
 @pytest.mark.usefixtures("looked_with")
+def test_a_model_that_was_chosen_is_named_by_the_job_that_it_enlarges_for(
+    tmp_path: Path, face_engine: FaceEngine, esrgan_engine: EsrganEngine, monkeypatch: Any
+) -> None:
+    restore_as(monkeypatch, same)
+    write(tmp_path / "in.png", 3, 8, 20, 20)
+    config = EsrganConfig(
+        image_path=str(tmp_path / "in.png"),
+        output_path=str(tmp_path / "1.png"),
+        model="auto",
+        upscale_factor=2,
+        faces=True,
+    )
+    chosen = esrgan_engine.run(config, RecordingContext())
+    assert (chosen.model, chosen.model_reason) != ("auto", None)
+    assert chosen.model_reason is not None
+    faces = run(face_engine, tmp_path / "in.png", upscale_model="auto", upscale_factor=2)
+    assert (faces.model, faces.model_reason) == ("GFPGANv1.4", None)
+
+
+@pytest.mark.usefixtures("looked_with")
 def test_gray_stays_gray_and_alpha_stays_as_it_is(
     tmp_path: Path, face_engine: FaceEngine, monkeypatch: Any
 ) -> None:
