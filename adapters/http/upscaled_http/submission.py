@@ -295,7 +295,8 @@ def _config(
     kind = CONFIGS[method]
     try:
         return (
-            kind.model_validate_strings(values, strict=False)
+            # The server's own defaults are numbers.
+            kind.model_validate_strings({name: str(values[name]) for name in values}, strict=False)
             if is_text
             else kind.model_validate(values)
         )
