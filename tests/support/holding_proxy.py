@@ -1,4 +1,4 @@
-"""A proxy in front of a server that holds uploads in their middle until it is told to go on."""
+"""A proxy in front of a server that holds uploads in their middle."""
 
 from __future__ import annotations
 

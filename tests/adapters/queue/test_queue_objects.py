@@ -106,6 +106,7 @@ def disturb(
         victim.kill()
         alive.append(fleet.start_machine(*OPTIONS))
     fleet.check_each_ends_once(ids)
+    assert all(machine.process.poll() is None for machine in alive)
     assert outputs(bucket) == sorted(f"out/{job_id}.png" for job_id in ids)
     for job_id in ids:
         check_output(bucket, job_id, SMALL)
