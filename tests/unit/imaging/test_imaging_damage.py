@@ -120,6 +120,10 @@ def test_a_jpeg_is_found_after_it_was_cut_or_stored_again(tmp_path: Path, coffee
 def test_a_files_own_compression_is_told(tmp_path: Path, coffee: Pixels) -> None:
     bad = look(tmp_path, encoded(coffee, "JPEG", quality=60))
     assert bad == Finding(True, "the file is a JPEG of about quality 60 (4:2:0)")
+    worse = look(tmp_path, encoded(coffee, "WEBP", quality=20))
+    assert worse.is_damaged
+    assert worse.text.startswith("the file is a WebP of about quality ")
+    assert not look(tmp_path, encoded(coffee, "WEBP", quality=80)).is_damaged
     good = look(tmp_path, encoded(coffee, "JPEG", quality=95))
     assert not good.is_damaged
     assert good.text == "the file is a JPEG of about quality 95 (4:2:0), and no noise was found"
