@@ -28,7 +28,7 @@ _MOST_FOR_JPEG = 8
 # A window must hold some blocks.
 _LEAST_SIDE = 16
 # Below these qualities a picture counts as damaged. Measured with two compact networks of scale 4,
-# one trained on clean and one on damaged pictures: near these values both are as close to the truth.
+# one trained on clean and one on damaged pictures: near these values both are equally good.
 # WebP smooths its blocks itself.
 LEAST_QUALITY = {"JPEG": 80, "WebP": 50}
 # From this on, in levels of 255, measured in the same way: a picture in weak light, a scan. Cameras
