@@ -89,7 +89,11 @@ class RabbitServer:
         self._log = (folder / "stdout").open("ab")
         # Erlang's name server: RabbitMQ would leave it behind.
         self._epmd = subprocess.Popen(["epmd", "-port", str(epmd_port)], stderr=self._log)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Start it on what it wrote before, and wait until it takes connections or has ended."""
