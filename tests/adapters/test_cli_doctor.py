@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from imagen_host import NOBODY
+from tiny_faces import face_model
 from upscaled_cli import exits
 from upscaled_cli.doctor import main
-from upscaled_models.catalog import bundled_weights_dir
+from upscaled_cli.doctor.weights import faces
+from upscaled_models.catalog import Catalog, bundled_weights_dir
 from upscaled_models.registry import is_installed
 
 SILENT = [sys.executable, "-c", ""]  # ends at once
@@ -146,6 +148,14 @@ def test_flux_is_reported_file_by_file_with_the_paths_that_are_looked_for(
     wanted = f"CLIP text encoder: missing, looked for as {encoder} -> upscaled models pull clip_l"
     assert wanted in missing
     assert len(missing) == 5
+
+
+@pytest.mark.skipif(not is_installed("face"), reason="needs the faces extra")
+def test_without_a_model_for_faces_the_command_that_fetches_one_is_told(tmp_path: Path) -> None:
+    (found,) = faces(Catalog.load(), tmp_path)
+    assert (found.state, found.fix) == ("note", "upscaled models pull GFPGANv1.4")
+    face_model(tmp_path)
+    assert not list(faces(Catalog.load(), tmp_path))
 
 
 @pytest.mark.skipif(not is_installed("imagen"), reason="needs the imagen extra")

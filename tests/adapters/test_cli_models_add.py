@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from model_server import DATA, Server, model, target_in
+from tiny_faces import restoreformer
 from tiny_networks import compact, save
 from upscaled_cli import exits
 from upscaled_cli.models import main
@@ -69,6 +70,17 @@ def test_a_model_of_scale_1_is_reported_as_a_first_step(
     assert "clean: RealESRGAN Compact, 1x, RGB" in said
     assert "upscaled upscale photo.jpg --pre-model clean" in said
     assert '"pre_model":"clean"' in said
+
+
+def test_a_model_for_faces_goes_to_the_folder_of_its_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(restoreformer(), tmp_path / "myface.pth")
+    assert add(path, tmp_path / "models") == exits.OK
+    said = capsys.readouterr().out
+    assert "myface: RestoreFormer, restores faces" in said
+    assert '"method":"face"' in said
+    assert files_in(tmp_path / "models") == ["facerestore_models/myface.pth"]
 
 
 def test_no_other_file_is_replaced_or_hidden_by_a_name(
