@@ -167,8 +167,11 @@ def _surest_in(
     for square, candidates in zip(squares, network(crops, _SEEN_SCORE), strict=True):
         middles = (candidates.boxes[:, :2] + candidates.boxes[:, 2:]) / 2
         near = np.abs(middles - side / 2).max(axis=1) < side / 4
-        for one in _moved(Candidates(*(values[near] for values in candidates)), square):
-            surest = one if surest is None else max(surest, one, key=_quality)
+        if not near.any():
+            continue
+        best = int(np.argmax(np.where(near, candidates.scores, 0)))
+        [one] = _moved(Candidates(*(values[best : best + 1] for values in candidates)), square)
+        surest = one if surest is None else max(surest, one, key=_quality)
     return surest
 
 
