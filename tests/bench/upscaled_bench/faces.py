@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from upscaled_bench.face_detection import detection_s
 from upscaled_bench.table import GrowingTable
 from upscaled_imaging.cores import computing_threads
 from upscaled_imaging.rows import Picture
@@ -53,6 +54,9 @@ def _measure(device: torch.device) -> None:
         ["network", "", "seconds", "beside the bare call"],
         [13, 34, 8, 20],
     )
+    read_s, found_s = detection_s()
+    table.add(["12 megapixels", "read once more for the detector", f"{read_s:.2f} s", ""])
+    table.add(["", "their faces found", f"{found_s:.2f} s", ""])
     for name in _names():
         for row in _rows(name, device, half):
             table.add([name, *row])
