@@ -24,7 +24,7 @@ from upscaled_models.face.retinaface import Candidates, RetinaFace
 from upscaled_models.face.sampling import sample, to_planes
 
 # Pixels in which faces are looked for, upright and in each of the other orientations. Together they
-# take about a fiftieth of the time of one face in a face network.
+# take less than a twentieth of the time of one face in GFPGAN in float32.
 _UPRIGHT_PIXELS = 500_000
 _TURNED_PIXELS = 200_000
 # Small pictures are enlarged: the network finds faces from about 16 pixels on.

@@ -34,7 +34,7 @@ class Face:
     box: x, y, width, height; parts of it may lie outside the picture. score: of the detector, 0 to
     1. points: (5, 2), x and y of the eye, the eye, the nose, the corner of the mouth, the corner of
     the mouth; of each pair first the one that is on the left if the face is upright. why: the
-    reason why it is not restored; None if it is to be.
+    reason why it is not restored, or None.
     """
 
     box: tuple[float, float, float, float]
