@@ -62,7 +62,7 @@ class RetinaFace:
             for name, array in weights.items()
             if name.startswith(_NUMBERED) and array.ndim == 4
         )
-        # In the order in which they are applied, and a bias has the number after that of its weight.
+        # In the order in which they are applied. The number of a bias follows that of its weight.
         layers = (
             _Convolution(weights[f"{_NUMBERED}{number}"], weights[f"{_NUMBERED}{number + 1}"])
             for number in numbers
