@@ -10,18 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
-from training.damage import damage_picture
-from training.degrade import (
-    GRAPHIC_SHARES,
-    PHOTOGRAPHIC_SHARES,
-    choose_kernel,
-    reduce_pictures,
-)
+from training.degrade import GRAPHIC_SHARES, PHOTOGRAPHIC_SHARES
 from training.graphics import GRAPHICS_RECIPE, make_graphic
 from training.photographs import PHOTOGRAPHS, SHORT_SIDES, cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
@@ -40,6 +32,7 @@ class Source:
     kernels: tuple[float, ...]  # how often each of `KERNELS` reduces them
     candidates: int = 1  # crops to choose the busiest of: sky and blur teach little
     swaps_colours: bool = False  # exchange red, green and blue: few photographs, more colours
+    softened: float = 0.0  # share of crops whose colours are softer than their brightness
 
 
 @dataclass(frozen=True)
@@ -47,12 +40,9 @@ class Bank:
     """Pictures to cut training pairs from."""
 
     sources: tuple[Source, ...]
-    damaged: bool = False  # spoil the small pictures, as `damage.py` says
 
     @classmethod
-    def open(
-        cls, folder: Path, seed: int, count: int, side: int, processes: int, *, damaged: bool
-    ) -> Bank:
+    def open(cls, folder: Path, seed: int, count: int, side: int, processes: int) -> Bank:
         """The bank these numbers name, made first if `folder` has none. Memory-mapped.
 
         `count` scenes, half as many graphics, and the photographs, `side` pixels square.
@@ -70,6 +60,7 @@ class Bank:
                     ),
                     SCENE_SHARE,
                     PHOTOGRAPHIC_SHARES,
+                    softened=0.7,
                 ),
                 Source(
                     _kept(
@@ -86,67 +77,8 @@ class Bank:
                     candidates=2,
                     swaps_colours=True,
                 ),
-            ),
-            damaged,
+            )
         )
-
-    def pairs(
-        self, rng: np.random.Generator, scale: int, batch: int, crop: int
-    ) -> tuple[Tensor, Tensor]:
-        """Small pictures (batch, 3, crop, crop), and large ones `scale` times as big, 0 to 1.
-
-        Every crop is reduced as a whole picture is. So the network learns what lies at a picture's
-        border, beyond which its convolutions see zeros.
-        """
-        shares = [source.share for source in self.sources]
-        small, large = [], []
-        for which in rng.choice(len(shares), size=batch, p=np.divide(shares, sum(shares))):
-            source = self.sources[which]
-            truth = _tensor(_crop(rng, source, crop * scale))
-            kernel = choose_kernel(rng, source.kernels)
-            reduced = reduce_pictures(truth, scale, kernel)
-            small.append(damage_picture(rng, reduced) if self.damaged else reduced)
-            large.append(truth)
-        return torch.cat(small), torch.cat(large)
-
-
-def _crop(rng: np.random.Generator, source: Source, length: int) -> Picture:
-    side = source.pictures.shape[1]
-    best, most = None, -1.0
-    for _ in range(source.candidates):
-        number = rng.integers(len(source.pictures))
-        y, x = rng.integers(side - length + 1, size=2)
-        crop = source.pictures[number, y : y + length, x : x + length]
-        busy = _busyness(crop) if source.candidates > 1 else 0.0
-        if best is None or busy > most:
-            best, most = crop, busy
-    assert best is not None
-    if source.swaps_colours and rng.random() < 0.25:
-        best = best[..., rng.permutation(3)]
-    return _reoriented(best, int(rng.integers(8)))
-
-
-def _busyness(crop: Picture) -> float:
-    """The mean difference of green at neighbouring pixels, on every other row."""
-    green = crop[::2, :, 1].astype(np.int16)
-    return float(np.abs(np.diff(green, axis=1)).mean())
-
-
-def _tensor(crop: Picture) -> Tensor:
-    """(H, W, 3) uint8 to (1, 3, H, W), 0 to 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)
-    return pixels[None].to(torch.float32) / 255.0
-
-
-def _reoriented(picture: Picture, way: int) -> Picture:
-    """One of the eight ways to turn and mirror a square."""
-    if way & 1:
-        picture = picture[::-1]
-    if way & 2:
-        picture = picture[:, ::-1]
-    if way & 4:
-        picture = picture.transpose(1, 0, 2)
-    return picture
 
 
 def photograph_file(side: int) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SOFTNESS = 0.04
+SOFTNESS = 0.1
 """Errors below this (of 1.0) count by their square, as PSNR does, and larger ones linearly: a few
 hard edges would otherwise outweigh all of the texture."""
 
@@ -18,22 +18,44 @@ LUMA_WEIGHT = 1.0
 is in colour, which the eye sees least."""
 
 
+BEYOND_WEIGHT = 16.0
+"""Of values beyond all that is near in the true picture. They are few, so the other errors hardly
+see them, but the eye does: a dark line along the edge between white and a saturated colour."""
+
+
+SLACK = 0.05
+"""How far a value may lie beyond 0 or 1 if the truth is at that end. Without an end to it, what the
+network makes of black and pure colours grows until it spoils other pictures, too."""
+
+
 def picture_loss(large: Tensor, truth: Tensor) -> Tensor:
     """The error of `large` against `truth`, both (N, 3, parts, H, W), 0 to 1.
 
     `parts` are the pixels that the pixel shuffle will put side by side; comparing before the
     shuffle spares it and its gradient.
 
-    Below 0 and above 1 the result is clipped when it is stored. So a value beyond the range is
-    right if the truth lies at that end of the range. This lets a network hold black and pure
+    Below 0 and above 1 the result is clipped when it is stored. So a value that is little beyond
+    the range is right if the truth lies at that end of it. This lets a network hold black and pure
     colours exactly, since it need not hit 0 and 1.
     """
     with torch.no_grad():
-        wanted = torch.where(truth <= 0.0, large.clamp(max=0.0), truth)
-        wanted = torch.where(truth >= 1.0, large.clamp(min=1.0), wanted)
+        wanted = torch.where(truth <= 0.0, large.clamp(-SLACK, 0.0), truth)
+        wanted = torch.where(truth >= 1.0, large.clamp(1.0, 1.0 + SLACK), wanted)
+        lowest, highest = _nearby(truth)
     difference = large - wanted
-    luma = torch.einsum("nc...,c->n...", difference, difference.new_tensor(LUMA))
-    return _huber(difference) + LUMA_WEIGHT * _huber(luma)
+    red, green, blue = difference.unbind(1)
+    luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    stored = large.clamp(0.0, 1.0)
+    beyond = stored - stored.clamp(lowest, highest)
+    return _huber(difference) + LUMA_WEIGHT * _huber(luma) + BEYOND_WEIGHT * _huber(beyond)
+
+
+def _nearby(truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and greatest value of each channel in 3 x 3 small pixels: (N, 3, 1, H, W) each."""
+    least, greatest = truth.amin(2), truth.amax(2)
+    lowest = -functional.max_pool2d(-least, 3, stride=1, padding=1)
+    highest = functional.max_pool2d(greatest, 3, stride=1, padding=1)
+    return lowest[:, :, None], highest[:, :, None]
 
 
 def _huber(difference: Tensor) -> Tensor:

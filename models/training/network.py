@@ -87,18 +87,22 @@ class Compact(nn.Module):
 
 def enlarge(network: Compact, small: NDArray[np.uint8], dtype: torch.dtype) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (H * scale, W * scale, 3) uint8, in one piece."""
-    pixels = torch.from_numpy(small.copy()).permute(2, 0, 1)[None].to(dtype) / 255.0
+    network = network.to(dtype)
+    pixels = torch.from_numpy(small.copy()).to(next(network.parameters()).device)
+    pixels = pixels.permute(2, 0, 1)[None].to(dtype) / 255.0
     with torch.inference_mode():
-        large = network.to(dtype)(pixels).to(torch.float32)[0]
+        large = network(pixels).to(torch.float32)[0]
     rounded = (large.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
-    return np.asarray(rounded.permute(1, 2, 0).numpy())
+    return np.asarray(rounded.permute(1, 2, 0).cpu().numpy())
 
 
 def save_network(network: Compact, path: Path) -> None:
     """Write the weights as float32; a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    weights = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     save_file(weights, partial)
     partial.replace(path)
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.bank import Bank
+from training.crops import Crops
 from training.loss import picture_loss
 from training.network import Compact
 
 WARM_UP_STEPS = 500
 """Adam's averages are noise in its first steps; the learning rate rises linearly over these."""
 
-DECAY_SHARE = 0.25
+DECAY_SHARE = 0.5
 """The last part of the steps, in which the learning rate falls to zero along half a cosine. It is
 constant before that, so that a run may be given more steps as long as it has not come so far."""
 
@@ -42,6 +43,7 @@ class Recipe:
     pictures: int
     side: int
     damaged: bool
+    start: str | None  # sha256 of the weights that it began from
 
     def decay_begins(self) -> int:
         """The step from which the number of steps decides the learning rate."""
@@ -57,24 +59,36 @@ class Recipe:
         return self.peak_rate * 0.5 * (1.0 + math.cos(math.pi * through))
 
 
-@dataclass
 class Run:
     """A network in training and all that a resumed run needs."""
 
-    recipe: Recipe
-    network: Compact
-    average: Compact
-    optimizer: torch.optim.Adam
-    bfloat16: bool = False
-    step: int = 0
-    seconds: float = 0.0  # of the processor, not of the clock: other work does not count
-
-    @classmethod
-    def begin(cls, recipe: Recipe, *, bfloat16: bool = False) -> Run:
+    def __init__(self, recipe: Recipe, device: torch.device, *, bfloat16: bool = False) -> None:
+        """`bfloat16` computes the convolutions in it; weights stay in float32."""
         torch.manual_seed(recipe.seed)
-        network = Compact(recipe.scale, recipe.features, recipe.depth)
-        optimizer = torch.optim.Adam(network.parameters(), lr=recipe.peak_rate, betas=(0.9, 0.99))
-        return cls(recipe, network, copy.deepcopy(network), optimizer, bfloat16)
+        self.recipe, self.device, self.bfloat16 = recipe, device, bfloat16
+        network = Compact(recipe.scale, recipe.features, recipe.depth).to(device)
+        # torch's own types do not know this form of `to`.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        on_gpu = device.type == "cuda"
+        # As tensors, so that a recorded step reads their values of the day.
+        self._rate = torch.tensor(recipe.peak_rate, device=device)
+        self._decay = torch.tensor(0.0, device=device)
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(),
+            lr=self._rate,
+            betas=(0.9, 0.99),
+            foreach=on_gpu,
+            capturable=on_gpu,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self._take: Callable[[Tensor, Tensor], Tensor] = self._update
+
+    def begin_with(self, network: Compact) -> None:
+        """Take its weights. Raises RuntimeError if it is of another size."""
+        self.network.load_state_dict(network.state_dict())
+        self.average.load_state_dict(network.state_dict())
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs; a reader never sees half a file.
@@ -101,7 +115,7 @@ class Run:
 
         The number of steps may differ if the learning rate has not begun to fall under either.
         """
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=self.device)
         recipe, step = Recipe(**saved["recipe"]), saved["step"]
         if recipe.steps != self.recipe.steps:
             if step > min(recipe.decay_begins(), self.recipe.decay_begins()):
@@ -112,30 +126,71 @@ class Run:
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
         self.step, self.seconds = step, saved["seconds"]
 
-    def advance(self, bank: Bank) -> Tensor:
-        """One step of the optimizer; returns its loss. The step number alone seeds its crops."""
+    def advance(self, crops: Crops) -> Tensor:
+        """One step of the optimizer; returns its loss, on the device."""
+        small, truth = crops.pairs(self.step)
+        self._rate.fill_(self.recipe.rate(self.step))
+        self._decay.fill_(min(AVERAGING, (1 + self.step) / (10 + self.step)))
+        loss = self._take(small, truth)
+        self.step += 1
+        return loss
+
+    def record(self, crops: Crops) -> None:
+        """From now on replay a recorded step: its many small kernels need no time of Python's.
+
+        The steps that warm up the recording are taken back.
+        """
+        small, truth = (pair.clone() for pair in crops.pairs(self.step))
+        before = copy.deepcopy(
+            (self.network.state_dict(), self.average.state_dict(), self.optimizer.state_dict())
+        )
+        aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self._update(small, truth)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._update(small, truth)
+        self._put_back(before)
+
+        def replay(now_small: Tensor, now_truth: Tensor) -> Tensor:
+            small.copy_(now_small)
+            truth.copy_(now_truth)
+            graph.replay()
+            return loss
+
+        self._take = replay
+
+    def _put_back(self, before: tuple[dict[str, Any], ...]) -> None:
+        """Into the very tensors that were recorded."""
+        network, average, optimizer = before
+        self.network.load_state_dict(network)
+        self.average.load_state_dict(average)
+        for number, parameter in enumerate(self.network.parameters()):
+            for name, value in self.optimizer.state[parameter].items():
+                kept = optimizer["state"].get(number, {}).get(name)
+                value.zero_() if kept is None else value.copy_(kept)
+
+    def _update(self, small: Tensor, truth: Tensor) -> Tensor:
         recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, 1, self.step])
-        small, truth = bank.pairs(rng, recipe.scale, recipe.batch, recipe.crop)
         small = small.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             detail = self.network.detail(small)
         wanted = functional.pixel_unshuffle(truth, recipe.scale)
         wanted = wanted.reshape(recipe.batch, 3, -1, recipe.crop, recipe.crop)
         large = detail.float().reshape(wanted.shape) + small[:, :, None]
         loss = picture_loss(large, wanted)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
-        decay = min(AVERAGING, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.network.parameters()), 1 - decay
-            )
-        self.step += 1
+            for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(now, 1.0 - self._decay)
         return loss.detach()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
+import os
 import signal
 import sys
 import time
@@ -26,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "bench"))
 
 from training.bank import Bank
+from training.crops import Crops
 from training.log import Log
-from training.network import save_network
+from training.network import load_network, save_network
 from training.run import Recipe, Run
 from training.validation import Validation
 
@@ -67,7 +70,7 @@ class Intervals:
     validate_steps: int  # 0: never
 
 
-def train(run: Run, bank: Bank, checkpoint: Path, intervals: Intervals, stop: Stop) -> None:
+def train(run: Run, crops: Crops, checkpoint: Path, intervals: Intervals, stop: Stop) -> None:
     """Take the run to its last step, or until `stop`.
 
     As often as `intervals` says, and at the end, the run is saved to `checkpoint` and the averaged
@@ -80,20 +83,23 @@ def train(run: Run, bank: Bank, checkpoint: Path, intervals: Intervals, stop: St
     progress = tqdm(
         total=run.recipe.steps, initial=run.step, unit="step", disable=None, smoothing=0.02
     )
-    saved, used = time.monotonic(), time.process_time()
-    losses: list[float] = []
+    # On a GPU the clock counts: nothing else runs there.
+    clock = time.process_time if run.device.type == "cpu" else time.monotonic
+    saved, used = time.monotonic(), clock()
+    losses = torch.zeros(2, device=run.device)
     while run.step < run.recipe.steps and not stop:
-        losses.append(float(run.advance(bank)))
-        before, used = used, time.process_time()
+        losses += torch.stack((run.advance(crops), losses.new_ones(())))
+        before, used = used, clock()
         run.seconds += used - before
         progress.update()
         if run.step % LOG_STEPS == 0:
+            total, count = losses.tolist()
+            losses.zero_()
             line: dict[str, Any] = {
                 "step": run.step,
-                "loss": round(sum(losses) / len(losses), 6),
+                "loss": round(total / count, 6),
                 "seconds": round(run.seconds, 1),
             }
-            losses.clear()
             if validation and run.step % intervals.validate_steps == 0:
                 line |= asdict(validation.score(run.average))
             log.write(line)
@@ -118,16 +124,26 @@ def keep_freed_memory() -> None:
         mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def _bfloat16_is_fast() -> bool:
-    """False if the processor would have to emulate bfloat16, which is ten times slower."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _bfloat16_is_fast(device: torch.device) -> bool:
+    """False if a processor would have to emulate bfloat16, which is ten times slower."""
+    return device.type == "cuda" or (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py",
         description=(
-            "Train a compact network on drawn pictures and free photographs, on the CPU. "
+            "Train a compact network on drawn pictures and free photographs. "
             "SIGTERM saves a checkpoint and exits; --resume continues from it."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -135,18 +151,21 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--scale", type=int, required=True, help="enlargement factor")
     add("--out", type=Path, required=True, help="weights to write (.safetensors) at the last step")
+    add("--start", type=Path, help="weights to begin with, for a further stage of training")
     add("--resume", action="store_true", help="continue from the checkpoint, if there is one")
     add("--damaged", action="store_true", help="learn from blurred, noisy and JPEG pictures")
     add("--steps", type=int, default=400_000, help="optimizer steps")
-    add("--features", type=int, default=64, help="channels of each inner layer")
-    add("--depth", type=int, default=8, help="inner convolutions")
-    add("--batch", type=int, default=4, help="crops per step")
+    add("--features", type=int, default=48, help="channels of each inner layer")
+    add("--depth", type=int, default=10, help="inner convolutions")
+    add("--batch", type=int, default=16, help="crops per step")
     add("--crop", type=int, default=48, help="side of the small crops, pixels")
     add("--peak-rate", type=float, default=1e-3, help="highest learning rate")
     add("--pictures", type=int, default=160, help="scenes in the bank")
     add("--side", type=int, default=768, help="side of each picture, pixels")
     add("--seed", type=int, default=1, help="of the pictures, the network and the crops")
+    add("--device", default=_device(), help="where it is trained: cpu, or cuda")
     add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    add("--processes", type=int, default=os.cpu_count(), help="processes that draw the pictures")
     add("--cache", type=Path, default=CACHE, help="folder for pictures, checkpoints and logs")
     add("--checkpoint-s", type=float, default=180.0, help="seconds between two checkpoints")
     add("--validate-steps", type=int, default=1000, help="steps between two validations, or 0")
@@ -168,31 +187,41 @@ def main(argv: list[str] | None = None) -> None:
         pictures=arguments.pictures,
         side=arguments.side,
         damaged=arguments.damaged,
+        start=_sha256(arguments.start) if arguments.start else None,
     )
     torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
     bank = Bank.open(
-        arguments.cache,
-        recipe.seed,
-        recipe.pictures,
-        recipe.side,
-        arguments.threads,
-        damaged=recipe.damaged,
+        arguments.cache, recipe.seed, recipe.pictures, recipe.side, arguments.processes
     )
-    run = Run.begin(recipe, bfloat16=_bfloat16_is_fast())
+    crops = Crops(
+        bank,
+        scale=recipe.scale,
+        batch=recipe.batch,
+        crop=recipe.crop,
+        seed=recipe.seed,
+        damaged=recipe.damaged,
+        device=device,
+    )
+    run = Run(recipe, device, bfloat16=_bfloat16_is_fast(device))
+    if arguments.start:
+        run.begin_with(load_network(arguments.start))
     checkpoint = arguments.cache / f"{arguments.out.stem}.checkpoint"
     if arguments.resume and checkpoint.exists():
         run.restore(checkpoint)
         print(f"going on from step {run.step}", flush=True)
+    if device.type == "cuda":
+        run.record(crops)
     stop = Stop()
     intervals = Intervals(arguments.checkpoint_s, arguments.validate_steps)
     with stop.listening():
-        train(run, bank, checkpoint, intervals, stop)
+        train(run, crops, checkpoint, intervals, stop)
     if run.step < recipe.steps:
         print(f"stopped at step {run.step} of {recipe.steps}; --resume continues", flush=True)
         return
     save_network(run.average, arguments.out)
     hours = run.seconds / 3600
-    print(f"{arguments.out}: {run.step} steps, {hours:.2f} hours of the processor", flush=True)
+    print(f"{arguments.out}: {run.step} steps, {hours:.2f} hours on {device}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
 from training import curves, damage, photographs, train, validation
 from training.bank import Bank, Source, photograph_file
-from training.damage import damage_picture
+from training.crops import Crops
+from training.damage import damage_pictures
 from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
 from training.graphics import GRAPHICS_RECIPE, make_graphic
-from training.loss import picture_loss
+from training.jpeg import SUBSAMPLING, compress
+from training.loss import LUMA, SLACK, picture_loss
 from training.network import Compact, load_network, quick_prelu, save_network
 from training.photographs import cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
@@ -63,10 +66,11 @@ def test_graphics_have_flat_saturated_fields_black_and_white_and_repeat() -> Non
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_reduction_keeps_a_flat_picture_flat_and_8_bit(kernel: str) -> None:
     flat = torch.full((1, 3, 24, 36), 100 / 255)
-    small = reduce_pictures(flat, 4, kernel)
+    which = torch.tensor([KERNELS.index(kernel)])
+    small = reduce_pictures(flat, 4, which)
     assert small.shape == (1, 3, 6, 9)
     torch.testing.assert_close(small, torch.full_like(small, 100 / 255))
-    noisy = reduce_pictures(torch.rand(1, 3, 24, 36), 4, kernel) * 255
+    noisy = reduce_pictures(torch.rand(1, 3, 24, 36), 4, which) * 255
     torch.testing.assert_close(noisy, noisy.round())
 
 
@@ -76,53 +80,123 @@ def test_the_bicubic_reduction_is_pillows() -> None:
     picture = make_picture(5, 0, 96)
     expected = np.array(Image.fromarray(picture).resize((24, 24), Image.Resampling.BICUBIC))
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
-    small = (reduce_pictures(tensor, 4, "bicubic")[0] * 255).round().permute(1, 2, 0).numpy()
+    bicubic = torch.tensor([KERNELS.index("bicubic")])
+    small = (reduce_pictures(tensor, 4, bicubic)[0] * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(small - expected).max() <= 1.0
 
 
-def test_a_pair_is_a_picture_and_its_reduction(tmp_path: Path) -> None:
+def _crops(*sources: Source, batch: int, crop: int) -> Crops:
+    cpu = torch.device("cpu")
+    bank = Bank(sources)
+    return Crops(bank, scale=2, batch=batch, crop=crop, seed=0, damaged=False, device=cpu)
+
+
+def test_a_pair_is_a_picture_and_its_reduction_and_its_step_decides_it() -> None:
     pictures = np.stack([make_picture(1, index, 64) for index in range(2)])
-    bank = Bank((Source(pictures, 1.0, PHOTOGRAPHIC_SHARES, candidates=2, swaps_colours=True),))
-    small, truth = bank.pairs(np.random.default_rng(0), 2, 3, 16)
-    again, _ = bank.pairs(np.random.default_rng(0), 2, 3, 16)
+    source = Source(
+        pictures, 1.0, PHOTOGRAPHIC_SHARES, candidates=2, swaps_colours=True, softened=0.5
+    )
+    crops = _crops(source, batch=3, crop=16)
+    small, truth = crops.pairs(17)
     assert small.shape == (3, 3, 16, 16)
     assert truth.shape == (3, 3, 32, 32)
-    torch.testing.assert_close(small, again, rtol=0, atol=0)
     means = torch.nn.functional.avg_pool2d(truth, 2)
     assert (small - means).abs().mean() < 0.05
+    other, _ = crops.pairs(40)
+    assert not torch.equal(small, other)
+    again, _ = _crops(source, batch=3, crop=16).pairs(17)
+    torch.testing.assert_close(small, again, rtol=0, atol=0)
+
+
+def test_crops_are_turned_and_mirrored_in_all_eight_ways() -> None:
+    picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
+    _, truth = _crops(Source(picture, 1.0, PHOTOGRAPHIC_SHARES), batch=16, crop=4).pairs(0)
+    ways = [np.rot90(picture[0], turns) for turns in range(4)]
+    ways += [way[:, ::-1] for way in ways]
+    found = {
+        index
+        for crop in (truth * 255).round().permute(0, 2, 3, 1).numpy()
+        for index, way in enumerate(ways)
+        if np.array_equal(crop, way)
+    }
+    assert len(truth) == 16
+    assert len(found) > 4
+
+
+def test_soft_colours_keep_the_brightness() -> None:
+    picture = make_graphic(1, 0, 64)[None]
+    plain = Source(picture, 1.0, PHOTOGRAPHIC_SHARES)
+    _, sharp = _crops(plain, batch=16, crop=16).pairs(0)
+    _, soft = _crops(replace(plain, softened=1.0), batch=16, crop=16).pairs(0)
+    luma = torch.tensor(LUMA).view(1, 3, 1, 1)
+    assert float((sharp - soft).abs().max()) > 0.1
+    # Where nothing was clipped.
+    kept = ((soft > 0) & (soft < 1)).all(dim=1)
+    lost = ((sharp - soft) * luma).sum(dim=1).abs()[kept]
+    assert float(lost.max()) < 0.005
 
 
 def test_sources_are_used_in_their_shares() -> None:
     black, white = np.zeros((1, 32, 32, 3), np.uint8), np.full((1, 32, 32, 3), 255, np.uint8)
-    bank = Bank((Source(black, 1.0, GRAPHIC_SHARES), Source(white, 3.0, GRAPHIC_SHARES)))
-    _, truth = bank.pairs(np.random.default_rng(0), 2, 400, 4)
+    crops = _crops(
+        Source(black, 1.0, GRAPHIC_SHARES), Source(white, 3.0, GRAPHIC_SHARES), batch=400, crop=4
+    )
+    _, truth = crops.pairs(0)
     assert 0.7 < float(truth.mean()) < 0.8
 
 
 def test_damage_leaves_8_bits_and_some_pictures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     small = torch.from_numpy(make_picture(1, 0, 48)).permute(2, 0, 1)[None] / 255
+    small = small.repeat(5, 1, 1, 1)
     rng = np.random.default_rng(0)
     monkeypatch.setattr(damage, "UNDAMAGED", 1.0)
-    assert torch.equal(damage_picture(rng, small), small)
+    assert torch.equal(damage_pictures(rng, small), small)
     monkeypatch.setattr(damage, "UNDAMAGED", 0.0)
     shares = ("BLURRED", "NOISY", "COMPRESSED")
     for only in shares:
         for share in shares:
             monkeypatch.setattr(damage, share, float(share == only))
-        picture = damage_picture(rng, small)
-        assert picture.shape == small.shape
-        torch.testing.assert_close(picture * 255, (picture * 255).round())
-        assert 0.0 < float((picture - small).abs().mean()) < 0.1
+        damaged = damage_pictures(rng, small)
+        torch.testing.assert_close(damaged * 255, (damaged * 255).round())
+        assert 0.0 < float((damaged - small).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLING)
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_the_jpeg_of_the_recipe_is_pillows(subsampling: str, quality: int) -> None:
+    from PIL import Image
+
+    picture = make_picture(5, 0, 96)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    expected = np.asarray(Image.open(buffer)).astype(int)
+    levels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    which = torch.tensor([SUBSAMPLING.index(subsampling)])
+    ours = compress(levels, torch.tensor([quality]), which)[0].permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - expected).mean() < 0.75  # levels
 
 
 def test_beyond_the_range_is_right_only_at_that_end_of_it() -> None:
     truth = torch.tensor([0.0, 1.0, 0.5, 0.0, 1.0]).reshape(1, 1, 1, 1, 5).expand(1, 3, 1, 1, 5)
-    clipped = torch.tensor([-0.3, 1.2, 0.5, 0.0, 1.0]).reshape(1, 1, 1, 1, 5).expand_as(truth)
+    clipped = (
+        torch.tensor([-SLACK, 1.0 + SLACK / 2, 0.5, 0.0, 1.0])
+        .reshape(1, 1, 1, 1, 5)
+        .expand_as(truth)
+    )
     assert float(picture_loss(clipped, truth)) == 0.0
-    for place, value in ((0, 0.1), (1, 0.9), (2, -0.3), (2, 1.2)):
+    for place, value in ((0, 0.1), (0, -0.3), (1, 0.9), (1, 1.2), (2, -0.3), (2, 1.2)):
         wrong = clipped.clone()
         wrong[..., place] = value
         assert float(picture_loss(wrong, truth)) > 0.0
+
+
+def test_a_value_beyond_all_that_is_near_counts_more() -> None:
+    truth = torch.full((1, 3, 4, 6, 6), 0.25)
+    truth[..., 3:] = 0.75
+    beyond, between = truth.clone(), truth.clone()
+    beyond[..., 2] -= 0.1  # a dark line beside the edge
+    between[..., 2] += 0.1  # a softer edge
+    assert float(picture_loss(beyond, truth)) > 3 * float(picture_loss(between, truth))
 
 
 def test_photographs_are_cut_into_squares_that_cover_them(tmp_path: Path) -> None:
@@ -217,12 +291,12 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(
 
     advance, calls = Run.advance, 0
 
-    def interrupted(run: Run, bank: Bank) -> torch.Tensor:
+    def interrupted(run: Run, crops: Crops) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return advance(run, bank)
+        return advance(run, crops)
 
     monkeypatch.setattr(Run, "advance", interrupted)
     every_step = ("--checkpoint-s", "0")
@@ -247,19 +321,29 @@ def test_a_checkpoint_of_other_settings_is_refused(folder: Path) -> None:
 
 
 def test_a_run_may_be_given_more_steps_before_its_rate_falls(tmp_path: Path) -> None:
-    few = Recipe(2, 1, 4, 1, 100, 2, 8, 1e-3, 1, 64, damaged=False)
+    few = Recipe(2, 1, 4, 1, 100, 2, 8, 1e-3, 1, 64, damaged=False, start=None)
     more = replace(few, steps=1000)
-    assert [few.rate(74), few.rate(100)] == [1e-3, 0.0]
+    assert [few.rate(49), few.rate(100)] == [1e-3, 0.0]
     assert more.rate(100) == 1e-3
-    run = Run.begin(few)
-    for step, resumes in ((75, True), (76, False)):
+    cpu = torch.device("cpu")
+    run = Run(few, cpu)
+    for step, resumes in ((50, True), (51, False)):
         run.step = step
         run.save(tmp_path / "checkpoint")
         if resumes:
-            Run.begin(more).restore(tmp_path / "checkpoint")
+            Run(more, cpu).restore(tmp_path / "checkpoint")
         else:
             with pytest.raises(ValueError, match="--steps 100"):
-                Run.begin(more).restore(tmp_path / "checkpoint")
+                Run(more, cpu).restore(tmp_path / "checkpoint")
+
+
+def test_a_further_stage_begins_with_the_weights_of_the_last(folder: Path) -> None:
+    main(_command(folder, "first.safetensors", 3))
+    first = folder / "out" / "first.safetensors"
+    main(_command(folder, "second.safetensors", 1, "--start", str(first), "--peak-rate", "1e-9"))
+    second = load_file(folder / "out" / "second.safetensors")
+    for name, value in load_file(first).items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 
 
 def test_sigterm_saves_a_checkpoint_and_the_log_goes_on(
@@ -267,8 +351,8 @@ def test_sigterm_saves_a_checkpoint_and_the_log_goes_on(
 ) -> None:
     advance = Run.advance
 
-    def terminated(run: Run, bank: Bank) -> torch.Tensor:
-        loss = advance(run, bank)
+    def terminated(run: Run, crops: Crops) -> torch.Tensor:
+        loss = advance(run, crops)
         if run.step == 3:
             signal.raise_signal(signal.SIGTERM)
         return loss
