@@ -18,6 +18,7 @@ CATALOG = Catalog.load()
 
 WANTED = [
     "compact-x4",
+    "compact-x4-clean",
     "compact-x2",
     "4x-UltraSharp",
     "4x_foolhardy_Remacri",

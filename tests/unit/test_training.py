@@ -403,7 +403,9 @@ def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch)
     assert figures.outermost >= 0
 
 
-@pytest.mark.parametrize(("name", "scale"), [("compact-x4", 4), ("compact-x2", 2)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("compact-x4", 4), ("compact-x4-clean", 4), ("compact-x2", 2)]
+)
 def test_the_bundled_weights_are_small_and_of_their_scale(name: str, scale: int) -> None:
     path = WEIGHTS / f"{name}.safetensors"
     assert path.stat().st_size < LIMIT_BYTES
