@@ -19,17 +19,16 @@ def fitted(
 
     If ``native`` is the size of the output, the rows are resampled and cropped already: an engine's
     own size has the input's aspect ratio, which a cropped output has not.
-    ``bits`` per channel: 8 or 16, at most ``native_bits``.
+    ``bits`` per channel: 8 or 16, at most ``native_bits``. They are rounded to after all else, so
+    rows that were fitted before give the same bits.
     """
     if native not in (plan.scaled, plan.output):
         rows = resample(
             rows,
             source=(native.width, native.height),
             target=(plan.scaled.width, plan.scaled.height),
-            bits=bits,
+            bits=native_bits,
         )
-    elif bits < native_bits:
-        rows = to_eight_bits(rows)
     if plan.output not in (plan.scaled, native):
         rows = cropped(rows, plan.crop_x, plan.crop_y, plan.output.width, plan.output.height)
-    return rows
+    return to_eight_bits(rows) if bits < native_bits else rows

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ from upscaled_models.picture import RowBlocks
 _MARGIN_PX = 3
 # Pixels of a face that are pasted at once; a dozen floats are computed for each.
 _STRIP_PIXELS = 1 << 19
+# A pixel of the picture that is larger than the crop's is the mean of as many parts to a side. With
+# one part, more than half of a photograph's grain stays in a restored face, with two less than a
+# third, and three are not better.
+_PARTS = 2
 # Luma of ITU-R BT.601, which JPEG and the usual conversions to gray have.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -116,7 +121,7 @@ class FacePaste:
         if self._picture.bands < 3:
             luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
             change = (change * luma).sum(1, keepdim=True)
-        side = max(1, round(CROP_PX * patch.picture_px))
+        side = max(1, round(_PARTS * CROP_PX * patch.picture_px))
         if side < CROP_PX:
             change = functional.interpolate(
                 change, (side, side), mode="bicubic", antialias=True, align_corners=False
@@ -138,7 +143,7 @@ class FacePaste:
         mask = mask_at(positions)
         if not mask.any():
             return
-        moved = sample(change, positions, (CROP_PX, CROP_PX))
+        moved = _sampled(change, positions, patch.to_crop)
         most = np.float32(np.iinfo(part.dtype).max)
         weights = mask * (np.float32(self._strength) * most)
         values = part + weights[:, :, None] * moved
@@ -164,6 +169,20 @@ class FacePaste:
         sampled = sample(to_planes(pixels), in_window.of_pixels(0, 0, CROP_PX, CROP_PX), size)
         crop = np.clip(sampled, 0, 1)
         return np.ascontiguousarray(np.broadcast_to(crop, (CROP_PX, CROP_PX, 3)))
+
+
+def _sampled(change: Tensor, positions: Floats, to_crop: Similarity) -> Floats:
+    """The change at the centres of pixels; of pixels larger than the crop's, the mean of parts."""
+    whole = (CROP_PX, CROP_PX)
+    if to_crop.scale <= 1:
+        return sample(change, positions, whole)
+    moved: Floats = np.zeros((*positions.shape[:2], change.shape[1]), np.float32)
+    middles = [(number + 0.5) / _PARTS - 0.5 for number in range(_PARTS)]
+    for x, y in product(middles, middles):
+        offset = to_crop.factor * complex(x, y)
+        moved += sample(change, positions + np.array([offset.real, offset.imag], np.float32), whole)
+    moved /= np.float32(_PARTS**2)
+    return moved
 
 
 def _patch(to_crop: Similarity, picture: Picture) -> _Patch | None:

@@ -210,6 +210,30 @@ def test_a_face_with_more_pixels_than_the_network_sees_keeps_its_detail() -> Non
     assert after.std() == pytest.approx(before.std(), abs=1)
 
 
+@pytest.mark.parametrize(("side", "most"), [(60, 0.33), (250, 0.33), (420, 0.45)])
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_a_face_with_fewer_pixels_than_the_network_sees_keeps_little_of_its_grain(
+    side: int, most: float, degrees: int
+) -> None:
+    grain = np.random.default_rng(0).normal(128, 20, (460, 460, 3))
+    pixels = np.clip(np.rint(grain), 0, 255).astype(np.uint8)
+    paste = FacePaste(
+        [face_at(230.3, 230.2, side, degrees)],
+        Picture(460, 460, 3, 8),
+        lambda crop: np.full_like(crop, 0.25),
+    )
+
+    out = np.concatenate(list(paste.rows(blocks(pixels))))
+
+    half = side // 8
+    before, after = (
+        part[230 - half : 230 + half, 230 - half : 230 + half].astype(float)
+        for part in (pixels, out)
+    )
+    assert after.mean() == pytest.approx(63.75, abs=1)
+    assert after.std() < most * before.std()
+
+
 def test_a_face_that_a_crop_cuts_off_has_its_reason_and_is_not_restored() -> None:
     paste = FacePaste(
         [face_at(10, 10, 12), face_at(90, 90, 12)],
