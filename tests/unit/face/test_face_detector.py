@@ -102,6 +102,16 @@ def test_cats_drawings_and_textures_have_no_faces(name: str) -> None:
     assert found_in(Image.fromarray(picture), FaceOptions()) == []
 
 
+@pytest.mark.parametrize(
+    "box", [(185, 85, 230, 115), (160, 90, 190, 140), (190, 125, 260, 160), (200, 90, 250, 150)]
+)
+def test_an_eye_an_ear_a_mouth_and_a_nose_are_no_faces(box: tuple[int, int, int, int]) -> None:
+    part = astronaut().crop(box)
+    picture = part.resize((part.width * 5, part.height * 5), Image.Resampling.BICUBIC)
+
+    assert found_in(picture, FaceOptions()) == []
+
+
 def test_a_face_from_the_side_does_not_fit() -> None:
     [face] = found_in(Image.fromarray(skimage.data.camera()))  # type: ignore[no-untyped-call]
 

@@ -280,6 +280,46 @@ def test_without_strength_or_without_a_face_no_network_is_loaded(
 
 
 @pytest.mark.parametrize("engine_class", [FaceEngine, EsrganEngine])
+def test_a_loaded_model_is_not_used_once_its_file_was_removed_or_replaced(
+    tmp_path: Path, monkeypatch: Any, engine_class: Any
+) -> None:
+    def colour_of(network: FaceNetwork, crop: Floats) -> Floats:
+        # What the network would give, without the time to compute it.
+        bias = network._model.get_parameter("decoder.conv_out.bias")
+        return np.full_like(crop, (float(bias[0]) + 1) / 2)
+
+    monkeypatch.setattr(FaceNetwork, "restore", colour_of)
+    give_faces(monkeypatch, FACES[:1])
+    path = face_model(tmp_path, restoreformer(-0.5))
+    engine = engine_class(Settings(model_dir=tmp_path))
+    engine.start()
+    Image.new("RGB", (121, 97), "white").save(tmp_path / "in.png")
+
+    def restored() -> int:
+        given: Any = {
+            "image_path": str(tmp_path / "in.png"),
+            "output_path": str(tmp_path / "out.png"),
+            "upscale_factor": 1,
+        }
+        config = (
+            FaceConfig(**given) if engine_class is FaceEngine else EsrganConfig(**given, faces=True)
+        )
+        return int(read(engine.run(config, RecordingContext()))[45, 60, 0])
+
+    assert restored() == 64
+    face_model(tmp_path, restoreformer(0.0))
+    assert restored() == 128
+    path.write_bytes(b"no weights")
+    with pytest.raises(JobError) as refused:
+        restored()
+    assert refused.value.code == ErrorCode.MODEL_CORRUPT
+    path.unlink()
+    with pytest.raises(JobError) as refused:
+        restored()
+    assert refused.value.code == ErrorCode.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("engine_class", [FaceEngine, EsrganEngine])
 def test_a_missing_model_is_told_with_its_command_before_the_picture_is_opened(
     tmp_path: Path, engine_class: Any
 ) -> None:

@@ -260,10 +260,11 @@ def test_an_error_of_the_network_is_not_swallowed() -> None:
             list(paste.rows(blocks(pixels)))
 
 
-def test_rows_leave_as_soon_as_no_face_needs_them() -> None:
-    pixels = picture(40, 1200)
-    faces = [face_at(20, y, 30) for y in range(20, 1200, 44)]
-    paste = FacePaste(faces, Picture(40, 1200, 3, 8), unchanged)
+def test_of_90_faces_no_more_rows_are_held_than_one_face_needs() -> None:
+    pixels = picture(40, 4000)
+    faces = [face_at(20, y, 30) for y in range(20, 3980, 44)]
+    assert len(faces) == 90
+    paste = FacePaste(faces, Picture(40, 4000, 3, 8), unchanged)
     ahead = most = 0
 
     def counted() -> Iterator[np.ndarray]:
