@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.degrade import GRAPHIC_SHARES, PHOTOGRAPHIC_SHARES
-from training.graphics import GRAPHICS_RECIPE, make_graphic
+from training.graphics import GRAPHICS_RECIPE, make_field, make_graphic
 from training.photographs import PHOTOGRAPHS, SHORT_SIDES, cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
 
 Picture = NDArray[np.uint8]
 
-SCENE_SHARE, GRAPHIC_SHARE, PHOTOGRAPH_SHARE = 0.3, 0.2, 0.5
+SCENE_SHARE, GRAPHIC_SHARE, FIELD_SHARE, PHOTOGRAPH_SHARE = 0.28, 0.18, 0.04, 0.5
+
+FIELDS, FIELD_SIDE = 256, 256
+"""Fields of one colour: in them the outermost pixels count, which a graphic seldom shows."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Bank:
                         lambda: _drawn(graphic, graphics, "graphics", processes),
                     ),
                     GRAPHIC_SHARE,
+                    GRAPHIC_SHARES,
+                ),
+                Source(
+                    np.stack([make_field(seed, index, FIELD_SIDE) for index in range(FIELDS)]),
+                    FIELD_SHARE,
                     GRAPHIC_SHARES,
                 ),
                 Source(

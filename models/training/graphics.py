@@ -41,6 +41,12 @@ def make_graphic(seed: int, index: int, side: int) -> NDArray[np.uint8]:
     return _averaged_as_light(sheet.image, side)
 
 
+def make_field(seed: int, index: int, side: int) -> NDArray[np.uint8]:
+    """Field number `index` of one colour alone: (side, side, 3), uint8."""
+    colour = _colour(np.random.default_rng([seed, 3, index]))
+    return np.full((side, side, 3), colour, np.uint8)
+
+
 class _Sheet:
     """A picture to draw on, with a few colours that all its shapes share."""
 

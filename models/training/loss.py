@@ -18,7 +18,7 @@ LUMA_WEIGHT = 1.0
 is in colour, which the eye sees least."""
 
 
-BEYOND_WEIGHT = 16.0
+BEYOND_WEIGHT = 32.0
 """Of values beyond all that is near in the true picture. They are few, so the other errors hardly
 see them, but the eye does: a dark line along the edge between white and a saturated colour."""
 
