@@ -22,7 +22,7 @@ from training.bank import Bank, Source, photograph_file
 from training.crops import Crops
 from training.damage import damage_pictures
 from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
-from training.graphics import GRAPHICS_RECIPE, make_graphic
+from training.graphics import GRAPHICS_RECIPE, make_field, make_graphic
 from training.jpeg import SUBSAMPLING, compress
 from training.loss import LUMA, SLACK, picture_loss
 from training.network import Compact, load_network, quick_prelu, save_network
@@ -61,6 +61,13 @@ def test_graphics_have_flat_saturated_fields_black_and_white_and_repeat() -> Non
     assert (np.ptp(colours, axis=1) == 255).any()
     flat = (pictures[:, 1:] == pictures[:, :-1]).all(axis=-1).mean()
     assert flat > 0.5
+
+
+def test_a_field_has_one_colour_and_the_next_one_another() -> None:
+    fields = [make_field(1, index, 8) for index in range(4)]
+    assert all((field == field[0, 0]).all() for field in fields)
+    assert len({tuple(field[0, 0]) for field in fields}) > 1
+    np.testing.assert_array_equal(fields[2], make_field(1, 2, 8))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
