@@ -108,7 +108,7 @@ func (c *Client) Close() error {
 	if d := c.beginClose(); d != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), c.settings.closeTimeout)
 		defer cancel()
-		c.waitAccepted(ctx)
+		c.waitDelivered(ctx)
 		c.seal()
 		d.close(ctx)
 	}
@@ -144,14 +144,36 @@ func (c *Client) beginClose() *daemon {
 	return c.daemon
 }
 
-// waitAccepted waits until the daemon has accepted every open call. A call that was only sent may be
-// refused by a full queue, and is sent again then.
-func (c *Client) waitAccepted(ctx context.Context) {
+// acceptGrace is how long Close waits for the word that a written job is accepted. A daemon gives it at
+// once; one that waits for the end of its input first is given that then.
+const acceptGrace = time.Second
+
+// waitDelivered waits until the daemon has every open call, and has accepted it or been silent for the
+// grace. A call that was only written may be refused by a full queue, and is sent again then.
+func (c *Client) waitDelivered(ctx context.Context) {
+	c.waitFor(ctx, c.isWritten)
+	ctx, cancel := context.WithTimeout(ctx, acceptGrace)
+	defer cancel()
+	c.waitFor(ctx, func() bool { return len(c.calls) <= c.accepted })
+}
+
+// isWritten is whether every open call is written. It is called with the lock held.
+func (c *Client) isWritten() bool {
+	for _, call := range c.calls {
+		if call.daemon == nil || call.delivering {
+			return false
+		}
+	}
+	return true
+}
+
+// waitFor waits until the condition holds, which is asked with the lock held, or no job can be sent.
+func (c *Client) waitFor(ctx context.Context, condition func() bool) {
 	for {
 		c.mu.Lock()
-		isAccepted, changed := len(c.calls) <= c.accepted || c.sealed, c.changed
+		isDone, changed := c.sealed || condition(), c.changed
 		c.mu.Unlock()
-		if isAccepted {
+		if isDone {
 			return
 		}
 		select {

@@ -112,6 +112,9 @@ func (c *Client) delivered(call *Call, d *daemon) bool {
 		call.settle(nil, d.err)
 	}
 	call.delivering = false
+	if c.closing {
+		c.announce()
+	}
 	switch {
 	case call.settled || !call.cancelling:
 	case call.daemon == nil:

@@ -51,7 +51,7 @@ def test_terminate_drains_and_a_second_signal_ends_it_now(start_worker: StartDae
 
 def chat(worker: Daemon) -> None:
     with contextlib.suppress(OSError):
-        while True:
+        while worker.process.poll() is None:
             worker.send(b'{"type":"health"}\n' * 100)
 
 

@@ -89,13 +89,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Picture]:
 
 @pytest.mark.usefixtures("drawn")
 def test_the_evaluation_prints_a_card_and_keeps_it_with_a_sheet(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image
 
     save_network(Compact(2, 4, 1), tmp_path / "tiny.safetensors")
     out = tmp_path / "card"
     conditions = ["--conditions", "clean", "JPEG 35"]
+    # The command sets it for its whole process.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
     status = bench.main(
         ["models", str(tmp_path / "tiny.safetensors"), "--out", str(out), *conditions]
     )
