@@ -126,6 +126,7 @@ def site(
 
 
 @needs_redis
+@pytest.mark.long
 def test_machines_file_pictures_once_although_one_is_killed_and_one_is_sent_away(
     site: Site,
 ) -> None:

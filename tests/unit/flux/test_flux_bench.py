@@ -33,6 +33,7 @@ def test_loading_takes_the_host_s_memory_for_one_tensor_and_not_for_the_file(
     assert load_apart(tmp_path, file, placement)["peak_bytes"] < 2 * largest + 8_000_000
 
 
+@pytest.mark.long
 def test_the_script_for_a_gpu_runs_small_on_a_processor(tmp_path: Path) -> None:
     kept = tmp_path / "results.json"
     told = subprocess.run(
