@@ -178,8 +178,9 @@ class Filer:
 
     async def _submit(self, filing: Filing, submission: Submission, upload: Upload) -> Record:
         """A new job."""
-        # The job takes the file over, and the pipeline stores the original if the job fails.
-        given = upload.path.with_name(secrets.token_hex(16))
+        # The job takes the file over, and the pipeline stores the original if the job fails. What a
+        # killed server leaves in the incoming folder, the next one removes.
+        given = self._service.storage.incoming / secrets.token_hex(16)
         try:
             await asyncio.to_thread(_link, upload.path, given)
             submitted = await self._service.submit(

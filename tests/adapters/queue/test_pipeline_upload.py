@@ -289,6 +289,10 @@ def test_a_batch_outlives_a_killed_server_and_its_webhook_is_told_of_each_pictur
             assert list(found(bucket, one["original_key"], tmp_path)) == [one["folder"]]
         # A job that was there before the kill has upscaled its picture.
         assert len(serve.client.get("/api/jobs").json()["jobs"]) == 5
+        wait_until(
+            lambda: {name.partition("/")[0] for name in serve.files()} <= {"results"},
+            "the removal of the uploads",
+        )
         events = [receiver.next() for _ in pictures]
     assert {event["type"] for event in events} == {"picture.filed"}
     told = {event["data"]["name"]: event["data"]["result"]["folder"] for event in events}
