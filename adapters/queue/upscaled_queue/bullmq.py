@@ -39,6 +39,8 @@ _MORE_STALLS = 20
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 _ENDLESS = 2**31
+# For a job, until the queue is asked again: BullMQ's own.
+_LONGEST_WAIT_S = 5.0
 # An id that BullMQ takes as it is: a colon parts its keys, and a number is an id of its own making.
 _PLAIN_ID = re.compile(r"(?=.*[^\d])[\w.@-]{1,128}", re.ASCII)
 # A job of such an id would be written over a list of the queue.
@@ -111,6 +113,9 @@ class BullWorker:
                 "concurrency": self._capacity,
                 "lockDuration": lease_ms,
                 "stalledInterval": max(100, lease_ms // 3),
+                # Redis may wake a machine that is frozen and not this one; this one looks again
+                # after these seconds, and before its silence is taken for its own fault.
+                "drainDelay": min(_LONGEST_WAIT_S, self._settings.lease_s / 3),
                 "maxStalledCount": self._settings.max_deliveries + _MORE_STALLS,
                 "runRetryDelay": round(_LAST_RETRY_S * 1000),
                 "removeOnComplete": {"age": self._settings.keep_s},

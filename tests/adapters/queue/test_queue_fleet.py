@@ -78,7 +78,6 @@ def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet)
     disturb(fleet, ids, machine_kills=2, broker_kills=1)
 
 
-@pytest.mark.long
 def test_a_machine_that_was_frozen_past_its_lease_adds_no_second_end(fleet: Fleet) -> None:
     start_machines(fleet, 2)
     fleet.submit(fleet.job("frozen", steps=2, step_s=ENDLESS_S))
