@@ -13,22 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upscaled_imaging.compression import LUMINANCE
+
 SUBSAMPLING = ("4:4:4", "4:2:2", "4:2:0")
 """What `subsampling` counts: chroma at every pixel, at every second column, and row too."""
 
 _BLOCK = 8
 
-# Annex K of T.81, in reading order.
-_LUMA = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
+# Annex K.2 of T.81, in reading order.
 _CHROMA = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
@@ -53,7 +45,7 @@ def compress(levels: Tensor, quality: Tensor, subsampling: Tensor) -> Tensor:
         ),
         dim=1,
     )
-    luma = _quantised(luma[:, None], _table(_LUMA, quality))
+    luma = _quantised(luma[:, None], _table(LUMINANCE, quality))
     table = _table(_CHROMA, quality)
     kept = torch.empty_like(chroma)
     for index, step in enumerate(((1, 1), (1, 2), (2, 2))):

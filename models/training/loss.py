@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upscaled_bench.evaluation.measures import LUMA
+
 SOFTNESS = 0.1
 """Errors below this (of 1.0) count by their square, as PSNR does, and larger ones linearly: a few
 hard edges would otherwise outweigh all of the texture."""
-
-LUMA = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in brightness, as JPEG has them."""
 
 LUMA_WEIGHT = 1.0
 """Of the error in brightness, beside the error in red, green and blue. Without it most of the gain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,9 +13,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import psutil
 import pytest
@@ -29,6 +31,14 @@ Job = dict[str, Any]
 needs_redis = pytest.mark.skipif(
     shutil.which("redis-server") is None, reason="redis-server is not installed"
 )
+
+
+class Killed(Protocol):
+    """A server that a test kills."""
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
 
 
 class RedisServer:
@@ -349,6 +359,29 @@ class Fleet:
     def ends(self) -> list[dict[str, Any]]:
         """All ends, in their order."""
         return list(self.records.ends(is_followed=False))
+
+    def has_ends(self, count: int) -> bool:
+        """Whether so many jobs have ended."""
+        return int(self.records.redis.xlen("upscaled:outbox")) >= count
+
+    def disturb(
+        self, jobs: int, kills: Sequence[str], server: Killed, options: Sequence[str], seed: int
+    ) -> list[Machine]:
+        """While so many jobs are done, kill a "machine", replaced by a new one, or the "server",
+        which starts again; spread over the jobs. The machines that live at the end."""
+        chance, alive = random.Random(seed), list(self.machines)
+        for number, what in enumerate(kills, start=1):
+            share = jobs * number // (len(kills) + 1)
+            wait_until(partial(self.has_ends, share), f"{share} ends")
+            if what == "server":
+                server.kill()
+                server.start()
+                continue
+            victim = chance.choice(alive)
+            alive.remove(victim)
+            victim.kill()
+            alive.append(self.start_machine(*options))
+        return alive
 
     def check_each_has_one_result(self, ids: Iterable[str]) -> None:
         """One result each, told once, with its whole output."""

@@ -24,12 +24,13 @@ from training.damage import damage_pictures
 from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
 from training.graphics import GRAPHICS_RECIPE, make_field, make_graphic
 from training.jpeg import SUBSAMPLING, compress
-from training.loss import LUMA, SLACK, picture_loss
+from training.loss import SLACK, picture_loss
 from training.network import Compact, load_network, quick_prelu, save_network
 from training.photographs import cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
 from training.run import Recipe, Run
 from training.train import main
+from upscaled_bench.evaluation.measures import LUMA
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
 LIMIT_BYTES = 3_000_000

@@ -45,30 +45,13 @@ def disturb(
     """Kill machines that run something, each replaced by a new one, and the broker in between,
     spread over the jobs; how many jobs were started again. rabbit: the broker, if it is not the
     fleet's Redis."""
-    broker = rabbit or fleet.redis
     options = ON_RABBITMQ if rabbit else OPTIONS
-    chance = random.Random(7)
-    disturbances = ["machine"] * machine_kills + ["broker"] * broker_kills
-    chance.shuffle(disturbances)
-    alive = list(fleet.machines)
-    for number, what in enumerate(disturbances):
-        share = len(ids) * number // len(disturbances)
-        wait_until(partial(has_ends, fleet, share), f"{share} ends")
-        if what == "broker":
-            broker.kill()
-            broker.start()
-            continue
-        victim = chance.choice(alive)
-        alive.remove(victim)
-        victim.kill()
-        alive.append(fleet.start_machine(*options))
+    kills = ["machine"] * machine_kills + ["server"] * broker_kills
+    random.Random(7).shuffle(kills)
+    alive = fleet.disturb(len(ids), kills, rabbit or fleet.redis, options, seed=7)
     fleet.check_each_has_one_result(ids)
     assert all(machine.process.poll() is None for machine in alive)
     return sum(fleet.starts_of(job_id) > 1 for job_id in ids)
-
-
-def has_ends(fleet: Fleet, count: int) -> bool:
-    return int(fleet.records.redis.xlen("upscaled:outbox")) >= count
 
 
 def test_killed_machines_and_a_killed_redis_lose_and_double_no_job(fleet: Fleet) -> None:
@@ -164,7 +147,7 @@ def test_long_frozen_machines_add_no_second_result(fleet: Fleet) -> None:
     fleet.submit(*(fleet.job(job_id, step_s=0.3) for job_id in ids))
     taken_over = 0
     for number in range(10):
-        wait_until(partial(has_ends, fleet, 30 * number), "more ends")
+        wait_until(partial(fleet.has_ends, 30 * number), "more ends")
         frozen = machines[number % 3]
         wait_until(partial(runs_of, fleet, frozen), "a job that it runs")
         frozen.signal_all(signal.SIGSTOP)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from PIL import Image
 from holding_proxy import HoldingProxy, holding_proxy
 from object_store import ObjectStore, running_object_store
 from queue_fleet import Fleet, Job, Machine, needs_redis, running_fleet
-from waiting import wait_until
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed")
 
@@ -78,33 +76,17 @@ def job(store: ObjectStore, job_id: str, source: str) -> Job:
     return {"job_id": job_id, "method": "esrgan", "config": {**urls, "upscale_factor": 2}}
 
 
-def has_ends(fleet: Fleet, count: int) -> bool:
-    return int(fleet.records.redis.xlen("upscaled:outbox")) >= count
-
-
 def disturb(
     fleet: Fleet, store: ObjectStore, bucket: Any, *, machines: int, jobs: int, kills: list[str]
 ) -> None:
     """Run jobs. Meanwhile kill machines, each replaced by a new one, and the server."""
     put_picture(bucket, "small.png", SMALL)
     fleet.use_objects(store)
-    alive = [fleet.start_machine(*OPTIONS) for _ in range(machines)]
-    for machine in alive:
+    for machine in [fleet.start_machine(*OPTIONS) for _ in range(machines)]:
         machine.wait_ready()
     ids = [f"job-{number}" for number in range(jobs)]
     fleet.submit(*(job(store, job_id, "small.png") for job_id in ids))
-    chance = random.Random(3)
-    for number, what in enumerate(kills, start=1):
-        share = jobs * number // (len(kills) + 1)
-        wait_until(partial(has_ends, fleet, share), f"{share} ends")
-        if what == "server":
-            store.kill()
-            store.start()
-            continue
-        victim = chance.choice(alive)
-        alive.remove(victim)
-        victim.kill()
-        alive.append(fleet.start_machine(*OPTIONS))
+    alive = fleet.disturb(jobs, kills, store, OPTIONS, seed=3)
     fleet.check_each_ends_once(ids)
     assert all(machine.process.poll() is None for machine in alive)
     assert outputs(bucket) == sorted(f"out/{job_id}.png" for job_id in ids)
