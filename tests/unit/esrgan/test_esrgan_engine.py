@@ -107,10 +107,10 @@ def test_a_picture_comes_out_four_times_as_large_and_right(
     assert context.warnings == []
 
 
-def test_progress_rises_to_the_end_and_counts_tiles(engine: EsrganEngine, folder: Path) -> None:
+def test_progress_comes_near_the_end_and_counts_tiles(engine: EsrganEngine, folder: Path) -> None:
     context = RecordingContext()
     run(engine, write(folder / "in.png", photograph(200, 100)), context, tile_size=32)
-    assert context.percents == sorted(context.percents)
+    # In between it is an estimate from times and may fall: a job shows the highest until then.
     assert context.percents[0] == 0
     assert 85 < context.percents[-1] <= 100
     done = [count for count, _ in context.tiles]
