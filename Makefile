@@ -106,9 +106,8 @@ format: $(STAMP)  ## let ruff mend what it can
 
 schema: $(STAMP)  ## write the schemas, the OpenAPI document and the adapters' types anew
 	$(BIN)/python -m upscaled_protocol.schema protocol/schema
-	$(BIN)/python adapters/generate.py
 	$(BIN)/python -m upscaled_http.schema adapters/http
-	$(BIN)/python adapters/generate_http.py
+	$(BIN)/python adapters/generate
 
 bench: $(STAMP)  ## print every benchmark's ratios
 	$(BIN)/upscaled bench

@@ -1,4 +1,4 @@
-// Code generated from protocol/schema by adapters/generate.py. DO NOT EDIT.
+// Code generated from protocol/schema by adapters/generate. DO NOT EDIT.
 
 package upscaled
 

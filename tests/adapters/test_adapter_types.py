@@ -8,77 +8,76 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from upscaled.errors import FAMILIES, UpscaledError, error_of
 from upscaled.protocol import ERROR_CODES
 from upscaled_protocol.errors import MEANINGS, ErrorCode
 from upscaled_protocol.version import VERSION
 
-ADAPTERS = Path(__file__).parents[2] / "adapters"
-HTTP_GENERATED = [Path("node/src/http/api.ts"), Path("go/http/api.go")]
+ROOT = Path(__file__).parents[2]
+ADAPTERS = ROOT / "adapters"
+SCHEMA = Path("protocol/schema")
+OPENAPI = Path("adapters/http/openapi.json")
 GENERATED = [
-    Path("node/src/protocol.ts"),
-    Path("go/protocol.go"),
-    Path("python/upscaled/protocol.py"),
+    Path("adapters/node/src/protocol.ts"),
+    Path("adapters/go/protocol.go"),
+    Path("adapters/python/upscaled/protocol.py"),
 ]
+HTTP_GENERATED = [Path("adapters/node/src/http/api.ts"), Path("adapters/go/http/api.go")]
 
 
-def generate(
-    adapters: Path, *options: str, name: str = "generate.py"
-) -> subprocess.CompletedProcess[str]:
-    """Run the generator of that folder."""
-    command = [sys.executable, str(adapters / name), *options]
+def generate(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the generator of that checkout."""
+    command = [sys.executable, str(root / "adapters" / "generate"), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_committed_types_are_what_the_schema_generates() -> None:
-    check = generate(ADAPTERS, "--check")
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the generator, of what it reads and of what it writes."""
+    sources = [path.relative_to(ROOT) for path in (ROOT / "adapters" / "generate").glob("*.py")]
+    schemas = [path.relative_to(ROOT) for path in (ROOT / SCHEMA).iterdir()]
+    for path in [*sources, *schemas, OPENAPI, *GENERATED, *HTTP_GENERATED]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    return tmp_path
+
+
+def test_the_committed_types_are_what_the_schemas_generate() -> None:
+    check = generate(ROOT, "--check")
     assert check.returncode == 0, check.stderr
 
 
-def test_types_are_stale_when_the_schema_changes(tmp_path: Path) -> None:
-    for path in [Path("generate.py"), *GENERATED]:
-        (tmp_path / "adapters" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "adapters" / path).write_bytes((ADAPTERS / path).read_bytes())
-    schema = tmp_path / "protocol" / "schema"
-    schema.mkdir(parents=True)
-    for source in (ADAPTERS.parent / "protocol" / "schema").iterdir():
-        document = json.loads(source.read_text())
-        if source.name == "errors.json":
-            document["codes"]["too_sleepy"] = {"retryable": True, "meaning": "it is late"}
-        (schema / source.name).write_text(json.dumps(document))
-    assert generate(tmp_path / "adapters", "--check").returncode == 1
-    assert generate(tmp_path / "adapters").returncode == 0
-    assert generate(tmp_path / "adapters", "--check").returncode == 0
-    typescript, go, python = ((tmp_path / "adapters" / path).read_text() for path in GENERATED)
+def test_types_are_stale_when_a_schema_changes(checkout: Path) -> None:
+    errors, openapi = checkout / SCHEMA / "errors.json", checkout / OPENAPI
+    document = json.loads(errors.read_text())
+    document["codes"]["too_sleepy"] = {"retryable": True, "meaning": "it is late"}
+    errors.write_text(json.dumps(document))
+    document = json.loads(openapi.read_text())
+    mood = {"anyOf": [{"enum": ["good"], "type": "string"}, {"type": "null"}]}
+    document["components"]["schemas"]["Job"]["properties"]["mood"] = mood
+    openapi.write_text(json.dumps(document))
+
+    check = generate(checkout, "--check")
+    assert check.returncode == 1
+    assert all(str(checkout / path) in check.stderr for path in GENERATED + HTTP_GENERATED)
+
+    assert generate(checkout).returncode == 0
+    assert generate(checkout, "--check").returncode == 0
+    typescript, go, python = ((checkout / path).read_text() for path in GENERATED)
     assert "too_sleepy: { retryable: true }" in typescript
     assert 'CodeTooSleepy Code = "too_sleepy"' in go
     assert '"too_sleepy": True,' in python
+    typescript, go = ((checkout / path).read_text() for path in HTTP_GENERATED)
+    assert 'mood?: "good" | (string & {});' in typescript
+    assert 'Mood string `json:"mood,omitempty"`' in " ".join(go.split())
 
 
 def test_the_openapi_document_and_the_collection_are_what_the_server_answers() -> None:
     command = [sys.executable, "-m", "upscaled_http.schema", str(ADAPTERS / "http"), "--check"]
     check = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert check.returncode == 0, check.stderr
-
-
-def test_the_http_clients_types_are_what_the_openapi_document_generates(tmp_path: Path) -> None:
-    check = generate(ADAPTERS, "--check", name="generate_http.py")
-    assert check.returncode == 0, check.stderr
-    copied = [Path("generate.py"), Path("generate_http.py"), Path("http/openapi.json")]
-    schemas = [Path(f"../protocol/schema/{name}.json") for name in ("host", "worker", "errors")]
-    for path in [*copied, *schemas, *HTTP_GENERATED]:
-        (tmp_path / "adapters" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "adapters" / path).write_bytes((ADAPTERS / path).read_bytes())
-    openapi = tmp_path / "adapters" / "http" / "openapi.json"
-    document = json.loads(openapi.read_text())
-    mood = {"anyOf": [{"enum": ["good"], "type": "string"}, {"type": "null"}]}
-    document["components"]["schemas"]["Job"]["properties"]["mood"] = mood
-    openapi.write_text(json.dumps(document))
-    assert generate(tmp_path / "adapters", "--check", name="generate_http.py").returncode == 1
-    assert generate(tmp_path / "adapters", name="generate_http.py").returncode == 0
-    typescript, go = ((tmp_path / "adapters" / path).read_text() for path in HTTP_GENERATED)
-    assert 'mood?: "good" | (string & {});' in typescript
-    assert 'Mood string `json:"mood,omitempty"`' in " ".join(go.split())
 
 
 def test_every_code_has_an_exception_of_its_family_and_says_whether_to_try_again() -> None:

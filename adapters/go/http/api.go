@@ -1,4 +1,4 @@
-// Code generated from adapters/http/openapi.json by adapters/generate_http.py. DO NOT EDIT.
+// Code generated from adapters/http/openapi.json by adapters/generate. DO NOT EDIT.
 
 package upscaledhttp
 

@@ -1,4 +1,4 @@
-// Generated from protocol/schema by adapters/generate.py. Do not edit.
+// Generated from protocol/schema by adapters/generate. Do not edit.
 
 export const PROTOCOL_VERSION = 1;
 

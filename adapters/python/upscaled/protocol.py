@@ -1,4 +1,4 @@
-# Generated from protocol/schema by adapters/generate.py. Do not edit.
+# Generated from protocol/schema by adapters/generate. Do not edit.
 # fmt: off
 # ruff: noqa: E501
 """What a host and a daemon say to each other, version 1 of the protocol."""

@@ -1,4 +1,4 @@
-// Generated from adapters/http/openapi.json by adapters/generate_http.py. Do not edit.
+// Generated from adapters/http/openapi.json by adapters/generate. Do not edit.
 
 import type { CropInfo, Face, Size, Timings, WorkerHealth } from "../protocol.js";
 
