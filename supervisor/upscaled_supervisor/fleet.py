@@ -244,11 +244,11 @@ class Fleet:
         """A worker has exited: requeue its jobs, and fill its slot again."""
         if child.pid is not None:
             self._system.kill_group(child.pid)  # the processes that it has left
-        # Before its last lines are read, so that none of them gives the dead worker this job.
+        # Before its last lines are read: after one of them the worker could be given this job.
         self._dispatcher.requeue_reserved(child)
         self._streams.read_stdout(child)
         is_expected = child.state == "stopping" and not child.jobs
-        died_loading = child.state == "starting"
+        was_starting = child.state == "starting"
         has_worked = child.jobs_done > 0
         self._forget(child)
         self._dispatcher.requeue_all(child, cause)
@@ -263,7 +263,7 @@ class Fleet:
             self._log.log(
                 "warning", "worker_gone", worker=slot.number, worker_pid=child.pid, **cause
             )
-            self._plan_restart(slot, cause, died_loading=died_loading, has_worked=has_worked)
+            self._plan_restart(slot, cause, was_starting=was_starting, has_worked=has_worked)
         elif promoted is not None:
             self._count_restart(slot, promoted.cause)
 
@@ -279,14 +279,14 @@ class Fleet:
         except OSError as error:
             cause = Cause("load_failed", detail=str(error))
             self._log.log("warning", "worker_gone", worker=slot.number, **cause)
-            self._plan_restart(slot, cause, died_loading=False, has_worked=False)
+            self._plan_restart(slot, cause, was_starting=False, has_worked=False)
 
     def _plan_restart(
-        self, slot: Slot, cause: Cause, *, died_loading: bool, has_worked: bool
+        self, slot: Slot, cause: Cause, *, was_starting: bool, has_worked: bool
     ) -> None:
         self._count_restart(slot, cause)
         slot.plan_restart(
-            cause, self._system.now(), died_loading=died_loading, has_worked=has_worked
+            cause, self._system.now(), was_starting=was_starting, has_worked=has_worked
         )
         if all(one.is_given_up for one in self.slots):
             self.failure = cause.sentence()

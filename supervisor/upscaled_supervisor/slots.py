@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from upscaled_protocol.backoff import backoff_s
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.child import Child
 from upscaled_supervisor.devices import Placement
@@ -24,7 +25,7 @@ _STARVED_AFTER = 4
 
 @dataclass
 class Replacement:
-    """A worker that starts while the worker that it replaces goes on."""
+    """A worker that starts while the worker that it replaces still works."""
 
     child: Child
     cause: Cause  # why the old worker is replaced
@@ -80,20 +81,22 @@ class Slot:
         self.start_failure = None
 
     def plan_restart(
-        self, cause: Cause, now: float, *, died_loading: bool, has_worked: bool
+        self, cause: Cause, now: float, *, was_starting: bool, has_worked: bool
     ) -> None:
         """After an unexpected exit: set the time to fill the slot again.
 
         The first restart has no delay, because most exits are an accident or one job's doing.
         """
-        if died_loading and cause["reason"] == "exit":
+        if was_starting and cause["reason"] == "exit":
             self.load_failures += 1
-        never_ready = died_loading or cause["reason"] == "load_failed"
+        never_ready = was_starting or cause["reason"] == "load_failed"
         self.start_failure = cause if never_ready else None
         self.failures = 0 if has_worked else self.failures + 1
-        delay_s = _BACKOFF_BASE_S * 2 ** (self.failures - 2) if self.failures > 1 else 0.0
+        delay_s = 0.0
+        if self.failures > 1:
+            delay_s = backoff_s(self.failures - 1, _BACKOFF_BASE_S, _BACKOFF_LIMIT_S)
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - so that a fleet does not restart in step
-        self.respawn_at = now + min(delay_s, _BACKOFF_LIMIT_S) * jitter
+        self.respawn_at = now + delay_s * jitter
 
     def reset(self) -> None:
         """Forget the failures, because the user says that the fault is mended."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from upscaled.call import Call
 from upscaled.errors import DaemonGoneError
+from upscaled_protocol.backoff import backoff_s
 
 _MAX_DELAY_S = 10.0
 
@@ -38,7 +39,7 @@ class Restarts:
         self._failed_starts += not self._is_ready
         if self._failed_starts >= self._attempts or self._is_hopeless(error):
             return None
-        return float(min(self._delay_s * 2**self._failed_starts, _MAX_DELAY_S))
+        return backoff_s(self._failed_starts + 1, self._delay_s, _MAX_DELAY_S)
 
     def may_lose(self, call: Call[Any]) -> bool:
         """Count a daemon that ended without accepting this job; False if it was the last try."""

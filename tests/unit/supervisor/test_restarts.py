@@ -9,6 +9,9 @@ import pytest
 
 from simulated_system import SimulatedWorker
 from simulation import Simulation, simulated
+from upscaled_supervisor.causes import Cause
+from upscaled_supervisor.devices import Placement
+from upscaled_supervisor.slots import Slot
 
 HANG = {"hang": True}
 
@@ -90,6 +93,14 @@ def test_restarts_are_delayed_longer_each_time_up_to_a_limit(bad_machine: Simula
     assert min(delays[-3:]) >= 15.0
     assert len(starts) < 30
     daemon.close()
+
+
+def test_a_machine_that_is_bad_for_days_is_tried_at_the_longest_delay() -> None:
+    slot = Slot(0, Placement())
+    for _ in range(2000):
+        slot.plan_restart(Cause("oom_kill"), now=0.0, was_starting=True, has_worked=False)
+    assert 15.0 <= slot.respawn_at <= 30.0
+    assert not slot.is_given_up
 
 
 def test_a_bad_machine_is_reported_once_and_recovers_by_itself(bad_machine: Simulation) -> None:

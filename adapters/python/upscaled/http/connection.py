@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from upscaled.errors import DaemonGoneError, UpscaledError
 from upscaled.http.problems import MAY_PASS, TOO_MANY, problem_error
+from upscaled_protocol.backoff import backoff_s
 
 # The server answers, or writes a line, at least every 15 s.
 _SILENCE_S = 60.0
@@ -100,8 +101,8 @@ class Patience:
         failures."""
         if self._failures >= self._attempts:
             raise error
-        delay_s = min(self._delay_s * 2**self._failures, _LONGEST_DELAY_S)
         self._failures += 1
+        delay_s = backoff_s(self._failures, self._delay_s, _LONGEST_DELAY_S)
         # Clients that lost the same server must not come back at the same moment.
         stop.wait(max(at_least_s, delay_s * (0.75 + random.random() / 2)))  # noqa: S311
 

@@ -1,0 +1,12 @@
+"""The pause between two tries of something that has failed."""
+
+from __future__ import annotations
+
+# Far past any longest pause. After a thousand doublings the number is too large for a float.
+_MOST_DOUBLINGS = 64
+
+
+def backoff_s(failures: int, first_s: float, longest_s: float) -> float:
+    """The pause after this many failures in a row: `first_s` after the first one, twice as long
+    after each further one, at most `longest_s`."""
+    return min(first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), longest_s)
