@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import re
 import signal
 import time
@@ -25,10 +24,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
-from upscaled_queue.depth import bullmq_waiting
-from upscaled_queue.exits import EXIT_NO_DAEMON, EXIT_OK, EXIT_STUCK
+from upscaled_queue.depth import count_waiting
+from upscaled_queue.ends import Ended, GivenBack, Outcome
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
-from upscaled_queue.machine import Ended, GivenBack, Machine, Outcome
+from upscaled_queue.machine import Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.settings import Settings
 
@@ -82,26 +81,21 @@ class BullWorker:
         self._threads = ThreadPoolExecutor(self._capacity * len(self._settings.methods))
         self._client = connection_of(self._settings.url.broker, is_patient=True)
         self._stopped = asyncio.Event()
-        self._status = EXIT_OK
 
     async def work(self) -> int:
-        """Until a signal, or until there is nothing to do; the exit status."""
+        """Work until a signal, or until there is nothing to do; the exit status."""
         machine = self._machine
         for one in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(one, self._stop)
-
-        def failed() -> None:
-            self._loop.call_soon_threadsafe(self._fail)
-
-        machine.on_failed = failed
-        pulse = Pulse(machine, self, self._capacity, self._leave, self._stuck)
+        machine.on_failed = self._leave
+        pulse = Pulse(machine, self, self._capacity, self._leave, machine.exit_stuck)
         queues = [self._settings.queue_of(method) for method in self._settings.methods]
         workers = [self._worker(queue) for queue in queues]
         pulse.start()
         await self._stopped.wait()
         await asyncio.wait([asyncio.ensure_future(worker.close()) for worker in workers])
         await asyncio.to_thread(machine.wait_stopped)
-        return self._status
+        return machine.exit_status
 
     def _worker(self, queue: str) -> Any:
         lease_ms = round(self._settings.lease_s * 1000)
@@ -156,8 +150,8 @@ class BullWorker:
         """BullMQ renews its locks itself."""
 
     def waiting(self) -> int:
-        """Over all queues of this machine."""
-        return sum(bullmq_waiting(self._settings, one)[0] for one in self._settings.methods)
+        """Jobs that wait in all queues of this machine."""
+        return count_waiting(self._settings)
 
     def _log_error(self, error: Exception, *_: Any) -> None:
         self._machine.log.log("warning", "bullmq_error", detail=str(error))
@@ -167,16 +161,8 @@ class BullWorker:
         self._stopped.set()
 
     def _leave(self) -> None:
+        """Stop. Called from any thread."""
         self._loop.call_soon_threadsafe(self._stop)
-
-    def _fail(self) -> None:
-        self._status = EXIT_NO_DAEMON
-        self._stop()
-
-    def _stuck(self) -> None:
-        # Whatever hangs would hang in an orderly end as well.
-        self._machine.kill()
-        os._exit(EXIT_STUCK)
 
 
 class _ProgressWriter:
@@ -208,7 +194,7 @@ class _ProgressWriter:
 
 
 def work(machine: Machine, workers: int) -> int:
-    """Be a worker until a signal, or until there is nothing to do; the exit status."""
+    """Work until a signal, or until there is nothing to do; the exit status."""
 
     async def run() -> int:
         return await BullWorker(machine, workers).work()

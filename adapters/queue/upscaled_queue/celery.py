@@ -21,9 +21,11 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject
 
 from upscaled_protocol.log import Logger
+from upscaled_queue.depth import count_waiting
+from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_STUCK
 from upscaled_queue.job import PIPELINE, Message, level_of
-from upscaled_queue.machine import Ended, Machine
+from upscaled_queue.machine import Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
@@ -201,55 +203,44 @@ def _deliver(task: Any, job: Message) -> Message:
 
 
 class CeleryEngine:
-    """What the pulse needs, on a connection of its own."""
+    """The engine as the pulse uses it, on a connection of its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._redis = connect(settings.url.broker) if settings.url.is_redis else None
 
     def renew(self, leases: list[str]) -> None:
-        """Only what runs here: deliveries that leaked in an outage would be held for ever."""
+        """Hold what runs here, and nothing else: deliveries that leaked in an outage must lapse."""
         if self._redis is not None and leases:
             self._redis.zadd(_UNACKED_INDEX, dict.fromkeys(leases, time.time()), xx=True)
 
     def waiting(self) -> int:
-        """Over all queues of this machine."""
-        from upscaled_queue.depth import celery_waiting
-
-        return sum(celery_waiting(self._settings, one)[0] for one in self._settings.methods)
+        """Jobs that wait in all queues of this machine."""
+        return count_waiting(self._settings)
 
 
-def host(machine: Machine, capacity: int, leave_status: list[int]) -> None:
-    """Run this process's tasks on that machine. capacity: threads that run them; with fewer jobs
-    the machine has room. leave_status: the last one is the exit status."""
+def host(machine: Machine, capacity: int) -> None:
+    """Run this process's tasks on that machine. capacity: the threads that run them."""
     global _machine  # noqa: PLW0603 - a process has one
     _machine = machine
 
     def leave() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def stuck() -> None:
-        # Whatever hangs would hang in an orderly end as well.
-        machine.kill()
-        os._exit(EXIT_STUCK)
-
-    def failed() -> None:
-        leave_status.append(3)
-        leave()
-
     if machine.settings.url.is_redis:
         from upscaled_queue.transport import QoS
 
         QoS.running = staticmethod(lambda: [run.lease for run in machine.running() if run.lease])
-    machine.on_failed = failed
-    Pulse(machine, CeleryEngine(machine.settings), capacity, leave, stuck).start()
+    machine.on_failed = leave
+    engine = CeleryEngine(machine.settings)
+    Pulse(machine, engine, capacity, leave, machine.exit_stuck).start()
 
 
 def work(machine: Machine, workers: int) -> int:
-    """Be a worker until a signal, or until there is nothing to do; the exit status."""
-    settings, statuses = machine.settings, [0]
+    """Work until a signal, or until there is nothing to do; the exit status."""
+    settings = machine.settings
     capacity = settings.slots * workers
-    host(machine, capacity, statuses)
+    host(machine, capacity)
     _log_little()
     signals.setup_logging.connect(_log_little, weak=False)
     queues = [settings.queue_of(method) for method in settings.methods]
@@ -270,7 +261,7 @@ def work(machine: Machine, workers: int) -> int:
         machine.kill()
         return EXIT_STUCK
     machine.wait_stopped()
-    return statuses[-1]
+    return machine.exit_status
 
 
 def _log_little(**_: Any) -> None:
@@ -311,7 +302,7 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
     if sender.concurrency == settings.slots:
         # The command has no -c, so it is the setting's: slots are per worker of the daemon.
         sender.concurrency *= workers
-    host(machine, sender.concurrency, [0])
+    host(machine, sender.concurrency)
 
 
 @signals.worker_shutting_down.connect

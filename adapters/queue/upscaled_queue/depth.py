@@ -16,29 +16,36 @@ _LEVELS = range(10)
 
 
 def depth(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
-    """For each method: `waiting`, `running`, `oldest_s` (of those that wait; none if nothing waits
-    or RabbitMQ does not tell) and `machines`. Raises the errors of the engines' clients."""
-    told = {}
+    """For each method: `waiting`, `running`, `machines`, and `oldest_s`: how long the oldest job
+    waits. That is None if no job waits, and on RabbitMQ, which does not know it. Raises the errors
+    of the engines' clients."""
+    depths = {}
     for method in settings.methods:
         waiting, oldest_s = _waiting(settings, method)
         running, machines = records.counts(method, settings.lease_s)
-        told[method] = {
+        depths[method] = {
             "waiting": waiting,
             "running": running,
             "oldest_s": None if oldest_s is None else round(oldest_s, 1),
             "machines": machines,
         }
-    return told
+    return depths
+
+
+def count_waiting(settings: Settings) -> int:
+    """Jobs that wait in the queues of these methods, and could be delivered now. Raises the errors
+    of the engines' clients."""
+    return sum(_waiting(settings, method)[0] for method in settings.methods)
 
 
 def _waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+    """How many jobs wait, and for how many seconds the oldest has."""
     if settings.url.engine == "bullmq":
-        return bullmq_waiting(settings, method)
-    return celery_waiting(settings, method)
+        return _bullmq_waiting(settings, method)
+    return _celery_waiting(settings, method)
 
 
-def celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
-    """How many wait, and for how many seconds the oldest has."""
+def _celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
     queue = settings.queue_of(method)
     if not settings.url.is_redis:
         return _rabbitmq_waiting(settings.url.broker, queue), None
@@ -52,8 +59,8 @@ def celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
     return sum(answers[::2]), _age(min(filter(None, given), default=None))
 
 
-def bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
-    """The same. Jobs of a paused queue are not counted, because no machine would get them."""
+def _bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+    """Jobs of a paused queue are not counted, because no machine would get them."""
     root = f"bull:{settings.queue_of(method)}"
     with connect(settings.url.broker) as client:
         if client.hexists(f"{root}:meta", "paused"):

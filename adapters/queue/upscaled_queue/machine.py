@@ -1,10 +1,11 @@
 """One machine: one daemon, and the deliveries that run on it.
 
-    engine ── run ──> record: begin ──> daemon ──> record: settle ── Ended ──> engine acks
-                                          └── it goes away, or we leave ── GivenBack
+    engine ── run ──> record: begin ──> daemon ──> record: settle ── Ended ──> engine acknowledges
+                                          └── it is lost, or the machine leaves ── GivenBack
 
-An engine calls `run` in a thread for each delivery. No outage ends a delivery: the record is
-waited for, a lost daemon is started again and the job runs again within the same delivery.
+An engine calls `run` in a thread for each delivery. No outage ends a delivery: the machine waits
+until the record can be reached; a lost daemon is started again, and the job runs again within the
+same delivery.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import signal
 import threading
 import time
 from asyncio import CancelledError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
+
+from redis import RedisError
 
 from upscaled import DaemonGoneError, UpscaledError, Upscaler
 from upscaled.protocol import Progress
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue.daemonargs import daemon_args, daemon_environment
+from upscaled_queue.ends import Ends, Outcome
+from upscaled_queue.exits import EXIT_NO_DAEMON, EXIT_OK, EXIT_STUCK
 from upscaled_queue.job import (
     PIPELINE,
     Message,
@@ -33,54 +38,35 @@ from upscaled_queue.job import (
     check_allowed,
     error_event,
     event_of,
-    poisoned_event,
     read_job,
 )
-from upscaled_queue.record import RecordLostError, Records, Start
+from upscaled_queue.record import Records
 from upscaled_queue.sender import WebhookSender
 from upscaled_queue.settings import Settings
-from upscaled_queue.webhooks import check_webhook, webhook_of
+from upscaled_queue.webhooks import check_webhook
 
 if TYPE_CHECKING:
     from upscaled import Call
     from upscaled_queue.pipeline.delivery import Deliveries, Delivery
 
-# After an end that another try may mend: doubled with each delivery.
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
 # A daemon that was lost gets a pause before its job runs again, or a job that ends it at once would
 # use all its deliveries within a second.
 _LOST_DAEMON_S = 0.2
 # From the daemon's own grace to the end of its process.
 _AFTER_GRACE_S = 3.0
 
-
-@dataclass(frozen=True)
-class Ended:
-    """The job has its end, which is in the record: acknowledge the delivery."""
-
-    event: Message
-
-
-@dataclass(frozen=True)
-class GivenBack:
-    """Put the job back into the queue, to be delivered after this time at the earliest."""
-
-    delay_s: float = 0.0
-
-
-Outcome = Ended | GivenBack
 ProgressListener = Callable[[Message], None]
 
 
 @dataclass
 class Run:
-    """A job that runs here. lease: what the engine knows the delivery by."""
+    """A job that runs here. lease: the engine's name of the delivery; None if it needs none.
+    call: what runs now, and can be cancelled."""
 
     job: QueuedJob
     lease: str | None
     outcome: Future[Outcome] = field(default_factory=Future)
-    call: Any = None
+    call: Call[None] | Delivery | None = None
     is_cancelled: bool = False
 
 
@@ -95,8 +81,9 @@ class Machine:
         self.given_up = threading.Event()
         self.records = Records(settings.url.record, settings.keep_s, self.given_up)
         self.runs: dict[str, Run] = {}
+        # The newest progress of each job that has not been written yet.
         self.news: dict[str, Message] = {}
-        self.counts: dict[str, int] = {}
+        self.ends = Ends(settings, self.records, log)
         self.last_delivery = time.monotonic()
         self.is_stopping = False
         self.has_failed = False
@@ -116,7 +103,7 @@ class Machine:
         )
 
     def start(self) -> int:
-        """Start the daemon, and wait until it is ready: how many workers it has. Raises
+        """Start the daemon and wait until it is ready. Returns the number of its workers. Raises
         `DaemonGoneError`."""
         self._upscaler.start()
         if self.sender is not None:
@@ -139,7 +126,7 @@ class Machine:
         try:
             job = read_job(fields)
         except JobError as error:
-            return Ended(self._refuse(fields, error))
+            return self.ends.refuse(fields, error)
         with self._lock:
             other = self.runs.get(job.job_id)
             if other is None:
@@ -166,7 +153,7 @@ class Machine:
             check_webhook(job.webhook_url, job.job_id, self.settings.webhooks)
             check_allowed(job, self.settings.allow_urls)
         except JobError as error:
-            return self._settle(job, error_event(error, job.job_id))
+            return self.ends.settle(job, error_event(error, job.job_id))
         while True:
             starts += 1
             own_token = f"{token}/{starts}"
@@ -174,15 +161,15 @@ class Machine:
                 job, own_token, self.settings.machine, self.settings.max_deliveries
             )
             if start.kind != "run":
-                return self._without_start(job, start)
+                return self.ends.without_start(job, start)
             deliveries = int(start.number)
-            self._count("delivered_first" if deliveries == 1 else "delivered_again")
+            self.ends.count("delivered_first" if deliveries == 1 else "delivered_again")
             is_last = deliveries >= self.settings.max_deliveries
             event = None if self._is_leaving else self._event(run, on_progress, is_last=is_last)
             if event is not None and event.get("code") != "shutting_down":
-                return self._end(job, own_token, event, deliveries)
+                return self.ends.settle_or_retry(job, own_token, event, deliveries)
             if self._is_leaving:
-                return self._give_back(job, own_token)
+                return self.ends.give_back(job, own_token)
             # The daemon is gone, and the next one is being started.
             self.log.log("warning", "daemon_lost", job_id=job.job_id, delivery=deliveries)
             time.sleep(_LOST_DAEMON_S)
@@ -191,41 +178,21 @@ class Machine:
     def _is_leaving(self) -> bool:
         return self.is_stopping or self.has_failed
 
-    def _without_start(self, job: QueuedJob, start: Start) -> Outcome:
-        """The outcome of a delivery that is not to run."""
-        if start.kind == "early":
-            return GivenBack(start.number)
-        if start.kind == "cancelled":
-            return self._settle(job, cancelled_event(job, "before it started"))
-        if start.kind == "poisoned":
-            return self._settle(job, poisoned_event(job, int(start.number)))
-        self._count("fenced")
-        return Ended(start.record)
-
-    def _end(self, job: QueuedJob, token: str, event: Message, deliveries: int) -> Outcome:
-        """The daemon's word is the job's end, unless another delivery may do better."""
-        if event.get("retryable") is not True or deliveries >= self.settings.max_deliveries:
-            return self._settle(job, event)
-        delay_s = min(_LAST_RETRY_S, _FIRST_RETRY_S * 2 ** (deliveries - 1))
-        self.log.log("warning", "job_given_back", job_id=job.job_id, code=event.get("code"))
-        self.records.give_back(job, token, delay_s=delay_s, is_counted=True)
-        return GivenBack(delay_s)
-
     def _event(
         self, run: Run, on_progress: ProgressListener | None, *, is_last: bool
     ) -> Message | None:
         """The job's terminal event; None if the daemon is gone, or the machine leaves."""
         job_id = run.job.job_id
 
-        def tell(progress: Progress) -> None:
-            news = _told(progress)
+        def note_progress(progress: Progress) -> None:
+            news = _progress_fields(progress)
             self.news[job_id] = news
             if on_progress is not None:
                 on_progress(news)
 
         def submit(message: Message) -> Call[None]:
             try:
-                return self._upscaler.submit_job(message, tell)
+                return self._upscaler.submit_job(message, note_progress)
             except DaemonGoneError as error:
                 if not self.is_stopping:
                     self._fail(str(error))
@@ -280,11 +247,16 @@ class Machine:
             if call is not None:
                 call.cancel()
 
-    # --- ends -----------------------------------------------------------------------------------
+    # --- leaving --------------------------------------------------------------------------------
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of a machine that has stopped."""
+        return EXIT_NO_DAEMON if self.has_failed else EXIT_OK
 
     def stop(self) -> None:
-        """Take no more jobs: the daemon gets SIGTERM and its grace, and what it does not finish is
-        given back. A second call ends it now. Does not wait."""
+        """Take no more jobs. The daemon gets SIGTERM and its grace; the jobs that it does not
+        finish are given back. A second call kills it. Returns at once."""
         if self._closing is not None:
             threading.Thread(target=self.kill, name="upscaled-kill", daemon=True).start()
             return
@@ -293,7 +265,8 @@ class Machine:
         self._closing.start()
 
     def wait_stopped(self) -> None:
-        """Wait until the daemon has ended, and leave the record's list of machines."""
+        """Wait until the daemon has exited, and leave the record's list of machines. Stops it
+        first, if nobody has."""
         if self._closing is None:
             self.stop()
         if self._closing is not None:
@@ -302,7 +275,7 @@ class Machine:
             self.pictures.close()
         if self.sender is not None:
             self.sender.stop()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(RedisError):
             self.records.leave(self.settings.machine, self.settings.methods)
 
     def kill(self) -> None:
@@ -312,6 +285,11 @@ class Machine:
         self.given_up.set()
         if self.pictures is not None:
             self.pictures.close()
+
+    def exit_stuck(self) -> NoReturn:
+        """Kill the daemon and exit at once: what hangs would hang in an orderly end as well."""
+        self.kill()
+        os._exit(EXIT_STUCK)
 
     def _close(self) -> None:
         pid = self._upscaler.pid
@@ -335,59 +313,20 @@ class Machine:
             self.log.log("error", "daemon_cannot_be_kept", detail=reason)
             self.on_failed()
 
-    def _refuse(self, fields: object, error: JobError) -> Message:
-        """The end of what is no job. Without an id there is nothing to keep a record of."""
-        given: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
-        job_id = error.job_id
-        self.log.log("warning", "job_refused", job_id=job_id, detail=error.message)
-        if job_id is None:
-            return {**error_event(error, ""), "job_id": None}
-        event = error_event(error, job_id)
-        method = str(given.get("method"))
-        webhook = webhook_of(given.get("webhook_url"), method, event, self.settings.webhooks)
-        return self.records.settle(job_id, method, event, dict(given), webhook)
-
-    def _settle(self, job: QueuedJob, event: Message) -> Ended:
-        webhook = webhook_of(job.webhook_url, job.method, event, self.settings.webhooks)
-        counted = self.records.settle(job.job_id, job.method, event, job.fields, webhook)
-        if counted is not event:
-            self._count("fenced")
-        self._count(f"ended_{event['type']}")
-        self.log.log(
-            "info",
-            "job_ended",
-            job_id=job.job_id,
-            outcome=event["type"],
-            code=event.get("code"),
-            traceparent=job.traceparent,
-        )
-        return Ended(counted)
-
-    def _give_back(self, job: QueuedJob, token: str) -> GivenBack:
-        self._count("given_back")
-        self.log.log("info", "job_given_back", job_id=job.job_id)
-        # The lease would bring it back as well, only later.
-        with contextlib.suppress(RecordLostError):
-            self.records.give_back(job, token)
-        return GivenBack()
-
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self.counts[what] = self.counts.get(what, 0) + 1
-
 
 def _pictures(settings: Settings) -> Deliveries | None:
-    """What files pictures of buckets; None if the machine does not serve them."""
+    """The pipeline for pictures of buckets; None if the machine does not serve it."""
     if PIPELINE not in settings.methods:
         return None
-    import obstore  # noqa: F401 - missing without its extra, which is told before any job
+    import obstore  # noqa: F401 - so that a missing extra is reported before any job
 
     from upscaled_queue.pipeline.delivery import Deliveries
 
     return Deliveries(settings.allow_scores)
 
 
-def _told(progress: Progress) -> Message:
+def _progress_fields(progress: Progress) -> Message:
+    """The fields of a job's progress that the record and BullMQ have."""
     fields = ("progress", "stage", "done", "total", "eta_s", "attempt")
-    told = {name: getattr(progress, name, None) for name in fields}
-    return {name: value for name, value in told.items() if value is not None}
+    values = {name: getattr(progress, name) for name in fields}
+    return {name: value for name, value in values.items() if value is not None}

@@ -14,7 +14,7 @@ from upscaled_queue.outbox import Outbox
 from upscaled_queue.record import Records
 from upscaled_webhooks.webhooks import pending_metric
 
-# By the names under which the machine counts them.
+# By the names that `Ends` counts under.
 _DELIVERIES = {"delivered_first": "first", "delivered_again": "again", "given_back": "given_back"}
 _ENDS = {"ended_result": "completed", "ended_error": "failed"}
 # By the names that `depth` has.
@@ -27,8 +27,8 @@ _GAUGES = {
 
 
 class QueueCollector(Collector):
-    """Asks the queue when it is asked itself. While the queue is away, only this machine's own
-    counts are told."""
+    """Asks the queue at each scrape. While the queue is away, there are only this machine's own
+    counts."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -38,9 +38,9 @@ class QueueCollector(Collector):
         self._outbox = Outbox(settings.url.record, settings.machine)
 
     def collect(self) -> Iterator[Metric]:
-        """All of them, now."""
+        """The metrics as they are now."""
         yield from self._gauges()
-        counts = dict(self._machine.counts)
+        counts = self._machine.ends.counts
         deliveries = CounterMetricFamily(
             "upscaled_queue_deliveries", "Deliveries to this machine.", labels=["reason"]
         )
@@ -63,20 +63,20 @@ class QueueCollector(Collector):
 
     def _gauges(self) -> Iterator[Metric]:
         try:
-            told = depth(self._machine.settings, self._records)
+            depths = depth(self._machine.settings, self._records)
             pending = len(self._outbox)
         except Exception:  # noqa: BLE001 - an engine's outage has any class
             return
         for name, (metric, text) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"upscaled_queue_{metric}", text, labels=["method"])
-            for method, numbers in told.items():
+            for method, numbers in depths.items():
                 gauge.add_metric([method], numbers[name] or 0)
             yield gauge
         yield pending_metric(pending)
 
 
 def serve_metrics(machine: Machine, address: str) -> None:
-    """Serve them at HOST:PORT, in a thread of its own. Raises `ValueError` and `OSError`."""
+    """Serve the metrics at HOST:PORT, in a thread. Raises `ValueError` and `OSError`."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError(f"--metrics-address takes HOST:PORT, not {address}")

@@ -1,7 +1,7 @@
-"""The machine's pulse: every quarter of a lease it renews what runs, tells the record that it is
-alive, and looks whether it should leave.
+"""The machine's pulse: every quarter of a lease it renews the leases of what runs, writes a sign of
+life to the record, and checks whether the machine should leave.
 
-Cancels come by publish and subscribe at once, and with the pulse if that was missed.
+A cancel comes at once by publish and subscribe; the pulse finds a cancel that was missed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import redis
 from upscaled_queue.machine import Machine
 from upscaled_queue.record import CANCEL_CHANNEL, connect
 
-# So that people see a job advance; Redis gets no more than that from each machine.
+# Between two writes of the jobs' progress. Redis gets no more than that from each machine.
 _PROGRESS_S = 0.25
 # Leases without a delivery while jobs wait, slots are free, and the queue can be reached. After an
 # outage the worker gets this time to connect again.
 _STUCK_LEASES = 2
-# A cancel's way takes no longer than this when Redis comes back.
+# How long a cancel waits at most after Redis can be reached again.
 _RESUBSCRIBE_S = 1.0
-_BEATS_A_LEASE = 4
-# An idle machine asks so often whether a job waits.
+_BEATS_PER_LEASE = 4
+# How often an idle machine checks whether a job waits.
 _IDLE_LOOK_S = 0.5
 
 
@@ -40,8 +40,7 @@ class Engine(Protocol):
 
 
 class Pulse:
-    """Threads that end with the process. leave: called once, when the machine has been idle for
-    `idle_exit_s`. stuck: called once, if nothing is delivered any more."""
+    """Threads that end with the process."""
 
     def __init__(
         self,
@@ -49,41 +48,45 @@ class Pulse:
         engine: Engine,
         capacity: int,
         leave: Callable[[], None],
-        stuck: Callable[[], None],
+        stuck: Callable[[], object],
     ) -> None:
+        """capacity: jobs that run at once; with fewer of them the machine has room.
+        leave: called once, when the machine has been idle for `idle_exit_s`.
+        stuck: called once, if jobs wait and nothing is delivered any more.
+        """
         self._machine = machine
         self._engine = engine
         self._capacity = capacity
         self._leave = leave
         self._stuck = stuck
-        # Since when each look found that jobs wait, and none was delivered; None if one did not.
+        # Since when jobs wait and none is delivered; None if the last check found no such job.
         self._starved_since: float | None = None
-        self._has_spoken = False
+        self._is_reported = False
 
     def start(self) -> None:
-        """From now on."""
-        for target in (self._beat, self._tell_progress, self._hear_cancels):
+        """Start the threads."""
+        for target in (self._beat, self._write_progress, self._follow_cancels):
             threading.Thread(target=target, name="upscaled-pulse", daemon=True).start()
         if self._machine.settings.idle_exit_s is not None:
             threading.Thread(target=self._watch_idleness, daemon=True).start()
 
     def _beat(self) -> None:
         machine, settings = self._machine, self._machine.settings
-        redis_client = machine.records
         while not machine.given_up.wait(0):
             runs = machine.running()
             try:
                 self._engine.renew([run.lease for run in runs if run.lease is not None])
                 ids = [run.job.job_id for run in runs]
-                for job_id in redis_client.touch(
+                cancelled = machine.records.touch(
                     settings.machine, settings.methods, ids, settings.lease_s
-                ):
+                )
+                for job_id in cancelled:
                     machine.cancel(job_id)
                 self._check_deliveries()
             except Exception as error:  # noqa: BLE001 - an engine's outage has any class
                 self._starved_since = None
                 machine.log.log("warning", "pulse_failed", detail=str(error))
-            if machine.given_up.wait(settings.lease_s / _BEATS_A_LEASE):
+            if machine.given_up.wait(settings.lease_s / _BEATS_PER_LEASE):
                 return
 
     def _check_deliveries(self) -> None:
@@ -96,8 +99,8 @@ class Pulse:
         now = time.monotonic()
         self._starved_since = max(self._starved_since or now, machine.last_delivery)
         starved_s = now - self._starved_since
-        if starved_s >= _STUCK_LEASES * machine.settings.lease_s and not self._has_spoken:
-            self._has_spoken = True
+        if starved_s >= _STUCK_LEASES * machine.settings.lease_s and not self._is_reported:
+            self._is_reported = True
             machine.log.log("error", "nothing_is_delivered", waiting=waiting, silence_s=starved_s)
             self._stuck()
 
@@ -112,30 +115,30 @@ class Pulse:
             machine.given_up.wait(max(left_s, _IDLE_LOOK_S))
 
     def _has_no_work(self) -> bool:
-        """Whether nothing waits either, as it does while the worker still connects."""
+        """True if no job waits: one may, while the engine's worker still connects."""
         try:
             return self._engine.waiting() == 0
         except Exception:  # noqa: BLE001 - an engine's outage has any class
             return False
 
-    def _tell_progress(self) -> None:
+    def _write_progress(self) -> None:
         machine = self._machine
         while not machine.given_up.wait(_PROGRESS_S):
             news, machine.news = machine.news, {}
             if news:
                 try:
-                    machine.records.tell_progress(news)
+                    machine.records.write_progress(news)
                 except redis.RedisError:
-                    continue  # progress is best effort: the next news, or the end, will tell
+                    continue  # best effort: newer progress, or the job's end, replaces it
 
-    def _hear_cancels(self) -> None:
+    def _follow_cancels(self) -> None:
         machine = self._machine
         while not machine.given_up.is_set():
             try:
-                with connect(machine.settings.url.record).pubsub() as heard:  # type: ignore[no-untyped-call]
-                    heard.subscribe(CANCEL_CHANNEL)
+                with connect(machine.settings.url.record).pubsub() as channel:  # type: ignore[no-untyped-call]
+                    channel.subscribe(CANCEL_CHANNEL)
                     while not machine.given_up.is_set():
-                        message = heard.get_message(timeout=_RESUBSCRIBE_S)
+                        message = channel.get_message(timeout=_RESUBSCRIBE_S)
                         if message is not None and message["type"] == "message":
                             machine.cancel(message["data"])
             except (redis.RedisError, OSError):

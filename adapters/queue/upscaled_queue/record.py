@@ -170,8 +170,8 @@ class Records:
         for method in methods:
             self.redis.zrem(f"upscaled:machines:{method}", machine)
 
-    def tell_progress(self, news: Mapping[str, Message]) -> None:
-        """The newest progress of these jobs. Raises `redis.RedisError`."""
+    def write_progress(self, news: Mapping[str, Message]) -> None:
+        """Write the newest progress of these jobs. Raises `redis.RedisError`."""
         with self.redis.pipeline(transaction=False) as pipe:
             for job_id, progress in news.items():
                 key = f"upscaled:job:{job_id}"
