@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from upscaled_http.service import Service
 
 CHUNK_BYTES = 256 * 1024
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+# 18 digits are enough for any file. Python refuses to read a number of thousands of digits.
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 # A browser must not run a client's file as a page.
 SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",

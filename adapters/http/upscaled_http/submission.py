@@ -1,21 +1,27 @@
-"""From a request's fields to a job: aliases, types, limits, the config.
+"""From a request's fields to a job: its method, its config with the server's defaults, its limits.
 
 A form's values are texts, and a JSON body's have types. The config's model checks both.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import ValidationError
-
 from upscaled_http.config import Settings
-from upscaled_http.messages import FieldError, Retention
+from upscaled_http.fields import (
+    HIDDEN,
+    JOB_FIELDS,
+    MAX_LABEL,
+    quoted,
+    read_config,
+    take_aliases,
+    unknown_field,
+)
+from upscaled_http.messages import Retention
 from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
@@ -36,19 +42,8 @@ from upscaled_webhooks.webhookurl import host_of
 
 DEFAULT_METHOD = "esrgan"
 
-# Field names of other services' clients.
-_ALIASES = {
-    "scale": "upscale_factor",
-    "model_name": "model",
-    "format": "output_format",
-    "img_url": "image_url",
-}
 _METHOD_ALIASES = {"face-enhance": "face"}
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
-# Clients give no paths, and fetch results by their address.
-_HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64", "output_url"})
-_JOB_FIELDS = ("timeout_s", "label", "retention", "webhook")
-_MAX_LABEL = 100
 _MAX_URL = 8192
 _SUFFIXES = {"jpeg": "jpg"}
 # Stands for the upload. Its path is known once the job has an id.
@@ -95,17 +90,17 @@ class SubmissionReader:
         """The job of these fields. Raises `ProblemError`, which names the field."""
         values = dict(fields)
         method = self._method(values, method)
-        given_as = _take_aliases(values)
-        job = {name: values.pop(name) for name in _JOB_FIELDS if name in values}
+        given_as = take_aliases(values)
+        job = {name: values.pop(name) for name in JOB_FIELDS if name in values}
         image_url = values.get("image_url")
-        for name in _HIDDEN & values.keys():
-            raise _unknown(given_as.get(name, name), method)
+        for name in HIDDEN & values.keys():
+            raise unknown_field(given_as.get(name, name), method)
         if issubclass(CONFIGS[method], ImageConfig):
             _check_input(image_url, has_upload=has_upload)
             if has_upload:
                 values["image_path"] = _PLACE
             self._take_defaults(method, values)
-        model = _config(method, values, given_as, is_text=is_text)
+        model = read_config(method, values, given_as, is_text=is_text)
         config = model.model_dump(mode="json", exclude_unset=True)
         self._check_models(model, given_as)
         suffix = None
@@ -175,7 +170,7 @@ class SubmissionReader:
         if method not in served or method not in CONFIGS:
             raise ProblemError.field(
                 "method",
-                f"There is no method {_quoted(method)} here; there are {', '.join(served)}.",
+                f"There is no method {quoted(method)} here; there are {', '.join(served)}.",
                 ErrorCode.UNKNOWN_METHOD,
             )
         return cast(str, method)
@@ -214,7 +209,7 @@ class SubmissionReader:
                 self._catalog.locate(name, self._model_dir, (Path("/nowhere"),))
             except JobError as error:
                 is_outside = error.code == ErrorCode.PATH_NOT_ALLOWED
-                text = f"there is no model {_quoted(name)}" if is_outside else error.message
+                text = f"there is no model {quoted(name)}" if is_outside else error.message
                 raise ProblemError.field(
                     given,
                     f"{sentence_of(text)} `GET /api/models` lists the models.",
@@ -227,7 +222,7 @@ class SubmissionReader:
             return limit
         try:
             number = float(value) if is_text or type(value) in (int, float) else 0.0
-        except ValueError:
+        except (ValueError, OverflowError):
             number = 0.0
         if not 0 < number <= limit:
             raise ProblemError.field(
@@ -263,19 +258,6 @@ class SubmissionReader:
         return cast(Retention, value)
 
 
-def _take_aliases(values: dict[str, Any]) -> dict[str, str]:
-    """Rename the aliases. Returns the name that the client gave, by our name."""
-    given_as = {}
-    for alias, name in _ALIASES.items():
-        if alias not in values:
-            continue
-        if name in values:
-            raise ProblemError.field(alias, f"{alias} and {name} mean the same: give one of them.")
-        values[name] = values.pop(alias)
-        given_as[name] = alias
-    return given_as
-
-
 def _check_input(image_url: Any, *, has_upload: bool) -> None:
     if has_upload and image_url is not None:
         raise ProblemError.field("image_url", "Give a picture or image_url, not both.")
@@ -289,99 +271,18 @@ def _check_input(image_url: Any, *, has_upload: bool) -> None:
         raise ProblemError.field("image_url", text, ErrorCode.INVALID_JOB)
 
 
-def _config(
-    method: str, values: dict[str, Any], given_as: Mapping[str, str], *, is_text: bool
-) -> Config:
-    kind = CONFIGS[method]
-    try:
-        return (
-            # The server's own defaults are numbers.
-            kind.model_validate_strings({name: str(values[name]) for name in values}, strict=False)
-            if is_text
-            else kind.model_validate(values)
-        )
-    except ValidationError as error:
-        faults = [_field_error(fault, method, given_as) for fault in error.errors()]
-    raise ProblemError(
-        ErrorCode.INVALID_JOB, " ".join(fault.detail for fault in faults), errors=faults
-    )
-
-
-def _field_error(fault: Mapping[str, Any], method: str, given_as: Mapping[str, str]) -> FieldError:
-    name = str(fault["loc"][0]) if fault["loc"] else ""
-    given = given_as.get(name, name)[:100]
-    if fault["type"] == "extra_forbidden":
-        return _unknown(given, method).problem.errors[0]
-    text = str(fault["msg"]).removeprefix("Value error, ")
-    if not given:
-        return FieldError(field="", detail=sentence_of(text))
-    return FieldError(field=given, detail=f"{given}: {text}.")
-
-
-def _unknown(name: str, method: str) -> ProblemError:
-    known = {*CONFIGS[method].model_fields, *_JOB_FIELDS, *_ALIASES} - _HIDDEN
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else "."
-    text = f"{method} has no field {_quoted(name)}{hint}"
-    return ProblemError.field(name[:100], text, ErrorCode.INVALID_JOB)
-
-
 def _imagen_factor(factor: Any) -> Any:
-    """Imagen's factor as its text: `x2` for 2."""
-    is_number = isinstance(factor, int | float) or str(factor).replace(".", "", 1).isdigit()
-    return f"x{float(factor):g}" if is_number else factor
+    """Imagen's factor as its text: `x2` for 2. The config refuses what is no number."""
+    try:
+        return f"x{float(factor):g}"
+    except (TypeError, ValueError, OverflowError):
+        return factor
 
 
 def _label(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) > _MAX_LABEL or not _is_plain(value):
-        text = f"label is a text of at most {_MAX_LABEL} characters, without control characters."
+    if not isinstance(value, str) or len(value) > MAX_LABEL or not value.isprintable():
+        text = f"label is a text of at most {MAX_LABEL} characters, without control characters."
         raise ProblemError.field("label", text, ErrorCode.INVALID_JOB)
     return value
-
-
-def _is_plain(text: str) -> bool:
-    return text.isprintable()
-
-
-def _quoted(value: object) -> str:
-    text = value if isinstance(value, str) else type(value).__name__
-    return f"'{text[:64]}'" if text.isprintable() else "of that name"
-
-
-def form_fields() -> dict[str, Any]:
-    """The fields of all methods, as JSON Schema, without aliases and without the test partner's. A
-    client sends those of its method."""
-    fields: dict[str, Any] = {}
-    for method, kind in CONFIGS.items():
-        if method == "fake":
-            continue
-        for name, schema in kind.model_json_schema()["properties"].items():
-            if name in _HIDDEN or name == "image_url":
-                continue
-            known = fields.setdefault(name, schema)
-            if known != schema:
-                options = known.get("anyOf", [known])
-                fields[name] = {"anyOf": [*options, schema]} if schema not in options else known
-    return fields | {
-        "timeout_s": {"type": "number", "exclusiveMinimum": 0},
-        "label": {
-            "type": "string",
-            "maxLength": _MAX_LABEL,
-            "description": "Your own name for the job.",
-        },
-        "retention": {"type": "string", "enum": list(get_args(Retention))},
-        "webhook": {"type": "string", "format": "uri", "description": "Gets the job's end."},
-    }
-
-
-def check_field_names(names: Iterable[str], limit: int = 64) -> None:
-    """Raise `ProblemError` if a name occurs twice, or if there are more than `limit`."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ProblemError.field(name[:100], f"The field {_quoted(name)} is given twice.")
-        seen.add(name)
-    if len(seen) > limit:
-        raise ProblemError.field("", f"There are more than {limit} fields.")

@@ -26,8 +26,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from upscaled_http.fields import check_field_names
 from upscaled_http.problems import HttpCode, ProblemError
-from upscaled_http.submission import check_field_names
 from upscaled_protocol.errors import ErrorCode
 
 # A prompt has at most 10,000 characters; an address 8 KiB.

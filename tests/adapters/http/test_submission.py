@@ -111,6 +111,9 @@ def test_settings_fill_what_a_request_leaves_out() -> None:
         ({"timeout_s": "0"}, "invalid_job", "timeout_s"),
         ({"timeout_s": "nan"}, "invalid_job", "timeout_s"),
         ({"timeout_s": "1e9"}, "invalid_job", "timeout_s"),
+        ({"timeout_s": 10**400}, "invalid_job", "timeout_s"),
+        ({"method": "imagen", "scale": "\u00b2"}, "invalid_job", "scale"),
+        ({"method": "imagen", "scale": 10**400}, "invalid_job", "scale"),
         ({"retention": "x"}, "invalid_job", "retention"),
         ({"target_width": "9", "target_width_inches": "2"}, "invalid_job", ""),
         ({"model": "nope"}, "model_not_found", "model"),
@@ -125,8 +128,9 @@ def test_settings_fill_what_a_request_leaves_out() -> None:
     ],
 )
 def test_a_wrong_field_is_refused_and_named(fields: dict[str, Any], code: str, field: str) -> None:
+    is_text = all(isinstance(value, str) for value in fields.values())
     with pytest.raises(ProblemError) as caught:
-        read(fields)
+        read(fields, is_text=is_text)
     assert caught.value.code == code
     assert [fault.field for fault in caught.value.problem.errors] == [field]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from upscaled_http.submission import form_fields
+from upscaled_http.fields import form_fields
 from upscaled_protocol.envelope import METHODS
 
 

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from upscaled_http.dependencies import CallerOf, ServiceOf
+from upscaled_http.fields import form_fields
 from upscaled_http.filer import FIELDS
 from upscaled_http.filingqueue import FilingQueue
 from upscaled_http.filings import Filing
 from upscaled_http.messages import PictureBatch, PipelineAnswer, PipelineStats, Problem
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.routes.batches import MAX_PICTURES
-from upscaled_http.submission import form_fields
 
 router = APIRouter(tags=["pipeline"])
 
