@@ -11,16 +11,21 @@ AnyCall = Call[Any]
 
 
 class Backlog:
-    """First in, first out. A waiting call can be removed. Hold the client's lock."""
+    """First in, first out. A waiting call can be removed. Hold the client's lock.
 
-    def __init__(self) -> None:
+    Each daemon has a backlog of its own.
+    """
+
+    def __init__(self, waiting: Iterable[AnyCall] = (), held: Iterable[AnyCall] = ()) -> None:
+        """waiting: the calls to write to the daemon, in this order. held: those whose jobs it has
+        by its journal."""
         # Calls that the daemon had no room for are written first, because they are older. By id, in
         # order.
         self._refused: dict[str, AnyCall] = {}
-        self._waiting: dict[str, AnyCall] = {}
+        self._waiting: dict[str, AnyCall] = {call.job_id: call for call in waiting}
         # From the lines that were written and the daemon's messages. Also jobs whose calls have
         # ended, and jobs of a journal.
-        self._held: set[str] = set()
+        self._held: set[str] = {call.job_id for call in held}
         # Held jobs that are neither accepted nor refused yet.
         self._unanswered: set[str] = set()
         # Jobs that the daemon may hold, learned from its `queue_full`.
@@ -92,14 +97,6 @@ class Backlog:
         self._let_go(call)
         self._is_stopped = True
         self._refused[call.job_id] = call
-
-    def restart(self, calls: Iterable[AnyCall], held: Iterable[AnyCall]) -> None:
-        """The daemon is gone. calls: wait from now on, in this order. held: jobs that the next
-        daemon has, by the journal."""
-        self.__init__()  # type: ignore[misc]
-        for call in calls:
-            self._waiting[call.job_id] = call
-        self._held.update(call.job_id for call in held)
 
     def _let_go(self, call: AnyCall) -> None:
         self._held.discard(call.job_id)

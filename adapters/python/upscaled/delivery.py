@@ -212,7 +212,7 @@ class Delivery:
                 call.is_resuming = True
                 held.append(call)
         kept = {call.job_id for call in (*waiting, *held)}
-        self.backlog.restart(waiting, held)
+        self.backlog = Backlog(waiting, held)
         for call in list(self.calls.values()):
             if call.job_id not in kept:
                 self.settle(call, error.of_job(call.job_id))

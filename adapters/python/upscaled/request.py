@@ -78,10 +78,8 @@ def request_of(picture: Any, output: Any, options: CallOptions, *, by_file: bool
         config["upscale_factor"] = f"x{factor:g}" if method == "imagen" else factor
     if output is None and not is_path(picture):
         output = _class_of(picture)
-    taken, made = (
-        _take_input(picture, by_file=by_file),
-        _take_output(output, config, by_file=by_file),
-    )
+    taken = _take_input(picture, by_file=by_file)
+    made = _take_output(output, config, by_file=by_file)
     config |= taken.config | made.config
     job |= {"method": method, "config": config}
     return Request(job, made.make_result, on_progress, taken.discard)
