@@ -206,7 +206,7 @@ class Sink:
 def _as_job_error(error: BaseException) -> BaseException:
     if isinstance(error, OSError):
         return JobError(
-            ErrorCode.OUTPUT_UNWRITABLE, f"the output cannot be written: {error.strerror}"
+            ErrorCode.OUTPUT_UNWRITABLE, f"the output cannot be written: {error.strerror or error}"
         )
     return error
 

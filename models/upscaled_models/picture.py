@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 PictureConfigT = TypeVar("PictureConfigT", bound=ImageConfig)
 
-
 # Blocks of rows, (h, W, C) of uint8 or uint16, from the top of a picture down.
 RowBlocks = Generator["np.ndarray", None, None]
 

@@ -197,9 +197,8 @@ class Supervisor:
             self._end_jobs(ErrorCode.WORKER_CRASHED, f"no worker can be started: {why}")
             return True
         is_busy = self._ledger.jobs or self._ledger.replays.is_waiting or self._admission.is_holding
-        if (
-            self._drain_until is None
-        ):  # after a signal, the journal's jobs are left to the next start
+        if self._drain_until is None:
+            # After a signal, the journal's jobs are left to the next start.
             is_busy = is_busy or self._ledger.awaits_journal
         if not self._draining or is_busy:
             return False

@@ -47,9 +47,8 @@ class Job:
         self.line = line if envelope.attempt == 1 else _with_attempt(line, 1)
         self.names_its_output = _names_its_output(envelope)
         self.method = envelope.method
-        self.model = (
-            f"{envelope.method}:{model}"  # for affinity: jobs with the same text use the same model
-        )
+        # For affinity: jobs with the same text use the same model.
+        self.model = f"{envelope.method}:{model}"
         self.priority = envelope.priority
         self.max_attempts = envelope.max_attempts
         self.timeout_s = envelope.timeout_s
@@ -119,7 +118,8 @@ class JobQueue:
         self._waiting: dict[tuple[str, bool], list[tuple[int, int, Job]]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        # A copy, because the metrics' thread calls this too.
+        return sum(map(len, list(self._waiting.values())))
 
     def __iter__(self) -> Iterator[Job]:
         return (entry[2] for waiting in self._waiting.values() for entry in waiting)

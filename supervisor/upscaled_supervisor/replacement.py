@@ -1,4 +1,4 @@
-"""Make-before-break: a worker is replaced while it goes on working.
+"""Make-before-break: a worker is replaced while it still works.
 
     the old worker works ── the new one starts beside it, with the same models loaded
       │  the new one is ready    ──> it takes over; the old one drains and exits

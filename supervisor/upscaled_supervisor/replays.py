@@ -1,6 +1,6 @@
 """Recorded terminal events that the host asks for again.
 
-They are sent in portions, as fast as the host reads, so that everything else goes on.
+They are sent in portions, as fast as the host reads, so that all other work continues.
 """
 
 from __future__ import annotations

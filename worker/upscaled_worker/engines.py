@@ -65,7 +65,6 @@ class Engines:
             for method in self.working
             if method not in self._proven and (why := self._engines[method].lacks()) is not None
         }
-
         return self._unavailable
 
     @property
