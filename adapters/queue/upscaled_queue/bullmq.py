@@ -88,7 +88,7 @@ class BullWorker:
         for one in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(one, self._stop)
         machine.on_failed = self._leave
-        pulse = Pulse(machine, self, self._capacity, self._leave, machine.exit_stuck)
+        pulse = Pulse(machine, self, self._capacity, self._leave)
         queues = [self._settings.queue_of(method) for method in self._settings.methods]
         workers = [self._worker(queue) for queue in queues]
         pulse.start()

@@ -233,7 +233,7 @@ def host(machine: Machine, capacity: int) -> None:
         QoS.running = staticmethod(lambda: [run.lease for run in machine.running() if run.lease])
     machine.on_failed = leave
     engine = CeleryEngine(machine.settings)
-    Pulse(machine, engine, capacity, leave, machine.exit_stuck).start()
+    Pulse(machine, engine, capacity, leave).start()
 
 
 def work(machine: Machine, workers: int) -> int:

@@ -48,20 +48,16 @@ class Pulse:
         engine: Engine,
         capacity: int,
         leave: Callable[[], None],
-        stuck: Callable[[], object],
     ) -> None:
         """capacity: jobs that run at once; with fewer of them the machine has room.
         leave: called once, when the machine has been idle for `idle_exit_s`.
-        stuck: called once, if jobs wait and nothing is delivered any more.
         """
         self._machine = machine
         self._engine = engine
         self._capacity = capacity
         self._leave = leave
-        self._stuck = stuck
         # Since when jobs wait and none is delivered; None if the last check found no such job.
         self._starved_since: float | None = None
-        self._is_reported = False
 
     def start(self) -> None:
         """Start the threads."""
@@ -99,10 +95,9 @@ class Pulse:
         now = time.monotonic()
         self._starved_since = max(self._starved_since or now, machine.last_delivery)
         starved_s = now - self._starved_since
-        if starved_s >= _STUCK_LEASES * machine.settings.lease_s and not self._is_reported:
-            self._is_reported = True
+        if starved_s >= _STUCK_LEASES * machine.settings.lease_s:
             machine.log.log("error", "nothing_is_delivered", waiting=waiting, silence_s=starved_s)
-            self._stuck()
+            machine.exit_stuck()
 
     def _watch_idleness(self) -> None:
         machine, limit_s = self._machine, self._machine.settings.idle_exit_s or 0.0

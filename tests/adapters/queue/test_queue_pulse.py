@@ -55,12 +55,13 @@ def looks_until_stuck(queue: Queue) -> int:
     )
     looks: list[int] = []
 
-    def leave() -> None:
+    def exit_stuck() -> None:
         looks.append(queue.looks)
         machine.given_up.set()
         stuck.set()
 
-    Pulse(cast(Any, machine), queue, 1, lambda: None, leave).start()
+    machine.exit_stuck = exit_stuck
+    Pulse(cast(Any, machine), queue, 1, lambda: None).start()
     assert stuck.wait(TIMEOUT_S)
     return looks[0]
 
