@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --jobs=4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test-long docs-test docker-test dist node lint ruff mypy lint-deploy format schema bench clean
+.PHONY: help demo test pytest test-long docs-test image image-test docker-test dist node lint ruff mypy lint-deploy format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -66,7 +66,14 @@ test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 docs-test: $(STAMP)  ## run every command of every README and docs page, as written
 	$(BIN)/python -m pytest -m docs tests/docs
 
-docker-test: $(STAMP)  ## build the image without a Docker engine, as root, and run it
+# Needs Linux, root and buildah. It starts with pip and npm, which mostly wait for the network.
+image:  ## build the image without a Docker engine
+	$(or $(PYTHON),python3) tests/deploy/images.py
+
+image-test: $(STAMP) image
+	$(BIN)/python -m pytest -m 'image and not long' tests/deploy
+
+docker-test: $(STAMP) image  ## run the image, the backends' images, and the unit in a booted systemd
 	$(BIN)/python -m pytest -m image tests/deploy
 
 dist: $(BASE)  ## build what a release has: the wheel, the sdist and the npm packages

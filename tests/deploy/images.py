@@ -3,10 +3,13 @@
 The published Dockerfile is built on a base that is made here, with this machine's certificates and
 pip settings in it, because a build has no other way to this machine's package indexes. Nothing of
 that enters the Dockerfile.
+
+    python3 tests/deploy/images.py      builds it, or says in one line why it cannot
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -22,11 +25,17 @@ _PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare", "umount")
 _PACKAGES = "ca-certificates,python3,python3-venv"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _BUILD_TIMEOUT_S = 1800
+# An image takes about 3 GB with the layers that it is built from.
+_MOST_MB = 15_000
 # Within what the kernel lets a container have that has no more rights than this process.
 _OPEN_FILES = 1024
 _PROCESSES = 4096
 _BASE = "localhost/upscaled-test-base"
+_NODE = "localhost/upscaled-test-node:latest"
+_GO = "localhost/upscaled-test-golang:latest"
 IMAGE = "localhost/upscaled-test:latest"
+NEST_IMAGE = "localhost/upscaled-test-nest:latest"
+GO_IMAGE = "localhost/upscaled-test-go:latest"
 
 
 def why_not() -> str | None:
@@ -57,40 +66,84 @@ class Store:
 
     def build(self) -> None:
         """Build the image, with the layers that an earlier run left. Raises with the log's end."""
-        base = self._make_base()
-        volumes = [part for path in _pip_folders() for part in ("--volume", f"{path}:{path}:ro")]
+        with self._alone():
+            self._make_room()
+            volumes = [f"--volume={path}:{path}:ro" for path in _pip_folders()]
+            self._build("Dockerfile", IMAGE, *volumes, BASE_IMAGE=self._make_base())
+
+    def build_nest(self) -> None:
+        """Build the image of the NestJS example on this machine's Node and on `IMAGE`."""
+        node, npm = (Path(shutil.which(name) or name).resolve() for name in ("node", "npm"))
+        with self._alone(), self._changed(self._make_base()) as container:
+            modules = "/usr/local/lib/node_modules/npm"
+            self._buildah("copy", container, str(node), "/usr/local/bin/node")
+            self._buildah("copy", container, str(npm.parents[1]), modules)
+            link = f"ln -s {modules}/bin/npm-cli.js /usr/local/bin/npm"
+            self._buildah("run", "--isolation=chroot", container, "--", "sh", "-c", link)
+            if _CERTIFICATES.exists():
+                self._buildah("config", f"--env=NODE_EXTRA_CA_CERTS={_CERTIFICATES}", container)
+            self._buildah("commit", container, _NODE)
+            self._build("nest.Dockerfile", NEST_IMAGE, NODE_IMAGE=_NODE, UPSCALED_IMAGE=IMAGE)
+
+    def build_go(self) -> None:
+        """Build the image of the Go example on Debian's Go and on `IMAGE`."""
+        with self._alone(), self._changed(self._make_base(), "golang-go") as container:
+            self._buildah("commit", container, _GO)
+            self._build("go.Dockerfile", GO_IMAGE, GO_IMAGE=_GO, UPSCALED_IMAGE=IMAGE)
+
+    def _build(self, dockerfile: str, tag: str, *options: str, **arguments: str) -> None:
+        ignored = ROOT / "docker" / f"{dockerfile}.dockerignore"
         self._buildah(
             "bud",
             "--isolation=chroot",
             "--format=docker",
             "--layers",
-            "--build-arg",
-            f"BASE_IMAGE={base}",
-            *volumes,
-            "--file",
-            str(ROOT / "docker" / "Dockerfile"),
-            "--tag",
-            IMAGE,
+            "--jobs=2",
+            *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+            *([f"--ignorefile={ignored}"] if ignored.exists() else []),
+            *options,
+            f"--file={ROOT / 'docker' / dockerfile}",
+            f"--tag={tag}",
             str(ROOT),
         )
+
+    def _make_room(self) -> None:
+        """Layers of old builds are kept until the folder is too large; then all are removed."""
+        used_mb = int(_run(["du", "-sm", str(self.folder)]).stdout.split()[0])
+        if used_mb > _MOST_MB:
+            for part in ("root", "run"):
+                shutil.rmtree(self.folder / part, ignore_errors=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One build at a time: a second process waits, and finds the layers of the first."""
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def tree(self, *packages: str) -> Iterator[Path]:
         """The image's files in a folder of their own, with more of Debian's packages."""
-        container = self._buildah("from", IMAGE).strip()
-        try:
-            install = (
-                f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
-            )
-            self._buildah(
-                "run", "--isolation=chroot", "--user=root", container, "--", "sh", "-c", install
-            )
+        with self._changed(IMAGE, *packages) as container:
             yield Path(self._buildah("mount", container).strip())
+
+    @contextmanager
+    def _changed(self, image: str, *packages: str) -> Iterator[str]:
+        """A container of the image, for changes, with more of Debian's packages."""
+        container = self._buildah("from", image).strip()
+        try:
+            if packages:
+                names = " ".join(packages)
+                install = f"apt-get update && apt-get install -y --no-install-recommends {names}"
+                self._buildah(
+                    "run", "--isolation=chroot", "--user=root", container, "--", "sh", "-c", install
+                )
+            yield container
         finally:
             self._buildah("rm", container)
 
-    def run(self, *options: str, command: Sequence[str] = ()) -> list[str]:
-        """The command line that runs the image as the README says: read-only, and without any
+    def run(self, *options: str, image: str = IMAGE, command: Sequence[str] = ()) -> list[str]:
+        """The command line that runs an image as the documents say: read-only, and without any
         capability. On the host's network, because this machine may have no bridge."""
         limits = (f"nofile={_OPEN_FILES}:{_OPEN_FILES}", f"nproc={_PROCESSES}:{_PROCESSES}")
         return self.podman(
@@ -105,7 +158,7 @@ class Store:
             "--no-healthcheck",
             *(f"--ulimit={limit}" for limit in limits),
             *options,
-            IMAGE,
+            image,
             *command,
         )
 
@@ -173,3 +226,17 @@ def _run(command: Sequence[str], *, check: bool = True) -> subprocess.CompletedP
             f"{' '.join(command[:3])} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
     return done
+
+
+def main() -> int:
+    """Build the image, if this machine can."""
+    reason = why_not()
+    if reason is not None:
+        print(f"no image is built: {reason}")
+        return 0
+    Store.in_cache().build()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
