@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-_PICTURES = (_EXAMPLES / "astronaut.jpg", _EXAMPLES / "coffee.jpg")
+PICTURES = (_EXAMPLES / "astronaut.jpg", _EXAMPLES / "coffee.jpg")
 _SIZES = {"astronaut.jpg": (256, 256), "coffee.jpg": (300, 200)}
 _JOB_TIMEOUT_S = 600.0
 _START_TIMEOUT_S = 60.0
@@ -41,6 +41,10 @@ examples:
   python3 docker/review/check.py http://10.0.0.5:8080 --key "$UPSCALED_KEY"
   python3 docker/review/check.py --methods esrgan
 """
+
+
+# What is asked, and the check, which returns what the table shows of the answer.
+Rows = list[tuple[str, Callable[[], str]]]
 
 
 class CheckError(Exception):
@@ -93,19 +97,25 @@ class Server:
             raise CheckError(f"{answer.status} {answer.body[:300].decode('utf-8', 'replace')}")
         return answer
 
-    def is_up(self) -> bool:
+    def is_up(self, path: str = "/api/health/live") -> bool:
         """Wait for the server; False if it does not come."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
-                self.ask("GET", "/api/health/live")
+                self.ask("GET", path)
             except (CheckError, OSError):
                 time.sleep(_POLL_S)
             else:
                 return True
         return False
 
-    def submit(self, path: str, pictures: Sequence[Path], fields: dict[str, str]) -> Answer:
+    def submit(
+        self,
+        path: str,
+        pictures: Sequence[Path],
+        fields: dict[str, str],
+        expected: Sequence[int] = (200, 202),
+    ) -> Answer:
         """A multipart form, as a browser sends it."""
         boundary = uuid.uuid4().hex
         parts: list[bytes] = []
@@ -123,28 +133,39 @@ class Server:
             "POST",
             path,
             b"".join(parts),
-            expected=(200, 202),
+            expected=expected,
             Content_Type=f"multipart/form-data; boundary={boundary}",
         )
 
-    def finished(self, job: dict[str, Any]) -> dict[str, Any]:
+    def finished(self, job: dict[str, Any], state: str = "status") -> dict[str, Any]:
         """Poll the job until it ends. Raises `CheckError` if it does not complete."""
+        address = job["status_url"]
         deadline = time.monotonic() + _JOB_TIMEOUT_S
         while time.monotonic() < deadline:
-            job = self.ask("GET", job["status_url"]).json()
-            if job["status"] == "completed":
+            job = self.ask("GET", address).json()
+            if job[state] == "completed":
                 return job
-            if job["status"] in ("failed", "cancelled"):
-                raise CheckError(f"{job['status']}: {job.get('error')}")
+            if job[state] in ("failed", "cancelled"):
+                raise CheckError(f"{job[state]}: {job.get('error')}")
             time.sleep(_POLL_S)
         raise CheckError(f"no end within {_JOB_TIMEOUT_S:.0f} s")
 
 
-def _png_size(data: bytes) -> str:
+def png_size(data: bytes) -> str:
+    """Width and height. Raises `CheckError` if it is no PNG."""
     if not data.startswith(_PNG):
         raise CheckError("the result is no PNG")
     width, height = struct.unpack(">II", data[16:24])
     return f"{width}x{height}"
+
+
+def doubled(picture: Path, data: bytes) -> str:
+    """The size of the PNG. Raises `CheckError` if it is not twice that of the picture."""
+    size = png_size(data)
+    width, height = _SIZES[picture.name]
+    if size != f"{2 * width}x{2 * height}":
+        raise CheckError(f"the result has {size}, not {2 * width}x{2 * height}")
+    return size
 
 
 class Review:
@@ -155,15 +176,15 @@ class Review:
         self._methods = methods
         self._completed: list[dict[str, Any]] = []
 
-    def rows(self) -> list[tuple[str, Callable[[], str]]]:
+    def rows(self) -> Rows:
         """The table's rows, in order."""
-        rows: list[tuple[str, Callable[[], str]]] = [
+        rows: Rows = [
             ("GET /api/health/live", self.check_live),
             ("GET /api/health", self.check_health),
             ("GET /api/models", self.check_models),
         ]
         for method in self._methods:
-            for picture in _PICTURES:
+            for picture in PICTURES:
                 name = f"POST /api/upscale/{method} {picture.name}"
                 rows.append((name, lambda m=method, p=picture: self.check_upscale(m, p)))  # type: ignore[misc]
         return [
@@ -204,17 +225,14 @@ class Review:
         ).json()
         job = self._server.finished(submitted)
         self._completed.append(job)
-        size = _png_size(self._server.ask("GET", job["result_url"]).body)
-        width, height = _SIZES[picture.name]
-        if size != f"{2 * width}x{2 * height}":
-            raise CheckError(f"the result has {size}, not {2 * width}x{2 * height}")
+        size = doubled(picture, self._server.ask("GET", job["result_url"]).body)
         return f"{size} by {job['model']}"
 
     def check_direct(self) -> str:
         """The picture itself comes back."""
         body = json.dumps(
             {
-                "image_base64": base64.b64encode(_PICTURES[0].read_bytes()).decode(),
+                "image_base64": base64.b64encode(PICTURES[0].read_bytes()).decode(),
                 "target_width": 512,
             }
         ).encode()
@@ -225,12 +243,12 @@ class Review:
             Content_Type="application/json",
             Accept="image/*",
         )
-        return _png_size(answer.body)
+        return png_size(answer.body)
 
     def check_json(self) -> str:
         """A print size, and the result as base64."""
         body = {
-            "image_base64": base64.b64encode(_PICTURES[1].read_bytes()).decode(),
+            "image_base64": base64.b64encode(PICTURES[1].read_bytes()).decode(),
             "target_width_inches": 4,
             "target_dpi": 150,
         }
@@ -243,11 +261,11 @@ class Review:
         )
         job = self._server.finished(answer.json())
         result = self._server.ask("GET", f"{job['result_url']}?encoding=base64").json()
-        return _png_size(base64.b64decode(result["image_base64"]))
+        return png_size(base64.b64decode(result["image_base64"]))
 
     def check_batch(self) -> str:
         """Several files in one request."""
-        batch = self._server.submit("/api/batches", _PICTURES, {"upscale_factor": "2"}).json()
+        batch = self._server.submit("/api/batches", PICTURES, {"upscale_factor": "2"}).json()
         self._completed += [self._server.finished(job) for job in batch["jobs"]]
         return f"{len(batch['jobs'])} jobs"
 
@@ -271,7 +289,7 @@ class Review:
 
     def check_cancel(self) -> str:
         """Before its end or after it: one answer, and one end."""
-        job = self._server.submit("/api/upscale/esrgan", [_PICTURES[0]], {}).json()
+        job = self._server.submit("/api/upscale/esrgan", [PICTURES[0]], {}).json()
         self._server.ask("POST", job["cancel_url"], b"", expected=(200, 202))
         ended = self._server.ask("GET", f"{job['status_url']}?wait=60").json()
         if ended["status"] not in ("cancelled", "completed"):
@@ -325,10 +343,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not server.is_up():
         print(f"no server answers at {arguments.url}: start one, see --help", file=sys.stderr)
         return 1
-    review = Review(server, arguments.methods.split(","))
+    return print_table(Review(server, arguments.methods.split(",")).rows())
+
+
+def print_table(rows: Rows) -> int:
+    """Run each check and print its row. Returns 1 if one failed."""
     failed = 0
     print(f"{'':4} {'request':44} {'seconds':>8}  answer")
-    for name, check in review.rows():
+    for name, check in rows:
         started = time.monotonic()
         try:
             told, mark = check(), "ok"
@@ -336,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             told, mark = f"{type(error).__name__}: {error}", "FAIL"
             failed += 1
         print(f"{mark:4} {name:44} {time.monotonic() - started:8.2f}  {told}", flush=True)
-    print(f"{failed} of {len(review.rows())} rows failed" if failed else "every row is ok")
+    print(f"{failed} of {len(rows)} rows failed" if failed else "every row is ok")
     return 1 if failed else 0
 
 
