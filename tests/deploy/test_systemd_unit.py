@@ -19,7 +19,7 @@ import pytest
 from images import ROOT, Store, why_not
 from waiting import TIMEOUT_S, wait_until
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.image, pytest.mark.long, pytest.mark.timeout(2400)]
 
 _KEY = "the-key-of-this-test-and-of-nothing-else"
 # systemd waits this long for a sign of life; the shipped value would make the test wait longer.
@@ -29,8 +29,9 @@ _DROP_IN = "[Service]\nWatchdogSec=4\nRestartSec=0\n"
 class Machine:
     """A booted machine whose service is ours."""
 
-    def __init__(self, nspawn: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, nspawn: subprocess.Popen[bytes], tree: Path, port: int) -> None:
         self.nspawn = nspawn
+        self.tree = tree
         self.client = httpx2.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"Authorization": f"Bearer {_KEY}"},
@@ -98,7 +99,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             stdout=log,
             stderr=log,
         )
-        machine = Machine(nspawn, port)
+        machine = Machine(nspawn, tree, port)
         try:
             wait_until(machine.is_up, "the service's start")
             yield machine
@@ -163,3 +164,16 @@ def test_a_stop_finishes_the_running_job(machine: Machine) -> None:
     machine.systemctl("start", "upscaled")
     job = machine.job(job_id)
     assert (job["status"], job["attempt"]) == ("completed", 1)
+
+
+# The last test of this file: it ends the machine.
+def test_an_idle_server_turns_the_machine_off(machine: Machine) -> None:
+    shipped = (ROOT / "packaging" / "systemd" / "idle.conf").read_text("utf-8")
+    drop_in = machine.tree / "etc/systemd/system/upscaled.service.d/idle.conf"
+    drop_in.write_text(shipped.replace("=600", "=10"), "utf-8")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", "upscaled")
+    # The job ends first, whenever it was given.
+    job_id = machine.submit_running()
+    assert machine.job(job_id, TIMEOUT_S)["status"] == "completed"
+    assert machine.nspawn.wait(TIMEOUT_S) == 0
