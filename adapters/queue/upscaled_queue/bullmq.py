@@ -1,4 +1,4 @@
-"""BullMQ from Python, by its official port: the queues of a Node backend, without Node.
+"""BullMQ on its official Python port: the queues of a Node backend, without Node.
 
 The event loop only talks to Redis. Deliveries run in threads, because a loop that is blocked for
 longer than the lease loses the lock.
@@ -31,23 +31,26 @@ from upscaled_queue.machine import Machine
 from upscaled_queue.pulse import Pulse
 from upscaled_queue.settings import Settings
 
-# The record counts deliveries. BullMQ's own limit ends a job without a record, so it only stands
-# behind ours: a machine may die between a delivery and its count.
+# The record counts deliveries. BullMQ's own limit ends a job without a record, so it is higher than
+# ours: a machine may be killed between a delivery and its count.
 _MORE_STALLS = 20
 # Between two tries to reach Redis; BullMQ's own client waits up to 20 s.
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
 _ENDLESS = 2**31
-# For a job, until the queue is asked again: BullMQ's own.
+# How long the worker waits for a job before it asks the queue again: BullMQ's own default.
 _LONGEST_WAIT_S = 5.0
-# An id that BullMQ takes as it is: a colon parts its keys, and a number is an id of its own making.
+# An id that BullMQ takes as it is: its keys are divided by colons, and it makes numbers itself.
 _PLAIN_ID = re.compile(r"(?=.*[^\d])[\w.@-]{1,128}", re.ASCII)
-# A job of such an id would be written over a list of the queue.
+# A job with such an id would replace a list of the queue.
 _OWN_NAMES = frozenset(QueueKeys().getKeys(""))
 
 
 def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
-    """A client with a pool, so that the waiting for jobs and all else can share it."""
+    """A client with a pool of connections, for the wait for jobs and all other commands.
+
+    is_patient: repeat a command until Redis answers; else its error is raised.
+    """
     backoff = ExponentialBackoff(cap=_LAST_RETRY_S, base=_FIRST_RETRY_S)
     outages = [
         redis.exceptions.BusyLoadingError,
@@ -64,7 +67,7 @@ def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
 
 
 def bullmq_id(job_id: str) -> str:
-    """The id under which BullMQ has the job, so that giving it twice queues it once."""
+    """The job's id in BullMQ: a job that is submitted twice is queued once."""
     if _PLAIN_ID.fullmatch(job_id) and job_id not in _OWN_NAMES:
         return job_id
     return "h" + hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()
@@ -107,8 +110,8 @@ class BullWorker:
                 "concurrency": self._capacity,
                 "lockDuration": lease_ms,
                 "stalledInterval": max(100, lease_ms // 3),
-                # Redis may wake a machine that is frozen and not this one; this one looks again
-                # after these seconds, and before its silence is taken for its own fault.
+                # Redis may wake a frozen machine in place of this one. So this one asks again after
+                # these seconds, which is before the pulse takes it for stuck.
                 "drainDelay": min(_LONGEST_WAIT_S, self._settings.lease_s / 3),
                 "maxStalledCount": self._settings.max_deliveries + _MORE_STALLS,
                 "runRetryDelay": round(_LAST_RETRY_S * 1000),
@@ -142,7 +145,7 @@ class BullWorker:
             await job.backend.moveToDelayed(job.id, now_ms, delay_ms, token, options)
             raise DelayedError
         if outcome.event["type"] == "error":
-            # As our Nest module writes it.
+            # In the form that the Nest module writes.
             raise UnrecoverableError(f"{outcome.event['code']}: {outcome.event['error']}")
         return outcome.event
 
@@ -166,8 +169,8 @@ class BullWorker:
 
 
 class _ProgressWriter:
-    """Writes a job's progress for BullMQ: one write at a time, and of what comes meanwhile only the
-    newest. Best effort: a write that fails is left out."""
+    """Writes a job's progress to BullMQ: one write at a time, and after it only the newest progress
+    that came meanwhile. A write that fails is left out."""
 
     def __init__(self, job: Any) -> None:
         self._job = job
@@ -180,7 +183,7 @@ class _ProgressWriter:
             self._writing = asyncio.create_task(self._write())
 
     async def end(self) -> None:
-        """Nothing is written after this: a job's end is its last event."""
+        """Write nothing more, because a job's end is its last event."""
         self._newest = None
         if self._writing is not None:
             await self._writing
@@ -203,7 +206,7 @@ def work(machine: Machine, workers: int) -> int:
 
 
 async def submit(settings: Settings, jobs: list[QueuedJob]) -> None:
-    """Put the jobs into their queues. One whose id is there already is left as it is."""
+    """Put the jobs into their queues. A job whose id is there already is left as it is."""
     client = connection_of(settings.url.broker, is_patient=False)
     queues: dict[str, Any] = {}
     try:
@@ -223,7 +226,7 @@ async def submit(settings: Settings, jobs: list[QueuedJob]) -> None:
 
 
 async def remove(settings: Settings, job: QueuedJob) -> None:
-    """Take an ended job out of BullMQ's own records, so that its id can be given again."""
+    """Delete an ended job from BullMQ's own records, so that its id can be submitted again."""
     client = connection_of(settings.url.broker, is_patient=False)
     try:
         queue = Queue(settings.queue_of(job.method), {"connection": client})
@@ -233,8 +236,8 @@ async def remove(settings: Settings, job: QueuedJob) -> None:
 
 
 def _fields_of(job: Any) -> Any:
-    """The job as the protocol has it. A producer that gives no id has BullMQ's, which is unique in
-    its queue until the queue is emptied: so its time is a part of ours."""
+    """The job in the protocol's form. Without an id of the producer it gets BullMQ's with the job's
+    time, because BullMQ's own is unique only until the queue is emptied."""
     data = job.data
     if not isinstance(data, dict) or data.get("job_id") is not None:
         return data

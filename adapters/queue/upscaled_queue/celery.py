@@ -1,9 +1,9 @@
-"""Celery, on Redis or RabbitMQ: the app, its one task, and what its workers are set to.
+"""Celery, on Redis or RabbitMQ: the app, its two tasks, and the settings of its workers.
 
     celery -A upscaled_queue.celery worker -Q esrgan      # takes its settings from UPSCALED_QUEUE_*
     from upscaled_queue.celery import upscale; upscale.delay(job)
 
-Each setting here is from a trial that lost jobs, or ran them again and again, without it.
+Without any one of these settings a trial lost jobs, or ran them again and again.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
 from upscaled_queue.webhooks import read_webhook_settings
 
-# A message that is given back comes again at once if nothing else waits: its delay is spent here.
+# A message that is given back is delivered again at once if nothing else waits, so the task sleeps
+# for a part of the delay.
 _LONGEST_PAUSE_S = 1.0
-# Of a command that gets no answer. It is not the time of BRPOP, which waits in the event loop.
+# The time limit of a command to Redis. The wait for a message has none: the event loop does it.
 _SOCKET_TIMEOUT_S = 10
 _UNACKED_INDEX = "unacked_index"
 
@@ -56,7 +57,7 @@ class UpscaleTask(Task):  # type: ignore[misc]
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
     ) -> Any:
-        """As Celery has it; the job may lack an id, which is then the task's."""
+        """As in Celery's `Task`. A job without an id gets the task's."""
         given = (args or [kwargs["job"]])[0]
         if not isinstance(given, Mapping):
             raise TypeError(f"a job is a dict, not a value of type {type(given).__name__}")
@@ -73,9 +74,9 @@ class UpscaleTask(Task):  # type: ignore[misc]
         else:
             urgent = URGENT if priority > 0 else ""
         options.setdefault("queue", _settings.queue_of(str(job.get("method"))) + urgent)
-        # Celery's events and Flower show it; the job's URLs may have secrets.
+        # Celery's events and Flower show the arguments, and the job's URLs may have secrets.
         options.setdefault("argsrepr", "(...)")
-        # For `queue depth`: how long the oldest one waits.
+        # For `queue depth`, which shows how long the oldest job has waited.
         options["headers"] = {**options.get("headers", {}), "given_at": time.time()}
         return super().apply_async((job,), {}, task_id=task_id, **options)
 
@@ -93,7 +94,7 @@ def configure(settings: Settings) -> None:
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's own names."""
+    """Celery's configuration for these settings, under Celery's own names."""
     common: dict[str, Any] = {
         "broker_url": settings.url.broker,
         "result_backend": settings.url.record,
@@ -103,19 +104,20 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_backend_max_retries": None,
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
-        # The daemon's processes isolate jobs. A child of a prefork pool each would load a model
-        # each, and CUDA does not survive a fork.
+        # The daemon's processes isolate jobs. In a prefork pool each child would load a model, and
+        # CUDA does not work after a fork.
         "worker_pool": "threads",
         "worker_concurrency": settings.slots,
-        # Acknowledged after the end: else a killed machine's jobs are gone.
+        # Acknowledge after the end, because else a killed machine's jobs are lost.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        # What runs keeps its lease over a lost connection.
+        # A running job keeps its lease while the connection is lost.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_prefetch_multiplier": 1,
-        # With late acknowledgement the prefetch count drifts up and hoards jobs.
+        # With late acknowledgement the prefetch count grows, and the worker holds jobs that others
+        # could run.
         "worker_disable_prefetch": settings.url.is_redis,
-        # One write less per job; the record tells what runs.
+        # Saves one write per job, because the record has what runs.
         "task_track_started": False,
         "task_serializer": "json",
         "result_serializer": "json",
@@ -132,8 +134,8 @@ def _redis(settings: Settings) -> dict[str, Any]:
         "broker_transport": "upscaled_queue.transport:Transport",
         "broker_transport_options": {
             "visibility_timeout": settings.lease_s,
-            # Else abandoned messages are looked for every 100 s, and a machine that is killed while
-            # it looks keeps the others from it for 300 s.
+            # By default, abandoned messages are searched for every 100 s, and a machine that is
+            # killed during a search keeps the others from searching for 300 s.
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
             "unacked_mutex_expire": max(1, math.ceil(settings.lease_s / 4)),
@@ -147,8 +149,8 @@ def _redis(settings: Settings) -> dict[str, Any]:
 
 
 def _rabbitmq() -> dict[str, Any]:
-    # No x-delivery-limit: it counts jobs that are given back too, and drops what passes it. The
-    # record counts deliveries.
+    # No x-delivery-limit: it also counts jobs that are given back, and drops those above the limit.
+    # The record counts deliveries.
     return {
         "task_default_queue_type": "quorum",
         "task_create_missing_queue_type": "quorum",
@@ -166,7 +168,7 @@ def _rabbitmq() -> dict[str, Any]:
     max_retries=0,
 )
 def upscale(self: Any, job: Message) -> Message:
-    """Run one job: its result. Raises `UpscaleFailedError` for an end that is an error."""
+    """Run one job, and return its result. Raises `UpscaleFailedError` if the job fails."""
     return _deliver(self, job)
 
 
@@ -178,8 +180,8 @@ def upscale(self: Any, job: Message) -> Message:
     max_retries=0,
 )
 def pipeline(self: Any, job: Message) -> Message:
-    """File one picture of a bucket, as `upscaled_queue.pipeline.task` has it: its result. Raises
-    as `upscale` does."""
+    """File one picture of a bucket, by a job of the form in `upscaled_queue.pipeline.task`, and
+    return its result. Raises as `upscale` does."""
     return _deliver(self, job)
 
 
@@ -190,7 +192,7 @@ def _deliver(task: Any, job: Message) -> Message:
     try:
         outcome = _machine.run(job, uuid.uuid4().hex, lease=lease)
     except Exception as error:
-        # Celery acknowledges a task that raises, and the job would be lost.
+        # If the task raised it, Celery would acknowledge the message, and the job would be lost.
         _machine.log.log("error", "delivery_failed", job_id=job.get("job_id"), detail=repr(error))
         raise Reject(repr(error), requeue=True) from error
     if isinstance(outcome, Ended):
@@ -265,14 +267,15 @@ def work(machine: Machine, workers: int) -> int:
 
 
 def _log_little(**_: Any) -> None:
-    """Our log has a line for each job; of Celery's only the warnings are news."""
+    """Log only Celery's warnings: the machine's log has a line for each job."""
     import logging
     import warnings
 
     from celery.exceptions import CPendingDeprecationWarning
     from celery.platforms import SecurityWarning
 
-    # About root and pickle, which is not accepted here; about a setting that is set here.
+    # The first is about root and pickle, which is not accepted here; the second is about a setting
+    # that is set here.
     warnings.simplefilter("ignore", SecurityWarning)
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
@@ -300,7 +303,7 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
     machine = Machine(settings, log)
     workers = machine.start()
     if sender.concurrency == settings.slots:
-        # The command has no -c, so it is the setting's: slots are per worker of the daemon.
+        # The command has no -c, so the number is the setting's, which is per worker of the daemon.
         sender.concurrency *= workers
     host(machine, sender.concurrency)
 

@@ -10,8 +10,10 @@ from upscaled_queue.webhooks import PREFIX as WEBHOOKS_PREFIX
 
 
 def daemon_args(settings: Settings, scratch: Sequence[str] = ()) -> list[str]:
-    """Without an allowed root no path is taken: the root is then a folder that does not exist.
-    scratch: folders for the pictures of buckets."""
+    """The options of `upscaled run`. scratch: folders for the pictures of buckets.
+
+    Without an allowed root no path must be taken, so the root is a folder that does not exist.
+    """
     roots = settings.allow_roots or ("/nonexistent/no--allow-root-was-given",)
     served = (UPSCALING_METHOD if one == PIPELINE else one for one in settings.methods)
     args = ["--methods", ",".join(dict.fromkeys(served)), "--grace-s", f"{settings.grace_s:g}"]
@@ -23,6 +25,7 @@ def daemon_args(settings: Settings, scratch: Sequence[str] = ()) -> list[str]:
 
 
 def daemon_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without the secrets of webhooks and the queue's password: the daemon needs neither."""
+    """The environment without the webhooks' secret and the queue's password, which the daemon does
+    not need."""
     secret = (PREFIX, WEBHOOKS_PREFIX)
     return {name: value for name, value in environment.items() if not name.startswith(secret)}

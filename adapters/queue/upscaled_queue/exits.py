@@ -1,7 +1,7 @@
 """The exit statuses of `upscaled work` and `upscaled queue`."""
 
 EXIT_OK = 0
-# A command that did not do all of what it was asked.
+# A command that did not do everything.
 EXIT_FAILED = 1
 # Wrong options, or a queue that would lose jobs.
 EXIT_USAGE = 2
@@ -9,5 +9,5 @@ EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
 # `upscaled queue run`: the host does not read its output any more.
 EXIT_HOST_GONE = 4
-# Nothing is delivered any more though jobs wait: to be started anew (EX_TEMPFAIL).
+# Nothing is delivered any more although jobs wait: start the machine again (EX_TEMPFAIL).
 EXIT_STUCK = 75

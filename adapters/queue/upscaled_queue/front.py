@@ -4,8 +4,8 @@ does, and its workers are the machines of the queue.
     host ── job lines ──> Front ── queue ──> machines
     host <── accepted, progress, result | error ── Front <── the record ──┘
 
-A job that is accepted is in the queue, so it outlives this process. A host that gives the job again
-under the same id gets the one end that the job has.
+An accepted job is in the queue, so it outlives this process. A host that sends the job again under
+the same id gets the one end that the job has.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ from upscaled_queue.redisserver import is_away
 from upscaled_queue.settings import Settings
 from upscaled_queue.webhooks import message_of
 
-# How soon the end of a job is seen.
+# How often the loop asks for ends: while jobs are open, and otherwise.
 _TICK_MS = 50
 _IDLE_MS = 1000
-# Between two looks at the progress of the open jobs.
+# How often the progress of the open jobs is read.
 _PROGRESS_S = 0.5
-# Ends that were written while Redis was away are found by a look at all open jobs.
+# How often the ends of all open jobs are read, because those of an outage are not in the stream.
 _SWEEP_S = 5.0
 _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 2.0
-# Keys in one question to Redis.
+# Keys per command to Redis.
 _BATCH = 500
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
 
 class _HostGoneError(Exception):
-    """Raised if the host does not read any more. No `OSError`: those are outages of Redis."""
+    """Raised if the host is gone. It is no `OSError`, because those are outages of Redis."""
 
 
 @dataclass
 class _OpenJob:
-    """progress: the newest line that the host has."""
+    """progress: the newest progress that the host has got, as text."""
 
     method: str
     webhook_url: str | None
@@ -87,7 +87,7 @@ class Front:
         self._lines = HostLines()
         self._log = Logger(component="queue")
         self._open: dict[str, _OpenJob] = {}
-        # Jobs of the lines that were just read: they are queued together.
+        # The jobs of the lines of one read, which are submitted together.
         self._new: list[QueuedJob] = []
         self._admission = Admission[QueuedJob](
             self._open, has_room=lambda: True, accept=self._accept, send=self._write
@@ -100,9 +100,9 @@ class Front:
         self._next_progress = self._next_sweep = 0.0
 
     def serve(self) -> int:
-        """Take lines until the host ends its input and every job has ended; the exit status.
+        """Serve until the host has ended its input and every job has ended; the exit status.
 
-        SIGTERM ends it at once, and so does the host's exit. The open jobs stay in the queue.
+        SIGTERM ends this at once, and so does the host's exit. The open jobs stay in the queue.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle_signal)
@@ -194,7 +194,7 @@ class Front:
     def _submit(self, jobs: list[QueuedJob]) -> None:
         self._patiently(lambda: self._producer.submit(jobs))
         if self._signal is not None:
-            for job in jobs:  # perhaps queued, perhaps not: the host gives them again
+            for job in jobs:  # they may be queued or not, so the host must send them again
                 del self._open[job.job_id]
                 error = JobError(ErrorCode.SHUTTING_DOWN, GOING_DOWN, job_id=job.job_id)
                 self._admission.refuse(error)
@@ -202,7 +202,7 @@ class Front:
         position = len(self._open) - len(jobs)
         for number, job in enumerate(jobs):
             self._send(Accepted(job_id=job.job_id, position=position + number))
-        # A job of the same id may have ended long ago.
+        # A job of the same id may have ended before.
         self._patiently(lambda: self._send_ends([job.job_id for job in jobs]))
 
     def _cancel(self, job_id: str) -> None:
@@ -211,14 +211,14 @@ class Front:
             return
         status = self._records.status_of(job_id, self._settings.lease_s)
         if status["state"] != "running":
-            # No machine may be there to find the flag.
+            # There may be no machine that would see the cancel.
             error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
             event, url = error_event(error, job_id), job.webhook_url
             webhook = None if url is None else message_of(url, job.method, event)
             self._records.settle(job_id, job.method, event, None, webhook)
 
     def _replay(self, job_ids: Iterable[str]) -> None:
-        """Send the ends of these jobs again. The ends of open ones are sent anyway."""
+        """Send the ends of these jobs again."""
         for event in self._records.ends_of(list(job_ids), _BATCH):
             self._end(event)
 
@@ -237,7 +237,7 @@ class Front:
     # --- the record -----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Send what the record has about the open jobs, if it is new."""
+        """Send the ends of open jobs, and their progress if it is new."""
         for job_id in self._follower.ended():
             if job_id in self._open:
                 self._send_ends([job_id])

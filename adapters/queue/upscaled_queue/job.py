@@ -1,6 +1,7 @@
-"""A queued message is a job of the protocol, with two fields more that the daemon does not get.
+"""A queued message: a job of the protocol, with two more fields that the daemon does not get.
 
-Everyone who can write to the queue can give jobs, so a machine takes less than a daemon on stdio.
+Everyone who can write to the queue can submit jobs, so a machine refuses more than a daemon on
+stdio does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Message = dict[str, Any]
 PIPELINE = "pipeline"
 UPSCALING_METHOD = "esrgan"
 
-# For the queue's own use: a daemon would name them as unknown in the result's warnings.
+# The queue's own fields: a daemon would warn in the result that they are unknown.
 _OWN_FIELDS = ("webhook_url", "traceparent")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -32,11 +33,11 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MODELS = ("model", "upscale_model", "pre_model", "face_model")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 
-# Celery's priorities on Redis, 0 first. The protocol's are whole numbers, higher first, 0 by
-# default: 4 above the default and 5 below can be told apart.
+# Celery's priorities on Redis: 0 to 9, 0 first. The protocol's are whole numbers, higher first, and
+# 0 by default. So four above the default differ, and five below it.
 _LEVEL_OF_DEFAULT = 4
 _LAST_LEVEL = 9
-# BullMQ's go from 1, the first, to 2 097 152. The protocol's go from -1 000 000 to 1 000 000.
+# BullMQ's are 1, the first, to 2 097 152. The protocol's are -1 000 000 to 1 000 000.
 _BULLMQ_DEFAULT = 1_048_576
 
 
@@ -53,18 +54,18 @@ class QueuedJob:
 
     @property
     def traceparent(self) -> str | None:
-        """The trace that the job belongs to, by W3C Trace Context; None if it is no such text."""
+        """The job's trace, as W3C Trace Context writes it; None if the field has another form."""
         value = self.fields.get("traceparent")
         return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
     @property
     def webhook_url(self) -> str | None:
-        """Where its end is sent."""
+        """The URL that the job's end is sent to."""
         return self.fields.get("webhook_url")
 
 
 def read_job(fields: object) -> QueuedJob:
-    """Raises `JobError`, which has the job's id if one can be read."""
+    """The job of a message. Raises `JobError`, which has the job's id if one can be read."""
     if not isinstance(fields, Mapping):
         raise JobError(ErrorCode.INVALID_JOB, "a job is an object with a method and a config")
     is_picture = fields.get("method") == PIPELINE
@@ -96,8 +97,7 @@ def read_job(fields: object) -> QueuedJob:
 
 def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
     """Raise `JobError` for a URL or a bucket that is not below one of these, and for a model that
-    is a file.
-    Paths are the daemon's to check, by `--allow-root`."""
+    is a file. The daemon checks paths, by `--allow-root`."""
     config = job.message.get("config")
     if not isinstance(config, dict):
         return
@@ -170,13 +170,13 @@ def event_of(error: UpscaledError, job_id: str) -> Message:
 
 
 def cancelled_event(job: QueuedJob, when: str) -> Message:
-    """The end of a job that no daemon ended. when: the end of the sentence."""
+    """The terminal event of a cancelled job that no daemon ended. when: completes the sentence."""
     error = JobError(ErrorCode.CANCELLED, f"the job was cancelled {when}")
     return error_event(error, job.job_id)
 
 
 def poisoned_event(job: QueuedJob, deliveries: int) -> Message:
-    """The end of a job that was started too often."""
+    """The terminal event of a job that was started too often."""
     text = f"the job was started {deliveries} times, and its machine was lost each time"
     cause = {"reason": "supervisor_killed", "detail": text}
     error = JobError(ErrorCode.POISONED, text)

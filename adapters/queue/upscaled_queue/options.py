@@ -1,4 +1,4 @@
-"""What `upscaled work` and `upscaled queue` share: options, and words for a missing extra."""
+"""Options that `upscaled work` and `upscaled queue` share, and the message for a missing extra."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from upscaled_queue.webhooks import WebhookSettings, read_webhook_settings
 
 # The extra of each engine, by the modules that it brings.
 _EXTRAS = {"celery": "celery", "kombu": "celery", "bullmq": "bullmq", "redis": "celery"}
-# Whatever the engine is.
+# The extras of modules that no engine brings.
 _OTHER_EXTRAS = {
     "anyio": "webhooks",
     "httpcore2": "webhooks",
@@ -23,7 +23,7 @@ _OTHER_EXTRAS = {
 
 
 def add_queue_options(arguments: argparse._ActionsContainer) -> None:
-    """Where the queue is."""
+    """Add the options that name the queue."""
     arguments.add_argument(
         "--queue",
         metavar="URL",
@@ -46,7 +46,7 @@ def add_queue_options(arguments: argparse._ActionsContainer) -> None:
 
 
 def add_webhook_options(arguments: argparse._ActionsContainer) -> None:
-    """The hosts that may get webhooks."""
+    """Add the option for the hosts that may get webhooks."""
     arguments.add_argument(
         "--allow-webhook",
         action="append",
@@ -59,12 +59,12 @@ def add_webhook_options(arguments: argparse._ActionsContainer) -> None:
 
 
 def webhook_settings(options: argparse.Namespace) -> WebhookSettings | None:
-    """None if no secret is set. Raises `ValueError`."""
+    """The settings of webhooks; None if no secret is set. Raises `ValueError`."""
     return read_webhook_settings(os.environ, getattr(options, "allow_webhook", ()))
 
 
 def above_zero(text: str) -> float:
-    """A number of seconds. Raises `argparse.ArgumentTypeError`."""
+    """A number of seconds above 0. Raises `argparse.ArgumentTypeError`."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -80,14 +80,14 @@ def count(text: str) -> int:
 
 
 def methods(text: str) -> tuple[str, ...]:
-    """Methods of the protocol by comma. Raises `argparse.ArgumentTypeError`."""
+    """Methods of the protocol, separated by commas. Raises `argparse.ArgumentTypeError`."""
     from upscaled_protocol.envelope import METHODS
 
     return _names(text, METHODS)
 
 
 def queues(text: str) -> tuple[str, ...]:
-    """The same, and `pipeline`, which is no method of the protocol."""
+    """The same, and also `pipeline`, which is no method of the protocol."""
     from upscaled_protocol.envelope import METHODS
     from upscaled_queue.job import PIPELINE
 
@@ -104,7 +104,7 @@ def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def cut_daemon_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and what stands after it."""
+    """The arguments before `--`, and those after it."""
     arguments = list(argv)
     if "--" not in arguments:
         return arguments, []
@@ -113,8 +113,8 @@ def cut_daemon_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def say_missing(command: str, error: ModuleNotFoundError, engine: str | None) -> int:
-    """The sentence for an extra that is not installed; the exit status. Raises the error if the
-    module is none of an extra's."""
+    """Print which extra to install. Returns the exit status. Raises the error if the module belongs
+    to no extra."""
     module = (error.name or "").partition(".")[0]
     if module not in _EXTRAS and module not in _OTHER_EXTRAS:
         raise error

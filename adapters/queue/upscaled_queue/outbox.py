@@ -27,10 +27,10 @@ _RECEIVERS = "upscaled:webhooks"
 
 
 class Outbox:
-    """`Deliveries` of one Redis. name: this process's, for the lease.
+    """`Deliveries` in one Redis. name: the name of this process, for the lease.
 
-    is_lost: another process has the lease now. It is found out when this one renews the lease, or
-    records an attempt.
+    is_lost: True if another process has taken the lease. Set when this one renews it, or records an
+    attempt.
     """
 
     outages: tuple[type[Exception], ...] = (redis.RedisError, OSError)
@@ -46,7 +46,7 @@ class Outbox:
     # --- the lease ------------------------------------------------------------------------------
 
     def hold(self, lease_s: float) -> tuple[bool, float]:
-        """Take the lease, or renew it. False if another process has it. Also Redis' time."""
+        """Take the lease or renew it. Returns False if another process has it, and Redis' time."""
         is_held, now = self._hold([_SENDER], [self._name, max(1, round(lease_s * 1000))])
         self.is_lost = not is_held
         return bool(is_held), float(now)
@@ -104,16 +104,16 @@ class Outbox:
         self.is_lost = not self._postpone([_SENDER], args)
 
     def remove(self, delivery: Delivery) -> None:
-        """Record that the receiver has it. This is true even if the lease is lost."""
+        """Record that the receiver has it, also if the lease is lost."""
         self._record_end("", delivery, {"state": "delivered", "attempts": delivery.attempts + 1})
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Record that it is sent no more, unless the lease is lost."""
-        told = {"state": "given_up", "attempts": delivery.attempts + 1, "reason": reason}
-        self.is_lost = not self._record_end(self._name, delivery, told)
+        state = {"state": "given_up", "attempts": delivery.attempts + 1, "reason": reason}
+        self.is_lost = not self._record_end(self._name, delivery, state)
 
-    def _record_end(self, name: str, delivery: Delivery, told: Message) -> bool:
-        line = encode_line(told).decode().rstrip("\n")
+    def _record_end(self, name: str, delivery: Delivery, state: Message) -> bool:
+        line = encode_line(state).decode().rstrip("\n")
         return bool(self._end([_SENDER], [name, delivery.message_id, line]))
 
     def _hosts(self) -> list[str]:
@@ -121,7 +121,7 @@ class Outbox:
 
 
 def read_ended(answer: Any) -> tuple[str | None, list[Receiver]]:
-    """Of an answer of `XREAD` on the stream of ends: its last place, and the receivers of the
+    """The last place in an answer of `XREAD` on the stream of ends, and the receivers of its
     webhooks."""
     entries = [entry for _, found in answer or () for entry in found]
     hosts = dict.fromkeys(fields["receiver"] for _, fields in entries if "receiver" in fields)

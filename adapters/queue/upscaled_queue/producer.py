@@ -1,4 +1,4 @@
-"""Giving jobs to a queue, whichever engine it has."""
+"""Submits jobs to a queue of either engine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from upscaled_queue.settings import Settings
 
 
 class Producer:
-    """For a command: it fails at once if the queue is away. Raises the errors of the engines'
-    clients."""
+    """Fails at once if the queue cannot be reached: raises the errors of the engines' clients."""
 
     def __init__(self, settings: Settings, records: Records) -> None:
         self._settings = settings
@@ -23,7 +22,7 @@ class Producer:
             celery.configure(settings)
 
     def submit(self, jobs: Sequence[QueuedJob]) -> None:
-        """Put them into their queues. A job that was given before is left as it is."""
+        """Put jobs into their queues. A job that was submitted before is left as it is."""
         given: dict[str, QueuedJob] = {}
         for job in jobs:
             if not self._records.is_given(job.job_id):
@@ -39,12 +38,12 @@ class Producer:
             for job in new:
                 task = celery.pipeline if job.method == PIPELINE else celery.upscale
                 task.apply_async((job.fields,), task_id=job.job_id, retry=False)
-        # After the queue has it: a job that is marked and not queued would wait for ever.
+        # After the queue has them: a job that is marked and not queued would never run.
         for job in new:
             self._records.mark_given(job.job_id)
 
     def submit_again(self, job: QueuedJob) -> None:
-        """The same for a job whose record was deleted."""
+        """Submit a job whose record was deleted."""
         if self._settings.url.engine == "bullmq":
             from upscaled_queue import bullmq
 

@@ -1,4 +1,4 @@
-"""Where the queue is: an engine and its broker, read from one URL."""
+"""The URL of a queue: its engine, its broker and its record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QueueUrlError(ValueError):
 
 
 class QueueUrl(NamedTuple):
-    """broker: as the engine's client takes it. record: the Redis that holds the ends of jobs."""
+    """broker: the URL for the engine's client. record: the Redis that holds the ends of jobs."""
 
     engine: Engine
     broker: str
@@ -30,12 +30,12 @@ class QueueUrl(NamedTuple):
 
     @property
     def is_redis(self) -> bool:
-        """Whether the jobs wait in Redis, not in RabbitMQ."""
+        """True if the jobs wait in Redis, False if in RabbitMQ."""
         return self.broker.startswith("redis")
 
 
 def read_queue_url(url: str | None, record_url: str | None = None) -> QueueUrl:
-    """Raises `QueueUrlError`."""
+    """The queue of these URLs. Raises `QueueUrlError`."""
     if not url:
         raise QueueUrlError("no queue is named: give --queue URL, or set UPSCALED_QUEUE_URL")
     scheme = urlsplit(url).scheme

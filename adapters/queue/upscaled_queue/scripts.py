@@ -1,6 +1,6 @@
-"""The record's steps that must not be torn apart, as Lua that Redis runs whole.
+"""The record's steps as Lua scripts, which Redis runs as a whole.
 
-Times are Redis' own: machines' clocks differ.
+All times are Redis' own, because machines' clocks differ.
 """
 
 from __future__ import annotations

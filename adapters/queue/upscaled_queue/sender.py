@@ -1,8 +1,8 @@
 """Sends the webhooks of all machines' jobs, in one process at a time.
 
-Each machine has a sender, and so has `upscaled queue run`. Only the sender with the lease sends. If
-its machine is killed, another sender takes the lease when it is over. What was being sent then is
-sent again, with the same id.
+Each machine has a sender, and so has `upscaled queue run`. Only the sender that holds the lease
+sends. If its machine is killed, another sender takes the lease when it has expired. What was being
+sent then is sent again, with the same id.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from upscaled_webhooks.receivers import Poster
 from upscaled_webhooks.signatures import Signer
 from upscaled_webhooks.webhooks import Outcome, SystemClock, Webhooks, attempts_metric
 
-# The lease is renewed so often that one lost renewal does not end it.
-_RENEWALS_A_LEASE = 4
-# A process that leaves finishes what is due, within the time that a machine has after its grace.
+# So many that the lease does not expire if one renewal is lost.
+_RENEWALS_PER_LEASE = 4
+# How long a process that leaves sends what is due: the time that a machine has after its grace.
 _DRAIN_S = 3.0
-# Redis waits so long for an end before it answers with none.
+# How long Redis waits for an end before it answers without one.
 _FOLLOW_MS = 1000
-# Of an answer, above the wait for an end.
+# The time limit of an answer. It is longer than the wait for an end.
 _SOCKET_TIMEOUT_S = 5.0
 # Between two tries to follow the ends.
 _FOLLOW_AGAIN_S = 1.0
@@ -43,11 +43,11 @@ class RecordClock(SystemClock):
     offset_s = 0.0
 
     def now(self) -> float:
-        """The time."""
+        """Redis' time, as of the last `set`."""
         return time.time() + self.offset_s
 
     def set(self, now: float) -> None:
-        """Redis has this time."""
+        """Set the time that Redis has now."""
         self.offset_s = now - time.time()
 
 
@@ -68,7 +68,7 @@ class WebhookSender:
         self._thread = threading.Thread(target=self._run, name="upscaled-webhooks", daemon=True)
 
     def start(self) -> None:
-        """From now on."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,7 +78,7 @@ class WebhookSender:
             self._thread.join()
 
     def collect(self) -> Iterator[Metric]:
-        """For Prometheus: the attempts of this process."""
+        """The metric of this process's attempts."""
         webhooks = self._webhooks
         counts = self._counts + (webhooks.counts if webhooks is not None else Counter())
         yield attempts_metric(counts)
@@ -111,7 +111,7 @@ class WebhookSender:
         """Wait for a quarter of the lease; true if the process is to stop."""
         try:
             await asyncio.wait_for(
-                self._stopping.wait(), self._settings.lease_s / _RENEWALS_A_LEASE
+                self._stopping.wait(), self._settings.lease_s / _RENEWALS_PER_LEASE
             )
         except TimeoutError:
             return False
@@ -122,7 +122,7 @@ class WebhookSender:
         webhooks = self._webhooks = Webhooks(
             self._outbox, self._signer, self._poster, clock=self._clock, warn=self._warn
         )
-        # First the stream's place, then all that wait: else one that comes in between is missed.
+        # First the stream's place, then all webhooks that wait, so that none in between is missed.
         place = self._outbox.last_end()
         webhooks.start()
         following = asyncio.create_task(self._follow(webhooks, place))
@@ -139,7 +139,7 @@ class WebhookSender:
         while not await self._is_stopping():
             if self._outbox.is_lost or not self._hold():
                 return
-            # The stream may have been cut: look at all receivers.
+            # The stream may have been cut, so ask for the webhooks of all receivers.
             webhooks.start()
         # The machine's last jobs have just ended.
         webhooks.start()

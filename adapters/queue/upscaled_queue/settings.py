@@ -1,4 +1,4 @@
-"""How a machine works: each option of `upscaled work`, and its variable in the environment."""
+"""The settings of a machine: the options of `upscaled work`, or variables of the environment."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PREFIX = "UPSCALED_QUEUE_"
 # so urgent jobs have a queue of their own.
 URGENT = ".urgent"
 
-# From a machine's last word to the start of its jobs elsewhere. Longer costs a killed machine's
-# jobs a longer wait; shorter takes jobs from a machine that only paused.
+# From a machine's last sign of life to the start of its jobs elsewhere. If this is longer, the jobs
+# of a killed machine wait longer; if it is shorter, a machine that only paused loses its jobs.
 DEFAULT_LEASE_S = 60.0
-# A job that was started so often and never ended brings its machines down.
+# A job that was started so often and never ended is the likely reason why its machines ended.
 DEFAULT_MAX_DELIVERIES = 5
 # Below the 30 s that container runtimes and spot notices leave.
 DEFAULT_GRACE_S = 25.0
@@ -35,8 +35,8 @@ def _machine_name() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """methods: empty where Celery's own command names the queues. webhooks: None if this process
-    sends none."""
+    """methods: empty if Celery's own command names the queues. webhooks: None if this process sends
+    none."""
 
     url: QueueUrl
     methods: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class Settings:
 
 
 def settings_from(env: Mapping[str, str]) -> Settings:
-    """What Celery's own command works with. Raises `ValueError`."""
+    """The settings of a machine that Celery's own command starts. Raises `ValueError`."""
 
     def number(name: str, default: float) -> float:
         text = env.get(PREFIX + name)

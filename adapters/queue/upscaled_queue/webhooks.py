@@ -1,4 +1,4 @@
-"""A queued job's `webhook_url`: which URLs a machine takes, and the message about the job's end.
+"""A queued job's `webhook_url`: the check of the URL, and the message about the job's end.
 
 The message is recorded with the end in one step, and sent by `sender`.
 """
@@ -24,22 +24,22 @@ PREFIX = "UPSCALED_WEBHOOKS_"
 _SECRET = PREFIX + "SECRET"
 _ALLOW_HOSTS = PREFIX + "ALLOW_HOSTS"
 
-# Of a terminal event, what is for the operator alone, as over HTTP.
+# Fields of a terminal event that only the operator sees, as over HTTP.
 _HIDDEN = ("type", "cause", "traceback", "refused_job_id")
-# An id that is a header's value as it is.
+# An id that can be a header's value.
 _PLAIN_ID = re.compile(r"[!-~]{1,256}")
 
 
 @dataclass(frozen=True)
 class WebhookSettings:
-    """secret: what the messages are signed with. destinations: the hosts that may get them."""
+    """secret: signs the messages. destinations: the hosts that may get them."""
 
     secret: str = field(repr=False)
     destinations: UrlPolicy
 
 
 class Webhook(NamedTuple):
-    """What is recorded with a job's end. receiver: host:port."""
+    """A webhook, as it is recorded with a job's end. receiver: host:port."""
 
     receiver: str
     url: str
@@ -50,8 +50,8 @@ class Webhook(NamedTuple):
 def read_webhook_settings(
     env: Mapping[str, str], allow_hosts: Iterable[str] = ()
 ) -> WebhookSettings | None:
-    """None if no secret is set, because then no webhooks are sent. allow_hosts: in addition to
-    those of the environment. Raises `ValueError`."""
+    """The settings of webhooks; None if no secret is set, because then none are sent. allow_hosts:
+    in addition to those of the environment. Raises `ValueError`."""
     secret, path = env.get(_SECRET), env.get(f"{_SECRET}_FILE")
     if not secret and path:
         try:
@@ -120,7 +120,7 @@ def message_of(url: str, method: str, event: Message) -> Webhook:
 
 
 def message_id(job_id: str) -> str:
-    """The job's id, if a header can have it."""
+    """The job's id if it can be a header's value, else its digest."""
     if _PLAIN_ID.fullmatch(job_id):
         return job_id
     return hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()

@@ -75,7 +75,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What became of a picture.
+    """How a picture was filed.
 
     quality_score: None if the file could not be scored. upscale_scale: None if the picture was not
     upscaled. code: the protocol's code of the error, None on success.
@@ -107,7 +107,7 @@ class PipelineResult:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What pictures are processed with.
+    """Processes pictures.
 
     upscale: upscales one file to another, `scale` times. threshold: a picture of this score is kept
     as it is. scratch: the folder for temporary files, the system's if None. on_recorded: called
@@ -127,8 +127,8 @@ class Pipeline:
 
         A picture that cannot be upscaled has a result of the status ``error``. Raises
         `ObjectStorageError`, `ScoreFailedError`, `FileNotFoundError` (no such picture in the
-        bucket), and the upscaler's `UpscaledError` if its code does not speak of the picture. Then
-        the picture can be processed again.
+        bucket), and the upscaler's `UpscaledError` if the picture is not the reason. Then the
+        picture can be processed again.
         """
         job_id = picture.key
         recorded = await self.bucket.record(job_id)
@@ -173,7 +173,7 @@ class Pipeline:
         except UpscaledError as error:
             if error.code not in _PICTURE_CODES:
                 raise
-            # The record outlives the machine, and others read it: its paths say nothing there.
+            # The record outlives the machine, so the machine's path is replaced by the key.
             message = str(error).replace(str(path), key)
             return await self._file(FAILED, path, key, key, quality, message, error.code)
         message = f"The picture was upscaled {self.scale} times."

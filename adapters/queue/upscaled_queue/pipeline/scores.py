@@ -1,4 +1,4 @@
-"""How good a picture is, as a number of which 1 is a whole 4K screen.
+"""The score of a picture: a number, in which 1 is a whole 4K screen.
 
 resolution            width x height / (3840 x 2160), from the file's header
 effective-resolution  the same for the pixels that the picture needs
@@ -24,7 +24,7 @@ _FULL_PIXELS = 3840 * 2160
 _SAME_DB = 40.0
 # Sides that are tried, as shares of the picture's, the smallest first.
 _SHARES = (0.25, 0.3, 0.35, 0.42, 0.5, 0.59, 0.71, 0.84)
-# The picture is looked at in this many crops down and across, of at most this many pixels a side.
+# The picture is measured in so many crops down and across, each of at most so many pixels per side.
 _CROPS = 3
 _CROP_SIDE = 384
 

@@ -1,4 +1,4 @@
-"""A picture of a bucket as a queued job: what its message says.
+"""A picture of a bucket as a queued job: the form of its message.
 
     {"job_id": "s3://pictures/photo.jpg", "method": "pipeline",
      "config": {"bucket": "s3://pictures", "key": "photo.jpg"}}
@@ -52,7 +52,7 @@ class PictureTask(BaseModel):
         return hashlib.sha256(name.encode()).hexdigest()
 
     def message(self) -> Message:
-        """The job's message, without what is as by default."""
+        """The job's message, without the defaults."""
         return {
             "job_id": self.job_id,
             "method": PIPELINE,
@@ -61,7 +61,7 @@ class PictureTask(BaseModel):
 
 
 def read_task(config: Any) -> PictureTask:
-    """Raises `JobError` (invalid_job), which names the first field that is wrong."""
+    """The task of a config. Raises `JobError` (invalid_job), which names the first wrong field."""
     try:
         return PictureTask.model_validate(config)
     except ValidationError as error:
