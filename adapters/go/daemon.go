@@ -12,11 +12,11 @@ import (
 
 const (
 	// From the end of the process to the end of its streams, or the reverse. After that the group is killed.
-	lastGasp = time.Second
+	endGrace = time.Second
 	// From SIGTERM to SIGKILL. It is short, because the close timeout is over already.
 	termGrace = 2 * time.Second
-	// Enough for a traceback.
-	lastWords = 20
+	// Lines of stderr that are kept for the error: enough for a traceback.
+	keptLines = 20
 	// A longer line on stderr is not one of upscaled's log records.
 	logLimitBytes = 1 << 20
 )
@@ -29,11 +29,11 @@ type daemon struct {
 	channel *Channel
 	command *exec.Cmd
 	exited  chan struct{}
-	// gone is closed when it has ended, and all that it said was read. err is set by then.
+	// gone is closed when it has ended, and all of its output was read. err is set by then.
 	gone chan struct{}
 	err  *DaemonGoneError
 
-	words []string
+	lastLines []string
 }
 
 // startDaemon starts the command. On gone it calls onGone, the last call of all.
@@ -72,12 +72,12 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 		select {
 		case <-d.exited:
 		case <-d.channel.Ended():
-			if d.channel.Err() != nil || !within(lastGasp, d.exited) {
+			if d.channel.Err() != nil || !within(endGrace, d.exited) {
 				d.kill()
 			}
 		}
 		<-d.exited
-		if !within(lastGasp, d.channel.Ended(), logEnded) {
+		if !within(endGrace, d.channel.Ended(), logEnded) {
 			// A process outside of the group still has these pipes.
 			closeAll(ours)
 		}
@@ -89,7 +89,7 @@ func startDaemon(command *exec.Cmd, handle func(Message), log func(LogRecord), o
 		} else if err == nil {
 			err = errExited
 		}
-		d.err = &DaemonGoneError{command.ProcessState.ExitCode(), strings.Join(d.words, "\n"), err}
+		d.err = &DaemonGoneError{command.ProcessState.ExitCode(), strings.Join(d.lastLines, "\n"), err}
 		onGone(d)
 		close(d.gone)
 	}()
@@ -123,9 +123,9 @@ func (d *daemon) kill() {
 }
 
 func (d *daemon) takeLog(line []byte, log func(LogRecord)) {
-	d.words = append(d.words, string(line))
-	if len(d.words) > lastWords {
-		d.words = d.words[1:]
+	d.lastLines = append(d.lastLines, string(line))
+	if len(d.lastLines) > keptLines {
+		d.lastLines = d.lastLines[1:]
 	}
 	if log == nil {
 		return

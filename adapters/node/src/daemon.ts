@@ -31,7 +31,7 @@ export interface DaemonListener {
 }
 
 // From the end of stdout to the end of the process, or the reverse. After that the group is killed.
-const LAST_GASP_MS = 1000;
+const END_GRACE_MS = 1000;
 
 // From SIGTERM to SIGKILL. It is short, because the close timeout is over already.
 const TERM_MS = 2000;
@@ -39,15 +39,15 @@ const TERM_MS = 2000;
 // A longer line on stderr is not one of upscaled's log records.
 const LOG_LINE_LIMIT_BYTES = 1024 * 1024;
 
-// Enough for a traceback.
-const LAST_WORDS = 20;
+// Lines of stderr that are kept for the error: enough for a traceback.
+const KEPT_LINES = 20;
 
 export class Daemon {
   readonly channel: Channel;
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #place: { program: string; cwd?: string | undefined };
   readonly #listener: DaemonListener;
-  readonly #lastWords: string[] = [];
+  readonly #lastLines: string[] = [];
   #failure: Error | undefined;
   // Why this client ended it.
   #fault: string | undefined;
@@ -56,7 +56,7 @@ export class Daemon {
   #hasLogEnded = false;
   #isGone = false;
   #isKeptAlive = true;
-  #lastGasp: NodeJS.Timeout | undefined;
+  #endTimer: NodeJS.Timeout | undefined;
   /** Resolved when it is gone. */
   readonly gone: Promise<void>;
   #resolveGone!: () => void;
@@ -147,8 +147,8 @@ export class Daemon {
     stderr.on("error", () => {});
     stderr.on("data", (chunk: Buffer) => {
       for (const line of lines.feed(chunk)) {
-        this.#lastWords.push(line);
-        if (this.#lastWords.length > LAST_WORDS) this.#lastWords.shift();
+        this.#lastLines.push(line);
+        if (this.#lastLines.length > KEPT_LINES) this.#lastLines.shift();
         this.#listener.onLog(logRecord(line));
       }
     });
@@ -169,17 +169,17 @@ export class Daemon {
     if (this.#isGone) return;
     if (this.#hasExited && this.#hasEnded && this.#hasLogEnded) {
       this.#isGone = true;
-      clearTimeout(this.#lastGasp);
+      clearTimeout(this.#endTimer);
       this.#listener.onGone(this.#error());
       this.#resolveGone();
       return;
     }
-    this.#lastGasp ??= setTimeout(() => {
+    this.#endTimer ??= setTimeout(() => {
       this.kill();
       // A process outside of the group still has these pipes.
       this.#process.stdout.destroy();
       this.#process.stderr.destroy();
-    }, LAST_GASP_MS);
+    }, END_GRACE_MS);
   }
 
   #error(): DaemonGoneError {
@@ -189,8 +189,8 @@ export class Daemon {
     }
     const ended = signal === null ? `ended with status ${status}` : `ended by ${signal}`;
     const how = this.#fault === undefined ? ended : `was ended, because ${this.#fault}`;
-    const words = this.#lastWords.length > 0 ? `; its log ended with:\n${this.#lastWords.join("\n")}` : "";
-    return new DaemonGoneError(`the daemon ${how}${words}`, { status, signal });
+    const lines = this.#lastLines.length > 0 ? `; its log ended with:\n${this.#lastLines.join("\n")}` : "";
+    return new DaemonGoneError(`the daemon ${how}${lines}`, { status, signal });
   }
 }
 
