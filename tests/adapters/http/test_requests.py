@@ -187,6 +187,8 @@ def test_one_stream_has_all_jobs(serve: RunningServe) -> None:
                     client.post(f"/api/jobs/{before}/cancel")
             if later and seen.get(later) == "completed" and seen.get(before) == "cancelled":
                 break
+        else:
+            pytest.fail(f"the stream ended before the jobs did: {seen}")
 
 
 def test_past_the_queues_limit_a_submit_is_refused(serve: RunningServe) -> None:
