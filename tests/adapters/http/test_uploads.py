@@ -110,6 +110,14 @@ def test_a_form_that_is_wrong_is_refused_with_the_field_named(
 
 
 @pytest.mark.parametrize(
+    "headers", [b"X-A: b\r\n" * 100, b"X-A: %b\r\n" % (b"b" * 100_000)], ids=["many", "long"]
+)
+def test_the_headers_of_a_part_are_limited(tmp_path: Path, headers: bytes) -> None:
+    body = form(part("image", PNG, "a.png"), part("scale", b"2").replace(b"Con", headers + b"Con"))
+    assert refusal(tmp_path, body, FORM, 2).status == 400
+
+
+@pytest.mark.parametrize(
     "body",
     [
         form(part("image", PNG, "a.png"))[:-20],
