@@ -23,7 +23,7 @@ _NO_MEMORY = re.compile(r"^Out of memory|Allocating \d+ bytes failed|cannot allo
 
 
 def is_animated(kind: str, read_at: ReadAt, image: pyvips.Image) -> bool:
-    """Whether the file is an animation of several frames."""
+    """True if the file is an animation of several frames."""
     if kind == "png":
         return _apng_frames(read_at) > 1
     if kind == "webp":
@@ -44,7 +44,7 @@ def animated() -> JobError:
 
 
 def is_film(read_at: ReadAt) -> bool:
-    """Whether a HEIF is a sequence of several frames, or of an unknown number."""
+    """True if a HEIF is a sequence of several frames, or of an unknown number."""
     return read_at(8, 4) in _FILMS and _film_frames(read_at) != 1
 
 
@@ -68,14 +68,14 @@ def _film_frames(read_at: ReadAt) -> int | None:
 
 
 def is_turned(kind: str, read_at: ReadAt) -> bool:
-    """Whether the file makes the decoder turn, mirror or crop the picture."""
+    """True if the file makes the decoder turn, mirror or crop the picture."""
     if kind in HEIF_KINDS:
         return heifitem.is_turned(read_at)
     return kind == "jxl" and jxl_header(read_at).is_turned
 
 
 def is_premultiplied(kind: str, read_at: ReadAt) -> bool:
-    """Whether the colours are premultiplied. TIFF is not looked at: its loader divides them."""
+    """True if the colours are premultiplied. TIFF is not looked at: its loader divides them."""
     return kind in HEIF_KINDS and any(
         box.kind == b"prem" for box in boxes_at(read_at, b"meta", b"iref")
     )

@@ -52,7 +52,7 @@ def nclx(read_at: ReadAt) -> Nclx | None:
 
 
 def is_monochrome(read_at: ReadAt) -> bool:
-    """Whether the main picture is monochrome. If it has tiles, the first one is looked at."""
+    """True if the main picture is monochrome. If it has tiles, the first one is looked at."""
     item = _main(read_at)
     with suppress(ValueError):
         tiles = {
@@ -70,7 +70,7 @@ def is_monochrome(read_at: ReadAt) -> bool:
 
 
 def is_turned(read_at: ReadAt) -> bool:
-    """Whether the main picture is stored turned, mirrored or with a margin to cut off.
+    """True if the main picture is stored turned, mirrored or with a margin to cut off.
 
     The decoder corrects that. EXIF's orientation is ignored then.
     """

@@ -239,12 +239,12 @@ class Kind(NamedTuple):
 
     @property
     def is_read(self) -> bool:
-        """Whether files of this kind are read. A single file may still be broken."""
+        """True if files of this kind are read. A single file may still be broken."""
         return not self.advice
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is a picture, including kinds that must be converted first."""
+        """True if it is a picture, including kinds that must be converted first."""
         return self.is_read or self.advice in (_CONVERT, _DEVELOP, *_INSTALL)
 
 
@@ -324,7 +324,7 @@ def _unzipped(head: bytes) -> bytes:
 
 
 def _is_tga(head: bytes) -> bool:
-    """Whether ``head`` is a plausible header of a TGA, which has no signature.
+    """True if ``head`` is a plausible header of a TGA, which has no signature.
 
     Source: Truevision TGA, version 2.0, section "TGA file header".
     """

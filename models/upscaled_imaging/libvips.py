@@ -53,7 +53,7 @@ def reason(error: pyvips.Error) -> str:
 
 
 def is_out_of_memory(error: pyvips.Error) -> bool:
-    """Whether memory ran out: the picture itself may be sound."""
+    """True if memory ran out: the picture itself may be sound."""
     return any(text in str(error.detail) for text in _OUT_OF_MEMORY)
 
 

@@ -29,7 +29,7 @@ def given_path(text: str) -> Path:
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a path lies in one of the folders after its symbolic links were followed."""
+    """True if a path lies in one of the folders after its symbolic links were followed."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError):  # links in a circle lead nowhere

@@ -71,7 +71,7 @@ def resolution(block: bytes) -> tuple[float, float] | None:
 
 
 def is_more(block: bytes) -> bool:
-    """Whether a block holds anything else of use, such as paths, guides or slices."""
+    """True if a block holds anything else of use, such as paths, guides or slices."""
     known = {IPTC, _RESOLUTION} | _TECHNICAL | _ELSEWHERE
     return any(
         # The grid is always present. The number of guides follows it.

@@ -44,7 +44,7 @@ def check_raw(reader: Reader) -> None:
 
 
 def _holds_raw(reader: Reader) -> bool:
-    """Whether one of the file's first directories has raw pixels of a sensor."""
+    """True if one of the file's first directories has raw pixels of a sensor."""
     due, seen = deque([reader.first]), set[int]()
     while due and len(seen) < _MOST_DIRECTORIES:
         at = due.popleft()
@@ -64,7 +64,7 @@ def _holds_raw(reader: Reader) -> bool:
 
 
 def _is_preview(reader: Reader, first: dict[int, Entry]) -> bool:
-    """Whether a directory inside the first one has a larger picture."""
+    """True if a directory inside the first one has a larger picture."""
     largest = 0
     for at in _subdirectories(reader, first):
         with suppress(ValueError):

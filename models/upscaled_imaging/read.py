@@ -87,7 +87,7 @@ class Source:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether the last band is alpha."""
+        """True if the last band is alpha."""
         return self.bands in (2, 4)
 
     def again(self) -> Source:

@@ -25,7 +25,7 @@ class Picture:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether the last band is alpha."""
+        """True if the last band is alpha."""
         return self.bands in (2, 4)
 
     @property

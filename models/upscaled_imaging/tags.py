@@ -208,7 +208,7 @@ class Reader:
         return entry.values * _SIZES.get(entry.type, (0, 0))[0]
 
     def is_whole(self, entry: Entry) -> bool:
-        """Whether the file has every byte of an entry's values."""
+        """True if the file has every byte of an entry's values."""
         size = self.size(entry)
         return size > 0 and len(self._read_at(entry.place + size - 1, 1)) == 1
 

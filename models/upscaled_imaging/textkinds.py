@@ -67,7 +67,7 @@ def text_kind(head: bytes) -> tuple[str, str] | None:
 
 
 def is_svg(head: bytes) -> bool:
-    """Whether a text that begins with ``head`` is SVG."""
+    """True if a text that begins with ``head`` is SVG."""
     return _root(_decoded(head) or "") == "svg"
 
 

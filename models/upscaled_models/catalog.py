@@ -252,7 +252,7 @@ def installed_as(name: str, model_dir: Path) -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False if that cannot be found out."""
+    """True if there is a file; False also if that cannot be found out."""
     try:
         return path.is_file()
     except OSError:  # a name that is too long, or a folder that may not be searched

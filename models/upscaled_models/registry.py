@@ -56,5 +56,5 @@ def engine_class(method: str) -> type[Engine[Any]]:
 
 
 def is_installed(method: str) -> bool:
-    """Whether the packages are there that the method needs. Looks for them without importing."""
+    """True if the packages that the method needs are there. Does not import them."""
     return all(find_spec(package) is not None for package in _ENGINES[method].needs)

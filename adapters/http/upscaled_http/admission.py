@@ -18,15 +18,15 @@ class Room(Protocol):
 
     @property
     def is_draining(self) -> bool:
-        """No more jobs are taken, because the server stops."""
+        """True if no more jobs are taken, because the server stops."""
 
     @property
     def is_queue_full(self) -> bool:
-        """`limits.max_queue` jobs have not ended."""
+        """True if `limits.max_queue` jobs have not ended."""
 
     @property
     def is_disk_full(self) -> bool:
-        """Less than `storage.min_free_mb` is free."""
+        """True if less than `storage.min_free_mb` is free."""
 
 
 def check_room(room: Room, max_queue: int) -> None:

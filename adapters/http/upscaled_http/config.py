@@ -90,7 +90,7 @@ class ServerSettings(Section):
 
     @property
     def is_loopback(self) -> bool:
-        """Only this machine can reach the port."""
+        """True if only this machine can reach the port."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

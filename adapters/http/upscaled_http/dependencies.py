@@ -42,7 +42,7 @@ class ServiceState(Room, Protocol):
 
     @property
     def is_live(self) -> bool:
-        """A daemon runs or is being started."""
+        """True if a daemon runs or is being started."""
 
     @property
     def fault(self) -> str | None:
@@ -50,7 +50,7 @@ class ServiceState(Room, Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """A job that is submitted now starts now."""
+        """True if a job that is submitted now starts now."""
 
     @property
     def idle_s(self) -> float:

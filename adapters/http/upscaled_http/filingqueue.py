@@ -79,7 +79,7 @@ class FilingQueue:
 
     @property
     def is_idle(self) -> bool:
-        """No picture of a batch waits or is being filed."""
+        """True if no picture of a batch waits or is being filed."""
         return not self._open
 
     def collect(self) -> Iterator[Metric]:

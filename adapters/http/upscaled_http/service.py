@@ -126,17 +126,17 @@ class Service:
 
     @property
     def is_queue_full(self) -> bool:
-        """`limits.max_queue` jobs have not ended."""
+        """True if `limits.max_queue` jobs have not ended."""
         return len(self.jobs) >= self.settings.limits.max_queue
 
     @property
     def is_disk_full(self) -> bool:
-        """Less than `storage.min_free_mb` is free."""
+        """True if less than `storage.min_free_mb` is free."""
         return self.storage.is_full
 
     @property
     def is_live(self) -> bool:
-        """A daemon runs or is being started."""
+        """True if a daemon runs or is being started."""
         return not self.daemon.has_failed
 
     @property
@@ -146,7 +146,7 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """A job that is submitted now starts now."""
+        """True if a job that is submitted now starts now."""
         is_up = self.daemon.state == "ready" and not self.is_draining
         return is_up and not (self.is_queue_full or self.is_disk_full)
 

@@ -63,7 +63,7 @@ class AsyncCall(Generic[T]):
         return self._start()
 
     def cancel(self) -> bool:
-        """End the job; false if it has ended."""
+        """End the job; False if it has ended."""
         if self.done():
             return False
         self._is_cancelled = True

@@ -29,7 +29,7 @@ _ONEDNN = "could not create a primitive"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or on the host."""
+    """True if memory ran out, on the device or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
