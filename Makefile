@@ -54,7 +54,7 @@ $(STAMP): $(BUILT_FROM) $(if $(filter demo dist,$(MAKECMDGOALS)),$(BASE))
 demo: $(BASE)  ## upscale a photograph, and show the lines that go in and come out
 	$(BIN)/python examples/demo.py
 
-test: pytest mypy  ## everything that must hold
+test: pytest mypy image-test  ## everything that must hold
 
 # Twice as many processes as a small machine has cores, because most of the long tests wait.
 pytest: $(STAMP) node ruff
@@ -71,10 +71,10 @@ image:  ## build the image without a Docker engine
 	$(or $(PYTHON),python3) tests/deploy/images.py
 
 image-test: $(STAMP) image
-	$(BIN)/python -m pytest -m 'image and not long' tests/deploy
+	IMAGE_IS_BUILT=1 $(BIN)/python -m pytest -rfE -m image tests/deploy/test_image.py
 
 docker-test: $(STAMP) image  ## run the image, the backends' images, and the unit in a booted systemd
-	$(BIN)/python -m pytest -m image tests/deploy
+	IMAGE_IS_BUILT=1 $(BIN)/python -m pytest -m image tests/deploy
 
 dist: $(BASE)  ## build what a release has: the wheel, the sdist and the npm packages
 	rm -rf dist

@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from images import ROOT, Store, why_not
+from images import ROOT, Store
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
@@ -25,16 +25,6 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 _USER = 10001
 _PICTURE = ROOT / "examples" / "astronaut.jpg"
 _CHECK_TIMEOUT_S = 300
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no image can be built here: {reason}")
-    store = Store.in_cache()
-    store.build()
-    return store
 
 
 class Container:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from images import GO_IMAGE, NEST_IMAGE, ROOT, Store, why_not
+from images import GO_IMAGE, NEST_IMAGE, ROOT, Store
 from waiting import TIMEOUT_S
 
 pytestmark = [pytest.mark.image, pytest.mark.long, pytest.mark.timeout(2400)]
@@ -29,16 +29,6 @@ def _needs(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-
-
-@pytest.fixture(scope="module")
-def store() -> Store:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no image can be built here: {reason}")
-    store = Store.in_cache()
-    store.build()
-    return store
 
 
 def _service(file: str, name: str) -> dict[str, Any]:

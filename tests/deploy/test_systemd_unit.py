@@ -16,7 +16,7 @@ import httpx2
 import psutil
 import pytest
 
-from images import ROOT, Store, why_not
+from images import ROOT, Store
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.long, pytest.mark.timeout(2400)]
@@ -80,14 +80,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    reason = why_not()
+def machine(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if shutil.which("systemd-nspawn") is None:
-        reason = "systemd-nspawn is not installed (Debian: apt-get install systemd-container)"
-    if reason is not None:
-        pytest.skip(f"no machine can be booted here: {reason}")
-    store = Store.in_cache()
-    store.build()
+        pytest.skip("systemd-nspawn is not installed (Debian: apt-get install systemd-container)")
     with store.tree("systemd", "systemd-sysv", "dbus") as tree:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
