@@ -8,11 +8,13 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from nearest_faces import FACES
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
 from upscaled_models.engine import Context, Device
 from upscaled_models.picture import Enlarge, Enlargement, PictureEngine, RowBlocks
 from upscaled_protocol.configs import EsrganConfig
+from upscaled_protocol.faces import Face
 from upscaled_protocol.messages import Size
 
 # Names a file: while it exists, jobs wait before they begin.
@@ -34,7 +36,9 @@ class NearestEngine(PictureEngine[EsrganConfig]):
             time.sleep(_HOLD_TURN_S)
 
         def enlarge(source: Source, plan: Plan) -> AbstractContextManager[Enlargement]:
-            return nullcontext(_Repeated(source, plan, context))
+            enlarged = _Repeated(source, plan, context)
+            enlarged.faces = FACES if config.faces else None
+            return nullcontext(enlarged)
 
         return enlarge
 
@@ -46,6 +50,7 @@ class NearestEngine(PictureEngine[EsrganConfig]):
 class _Repeated(Enlargement):
     device = "cpu"
     precision = "fp32"
+    faces: list[Face] | None = None
 
     def __init__(self, source: Source, plan: Plan, context: Context) -> None:
         self._source = source

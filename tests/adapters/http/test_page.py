@@ -256,6 +256,44 @@ def test_the_pointer_drags_the_line_zooms_by_wheel_and_moves_both_pictures(page:
     assert in_pane(0)[0] < 0
 
 
+def test_the_faces_that_were_found_are_listed_and_drawn_over_the_picture(page: Page) -> None:
+    def with_a_face_model(route: Route) -> None:
+        answer = route.fetch()
+        listed = answer.json()
+        model = {"name": "GFPGANv1.4", "method": "face", "installed": True, "default": True}
+        listed["models"].append(model | {"supported_scales": [1]})
+        route.fulfill(response=answer, json=listed)
+
+    page.route("**/api/models", with_a_face_model)
+    page.add_init_script("""
+        const send = XMLHttpRequest.prototype.send;
+        XMLHttpRequest.prototype.send = function (body) {
+            window.sentFields = Object.fromEntries(body);
+            return send.call(this, body);
+        };
+    """)
+    page.reload()
+    choose(page, picture("group.png", 64, 48))
+    page.get_by_label("Restore faces too").check()
+    page.get_by_label("Strength").fill("40")
+    page.locator("#start").click()
+    found = "2 faces found, 1 restored, 1 too small"
+    expect(card(page, "group.png").locator(".card-faces")).to_have_text(found)
+    sent = page.evaluate("window.sentFields")
+    assert (sent["faces"], sent["face_strength"]) == ("true", "0.4")
+    compare(page, "group.png")
+    expect(page.locator("#compare-sizes")).to_contain_text(found)
+    expect(page.locator(".faces").first).to_be_hidden()
+    page.get_by_role("button", name="Faces").click()
+    picture_box = box(page.locator(".pane.after img"))
+    times = picture_box["width"] / 64
+    for side in ("before", "after"):
+        drawn = page.locator(f".pane.{side} .faces .restored rect")
+        assert box(drawn)["x"] == pytest.approx(picture_box["x"] + 8 * times, abs=4)
+        assert box(drawn)["height"] == pytest.approx(20 * times, abs=8)
+    expect(page.locator(".pane.after .left-alone title")).to_have_text("Not restored: too small")
+
+
 def test_a_reload_in_mid_job_finds_the_job_its_picture_and_its_end(
     page: Page, held_jobs: Path
 ) -> None:

@@ -1,6 +1,7 @@
 // The comparison of a picture before and after: a slider or side by side, with zoom.
 
 import { resultSource, save, url } from "./api.js";
+import { drawFaces, facesText } from "./faces.js";
 import { bytes, megapixels, pixels } from "./format.js";
 import { currentKey } from "./key.js";
 import { planSize } from "./sizes.js";
@@ -15,6 +16,8 @@ const download = document.getElementById("compare-download");
 const [beforePane, afterPane] = stage.querySelectorAll(".pane");
 const before = beforePane.querySelector("img");
 const after = afterPane.querySelector("img");
+const drawings = [...stage.querySelectorAll(".faces")];
+const showFaces = document.getElementById("show-faces");
 const divider = stage.querySelector(".divider");
 const labels = {
   before: stage.querySelector("[data-label=before]"),
@@ -54,6 +57,7 @@ export class Compare {
     for (const radio of dialog.querySelectorAll("input[name=compare-mode]")) {
       radio.addEventListener("change", () => this.measure());
     }
+    showFaces.addEventListener("click", () => this.showFaces(!this.hasFacesShown));
     split.addEventListener("input", () => this.draw());
     download.addEventListener("click", (event) => this.download(event));
     dialog.addEventListener("close", () => this.end());
@@ -73,6 +77,15 @@ export class Compare {
 
   get isSide() {
     return dialog.querySelector("input[name=compare-mode]:checked").value === "side" && this.hasBefore;
+  }
+
+  get hasFacesShown() {
+    return showFaces.getAttribute("aria-pressed") === "true";
+  }
+
+  showFaces(isShown) {
+    showFaces.setAttribute("aria-pressed", String(isShown));
+    dialog.classList.toggle("has-faces-shown", isShown);
   }
 
   /** 100 %: a pixel of the result is a pixel of the screen. */
@@ -97,12 +110,15 @@ export class Compare {
       megapixels(job.output_size),
       job.file_size_bytes ? bytes(job.file_size_bytes) : null,
       job.model,
+      facesText(job),
     ]
       .filter(Boolean)
       .join(", ");
     document.getElementById("previous").disabled = list.indexOf(entry) <= 0;
     document.getElementById("next").disabled = list.indexOf(entry) >= list.length - 1;
     download.href = url(`results/${job.job_id}`);
+    showFaces.hidden = !job.faces?.length;
+    for (const drawing of drawings) drawFaces(drawing, job);
     split.value = 50;
     this.hasBefore = false;
     dialog.classList.add("is-loading");
@@ -161,13 +177,15 @@ export class Compare {
     const { view } = this;
     place(after, view.x, view.y, view.width, view.height);
     const whole = this.beforeBox();
-    place(
-      before,
-      view.x - whole.x * view.zoom,
-      view.y - whole.y * view.zoom,
-      whole.width * view.zoom,
-      whole.height * view.zoom,
-    );
+    for (const element of [before, ...drawings]) {
+      place(
+        element,
+        view.x - whole.x * view.zoom,
+        view.y - whole.y * view.zoom,
+        whole.width * view.zoom,
+        whole.height * view.zoom,
+      );
+    }
     const percent = (view.zoom / this.actual) * 100;
     level.value = `${percent < 10 ? percent.toFixed(1) : Math.round(percent)} %`;
     stage.classList.toggle("can-pan", view.canPan);
@@ -337,8 +355,8 @@ export class Compare {
   }
 }
 
-function place(image, x, y, width, height) {
-  image.style.transform = `translate(${x}px, ${y}px)`;
-  image.style.width = `${width}px`;
-  image.style.height = `${height}px`;
+function place(element, x, y, width, height) {
+  element.style.transform = `translate(${x}px, ${y}px)`;
+  element.style.width = `${width}px`;
+  element.style.height = `${height}px`;
 }

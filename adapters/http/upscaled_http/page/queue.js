@@ -2,6 +2,7 @@
 
 import { announce } from "./announce.js";
 import { request, resultSource, save } from "./api.js";
+import { facesText } from "./faces.js";
 import { bytes, count, duration, pixels } from "./format.js";
 
 // The most results in one `results.zip`.
@@ -12,6 +13,8 @@ const STAGES = {
   encode: "Writing the file",
   write: "Writing the file",
   waiting: "Waiting for the device",
+  "find faces": "Looking for faces",
+  faces: "Restoring faces",
 };
 
 const groups = Object.fromEntries(
@@ -241,6 +244,9 @@ function fillCard(item, entry) {
   part("size").textContent = [pixels(job.output_size ?? job.input_size), job.file_size_bytes ? bytes(job.file_size_bytes) : null]
     .filter(Boolean)
     .join(", ");
+  const faces = facesText(job);
+  part("faces").hidden = faces === null;
+  part("faces").textContent = faces;
   const warnings = job.warnings ?? [];
   part("note").hidden = warnings.length === 0;
   part("note").textContent = warnings.join(" ");

@@ -116,13 +116,23 @@ export class Settings extends EventTarget {
       dpi: dpi === "other" ? numberOf("otherDpi") : Number(dpi),
       cut: !isFactor && form.elements.cut.checked,
       anchor: checked("anchor"),
+      faces: this.canRestoreFacesToo && form.elements.faces.checked,
+      strength: numberOf("strength"),
       format,
       quality: LOSSY.has(format) ? numberOf("quality") : null,
     };
   }
 
+  /** ESRGAN jobs take a step for faces; it needs a model that is here. */
+  get canRestoreFacesToo() {
+    const isThere = this.models.some((model) => model.method === "face" && model.default && model.installed);
+    return this.method === "esrgan" && isThere;
+  }
+
   get fault() {
     if (!this.method) return "No method can be used now.";
+    const { strength } = this.values;
+    if (strength !== null && (strength < 0 || strength > 100)) return "Give a strength from 0 to 100 %.";
     return this.method === "fake" ? null : settingsFault(this.values);
   }
 
@@ -135,6 +145,12 @@ export class Settings extends EventTarget {
       fields.upscale_factor = `x${fields.upscale_factor}`;
     }
     if (values.model) fields.model = values.model;
+    const strength = values.strength === null ? null : values.strength / 100;
+    if (values.method === "face" && strength !== null) fields.strength = strength;
+    if (values.faces) {
+      fields.faces = true;
+      if (strength !== null) fields.face_strength = strength;
+    }
     fields.output_format = values.format;
     if (values.quality !== null) fields.quality = values.quality;
     return fields;
@@ -151,12 +167,14 @@ export class Settings extends EventTarget {
 
   update() {
     this.listModels();
-    const { method, size, paper, cut } = this.values;
+    const { method, size, paper, cut, faces } = this.values;
     const isFake = method === "fake";
     element("method-hint").textContent = METHODS[method]?.[1] ?? "";
     for (const pane of form.querySelectorAll("[data-size]")) pane.hidden = pane.dataset.size !== size;
+    element("factor-1").hidden = method !== "face";
     for (const radio of form.querySelectorAll("input[name=factor]")) {
-      radio.disabled = method === "imagen" && !IMAGEN_FACTORS.includes(radio.value);
+      const isForFaces = radio.value === "1";
+      radio.disabled = isForFaces ? method !== "face" && method !== null : method === "imagen" && !IMAGEN_FACTORS.includes(radio.value);
       if (radio.disabled && radio.checked) this.choose("factor", "4");
     }
     element("size-field").hidden = isFake;
@@ -166,6 +184,9 @@ export class Settings extends EventTarget {
     const hasBothSides = size === "print" || (numberOf("width") !== null && numberOf("height") !== null);
     element("crop").hidden = size === "factor" || !hasBothSides;
     element("anchor").hidden = !cut;
+    element("faces-field").hidden = method !== "face" && !this.canRestoreFacesToo;
+    element("faces-too").hidden = !this.canRestoreFacesToo;
+    element("strength-field").hidden = method !== "face" && !faces;
     element("quality-field").hidden = !LOSSY.has(form.elements.format.value);
     const model = this.models.find((one) => one.name === checked("model"));
     element("settings-summary").textContent = [isFake ? null : this.sizeName, model?.name ?? METHODS[method]?.[0]]
@@ -195,7 +216,7 @@ export class Settings extends EventTarget {
   }
 
   restore() {
-    const { size, factor, paper, orientation, dpi, format, quality, anchor, cut } = this.stored;
+    const { size, factor, paper, orientation, dpi, format, quality, anchor, cut, faces, strength } = this.stored;
     this.choose("size", size);
     if (factor && !this.choose("factor", String(factor))) {
       this.choose("factor", "other");
@@ -212,6 +233,8 @@ export class Settings extends EventTarget {
     if (quality) form.elements.quality.value = quality;
     this.choose("anchor", anchor);
     form.elements.cut.checked = Boolean(cut);
+    form.elements.faces.checked = Boolean(faces);
+    if (strength !== undefined) form.elements.strength.value = strength;
   }
 }
 
