@@ -193,6 +193,19 @@ def test_the_model_that_auto_chose_is_shown_with_the_reason(
     assert "because" not in capsys.readouterr().out
 
 
+def test_the_faces_are_counted_with_the_reasons_of_those_that_were_not_restored(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = [{"restored": why is None, "why": why} for why in (None, "too small", "too small")]
+    for found, line in (
+        (faces, "  faces: 3 found, 1 restored, 2 too small\n"),
+        ([], "  faces: 0 found, 0 restored\n"),
+    ):
+        more = json.dumps({"faces": found})
+        run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={more}")
+        assert line in capsys.readouterr().out
+
+
 def test_a_crop_that_was_not_requested_is_pointed_out(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

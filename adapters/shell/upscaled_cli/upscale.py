@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,7 @@ class Report:
         if message.get("model_reason"):
             remarks.append(f"  {message.get('model')}, because {message['model_reason']}")
         if (faces := message.get("faces")) is not None:
-            restored = sum(face["restored"] for face in faces)
-            remarks.append(f"  faces: {len(faces)} found, {restored} restored")
+            remarks.append(f"  {_found(faces)}")
         size = message.get("input_size")
         dpi = effective_dpi(self._config, size["width"], size["height"]) if size else None
         if dpi is not None:
@@ -191,6 +191,14 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         self._progress.close()
+
+
+def _found(faces: Sequence[Mapping[str, Any]]) -> str:
+    """`faces: 3 found, 2 restored, 1 too small`"""
+    reasons = Counter(face.get("why") for face in faces if not face["restored"])
+    restored = len(faces) - reasons.total()
+    left = [f"{number} {why}" for why, number in reasons.items()]
+    return ", ".join([f"faces: {len(faces)} found", f"{restored} restored", *left])
 
 
 def _success(name: str, message: Message, options: argparse.Namespace) -> str:
