@@ -120,13 +120,13 @@ class Catalog:
                     found.append(required)
         return found
 
-    def own_files(self, model_dir: Path) -> list[Path]:
-        """Weights in `upscale_models` that have no entry; jobs name them by their stem.
+    def own_files(self, model_dir: Path, method: str = "esrgan") -> list[Path]:
+        """Weights in the method's folder that have no entry; jobs name them by their stem.
 
         An empty list if the folder cannot be read.
         """
         try:
-            files = sorted((model_dir / FOLDERS[0]).iterdir())
+            files = sorted((model_dir / MODEL_FOLDERS[method]).iterdir())
         except OSError:
             return []
         return [

@@ -39,12 +39,15 @@ def test_the_list_says_what_is_installed(
     assert listed(tmp_path, entry, capsys=capsys)["mine"]["installed"] == "damaged"
     target_in(tmp_path).write_bytes(DATA)
     (tmp_path / "upscale_models" / "own.safetensors").write_bytes(b"own")
+    (tmp_path / "facerestore_models").mkdir()
+    (tmp_path / "facerestore_models" / "own-faces.pth").write_bytes(b"own")
     (tmp_path / "upscale_models" / "gone.safetensors").symlink_to("nowhere")
     (tmp_path / "upscale_models" / "folder.pth").mkdir()
     rows = listed(tmp_path, entry, capsys=capsys)
     assert rows["mine"]["installed"] == "yes"
     assert rows["mine"]["commercial_use"] is False
-    assert rows["own"]["installed"] == "own"
+    assert (rows["own"]["installed"], rows["own"]["method"]) == ("own", "esrgan")
+    assert (rows["own-faces"]["installed"], rows["own-faces"]["method"]) == ("own", "face")
     assert not {"gone", "folder"} & set(rows)
 
 

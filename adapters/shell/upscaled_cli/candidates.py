@@ -143,7 +143,7 @@ def _models(method: str, scale: int | None = None) -> dict[str, str]:
     scale: only models of it; that of own files is not known.
     """
     catalog, model_dir = Catalog.load(), default_model_dir()
-    own = catalog.own_files(model_dir) if method == "esrgan" else []
+    own = catalog.own_files(model_dir, method) if method in ("esrgan", "face") else []
     names = {path.stem: "your own" for path in own}
     for model in catalog:
         if model.method == method and model.is_for_jobs and scale in (None, model.scale):

@@ -251,6 +251,8 @@ def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method
 ) -> None:
     (tmp_path / "upscale_models").mkdir()
     (tmp_path / "upscale_models" / "mine.safetensors").write_bytes(b"")
+    (tmp_path / "facerestore_models").mkdir()
+    (tmp_path / "facerestore_models" / "my-faces.pth").write_bytes(b"")
     settings = Settings.model_validate({"workers": {"model_dir": tmp_path}})
     listed = ask(create_app(settings, ScriptedService()), "GET", "/api/models").json["models"]
     models = {model["name"]: model for model in listed}
@@ -259,6 +261,7 @@ def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method
     assert not models["4x-UltraSharp"]["installed"]
     assert models["mine"]["installed"]
     assert models["mine"]["licence"] is None
+    assert (models["my-faces"]["method"], models["my-faces"]["installed"]) == ("face", True)
     defaults = {model["method"]: model["name"] for model in listed if model["default"]}
     assert defaults == {
         "esrgan": "compact-x4",

@@ -30,6 +30,8 @@ _DEFAULTS: dict[str, str] = {
     method: str(config.model_fields["model"].default) for method, config in CONFIGS.items()
 }
 
+# A user's own weights are one file in the method's folder.
+_WITH_OWN_FILES = ("esrgan", "face")
 _OF_NO_CATALOG = {
     "imagen": "Google's Imagen on Vertex AI: it needs the server's credentials, and may be billed.",
     "fake": "For tests of a client: it answers at once, without new detail.",
@@ -60,15 +62,16 @@ def known_models(settings: Settings) -> Iterator[Model]:
                 installed=_is_installed(catalog, entry, model_dir),
                 default=entry.name == defaults[entry.method],
             )
-    if "esrgan" in settings.workers.methods:
-        for file in catalog.own_files(model_dir):
-            yield Model(
-                name=file.stem,
-                method="esrgan",
-                supported_scales=_SCALES["esrgan"],
-                installed=True,
-                default=file.stem == defaults["esrgan"],
-            )
+    for method in _WITH_OWN_FILES:
+        if method in settings.workers.methods:
+            for file in catalog.own_files(model_dir, method):
+                yield Model(
+                    name=file.stem,
+                    method=method,
+                    supported_scales=_SCALES[method],
+                    installed=True,
+                    default=file.stem == defaults[method],
+                )
     for method, description in _OF_NO_CATALOG.items():
         if method in settings.workers.methods:
             yield Model(

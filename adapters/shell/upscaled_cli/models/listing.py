@@ -31,8 +31,9 @@ def list_models(catalog: Catalog, model_dir: Path, as_json: bool) -> int:
     folder."""
     rows = [_listed(model, model_dir) for model in catalog]
     rows += [
-        Listed(path.stem, "own", str(path), "esrgan", size_bytes=path.stat().st_size)
-        for path in catalog.own_files(model_dir)
+        Listed(path.stem, "own", str(path), method, size_bytes=path.stat().st_size)
+        for method in ("esrgan", "face")
+        for path in catalog.own_files(model_dir, method)
     ]
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
