@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def gfpgan(result: float | None = None) -> nn.Module:
             nn.init.zeros_(value)
     nn.init.constant_(model.get_parameter("stylegan_decoder.to_rgbs.6.bias"), result)
     return model
+
+
+def published_layout(name: str) -> dict[str, torch.Size]:
+    """The names and sizes of the weights in a published file of that architecture."""
+    package = "spandrel_extra_arches" if name == "CodeFormer" else "spandrel"
+    architecture = getattr(import_module(f"{package}.architectures.{name}"), name)
+    with torch.device("meta"):
+        model: nn.Module = architecture()
+    return {key: value.size() for key, value in model.state_dict().items()}
 
 
 def constant(model: nn.Module, last: str, result: float) -> nn.Module:

@@ -17,6 +17,7 @@ _TRAINING = frozenset(
     {"epoch", "iter", "step", "optimizer", "optimizers", "optimizer_state_dict", "scheduler",
      "schedulers", "lr_scheduler", "lr_schedulers", "param_groups", "state", "global_step"}
 )  # fmt: skip
+_FOR_FACES = 'choose GFPGANv1.4, and send it with "method": "face"'
 _DISCRIMINATOR = (
     "a discriminator, which only training needs: choose the generator that was saved with it"
 )
@@ -39,6 +40,24 @@ _KNOWN = tuple(
         (
             "a text encoder: choose a super-resolution model",
             r"text_model\.encoder|^encoder\.block\.\d|bert\.encoder",
+        ),
+        # Files that lie beside those of GFPGAN, RestoreFormer and CodeFormer.
+        (
+            f"the first version of GFPGAN, which is not read: {_FOR_FACES}",
+            r"^conv_body_first\.0\.weight$",
+        ),
+        (
+            "a RestoreFormer as it is trained, or a RestoreFormer++: choose RestoreFormer",
+            r"^vqvae\.(en|de)coder\.",
+        ),
+        (f"a GPEN, which is not read: {_FOR_FACES}", r"^ecd\d\.\d\."),
+        (
+            f"a face detector, and faces are found without it: {_FOR_FACES}",
+            r"^(module\.)?ClassHead\.\d\.",
+        ),
+        (
+            f"a network that marks the parts of a face, and none is needed: {_FOR_FACES}",
+            r"^out_mask_conv\.|^cp\.resnet\.",
         ),
         (_DISCRIMINATOR, r"discriminator|^(module\.)?(net_?d|netD|d_net|disc)\."),
         (_DISCRIMINATOR, r"^(module\.)?conv\d_\d\.weight$|^(module\.)?conv\d\.weight_(orig|u)$"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tiny_faces import Echo, gfpgan, restoreformer
+from tiny_faces import Echo, gfpgan, published_layout, restoreformer
 from tiny_networks import CPU, compact, save
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.loading import load_descriptor, load_face_descriptor
@@ -122,6 +122,57 @@ def test_each_method_names_the_other_if_it_is_given_its_model(tmp_path: Path) ->
         "compact.pth (RealESRGAN Compact) does not restore faces: "
         "choose GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ("toRGB.0.weight", "stylegan_decoder.style_mlp.1.weight", "conv_body_first.0.weight"),
+            "it is the first version of GFPGAN, which is not read: choose GFPGANv1.4",
+        ),
+        (
+            ("vqvae.encoder.conv_in.weight",),
+            "it is a RestoreFormer as it is trained",
+        ),
+        (("ecd0.0.0.weight", "generator.style.1.weight"), "it is a GPEN, which is not read"),
+        (("module.ClassHead.0.conv1x1.weight",), "it is a face detector, and faces are found"),
+        (("out_mask_conv.conv2d.weight",), "it is a network that marks the parts of a face"),
+    ],
+)
+def test_a_file_from_the_same_folder_that_restores_no_faces_is_named(
+    tmp_path: Path, names: tuple[str, ...], sentence: str
+) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"params_ema": {name: torch.zeros(1) for name in names}}, path)
+    refused = refusal(path, load_face_descriptor)
+    assert refused.code == ErrorCode.MODEL_CORRUPT
+    assert sentence in refused.message
+    assert "choose " in refused.message
+
+
+@pytest.mark.parametrize("place", ["params", "params_ema", "g_ema"])
+def test_weights_are_found_in_any_place_where_they_are_published(
+    tmp_path: Path, place: str
+) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({place: restoreformer().state_dict()}, path)
+    assert load_face_descriptor(path).architecture.id == "RestoreFormer"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("GFPGAN", "params_ema"), ("RestoreFormer", "params"), ("CodeFormer", "params_ema")],
+)
+def test_a_file_of_the_published_size_is_loaded(tmp_path: Path, name: str, place: str) -> None:
+    if name == "CodeFormer":
+        pytest.importorskip("spandrel_extra_arches")
+    path = tmp_path / "model.pth"
+    # All numbers of a tensor are one in the file, which so has a few kilobytes.
+    tensors = published_layout(name).items()
+    torch.save({place: {key: torch.zeros(1).expand(size) for key, size in tensors}}, path)
+    assert load_face_descriptor(path).architecture.id == name
 
 
 def test_codeformer_without_its_extra_is_told(
