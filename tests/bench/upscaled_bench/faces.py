@@ -1,4 +1,4 @@
-"""One face in a job, beside the bare call of its network; half precision beside fp32.
+"""One face in a job, file to file, beside the bare call of its network; half precision beside fp32.
 
 The networks have their full size and random weights, because the time does not depend on them.
 The distance of half precision does: it is that of random weights.
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from upscaled_bench.face_detection import detection_s
+from upscaled_bench.face_job import job_s
 from upscaled_bench.table import GrowingTable
 from upscaled_imaging.cores import computing_threads
 from upscaled_imaging.rows import Picture
@@ -56,13 +57,14 @@ def _measure(device: torch.device) -> None:
     )
     read_s, found_s = detection_s()
     table.add(["12 megapixels", "read once more for the detector", f"{read_s:.2f} s", ""])
-    table.add(["", "their faces found", f"{found_s:.2f} s", ""])
     for name in _names():
-        for row in _rows(name, device, half):
+        for row in _rows(name, device, half, found_s):
             table.add([name, *row])
 
 
-def _rows(name: str, device: torch.device, half: torch.dtype) -> Iterator[list[str]]:
+def _rows(
+    name: str, device: torch.device, half: torch.dtype, found_s: float
+) -> Iterator[list[str]]:
     crop = np.random.default_rng(0).random((CROP_PX, CROP_PX, 3), np.float32)
     descriptor = _random(name)
     model: nn.Module = descriptor.model
@@ -78,6 +80,8 @@ def _rows(name: str, device: torch.device, half: torch.dtype) -> Iterator[list[s
         yield ["torch, as spandrel loads it", *_time(torch_s, bare_s)]
     yield ["bare call", *_time(bare_s, bare_s)]
     yield ["in a picture, cut out and pasted", *_time(face_s, bare_s)]
+    yield ["a photograph's job, file to file", *_time(job_s(weights), bare_s)]
+    yield ["its face found in 12 megapixels", *_time(found_s, bare_s)]
     if half != torch.float32:
         fp32 = FaceNetwork(morearchitectures.load(weights), device, torch.float32)
         distance = _psnr(network.restore(crop), fp32.restore(crop))
