@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
     from upscaled_supervisor.system import System
 
     supervisor = Supervisor(wire, options, log, System(), Poller())
-    gc.freeze()  # what was made so far lives until the end: no collection needs to visit it
+    gc.freeze()  # what was made so far is kept to the end, so collections need not visit it
     return supervisor.run()
 
 

@@ -13,7 +13,7 @@ from upscaled_supervisor.pipes import Pipes
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.system import System
 
-State = Literal["starting", "ready", "draining", "stopping", "dead"]
+State = Literal["starting", "ready", "draining", "stopping", "exited"]
 
 # After SIGABRT: time for the stacks of all threads to be written.
 ABORT_GRACE_S = 2.0
@@ -208,5 +208,5 @@ class Child:
 
     def close(self) -> None:
         """Close the pipes of a worker that is gone."""
-        self.state = "dead"
+        self.state = "exited"
         self.pipes.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 
 from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
 from upscaled_protocol.outbox import Outbox
@@ -38,7 +40,7 @@ class Pipes:
         return _read(self.stderr_fd, self._stderr)
 
     def flush(self) -> None:
-        """Write as much as stdin takes. If the worker is dead, its exit is reported elsewhere."""
+        """Write as much as stdin takes. If the worker has exited, that is reported elsewhere."""
         try:
             self.outbox.flush()
         except OSError:
@@ -81,10 +83,14 @@ class _Writer:
 
 
 def _read(fd: int, lines: LineSplitter) -> tuple[list[bytes], bool]:
-    """Read until the pipe is empty: it holds little, and a dead worker's last lines are complete
-    after one call."""
+    """Read what the pipe holds. After the worker's exit these are all of its last lines.
+
+    Not until the pipe is empty: a worker that writes as fast as it is read would keep the
+    supervisor from all other work.
+    """
     found: list[bytes] = []
-    while True:
+    left = _capacity_bytes(fd)
+    while left >= 0:
         try:
             chunk = os.read(fd, READ_SIZE_BYTES)
         except BlockingIOError:
@@ -94,3 +100,12 @@ def _read(fd: int, lines: LineSplitter) -> tuple[list[bytes], bool]:
             return found, True
         if len(chunk) < READ_SIZE_BYTES:
             return found, False
+        left -= len(chunk)
+    return found, False
+
+
+def _capacity_bytes(fd: int) -> int:
+    """The most bytes that a pipe holds: 16 pages, unless the user has too many pipes (pipe(7))."""
+    if sys.platform == "linux":
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    return READ_SIZE_BYTES

@@ -76,7 +76,7 @@ class WorkerStreams:
         if ended:
             self._poller.forget(child.pipes.stdout_fd)
             if child.state == "ready":
-                child.state = "draining"  # most likely dead: it gets no more jobs
+                child.state = "draining"  # it has most likely exited, so it gets no more jobs
             if child.kill_at is None:
                 child.expect_exit(LEAVE_TIMEOUT_S)
 

@@ -49,7 +49,7 @@ class System:
         return ForkServer(worker_argv, template=template)
 
     def become_subreaper(self) -> None:
-        """Become the parent of every descendant whose own parent dies."""
+        """Become the parent of every descendant whose own parent exits."""
         processtree.become_subreaper()
 
     def child_pids(self, pid: int) -> list[int]:
