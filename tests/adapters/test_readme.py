@@ -1,4 +1,8 @@
-"""The README's first screen, run word for word."""
+"""The README's first screen, run word for word.
+
+The shell session has the bundled network. The other lines have the same daemon, with an engine that
+repeats pixels.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import nearest_engine
 from golang import GO_SETTINGS, needs_go
 from nodejs import NODE
 from upscaled_protocol.messages import Progress
@@ -40,10 +45,11 @@ def block(language: str) -> str:
     return found.group(1)
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, **variables: str) -> str:
     """What a command that must succeed prints."""
+    env = ENV | variables
     done = subprocess.run(
-        command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=500, check=False
+        command, cwd=folder, env=env, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -85,7 +91,8 @@ def test_the_shell_session_says_what_the_readme_shows(tmp_path: Path) -> None:
 
 
 def test_the_python_lines_upscale_a_picture(folder: Path) -> None:
-    said = run([sys.executable, "-c", block("python")], folder)
+    command = [sys.executable, "-c", block("python")]
+    said = run(command, folder, **nearest_engine.variables())
     assert "%" in said
     assert "Size(width=96, height=64)" in said
     assert size_of(folder / "out.png") == (96, 64)
@@ -96,7 +103,7 @@ def test_the_node_lines_upscale_a_picture(folder: Path) -> None:
     (folder / "node_modules").mkdir()
     (folder / "node_modules" / "upscaled").symlink_to(NODE)
     (folder / "host.mjs").write_text(block("js"))
-    said = run(["node", "host.mjs"], folder)
+    said = run(["node", "host.mjs"], folder, **nearest_engine.variables())
     assert "%" in said
     assert "{ width: 96, height: 64 }" in said
     assert size_of(folder / "out.png") == (96, 64)
@@ -109,7 +116,7 @@ def test_the_go_lines_upscale_a_picture(folder: Path) -> None:
         f"module host\n\ngo 1.19\n\nrequire {GO_MODULE} v0.1.0\n\n"
         f"replace {GO_MODULE} => {ROOT / 'adapters' / 'go'}\n"
     )
-    said = run(["go", "run", "."], folder)
+    said = run(["go", "run", "."], folder, **nearest_engine.variables())
     assert "%" in said
     assert "<nil>" in said
     assert size_of(folder / "out.png") == (96, 64)

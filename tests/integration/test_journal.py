@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 from PIL import Image
 
+import nearest_engine
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def test_a_job_whose_supervisor_was_killed_before_its_result_has_one_output(
     picture = tmp_path / "photo.png"
     Image.new("RGB", (16, 12), "teal").save(picture)
     options = ("--journal", journal, "--output-dir", str(outputs), "--methods", "esrgan")
-    first = start_supervisor(*options)
+    env = nearest_engine.variables()
+    first = start_supervisor(*options, env=env)
     first.job("earlier", "esrgan", image_path=str(picture))
     first.wait_terminal("earlier")
     # The worker finishes the job while the supervisor is stopped and cannot record it.
@@ -68,7 +70,7 @@ def test_a_job_whose_supervisor_was_killed_before_its_result_has_one_output(
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
 
-    second = start_supervisor(*options)
+    second = start_supervisor(*options, env=env)
     assert second.wait_terminal("photo")["output_path"] == str(second_output)
     assert second.finish() == 0
     assert len(list(outputs.iterdir())) == 2

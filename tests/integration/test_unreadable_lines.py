@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+import nearest_engine
 from upscaled_models.catalog import bundled_weights_dir
 from upscaled_protocol.lines import decode_line, encode_line
 
@@ -134,7 +135,7 @@ def test_the_command_takes_names_that_are_not_utf_8(picture: bytes, env: dict[st
     command = [sys.executable, "-m", "upscaled_cli", "upscale"]
     done = subprocess.run(
         [*command, picture, "-o", output, "--model", "compact-x2", "--factor", "2"],
-        env=os.environ | env,
+        env=nearest_engine.environment(**env),
         capture_output=True,
         timeout=120,
         check=False,

@@ -45,8 +45,3 @@ def test_operators_that_another_library_declared_are_left_alone() -> None:
         "library.define('nms(Tensor boxes) -> Tensor')\n"
     )
     assert run_python(code + DECLARE + "declare(); print(torch.ops.torchvision.nms.default)")
-
-
-def test_the_engine_imports_with_the_torchvision_that_is_here() -> None:
-    code = "import upscaled_models.esrgan.networks; print('imported')"
-    assert run_python(code) == "imported"

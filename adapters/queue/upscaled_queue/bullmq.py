@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 import redis.exceptions
@@ -27,9 +27,10 @@ from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended, GivenBack, Outcome
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
-from upscaled_queue.machine import Machine
-from upscaled_queue.pulse import Pulse
 from upscaled_queue.settings import Settings
+
+if TYPE_CHECKING:  # a backend that gives jobs has no machine
+    from upscaled_queue.machine import Machine
 
 # The record counts deliveries. BullMQ's own limit ends a job without a record, so it is higher than
 # ours: a machine may be killed between a delivery and its count.
@@ -87,6 +88,8 @@ class BullWorker:
 
     async def work(self) -> int:
         """Work until a signal, or until there is nothing to do; the exit status."""
+        from upscaled_queue.pulse import Pulse
+
         machine = self._machine
         for one in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(one, self._stop)

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, signals
 from celery.exceptions import Reject
@@ -25,11 +25,12 @@ from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_STUCK
 from upscaled_queue.job import PIPELINE, Message, level_of
-from upscaled_queue.machine import Machine
-from upscaled_queue.pulse import Pulse
 from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
 from upscaled_queue.webhooks import read_webhook_settings
+
+if TYPE_CHECKING:  # a backend that gives jobs has no machine
+    from upscaled_queue.machine import Machine
 
 # A message that is given back is delivered again at once if nothing else waits, so the task sleeps
 # for a part of the delay.
@@ -223,6 +224,8 @@ class CeleryEngine:
 
 def host(machine: Machine, capacity: int) -> None:
     """Run this process's tasks on that machine. capacity: the threads that run them."""
+    from upscaled_queue.pulse import Pulse
+
     global _machine  # noqa: PLW0603 - a process has one
     _machine = machine
 
@@ -290,6 +293,7 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
         return
     from dataclasses import replace
 
+    from upscaled_queue.machine import Machine
     from upscaled_queue.redisserver import check_server
 
     prefix = _settings.queue_prefix

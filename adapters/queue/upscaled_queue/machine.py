@@ -41,13 +41,13 @@ from upscaled_queue.job import (
     read_job,
 )
 from upscaled_queue.record import Records
-from upscaled_queue.sender import WebhookSender
 from upscaled_queue.settings import Settings
 from upscaled_queue.webhooks import check_webhook
 
 if TYPE_CHECKING:
     from upscaled import Call
     from upscaled_queue.pipeline.delivery import Deliveries, Delivery
+    from upscaled_queue.sender import WebhookSender
 
 # A daemon that was lost gets a pause before its job runs again, or a job that ends it at once would
 # use all its deliveries within a second.
@@ -92,6 +92,8 @@ class Machine:
         self._closing: threading.Thread | None = None
         self.sender: WebhookSender | None = None
         if settings.webhooks is not None:
+            from upscaled_queue.sender import WebhookSender
+
             self.sender = WebhookSender(settings, settings.webhooks, log)
         self.pictures = _pictures(settings)
         scratch = () if self.pictures is None else (str(self.pictures.scratch),)

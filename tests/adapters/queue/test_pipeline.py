@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nearest_engine
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
 from upscaled.errors import InputError, JobCancelledError, UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
@@ -255,8 +256,15 @@ def test_only_buckets_are_taken(url: str) -> None:
 
 
 def test_the_command_files_pictures_and_prints_a_line_each(
-    bucket: Bucket, small: Path, large: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    bucket: Bucket,
+    small: Path,
+    large: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name, value in nearest_engine.variables().items():
+        monkeypatch.setenv(name, value)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 cut off")
     arguments = ["run", "--bucket", bucket.url, "--scale", "2", "--model", "compact-x2"]

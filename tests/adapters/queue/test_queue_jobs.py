@@ -217,8 +217,8 @@ def test_celerys_own_command_has_a_thread_for_each_slot_and_is_stuck_only_with_a
         capacities.append(capacity)
         return SimpleNamespace(start=lambda: None)
 
-    monkeypatch.setattr(celery, "Machine", lambda *_: machine)
-    monkeypatch.setattr(celery, "Pulse", pulse)
+    monkeypatch.setattr("upscaled_queue.machine.Machine", lambda *_: machine)
+    monkeypatch.setattr("upscaled_queue.pulse.Pulse", pulse)
     monkeypatch.setattr(redisserver, "check_server", lambda *_: None)
     monkeypatch.setattr(celery, "_machine", None)
     monkeypatch.setattr(celery, "_settings", machine.settings)
