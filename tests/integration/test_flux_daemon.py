@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     replica = write_replica(tmp_path_factory.mktemp("flux") / "models")
     install_upscaler(replica.folder)
     return replica.folder
+
+
+@pytest.fixture(scope="module")
+def worker(
+    start_shared_daemon: StartDaemon, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Daemon]:
+    """One that may make no socket, and that has tried none when it ends."""
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "sitecustomize.py").write_text(_NO_SOCKETS)
+    paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    methods = options(models, "esrgan", "flux")
+    worker = start_shared_daemon("upscaled_worker", *methods, env={"PYTHONPATH": paths})
+    yield worker
+    worker.finish()
+    refused = {line for line in worker.stderr.splitlines() if line.startswith(b"refused")}
+    # urllib3, which diffusers imports, tries out at once whether there is IPv6 here.
+    assert refused <= {b"refused socket.__new__ of _has_ipv6"}
 
 
 def write_picture(path: Path, width: int = 48, height: int = 40) -> Path:
@@ -81,17 +99,14 @@ def maps_tokenizers(pid: int) -> bool:
 
 
 def test_a_job_opens_no_socket_and_brings_the_libraries_with_it(
-    start_worker: StartDaemon, models: Path, picture: Path, tmp_path: Path
+    worker: Daemon, picture: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(_NO_SOCKETS)
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    worker = start_worker(*options(models, "esrgan", "flux"), env={"PYTHONPATH": paths})
     ready = worker.wait_status("ready")
     assert ready["methods"] == ["esrgan", "flux"]
     assert "flux1-dev-Q8_0" in ready["models"]
     assert not maps_tokenizers(worker.pid)
-    first = send(worker, "a", picture, prompt="a cat")
-    result = worker.wait_terminal("a")
+    first = send(worker, "first", picture, prompt="a cat")
+    result = worker.wait_terminal("first")
     assert result["type"] == "result", result
     assert result["output_size"] == {"width": 192, "height": 160}
     assert first.is_file()
@@ -100,21 +115,16 @@ def test_a_job_opens_no_socket_and_brings_the_libraries_with_it(
     percents = [line["progress"] for line in worker.lines if line["type"] == "progress"]
     assert percents == sorted(percents)
     assert percents[-1] == 100
-    worker.finish()
-    refused = {line for line in worker.stderr.splitlines() if line.startswith(b"refused")}
-    # urllib3, which diffusers imports, tries out at once whether there is IPv6 here.
-    assert refused <= {b"refused socket.__new__ of _has_ipv6"}
 
 
 def test_bad_files_have_their_codes_and_the_worker_goes_on(
-    start_worker: StartDaemon, models: Path, picture: Path
+    worker: Daemon, models: Path, picture: Path
 ) -> None:
     whole = (models / "unet" / "flux1-dev-Q8_0.gguf").read_bytes()
     cut = models / "unet" / "cut.gguf"
     cut.write_bytes(whole[:-500])
     junk = models / "unet" / "junk.gguf"
     junk.write_bytes(b"not a model")
-    worker = start_worker(*options(models, "flux"))
     for job_id, model, code, sentence in (
         ("a", "cut", "model_corrupt", "truncated"),
         ("b", "junk", "model_corrupt", "it is plain text, and no weights"),

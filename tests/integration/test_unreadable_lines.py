@@ -99,7 +99,11 @@ def picture(tmp_path: Path) -> bytes:
 
 @pytest.mark.parametrize(
     ("module", "options", "env"),
-    [("upscaled_supervisor", ["--journal", "j"], ASCII), ("upscaled_worker", [], ASCII)],
+    [
+        ("upscaled_supervisor", ["--journal", "j"], ASCII),
+        ("upscaled_worker", [], ASCII | nearest_engine.variables()),
+    ],
+    ids=["supervisor", "worker"],
 )
 def test_a_file_name_is_its_bytes_whatever_the_locale_says(
     start_daemon: StartDaemon,
