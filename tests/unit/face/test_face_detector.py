@@ -59,7 +59,7 @@ def turned(points: np.ndarray, degrees: float, side: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("degrees", "side"),
-    [*((degrees, 220) for degrees in (0, 45, 90, 135, 180, 225, 270, 315)), (0, 512), (30, 512)],
+    [*((degrees, 220) for degrees in (45, 90, 135, 180, 225, 270, 315)), (30, 512)],
 )
 def test_a_real_face_is_found_turned_by_any_angle(degrees: int, side: int) -> None:
     picture = astronaut().resize((side, side)).rotate(degrees, Image.Resampling.BICUBIC)
