@@ -1,6 +1,8 @@
 """Draw training logs as curves: an SVG with the loss and the gains over Lanczos, by step.
 
 python models/training/curves.py .cache/training/compact-x4.jsonl --out curves-x4.svg
+
+If a model was trained in several stages, their logs are drawn one after the other.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 FIGURES = {
     "loss": "loss",
@@ -25,16 +29,24 @@ _WIDTH, _HEIGHT = 640, 130
 _LEFT, _TOP = 70, 24
 
 
-def draw_curves(log: Path) -> str:
-    """The SVG of a log that `train.py` wrote. Raises ValueError if no step is in it."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+def draw_curves(logs: Sequence[Path]) -> str:
+    """The SVG of the logs of a model's stages, which `train.py` wrote.
+
+    Raises ValueError if a log holds no step.
+    """
+    stages = [_lines(log) for log in logs]
+    ends = list(accumulate(max(line["step"] for line in stage) for stage in stages))
+    lines = [
+        {**line, "step": line["step"] + begins}
+        for stage, begins in zip(stages, [0, *ends], strict=False)
+        for line in stage
+    ]
     panels: list[str] = []
     for key, title in FIGURES.items():
         points = [(line["step"], float(line[key])) for line in lines if key in line]
         if points:
-            panels.append(_panel(title, points, len(panels) * (_HEIGHT + 2 * _TOP)))
-    if not panels:
-        raise ValueError(f"{log} holds no step yet: train for longer")
+            top = len(panels) * (_HEIGHT + 2 * _TOP)
+            panels.append(_panel(title, points, ends, top))
     height = len(panels) * (_HEIGHT + 2 * _TOP)
     size = f'width="{_WIDTH + _LEFT + 20}" height="{height}"'
     style = 'font-family="sans-serif" font-size="12"'
@@ -43,25 +55,34 @@ def draw_curves(log: Path) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{body}\n</svg>\n'
 
 
-def _panel(title: str, points: list[tuple[int, float]], top: int) -> str:
-    """One curve in a frame, with its lowest and highest value and its last step."""
+def _lines(log: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    if not any("loss" in line for line in lines):
+        raise ValueError(f"{log} holds no step yet: train for longer")
+    return lines
+
+
+def _panel(title: str, points: list[tuple[int, float]], ends: list[int], top: int) -> str:
+    """One curve in a frame, with its lowest and highest value, and the last step of each stage."""
     values = [value for _, value in points]
-    low, high, last = min(values), max(values), max(points[-1][0], 1)
+    low, high, last = min(values), max(values), max(ends[-1], 1)
     span = high - low or 1.0
     path = " ".join(
         f"{_LEFT + _WIDTH * step / last:.1f},{top + _TOP + _HEIGHT * (high - value) / span:.1f}"
         for step, value in points
     )
+    marks = [(_LEFT + round(_WIDTH * end / last), end) for end in ends]
     frame = f'x="{_LEFT}" y="{top + _TOP}" width="{_WIDTH}" height="{_HEIGHT}"'
     texts = [
         (_LEFT, top + _TOP - 6, "start", f"{title}; now {values[-1]:.4g}"),
         (_LEFT - 6, top + _TOP + 10, "end", f"{high:.4g}"),
         (_LEFT - 6, top + _TOP + _HEIGHT, "end", f"{low:.4g}"),
-        (_LEFT + _WIDTH, top + _TOP + _HEIGHT + 14, "end", f"step {last}"),
+        *((x, top + _TOP + _HEIGHT + 14, "end", f"step {end}") for x, end in marks),
     ]
     return "\n".join(
         [
             f'<rect {frame} fill="none" stroke="silver"/>',
+            *(f'<path d="M{x},{top + _TOP}v{_HEIGHT}" stroke="silver"/>' for x, _ in marks[:-1]),
             f'<polyline points="{path}" fill="none" stroke="navy"/>',
             *(
                 f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
@@ -72,9 +93,11 @@ def _panel(title: str, points: list[tuple[int, float]], top: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw one log."""
-    parser = argparse.ArgumentParser(prog="curves.py", description="Draw a training log as an SVG.")
-    parser.add_argument("log", type=Path, help="NAME.jsonl that train.py wrote")
+    """Draw the logs of one model."""
+    parser = argparse.ArgumentParser(prog="curves.py", description="Draw training logs as an SVG.")
+    parser.add_argument(
+        "log", type=Path, nargs="+", help="NAME.jsonl that train.py wrote, one per stage"
+    )
     parser.add_argument("--out", type=Path, required=True, help="SVG to write")
     arguments = parser.parse_args(argv)
     arguments.out.write_text(draw_curves(arguments.log), encoding="utf-8")

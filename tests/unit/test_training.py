@@ -400,6 +400,16 @@ def test_a_log_is_drawn_from_its_highest_to_its_lowest_value(tmp_path: Path) -> 
     assert "luma" not in drawn
 
 
+def test_the_stages_of_a_model_are_drawn_one_after_the_other(tmp_path: Path) -> None:
+    logs, out = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"], tmp_path / "curves.svg"
+    logs[0].write_text('{"step": 100, "loss": 0.5}\n{"step": 300, "loss": 0.4}\n')
+    logs[1].write_text('{"step": 0, "recipe": {}}\n{"step": 100, "loss": 0.1}\n')
+    curves.main([*map(str, logs), "--out", str(out)])
+    drawn = out.read_text()
+    assert 'points="230.0,24.0 550.0,56.5 710.0,154.0"' in drawn
+    assert all(step in drawn for step in (">step 300<", ">step 400<"))
+
+
 def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "PHOTOGRAPHS", {"drawn": lambda: make_picture(1, 0, 64)})
     figures = validation.Validation(2).score(Compact(2, 4, 1))
