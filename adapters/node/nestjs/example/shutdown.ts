@@ -17,7 +17,7 @@ export class ShutdownBound implements BeforeApplicationShutdown {
 
   beforeApplicationShutdown(signal?: string): void {
     // Without a signal, the program itself has closed the application, and continues.
-    if (signal !== undefined) void this.upscaled.close().then(() => setTimeout(() => this.#exit(), REDIS_MS));
+    if (signal !== undefined) void this.upscaled.close().then(() => setTimeout(() => this.#exit(), REDIS_MS).unref());
   }
 
   #exit(): void {
