@@ -17,10 +17,17 @@ from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.footprint import Footprint
+from upscaled_models.esrgan.layers import with_compiled_layers
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.precision import supported
 from upscaled_models.esrgan.probecache import ProbeCache
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField, probe
+from upscaled_models.esrgan.receptive import (
+    LARGEST_RADIUS,
+    ReceptiveField,
+    has_many_windows,
+    looking_far,
+    probe,
+)
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
@@ -76,6 +83,7 @@ class Network:
     probe_cache: what is kept of its file on the disk; None for nothing.
     size_bytes: memory of the weights.
     column_bytes: memory of a stream between bands, per column of its source.
+    pixel_values: by rows, how many values the largest tensor has per pixel of a band.
     geometry: and what of it has a name here, in tiles is found out when it is first asked for. That
     takes many times as long as to load the network, and a picture in one piece does not need it.
     """
@@ -103,7 +111,7 @@ class Network:
         self._graph: RowGraph | None = None
         self._geometry: TileGeometry | None = None
         self.by_rows = True
-        self.lag = self.column_bytes = 0
+        self.lag = self.column_bytes = self.pixel_values = 0
         descriptor.model.to(device)
         try:
             self._graph = trace(
@@ -124,6 +132,10 @@ class Network:
             for layer in descriptor.model.modules():
                 if isinstance(layer, _NORMALISATIONS):
                     layer.float()
+            # To see how far it looks, the module's own layers compute: the compiled ones round
+            # pixels of a tile together, so some would seem to depend on others.
+            self._compiled, self._layers = with_compiled_layers(descriptor, self.dtype)
+            self.size_bytes += sum(layer.extra_bytes for layer in self._layers)
         else:
             radius = self._graph.radius
             # Tiles that begin at rows where bands may end give the bits of rows.
@@ -134,6 +146,7 @@ class Network:
             self.lag = self._graph.lag
             self.size_bytes += self._graph.extra_bytes
             self.column_bytes = self._graph.column_bytes
+            self.pixel_values = math.ceil(self._graph.largest_bytes / self.dtype.itemsize)
 
     def in_tiles(self) -> Network:
         """The same network in tiles instead of rows. Tiles hold less between bands, but compute
@@ -233,6 +246,8 @@ class Network:
 
     def _probe(self) -> ReceptiveField:
         descriptor = self._descriptor
+        if has_many_windows(descriptor.model):
+            return looking_far(self._multiple)
         if self.dtype != torch.float32:
             # In half precision small effects of far pixels are lost in rounding.
             descriptor = deepcopy(descriptor).float()
@@ -246,6 +261,8 @@ class Network:
 
     def _measure_pixel_bytes(self) -> int:
         side = self.padded(_SAMPLE_SIDE)
+        for layer in self._layers:  # their memory is no tile's
+            layer.lay_out()
         with torch.inference_mode(), Footprint() as footprint:
             self._forward(torch.zeros(1, self.channels, side, side, device=self.device))
         pixel_bytes: int = math.ceil(footprint.peak_bytes / side**2)
@@ -253,7 +270,7 @@ class Network:
 
     def _called(self, picture: Tensor) -> Tensor:
         try:
-            result: Tensor = self._descriptor(picture)
+            result: Tensor = self._compiled(picture)
         except Exception as error:
             if is_out_of_memory(error):
                 raise

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from upscaled_models.device.out_of_memory import is_out_of_memory
 
 # The most source pixels of context that a tile gets. Pixels farther away change the result of
 # trained networks by less than a step of 8 bits; tiles of such networks are blended.
@@ -51,6 +53,8 @@ def probe(
     width = math.ceil((start + _LARGEST_PERIOD + LARGEST_RADIUS) / multiple) * multiple
     generator = torch.Generator().manual_seed(0)
     pair = torch.rand(2, 1, channels, height, width, generator=generator).to(device)
+    if _spreads_far(forward, pair[0], scale):
+        return looking_far(multiple)
     across = _Probe(forward, pair, scale)
     period, is_certain = across.period(multiple)
     if not is_certain:
@@ -62,6 +66,46 @@ def probe(
         down = _Probe(lambda picture: forward(picture.mT).mT, pair, scale)
         radius = max(radius, down.radius() + farther)
     return ReceptiveField(radius if radius <= LARGEST_RADIUS else None, period)
+
+
+def looking_far(multiple: int) -> ReceptiveField:
+    """What holds for any network that looks farther than a tile may see, whatever its windows."""
+    return ReceptiveField(None, math.lcm(_LARGEST_PERIOD, multiple))
+
+
+def has_many_windows(model: nn.Module) -> bool:
+    """True if a network's layers of attention say that together they look farther than a tile may
+    see: windows that are shifted in every second layer (Liu et al., "Swin Transformer", 2021). Each
+    layer then looks a shift farther than the one before.
+
+    If this is wrong, tiles are blended that need not be.
+    """
+    reach = 0
+    for layer in model.modules():
+        shift, side = (getattr(layer, name, None) for name in ("shift_size", "window_size"))
+        if isinstance(shift, int) and isinstance(side, int):
+            reach += 2 * min(shift, side - shift)
+    return reach > LARGEST_RADIUS
+
+
+def _spreads_far(forward: Forward, picture: Tensor, scale: int) -> bool:
+    """True if NaNs spread farther than a tile may see. They spread at least as far as the network
+    looks, so one picture tells what `_Probe` needs several for. False if the network fails on them.
+    """
+    strange = picture.clone()
+    width = strange.shape[3]
+    left = (width - _LARGEST_PERIOD) // 2
+    right = left + _LARGEST_PERIOD
+    strange[..., left:right] = torch.nan
+    try:
+        result = forward(strange)
+    except Exception as error:  # it may do anything with them
+        if is_out_of_memory(error):
+            raise
+        return False
+    columns = result.isnan().flatten(0, 2).any(0).nonzero().flatten() // scale
+    seen: list[int] = columns.tolist() or [left]
+    return max(left - min(seen), max(seen) + 1 - right) > LARGEST_RADIUS
 
 
 class _Probe:

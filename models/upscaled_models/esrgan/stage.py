@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from traceback import clear_frames
 from typing import Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from upscaled_models.device.out_of_memory import is_out_of_memory
-from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.network import Network, Stream
 from upscaled_models.esrgan.pixels import to_bytes
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows.buffer import RowBuffer
@@ -69,6 +70,8 @@ class Stage:
         self._full_width = network.padded(width)
         self._full_height = network.padded(height)
         self._rows = RowBuffer()
+        # One per column.
+        self._streams: Sequence[Stream] = ()
         # Rows of the result that were given away.
         self._given = 0
         self.tiles_done = 0
@@ -212,7 +215,10 @@ class Stage:
             full = self._host.full_precision()
             self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
         elif is_out_of_memory(error):
-            # Free memory first: to cut the picture the network may have to be probed.
+            # Free memory first: to cut the picture the network may have to be probed. The error
+            # holds what the network had computed, and the streams hold rows.
+            clear_frames(error.__traceback__)
+            self._streams = ()
             self._host.make_room()
             self._shrink()
         else:

@@ -22,9 +22,11 @@ _BAND_BYTES = 40_000_000
 # on an accelerator each band copies the rows in front of every convolution.
 _LATE_BAND_PIXELS = {"cpu": 0, "cuda": 500_000}
 # Such a network computes a picture of up to so many pixels at once, because nothing is copied then.
-# With 64 channels at four times each side, a tensor of 2.1 million has 2^31 values, and kernels for
-# more are slow or missing. Apple's allow less.
+# Apple's kernels allow less.
 _WHOLE_PIXELS = {"cpu": 0, "mps": 0, "cuda": 2_080_000}
+# The most values of a tensor: less than 2^31 with the rows of a halo. Kernels for more are slow or
+# missing. With 64 channels at four times each side, a tensor of 2.08 million pixels has as many.
+_MOST_VALUES = 2_130_000_000
 # Side of a tile if a network does not run by rows. In a larger tile the overlap costs less; but it
 # takes long on a processor, and a job can only be cancelled between two tiles. A picture up to the
 # second side is not cut. Both are doubled for networks that are better not tiled.
@@ -147,6 +149,7 @@ def _band(
 ) -> Tile:
     free = max(memory_bytes - planes * network.column_bytes * whole.width, 0)
     most = free // (planes * (network.pixel_bytes + _result_bytes(network)))
+    most = min(most, _MOST_VALUES // (planes * network.pixel_values))
     lag = _up(network.lag, network)
     if tile_size is not None:
         pixels = min(tile_size**2, most)

@@ -1,7 +1,8 @@
 """Pixels between the host and a card: in the file's own format, through memory that is pinned.
 
 That is a quarter of the bytes of float32, and pinned memory is copied eight times as fast. torch
-keeps pinned memory, and gives it out again once its copy has ended.
+keeps pinned memory, and gives it out again once its copy has ended. Memory that is not pinned, as
+for Apple's GPUs, has no such keeper, so there each copy is waited for.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ _LOW_BITS = 0xFFFF
 def send(rows: np.ndarray, device: torch.device) -> Tensor:
     """Rows of uint8 or uint16, of any shape, as float32 on the device: the same numbers.
 
-    The copy may still be under way when this returns; the device's next operation waits for it.
+    On a card the copy may still be under way when this returns. The next operation of the thread's
+    stream waits for it.
     """
     carrier = _CARRIERS[rows.dtype]
     staged = _staged(rows.shape, carrier, device)
     np.copyto(staged.numpy().view(rows.dtype), rows)
-    pixels = staged.to(device, non_blocking=True)
+    pixels = staged.to(device, non_blocking=staged.is_pinned())
     if carrier == torch.int16:
         pixels = pixels.to(torch.int32).bitwise_and_(_LOW_BITS)
     return pixels.float()
@@ -44,8 +46,9 @@ def fetch(pixels: Tensor, bits: int) -> np.ndarray:
     # To int16 the upper half of uint16 wraps around, to the same bits.
     packed = pixels.to(carrier).contiguous()
     staged = _staged(packed.shape, carrier, packed.device)
-    staged.copy_(packed, non_blocking=True)
-    if packed.device.type == "cuda":
+    is_pinned = staged.is_pinned()
+    staged.copy_(packed, non_blocking=is_pinned)
+    if is_pinned:
         torch.cuda.current_stream(packed.device).synchronize()
     return staged.numpy().view(dtype)
 

@@ -39,7 +39,7 @@ from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_protocol.configs import EsrganConfig
 
-_LARGE, _SMALL, _LEAST = (256, 192), (128, 96), (64, 64)
+_USUAL, _LARGE, _SMALL, _LEAST = (640, 448), (256, 192), (128, 96), (64, 64)
 _ROUNDS = 2
 _HEADER = ["", "picture", "upscaled", "torch", "of torch", "OpenVINO", "of OpenVINO"]
 _WIDTHS = [10, 7, 13, 13, 11, 13, 11]
@@ -56,6 +56,8 @@ class Family(NamedTuple):
 
 
 _FAMILIES = {
+    "compact-x4": Family("Compact", "Compact", {"num_feat": 48, "num_conv": 10}, _USUAL),
+    "Compact 32": Family("Compact", "Compact", {"num_feat": 64, "num_conv": 32}, _LARGE),
     "SPAN": Family("SPAN", "SPAN", {"num_in_ch": 3, "num_out_ch": 3}, _LARGE),
     "RealPLKSR": Family("RealPLKSR", "PLKSR", {}),
     "SwinIR-S": Family(

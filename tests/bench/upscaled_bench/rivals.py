@@ -18,7 +18,7 @@ def openvino_forward(
     module: nn.Module, picture: Tensor, dtype: torch.dtype
 ) -> Callable[[], object]:
     """OpenVINO's forward of a network for pictures of that shape. Raises `ImportError`."""
-    import openvino  # type: ignore[import-not-found]
+    import openvino
 
     with torch.no_grad():
         model = openvino.convert_model(module, example_input=picture, input=list(picture.shape))
@@ -39,7 +39,7 @@ def openvino_forward(
 
 def ncnn_forward(weights: dict[str, Tensor], blocks: int, picture: Tensor) -> Callable[[], Tensor]:
     """ncnn's forward of an RRDB of scale 4 on the processor. Raises `ImportError`."""
-    import ncnn  # type: ignore[import-not-found]
+    import ncnn
 
     net = ncnn.Net()
     net.opt.num_threads = torch.get_num_threads()

@@ -78,7 +78,7 @@ def main() -> None:
             try:
                 rivals[rival] = begin()
             except ImportError as error:
-                missing.append(f"{rival}: {error.name} is not installed")
+                missing.append(f"{rival} is not measured: pip install {error.name}")
         flop = _forward_flop()
         product = 2 * _MATRIX_SIDE**3 / flop
         best = _best({**rivals, "": lambda: compute(lambda: matrix @ matrix)}, output)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiny_networks import in_bands, random_picture
+from tiny_networks import compact, in_bands, random_picture
 from upscaled_models.esrgan.rows import convolution, native
 from upscaled_models.esrgan.rows.convolution import Addend, PackedConvolution, Rows
 from upscaled_models.esrgan.rows.graph import RowGraph
@@ -62,6 +62,20 @@ def test_its_result_is_the_modules_in_bands_of_any_height(height: int, width: in
     assert (whole - expected).abs().max() <= 1e-5 * expected.abs().max()
     for rows in (1, 3, 16):
         assert torch.equal(stream(graph, picture, rows), whole)
+
+
+@in_float
+def test_so_is_a_network_without_dense_blocks() -> None:
+    model = compact(16, 3)
+    graph = trace(model, 3, 1, torch.float32)
+    blocks = [operation.block for operation in graph._operations]
+    # The first convolution reads three channels, and the result has 48 before its pixels are
+    # shuffled.
+    assert [block.channels for block in blocks if block is not None] == [16, 16, 16, 16]
+    picture = random_picture(23, 31)
+    with torch.inference_mode():
+        expected = model(picture)
+    assert (stream(graph, picture, 23) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @compiled

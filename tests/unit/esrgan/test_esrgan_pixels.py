@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tiny_networks import CPU
 from upscaled_models.esrgan import transfer
@@ -53,6 +55,29 @@ def test_pixels_travel_to_a_device_and_back_unchanged(pixels: np.ndarray) -> Non
     assert fetched.dtype == pixels.dtype
     assert fetched.flags.c_contiguous
     assert np.array_equal(fetched, given.transpose(1, 0, 2))
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which copies are not waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.unfinished: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        named = dict(zip([one.name for one in func._schema.arguments], args, strict=False))
+        if (named | kwargs).get("non_blocking"):
+            self.unfinished.append(func)
+        return func(*args, **kwargs)
+
+
+def test_memory_that_is_not_pinned_is_copied_before_it_is_used_again() -> None:
+    with Copies() as copies:
+        sent = transfer.send(np.zeros((2, 3, 3), np.uint8), torch.device("meta"))
+        transfer.fetch(torch.zeros(2, 3, 3), 16)
+    assert sent.is_meta
+    assert not copies.unfinished
 
 
 @pytest.mark.parametrize(("bits", "step"), [(8, 1 / 255), (16, 1 / 65535)])

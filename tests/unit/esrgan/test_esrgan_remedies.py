@@ -3,6 +3,7 @@ precision fails."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_tile_that_runs_out_of_memory_is_done_again_in_smaller_ones(
         result = upscaled(small.in_tiles(), picture, Tile(40, 32), host)
     assert torch.equal(result, expected)
     assert host.rooms_made == (2 if by_rows else 1)
+
+
+def test_what_a_failed_tile_had_computed_is_freed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[Tensor]] = []
+
+    def failure() -> Exception:
+        computed = torch.zeros(1000)
+        held.append(weakref.ref(computed))
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            return error
+
+    class Host(RecordingHost):
+        def make_room(self) -> None:
+            super().make_room()
+            assert [one() for one in held] == [None]
+
+    memory = OutOfMemory(1000, failure, failures=1)
+    memory.install(monkeypatch)
+    host = Host()
+    upscaled(network(compact()), random_picture(70, 120), Tile(120, 32), host)
+    assert host.rooms_made == 1
 
 
 def test_it_goes_on_from_the_tile_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,12 @@ from tiny_networks import CPU, compact, network, random_picture, rrdb
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_rows
-from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField, probe
+from upscaled_models.esrgan.receptive import (
+    LARGEST_RADIUS,
+    ReceptiveField,
+    has_many_windows,
+    probe,
+)
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile, choose_tile, rows_fit, taken_bytes
 
@@ -96,6 +101,15 @@ def test_on_a_card_a_network_with_a_short_lag_gets_bands() -> None:
     assert tile_for(on_a_card(18), 640, 448, memory_bytes=2**37) == Tile(640, 203)
 
 
+def test_no_tensor_has_more_values_than_a_kernel_takes() -> None:
+    """Of 64 channels at eight times each side, in the picture at once or in bands."""
+    for lag, height in ((350, 1000), (350, 10_000), (18, 1000)):
+        wide = replace(on_a_card(lag), scale=8, pixel_values=64 * 8**2)
+        band = tile_for(wide, 1000, height, memory_bytes=2**40)
+        assert band.rows >= 130
+        assert band.width * min(band.rows, height) * wide.pixel_values < 2**31
+
+
 def test_a_tile_size_is_an_upper_bound(by_rows: Network, by_tiles: Network) -> None:
     # By rows, of the pixels in a tile.
     assert tile_for(by_rows, 640, 448, tile_size=100) == Tile(640, 15)
@@ -145,6 +159,7 @@ class Described:
     device: torch.device
     scale: int = 4
     channels: int = 3
+    pixel_values: int = 1024
 
     @property
     def overlap(self) -> int:
@@ -334,7 +349,45 @@ def test_windows_are_found_with_their_farthest_corner(window: int) -> None:
 def test_farther_than_a_tile_may_see_is_everywhere() -> None:
     assert reach(Looking(LARGEST_RADIUS + 1)).radius is None
     assert reach(Looking(1, everywhere=True)).radius is None
-    assert reach(Looking(1, window=8, everywhere=True), multiple=8) == ReceptiveField(None, 8)
+    # Windows of any size begin at its tiles' edges.
+    assert reach(Looking(1, window=8, everywhere=True), multiple=8) == ReceptiveField(None, 32)
+
+
+class Layer(nn.Module):
+    """Says what layers of shifted windows say."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.window_size, self.shift_size = 8, shift
+
+
+@pytest.mark.parametrize(("pairs", "looks_far"), [(8, False), (9, True)])
+def test_many_shifted_windows_need_not_be_measured(pairs: int, looks_far: bool) -> None:
+    model = nn.Sequential(*[Layer(shift) for _ in range(pairs) for shift in (0, 4)])
+    assert has_many_windows(model) == looks_far
+
+
+def test_a_network_that_fails_on_no_numbers_is_measured_all_the_same() -> None:
+    class Strict(Looking):
+        def forward(self, picture: Tensor) -> Tensor:
+            if picture.isnan().any():
+                raise ValueError("no numbers")
+            return super().forward(picture)
+
+    assert reach(Strict(7)) == ReceptiveField(7, 1)
+
+
+def test_a_network_that_looks_far_is_shown_one_picture() -> None:
+    class Counted(Looking):
+        count = 0
+
+        def forward(self, picture: Tensor) -> Tensor:
+            self.count += 1
+            return super().forward(picture)
+
+    model = Counted(LARGEST_RADIUS + 1)
+    assert reach(model).radius is None
+    assert model.count == 1
 
 
 def test_a_network_for_sides_of_many_pixels_is_measured() -> None:

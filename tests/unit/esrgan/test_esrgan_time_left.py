@@ -52,6 +52,7 @@ class Network:
     align: int = 1
     column_bytes: int = 0
     pixel_bytes: int = 1
+    pixel_values: int = 1
     reach: int = 200
     tiling: ModelTiling = ModelTiling.SUPPORTED
     dtype: torch.dtype = torch.float32

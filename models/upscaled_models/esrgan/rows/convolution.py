@@ -119,11 +119,33 @@ class PackedConvolution:
         self._bias = 0 * every if bias is None else bias.float().contiguous()
         self._slopes = every * slopes
 
+    def with_outputs(self, order: Tensor) -> PackedConvolution:
+        """The convolution with its output channels in another order, before it first runs."""
+        return PackedConvolution(
+            self._weight[order], self._bias[order], self._slopes[order], self._dtype
+        )
+
     @property
     def extra_bytes(self) -> int:
         """Memory of the weights beyond the size of the network's own parameters."""
         points = _POINTS if self._dtype == torch.float32 else 9
-        return (points - 9) * self.inputs * self.outputs * self._dtype.itemsize
+        return (points - 9) * self._taps_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """Size of the network's own parameters, in this precision."""
+        return 9 * self._taps_bytes
+
+    @property
+    def _taps_bytes(self) -> int:
+        return self.inputs * self.outputs * self._dtype.itemsize
+
+    def lay_out(self) -> None:
+        """Lay out the weights, if that was not done yet."""
+        if self._packed is None:
+            pack = _in_points if self._dtype == torch.float32 else _in_pairs
+            self._packed = pack(self._weight, self._dtype)
+            del self._weight
 
     def run(
         self,
@@ -144,10 +166,8 @@ class PackedConvolution:
         above `first`; the same tiles give the same bits. is_doubled: the source is read at twice
         its width and height, each pixel four times; `until` is then a row of the doubled source.
         """
-        if self._packed is None:
-            pack = _in_points if self._dtype == torch.float32 else _in_pairs
-            self._packed = pack(self._weight, self._dtype)
-            del self._weight
+        self.lay_out()
+        assert self._packed is not None
         call = _Convolution(
             *source.of_row_0(),
             *out.of_row_0(),

@@ -8,7 +8,7 @@ of all parts, which the next band needs, are kept together. A single convolution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -37,6 +37,11 @@ class DenseBlock:
     scales: Sequence[float]
     addends: Sequence[int]
     is_doubled: bool = False
+
+    def with_outputs(self, order: Tensor) -> DenseBlock:
+        """The block with the channels of its result in another order. It has no addends."""
+        *others, last = self.convolutions
+        return replace(self, convolutions=[*others, last.with_outputs(order)])
 
     @property
     def channels(self) -> int:

@@ -60,13 +60,12 @@ def match_dense_blocks(calls: Sequence[Node], dtype: torch.dtype) -> dict[Node, 
     """The dense blocks among recorded calls, by the call that gives their result. Convolutions
     outside of dense blocks are blocks of one.
 
-    dtype: what convolutions compute in. A network without dense blocks has no matches: it keeps
-    torch's convolutions, and so the bits of the module itself.
+    dtype: what convolutions compute in. In bf16 a network without dense blocks has no matches,
+    because oneDNN is as fast there. In float32 the blocks take a quarter of the multiplications.
     """
-    matcher = _Matcher(calls, dtype)
-    matches = matcher.matches
+    matches = _Matcher(calls, dtype).matches
     is_dense = any(len(match.convolutions) > 1 for match in matches.values())
-    return matches if is_dense else {}
+    return matches if is_dense or dtype == torch.float32 else {}
 
 
 class _Matcher:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.calls import arguments, negative_slope, packet
+from upscaled_models.esrgan.rows.denseblock import DenseBlock
 from upscaled_models.esrgan.rows.kernels import (
+    Convolution,
     Enlargement,
     Shuffle,
     enlarged_sum,
@@ -29,8 +31,8 @@ aten = torch.ops.aten
 def fuse_activation(steps: Steps, node: Node) -> bool:
     """Apply a leaky ReLU inside the convolution before it."""
     convolution = steps.convolution_before(node)
-    slope = None if convolution is None else negative_slope(node)
-    if convolution is None or slope is None:
+    slope = negative_slope(node) if isinstance(convolution, Convolution) else None
+    if not isinstance(convolution, Convolution) or slope is None:
         return False
     steps.replace_last_work(replace(convolution, slope=slope))
     return True
@@ -39,7 +41,7 @@ def fuse_activation(steps: Steps, node: Node) -> bool:
 def fuse_order(steps: Steps, node: Node) -> bool:
     """Give the channels of the convolution before a shuffle the order of `shuffle_order`."""
     convolution = steps.convolution_before(node)
-    if convolution is None:
+    if convolution is None or (isinstance(convolution, DenseBlock) and convolution.addends):
         return False
     source, factor = node.args
     order = shuffle_order(source.value.shape[1], factor)

@@ -23,6 +23,7 @@ class RowGraph:
     step: bands whose height is a multiple of it are computed at once; rows past a multiple wait.
     column_bytes: memory that a stream holds between bands, per column of the source.
     pixel_bytes: memory that a band takes while it is computed, per pixel of the band.
+    largest_bytes: memory of the largest result of one operation, per pixel of the band.
     """
 
     def __init__(self, source: Operation, operations: Sequence[Operation], multiple: int) -> None:
@@ -38,6 +39,8 @@ class RowGraph:
         numbered = [source, *operations]
         self.column_bytes = math.ceil(_held_bytes(numbered))
         self.pixel_bytes = math.ceil(_peak_bytes(numbered))
+        positions = [operation.position for operation in numbered]
+        self.largest_bytes = math.ceil(max(one.row_bytes * one.ratio for one in positions))
 
     def open(self, height: int, band_rows: int, *, as_bytes: bool = False) -> GraphStream:
         """Begin a picture of `height` rows in bands of `band_rows`; the last one may be lower.

@@ -71,11 +71,11 @@ class Steps:
         """True if the last two steps give the values of these nodes."""
         return {self._numbers.get(node) for node in nodes} == {self.last - 1, self.last}
 
-    def convolution_before(self, node: Node) -> Convolution | None:
+    def convolution_before(self, node: Node) -> Convolution | DenseBlock | None:
         """The last step, if it is a convolution whose result this call reads, and no other call."""
         source, work = node.args[0], self._steps[-1].work
         if (
-            isinstance(work, Convolution)
+            isinstance(work, Convolution | DenseBlock)
             and isinstance(source, Node)
             and self._numbers.get(source) == self.last
             and len(source.users) == 1
@@ -83,7 +83,7 @@ class Steps:
             return work
         return None
 
-    def replace_last_work(self, work: Convolution) -> None:
+    def replace_last_work(self, work: Convolution | DenseBlock) -> None:
         """Change what the last step computes."""
         self._steps[-1] = replace(self._steps[-1], work=work)
 
