@@ -1,13 +1,18 @@
-"""Measures the memory of a network's intermediate results while it runs."""
+"""Measures the memory of a network's intermediate results."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from upscaled_models.esrgan.loading import Descriptor
 
 
 class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -31,6 +36,20 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive = {storage: size for storage, size in self._alive.items() if _lives(storage)}
         self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
         return result
+
+
+def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | None:
+    """The memory that a float32 network takes for a picture of this shape, by the shapes of its
+    results: nothing is computed. None if the network needs values, for example to branch on."""
+    model = descriptor.model
+    shapes = {id(one): one.detach().to("meta") for one in (*model.parameters(), *model.buffers())}
+    described = deepcopy(descriptor, shapes)
+    try:
+        with torch.inference_mode(), torch.device("meta"), Footprint() as footprint:
+            described(torch.zeros(tuple(shape)))
+    except Exception:  # noqa: BLE001 - a network may do anything in its forward
+        return None
+    return footprint.peak_bytes
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -13,12 +13,16 @@ from upscaled_models.esrgan.rows.convolution import PackedConvolution, Rows, fit
 
 
 class CompiledLayer:
-    """Takes the place of a convolution's `forward`."""
+    """Takes the place of a convolution's `forward`.
+
+    is_padded: False if the result is lower and narrower than the picture by two pixels. It is
+    copied once then.
+    """
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self._packed = PackedConvolution(layer.weight, layer.bias, 1.0, torch.float32)
         # The kernel always pads. What it computes at the borders is cut off if the layer does not.
-        self._is_padded = layer.padding == (1, 1)
+        self.is_padded = layer.padding == (1, 1)
 
     @property
     def extra_bytes(self) -> int:
@@ -41,7 +45,7 @@ class CompiledLayer:
             self._packed.run(
                 Rows(picture, 0), Rows(out, 0), until=height, first=0, last=height, grid=0
             )
-        if self._is_padded:
+        if self.is_padded:
             return result
         return result[:, :, 1:-1, 1:-1].contiguous(memory_format=torch.channels_last)
 

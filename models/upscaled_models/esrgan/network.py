@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
-from upscaled_models.esrgan.footprint import Footprint
+from upscaled_models.esrgan.footprint import Footprint, footprint_by_shapes
 from upscaled_models.esrgan.layers import with_compiled_layers
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.precision import supported
@@ -261,12 +261,17 @@ class Network:
 
     def _measure_pixel_bytes(self) -> int:
         side = self.padded(_SAMPLE_SIDE)
-        for layer in self._layers:  # their memory is no tile's
-            layer.lay_out()
-        with torch.inference_mode(), Footprint() as footprint:
-            self._forward(torch.zeros(1, self.channels, side, side, device=self.device))
-        pixel_bytes: int = math.ceil(footprint.peak_bytes / side**2)
-        return pixel_bytes
+        shape = (1, self.channels, side, side)
+        peak_bytes = None
+        if self.dtype == torch.float32 and all(layer.is_padded for layer in self._layers):
+            peak_bytes = footprint_by_shapes(self._descriptor, shape)
+        if peak_bytes is None:
+            for layer in self._layers:  # their memory is no tile's
+                layer.lay_out()
+            with torch.inference_mode(), Footprint() as footprint:
+                self._forward(torch.zeros(shape, device=self.device))
+            peak_bytes = footprint.peak_bytes
+        return math.ceil(peak_bytes / side**2)
 
     def _called(self, picture: Tensor) -> Tensor:
         try:

@@ -90,7 +90,7 @@ def has_many_windows(model: nn.Module) -> bool:
 
 def _spreads_far(forward: Forward, picture: Tensor, scale: int) -> bool:
     """True if NaNs spread farther than a tile may see. They spread at least as far as the network
-    looks, so one picture tells what `_Probe` needs several for. False if the network fails on them.
+    looks, so one picture shows what `_Probe` needs several for. False if the network fails on them.
     """
     strange = picture.clone()
     width = strange.shape[3]
