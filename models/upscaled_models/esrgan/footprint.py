@@ -49,7 +49,8 @@ def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | N
             described(torch.zeros(tuple(shape)))
     except Exception:  # noqa: BLE001 - a network may do anything in its forward
         return None
-    return footprint.peak_bytes
+    peak_bytes: int = footprint.peak_bytes
+    return peak_bytes
 
 
 def _tensors(tree: Any) -> list[Tensor]:
