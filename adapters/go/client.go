@@ -280,8 +280,9 @@ func (c *Client) retry(err *DaemonGoneError) {
 		c.failedStarts++
 	}
 	policy := c.settings.restart
-	isUsage := err.Status == usageStatus && !c.isReady
-	hopeless := isUsage || errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+	isMissing := errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist)
+	// A program that was ready once may work again, as after an upgrade.
+	hopeless := c.ready == nil && (isMissing || err.Status == usageStatus)
 	if c.closing || hopeless || c.failedStarts >= policy.Attempts {
 		c.finish(err)
 		return

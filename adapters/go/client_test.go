@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -221,6 +222,38 @@ func TestWrongUsageAndAMissingProgramAreToldAtOnce(t *testing.T) {
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
+}
+
+func TestAProgramThatIsReplacedUnderItsClientIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	program := filepath.Join(t.TempDir(), "daemon")
+	install := func() {
+		t.Helper()
+		script := "#!/bin/sh\necho '{\"type\":\"status\",\"message\":\"ready\"}'\nexec cat\n"
+		// By a rename: a file that is open for writing cannot be started.
+		if err := os.WriteFile(program+".new", []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(program+".new", program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install()
+	client, err := upscaled.Start(bounded(t), upscaled.WithCommand(program),
+		upscaled.WithRestart(upscaled.RestartPolicy{Attempts: 1e6, Delay: time.Millisecond, MaxDelay: time.Millisecond}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Kill()
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(client.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the end of the daemon", func() bool { return client.PID() == 0 })
+	install()
+	waitUntil(t, "another daemon", func() bool { return client.PID() != 0 })
 }
 
 func TestAStartEndsWithItsContext(t *testing.T) {

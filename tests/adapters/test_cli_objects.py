@@ -63,12 +63,9 @@ def test_the_daemon_may_use_the_buckets_that_are_named_and_no_others(
             super().__init__(command, **options)
 
     monkeypatch.setattr("upscaled_cli.upscale.Session", Watched)
-    configs = sent(daemon, "s3://a/1.png", "gs://b/2.png", "s3://a/3.png", "4.png", "-o", "out/",
-                   capsys=capsys)  # fmt: skip
-    assert [config.get("image_url") for config in configs] == [
-        *("s3://a/1.png", "gs://b/2.png", "s3://a/3.png"),
-        None,
-    ]
+    urls = ("s3://a/1.png", "gs://b/2.png", "s3://a/3.png", "https://h/4.png")
+    configs = sent(daemon, *urls, "5.png", "-o", "out/", capsys=capsys)
+    assert [config.get("image_url") for config in configs] == [*urls, None]
     allowed = [one for one in commands[0] if one.startswith("--allow-url")]
     assert allowed == ["--allow-url=s3://a/", "--allow-url=gs://b/"]
 
@@ -96,6 +93,7 @@ def test_outputs_in_a_folder_of_a_bucket_have_names_of_their_own(
         (["a.png", "-o", "s3://bucket"], "s3://bucket names no object"),
         (["a.png", "b.png", "-o", "s3://bucket/c.png"], "is one object for 2 pictures"),
         (["s3://bucket/a.png"], "s3://bucket/a.png has no folder for its output"),
+        (["https://h/a.png"], "https://h/a.png has no folder for its output"),
         (["a.png", "-o", "b.png", "--config", "output_url=s3://c/d.png"], "give -o alone"),
     ],
 )

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_a_file_goes_to_stdout_and_stdin_to_a_file(tmp_path: Path) -> None:
     assert out == f"stdin -> {tmp_path}/b.png in 1.0 s\n".encode()
 
 
+def test_the_files_of_stdin_and_stdout_are_the_streams(tmp_path: Path) -> None:
+    with start(tmp_path, "/dev/stdin", "-o", "/dev/stdout") as cli:
+        out, error = cli.communicate(PICTURE, TIMEOUT_S)
+    assert (out, error) == (PICTURE[::-1], b"stdin -> stdout in 1.0 s\n")
+
+
+def test_a_pipe_is_read_as_bash_makes_it_for_a_command(tmp_path: Path) -> None:
+    pipe, output = tmp_path / "pipe", tmp_path / "b.png"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(PICTURE,))
+    writer.start()
+    assert main([str(pipe), "-o", str(output)], [sys.executable, "-c", DAEMON]) == exits.OK
+    writer.join(TIMEOUT_S)
+    assert output.read_bytes() == PICTURE[::-1]
+
+
 def test_a_failure_leaves_stdout_empty(tmp_path: Path) -> None:
     with start(tmp_path, "-", "-o", "-", "--config", "fail=1") as cli:
         out, error = cli.communicate(PICTURE, TIMEOUT_S)
@@ -118,3 +135,11 @@ def test_what_no_stream_can_be_is_wrong_usage(
         main(arguments.split(), [])
     assert refused.value.code == exits.USAGE
     assert sentence in capsys.readouterr().err
+
+
+def test_a_closed_stdin_is_wrong_usage(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    with pytest.raises(SystemExit) as refused:
+        main(["-", "-o", "b.png"], [])
+    assert refused.value.code == exits.USAGE
+    assert "stdin, which is closed" in capsys.readouterr().err

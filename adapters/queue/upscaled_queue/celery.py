@@ -23,7 +23,7 @@ from celery.exceptions import Reject
 from upscaled_protocol.log import Logger
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
-from upscaled_queue.exits import EXIT_STUCK
+from upscaled_queue.exits import EXIT_OK, EXIT_STUCK
 from upscaled_queue.job import PIPELINE, Message, level_of
 from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
@@ -130,6 +130,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 
 def _redis(settings: Settings) -> dict[str, Any]:
     return {
+        # A Redis that takes no writes for now is asked again, also while the worker starts.
+        "broker_channel_error_retry": True,
         "task_default_queue_type": "classic",
         "task_create_missing_queue_type": "classic",
         "broker_transport": "upscaled_queue.transport:Transport",
@@ -266,7 +268,8 @@ def work(machine: Machine, workers: int) -> int:
         machine.kill()
         return EXIT_STUCK
     machine.wait_stopped()
-    return machine.exit_status
+    # Celery stops the machine too if it gives up by itself, and has logged why.
+    return machine.exit_status or (EXIT_STUCK if worker.exitcode else EXIT_OK)
 
 
 def _log_little(**_: Any) -> None:

@@ -38,13 +38,19 @@ All of them print JSON lines. A job's end is the protocol's `result` or `error`;
 twice gives one end.
 
 exit status: 0 done, 1 a job was refused, is not known or has not ended, or the queue cannot be
-reached, 2 wrong usage or a queue that would lose jobs.
+used, 2 wrong usage or a queue that would lose jobs.
 """
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the commands; the exit status."""
     options = parser().parse_args(list(argv))
+    if options.command in ("run", "submit") and sys.stdin is None:
+        print(
+            "upscaled queue: stdin is closed, and jobs come there: redirect it, < jobs.jsonl",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
     try:
         url = read_queue_url(options.queue, options.record)
         webhooks = shared.webhook_settings(options) if "allow_webhook" in options else None
@@ -166,7 +172,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     except Exception as error:
         if not is_away(error):
             raise
-        print(f"upscaled queue: the queue cannot be reached: {error}", file=sys.stderr)
+        print(f"upscaled queue: the queue cannot be used now: {error}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -303,8 +309,15 @@ def _status(options: argparse.Namespace, settings: Settings, records: Records) -
     return EXIT_FAILED if status["state"] == "unknown" else EXIT_OK
 
 
-def _cancel(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+def _cancel(options: argparse.Namespace, settings: Settings, records: Records) -> int:
+    state = records.status_of(options.id, settings.lease_s)["state"]
     if records.cancel(options.id):
+        if state == "unknown":  # Celery's and BullMQ's own producers write no record
+            print(
+                f"upscaled queue: no job {options.id} is known here: if one waits or is given "
+                "later, it ends as cancelled",
+                file=sys.stderr,
+            )
         return EXIT_OK
     print(f"upscaled queue: job {options.id} has ended", file=sys.stderr)
     return EXIT_FAILED

@@ -28,6 +28,7 @@ from redis.retry import Retry
 from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_queue import scripts
 from upscaled_queue.job import Message, QueuedJob, without_picture
+from upscaled_queue.outages import is_outage
 from upscaled_queue.webhooks import Webhook
 
 T = TypeVar("T")
@@ -43,15 +44,6 @@ _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 1.0
 # The server waits so long for a new id before it answers with none.
 _FOLLOW_MS = 1000
-
-# Redis is away, starts, is a replica during a failover, or is full: all of that passes.
-_OUTAGES = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-    OSError,
-)
 
 
 class RecordLostError(Exception):
@@ -102,8 +94,8 @@ class Records:
         while True:
             try:
                 return call()
-            except _OUTAGES as error:
-                if self._given_up is None:
+            except (redis.RedisError, OSError) as error:
+                if self._given_up is None or not is_outage(error):
                     raise
                 if self._given_up.wait(delay_s):
                     raise RecordLostError("the record cannot be reached") from error
@@ -207,7 +199,8 @@ class Records:
         is_running = self._last_sign(job_id) > cast(Any, self.redis.time())[0] - lease_s
         job = cast(dict[str, str], self.redis.hgetall(f"upscaled:job:{job_id}"))
         starts = self.redis.scard(f"upscaled:starts:{job_id}")
-        state = "waiting" if job else "unknown"
+        # A cancel is noted for any id.
+        state = "waiting" if job.keys() - {"cancelled"} else "unknown"
         if event is not None:
             state = "ended"
         elif is_running:

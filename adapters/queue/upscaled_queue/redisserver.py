@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, cast
 
-import redis
-
 from upscaled_protocol.log import Logger
+from upscaled_queue.outages import is_outage
 from upscaled_queue.queueurl import QueueUrl, shown
 from upscaled_queue.record import connect
 
@@ -42,10 +41,10 @@ def _check(url: str, log: Logger | None) -> None:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether Redis or RabbitMQ could not be reached."""
-    outages: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError, OSError)
+    """True if Redis or RabbitMQ cannot be reached, or takes nothing for now."""
     if "kombu" in sys.modules:
         from kombu.exceptions import OperationalError
 
-        outages += (OperationalError,)
-    return isinstance(error, outages)
+        if isinstance(error, OperationalError):
+            return True
+    return is_outage(error)

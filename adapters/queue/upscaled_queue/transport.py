@@ -1,4 +1,4 @@
-"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in two
+"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in three
 things.
 
 It takes a message and notes it as taken in one step. kombu takes it by BRPOP and notes it after
@@ -7,19 +7,25 @@ that, and a machine that is killed in between takes the message with it.
 A connection that closes puts back only what does not run here. What runs goes on over a lost
 connection and keeps its lease; if its acknowledgement is lost, its record ends the next delivery.
 kombu's own way starts running jobs again elsewhere, or ends the worker with an `AttributeError`.
+
+A Redis that takes no writes for now (its memory or its disk is full) ends no worker. What was not
+acknowledged comes again after its lease, and its record ends that delivery.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
 import orjson
-from kombu.transport import redis
+from kombu.transport import redis, virtual
+from redis.exceptions import ResponseError
 
 from upscaled_queue.job import level_of
+from upscaled_queue.outages import is_outage
 
 # KEYS: lists, the first to be emptied first; then the hash and the index of what is taken.
 # ARGV: the time. The hash has what kombu writes there.
@@ -41,9 +47,22 @@ end
 return false
 """
 
+# After a refusal. The answer comes at once, so the next question would too.
+_REFUSED_PAUSE_S = 0.25
+
 # An idle machine looks at all lists so often. It also wakes when a job of the default priority
 # comes: only one list can be waited for.
 _LOOK_S = 0.5
+
+
+@contextmanager
+def _refusals_pass() -> Iterator[None]:
+    """Ignore that Redis refuses a write for now."""
+    try:
+        yield
+    except ResponseError as error:
+        if not is_outage(error):
+            raise
 
 
 class QoS(redis.QoS):
@@ -51,11 +70,34 @@ class QoS(redis.QoS):
 
     running: Callable[[], Collection[str]] = staticmethod(lambda: ())
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note it here. In Redis it is noted already, by the script that took it."""
+        virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def ack(self, delivery_tag: str) -> None:
+        """Remove it here, and if Redis takes writes also there."""
+        with _refusals_pass():
+            self._remove_from_indices(delivery_tag).execute()  # type: ignore[no-untyped-call]
+        virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """The same, and put it back."""
+        with _refusals_pass():
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+            return
+        virtual.QoS.ack(self, delivery_tag)
+
     def restore_unacked(self, client: Any = None) -> None:
         """Put back what does not run here."""
         for tag in self.running():
             self._delivered.pop(tag, None)
-        super().restore_unacked(client)  # type: ignore[no-untyped-call]
+        with _refusals_pass():
+            super().restore_unacked(client)  # type: ignore[no-untyped-call]
+
+    def restore_visible(self, *args: Any, **options: Any) -> None:
+        """Put back what machines that are gone held."""
+        with _refusals_pass():
+            super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class Channel(redis.Channel):
@@ -114,6 +156,11 @@ class Channel(redis.Channel):
         except self.connection_errors:
             connection.disconnect()
             raise
+        except ResponseError as error:
+            if not is_outage(error):
+                raise
+            time.sleep(_REFUSED_PAUSE_S)
+            raise Empty from error
         finally:
             self._in_poll = None
         taken = answer if self._command == "EVAL" else None

@@ -182,7 +182,7 @@ def _work(settings: Settings) -> int:
     except Exception as error:
         if not is_away(error):
             raise
-        print(f"upscaled work: the queue cannot be reached: {error}", file=sys.stderr)
+        print(f"upscaled work: the queue cannot be used now: {error}", file=sys.stderr)
         return EXIT_FAILED
     if not settings.allow_roots:
         log.log("info", "no_paths", detail="no --allow-root was given: jobs with paths are refused")

@@ -14,6 +14,7 @@ from upscaled_imaging.freename import fitting, numbered
 from upscaled_imaging.urlaccess import url_prefix
 
 _SCHEMES = ("s3://", "gs://", "az://")
+_WEB = ("https://", "http://")
 _URLS = ("image_url", "output_url")
 # As that of a file: copies of the bucket can be made.
 _LONGEST_NAME = 255
@@ -24,6 +25,11 @@ _OUTPUTS = frozenset({"output_path", "output_base64", "output_url"})
 def is_object(given: str | None) -> bool:
     """True if this names an object, and no file."""
     return given is not None and given.startswith(_SCHEMES)
+
+
+def is_url(given: str) -> bool:
+    """True if a picture with this name is fetched: from a bucket, or from the public internet."""
+    return given.startswith((*_SCHEMES, *_WEB))
 
 
 def is_object_folder(given: str | None) -> bool:
@@ -64,9 +70,10 @@ def check_objects(options: argparse.Namespace, config: Mapping[str, Any]) -> Non
             "as in -o s3://bucket/large/"
         )
     is_chosen = output is not None or bool(_OUTPUTS & config.keys())
-    if inputs and not is_chosen and not os.environ.get("OUTPUT_DIR"):
+    fetched = [given for given in options.inputs if is_url(given)]
+    if fetched and not is_chosen and not os.environ.get("OUTPUT_DIR"):
         raise ValueError(
-            f"{inputs[0]} has no folder for its output: give -o FILE, or an object, as in -o "
+            f"{fetched[0]} has no folder for its output: give -o FILE, or an object, as in -o "
             "s3://bucket/large.png"
         )
 

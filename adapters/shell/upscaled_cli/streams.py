@@ -1,10 +1,13 @@
-"""`-` in place of a file: a picture is read from stdin, or written to stdout."""
+"""`-` in place of a file: a picture is read from stdin, or written to stdout. A pipe, as bash makes
+it for `<(command)`, is read too: the daemon cannot open it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +16,22 @@ from pathlib import Path
 from typing import Any
 
 STREAM = "-"
+_OTHER_NAMES = ("/dev/stdin", "/dev/stdout")
+
+
+def name_streams(options: argparse.Namespace) -> None:
+    """Replace other names of stdin and stdout by `-`."""
+    options.inputs = [STREAM if one == _OTHER_NAMES[0] else one for one in options.inputs]
+    if options.output == _OTHER_NAMES[1]:
+        options.output = STREAM
+
+
+def is_stream(given: str) -> bool:
+    """True for `-` and for a pipe."""
+    try:
+        return given == STREAM or stat.S_ISFIFO(Path(given).stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def check_streams(options: argparse.Namespace) -> None:
@@ -20,10 +39,13 @@ def check_streams(options: argparse.Namespace) -> None:
     pictures = len(options.inputs)
     if options.inputs.count(STREAM) > 1:
         raise ValueError("stdin is one picture: give - once")
-    if STREAM in options.inputs and options.output is None:
+    if options.output is None and any(map(is_stream, options.inputs)):
         raise ValueError(
-            "a picture from stdin has no folder for its output: give -o FILE, or -o - for stdout"
+            "a picture from stdin or a pipe has no folder for its output: give -o FILE, or -o - "
+            "for stdout"
         )
+    if STREAM in options.inputs and sys.stdin is None:
+        raise ValueError("- reads a picture from stdin, which is closed: redirect it, < a.jpg")
     if STREAM in options.inputs and sys.stdin.isatty():
         raise ValueError("- reads a picture from stdin, which is a terminal: redirect it, < a.jpg")
     if options.output != STREAM:
@@ -42,12 +64,13 @@ def check_streams(options: argparse.Namespace) -> None:
 def streams(
     options: argparse.Namespace, configs: Sequence[dict[str, Any]]
 ) -> Iterator[Path | None]:
-    """Read stdin to its end, and put files into the configs in place of the streams. Yields the
-    file for stdout; None if there is none.
+    """Read stdin and pipes to their ends, and put files into the configs in place of the streams.
+    Yields the file for stdout; None if there is none.
 
     The daemon uses files, because a line cannot hold a large picture. They are removed at the end.
     """
-    if STREAM not in options.inputs and options.output != STREAM:
+    read = {number: name for number, name in enumerate(options.inputs) if is_stream(name)}
+    if not read and options.output != STREAM:
         yield None
         return
     # SIGTERM ends as Ctrl-C does, because the files would stay otherwise.
@@ -55,19 +78,24 @@ def streams(
     try:
         with tempfile.TemporaryDirectory(prefix="upscaled-") as folder:
             output = Path(folder, "stdout") if options.output == STREAM else None
-            for name, config in zip(options.inputs, configs, strict=True):
-                if name == STREAM:
-                    config["image_path"] = str(_read_stdin(Path(folder, "stdin")))
-                if output is not None:
-                    config["output_path"] = str(output)
+            for number, name in read.items():
+                # The daemon names an output in a folder by its input.
+                target = Path(folder, "stdin" if name == STREAM else f"pipe{number}")
+                configs[number]["image_path"] = str(_read(name, target))
+            if output is not None:
+                configs[0]["output_path"] = str(output)
             yield output
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _read_stdin(target: Path) -> Path:
+def _read(name: str, target: Path) -> Path:
     with target.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+        if name == STREAM:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        else:
+            with Path(name).open("rb") as pipe:
+                shutil.copyfileobj(pipe, file)
     return target
 
 

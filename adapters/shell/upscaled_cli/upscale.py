@@ -21,13 +21,14 @@ from upscaled_cli.objects import (
     check_objects,
     is_object,
     is_object_folder,
+    is_url,
     object_names,
 )
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
 from upscaled_cli.sizes import effective_dpi
-from upscaled_cli.streams import STREAM, check_streams, streams, write_stdout
+from upscaled_cli.streams import STREAM, check_streams, name_streams, streams, write_stdout
 from upscaled_protocol.choices import SUFFIXES
 
 _EXAMPLES = """examples:
@@ -36,6 +37,7 @@ _EXAMPLES = """examples:
   upscaled upscale holiday/*.jpg -o large/ --model RealESRGAN_x4plus --format webp --quality 90
   cat photo.jpg | upscaled upscale - -o - --format webp > large.webp
   upscaled upscale photo.jpg --paper A4 --dpi 300 --crop center
+  upscaled upscale https://example.com/photo.jpg -o large.png
   upscaled upscale s3://bucket/photo.jpg -o s3://bucket/large.webp
   upscaled upscale holiday/*.jpg -o s3://bucket/large/ --format webp
   upscaled upscale portrait.jpg --method face --config strength=0.7    # needs a face model
@@ -61,6 +63,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     arguments = parser()
     options = arguments.parse_intermixed_args(argv)
     options.inputs += options.input
+    name_streams(options)
     if not options.inputs:
         arguments.error("give a picture, as in `upscaled upscale photo.jpg`")
     try:
@@ -236,7 +239,7 @@ def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _input(given: str) -> dict[str, str]:
-    if is_object(given):
+    if is_url(given):
         return {"image_url": given}
     return {"image_path": os.path.abspath(given)}  # noqa: PTH100 - a link is kept
 
@@ -289,7 +292,8 @@ def parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="*",
         metavar="IN",
-        help="PNG, JPEG, WebP, TIFF, AVIF or GIF files, - for stdin, or s3://, gs://, az:// URLs",
+        help="PNG, JPEG, WebP, TIFF, AVIF or GIF files, - for stdin, or URLs: https://, http://, "
+        "s3://, gs://, az://",
     )
     add("-i", "--input", action="append", default=[], metavar="IN", help="the same")
     add(

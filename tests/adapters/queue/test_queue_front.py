@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,6 +145,26 @@ def test_redis_may_be_killed_under_it(fleet: Fleet) -> None:
         for one in (call, later):
             one.result(TIMEOUT_S)
     fleet.check_each_has_one_result(["survives", "later"])
+
+
+def test_a_redis_that_takes_no_writes_for_now_delays_jobs_and_ends_none(
+    shared: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "upscaled")
+    redis = shared.records.redis
+    with front(shared) as upscaler:
+        running = upscaler.submit_job(shared.job("held", steps=2, step_s=0.5))
+        shared.wait_running("held")
+        # Every write is refused, as with a full disk.
+        redis.config_set("min-replicas-to-write", 1)
+        try:
+            waiting = upscaler.submit_job(shared.job("patient"))
+            wait_until(lambda: "queue_away" in caplog.text, "the refusal of the job")
+        finally:
+            redis.config_set("min-replicas-to-write", 0)
+        for call in (running, waiting):
+            call.result(TIMEOUT_S)
+    shared.check_each_has_one_result(["held", "patient"])
 
 
 def test_without_a_machine_jobs_wait_and_health_says_so(fleet: Fleet) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import redis
 from bullmq.custom_errors import DelayedError
 from celery import signals
 
@@ -20,6 +21,7 @@ from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import BullWorker, bullmq_id
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
+from upscaled_queue.command import main
 from upscaled_queue.daemonargs import daemon_args
 from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
 from upscaled_queue.machine import Machine
@@ -253,6 +255,32 @@ def test_a_missing_extra_is_named(command: list[str], url: str, module: str, ext
     )
     assert done.returncode == 1
     assert f"pip install 'upscaled[{extra}]'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_a_closed_stdin_is_wrong_usage(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    assert main([command, "--queue", "redis://h/0"]) == 2
+    assert "stdin is closed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("MISCONF Redis is configured to save RDB snapshots, but ...", True),
+        ("OOM command not allowed when used memory > 'maxmemory'.", True),
+        ("READONLY You can't write against a read only replica.", True),
+        ("LOADING Redis is loading the dataset in memory", True),
+        ("NOREPLICAS Not enough good replicas to write.", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("NOPERM User default has no permissions to run the 'set' command", False),
+    ],
+)
+def test_a_redis_that_takes_no_writes_for_now_counts_as_away(answer: str, passes: bool) -> None:
+    parse: Any = redis.connection.DefaultParser.parse_error
+    assert redisserver.is_away(parse(answer)) is passes
 
 
 def test_a_machine_for_pictures_without_the_storage_extra_names_it(

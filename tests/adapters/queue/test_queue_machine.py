@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from queue_fleet import Fleet, free_port, needs_redis, running_fleet
+from upscaled_queue.command import main
 from waiting import wait_until
 
 pytestmark = needs_redis
@@ -99,6 +100,17 @@ def test_a_waiting_job_is_cancelled_without_a_start(shared: Fleet) -> None:
     assert shared.end_of("cancelled")["code"] == "cancelled"
     assert shared.starts_of("cancelled") == 0
     assert not (shared.outputs / "cancelled").exists()
+
+
+def test_a_cancel_of_an_unknown_job_says_so_and_holds_for_a_job_that_comes(
+    shared: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["cancel", "unknown", "--queue", shared.url]) == 0
+    assert "no job unknown is known here" in capsys.readouterr().err
+    assert shared.records.status_of("unknown", 60)["state"] == "unknown"
+    shared.submit(shared.job("unknown"))
+    assert shared.end_of("unknown")["code"] == "cancelled"
+    assert shared.starts_of("unknown") == 0
 
 
 def test_progress_is_told_while_a_job_runs(shared: Fleet) -> None:

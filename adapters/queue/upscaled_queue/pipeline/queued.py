@@ -127,7 +127,7 @@ async def _asked(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     except Exception as error:
         if not is_away(error):
             raise
-        raise QueueAwayError(f"the queue cannot be reached: {error}") from error
+        raise QueueAwayError(f"the queue cannot be used now: {error}") from error
 
 
 async def _patiently(call: Callable[[], T]) -> T:
