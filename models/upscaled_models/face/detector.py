@@ -35,9 +35,10 @@ _TILE_OVERLAP_PX = 64
 # Small pictures are enlarged: the network finds faces from about 16 pixels on.
 _MOST_ENLARGED = 2.0
 # The lowest score of a place that is looked at again. Faces with 10 to 14 pixels have less: of such
-# places the surest few are looked at too.
+# small places the surest few are looked at too.
 _CANDIDATE_SCORE = 0.1
 _WEAK_SCORE = 0.03
+_WEAK_SIDE_PX = 20
 _MOST_WEAK = 12
 # A picture of a crowd has hundreds of faces; a texture can have as many places that look like one.
 _MOST_CANDIDATES = 400
@@ -122,6 +123,9 @@ def _candidates(network: RetinaFace, copies: Copies) -> list[_Found]:
         scale = min(_MOST_ENLARGED, math.sqrt(budget / (width * height)))
         copy = copies.whole(scale)
         [candidates] = network(np.rot90(np.asarray(copy), turns)[None], _WEAK_SCORE)
+        sides = (candidates.boxes[:, 2:] - candidates.boxes[:, :2]).max(axis=1)
+        kept = (candidates.scores >= _CANDIDATE_SCORE) | (sides < _WEAK_SIDE_PX)
+        candidates = Candidates(*(values[kept] for values in candidates))
         found += _moved(candidates, Similarity(1j**turns / scale, corner))
     found.sort(key=lambda one: -one.score)
     merged = _merged(found[:_MOST_ANCHORS])
