@@ -96,14 +96,17 @@ def enlarge(network: Compact, small: NDArray[np.uint8], dtype: torch.dtype) -> N
     return np.asarray(rounded.permute(1, 2, 0).cpu().numpy())
 
 
-def save_network(network: Compact, path: Path) -> None:
-    """Write the weights as float32; a reader never sees half a file."""
+def save_network(network: Compact, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the weights as float32; a reader never sees half a file.
+
+    metadata: what the file says about them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    save_file(weights, partial)
+    save_file(weights, partial, metadata)
     partial.replace(path)
 
 

@@ -33,6 +33,7 @@ from training.log import Log
 from training.network import load_network, save_network
 from training.run import Recipe, Run
 from training.validation import Validation
+from upscaled_models.esrgan.colour import COLOUR, INTERPOLATED
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "training"
 
@@ -112,7 +113,12 @@ def train(run: Run, crops: Crops, checkpoint: Path, intervals: Intervals, stop: 
 
 def _save(run: Run, checkpoint: Path) -> None:
     run.save(checkpoint)
-    save_network(run.average, checkpoint.with_suffix(".safetensors"))
+    _save_network(run, checkpoint.with_suffix(".safetensors"))
+
+
+def _save_network(run: Run, path: Path) -> None:
+    # The colour of a damaged picture has to be cleaned too.
+    save_network(run.average, path, None if run.recipe.damaged else {COLOUR: INTERPOLATED})
 
 
 def keep_freed_memory() -> None:
@@ -219,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.step < recipe.steps:
         print(f"stopped at step {run.step} of {recipe.steps}; --resume continues", flush=True)
         return
-    save_network(run.average, arguments.out)
+    _save_network(run, arguments.out)
     hours = run.seconds / 3600
     print(f"{arguments.out}: {run.step} steps, {hours:.2f} hours on {device}", flush=True)
 

@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import ImageModelDescriptor, UnsupportedModelError
+from upscaled_models.esrgan.colour import COLOUR, INTERPOLATED, InterpolatedColour
 from upscaled_models.esrgan.foreign import what_it_is
-from upscaled_models.esrgan.weightsfile import read_weights, useless
+from upscaled_models.esrgan.weightsfile import read_metadata, read_weights, useless
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # The network's module, its scale, its channels and the sizes of input that it takes.
@@ -42,7 +43,11 @@ def load_descriptor(path: Path) -> Descriptor:
     model_unsafe (it would run code), model_not_found (no such file), or invalid_job (a network for
     faces or for inpainting, or weights for other programs).
     """
-    return as_picture_network(path, read_model(path))
+    model = as_picture_network(path, read_model(path))
+    is_compact = model.architecture.id == "Compact" and model.input_channels == 3
+    if is_compact and read_metadata(path).get(COLOUR) == INTERPOLATED:
+        model._model = InterpolatedColour(model.model, model.scale)
+    return model
 
 
 def load_face_descriptor(path: Path) -> Descriptor:

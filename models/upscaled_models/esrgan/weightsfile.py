@@ -65,18 +65,38 @@ def read_weights(path: Path) -> dict[Any, Any]:
     return weights
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file in the format of safetensors says about its weights; nothing for any other file.
+
+    The file was read before: its header is right.
+    """
+    with path.open("rb") as file:
+        if not _is_safetensors(file.read(HEAD_BYTES)):
+            return {}
+        with safetensors.safe_open(_name(path, file), "pt") as weights:
+            return dict(weights.metadata() or {})
+
+
 def useless(path: Path, why: str) -> JobError:
     """The error of a file that cannot be used. why: the reason, and what to do."""
     return JobError(ErrorCode.MODEL_CORRUPT, f"{path.name} is not usable: {why}")
 
 
+def _is_safetensors(head: bytes) -> bool:
+    return int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{"
+
+
+def _name(path: Path, file: BinaryIO) -> Path | str:
+    """What the library opens: the file's descriptor if its name is not UTF-8, because it does not
+    take such a name."""
+    return f"/dev/fd/{file.fileno()}" if has_half_pair(str(path)) else path
+
+
 def _read(path: Path, file: BinaryIO) -> Any:
     head = file.read(HEAD_BYTES)
     file.seek(0)
-    if int.from_bytes(head[:8], "little") <= _LONGEST_HEADER and head[8:9] == b"{":
-        # By its descriptor if its name is not UTF-8: the library does not take such a name.
-        name = f"/dev/fd/{file.fileno()}" if has_half_pair(str(path)) else path
-        return safetensors.torch.load_file(name)
+    if _is_safetensors(head):
+        return safetensors.torch.load_file(_name(path, file))
     if head.startswith(_ZIP):
         _check_archive(path, file)
     elif not _PICKLE.match(head):
