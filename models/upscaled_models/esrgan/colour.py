@@ -33,7 +33,11 @@ class InterpolatedColour(nn.Module):
 
     def __init__(self, network: nn.Module, scale: int) -> None:
         super().__init__()
-        *layers, last = network.body
+        body = network.body
+        assert isinstance(body, nn.ModuleList)
+        *layers, last = body
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         pixels = scale**2
         light = torch.tensor(_LUMA)
         self.body = nn.Sequential(*layers)

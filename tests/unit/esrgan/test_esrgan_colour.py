@@ -64,7 +64,7 @@ def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
         results = []
         for band_rows in (5, 37):
             stream = network.open(37, band_rows)
-            bands = [stream.feed(band) for band in picture.split(band_rows, 2)]
+            bands = [stream.feed(band) for band in torch.split(picture, band_rows, 2)]
             while (band := stream.drain()) is not None:
                 bands.append(band)
             results.append(torch.cat([band for band in bands if band is not None], 2))
@@ -74,6 +74,7 @@ def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
 
 def test_other_files_keep_their_colour(tmp_path: Path) -> None:
     gray = compact()
+    assert isinstance(gray.body, nn.ModuleList)
     gray.body[0] = nn.Conv2d(1, 8, 3, padding=1)
     gray.body[-1] = nn.Conv2d(8, 16, 3, padding=1)
     others = {
