@@ -41,10 +41,9 @@ class InterpolatedColour(nn.Module):
         pixels = scale**2
         light = torch.tensor(_LUMA)
         self.body = nn.Sequential(*layers)
-        self.luma = _fixed(
-            torch.einsum("c,cp...->p...", light, last.weight.detach().unflatten(0, (3, pixels))),
-            torch.einsum("c,cp->p", light, last.bias.detach().unflatten(0, (3, pixels))),
-        )
+        weight = last.weight.detach().reshape(3, pixels, *last.weight.shape[1:])
+        bias = last.bias.detach().reshape(3, pixels)
+        self.luma = _fixed(torch.einsum("c,cp...->p...", light, weight), light @ bias)
         # The colour is what red and blue have more than luma.
         differences = torch.eye(3)[[0, 2]] - light
         self.difference = _fixed(differences[:, :, None, None])
