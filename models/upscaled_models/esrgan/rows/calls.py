@@ -13,8 +13,8 @@ aten = torch.ops.aten
 
 # Operations that compute a pixel from the same pixel of their inputs.
 _PIXEL_WISE = {
-    aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.pow, aten.sqrt,
-    aten.rsqrt, aten.reciprocal, aten.maximum, aten.minimum, aten.where, aten.clamp,
+    aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg, aten.abs, aten.exp, aten.pow,
+    aten.sqrt, aten.rsqrt, aten.reciprocal, aten.maximum, aten.minimum, aten.where, aten.clamp,
     aten.clamp_min, aten.clamp_max, aten.relu, aten.leaky_relu, aten._prelu_kernel, aten.elu,
     aten.gelu, aten.silu, aten.mish, aten.sigmoid, aten.tanh, aten.softplus, aten.hardtanh,
     aten.hardswish, aten.hardsigmoid, aten.native_batch_norm, aten.clone, aten.alias, aten.detach,
