@@ -50,7 +50,7 @@ def test_pictures_come_out_four_times_as_large_and_a_missing_one_is_told(tmp_pat
 
 
 def test_ctrl_c_in_the_middle_of_a_picture_leaves_no_file(tmp_path: Path) -> None:
-    large = picture(tmp_path / "large.png", 3000, 3000)
+    large = picture(tmp_path / "large.png", 1500, 1500)
     output = tmp_path / "out"
     output.mkdir()
     ours, theirs = pty.openpty()

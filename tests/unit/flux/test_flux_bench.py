@@ -17,7 +17,7 @@ from upscaled_bench.flux_random import RandomFile, published_config
 _GPU_SCRIPT = Path(__file__).parents[2] / "gpu" / "measure.py"
 
 
-@pytest.mark.parametrize("placement", ["stored", "expanded"])
+@pytest.mark.parametrize("placement", ["stored", pytest.param("expanded", marks=pytest.mark.long)])
 def test_loading_takes_the_host_s_memory_for_one_tensor_and_not_for_the_file(
     placement: str, tmp_path: Path
 ) -> None:
