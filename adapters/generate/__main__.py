@@ -15,6 +15,7 @@ import go
 import python
 import typescript
 from schemas import ADAPTERS, read_api
+from upscaled_protocol.generatedfiles import write_or_check
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,15 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "go/http/api.go": go.api_types(api),
         "python/upscaled/protocol.py": python.protocol_types(),
     }
-    status = 0
-    for name, text in texts.items():
-        path = ADAPTERS / name
-        if not check:
-            path.write_text(text, "utf-8")
-        elif not path.is_file() or path.read_text("utf-8") != text:
-            status = 1
-            sys.stderr.write(f"{path} is stale; run `make schema`\n")
-    return status
+    return write_or_check(ADAPTERS, texts, check=check)
 
 
 if __name__ == "__main__":

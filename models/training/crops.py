@@ -13,7 +13,7 @@ from torch.nn import functional
 from training.bank import Bank, Source
 from training.damage import damage_pictures
 from training.degrade import KERNELS, reduce_pictures
-from upscaled_bench.evaluation.measures import LUMA
+from upscaled_imaging.luma import LUMA
 
 AT_ONCE = 16
 """Steps whose crops are made together: a device waits for many small tasks longer than for few."""

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from upscaled_models.esrgan.colour import lanczos
+
 KERNELS = ("bicubic", "lanczos", "area", "soft", "light")
 """`light` averages areas of linear light; the others work on sRGB as it is stored."""
 
@@ -71,13 +73,6 @@ def _cubic(x: float) -> float:
     return ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
 
 
-def _lanczos(x: float) -> float:
-    if x == 0.0:
-        return 1.0
-    angle = math.pi * x
-    return 3.0 * math.sin(angle) * math.sin(angle / 3.0) / (angle * angle)
-
-
 def _area(_: float) -> float:
     return 1.0
 
@@ -89,7 +84,7 @@ def _gaussian(x: float) -> float:
 
 _FUNCTIONS: dict[str, tuple[Callable[[float], float], float]] = {
     "bicubic": (_cubic, 2.0),
-    "lanczos": (_lanczos, 3.0),
+    "lanczos": (lanczos, 3.0),
     "area": (_area, 0.5),
     "soft": (_gaussian, 2.0),
     "light": (_area, 0.5),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from upscaled_bench.evaluation.measures import LUMA
+from upscaled_imaging.luma import LUMA
 
 SOFTNESS = 0.1
 """Errors below this (of 1.0) count by their square, as PSNR does, and larger ones linearly: a few

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from upscaled_imaging.jpegtraces import find_jpeg
+from upscaled_imaging.luma import LUMA
 from upscaled_imaging.noise import noise_level
 from upscaled_imaging.read import Source
 
@@ -28,14 +29,13 @@ _MOST_FOR_JPEG = 8
 # A window must hold some blocks.
 _LEAST_SIDE = 16
 # Below these qualities a picture counts as damaged: there, compact-x4-clean came closer to the
-# undamaged picture than compact-x4, or as close, in 99 of 100 cases (docs/models.md). Up to a
+# undamaged picture than compact-x4, or as close, in 98 of 100 cases (docs/models.md). Up to a
 # quality of 75 it is closer on average, but not for smooth pictures. WebP smooths its blocks.
 LEAST_QUALITY = {"JPEG": 60, "WebP": 50}
 # From this on, in levels of 255, measured in the same way; on average it is closer from 5 on.
 # Cameras and film leave 1 to 3, weak light and scanners more.
 LEAST_NOISE = 7.0
-# As in JPEG (ITU-R BT.601).
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA = np.array(LUMA, np.float32)
 
 
 @dataclass(frozen=True)

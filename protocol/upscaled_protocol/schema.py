@@ -20,6 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from upscaled_protocol import PROTOCOL_VERSION, configs, messages
 from upscaled_protocol.errors import MEANINGS
+from upscaled_protocol.generatedfiles import write_or_check
 from upscaled_protocol.messages import COMMANDS, JOBS, JsonObject, WorkerMessages, constant
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -48,21 +49,12 @@ def documents() -> dict[str, JsonObject]:
     }
 
 
-def write(directory: Path) -> None:
-    """Write the files. Existing ones are replaced."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in _texts().items():
-        (directory / name).write_text(text, encoding="utf-8")
-
-
-def stale_files(directory: Path) -> list[str]:
-    """The names of the files that are missing or differ from what `write` writes."""
-    return [
-        name
-        for name, text in _texts().items()
-        if not (directory / name).is_file()
-        or (directory / name).read_text(encoding="utf-8") != text
-    ]
+def texts() -> dict[str, str]:
+    """Each file's content by the file's name."""
+    return {
+        name: json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        for name, document in documents().items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,20 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", nargs="?", type=Path, default=Path("protocol/schema"))
     parser.add_argument("--check", action="store_true", help="write nothing, name stale files")
     options = parser.parse_args(argv)
-    if not options.check:
-        write(options.directory)
-        return 0
-    stale = stale_files(options.directory)
-    for name in stale:
-        sys.stderr.write(f"{options.directory / name} is stale; run `make schema`\n")
-    return 1 if stale else 0
-
-
-def _texts() -> dict[str, str]:
-    return {
-        name: json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        for name, document in documents().items()
-    }
+    return write_or_check(options.directory, texts(), check=options.check)
 
 
 def _host_schema() -> JsonObject:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.errors import MEANINGS, ErrorCode
-from upscaled_protocol.schema import documents, main, stale_files, write
+from upscaled_protocol.schema import documents, main
 
 SCHEMA_DIR = Path(__file__).parents[2] / "protocol" / "schema"
 HOST = documents()["host.json"]
@@ -20,13 +20,13 @@ WORKER = documents()["worker.json"]
 
 
 def test_the_committed_schema_is_what_the_models_generate() -> None:
-    assert stale_files(SCHEMA_DIR) == [], "run `make schema`"
+    assert main(["--check", str(SCHEMA_DIR)]) == 0
 
 
 def test_a_changed_or_missing_file_is_stale_and_check_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path)
+    assert main([str(tmp_path)]) == 0
     assert main(["--check", str(tmp_path)]) == 0
     (tmp_path / "host.json").write_text("{}")
     (tmp_path / "errors.json").unlink()
@@ -34,7 +34,7 @@ def test_a_changed_or_missing_file_is_stale_and_check_says_so(
     complaints = capsys.readouterr().err.splitlines()
     assert [Path(line.split()[0]).name for line in complaints] == ["host.json", "errors.json"]
     assert main([str(tmp_path)]) == 0
-    assert stale_files(tmp_path) == []
+    assert main(["--check", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("document", [HOST, WORKER], ids=["host", "worker"])

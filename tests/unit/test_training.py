@@ -30,7 +30,7 @@ from training.photographs import cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
 from training.run import Recipe, Run
 from training.train import main
-from upscaled_bench.evaluation.measures import LUMA
+from upscaled_imaging.luma import LUMA
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
 LIMIT_BYTES = 3_000_000

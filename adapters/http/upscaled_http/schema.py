@@ -18,6 +18,7 @@ from upscaled_http.app import create_app
 from upscaled_http.config import Settings
 from upscaled_http.postman import collection
 from upscaled_http.service import Service
+from upscaled_protocol.generatedfiles import write_or_check
 
 # `adapters/http` in a checkout.
 _FOLDER = Path(__file__).resolve().parents[1]
@@ -49,15 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=_FOLDER)
     parser.add_argument("--check", action="store_true", help="write nothing, name stale files")
     options = parser.parse_args(argv)
-    stale = 0
-    for name, text in texts().items():
-        path = options.folder / name
-        if not options.check:
-            path.write_text(text, "utf-8")
-        elif not path.is_file() or path.read_text("utf-8") != text:
-            stale = 1
-            sys.stderr.write(f"{path} is stale; run `make schema`\n")
-    return stale
+    return write_or_check(options.folder, texts(), check=options.check)
 
 
 if __name__ == "__main__":

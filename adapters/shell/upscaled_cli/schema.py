@@ -28,11 +28,11 @@ exit status: 0 done, 1 it could not be written, 2 wrong usage.
 def main(argv: Sequence[str]) -> int:
     """Print a schema, or write them all; the exit status."""
     options = parser().parse_args(argv)
-    from upscaled_protocol.schema import documents, write
+    from upscaled_protocol.generatedfiles import write_or_check
+    from upscaled_protocol.schema import documents, texts
 
     if options.output is not None:
-        write(options.output)
-        return exits.OK
+        return write_or_check(options.output, texts(), check=False)
     if options.name in _OF_HTTP:
         return _print_http(options.name)
     schemas = {name.removesuffix(".json"): schema for name, schema in documents().items()}

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from upscaled_imaging.luma import LUMA
+
 # Of a weights file's metadata: the name, and the value that asks for it.
 COLOUR, HALF_INTERPOLATED = "colour", "half interpolated"
 
-# Luma of Rec. 601, as JPEG has it.
-_LUMA = torch.tensor([0.299, 0.587, 0.114])
 _RADIUS = 3
 
 
@@ -35,9 +35,10 @@ class HalfInterpolatedColour(nn.Module):
         body = network.body
         assert isinstance(body, nn.ModuleList)
         pixels = scale**2
-        kernels = _lanczos(scale)
+        luma = torch.tensor(LUMA)
+        kernels = _interpolation(scale)
         # What red, green and blue have more than luma.
-        colour = torch.eye(3) - _LUMA
+        colour = torch.eye(3) - luma
         self.body = nn.Sequential(*body)
         self.repeated = _fixed(torch.eye(3).repeat_interleave(pixels, 0)[:, :, None, None])
         self.one = _fixed(torch.zeros(1, 3, 1, 1), torch.ones(1))
@@ -45,7 +46,7 @@ class HalfInterpolatedColour(nn.Module):
         self.interpolated = _fixed(torch.einsum("dc,pyx->dpcyx", colour, kernels).flatten(0, 1))
         # The luma and half of the colour that the network adds to the repeated pixels; and half of
         # the interpolated colour, less that of the repeated pixels.
-        added = torch.kron(_LUMA + colour / 2, torch.eye(pixels))
+        added = torch.kron(luma + colour / 2, torch.eye(pixels))
         interpolated = torch.eye(3 * pixels) / 2
         repeated = -colour.repeat_interleave(pixels, 0) / 2
         self.joined = _fixed(torch.cat([added, interpolated, repeated], 1)[:, :, None, None])
@@ -61,19 +62,20 @@ class HalfInterpolatedColour(nn.Module):
         return functional.pixel_shuffle(joined, self.scale) + enlarged
 
 
-def _lanczos(scale: int) -> Tensor:
+def _interpolation(scale: int) -> Tensor:
     """(scale * scale, 7, 7): for each pixel of the result, in the order of `pixel_shuffle`, the
     weights of the source's pixels around its own."""
     lines = []
     for place in range(scale):
         centre = (place + 0.5) / scale - 0.5
-        line = [_weight(offset - centre) for offset in range(-_RADIUS, _RADIUS + 1)]
+        line = [lanczos(offset - centre) for offset in range(-_RADIUS, _RADIUS + 1)]
         lines.append([weight / sum(line) for weight in line])
     line_weights = torch.tensor(lines)
     return torch.einsum("ay,bx->abyx", line_weights, line_weights).flatten(0, 1)
 
 
-def _weight(distance: float) -> float:
+def lanczos(distance: float) -> float:
+    """The weight of a pixel so many pixels away, not yet divided by the sum of all weights."""
     if abs(distance) >= _RADIUS:
         return 0.0
     if distance == 0:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from upscaled_imaging.luma import LUMA
 from upscaled_imaging.resample import resample
 from upscaled_imaging.rows import Picture
 from upscaled_models.face.alignment import Similarity, align
@@ -36,8 +37,6 @@ _STRIP_PIXELS = 1 << 19
 # one part, more than half of a photograph's grain stays in a restored face, with two less than a
 # third, and three are not better.
 _PARTS = 2
-# Luma of ITU-R BT.601, which JPEG and the usual conversions to gray have.
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ class FacePaste:
             raise ValueError(f"a restored face has the shape {restored.shape}, or no finite values")
         change = to_planes(np.clip(restored, 0, 1) - crop)
         if self._picture.bands < 3:
-            luma = torch.tensor(_LUMA).view(1, 3, 1, 1)
+            luma = torch.tensor(LUMA).view(1, 3, 1, 1)
             change = (change * luma).sum(1, keepdim=True)
         side = max(1, round(_PARTS * CROP_PX * patch.picture_px))
         if side < CROP_PX:

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tiny_networks import CPU, compact, random_picture, rrdb, weights
+from upscaled_imaging.luma import LUMA
 from upscaled_models.esrgan.colour import HalfInterpolatedColour
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 
-_LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+_LUMA = torch.tensor(LUMA)[:, None, None]
 _BUNDLED = Path(__file__).resolve().parents[3] / "models" / "weights"
 
 

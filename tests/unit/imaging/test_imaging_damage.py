@@ -15,11 +15,11 @@ pytest.importorskip("skimage", reason="the pictures of the evaluation come with 
 from PIL import Image
 
 from recording import RecordingContext
-from upscaled_bench.evaluation.measures import LUMA
 from upscaled_bench.evaluation.trials import CONDITIONS, Picture, pictures
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.damage import Finding, look_for_damage
 from upscaled_imaging.jpegtraces import find_jpeg
+from upscaled_imaging.luma import LUMA
 from upscaled_imaging.noise import noise_level
 from upscaled_imaging.read import open_source
 from upscaled_imaging.settings import PictureSettings

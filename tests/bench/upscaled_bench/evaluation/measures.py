@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-Pixels = NDArray[np.uint8]
+from upscaled_imaging.luma import LUMA
 
-LUMA = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in brightness, as JPEG has them (ITU-R BT.601)."""
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
