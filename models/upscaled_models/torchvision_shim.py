@@ -8,12 +8,15 @@ alone, so declaring the two without an implementation is all it takes.
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import library as operators
+
+from upscaled_models.torchparts import compiler_on_demand
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -22,6 +25,15 @@ _SCHEMAS = (
 
 # A library's declarations live as long as this object does.
 _declared: operators.Library | None = None
+
+
+def import_torchvision() -> None:
+    """Import torchvision without torch's compiler; does nothing if it is not installed."""
+    if find_spec("torchvision") is None:
+        return
+    declare_missing_operators()
+    with compiler_on_demand():
+        import_module("torchvision")
 
 
 def declare_missing_operators() -> None:

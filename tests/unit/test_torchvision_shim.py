@@ -20,28 +20,21 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-DECLARE = "from upscaled_models.torchvision_shim import declare_missing_operators as declare\n"
-
-
-def test_operators_that_load_are_left_alone_and_else_torchvision_can_be_imported() -> None:
+def test_operators_that_load_or_are_declared_are_left_alone_and_else_they_are_declared() -> None:
     code = (
         "import torch\n"
         "from upscaled_models import torchvision_shim as shim\n"
         "really_load, shim._operators_load = shim._operators_load, lambda: True\n"
         "shim.declare_missing_operators()\n"
         "print(hasattr(torch.ops.torchvision, 'nms'))\n"
-        "shim._operators_load = really_load\n"
-        "shim.declare_missing_operators()\n"
-        "shim.declare_missing_operators()\n"
-        "import torchvision; print(torchvision.__name__)"
-    )
-    assert run_python(code).split() == ["False", "torchvision"]
-
-
-def test_operators_that_another_library_declared_are_left_alone() -> None:
-    code = (
-        "import torch\n"
+        "shim._operators_load = lambda: False\n"
         "library = torch.library.Library('torchvision', 'DEF')\n"
         "library.define('nms(Tensor boxes) -> Tensor')\n"
+        "shim.declare_missing_operators(); print(torch.ops.torchvision.nms.default)\n"
+        "library._destroy()\n"
+        "shim._operators_load = really_load\n"
+        "shim.import_torchvision()\n"
+        "shim.import_torchvision()\n"
+        "import torchvision; print(torchvision.__name__)"
     )
-    assert run_python(code + DECLARE + "declare(); print(torch.ops.torchvision.nms.default)")
+    assert run_python(code).split() == ["False", "torchvision.nms.default", "torchvision"]

@@ -26,6 +26,11 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak_bytes = 0
         self._alive: dict[Any, int] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: nothing is compiled here, and to exclude a mode torch imports its compiler."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {_storage(tensor) for tensor in _tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))

@@ -11,10 +11,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # Otherwise a CUDA kernel for quantised weights would be fetched from a hub.
 os.environ["DIFFUSERS_GGUF_CUDA_KERNELS"] = "0"
 
-from upscaled_models.torchvision_shim import declare_missing_operators
+from upscaled_models.torchvision_shim import import_torchvision
 
-# transformers imports torchvision if it is installed.
-declare_missing_operators()
+# transformers imports it if it is installed.
+import_torchvision()
 
 from diffusers import AutoencoderKL, FluxTransformer2DModel  # noqa: E402
 from diffusers.quantizers.gguf.utils import dequantize_functions  # noqa: E402

@@ -7,9 +7,9 @@ from pathlib import Path
 
 def save_larger(path: Path) -> Path:
     """A Compact network of the size of realesr-animevideov3, with random weights."""
-    from upscaled_models.torchvision_shim import declare_missing_operators
+    from upscaled_models.torchvision_shim import import_torchvision
 
-    declare_missing_operators()
+    import_torchvision()
     import torch
     from spandrel.architectures.Compact import Compact
     from torch import nn
@@ -25,9 +25,9 @@ def save_larger(path: Path) -> Path:
 
 def save_rrdb(path: Path) -> Path:
     """RRDB of 23 blocks and 64 features: Real-ESRGAN, 4x-UltraSharp."""
-    from upscaled_models.torchvision_shim import declare_missing_operators
+    from upscaled_models.torchvision_shim import import_torchvision
 
-    declare_missing_operators()
+    import_torchvision()
     import torch
     from safetensors.torch import save_file
     from spandrel.architectures.ESRGAN import ESRGAN
@@ -39,9 +39,9 @@ def save_rrdb(path: Path) -> Path:
 
 def save_in_tiles(path: Path) -> Path:
     """SwinIR-S, which does not run row by row."""
-    from upscaled_models.torchvision_shim import declare_missing_operators
+    from upscaled_models.torchvision_shim import import_torchvision
 
-    declare_missing_operators()
+    import_torchvision()
     import torch
     from safetensors.torch import save_file
     from spandrel.architectures.SwinIR import SwinIR

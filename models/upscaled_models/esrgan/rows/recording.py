@@ -23,7 +23,7 @@ KindT = TypeVar("KindT")
 # have them too. torch derives such shapes in Python, which is slow.
 _LIKE_FIRST = {
     aten.relu, aten.leaky_relu, aten.silu, aten.gelu, aten.sigmoid, aten.tanh, aten.add, aten.sub,
-    aten.mul, aten.div,
+    aten.rsub, aten.mul, aten.div, aten.neg, aten.minimum, aten.maximum,
 }  # fmt: skip
 
 
@@ -160,8 +160,12 @@ class _Recorder:
                 return shapes[0]
         if packet is aten.cat and len(args) == 2 and not any(one.is_constant for one in args[0]):
             return _concatenated([node.value for node in args[0]], args[1])
+        if packet is aten._prelu_kernel and args[0].value.dtype == self._shape(args[1]).dtype:
+            return args[0].value
         if packet is aten.convolution and not args[6]:
             return _convolved(args[0].value, self._shape(args[1]), *args[3:6])
+        if (resized := _resized(func, args)) is not None:
+            return resized
         return func(*map_nodes(args, self._shape), **map_nodes(kwargs, self._shape))
 
     def _shape(self, node: Node) -> Any:
@@ -218,6 +222,19 @@ def _concatenated(parts: list[Tensor], dimension: int) -> Tensor:
     shape = list(parts[0].shape)
     shape[dimension] = sum(part.shape[dimension] for part in parts)
     return parts[0].new_empty(shape)
+
+
+def _resized(func: Any, args: Sequence[Any]) -> Tensor | None:
+    """The result if the call repeats pixels, or makes pixels of channels."""
+    if func is aten.upsample_nearest2d.default:
+        picture, sides = args[0].value, args[1]
+        return picture.new_empty((*picture.shape[:2], *sides))  # type: ignore[no-any-return]
+    if func is aten.pixel_shuffle.default and args[0].value.dim() == 4:
+        count, channels, height, width = args[0].value.shape
+        scale = args[1]
+        shape = (count, channels // scale**2, height * scale, width * scale)
+        return args[0].value.new_empty(shape)  # type: ignore[no-any-return]
+    return None
 
 
 def _convolved(
