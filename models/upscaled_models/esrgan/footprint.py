@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import deepcopy
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -38,9 +39,13 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = _storage(tensor)
             if storage not in given:
                 self._alive[storage] = tensor.untyped_storage().nbytes()
-        self._alive = {storage: size for storage, size in self._alive.items() if _lives(storage)}
-        self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
+        self.peak_bytes = max(self.peak_bytes, self.alive_bytes())
         return result
+
+    def alive_bytes(self) -> int:
+        """The bytes of the tensors that exist now."""
+        self._alive = {storage: size for storage, size in self._alive.items() if _lives(storage)}
+        return sum(self._alive.values())
 
 
 def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | None:
@@ -49,13 +54,93 @@ def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | N
     model = descriptor.model
     shapes = {id(one): one.detach().to("meta") for one in (*model.parameters(), *model.buffers())}
     described = deepcopy(descriptor, shapes)
+    footprint = Footprint()
     try:
-        with torch.inference_mode(), torch.device("meta"), Footprint() as footprint:
+        _run_repeated_layers_once(described.model, footprint)
+        with torch.inference_mode(), torch.device("meta"), footprint:
             described(torch.zeros(tuple(shape)))
     except Exception:  # noqa: BLE001 - a network may do anything in its forward
         return None
-    peak_bytes: int = footprint.peak_bytes
-    return peak_bytes
+    return footprint.peak_bytes
+
+
+class _RepeatedLayer:
+    """Takes the place of a layer's `forward`. If a layer of the same build has already run on
+    arguments of these shapes, nothing runs: the result and the peak are that layer's.
+
+    build: equal for layers of the same build. known: what is known of the network's layers.
+    """
+
+    def __init__(
+        self, layer: nn.Module, build: Hashable, footprint: Footprint, known: dict[Any, _Run]
+    ) -> None:
+        self._forward = layer.forward
+        self._build = build
+        self._footprint = footprint
+        self._known = known
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        footprint = self._footprint
+        key = (self._build, _build((args, kwargs)))
+        before_bytes = footprint.alive_bytes()
+        run = self._known.get(key)
+        if run is not None:
+            footprint.peak_bytes = max(footprint.peak_bytes, before_bytes + run.peak_bytes)
+            return torch.empty_strided(run.shape, run.stride, dtype=run.dtype)
+        peak_bytes, footprint.peak_bytes = footprint.peak_bytes, before_bytes
+        result = self._forward(*args, **kwargs)
+        layer_bytes = footprint.peak_bytes - before_bytes
+        footprint.peak_bytes = max(footprint.peak_bytes, peak_bytes)
+        # A layer that keeps something, or gives a part of what it got, has to run each time.
+        if isinstance(result, Tensor) and (
+            result.nbytes
+            == result.untyped_storage().nbytes()
+            == footprint.alive_bytes() - before_bytes
+        ):
+            self._known[key] = _Run(layer_bytes, result.shape, result.stride(), result.dtype)
+        return result
+
+
+class _Run(NamedTuple):
+    """The peak of a layer beyond what existed before it, and its result."""
+
+    peak_bytes: int
+    shape: Sequence[int]
+    stride: Sequence[int]
+    dtype: torch.dtype
+
+
+def _run_repeated_layers_once(model: nn.Module, footprint: Footprint) -> None:
+    """Most layers of a transformer are built like others. To run all takes most of the time."""
+    layers = [
+        layer
+        for parent in model.modules()
+        if isinstance(parent, nn.ModuleList | nn.Sequential)
+        for layer in parent
+        if any(layer.children())
+    ]
+    builds = [_build(layer) for layer in layers]
+    known: dict[Any, _Run] = {}
+    for layer, build in zip(layers, builds, strict=True):
+        layer.forward = _RepeatedLayer(layer, build, footprint, known)
+
+
+def _build(value: Any) -> Hashable:
+    """Equal for modules and arguments that take the same memory."""
+    if isinstance(value, nn.Module):
+        # In evaluation mode it gives what it gets; its only attribute differs in each layer.
+        if type(value).__name__ in ("DropPath", "Identity"):
+            return None
+        return type(value), _build(vars(value))
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, dict):
+        value = tuple(value.items())
+    if isinstance(value, list | tuple | set):
+        return type(value), tuple(map(_build, value))
+    # Equal numbers of different types may be used differently.
+    plain = value is None or isinstance(value, bool | int | float | str | type | FunctionType)
+    return (type(value), value) if plain else (type(value), id(value))
 
 
 def _tensors(tree: Any) -> list[Tensor]:
