@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import assert_never
@@ -57,6 +58,8 @@ _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 2.0
 # Keys per command to Redis.
 _BATCH = 500
+# Lines that are kept while Redis is away, about ten thousand jobs. The rest waits in the pipe.
+_KEPT_BYTES = 8 * 1024 * 1024
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -87,6 +90,9 @@ class Front:
         self._lines = HostLines()
         self._log = Logger(component="queue")
         self._open: dict[str, _OpenJob] = {}
+        # The host's lines that were read and not handled yet, and their bytes.
+        self._kept: deque[bytes | JobError] = deque()
+        self._kept_bytes = 0
         # The jobs of the lines of one read, which are submitted together.
         self._new: list[QueuedJob] = []
         self._admission = Admission[QueuedJob](
@@ -98,6 +104,8 @@ class Front:
         self._signal: int | None = None
         self._began = time.monotonic()
         self._next_progress = self._next_sweep = 0.0
+        # Why Redis cannot be used now.
+        self._outage: str | None = None
 
     def serve(self) -> int:
         """Serve until the host has ended its input and every job has ended; the exit status.
@@ -125,36 +133,67 @@ class Front:
         return EXIT_FAILED if self._has_failed or self._admission.refused else EXIT_OK
 
     def _loop(self) -> None:
-        poll = select.poll()
-        poll.register(self._read_fd, select.POLLIN)
-        poll.register(self._write_fd, 0)
-        while self._signal is None and not (self._input_ended and not self._open):
-            events = dict(poll.poll(_TICK_MS if self._open else _IDLE_MS))
-            if events.get(self._write_fd, 0) & _GONE:
-                raise _HostGoneError
-            if self._read_fd in events:
-                self._read()
-                if self._input_ended:
-                    poll.unregister(self._read_fd)
+        while self._signal is None and not (
+            self._input_ended and not self._open and not self._kept
+        ):
+            self._wait_host(_TICK_MS if self._open else _IDLE_MS)
+            self._handle_lines()
             self._patiently(self._watch)
+        self._handle_lines()  # a signal came during an outage: its jobs are refused
 
     def _handle_signal(self, number: int, _frame: object) -> None:
         self._signal = number
 
     # --- the host's lines -----------------------------------------------------------------------
 
+    def _wait_host(self, timeout_ms: int) -> None:
+        """Wait until the host has written something, and read it."""
+        poll = select.poll()
+        poll.register(self._write_fd, 0)
+        if not self._input_ended and self._kept_bytes < _KEPT_BYTES:
+            poll.register(self._read_fd, select.POLLIN)
+        events = dict(poll.poll(timeout_ms))
+        if events.get(self._write_fd, 0) & _GONE:
+            raise _HostGoneError
+        if self._read_fd in events:
+            self._read()
+
     def _read(self) -> None:
         chunk = os.read(self._read_fd, READ_SIZE_BYTES)
         if not chunk:
             self._input_ended = True
         for line in self._lines.feed(chunk) if chunk else self._lines.end():
-            try:
-                self._take(line)
-            except JobError as error:
-                self._admission.refuse(error)
-        if self._new:
-            jobs, self._new = self._new, []
-            self._submit(jobs)
+            if self._outage is None or not self._answer_health(line):
+                self._kept.append(line)
+                self._kept_bytes += len(line) if isinstance(line, bytes) else 0
+
+    def _handle_lines(self) -> None:
+        # More lines may arrive while this waits for Redis.
+        while self._kept:
+            while self._kept:
+                line = self._kept.popleft()
+                try:
+                    self._take(line)
+                except JobError as error:
+                    self._admission.refuse(error)
+            self._kept_bytes = 0
+            if self._new:
+                jobs, self._new = self._new, []
+                self._submit(jobs)
+
+    def _answer_health(self, line: bytes | JobError) -> bool:
+        """Answer a question for health before the lines that wait for Redis. False if the line is
+        another one."""
+        if isinstance(line, JobError):
+            return False
+        try:
+            message = decode_host_message(line)
+        except JobError:
+            return False  # it is refused in its turn
+        if not isinstance(message, Health | Trim):
+            return False
+        self._send(self._outage_report(message.request_id, self._outage))
+        return True
 
     def _take(self, line: bytes | JobError) -> None:
         """Handle a line. Raises `JobError` if it is refused."""
@@ -168,7 +207,7 @@ class Front:
             case Cancel():
                 self._patiently(lambda: self._cancel(message.job_id))
             case Health() | Trim():
-                self._patiently(lambda: self._send(self._report(message.request_id)))
+                self._send(self._report(message.request_id))
             case Replay():
                 self._patiently(lambda: self._replay(message.job_ids or []))
             case Shutdown():
@@ -223,7 +262,12 @@ class Front:
             self._end(event)
 
     def _report(self, request_id: str | None) -> HealthReport:
-        counts = depth(self._settings, self._records).values()
+        try:
+            counts = depth(self._settings, self._records).values()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return self._outage_report(request_id, str(error))
         machines = sum(one["machines"] for one in counts)
         return HealthReport(
             request_id=request_id,
@@ -231,8 +275,22 @@ class Front:
             detail=None if machines else "no machine takes jobs from the queue: jobs wait",
             queue_size=sum(one["waiting"] for one in counts),
             in_flight=len(self._open),
-            uptime_s=round(time.monotonic() - self._began, 3),
+            uptime_s=self._uptime_s,
         )
+
+    def _outage_report(self, request_id: str | None, reason: str | None) -> HealthReport:
+        return HealthReport(
+            request_id=request_id,
+            status="degraded",
+            detail=f"the queue cannot be used now: {reason}",
+            queue_size=len(self._open),
+            in_flight=len(self._open),
+            uptime_s=self._uptime_s,
+        )
+
+    @property
+    def _uptime_s(self) -> float:
+        return round(time.monotonic() - self._began, 3)
 
     # --- the record -----------------------------------------------------------------------------
 
@@ -268,19 +326,23 @@ class Front:
         self._write(event)
 
     def _patiently(self, call: Callable[[], None]) -> None:
-        """Repeat a call until Redis answers, or a signal arrives."""
+        """Repeat a call until Redis answers, or a signal arrives. Health is answered meanwhile."""
         delay_s = _FIRST_DELAY_S
         while self._signal is None:
             try:
                 call()
+                self._outage = None
                 return
             except Exception as error:
                 if not is_away(error):
                     raise
-                if delay_s == _FIRST_DELAY_S:
+                if self._outage is None:
                     self._log.log("warning", "queue_away", detail=str(error))
-                time.sleep(delay_s)
-                delay_s = min(2 * delay_s, _LAST_DELAY_S)
+                self._outage = str(error)
+            until = time.monotonic() + delay_s
+            while self._signal is None and (left_s := until - time.monotonic()) > 0:
+                self._wait_host(round(left_s * 1000) + 1)
+            delay_s = min(2 * delay_s, _LAST_DELAY_S)
 
     def _send(self, message: Status | Accepted | HealthReport) -> None:
         self._write_line(encode(message))

@@ -160,10 +160,17 @@ def test_a_redis_that_takes_no_writes_for_now_delays_jobs_and_ends_none(
         try:
             waiting = upscaler.submit_job(shared.job("patient"))
             wait_until(lambda: "queue_away" in caplog.text, "the refusal of the job")
+            report = upscaler.health()
+            assert report.status == "degraded"
+            assert "the queue cannot be used now: NOREPLICAS" in (report.detail or "")
+            cancelled = upscaler.submit_job(shared.job("unwanted"))
+            cancelled.cancel()
         finally:
             redis.config_set("min-replicas-to-write", 0)
         for call in (running, waiting):
             call.result(TIMEOUT_S)
+        with pytest.raises(JobCancelledError):
+            cancelled.result(TIMEOUT_S)
     shared.check_each_has_one_result(["held", "patient"])
 
 
