@@ -17,8 +17,9 @@ from upscaled_imaging.context import PictureContext
 from upscaled_imaging.settings import PictureSettings
 from upscaled_models.catalog import default_model_dir
 from upscaled_protocol.faces import Face
-from upscaled_protocol.flags import count, flag
+from upscaled_protocol.flags import flag
 from upscaled_protocol.messages import CropInfo, Size
+from upscaled_protocol.optionvalues import count
 
 ConfigT = TypeVar("ConfigT")
 

@@ -92,14 +92,6 @@ def read_flags(settings: type[SettingsT], options: argparse.Namespace, **given: 
     return settings(**given)
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1. Raises what `argparse` shows as an error of usage."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
 def _flags(settings: type) -> Iterator[tuple[Field[Any], _Flag]]:
     hints = get_type_hints(settings)
     for one in _fields(settings):

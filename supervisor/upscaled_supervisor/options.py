@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
+from upscaled_protocol.optionvalues import above_zero, count
 from upscaled_supervisor.devices import read_devices
 
 EXIT_COMPLETED = 0
@@ -89,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,  # a worker's option must not be read as a short form of ours
     )
     fleet = arguments.add_argument_group("fleet")
-    fleet.add_argument("--workers", type=_count, help="number of workers (default: one per device)")
+    fleet.add_argument("--workers", type=count, help="number of workers (default: one per device)")
     fleet.add_argument(
         "--device",
         type=read_devices,
@@ -105,23 +106,23 @@ def parser() -> argparse.ArgumentParser:
     jobs = arguments.add_argument_group("jobs")
     jobs.add_argument(
         "--max-queue",
-        type=_count,
+        type=count,
         default=DEFAULT_MAX_QUEUE,
         help="accepted jobs at a time; further job lines wait (default: %(default)s)",
     )
     jobs.add_argument(
-        "--line-limit-bytes", type=_count, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
+        "--line-limit-bytes", type=count, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
     )
     jobs.add_argument(
         "--stall-timeout-s",
-        type=_above_zero,
+        type=above_zero,
         default=DEFAULT_STALL_TIMEOUT_S,
         help="time without progress of a running job, until its worker is killed "
         "(default: %(default)g)",
     )
     jobs.add_argument(
         "--cancel-grace-s",
-        type=_above_zero,
+        type=above_zero,
         default=DEFAULT_CANCEL_GRACE_S,
         help="time for a job to end after a cancel or a deadline, until its worker is killed "
         "(default: %(default)g)",
@@ -134,26 +135,26 @@ def parser() -> argparse.ArgumentParser:
     limits = arguments.add_argument_group("limits of a worker")
     limits.add_argument(
         "--start-timeout-s",
-        type=_above_zero,
+        type=above_zero,
         default=DEFAULT_START_TIMEOUT_S,
         help="time until a worker must be ready (default: %(default)g)",
     )
     limits.add_argument(
         "--grace-s",
-        type=_above_zero,
+        type=above_zero,
         default=DEFAULT_GRACE_S,
         help="time to finish jobs after SIGTERM (default: %(default)g)",
     )
     limits.add_argument(
         "--memory-limit-mb",
-        type=_above_zero,
+        type=above_zero,
         help="resident memory at which a worker is replaced; it is trimmed at four fifths of that",
     )
     limits.add_argument(
-        "--gpu-memory-limit-mb", type=_above_zero, help="the same for its GPU; needs NVML"
+        "--gpu-memory-limit-mb", type=above_zero, help="the same for its GPU; needs NVML"
     )
-    limits.add_argument("--max-jobs", type=_count, help="jobs after which a worker is replaced")
-    limits.add_argument("--max-age-s", type=_above_zero, help="age at which a worker is replaced")
+    limits.add_argument("--max-jobs", type=count, help="jobs after which a worker is replaced")
+    limits.add_argument("--max-age-s", type=above_zero, help="age at which a worker is replaced")
     arguments.add_argument(
         "--metrics-address",
         metavar="HOST:PORT",
@@ -161,17 +162,3 @@ def parser() -> argparse.ArgumentParser:
         help="serve Prometheus metrics over HTTP",
     )
     return arguments
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _above_zero(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number

@@ -6,12 +6,12 @@ import fcntl
 import os
 import sys
 
-from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, READ_SIZE_BYTES, LineSplitter
 from upscaled_protocol.outbox import Outbox
 
 _MAX_STDERR_LINE_BYTES = 64 * 1024
-# A result has no limit.
-_MAX_STDOUT_LINE_BYTES = 2**62
+# As for a host's line. A worker shortens what it quotes, so its lines are far below that.
+MAX_STDOUT_LINE_BYTES = DEFAULT_LINE_LIMIT_BYTES
 
 
 class Pipes:
@@ -23,7 +23,7 @@ class Pipes:
         self.stdout_fd = stdout_fd
         self.stderr_fd = stderr_fd
         self.outbox = Outbox(_Writer(stdin_fd))
-        self._stdout = LineSplitter(_MAX_STDOUT_LINE_BYTES)
+        self._stdout = _StdoutLines(MAX_STDOUT_LINE_BYTES)
         self._stderr = LineSplitter(_MAX_STDERR_LINE_BYTES)
 
     @property
@@ -34,6 +34,11 @@ class Pipes:
     def read_stdout(self) -> tuple[list[bytes], bool]:
         """The protocol lines that have arrived, and whether the stream has ended."""
         return _read(self.stdout_fd, self._stdout)
+
+    @property
+    def has_endless_line(self) -> bool:
+        """True once a line on stdout has passed the limit, even if it has not ended."""
+        return self._stdout.has_dropped
 
     def read_stderr(self) -> tuple[list[bytes], bool]:
         """The lines that the worker has logged and printed, and whether the stream has ended."""
@@ -67,6 +72,13 @@ def open_pipes() -> tuple[list[int], list[int]]:
         raise
     stdin, to_child, from_child, stdout, log, stderr = fds
     return [stdin, stdout, stderr], [to_child, from_child, log]
+
+
+class _StdoutLines(LineSplitter):
+    has_dropped = False
+
+    def _drop(self, part: bytes | bytearray) -> None:  # noqa: ARG002
+        self.has_dropped = True
 
 
 class _Writer:

@@ -14,6 +14,7 @@ from upscaled_supervisor.dispatch import Dispatcher
 from upscaled_supervisor.ledger import Ledger
 from upscaled_supervisor.memory import MemoryWatch
 from upscaled_supervisor.options import Options
+from upscaled_supervisor.pipes import MAX_STDOUT_LINE_BYTES
 from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.system import System
@@ -73,6 +74,9 @@ class WorkerStreams:
         lines, ended = child.pipes.read_stdout()
         for line in lines:
             self._handle_line(child, line)
+        if child.pipes.has_endless_line and child.end_cause is None:
+            self._log.log("error", "worker_line_too_long", worker=child.slot)
+            child.end_for_violation(f"it wrote a line of more than {MAX_STDOUT_LINE_BYTES} bytes")
         if ended:
             self._poller.forget(child.pipes.stdout_fd)
             if child.state == "ready":

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from upscaled_models.engine import Settings
-from upscaled_protocol.flags import add_flags, count, flag, read_flags, switch
+from upscaled_protocol.flags import add_flags, flag, read_flags, switch
+from upscaled_protocol.optionvalues import count
 from upscaled_protocol.urlpolicy import HostPort
 from upscaled_worker.__main__ import parser
 

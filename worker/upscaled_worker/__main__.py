@@ -24,6 +24,7 @@ from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import add_flags, read_flags
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 from upscaled_protocol.log import Logger
+from upscaled_protocol.optionvalues import count
 
 DEFAULT_MAX_QUEUE = 10_000
 # The exit status of a drained worker whose input was not UTF-8, so that its jobs were not read.
@@ -58,12 +59,12 @@ def parser() -> argparse.ArgumentParser:
     lines = options.add_argument_group("lines")
     lines.add_argument(
         "--max-queue",
-        type=int,
+        type=count,
         default=DEFAULT_MAX_QUEUE,
         help="jobs in flight; further ones wait to be accepted (default: %(default)s)",
     )
     lines.add_argument(
-        "--line-limit-bytes", type=int, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
+        "--line-limit-bytes", type=count, default=DEFAULT_LINE_LIMIT_BYTES, help="default: 32 MiB"
     )
     options.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     options.add_argument("--parent-pid", type=int, help=argparse.SUPPRESS)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from upscaled_protocol.optionvalues import above_zero
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from upscaled_queue.queueurl import read_queue_url
@@ -128,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_lease(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--lease-s",
-        type=shared.above_zero,
+        type=above_zero,
         default=DEFAULT_LEASE_S,
         help="that of the machines (default: %(default)g)",
     )
@@ -137,7 +138,7 @@ def _add_lease(arguments: argparse.ArgumentParser) -> None:
 def _add_keep(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--keep-s",
-        type=shared.above_zero,
+        type=above_zero,
         default=float(DEFAULT_KEEP_S),
         help="how long it is kept that a job was given (default: a week)",
     )

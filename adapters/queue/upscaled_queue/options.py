@@ -63,22 +63,6 @@ def webhook_settings(options: argparse.Namespace) -> WebhookSettings | None:
     return read_webhook_settings(os.environ, getattr(options, "allow_webhook", ()))
 
 
-def above_zero(text: str) -> float:
-    """A number of seconds above 0. Raises `argparse.ArgumentTypeError`."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 1. Raises `argparse.ArgumentTypeError`."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
 def methods(text: str) -> tuple[str, ...]:
     """Methods of the protocol, separated by commas. Raises `argparse.ArgumentTypeError`."""
     from upscaled_protocol.envelope import METHODS

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from upscaled_protocol.optionvalues import above_zero, count
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_NO_DAEMON, EXIT_USAGE
 from upscaled_queue.queueurl import read_queue_url
@@ -104,38 +105,38 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--slots",
-        type=shared.count,
+        type=count,
         default=DEFAULT_SLOTS,
         help="jobs at once per worker of the daemon (default: %(default)s)",
     )
     add(
         "--lease-s",
-        type=shared.above_zero,
+        type=above_zero,
         default=DEFAULT_LEASE_S,
         help="silence of a machine before its jobs start elsewhere; the same on all machines "
         "(default: %(default)g)",
     )
     add(
         "--max-deliveries",
-        type=shared.count,
+        type=count,
         default=DEFAULT_MAX_DELIVERIES,
         help="starts of a job before it ends as poisoned (default: %(default)s)",
     )
     add(
         "--grace-s",
-        type=shared.above_zero,
+        type=above_zero,
         default=DEFAULT_GRACE_S,
         help="time to finish jobs after SIGTERM (default: %(default)g)",
     )
     add(
         "--idle-exit-s",
-        type=shared.above_zero,
+        type=above_zero,
         metavar="S",
         help="exit with status 0 after S seconds without any job",
     )
     add(
         "--keep-s",
-        type=shared.above_zero,
+        type=above_zero,
         default=float(DEFAULT_KEEP_S),
         help="how long the ends of jobs are kept (default: a week)",
     )

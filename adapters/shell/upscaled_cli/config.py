@@ -13,6 +13,7 @@ from upscaled.jobline import line_of
 from upscaled_cli.sizes import add_size_arguments, options_of_side, print_size, shown
 from upscaled_protocol.choices import FORMATS, ImagenFactor, OutputFormat
 from upscaled_protocol.envelope import PICTURE_METHODS
+from upscaled_protocol.optionvalues import whole_number
 
 # The option for each field of the config.
 OPTIONS = {
@@ -58,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar="FORMAT",
         help="png, tiff, jpeg, webp or avif",
     )
-    output.add_argument("--quality", type=int, help="1 to 100, for jpeg, webp and avif")
+    output.add_argument("--quality", type=whole_number, help="1 to 100, for jpeg, webp and avif")
     more = parser.add_argument_group("more")
     more.add_argument(
-        "-t", "--tile-size", type=int, metavar="PX", help="default, and 0: by free memory"
+        "-t", "--tile-size", type=whole_number, metavar="PX", help="default, and 0: by free memory"
     )
     more.add_argument(
         "--config",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from upscaled_protocol.choices import DEFAULT_DPI, Crop
+from upscaled_protocol.optionvalues import number, whole_number
 
 # Width and height in millimetres: ISO 216, and ANSI for the last three.
 PAPERS = {
@@ -28,18 +29,24 @@ _MM_PER_INCH = 25.4
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options, in two groups."""
     size = parser.add_argument_group("size (default: 4 times the input; face: the input's)")
-    size.add_argument("-s", "--factor", type=float, help="1 to 16, fractions too; imagen: 2, 3, 4")
-    size.add_argument("--width", type=int, metavar="PX", help="pixels; not beside a print size")
-    size.add_argument("--height", type=int, metavar="PX", help="pixels; not beside a print size")
+    size.add_argument("-s", "--factor", type=number, help="1 to 16, fractions too; imagen: 2, 3, 4")
+    size.add_argument(
+        "--width", type=whole_number, metavar="PX", help="pixels; not beside a print size"
+    )
+    size.add_argument(
+        "--height", type=whole_number, metavar="PX", help="pixels; not beside a print size"
+    )
     paper = parser.add_argument_group("size of a print")
     paper.add_argument(
         "--paper", choices=PAPERS, type=_paper, metavar="PAPER", help=", ".join(PAPERS)
     )
     paper.add_argument("--landscape", action="store_true", help="turn the paper on its side")
     for side in ("width", "height"):
-        paper.add_argument(f"--{side}-cm", type=float, metavar="CM", help=f"{side} of the print")
-        paper.add_argument(f"--{side}-inches", type=float, metavar="INCHES", help="the same")
-    paper.add_argument("--dpi", type=int, help="dots per inch, also written into the output")
+        paper.add_argument(f"--{side}-cm", type=number, metavar="CM", help=f"{side} of the print")
+        paper.add_argument(f"--{side}-inches", type=number, metavar="INCHES", help="the same")
+    paper.add_argument(
+        "--dpi", type=whole_number, help="dots per inch, also written into the output"
+    )
     paper.add_argument(
         "--crop",
         choices=get_args(Crop),

@@ -22,6 +22,7 @@ from upscaled_models.flux.files import Files
 from upscaled_models.flux.libraries import AutoencoderKL, FluxTransformer2DModel
 from upscaled_models.flux.text import T5_LENGTHS
 from upscaled_models.flux.tiles import tile_offsets, tile_side
+from upscaled_protocol.optionvalues import above_zero, count
 
 # Bytes of the published Q8_0 file, and per weight in 16 bits.
 _STORED_BYTES = 12_708_281_504
@@ -94,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m upscaled_models.flux.cost", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--width", type=int, default=4096, help="output pixels")
-    parser.add_argument("--height", type=int, default=4096)
-    parser.add_argument("--tile-size", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=4, help="tiles per model call")
-    parser.add_argument("--tflops", type=float, default=165.0, help="the card's, in bfloat16")
-    parser.add_argument("--gb-s", type=float, default=1008.0, help="the card's memory")
+    parser.add_argument("--width", type=count, default=4096, help="output pixels")
+    parser.add_argument("--height", type=count, default=4096)
+    parser.add_argument("--tile-size", type=count, default=512)
+    parser.add_argument("--steps", type=count, default=20)
+    parser.add_argument("--batch", type=count, default=4, help="tiles per model call")
+    parser.add_argument("--tflops", type=above_zero, default=165.0, help="the card's, in bfloat16")
+    parser.add_argument("--gb-s", type=above_zero, default=1008.0, help="the card's memory")
     options = parser.parse_args(argv)
     cost = tile_cost(options.tile_size)
     tiles = count_tiles(options.width, options.height, options.tile_size)

@@ -32,6 +32,7 @@ from upscaled_imaging.png import write_png
 from upscaled_imaging.resample import resample
 from upscaled_imaging.rows import Picture
 from upscaled_models.imagen.wire import Question, Refusal
+from upscaled_protocol.optionvalues import at_least_zero, whole_number
 
 PROJECT = "loopback-project"
 TOKEN = "loopback-token"  # noqa: S105 - it opens nothing
@@ -289,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = options.add_argument
-    add("--port", type=int, default=0, help="default: any free port")
+    add("--port", type=whole_number, default=0, help="default: any free port")
     add("--token", default=TOKEN, help="the token that is accepted (default: %(default)s)")
     add(
         "--answers",
@@ -297,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=["right"],
         help="separated by commas; the last one repeats",
     )
-    add("--delay-s", type=float, default=0.0, help="delay of each answer")
+    add("--delay-s", type=at_least_zero, default=0.0, help="delay of each answer")
     add("--retry-after", metavar="SECONDS", help="sent with quota and unavailable")
     chosen = options.parse_args(argv)
     with Loopback(

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 from xmlrpc.client import Fault
 
+from upscaled_protocol.optionvalues import above_zero
 from upscaled_supervisor.supervisord.pid1 import FAILED_MARK
 
 _MISSED_CHECKS = 3
@@ -173,7 +174,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--memory-limit-mb",
-        type=float,
+        type=above_zero,
         default=os.environ.get("WATCH_MEMORY_LIMIT_MB") or None,
         help="limit for the server and its descendants (default: WATCH_MEMORY_LIMIT_MB, else none)",
     )

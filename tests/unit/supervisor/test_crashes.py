@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from simulation import simulated
+from upscaled_supervisor import pipes
 
 HANG = {"hang": True}
 HANG_ONCE = {"hang": True, "only_on_attempt": 1}
@@ -268,6 +269,20 @@ def test_a_worker_that_writes_garbage_is_replaced(garbage: bytes) -> None:
         daemon.wait_held("a").write(garbage)
         assert daemon.wait_terminal("a")["attempt"] == 2
         assert daemon.wait_status("worker_restarted")["cause"]["reason"] == "protocol_violation"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["without end", "with an end"])
+def test_a_worker_that_writes_an_endless_line_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    monkeypatch.setattr(pipes, "MAX_STDOUT_LINE_BYTES", 1000)
+    with simulated() as daemon:
+        daemon.job("a", config=HANG_ONCE)
+        daemon.wait_held("a").write(b"x" * 1001 + end)
+        assert daemon.wait_terminal("a")["attempt"] == 2
+        cause = daemon.wait_status("worker_restarted")["cause"]
+        assert cause["reason"] == "protocol_violation"
+        assert "it wrote a line of more than" in cause["detail"]
 
 
 def test_a_job_whose_worker_always_writes_garbage_is_poison() -> None:

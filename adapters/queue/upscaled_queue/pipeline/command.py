@@ -17,6 +17,7 @@ from tqdm import tqdm
 from upscaled import AsyncUpscaler
 from upscaled.errors import UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
+from upscaled_protocol.optionvalues import at_least_zero, count, whole_number
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from upscaled_queue.pipeline.bucket import Bucket
@@ -118,14 +119,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--threshold",
-        type=_threshold,
+        type=at_least_zero,
         default=os.environ.get("QUALITY_THRESHOLD") or str(DEFAULT_THRESHOLD),
         help="a picture of this score is kept as it is (default: QUALITY_THRESHOLD or "
         f"{DEFAULT_THRESHOLD:g})",
     )
     add(
         "--scale",
-        type=int,
+        type=whole_number,
         choices=(2, 4),
         default=os.environ.get("UPSCALE_SCALE") or str(DEFAULT_SCALE),
         help=f"default: UPSCALE_SCALE or {DEFAULT_SCALE}",
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="a catalogue name or a file (default: the bundled model of the scale)")
     add(
         "--slots",
-        type=shared.count,
+        type=count,
         default=2,
         help="pictures at once; with --queue uploads at once (default: %(default)s)",
     )
@@ -235,13 +236,6 @@ async def _ended(result: PipelineResult) -> PipelineResult:
 
 def _say(sentence: str) -> None:
     tqdm.write(f"upscaled pipeline: {sentence}", file=sys.stderr)
-
-
-def _threshold(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is below 0, or no number")
-    return value
 
 
 def _bucket_of(name: str | None) -> str | None:
