@@ -6,6 +6,7 @@ Without pydantic, so that a supervisor starts fast and needs one JSON parse per 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -16,6 +17,8 @@ Method = Literal["esrgan", "flux", "imagen", "face", "fake"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # The methods whose jobs have a picture.
 PICTURE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "fake")
+# What `pip install 'upscaled[…]'` adds for a method. The others need none.
+_EXTRAS: dict[str, str] = {"flux": "flux", "imagen": "imagen", "face": "faces"}
 Command = Literal["cancel", "health", "trim", "replay", "shutdown"]
 COMMANDS: tuple[Command, ...] = get_args(Command)
 # The type of a worker's message.
@@ -36,6 +39,15 @@ RUNNING_STAGE = "running"
 
 # Characters: enough to recognise a field or method that was misspelt.
 _QUOTE_LENGTH = 64
+
+
+def not_served(method: str, served: Iterable[str]) -> str:
+    """The error of a job whose method no worker of this daemon serves."""
+    extra = _EXTRAS.get(method)
+    need = "name it in --methods"
+    if extra is not None:
+        need = f"it needs `pip install 'upscaled[{extra}]'`; `upscaled doctor` says what is missing"
+    return f"method {method!r} is not served here; served: {', '.join(sorted(served))}; {need}"
 
 
 class Envelope(NamedTuple):

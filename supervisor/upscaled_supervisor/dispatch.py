@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from upscaled_protocol.envelope import not_served
 from upscaled_protocol.errors import ErrorCode
 from upscaled_supervisor.causes import Cause
 from upscaled_supervisor.child import Child
@@ -164,8 +165,4 @@ class Dispatcher:
         if served.issuperset(self._ledger.queue.methods):
             return
         for job in [job for job in self._ledger.queue if job.method not in served]:
-            text = (
-                f"method {job.method!r} is not served here; served: {', '.join(sorted(served))}. "
-                "`upscaled doctor` says what is missing"
-            )
-            self._ledger.fail(job, ErrorCode.UNKNOWN_METHOD, text)
+            self._ledger.fail(job, ErrorCode.UNKNOWN_METHOD, not_served(job.method, served))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import metadata
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from upscaled_models.registry import known_methods
 from upscaled_protocol import messages
-from upscaled_protocol.envelope import COMMANDS, METHODS, open_envelope
+from upscaled_protocol.envelope import COMMANDS, METHODS, Method, not_served, open_envelope
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import BaseJob, Health, HostMessages, Trim
 
@@ -61,6 +62,15 @@ def test_the_names_of_messages_and_methods_are_those_of_the_models_and_the_engin
     assert tuple(messages.JOBS) == METHODS
     assert tuple(messages.COMMANDS) == COMMANDS
     assert known_methods() == METHODS
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_is_not_served_is_refused_with_its_extra(method: Method) -> None:
+    extra = {"flux": "flux", "imagen": "imagen", "face": "faces"}.get(method)
+    what = f"'upscaled[{extra}]'" if extra else "--methods"
+    assert what in not_served(method, ["b", "a"])
+    assert "served: a, b" in not_served(method, ["b", "a"])
+    assert extra is None or extra in metadata("upscaled").get_all("Provides-Extra", [])
 
 
 def accepted_by_models(fields: dict[str, Any]) -> HostMessages | None:

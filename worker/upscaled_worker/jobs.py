@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from upscaled_protocol.admission import Admission
+from upscaled_protocol.envelope import not_served
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Accepted, Error, Job, Result
 from upscaled_worker.deadlines import Deadlines
@@ -83,11 +84,9 @@ class Jobs:
     def offer(self, job: Job, line_bytes: int) -> None:
         """Accept a job, or hold it until there is room. Raises `JobError` to refuse it."""
         if job.method not in self._engines:
-            served = ", ".join(self._engines.methods)
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
-                f"method {job.method!r} is not served here; served: {served}. "
-                "`upscaled doctor` says what is missing",
+                not_served(job.method, self._engines.methods),
                 job_id=job.job_id,
             )
         with self._lock:

@@ -220,7 +220,8 @@ class Front:
             served = ", ".join(self._settings.methods)
             raise JobError(
                 ErrorCode.UNKNOWN_METHOD,
-                f"method {method!r} is not served here; served: {served}",
+                f"method {method!r} is not served here; served: {served}. "
+                "`upscaled queue run --methods` names what the machines serve",
                 job_id=job_id,
             )
 

@@ -76,4 +76,4 @@ def test_limits_that_would_let_no_call_through_are_refused(name: str) -> None:
     argv = [sys.executable, "-m", "upscaled_worker", name, "0"]
     worker = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert worker.returncode == 2
-    assert f"{name}: must be at least 1" in worker.stderr
+    assert f"{name}: '0' is below 1" in worker.stderr

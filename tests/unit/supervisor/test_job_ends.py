@@ -118,12 +118,15 @@ def test_a_duplicate_is_refused_without_ending_the_first() -> None:
         assert daemon.wait_terminal("a")["type"] == "result"
 
 
-def test_a_method_that_no_worker_serves_is_refused() -> None:
+def test_a_method_that_no_worker_serves_is_refused_with_what_it_needs() -> None:
     with simulated() as daemon:
-        daemon.job("a", method="flux")
+        daemon.job("a", method="face")
         error = daemon.wait_terminal("a")
         assert error["code"] == "unknown_method"
-        assert "served: fake" in error["error"]
+        assert error["error"] == (
+            "method 'face' is not served here; served: fake; it needs `pip install "
+            "'upscaled[faces]'`; `upscaled doctor` says what is missing"
+        )
 
 
 def test_jobs_go_to_the_worker_that_has_their_model_unless_it_is_busier() -> None:
