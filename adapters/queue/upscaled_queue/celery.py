@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -248,8 +247,10 @@ def work(machine: Machine, workers: int) -> int:
     settings = machine.settings
     capacity = settings.slots * workers
     host(machine, capacity)
-    _log_little()
-    signals.setup_logging.connect(_log_little, weak=False)
+    from upscaled_queue.celerylog import log_little
+
+    log_little()
+    signals.setup_logging.connect(log_little, weak=False)
     queues = [settings.queue_of(method) for method in settings.methods]
     if not settings.url.is_redis:
         queues += [queue + URGENT for queue in queues]
@@ -270,21 +271,6 @@ def work(machine: Machine, workers: int) -> int:
     machine.wait_stopped()
     # Celery stops the machine too if it gives up by itself, and has logged why.
     return machine.exit_status or (EXIT_STUCK if worker.exitcode else EXIT_OK)
-
-
-def _log_little(**_: Any) -> None:
-    """Log only Celery's warnings: the machine's log has a line for each job."""
-    import logging
-    import warnings
-
-    from celery.exceptions import CPendingDeprecationWarning
-    from celery.platforms import SecurityWarning
-
-    # The first is about root and pickle, which is not accepted here; the second is about a setting
-    # that is set here.
-    warnings.simplefilter("ignore", SecurityWarning)
-    warnings.simplefilter("ignore", CPendingDeprecationWarning)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 
 
 # --- a worker that Celery's own command started -------------------------------------------------
