@@ -33,7 +33,7 @@ from training.log import Log
 from training.network import load_network, save_network
 from training.run import Recipe, Run
 from training.validation import Validation
-from upscaled_models.esrgan.colour import COLOUR, HALF_INTERPOLATED
+from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "training"
 
@@ -118,7 +118,7 @@ def _save(run: Run, checkpoint: Path) -> None:
 
 def _save_network(run: Run, path: Path) -> None:
     # The colour of a damaged picture has to be cleaned too.
-    save_network(run.average, path, None if run.recipe.damaged else {COLOUR: HALF_INTERPOLATED})
+    save_network(run.average, path, {COLOUR: FOLLOWS_LUMA})
 
 
 def keep_freed_memory() -> None:

@@ -1,13 +1,17 @@
-"""Networks whose luma is kept, and whose colour is half interpolated.
+"""Networks whose luma is kept, and whose colour follows it.
 
 A photograph's colour is smooth: cameras and JPEG keep it at half the resolution. A small network
-that sharpens it is farther from the truth than Lanczos. But all of Lanczos's colour under a sharp
-luma draws dark lines beside saturated edges. The mean of both does neither.
+that sharpens it is farther from the truth than Lanczos. But Lanczos's colour under a sharper luma
+draws dark lines beside saturated edges. Near an edge, the colours of a small picture lie on a line:
+from one side's colour to the other's. So what the network adds to Lanczos's luma is added along
+that line, and the result stays between both colours. The line is the regression of red, green and
+blue on luma in a window, as in the guided filter (He, Sun, Tang, 2013).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +20,28 @@ from torch.nn import functional
 from upscaled_imaging.luma import LUMA
 
 # Of a weights file's metadata: the name, and the value that asks for it.
-COLOUR, HALF_INTERPOLATED = "colour", "half interpolated"
+COLOUR, FOLLOWS_LUMA = "colour", "follows luma"
 
+# Of Lanczos-3, in pixels.
 _RADIUS = 3
+# Variances of luma, which is between 0 and 1. Where it varies less than `_FAINT`, red, green and
+# blue get more and more the same: with less than this number they pass both colours of an edge
+# between two colours of nearly equal luma. Where it varies less than `_FLAT`, which is a standard
+# deviation of one level of 255, ever less is added: a field of one colour keeps it to the last bit.
+_FAINT = 0.008
+_FLAT = (1 / 255) ** 2
 
 
-class HalfInterpolatedColour(nn.Module):
-    """A Compact network whose colour is the mean of its own and of Lanczos-3's.
+class ColourFollowsLuma(nn.Module):
+    """A Compact network of whose result only the luma is used; see the module.
 
     Takes and gives RGB, (B, 3, h, w) to (B, 3, scale * h, scale * w). It runs by rows, as the
     network itself does. The network's result counts between 0 and 1, because that is what it was
     trained to. At the picture's border the interpolation divides by the weights that lie inside, as
     Pillow does.
+
+    All of it happens before the pixel shuffle, where a pixel has `scale * scale` parts. Values are
+    relative to the repeated pixel. So in half precision only the differences are rounded.
     """
 
     def __init__(self, network: nn.Module, scale: int) -> None:
@@ -35,40 +49,61 @@ class HalfInterpolatedColour(nn.Module):
         body = network.body
         assert isinstance(body, nn.ModuleList)
         pixels = scale**2
-        luma = torch.tensor(LUMA)
-        kernels = _interpolation(scale)
-        # What red, green and blue have more than luma.
-        colour = torch.eye(3) - luma
+        luma, rgb = torch.tensor(LUMA)[None], torch.eye(3)
+        to_luma = luma.expand(3, 3)
         self.body = nn.Sequential(*body)
-        self.repeated = _fixed(torch.eye(3).repeat_interleave(pixels, 0)[:, :, None, None])
+
+        repeated = _pixel_wise(rgb.repeat_interleave(pixels, 0))
+        self.darkest = _fixed(-repeated)
+        self.brightest = _fixed(-repeated, torch.ones(3 * pixels))
         self.one = _fixed(torch.zeros(1, 3, 1, 1), torch.ones(1))
-        self.inside = _fixed(kernels[:, None])
-        self.interpolated = _fixed(torch.einsum("dc,pyx->dpcyx", colour, kernels).flatten(0, 1))
-        # The luma and half of the colour that the network adds to the repeated pixels; and half of
-        # the interpolated colour, less that of the repeated pixels.
-        added = torch.kron(luma + colour / 2, torch.eye(pixels))
-        interpolated = torch.eye(3 * pixels) / 2
-        repeated = -colour.repeat_interleave(pixels, 0) / 2
-        self.joined = _fixed(torch.cat([added, interpolated, repeated], 1)[:, :, None, None])
+        sharper = _weights(scale, _RADIUS, lanczos)
+        sharper[:, _RADIUS, _RADIUS] -= 1
+        self.sharper = _fixed(_each_channel(sharper))
+        self.outside = _fixed(-sharper.repeat(3, 1, 1)[:, None])
+        between = torch.kron(to_luma, torch.eye(pixels))
+        self.added_luma = _fixed(_pixel_wise(between))
+
+        self.centred = _fixed(_pixel_wise(rgb), torch.full((3,), -0.5))
+        self.luma = _fixed(_pixel_wise(luma))
+        self.sums = _fixed(torch.eye(6)[:, :, None, None].expand(6, 6, 3, 3))
+        self.count = _fixed(torch.ones(1, 1, 3, 3))
+        self.beyond_luma = _fixed(_pixel_wise(rgb - to_luma))
+        # Between the pixels, too. No slope beyond the border is 1 there: all colours get the same.
+        bilinear = _each_channel(_weights(scale, 1, lambda distance: max(0.0, 1 - abs(distance))))
+        self.slopes = _fixed(bilinear, torch.ones(3 * pixels))
+        self.shares = _fixed(torch.ones(3 * pixels, 1, 1, 1))
         self.scale = scale
 
     def forward(self, picture: Tensor) -> Tensor:
-        repeated = self.repeated(picture)
-        added = torch.minimum(torch.maximum(self.body(picture), -repeated), 1 - repeated)
-        inside = self.inside(self.one(picture))
-        interpolated = self.interpolated(picture) / torch.cat([inside] * 3, 1)
-        joined = self.joined(torch.cat([added, interpolated, picture], 1))
+        one, darkest = self.one(picture), self.darkest(picture)
+        outside = self.outside(one)
+        interpolated = (self.sharper(picture) - darkest * outside) / (1 - outside)
+        added = torch.clamp(self.body(picture), darkest, self.brightest(picture))
+        luma = self.added_luma(added - interpolated)
+        covariance = self._covariance_with_luma(picture, one)
+        variance = functional.relu(self.luma(covariance))  # rounded, it may be below 0
+        slopes = self.slopes(self.beyond_luma(covariance) / (variance + _FAINT))
+        shares = self.shares(variance / (variance + _FLAT))
+        detail = interpolated + luma * slopes * shares
         enlarged = functional.interpolate(picture, scale_factor=self.scale, mode="nearest")
-        return functional.pixel_shuffle(joined, self.scale) + enlarged
+        return functional.pixel_shuffle(detail, self.scale) + enlarged
+
+    def _covariance_with_luma(self, picture: Tensor, one: Tensor) -> Tensor:
+        """Of red, green and blue, in 3 x 3 pixels: (B, 3, h, w)."""
+        centred = self.centred(picture)
+        products = centred * self.luma(centred)
+        means = self.sums(torch.cat([centred, products], 1)) / self.count(one)
+        return means[:, 3:] - means[:, :3] * self.luma(means[:, :3])
 
 
-def _interpolation(scale: int) -> Tensor:
-    """(scale * scale, 7, 7): for each pixel of the result, in the order of `pixel_shuffle`, the
-    weights of the source's pixels around its own."""
+def _weights(scale: int, radius: int, kernel: Callable[[float], float]) -> Tensor:
+    """(scale * scale, side, side): for each pixel of the result, in the order of `pixel_shuffle`,
+    the weights of the source's pixels around its own."""
     lines = []
     for place in range(scale):
         centre = (place + 0.5) / scale - 0.5
-        line = [lanczos(offset - centre) for offset in range(-_RADIUS, _RADIUS + 1)]
+        line = [kernel(offset - centre) for offset in range(-radius, radius + 1)]
         lines.append([weight / sum(line) for weight in line])
     line_weights = torch.tensor(lines)
     return torch.einsum("ay,bx->abyx", line_weights, line_weights).flatten(0, 1)
@@ -82,6 +117,16 @@ def lanczos(distance: float) -> float:
         return 1.0
     angle = math.pi * distance
     return _RADIUS * math.sin(angle) * math.sin(angle / _RADIUS) / angle**2
+
+
+def _each_channel(kernels: Tensor) -> Tensor:
+    """(parts, side, side) to (3 * parts, 3, side, side): the same for red, green and blue."""
+    return torch.einsum("dc,pyx->dpcyx", torch.eye(3), kernels).flatten(0, 1)
+
+
+def _pixel_wise(matrix: Tensor) -> Tensor:
+    """(outputs, inputs) to the weights of a convolution that sees one pixel."""
+    return matrix[:, :, None, None]
 
 
 def _fixed(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import ImageModelDescriptor, UnsupportedModelError
-from upscaled_models.esrgan.colour import COLOUR, HALF_INTERPOLATED, HalfInterpolatedColour
+from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA, ColourFollowsLuma
 from upscaled_models.esrgan.foreign import what_it_is
 from upscaled_models.esrgan.weightsfile import read_metadata, read_weights, useless
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -45,8 +45,8 @@ def load_descriptor(path: Path) -> Descriptor:
     """
     model = as_picture_network(path, read_model(path))
     is_compact = model.architecture.id == "Compact" and model.input_channels == 3
-    if is_compact and read_metadata(path).get(COLOUR) == HALF_INTERPOLATED:
-        model._model = HalfInterpolatedColour(model.model, model.scale)
+    if is_compact and read_metadata(path).get(COLOUR) == FOLLOWS_LUMA:
+        model._model = ColourFollowsLuma(model.model, model.scale)
     return model
 
 

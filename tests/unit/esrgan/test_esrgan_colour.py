@@ -1,4 +1,4 @@
-"""A network's luma over half interpolated colour, which a weights file asks for."""
+"""A network's luma, and colour that follows it, which a weights file asks for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tiny_networks import CPU, compact, random_picture, rrdb, weights
+from upscaled_bench.evaluation import edges
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.colour import HalfInterpolatedColour
+from upscaled_models.esrgan.colour import ColourFollowsLuma
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 
@@ -21,7 +23,7 @@ _LUMA = torch.tensor(LUMA)[:, None, None]
 _BUNDLED = Path(__file__).resolve().parents[3] / "models" / "weights"
 
 
-def save(model: nn.Module, path: Path, colour: str = "half interpolated") -> Path:
+def save(model: nn.Module, path: Path, colour: str = "follows luma") -> Path:
     safetensors.torch.save_file(weights(model), path, {"colour": colour})
     return path
 
@@ -40,9 +42,21 @@ def lanczos(picture: Tensor, scale: int) -> Tensor:
     return torch.from_numpy(np.stack(bands))[None]
 
 
+def means(picture: Tensor) -> Tensor:
+    """Of 3 x 3 pixels, as far as they lie inside."""
+    return functional.avg_pool2d(picture, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def between_pixels(slopes: Tensor, scale: int) -> Tensor:
+    """Bilinear; beyond the border all slopes are 1."""
+    padded = functional.pad(slopes, (1, 1, 1, 1), value=1.0)
+    large = functional.interpolate(padded, scale_factor=scale, mode="bilinear")
+    return large[:, :, scale:-scale, scale:-scale]
+
+
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(21, 17), (2, 5)])
-def test_the_luma_is_the_network_s_and_half_of_the_colour_is_pillow_s_lanczos(
+def test_what_the_network_adds_to_pillow_s_lanczos_in_luma_is_added_along_the_colours_line(
     tmp_path: Path, scale: int, height: int, width: int
 ) -> None:
     model = compact(scale=scale)
@@ -50,10 +64,21 @@ def test_the_luma_is_the_network_s_and_half_of_the_colour_is_pillow_s_lanczos(
     picture = random_picture(height, width)
     with torch.inference_mode():
         result, plain = load_descriptor(path).model(picture), model(picture).clamp(0, 1)
-    enlarged = lanczos(picture, scale)
-    colours = [one - luma(one) for one in (plain, enlarged)]
-    expected = luma(plain) + (colours[0] + colours[1]) / 2
+    brightness, base = luma(picture), lanczos(picture, scale)
+    covariance = means(picture * brightness) - means(picture) * means(brightness)
+    variance = luma(covariance)
+    slopes = between_pixels((covariance + 0.008) / (variance + 0.008), scale)
+    shares = functional.interpolate(variance / (variance + 1 / 255**2), scale_factor=scale)
+    expected = base + slopes * shares * (luma(plain) - luma(base))
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+
+
+def test_a_field_of_one_colour_keeps_it_up_to_the_border(tmp_path: Path) -> None:
+    model = load_descriptor(save(compact(scale=4), tmp_path / "a.safetensors")).model
+    field = torch.tensor([0.9, 0.1, 0.3])[None, :, None, None]
+    with torch.inference_mode():
+        result = model(field.expand(1, 3, 12, 9))
+    torch.testing.assert_close(result, field.expand_as(result), rtol=0, atol=1e-4)
 
 
 def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
@@ -90,12 +115,21 @@ def test_other_files_keep_their_colour(tmp_path: Path) -> None:
         assert type(descriptor.model).__module__.startswith("spandrel.")
 
 
-@pytest.mark.parametrize(
-    ("name", "is_interpolated"),
-    [("compact-x4", True), ("compact-x2", True), ("compact-x4-clean", False)],
-)
-def test_the_bundled_networks_for_clean_pictures_interpolate_colour(
-    name: str, is_interpolated: bool
+@pytest.mark.parametrize("name", ["compact-x4", "compact-x4-clean", "compact-x2"])
+def test_the_colour_of_the_bundled_networks_follows_their_luma(name: str) -> None:
+    model = load_descriptor(_BUNDLED / f"{name}.safetensors").model
+    assert isinstance(model, ColourFollowsLuma)
+
+
+@pytest.mark.parametrize("name", ["compact-x4", "compact-x4-clean", "compact-x2"])
+def test_a_bundled_network_passes_both_colours_of_an_edge_no_farther_than_lanczos(
+    name: str,
 ) -> None:
     model = load_descriptor(_BUNDLED / f"{name}.safetensors").model
-    assert isinstance(model, HalfInterpolatedColour) == is_interpolated
+    white, red = (255, 255, 255), (227, 6, 19)
+    least, most = torch.tensor(red)[:, None, None] / 255, torch.ones(3, 1, 1)
+    for levels in edges.draw_edges(white, red):
+        picture = torch.from_numpy(levels / np.float32(255)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            result = model(picture).clamp(0, 1)
+        assert torch.maximum(least - result, result - most).max() * 255 <= 26

@@ -37,7 +37,7 @@ class RowGraph:
             operation.block.extra_bytes for operation in operations if operation.block is not None
         )
         numbered = [source, *operations]
-        self.column_bytes = math.ceil(_held_bytes(numbered))
+        self.column_bytes = math.ceil(held_bytes(numbered))
         self.pixel_bytes = math.ceil(_peak_bytes(numbered))
         positions = [operation.position for operation in numbered]
         self.largest_bytes = math.ceil(max(one.row_bytes * one.ratio for one in positions))
@@ -60,7 +60,7 @@ class RowGraph:
         return result
 
 
-def _held_bytes(operations: Sequence[Operation]) -> Fraction:
+def held_bytes(operations: Sequence[Operation]) -> Fraction:
     """Memory of the rows that wait in front of the operations once all have begun, per column of
     the source."""
     positions = [operation.position for operation in operations]

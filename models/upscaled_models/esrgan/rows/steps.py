@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.denseblock import DenseBlock
-from upscaled_models.esrgan.rows.graph import RowGraph
+from upscaled_models.esrgan.rows.graph import RowGraph, held_bytes
 from upscaled_models.esrgan.rows.kernels import Compute, Convolution
 from upscaled_models.esrgan.rows.operation import Operation, Position
 from upscaled_models.esrgan.rows.recording import Node
@@ -112,14 +113,41 @@ class Steps:
         self._steps.append(Step(position, work, is_float32, compute_bytes))
 
     def compiled(self, multiple: int) -> RowGraph:
-        """The graph of these steps. multiple: see `RowGraph`."""
-        source, *operations = (self._compiled(step) for step in self._steps)
+        """The graph of these steps. multiple: see `RowGraph`.
+
+        A result that is read later than it could be computed waits for its reader, or else what it
+        is computed from waits. All steps do the one or the other, whichever holds less memory.
+        """
+        early = [self._compiled(step) for step in self._steps]
+        late = [
+            replace(operation, position=position)
+            for operation, position in zip(early, self._late(), strict=True)
+        ]
+        source, *operations = min(early, late, key=held_bytes)
         return RowGraph(source, operations, multiple)
 
     def _compiled(self, step: Step) -> Operation:
         work = step.work
         compute = work.compiled(self.dtype) if isinstance(work, Convolution) else work
         return Operation(step.position, compute, step.compute_bytes)
+
+    def _late(self) -> list[Position]:
+        """The positions if each step is as far behind as those that read it allow. A dense block,
+        and what it reads, stay where they are: a block plans its rows itself."""
+        positions = [step.position for step in self._steps]
+        blocks = {
+            number for number, step in enumerate(self._steps) if isinstance(step.work, DenseBlock)
+        }
+        fixed = {0, self.last, *blocks}.union(*(positions[number].inputs for number in blocks))
+        lags: dict[int, int] = {}
+        for number in range(self.last, 0, -1):
+            position = positions[number]
+            if number not in fixed:
+                position = positions[number] = replace(position, lag=lags[number])
+            for given in position.inputs:
+                lag = math.floor(position.lag / position.gain) - position.halo
+                lags[given] = min(lag, lags.get(given, lag))
+        return positions
 
 
 def latest(positions: Sequence[Position]) -> tuple[int, Fraction]:
