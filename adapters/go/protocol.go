@@ -209,7 +209,7 @@ type FaceConfig struct {
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
 	// GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file.
 	Model string `json:"model,omitempty"`
-	// The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input.
+	// The ESRGAN model that enlarges the picture. Default: auto if the output is larger than the input.
 	UpscaleModel string `json:"upscale_model,omitempty"`
 	// How much of a restored face is taken; 0 changes no pixel.
 	Strength *float64 `json:"strength,omitempty"`

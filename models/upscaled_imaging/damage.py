@@ -29,7 +29,7 @@ _MOST_FOR_JPEG = 8
 # A window must hold some blocks.
 _LEAST_SIDE = 16
 # Below these qualities a picture counts as damaged: there, compact-x4-clean came closer to the
-# undamaged picture than compact-x4, or as close, in 98 of 100 cases (docs/models.md). Up to a
+# undamaged picture than compact-x4, or as close, in 99 of 100 cases (docs/models.md). Up to a
 # quality of 75 it is closer on average, but not for smooth pictures. WebP smooths its blocks.
 LEAST_QUALITY = {"JPEG": 60, "WebP": 50}
 # From this on, in levels of 255, measured in the same way; on average it is closer from 5 on.

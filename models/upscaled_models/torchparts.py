@@ -1,7 +1,7 @@
 """Keeps two parts of torch out of a worker's start: its compiler and its distributed tensors.
 
 Nothing here uses them. Their imports, with sympy, take a third of the processor time of a start and
-100 MB. They are not imported by name: one of torchvision's modules asks the compiler whether it
+35 MB. They are not imported by name: one of torchvision's modules asks the compiler whether it
 supports a device, and torch looks for the class of distributed tensors when it first calls a
 subclass of `Tensor` in Python. For that moment a stand-in is among the imported modules.
 """

@@ -12,7 +12,7 @@ from typing import Literal
 DEFAULT_UPSCALE_FACTOR = 4.0
 DEFAULT_DPI = 150
 # Of `esrgan`.
-DEFAULT_MODEL = "compact-x4"
+DEFAULT_MODEL = "auto"
 
 Crop = Literal[
     "none",

@@ -249,7 +249,7 @@ class FaceConfig(ImageConfig):
     )
     upscale_model: FilePath | None = Field(
         None,
-        description="The ESRGAN model that enlarges the picture. Default: compact-x4 if the output "
+        description="The ESRGAN model that enlarges the picture. Default: auto if the output "
         "is larger than the input.",
     )
     strength: Strength = Field(

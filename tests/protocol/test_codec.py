@@ -88,10 +88,10 @@ def test_a_job_with_only_required_fields_has_the_documented_defaults() -> None:
 @pytest.mark.parametrize(
     ("config", "model"),
     [
-        ({}, "compact-x4"),
+        ({}, "auto"),
         ({"model": "4x-AnimeSharp"}, "4x-AnimeSharp"),
         ({"upscale_model": "4x-UltraSharp"}, "4x-UltraSharp"),
-        ({"upscale_model": None}, "compact-x4"),
+        ({"upscale_model": None}, "auto"),
         ({"upscale_model": "4x-UltraSharp", "model": "4x-AnimeSharp"}, "4x-AnimeSharp"),
     ],
 )

@@ -15,6 +15,7 @@ TIMEOUT_S = 60.0
 # Answers each job that it can name, and nothing else. Its first argument is Python code.
 ECHO = """
 import json, os, sys
+sys.setrecursionlimit(5000)  # as deep as the client can write
 def say(**message): print(json.dumps(message), flush=True)
 exec(sys.argv[1])
 say(type="status", message="ready")

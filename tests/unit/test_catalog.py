@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from upscaled_models.catalog import FOLDERS, Catalog, Model, bundled_weights_dir
+from upscaled_models.esrgan.automatic import AUTO, PAIRS
 from upscaled_protocol.configs import EsrganConfig, FluxConfig
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -66,8 +67,10 @@ def test_every_wanted_model_is_known(name: str) -> None:
 
 
 def test_the_default_models_of_the_configs_are_known() -> None:
+    assert EsrganConfig(image_path="x").model == AUTO
     for name in (
-        EsrganConfig(image_path="x").model,
+        *(pair.clean for pair in PAIRS),
+        PAIRS[-1].damaged,
         FluxConfig(image_path="x").model,
         FluxConfig(image_path="x").upscale_model,
     ):

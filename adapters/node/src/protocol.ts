@@ -180,7 +180,7 @@ export interface FaceConfig {
   upscale_factor?: number;
   /** GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file. */
   model?: string;
-  /** The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input. */
+  /** The ESRGAN model that enlarges the picture. Default: auto if the output is larger than the input. */
   upscale_model?: string;
   /** How much of a restored face is taken; 0 changes no pixel. */
   strength?: number;

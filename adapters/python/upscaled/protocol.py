@@ -157,7 +157,7 @@ class FaceConfig(TypedDict, total=False):
     upscale_factor: float
     # GFPGANv1.4, GFPGANv1.3, RestoreFormer or CodeFormer, or the path of such a weights file.
     model: str
-    # The ESRGAN model that enlarges the picture. Default: compact-x4 if the output is larger than the input.
+    # The ESRGAN model that enlarges the picture. Default: auto if the output is larger than the input.
     upscale_model: str
     # How much of a restored face is taken; 0 changes no pixel.
     strength: float

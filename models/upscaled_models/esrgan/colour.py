@@ -66,7 +66,7 @@ class ColourFollowsLuma(nn.Module):
 
         self.centred = _fixed(_pixel_wise(rgb), torch.full((3,), -0.5))
         self.luma = _fixed(_pixel_wise(luma))
-        self.sums = _fixed(torch.eye(6)[:, :, None, None].expand(6, 6, 3, 3))
+        self.sums = _fixed(_pixel_wise(rgb).expand(3, 3, 3, 3))
         self.count = _fixed(torch.ones(1, 1, 3, 3))
         self.beyond_luma = _fixed(_pixel_wise(rgb - to_luma))
         # Between the pixels, too. No slope beyond the border is 1 there: all colours get the same.
@@ -91,10 +91,11 @@ class ColourFollowsLuma(nn.Module):
 
     def _covariance_with_luma(self, picture: Tensor, one: Tensor) -> Tensor:
         """Of red, green and blue, in 3 x 3 pixels: (B, 3, h, w)."""
-        centred = self.centred(picture)
-        products = centred * self.luma(centred)
-        means = self.sums(torch.cat([centred, products], 1)) / self.count(one)
-        return means[:, 3:] - means[:, :3] * self.luma(means[:, :3])
+        count, centred = self.count(one), self.centred(picture)
+        means = self.sums(centred) / count
+        squares = self.sums(centred * self.luma(centred)) / count
+        covariance: Tensor = squares - means * self.luma(means)
+        return covariance
 
 
 def _weights(scale: int, radius: int, kernel: Callable[[float], float]) -> Tensor:

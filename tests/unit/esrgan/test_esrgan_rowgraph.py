@@ -163,6 +163,32 @@ def test_memory_between_bands_does_not_grow_with_the_height() -> None:
     assert held[20] == held[-2] <= 20 * graph.column_bytes
 
 
+class WideBesideDeep(nn.Module):
+    """Adds 48 channels that could be computed at once to the result of many convolutions."""
+
+    def __init__(self, convolutions: int) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(
+            *(nn.Conv2d(3, 3, 3, padding=1) for _ in range(convolutions)), nn.Conv2d(3, 48, 1)
+        )
+        self.wide = nn.Conv2d(3, 48, 1)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        result: Tensor = self.wide(picture) + self.deep(picture)
+        return result
+
+
+def test_the_picture_waits_and_not_the_wide_result_that_is_read_later() -> None:
+    model = WideBesideDeep(8)
+    graph = trace(model, 3, 1, torch.float32)
+    assert graph.column_bytes < 8 * 48 * torch.float32.itemsize
+    picture = random_picture(30, 20)
+    with torch.inference_mode():
+        expected = model(picture)
+    torch.testing.assert_close(stream(graph, picture, 1, 7), expected, rtol=0, atol=1e-5)
+    assert torch.equal(stream(graph, picture, 1, 7), stream(graph, picture, 1, 30))
+
+
 def held_bytes(running: object) -> int:
     """Bytes of all tensors that the stream's buffers hold."""
     buffers = [buffer for layer in running._layers for buffer in layer.buffers]  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ abstract class FactorDto extends UpscaleDto {
 }
 
 export class EsrganDto extends FactorDto {
-  @Optional({ description: "The same as upscale_model. Default: compact-x4." })
+  @Optional({ description: "The same as upscale_model. Default: auto." })
   @Matches(MODEL_NAME)
   readonly model?: string;
 

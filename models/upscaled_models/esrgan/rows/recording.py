@@ -20,10 +20,12 @@ aten = torch.ops.aten
 KindT = TypeVar("KindT")
 
 # Operations whose result has the shape and type of their first argument, if their other tensors
-# have them too. torch derives such shapes in Python, which is slow.
+# have them too, or are repeated along some sides. torch derives such shapes in Python, which is
+# slow.
 _LIKE_FIRST = {
     aten.relu, aten.leaky_relu, aten.silu, aten.gelu, aten.sigmoid, aten.tanh, aten.add, aten.sub,
     aten.rsub, aten.mul, aten.div, aten.neg, aten.minimum, aten.maximum,
+    aten.clamp,
 }  # fmt: skip
 
 
@@ -156,7 +158,7 @@ class _Recorder:
         packet = getattr(func, "overloadpacket", None)
         if packet in _LIKE_FIRST:
             shapes = [self._shape(node) for node in _leaves(args, Node)]
-            if all(_are_alike(shapes[0], shape) for shape in shapes) and shapes[0] is args[0].value:
+            if all(_fits(shapes[0], shape) for shape in shapes) and shapes[0] is args[0].value:
                 return shapes[0]
         if packet is aten.cat and len(args) == 2 and not any(one.is_constant for one in args[0]):
             return _concatenated([node.value for node in args[0]], args[1])
@@ -212,8 +214,13 @@ def _mapped(tree: Any, kind: type[KindT], change: Callable[[KindT], Any]) -> Any
     return tree
 
 
-def _are_alike(first: Tensor, second: Tensor) -> bool:
-    return first.shape == second.shape and first.dtype == second.dtype
+def _fits(first: Tensor, second: Tensor) -> bool:
+    sides = zip(first.shape, second.shape, strict=False)
+    return (
+        first.dtype == second.dtype
+        and first.dim() == second.dim()
+        and all(other in (side, 1) for side, other in sides)
+    )
 
 
 def _concatenated(parts: list[Tensor], dimension: int) -> Tensor:
