@@ -6,12 +6,12 @@ import fcntl
 import os
 import sys
 
-from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES, READ_SIZE_BYTES, LineSplitter
+from upscaled_protocol.lines import READ_SIZE_BYTES, LineSplitter
 from upscaled_protocol.outbox import Outbox
 
 _MAX_STDERR_LINE_BYTES = 64 * 1024
-# As for a host's line. A worker shortens what it quotes, so its lines are far below that.
-MAX_STDOUT_LINE_BYTES = DEFAULT_LINE_LIMIT_BYTES
+# A result may hold its picture in base64, which has no limit; no picture takes that much.
+MAX_STDOUT_LINE_BYTES = 4 * 2**30
 
 
 class Pipes:

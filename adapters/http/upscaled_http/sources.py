@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from upscaled_http.config import AuthSettings, PipelineSettings, Settings
 from upscaled_http.keys import Key, check_names, parse_keys
 from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_protocol.choices import DEFAULT_MODEL
 
 PREFIX = "UPSCALED_"
 
@@ -286,6 +287,8 @@ def _pipeline_faults(pipeline: PipelineSettings, given: Mapping[str, Given]) -> 
 
 
 def _is_known(model: str, settings: Settings) -> bool:
+    if model == DEFAULT_MODEL:
+        return True
     catalog = Catalog.load()
     entry = catalog.find(model)
     if entry is not None:

@@ -26,7 +26,7 @@ from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.catalog import Catalog, default_model_dir
-from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
+from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_MODEL, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.configs import (
     Config,
     EsrganConfig,
@@ -200,6 +200,8 @@ class SubmissionReader:
         for field in ("upscale_model", "model", "pre_model", "face_model"):
             name = getattr(model, field, None)
             if name is None or field not in model.model_fields_set:
+                continue
+            if isinstance(model, EsrganConfig) and field != "pre_model" and name == DEFAULT_MODEL:
                 continue
             given = given_as.get(field, field)
             if Path(name).name != name or "\\" in name or "\0" in name or name.startswith("."):

@@ -264,7 +264,7 @@ def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method
     assert (models["my-faces"]["method"], models["my-faces"]["installed"]) == ("face", True)
     defaults = {model["method"]: model["name"] for model in listed if model["default"]}
     assert defaults == {
-        "esrgan": "compact-x4",
+        "esrgan": "auto",
         "flux": "flux1-dev-Q8_0",
         "imagen": "imagen-4.0-upscale-preview",
         "face": "GFPGANv1.4",
@@ -279,7 +279,7 @@ def test_the_default_model_of_the_settings_is_the_one_that_is_listed() -> None:
     app = create_app(Settings.model_validate(sections), ScriptedService())
     listed = ask(app, "GET", "/api/models").json["models"]
     assert {model["method"] for model in listed} == {"esrgan", "fake"}
-    assert [model["name"] for model in listed if model["default"]] == ["4x-UltraSharp", "fake"]
+    assert {model["name"] for model in listed if model["default"]} == {"4x-UltraSharp", "fake"}
 
 
 # --- log and metrics ----------------------------------------------------------------------------

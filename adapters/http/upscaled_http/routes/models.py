@@ -33,6 +33,8 @@ _DEFAULTS: dict[str, str] = {
 # A user's own weights are one file in the method's folder.
 _WITH_OWN_FILES = ("esrgan", "face")
 _OF_NO_CATALOG = {
+    "esrgan": "The bundled model that suits the picture: one is for clean pictures, one for JPEGs, "
+    "scans and noise.",
     "imagen": "Google's Imagen on Vertex AI: it needs the server's credentials, and may be billed.",
     "fake": "For tests of a client: it answers at once, without new detail.",
 }
@@ -49,6 +51,16 @@ def known_models(settings: Settings) -> Iterator[Model]:
     model_dir = settings.workers.model_dir or default_model_dir()
     catalog = _catalog()
     defaults = {**_DEFAULTS, "esrgan": _default_of_esrgan(settings)}
+    for method, description in _OF_NO_CATALOG.items():
+        if method in settings.workers.methods:
+            yield Model(
+                name=_DEFAULTS[method],
+                method=method,
+                supported_scales=_SCALES[method],
+                description=description,
+                installed=True,
+                default=defaults[method] == _DEFAULTS[method],
+            )
     for entry in catalog:
         if entry.method in settings.workers.methods and entry.is_for_jobs:
             yield Model(
@@ -72,16 +84,6 @@ def known_models(settings: Settings) -> Iterator[Model]:
                     installed=True,
                     default=file.stem == defaults[method],
                 )
-    for method, description in _OF_NO_CATALOG.items():
-        if method in settings.workers.methods:
-            yield Model(
-                name=_DEFAULTS[method],
-                method=method,
-                supported_scales=_SCALES[method],
-                description=description,
-                installed=True,
-                default=True,
-            )
 
 
 @cache
