@@ -70,6 +70,12 @@ def test_the_results_suffix_follows_the_format(format_: str | None, suffix: str)
     assert read({"format": format_} if format_ else {}).suffix == suffix
 
 
+def test_the_model_that_suits_the_picture_may_be_named_and_is_no_first_step() -> None:
+    assert read({"model": "auto"}).config["model"] == "auto"
+    with pytest.raises(ProblemError):
+        read({"pre_model": "auto"})
+
+
 def test_a_url_stands_for_an_upload() -> None:
     url = "https://example.org/a.png"
     for name in ("image_url", "img_url"):
