@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from upscaled_models.device.precision import choose_dtype
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.rows import native
 
 CPU = torch.device("cpu")
 # oneDNN refuses bf16 on processors without AVX-512, and no job computes in it there.
@@ -84,6 +87,18 @@ def in_bands(picture: Tensor, rows: int) -> Iterator[Tensor]:
     """The picture from the top down, `rows` at a time."""
     for top in range(0, picture.shape[2], rows):
         yield picture[:, :, top : top + rows]
+
+
+@contextmanager
+def without_compiled_steps() -> Iterator[None]:
+    """As if there had been no C compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "LIBRARY", Path("/nonexistent.so"))
+        native.library.cache_clear()
+        try:
+            yield
+        finally:
+            native.library.cache_clear()
 
 
 def psnr(first: Tensor | np.ndarray, second: Tensor | np.ndarray, top: float = 1.0) -> float:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
+from upscaled_models.esrgan.rows import followluma
 
 # Of a weights file's metadata: the name, and the value that asks for it.
 COLOUR, FOLLOWS_LUMA = "colour", "follows luma"
 
 # Of Lanczos-3, in pixels.
-_RADIUS = 3
+_RADIUS = followluma.RADIUS
 # Variances of luma, which is between 0 and 1. Where it varies less than `_FAINT`, red, green and
 # blue get more and more the same: with less than this number they pass both colours of an edge
 # between two colours of nearly equal luma. Where it varies less than `_FLAT`, which is a standard
@@ -40,8 +41,7 @@ class ColourFollowsLuma(nn.Module):
     trained to. At the picture's border the interpolation divides by the weights that lie inside, as
     Pillow does.
 
-    All of it happens before the pixel shuffle, where a pixel has `scale * scale` parts. Values are
-    relative to the repeated pixel. So in half precision only the differences are rounded.
+    On a processor all of it is one compiled step behind the network, in float32.
     """
 
     def __init__(self, network: nn.Module, scale: int) -> None:
@@ -73,21 +73,32 @@ class ColourFollowsLuma(nn.Module):
         bilinear = _each_channel(_weights(scale, 1, lambda distance: max(0.0, 1 - abs(distance))))
         self.slopes = _fixed(bilinear, torch.ones(3 * pixels))
         self.shares = _fixed(torch.ones(3 * pixels, 1, 1, 1))
+        self.interpolation = _lines(scale, _RADIUS, lanczos)
         self.scale = scale
 
     def forward(self, picture: Tensor) -> Tensor:
+        detail = self.body(picture)
+        if followluma.can_apply(picture, self.scale):
+            result: Tensor = followluma.apply(picture, detail, self.interpolation, _FAINT, _FLAT)
+            return result
+        return self._in_torch(picture, detail)
+
+    def _in_torch(self, picture: Tensor, detail: Tensor) -> Tensor:
+        """The same by calls that run by rows on any device, before the pixel shuffle, where a pixel
+        has `scale * scale` parts. Values are relative to the repeated pixel: in half precision only
+        the differences are rounded."""
         one, darkest = self.one(picture), self.darkest(picture)
         outside = self.outside(one)
         interpolated = (self.sharper(picture) - darkest * outside) / (1 - outside)
-        added = torch.clamp(self.body(picture), darkest, self.brightest(picture))
+        added = torch.clamp(detail, darkest, self.brightest(picture))
         luma = self.added_luma(added - interpolated)
         covariance = self._covariance_with_luma(picture, one)
         variance = functional.relu(self.luma(covariance))  # rounded, it may be below 0
         slopes = self.slopes(self.beyond_luma(covariance) / (variance + _FAINT))
         shares = self.shares(variance / (variance + _FLAT))
-        detail = interpolated + luma * slopes * shares
+        sharper = interpolated + luma * slopes * shares
         enlarged = functional.interpolate(picture, scale_factor=self.scale, mode="nearest")
-        return functional.pixel_shuffle(detail, self.scale) + enlarged
+        return functional.pixel_shuffle(sharper, self.scale) + enlarged
 
     def _covariance_with_luma(self, picture: Tensor, one: Tensor) -> Tensor:
         """Of red, green and blue, in 3 x 3 pixels: (B, 3, h, w)."""
@@ -101,13 +112,18 @@ class ColourFollowsLuma(nn.Module):
 def _weights(scale: int, radius: int, kernel: Callable[[float], float]) -> Tensor:
     """(scale * scale, side, side): for each pixel of the result, in the order of `pixel_shuffle`,
     the weights of the source's pixels around its own."""
+    lines = _lines(scale, radius, kernel)
+    return torch.einsum("ay,bx->abyx", lines, lines).flatten(0, 1)
+
+
+def _lines(scale: int, radius: int, kernel: Callable[[float], float]) -> Tensor:
+    """(scale, side): the same for the rows of the result, or for its columns."""
     lines = []
     for place in range(scale):
         centre = (place + 0.5) / scale - 0.5
         line = [kernel(offset - centre) for offset in range(-radius, radius + 1)]
         lines.append([weight / sum(line) for weight in line])
-    line_weights = torch.tensor(lines)
-    return torch.einsum("ay,bx->abyx", line_weights, line_weights).flatten(0, 1)
+    return torch.tensor(lines)
 
 
 def lanczos(distance: float) -> float:

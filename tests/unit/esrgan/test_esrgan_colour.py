@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,29 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tiny_networks import CPU, compact, random_picture, rrdb, weights
+from tiny_networks import (
+    CPU,
+    compact,
+    in_bands,
+    random_picture,
+    rrdb,
+    weights,
+    without_compiled_steps,
+)
 from upscaled_bench.evaluation import edges
 from upscaled_imaging.luma import LUMA
 from upscaled_models.esrgan.colour import ColourFollowsLuma
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
+from upscaled_models.esrgan.pixels import to_bytes
+from upscaled_models.esrgan.precision import ImpreciseError
+from upscaled_models.esrgan.rows import kernels, native
+from upscaled_models.esrgan.rows.followluma import RADIUS
 
 _LUMA = torch.tensor(LUMA)[:, None, None]
 _BUNDLED = Path(__file__).resolve().parents[3] / "models" / "weights"
+
+compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
 
 
 def save(model: nn.Module, path: Path, colour: str = "follows luma") -> Path:
@@ -54,8 +70,16 @@ def between_pixels(slopes: Tensor, scale: int) -> Tensor:
     return large[:, :, scale:-scale, scale:-scale]
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4])
-@pytest.mark.parametrize(("height", "width"), [(21, 17), (2, 5)])
+@pytest.fixture(params=["compiled", "in torch"])
+def step(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways to compute it."""
+    with without_compiled_steps() if request.param == "in torch" else nullcontext():
+        yield request.param
+
+
+@pytest.mark.usefixtures("step")
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(21, 17), (2, 5), (1, 1), (9, 200)])
 def test_what_the_network_adds_to_pillow_s_lanczos_in_luma_is_added_along_the_colours_line(
     tmp_path: Path, scale: int, height: int, width: int
 ) -> None:
@@ -81,6 +105,7 @@ def test_a_field_of_one_colour_keeps_it_up_to_the_border(tmp_path: Path) -> None
     torch.testing.assert_close(result, field.expand_as(result), rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("step")
 def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
     descriptor = load_descriptor(save(compact(), tmp_path / "a.safetensors"))
     picture = random_picture(37, 23)
@@ -88,16 +113,47 @@ def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
         expected = descriptor.model(picture)
     network = Network(descriptor, CPU, torch.float32)
     assert network.by_rows
-    with torch.inference_mode():
-        results = []
-        for band_rows in (5, 37):
-            stream = network.open(37, band_rows)
-            bands = [stream.feed(band) for band in torch.split(picture, band_rows, 2)]
-            while (band := stream.drain()) is not None:
-                bands.append(band)
-            results.append(torch.cat([band for band in bands if band is not None], 2))
-    assert torch.equal(*results)
+    results = [by_rows(network, picture, rows) for rows in (1, 5, 37)]
+    assert all(torch.equal(result, results[0]) for result in results)
     torch.testing.assert_close(results[0], expected, rtol=0, atol=1e-5)
+    pixels = by_rows(network, picture, 5, as_bytes=True)
+    if pixels.is_floating_point():  # it saves no time there
+        pixels, _ = to_bytes(pixels)
+    assert torch.equal(pixels, to_bytes(results[0])[0])
+
+
+def by_rows(network: Network, picture: Tensor, band_rows: int, *, as_bytes: bool = False) -> Tensor:
+    stream = network.open(picture.shape[2], band_rows, as_bytes=as_bytes)
+    with torch.inference_mode():
+        bands = [stream.feed(band) for band in in_bands(picture, band_rows)]
+        while (band := stream.drain()) is not None:
+            bands.append(band)
+    return torch.cat([band for band in bands if band is not None], 2)
+
+
+@compiled
+def test_what_the_network_adds_may_be_in_half_precision() -> None:
+    added = random_picture(9, 20, channels=48).bfloat16() - 0.5
+    half, whole = (follow_luma(detail) for detail in (added, added.float()))
+    assert torch.equal(half, whole)
+
+
+@compiled
+def test_a_result_that_is_not_finite_is_reported() -> None:
+    added = random_picture(9, 20, channels=48)
+    follow_luma(added, torch.uint8)
+    added[0, 47, 8, 19] = torch.nan
+    with pytest.raises(ImpreciseError):
+        follow_luma(added, torch.uint8)
+
+
+def follow_luma(detail: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Of a picture in one piece, with weights that are all equal."""
+    height, width = detail.shape[2:]
+    picture = functional.pad(random_picture(height, width), (0, 0, RADIUS, RADIUS))
+    compute = kernels.follow_luma(torch.full((4, 2 * RADIUS + 1), 1 / 7), 0.01, 1e-5, dtype)
+    band = kernels.Band(lambda _, like: like, first=0, height=4 * height)
+    return compute([picture, detail], band)
 
 
 def test_other_files_keep_their_colour(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,29 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tiny_networks import HAS_BF16, compact, in_bands, random_picture
+from tiny_networks import DTYPES, compact, in_bands, random_picture, without_compiled_steps
 from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.graph import RowGraph
-from upscaled_models.esrgan.rows.kernels import Enlargement, Shuffle, enlarged_sum
+from upscaled_models.esrgan.rows.kernels import Band, Enlargement, Shuffle, enlarged_sum
 from upscaled_models.esrgan.rows.tracing import trace
 
 SIDES = st.integers(1, 40)
 STRANGE = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-40, -1e-40, 3.4e38]
 
 compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
-
-
-@contextmanager
-def without_compiled_steps() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "LIBRARY", Path("/nonexistent.so"))
-        native.library.cache_clear()
-        try:
-            yield
-        finally:
-            native.library.cache_clear()
 
 
 def random_band(batch: int, channels: int, height: int, width: int, seed: int) -> Tensor:
@@ -50,6 +36,9 @@ def random_band(batch: int, channels: int, height: int, width: int, seed: int) -
 
 def not_allocated(_: object, __: object) -> Tensor:
     raise AssertionError("it has memory of its own")
+
+
+BAND = Band(not_allocated, first=0, height=0)
 
 
 def test_they_are_compiled_if_there_is_a_compiler() -> None:
@@ -81,33 +70,35 @@ def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> 
     factor=st.integers(1, 8),
     height=st.integers(1, 6),
     width=st.integers(1, 70),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
 )
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_an_enlarged_sum_is_torchs(
-    batch: int, channels: int, factor: int, height: int, width: int
+    batch: int, channels: int, factor: int, height: int, width: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(width)
     squares = torch.randn(batch, height, width, factor**2 * channels, generator=generator)
-    squares = squares.bfloat16().permute(0, 3, 1, 2)
+    squares = squares.to(dtype).permute(0, 3, 1, 2)
     source = random_picture(height, width, channels=channels).repeat(batch, 1, 1, 1)
-    shuffled = Shuffle(factor, is_ordered=True)([squares], not_allocated)
-    expected = Enlargement(factor)([source], not_allocated) + shuffled
+    shuffled = Shuffle(factor, is_ordered=True)([squares], BAND)
+    expected = Enlargement(factor)([source], BAND) + shuffled
     assert native.can_enlarge(factor, channels)
-    result = enlarged_sum(torch.float32)([squares, source], not_allocated)
+    result = enlarged_sum(torch.float32)([squares, source], BAND)
     assert torch.equal(result, expected)
-    pixels = enlarged_sum(torch.uint8)([squares, source], not_allocated)
+    pixels = enlarged_sum(torch.uint8)([squares, source], BAND)
     with without_compiled_steps():
         assert torch.equal(pixels, to_bytes(expected)[0])
 
 
 @compiled
-def test_a_sum_that_is_not_finite_is_reported() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_sum_that_is_not_finite_is_reported(dtype: torch.dtype) -> None:
     source = random_picture(3, 50)
-    squares = torch.zeros(1, 12, 3, 50, dtype=torch.bfloat16)
-    enlarged_sum(torch.uint8)([squares, source], not_allocated)
+    squares = torch.zeros(1, 12, 3, 50, dtype=dtype)
+    enlarged_sum(torch.uint8)([squares, source], BAND)
     squares[0, 11, 2, 49] = float("nan")
     with pytest.raises(ImpreciseError):
-        enlarged_sum(torch.uint8)([squares, source], not_allocated)
+        enlarged_sum(torch.uint8)([squares, source], BAND)
 
 
 @given(
@@ -137,11 +128,13 @@ def result(graph: RowGraph, picture: Tensor, scale: int, band_rows: int) -> np.n
     return np.concatenate(rows)
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_a_network_gives_the_same_without_them(scale: int) -> None:
+def test_a_network_gives_the_same_without_them(scale: int, dtype: torch.dtype) -> None:
     model, picture = compact(24, 3, scale), random_picture(50, 70)
-    with_them = trace(model, 3, 1, torch.bfloat16)
+    with_them = trace(model, 3, 1, dtype)
     with without_compiled_steps():
-        plain = trace(model, 3, 1, torch.bfloat16)
-    assert np.array_equal(result(with_them, picture, scale, 16), result(plain, picture, scale, 16))
+        plain = trace(model, 3, 1, dtype)
+    first, second = (result(graph, picture, scale, 16) for graph in (with_them, plain))
+    # Of 24 channels no compiled convolution takes any: only those round differently.
+    assert np.array_equal(first, second)

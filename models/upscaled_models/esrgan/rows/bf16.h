@@ -3,6 +3,7 @@
 #ifndef BF16_H
 #define BF16_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -18,6 +19,16 @@ static inline float from_bf16(uint16_t half) {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+/* Value `at` of an array in bf16 or in floats. */
+static inline float value_at(const void *values, ptrdiff_t at, int is_bf16) {
+    return is_bf16 ? from_bf16(((const uint16_t *)values)[at]) : ((const float *)values)[at];
+}
+
+/* Where an array in bf16 or in floats continues after `count` values. */
+static inline const void *behind(const void *values, ptrdiff_t count, int is_bf16) {
+    return (const char *)values + count * (ptrdiff_t)(is_bf16 ? sizeof(uint16_t) : sizeof(float));
 }
 
 /* Rounds to the nearest, ties to even. A NaN stays a NaN if its lower half is zero. */

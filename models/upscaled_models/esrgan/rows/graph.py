@@ -66,12 +66,12 @@ def held_bytes(operations: Sequence[Operation]) -> Fraction:
     positions = [operation.position for operation in operations]
     held = Fraction(0)
     for operation, position in zip(operations, positions, strict=True):
-        inputs = position.inputs
+        waiting = list(zip(position.inputs, position.halos, strict=True))
         if operation.block is not None:
-            source, inputs = positions[inputs[0]], inputs[1:]
+            source = positions[waiting.pop(0)[0]]
             held += operation.block.kept_rows * operation.block.growth * source.row_bytes
-        for number in inputs:
-            rows = position.lag / position.gain - positions[number].lag + position.halo
+        for number, halo in waiting:
+            rows = position.lag / position.gain - positions[number].lag + halo
             held += rows * positions[number].row_bytes
     return held
 
@@ -85,8 +85,9 @@ def _peak_bytes(operations: Sequence[Operation]) -> Fraction:
     size = [position.row_bytes * position.ratio for position in positions]
     used = peak = size[0]
     for number, (operation, position) in enumerate(zip(operations, positions, strict=True)):
-        # A convolution's input is put together from the rows that were kept and the new ones.
-        copies = sum((size[source] for source in position.inputs if position.halo), Fraction(0))
+        # An input with a halo is put together from the rows that were kept and the new ones.
+        inputs = zip(position.inputs, position.halos, strict=True)
+        copies = sum((size[source] for source, halo in inputs if halo), Fraction(0))
         if operation.block is not None:
             copies = size[position.inputs[0]] * operation.block.growth
         used += size[number] if number else 0

@@ -11,14 +11,25 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows import followluma, native
 from upscaled_models.esrgan.rows.recording import Node, map_nodes
 
-# Allocates memory for a result, beside the rows that its reader keeps. Given: the result's shape,
-# and a tensor of its type.
-Allocate = Callable[[Sequence[int], Tensor], Tensor]
-# Computes a result from inputs. Few operations can write it to memory that is allocated for them.
-Compute = Callable[[Sequence[Tensor], Allocate], Tensor]
+
+@dataclass(frozen=True)
+class Band:
+    """What an operation may know of the band that it computes, beside its inputs.
+
+    allocate: gives memory for the result, beside the rows that its reader keeps; given the result's
+    shape, and a tensor of its type. first: the result's first row, of `height` rows in all.
+    """
+
+    allocate: Callable[[Sequence[int], Tensor], Tensor]
+    first: int
+    height: int
+
+
+# Computes a result from inputs.
+Compute = Callable[[Sequence[Tensor], Band], Tensor]
 
 # oneDNN lays out a convolution's weights for a band of so many rows and columns; they fit all.
 _PACKED_FOR = (16, 640)
@@ -83,7 +94,7 @@ class PlainConvolution:
 
     convolution: Convolution
 
-    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor], _: Band) -> Tensor:
         """The convolution of one band, which has its halo above and below."""
         return self.padded(inputs[0], 0)
 
@@ -105,9 +116,9 @@ def prelu(slopes: Tensor) -> Compute:
     """A PReLU with one slope per channel, for bf16 on a processor."""
     repeated = native.repeated(slopes)
 
-    def compute(inputs: Sequence[Tensor], allocate: Allocate) -> Tensor:
+    def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
         (rows,) = inputs
-        result = allocate(rows.shape, rows)
+        result = band.allocate(rows.shape, rows)
         native.prelu(rows, repeated, result)
         return result
 
@@ -115,14 +126,39 @@ def prelu(slopes: Tensor) -> Compute:
 
 
 def enlarged_sum(dtype: torch.dtype) -> Compute:
-    """An enlarged picture in float32, plus shuffled bf16 channels in the order of `shuffle_order`.
+    """An enlarged picture in float32, plus shuffled channels in the order of `shuffle_order`.
 
     dtype: the result's: float32, or uint8 for pixels as files have them.
     """
 
-    def compute(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Band) -> Tensor:
         squares, source = inputs
         result, finite = native.add_enlarged(squares, source, dtype)
+        if not finite:
+            raise ImpreciseError
+        return result
+
+    return compute
+
+
+def follow_luma(interpolation: Tensor, faint: float, flat: float, dtype: torch.dtype) -> Compute:
+    """Colour that follows luma; see `followluma.rows`, also for the result's `dtype`."""
+
+    def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
+        picture, detail = inputs
+        scale = len(interpolation)
+        first = band.first // scale
+        result, finite = followluma.rows(
+            picture,
+            detail,
+            interpolation,
+            faint=faint,
+            flat=flat,
+            start=first - followluma.RADIUS,
+            first=first,
+            height=band.height // scale,
+            dtype=dtype,
+        )
         if not finite:
             raise ImpreciseError
         return result
@@ -137,7 +173,7 @@ class Shuffle:
     factor: int
     is_ordered: bool
 
-    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor], _: Band) -> Tensor:
         """Shuffle one band."""
         if not self.is_ordered:
             return functional.pixel_shuffle(inputs[0], self.factor)
@@ -163,7 +199,7 @@ class Unshuffle:
 
     factor: int
 
-    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor], _: Band) -> Tensor:
         """Unshuffle one band."""
         return functional.pixel_unshuffle(inputs[0], self.factor)
 
@@ -177,7 +213,7 @@ class Enlargement:
 
     factor: int
 
-    def __call__(self, inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def __call__(self, inputs: Sequence[Tensor], _: Band) -> Tensor:
         """Enlarge one band."""
         batch, channels, height, width = inputs[0].shape
         factor = self.factor
@@ -205,7 +241,7 @@ def pixel_wise(
 
     args, kwargs = map_nodes((node.args, node.kwargs), template)
 
-    def compute(inputs: Sequence[Tensor], _: Allocate) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: Band) -> Tensor:
         def fill(item: Any) -> Any:
             return inputs[item.position] if isinstance(item, _Input) else item
 

@@ -5,9 +5,8 @@
  */
 
 #include "bf16.h"
+#include "bytes.h"
 
-#include <float.h>
-#include <math.h>
 #include <stddef.h>
 
 /* Source pixels that `add_enlarged` works on at once. Their results stay in the first cache. */
@@ -36,20 +35,6 @@ void prelu(const uint16_t *in, const float *slopes, ptrdiff_t period, uint16_t *
         prelu_part(in + first, slopes, out + first, least(count - first, period));
 }
 
-/* Floats, clamped to 0 to 1, to bytes. Returns 1 if all were finite. */
-FOR_EACH_PROCESSOR
-static int bytes_part(const float *in, uint8_t *out, ptrdiff_t count) {
-    int strange = 0;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        float value = in[i] * 255.0f + 0.5f;
-        strange |= !(fabsf(value) <= FLT_MAX);
-        value = value > 0.0f ? value : 0.0f;
-        value = value < 255.0f ? value : 255.0f;
-        out[i] = (uint8_t)(int32_t)value;
-    }
-    return !strange;
-}
-
 int to_bytes(const float *in, uint8_t *out, ptrdiff_t count, int threads) {
     int finite = 1;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
@@ -58,31 +43,34 @@ int to_bytes(const float *in, uint8_t *out, ptrdiff_t count, int threads) {
     return finite;
 }
 
-static inline void add_runs(const uint16_t *in, ptrdiff_t stride, const float *base, float *out,
-                            ptrdiff_t pixels, ptrdiff_t run) {
+static inline void add_runs(const void *in, int is_bf16, ptrdiff_t stride, const float *base,
+                            float *out, ptrdiff_t pixels, ptrdiff_t run) {
     for (ptrdiff_t x = 0; x < pixels; x++)
         for (ptrdiff_t i = 0; i < run; i++)
-            out[x * run + i] = from_bf16(in[x * stride + i]) + base[x * run + i];
+            out[x * run + i] = value_at(in, x * stride + i, is_bf16) + base[x * run + i];
 }
 
 FOR_EACH_PROCESSOR
-static void add_row(const uint16_t *in, ptrdiff_t stride, const float *base, float *out,
+static void add_row(const void *in, int is_bf16, ptrdiff_t stride, const float *base, float *out,
                     ptrdiff_t pixels, ptrdiff_t run) {
     /* What three channels make: the compiler unrolls these. */
-    switch (run) {
-        case 6: add_runs(in, stride, base, out, pixels, 6); break;
-        case 9: add_runs(in, stride, base, out, pixels, 9); break;
-        case 12: add_runs(in, stride, base, out, pixels, 12); break;
-        default: add_runs(in, stride, base, out, pixels, run);
+    switch (is_bf16 ? run : -run) {
+        case 6: add_runs(in, 1, stride, base, out, pixels, 6); break;
+        case 9: add_runs(in, 1, stride, base, out, pixels, 9); break;
+        case 12: add_runs(in, 1, stride, base, out, pixels, 12); break;
+        case -6: add_runs(in, 0, stride, base, out, pixels, 6); break;
+        case -9: add_runs(in, 0, stride, base, out, pixels, 9); break;
+        case -12: add_runs(in, 0, stride, base, out, pixels, 12); break;
+        default: add_runs(in, is_bf16, stride, base, out, pixels, run);
     }
 }
 
 /* Each pixel of the source becomes a square of `factor` x `factor` pixels, and `in` is added to it:
- * by pixel of the source, then row, column and channel of the square.
+ * by pixel of the source, then row, column and channel of the square, in bf16 or in floats.
  *
  * The result goes to `floats`; or clamped to `bytes`, if `floats` is null. Returns 0 if it went to
  * bytes and was not finite. factor * channels is LONGEST_RUN at most. */
-int add_enlarged(const uint16_t *in, const float *source, float *floats, uint8_t *bytes,
+int add_enlarged(const void *in, int is_bf16, const float *source, float *floats, uint8_t *bytes,
                  ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels, ptrdiff_t factor,
                  int threads) {
     const ptrdiff_t run = factor * channels;
@@ -97,9 +85,9 @@ int add_enlarged(const uint16_t *in, const float *source, float *floats, uint8_t
                 for (ptrdiff_t c = 0; c < channels; c++)
                     base[(x * factor + i) * channels + c] = source[(start + x) * channels + c];
             for (ptrdiff_t row = 0; row < factor; row++) {
-                const uint16_t *from = in + (start * factor + row) * run;
+                const void *from = behind(in, (start * factor + row) * run, is_bf16);
                 const ptrdiff_t to = ((y * factor + row) * width + left) * run;
-                add_row(from, factor * run, base, floats ? floats + to : sum, pixels, run);
+                add_row(from, is_bf16, factor * run, base, floats ? floats + to : sum, pixels, run);
                 if (!floats) finite = bytes_part(sum, bytes + to, pixels * run) && finite;
             }
         }

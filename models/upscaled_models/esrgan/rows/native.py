@@ -1,4 +1,4 @@
-"""Compiled steps between convolutions (`native.c`).
+"""Compiled steps between and behind convolutions (`native.c`).
 
 They exist if there was a C compiler at installation. Otherwise torch computes the same bits, in
 several times as long.
@@ -32,7 +32,8 @@ _ARGUMENTS: dict[str, Sequence[type]] = {
     "convolve_float": (_POINTER, _INT),
     "convolve_bf16": (_POINTER, _INT),
     "convolve_bf16_plain": (_POINTER, _INT),
-    "add_enlarged": (*[_POINTER] * 4, *[_COUNT] * 4, _INT),
+    "follow_luma": (_POINTER, _INT),
+    "add_enlarged": (_POINTER, _INT, *[_POINTER] * 3, *[_COUNT] * 4, _INT),
 }
 
 
@@ -73,8 +74,9 @@ def can_enlarge(factor: int, channels: int) -> bool:
 def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     """`source`, each pixel enlarged to a square of `factor` x `factor` pixels, plus `squares`.
 
-    squares: (B, factor * factor * C, h, W) in bf16, by row, column and channel of the square.
-    source: (B, C, h, W) in float32. dtype: the result's: float32, or uint8 as from `to_bytes`.
+    squares: (B, factor * factor * C, h, W) in bf16 or float32, by row, column and channel of the
+    square. source: (B, C, h, W) in float32. dtype: the result's: float32, or uint8 as from
+    `to_bytes`.
     Returns (B, C, factor * h, factor * W); and True if all values were finite before rounding.
     """
     batch, channels, height, width = source.shape
@@ -86,7 +88,9 @@ def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[T
     )
     to = (result, None) if dtype == torch.float32 else (None, result)
     sides = (batch * height, width, channels, factor)
-    finite = call("add_enlarged", _channels_last(squares), _channels_last(source), *to, *sides)
+    added = _channels_last(squares)
+    is_bf16 = squares.dtype == torch.bfloat16
+    finite = call("add_enlarged", added, is_bf16, _channels_last(source), *to, *sides)
     return result, bool(finite)
 
 

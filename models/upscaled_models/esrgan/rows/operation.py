@@ -17,7 +17,7 @@ class Position:
 
     inputs: indices of the operations before it that it reads; 0 is the source.
     gain: output rows per input row.
-    halo: input rows needed above and below; beyond the picture they are zero.
+    halos: per input, its rows needed above and below; beyond the picture they are zero.
     ratio: output rows per source row. lag: output rows by which it is behind the source.
     radius: source pixels to each side that a pixel of its output depends on.
     row_bytes: memory of one output row, per column of the source.
@@ -25,7 +25,7 @@ class Position:
 
     inputs: tuple[int, ...]
     gain: Fraction
-    halo: int
+    halos: tuple[int, ...]
     ratio: Fraction
     lag: int
     radius: Fraction

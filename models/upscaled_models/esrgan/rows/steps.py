@@ -35,15 +35,15 @@ class Steps:
     """The steps in their order. Step 0 is the source, (B, C, h, W) in float32.
 
     dtype: what convolutions compute in.
-    has_native_steps: True if the compiled steps, which are for bf16 on a processor, can be used.
+    has_native_steps: True if the compiled steps, which are for a processor, can be used.
     """
 
     def __init__(self, source: Node, device: torch.device, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        on_processor = device.type == "cpu" and dtype == torch.bfloat16
-        self.has_native_steps = on_processor and native.available()
+        computes = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
+        self.has_native_steps = computes and native.available()
         row_bytes = Fraction(source.value.shape[1] * torch.float32.itemsize)
-        position = Position((), Fraction(1), 0, Fraction(1), 0, Fraction(0), row_bytes)
+        position = Position((), Fraction(1), (), Fraction(1), 0, Fraction(0), row_bytes)
         self._steps = [Step(position, lambda inputs, _: inputs[0], is_float32=True)]
         # Which step gives the value of a node.
         self._numbers = {source: 0}
@@ -102,14 +102,18 @@ class Steps:
         radius: Fraction,
         is_float32: bool,
         gain: Fraction = Fraction(1),
-        halo: int = 0,
+        halos: Sequence[int] | None = None,
         compute_bytes: Compute | None = None,
     ) -> None:
-        """Add the step that gives `value`; see `Position` and `Step` for the other arguments."""
+        """Add the step that gives `value`; see `Position` and `Step` for the other arguments.
+
+        halos: none are needed if it is not given.
+        """
         ratio = self._steps[inputs[0]].position.ratio * gain
         itemsize = torch.float32.itemsize if is_float32 else self.dtype.itemsize
         row_bytes = value.shape[1] * ratio * itemsize
-        position = Position(tuple(inputs), gain, halo, ratio, lag, radius, row_bytes)
+        around = tuple(halos or [0] * len(inputs))
+        position = Position(tuple(inputs), gain, around, ratio, lag, radius, row_bytes)
         self._steps.append(Step(position, work, is_float32, compute_bytes))
 
     def compiled(self, multiple: int) -> RowGraph:
@@ -144,8 +148,8 @@ class Steps:
             position = positions[number]
             if number not in fixed:
                 position = positions[number] = replace(position, lag=lags[number])
-            for given in position.inputs:
-                lag = math.floor(position.lag / position.gain) - position.halo
+            for given, halo in zip(position.inputs, position.halos, strict=True):
+                lag = math.floor(position.lag / position.gain) - halo
                 lags[given] = min(lag, lags.get(given, lag))
         return positions
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from upscaled_models.esrgan.rows import denseblock
 from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.rows.denseblock import DenseBlock, DenseRows
-from upscaled_models.esrgan.rows.kernels import Compute, PlainConvolution
+from upscaled_models.esrgan.rows.kernels import Band, Compute, PlainConvolution
 from upscaled_models.esrgan.rows.operation import Operation, Position
 
 _Reader = RowBuffer | DenseRows
@@ -115,19 +115,22 @@ class _BandLayer(_Layer):
         super().__init__(position, height)
         self._compute_band = compute
         input_height = self._height * self._gain[1] // self._gain[0]
-        self.buffers = [RowBuffer(position.halo, input_height) for _ in position.inputs]
+        self.buffers = [RowBuffer(halo, input_height) for halo in position.halos]
 
     def _compute(self, first: int, last: int) -> Tensor:
-        halo = self.position.halo
+        halos = self.position.halos
         # A picture in one band has no halo but zeros. To add them here would copy the band.
         is_whole = first == 0 and last == self._height
         if is_whole and isinstance(self._compute_band, PlainConvolution):
             (buffer,) = self.buffers
-            return self._compute_band.padded(_read(buffer, 0, last, 0), halo)
-        top = first * self._gain[1] // self._gain[0] - halo
-        bottom = last * self._gain[1] // self._gain[0] + halo
-        inputs = [_read(buffer, top, bottom, 2 * halo) for buffer in self.buffers]
-        return self._compute_band(inputs, self._allocate)
+            return self._compute_band.padded(_read(buffer, 0, last, 0), halos[0])
+        top = first * self._gain[1] // self._gain[0]
+        bottom = last * self._gain[1] // self._gain[0]
+        inputs = [
+            _read(buffer, top - halo, bottom + halo, 2 * halo)
+            for buffer, halo in zip(self.buffers, halos, strict=True)
+        ]
+        return self._compute_band(inputs, Band(self._allocate, first, self._height))
 
 
 class _BlockLayer(_Layer):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.esrgan.rows import followluma
 from upscaled_models.esrgan.rows.calls import arguments, is_pixel_wise, packet
 from upscaled_models.esrgan.rows.densematch import DenseMatch, match_dense_blocks
 from upscaled_models.esrgan.rows.fusion import fuse_activation, fuse_enlarged_sum, fuse_order
@@ -25,6 +26,7 @@ from upscaled_models.esrgan.rows.kernels import (
     Enlargement,
     Shuffle,
     Unshuffle,
+    follow_luma,
     pixel_wise,
     prelu,
 )
@@ -115,6 +117,8 @@ class _Tracer:
                 self._add_unshuffle(node, value)
             case aten.upsample_nearest2d:
                 self._add_enlargement(node, value)
+            case followluma.apply:
+                self._add_follow_luma(node, value)
             case _:
                 self._add_pixel_wise(node, value, None)
 
@@ -136,7 +140,7 @@ class _Tracer:
             value,
             Convolution(weight, bias, padding[1], dilation, given["groups"]),
             [number],
-            halo=padding[0],
+            halos=[padding[0]],
             lag=before.lag + padding[0],
             radius=before.radius + max(padding) / before.ratio,
             is_float32=False,
@@ -164,6 +168,7 @@ class _Tracer:
         """True for values in bf16 and slopes that are weights: the compiled PReLU takes those."""
         steps = self._steps
         is_bf16 = source in steps and not steps[steps.number(source)].is_float32
+        is_bf16 = is_bf16 and steps.dtype == torch.bfloat16
         return steps.has_native_steps and is_bf16 and slopes not in steps
 
     def _add_prelu(self, node: Node, value: Tensor) -> None:
@@ -188,6 +193,27 @@ class _Tracer:
         if rest or value.shape[3] != factor * before[3]:
             raise NotRowLocalError("it enlarges by a fraction")
         self._add_resize(node, value, Fraction(factor), Enlargement(factor))
+
+    def _add_follow_luma(self, node: Node, value: Tensor) -> None:
+        picture, detail, interpolation, faint, flat = node.args
+        numbers = [self._steps.number(given) for given in (picture, detail)]
+        source, added = (self._steps[number].position for number in numbers)
+        weights: Tensor = interpolation.value
+        scale, halo = len(weights), followluma.RADIUS
+        floats, pixels = (
+            follow_luma(weights, faint, flat, dtype) for dtype in (torch.float32, torch.uint8)
+        )
+        self._steps.append(
+            value,
+            floats,
+            numbers,
+            gain=Fraction(scale),
+            halos=[halo, 0],
+            lag=scale * max(source.lag + halo, added.lag),
+            radius=max(source.radius + halo / source.ratio, added.radius),
+            is_float32=True,
+            compute_bytes=pixels,
+        )
 
     def _add_resize(self, node: Node, value: Tensor, gain: Fraction, compute: Compute) -> None:
         number = self._steps.number(node.args[0])

@@ -1,0 +1,123 @@
+"""Colour that follows luma as one compiled step (`colour.c`); `esrgan/colour.py` says what it is.
+
+`apply` is an operation of torch, so a network that has it is recorded like any other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from upscaled_imaging.luma import LUMA
+from upscaled_models.esrgan.rows import native
+
+# As in `colour.c`.
+RADIUS = 3
+_LARGEST_SCALE = 8
+
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
+
+_library = torch.library.Library("upscaled", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "follow_luma(Tensor picture, Tensor detail, Tensor interpolation, float faint, float flat)"
+    " -> Tensor"
+)
+apply = torch.ops.upscaled.follow_luma
+
+
+class _Colour(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("source", "detail", "floats", "bytes", "interpolation")),
+        ("luma", ctypes.c_float * len(LUMA)),
+        *((name, ctypes.c_float) for name in ("faint", "flat")),
+        ("is_bf16", ctypes.c_int),
+        *((name, _COUNT) for name in ("width", "height", "first", "last", "scale")),
+    )
+
+
+def can_apply(picture: Tensor, scale: int) -> bool:
+    """True if the step was compiled, and takes such a picture."""
+    return picture.device.type == "cpu" and scale <= _LARGEST_SCALE and native.available()
+
+
+def rows(
+    picture: Tensor,
+    detail: Tensor,
+    interpolation: Tensor,
+    *,
+    faint: float,
+    flat: float,
+    start: int,
+    first: int,
+    height: int,
+    dtype: torch.dtype,
+) -> tuple[Tensor, bool]:
+    """Some rows of the result, (B, 3, scale * h, scale * W); and True if all values were finite, if
+    they are bytes.
+
+    picture: (B, 3, more than h, W), the first of which is row `start` of `height` rows. Has RADIUS
+    rows above row `first` and below the last one, as far as they lie inside.
+    detail: what the network adds to row `first` and those below, (B, 3 * scale * scale, h, W), in
+    bf16 or float32. interpolation: the weights, (scale, 2 * RADIUS + 1). dtype: the result's:
+    float32, or uint8 as from `native.to_bytes`.
+    """
+    picture = picture.float().contiguous(memory_format=torch.channels_last)
+    if detail.dtype != torch.bfloat16:
+        detail = detail.float()
+    detail = detail.contiguous(memory_format=torch.channels_last)
+    batch, _, count, width = detail.shape
+    scale = len(interpolation)
+    shape = (batch, len(LUMA), scale * count, scale * width)
+    result = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+    is_finite = True
+    for source, added, to in zip(picture, detail, result, strict=True):
+        row_bytes = width * len(LUMA) * torch.float32.itemsize
+        floats, pixels = (to.data_ptr(), 0) if dtype == torch.float32 else (0, to.data_ptr())
+        call = _Colour(
+            source.data_ptr() - start * row_bytes,
+            added.data_ptr(),
+            floats,
+            pixels,
+            interpolation.data_ptr(),
+            (ctypes.c_float * len(LUMA))(*LUMA),
+            faint,
+            flat,
+            detail.dtype == torch.bfloat16,
+            width=width,
+            height=height,
+            first=first,
+            last=first + count,
+            scale=scale,
+        )
+        is_finite = bool(native.call("follow_luma", ctypes.addressof(call))) and is_finite
+    return result, is_finite
+
+
+def _whole(
+    picture: Tensor, detail: Tensor, interpolation: Tensor, faint: float, flat: float
+) -> Tensor:
+    result, _ = rows(
+        picture,
+        detail,
+        interpolation,
+        faint=faint,
+        flat=flat,
+        start=0,
+        first=0,
+        height=picture.shape[2],
+        dtype=torch.float32,
+    )
+    return result.to(picture.dtype)
+
+
+def _shape(picture: Tensor, detail: Tensor, *_: Tensor | float) -> Tensor:
+    batch, channels, height, width = picture.shape
+    scale = math.isqrt(detail.shape[1] // channels)
+    return picture.new_empty((batch, channels, scale * height, scale * width))
+
+
+_library.impl("follow_luma", _whole, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("follow_luma", _shape, "Meta")  # type: ignore[no-untyped-call]
