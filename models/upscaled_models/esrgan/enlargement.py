@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -76,7 +77,8 @@ class EsrganEnlargement(Enlargement):
                 each,
                 picture,
                 count,
-                host=self,
+                # Without a circle of references, what the job held is freed at its end.
+                host=weakref.proxy(self),
                 tile_size=tile_size,
                 memory_bytes=memory_bytes,
                 # The last step can round its pixels to the file's bytes.
@@ -103,8 +105,12 @@ class EsrganEnlargement(Enlargement):
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Read the source ahead, in a thread of its own, until the context is left."""
-        with read_ahead(self.read(), self._context.check_cancelled) as self._bands:
-            yield
+        with read_ahead(self.read(), self._context.check_cancelled) as bands:
+            self._bands = bands
+            try:
+                yield
+            finally:
+                self._bands = ()
 
     def rows(self) -> RowBlocks:
         """The enlarged rows; `reading` comes before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ class Network:
     channels: 1 or 3, in and out.
     by_rows: True if it runs row by row; then bands of any height cost the same per row.
     lag: by rows, the source rows by which a stream's result is behind.
+    costs: by rows, what its operations cost per pixel, each with the source rows that it is behind.
     tiling: what the architecture says about tiles.
     probe_cache: what is kept of its file on the disk; None for nothing.
     size_bytes: memory of the weights.
@@ -110,6 +112,7 @@ class Network:
         self.probe_cache = probe_cache
         self._graph: RowGraph | None = None
         self._geometry: TileGeometry | None = None
+        self.costs: Sequence[tuple[float, float]] = ()
         self.by_rows = True
         self.lag = self.column_bytes = self.pixel_values = 0
         descriptor.model.to(device)
@@ -143,7 +146,7 @@ class Network:
             self._geometry = replace(
                 self._geometry_of(reach, self._graph.pixel_bytes), reach=radius
             )
-            self.lag = self._graph.lag
+            self.lag, self.costs = self._graph.lag, self._graph.costs
             self.size_bytes += self._graph.extra_bytes
             self.column_bytes = self._graph.column_bytes
             self.pixel_values = math.ceil(self._graph.largest_bytes / self.dtype.itemsize)

@@ -268,7 +268,7 @@ class Stage:
         self._columns_done = 0
         wanted = self._height - start
         self._work = (
-            work_by_rows(height, wanted, tile.rows, network.lag)
+            work_by_rows(height, wanted, tile.rows, network.costs)
             if network.by_rows
             else work_in_tiles(height, wanted, tile.rows, self._overlap, exact=exact)
         )

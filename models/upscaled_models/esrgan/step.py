@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,7 +94,9 @@ class Step:
                     f"{tile.width}x{tile.rows} px, which takes longer"
                 )
             is_last = number == passes
-            stage = Stage(network, width, height, tile, self, as_bytes=as_bytes and is_last)
+            # Without a circle of references; see `EsrganEnlargement`.
+            me = weakref.proxy(self)
+            stage = Stage(network, width, height, tile, me, as_bytes=as_bytes and is_last)
             self.stages.append(stage)
             self._pixels.append(stage.pixels)
             width, height = width * network.scale, height * network.scale

@@ -6,8 +6,11 @@ have left the first layers. In tiles, those at the edges see fewer neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
+
+import numpy as np
 
 from upscaled_models.tiling import Span, blend_margin
 
@@ -38,20 +41,18 @@ class Work:
         return self.left(step) > self.left(step + 1)
 
 
-def work_by_rows(height: int, wanted: int, band_rows: int, lag: int) -> Work:
-    """The work of a network by rows. Its layers are spread over `lag` rows and cost the same each.
+def work_by_rows(
+    height: int, wanted: int, band_rows: int, layers: Sequence[tuple[float, float]]
+) -> Work:
+    """The work of a network by rows.
 
     wanted: rows of the picture's `height` whose result is needed; the steps end with the last one.
+    layers: the rows by which each is behind, and what a row costs in it.
     """
-
-    def fed(rows: int) -> float:
-        """The work after so many rows, for a picture without an end."""
-        rows = max(rows, 0)
-        return (rows**2 - max(rows - lag, 0) ** 2) / 2 if lag else rows
-
-    clocks = range(0, wanted + lag + band_rows, band_rows)
-    done = [fed(clock) - fed(clock - height) for clock in clocks]
-    return Work([after - before for before, after in pairwise(done)], height)
+    lags, costs = np.array(layers, float).T
+    clocks = np.arange(0, wanted + math.ceil(lags[-1]) + band_rows, band_rows)
+    rows = np.clip(clocks[:, None] - lags, 0, height)
+    return Work(np.diff(rows @ costs).tolist(), height)
 
 
 def work_in_tiles(height: int, wanted: int, band_rows: int, overlap: int, *, exact: bool) -> Work:

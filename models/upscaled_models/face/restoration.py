@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -108,10 +109,12 @@ class RestoredFaces(Enlargement):
         self._strength = request.strength
         self._context = context
         self._done = 0
+        # Without a circle of references, what the job held is freed at its end.
+        me = weakref.proxy(self)
         self._paste = FacePaste(
             faces,
             Picture(self.size.width, self.size.height, source.bands, self.bits),
-            self._restore,
+            lambda crop: me._restore(crop),  # noqa: PLW0108 - a bound method would hold `self`
             scale=(plan.scaled.width / source.width, plan.scaled.height / source.height),
             offset=(plan.crop_x, plan.crop_y),
             strength=request.strength,

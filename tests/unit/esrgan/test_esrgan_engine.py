@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pyvips
 import torch
 from torch import nn
 
+from garbage import without_garbage
 from recording import RecordingContext
 from tiny_networks import HAS_BF16, compact, psnr, random_picture, rrdb, save, smooth_picture
 from upscaled_models.engine import Outcome, Settings
@@ -105,6 +107,15 @@ def test_a_picture_comes_out_four_times_as_large_and_right(
     assert np.abs(difference).max() <= 1
     assert np.abs(difference).mean() < 1e-3
     assert context.warnings == []
+
+
+def test_what_a_job_holds_is_freed_at_its_end(engine: EsrganEngine, folder: Path) -> None:
+    picture = write(folder / "in.png", photograph())
+    with without_garbage():
+        run(engine, picture)
+        run(engine, picture, upscale_factor=8)
+    with without_garbage(), contextlib.suppress(JobError):
+        run(engine, picture, RecordingContext(cancel_at=30), tile_size=32)
 
 
 def test_progress_comes_near_the_end_and_counts_tiles(engine: EsrganEngine, folder: Path) -> None:

@@ -58,6 +58,15 @@ class Network:
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
     is_warm: bool = False
+    # Of the last of ten layers, beside one of the others.
+    last_cost: float = 1.0
+
+    @property
+    def costs(self) -> list[tuple[float, float]]:
+        """Each layer is a tenth of the lag behind the one before."""
+        lags = [self.lag * (layer + 1) // 10 for layer in range(10)]
+        costs = [1.0] * 9 + [self.last_cost]
+        return [(lag, cost / sum(costs)) for lag, cost in zip(lags, costs, strict=True)]
 
     def padded(self, side: int) -> int:
         return side
@@ -89,7 +98,7 @@ class Network:
 
 @dataclass
 class LayeredStream:
-    """Ten layers, each a tenth of the lag behind the one before."""
+    """By rows, layer after layer."""
 
     network: Network
     height: int
@@ -103,11 +112,13 @@ class LayeredStream:
         return self.drain()
 
     def drain(self) -> Tensor | None:
-        lags = [self.network.lag * (layer + 1) // 10 for layer in range(10)]
         before, self.time = self.time, self.time + self.band_rows
-        rows = sum(self.done(self.time - lag) - self.done(before - lag) for lag in lags)
+        rows = sum(
+            (self.done(self.time - int(lag)) - self.done(before - int(lag))) * cost
+            for lag, cost in self.network.costs
+        )
         picture = torch.cat(self.rows, 2)
-        self.network.spend(rows / 10 * picture.shape[3])
+        self.network.spend(rows * picture.shape[3])
         first, self.given = self.given, self.done(self.time - self.network.lag)
         ready = picture[:, :, first : self.given]
         scale = self.network.scale
@@ -152,6 +163,7 @@ class Timed(RecordingContext):
             self.told.append((self.clock.now, left_s))
 
 
+@pytest.mark.parametrize("last_cost", [1.0, 5.0])
 @pytest.mark.parametrize("factor", [2.0, 8.0])
 @pytest.mark.parametrize(
     ("by_rows", "lag", "tile_size", "tail_s"),
@@ -172,11 +184,12 @@ def test_the_time_left_is_right_after_the_first_tenth(
     tile_size: int,
     factor: float,
     tail_s: float,
+    last_cost: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(LOAD_S)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    network = Network(clock, by_rows, lag)
+    network = Network(clock, by_rows, lag, last_cost=last_cost)
     context = Timed(clock)
     config = EsrganConfig(image_path="in.png", upscale_factor=factor)
     plan = plan_size(config, Size(width=90, height=130), factor=factor, default_dpi=150)

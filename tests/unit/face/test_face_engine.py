@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageCms
 
 from face_jobs import Restored, give_faces, negative, read, restore_as, same
+from garbage import without_garbage
 from opened_pictures import ORIENTATION
 from recording import RecordingContext
 from tiny_faces import face_at, face_model, restoreformer
@@ -92,6 +93,16 @@ def test_a_network_that_changes_nothing_changes_no_pixel(
     assert read(outcome).dtype == pixels.dtype
     assert np.array_equal(read(outcome), pixels)
     assert outcome.scale_factor == 1
+
+
+@pytest.mark.usefixtures("looked_with")
+def test_what_a_job_holds_is_freed_at_its_end(
+    tmp_path: Path, face_engine: FaceEngine, monkeypatch: Any
+) -> None:
+    restore_as(monkeypatch, negative)
+    write(tmp_path / "in.png", 3, 8)
+    with without_garbage():
+        run(face_engine, tmp_path / "in.png", upscale_model="tiny", upscale_factor=2)
 
 
 @pytest.mark.usefixtures("looked_with")

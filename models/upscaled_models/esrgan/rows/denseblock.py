@@ -54,6 +54,11 @@ class DenseBlock:
         return sum(convolution.extra_bytes for convolution in self.convolutions)
 
     @property
+    def weights(self) -> int:
+        """How many numbers a pixel of the source is multiplied with."""
+        return sum(9 * one.inputs * one.outputs for one in self.convolutions)
+
+    @property
     def growth(self) -> Fraction:
         """Channels of the source and all parts, per channel of the source."""
         return Fraction(self.channels, self.convolutions[0].inputs)

@@ -18,6 +18,7 @@ class RowGraph:
 
     radius: source pixels to each side that a pixel of the result depends on.
     lag: source rows by which the result is behind.
+    costs: of the operations, each with the source rows that it is behind; see `Operation.cost`.
     multiple: the heights of a picture and of its bands are multiples of it.
     extra_bytes: memory of the weights beyond the size of the network's own parameters.
     step: bands whose height is a multiple of it are computed at once; rows past a multiple wait.
@@ -31,6 +32,7 @@ class RowGraph:
         result = operations[-1].position
         self.radius = math.ceil(result.radius)
         self.lag = math.ceil(result.lag / result.ratio)
+        self.costs = [(float(operation.lag), operation.cost) for operation in operations]
         self.multiple = multiple
         self.step = math.lcm(*(operation.step for operation in operations))
         self.extra_bytes = sum(

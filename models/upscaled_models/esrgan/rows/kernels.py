@@ -49,6 +49,11 @@ class Convolution:
     groups: int
     slope: float | None = None
 
+    @property
+    def weights(self) -> int:
+        """How many numbers a pixel of the result is multiplied with."""
+        return self.weight.numel()
+
     def with_outputs(self, order: Tensor) -> Convolution:
         """The convolution with its output channels in another order."""
         return replace(

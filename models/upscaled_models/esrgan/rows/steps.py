@@ -133,7 +133,8 @@ class Steps:
     def _compiled(self, step: Step) -> Operation:
         work = step.work
         compute = work.compiled(self.dtype) if isinstance(work, Convolution) else work
-        return Operation(step.position, compute, step.compute_bytes)
+        weights = work.weights if isinstance(work, Convolution | DenseBlock) else 0
+        return Operation(step.position, compute, step.compute_bytes, weights)
 
     def _late(self) -> list[Position]:
         """The positions if each step is as far behind as those that read it allow. A dense block,

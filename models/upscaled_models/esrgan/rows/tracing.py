@@ -71,6 +71,9 @@ def trace(
         raise
     except Exception as error:  # a network may do anything in its forward
         raise NotRowLocalError(str(error)) from error
+    for node in calls:
+        for given in (node, *node.inputs):
+            given.users.clear()  # otherwise they hold each other, and with them the weights
     if multiple % graph.multiple:
         raise NotRowLocalError("it reduces the picture by more than it says")
     return graph
