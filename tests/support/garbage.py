@@ -22,7 +22,7 @@ def without_garbage() -> Iterator[None]:
         yield
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        left = Counter(type(item).__name__ for item in gc.garbage if isinstance(item, _LARGE))
+        left = Counter(type(item).__name__ for item in gc.garbage if issubclass(type(item), _LARGE))
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

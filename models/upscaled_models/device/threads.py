@@ -57,7 +57,11 @@ class ComputingThread:
             return task()
         future: Future[ResultT] = Future()
         self._tasks.put((task, future))
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            # An error holds this call's variables: with the future among them they never go.
+            del future
 
     def _work(self) -> None:
         while True:

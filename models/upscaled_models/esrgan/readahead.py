@@ -49,6 +49,8 @@ class _ReadAhead(Generic[ItemT]):
             self._closed = True
             self._changed.notify_all()
         _left_behind.end(self._thread)
+        # Its traceback refers to this object: only Python's collector would free such a circle.
+        self._failure = None
 
     def _run(self) -> None:
         try:

@@ -120,8 +120,10 @@ class Stage:
                 ready = self._step(self._rows.take(self._fed, self._fed + count) if count else None)
                 if ready is not None:
                     ready = self._checked(ready)
-            except Exception as error:  # noqa: BLE001 - raised again unless there is a remedy
-                self._recover(error)
+            except Exception as error:
+                # Raised here: a call that has the error as a variable and raises it, holds it.
+                if not self._recover(error):
+                    raise
                 continue
             self._fed += count
             self._steps += 1
@@ -209,8 +211,8 @@ class Stage:
             self._rows.drop_before(needed - needed % self._network.align)
         return ready[:, :, :wanted, : self._width * scale]
 
-    def _recover(self, error: Exception) -> None:
-        """Change what made the band fail, and go back to it. Raises the error if nothing helps."""
+    def _recover(self, error: Exception) -> bool:
+        """Change what made the band fail, and go back to it. False if nothing helps."""
         if isinstance(error, ImpreciseError):
             full = self._host.full_precision()
             self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
@@ -222,8 +224,9 @@ class Stage:
             self._host.make_room()
             self._shrink()
         else:
-            raise error
+            return False
         self._open()
+        return True
 
     def _shrink(self) -> None:
         """Take less memory: halve the tile, or change from rows to tiles."""

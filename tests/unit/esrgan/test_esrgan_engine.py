@@ -116,6 +116,9 @@ def test_what_a_job_holds_is_freed_at_its_end(engine: EsrganEngine, folder: Path
         run(engine, picture, upscale_factor=8)
     with without_garbage(), contextlib.suppress(JobError):
         run(engine, picture, RecordingContext(cancel_at=30), tile_size=32)
+    picture.write_bytes(picture.read_bytes()[:-200])
+    with without_garbage(), contextlib.suppress(JobError):
+        run(engine, picture)
 
 
 def test_progress_comes_near_the_end_and_counts_tiles(engine: EsrganEngine, folder: Path) -> None:
