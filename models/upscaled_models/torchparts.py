@@ -2,8 +2,9 @@
 
 Nothing here uses them. Their imports, with sympy, take a third of the processor time of a start and
 35 MB. They are not imported by name: one of torchvision's modules asks the compiler whether it
-supports a device, and torch looks for the class of distributed tensors when it first calls a
-subclass of `Tensor` in Python. For that moment a stand-in is among the imported modules.
+supports a device, torch looks for the class of distributed tensors when it first calls a subclass
+of `Tensor` in Python, and asks the compiler to leave some functions alone when it first calls them.
+For that moment a stand-in is among the imported modules.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_COMPILER = "torch._dynamo.utils"
+_COMPILERS_PACKAGE = "torch._dynamo"
+_COMPILER = f"{_COMPILERS_PACKAGE}.utils"
 _DISTRIBUTED = "torch.distributed.tensor"
 
 
@@ -26,6 +28,16 @@ _DISTRIBUTED = "torch.distributed.tensor"
 def compiler_on_demand() -> Iterator[None]:
     """Inside, an import from the compiler gets functions that import it when they are called."""
     with _in_place_of(_COMPILER, _Compiler(_COMPILER)):
+        yield
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """Inside, functions that torch's compiler must leave alone are taken as they are. torch asks
+    the compiler for that when it first calls them, among others for shapes."""
+    stand_in = ModuleType(_COMPILERS_PACKAGE)
+    stand_in.__dict__["disable"] = lambda function, *_, **__: function
+    with _in_place_of(_COMPILERS_PACKAGE, stand_in):
         yield
 
 

@@ -13,7 +13,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from upscaled_models import torchparts
 from upscaled_models.esrgan.loading import Descriptor
+from upscaled_models.esrgan.rows.shapes import clear_result
 
 
 class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -33,8 +35,10 @@ class Footprint(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_storage(tensor) for tensor in _tensors((args, kwargs))}
-        result = func(*args, **(kwargs or {}))
+        tensors = _tensors((args, kwargs))
+        given = {_storage(tensor) for tensor in tensors}
+        clear = clear_result(func, args) if tensors and tensors[0].is_meta else None
+        result = func(*args, **(kwargs or {})) if clear is None else _like(clear)
         for tensor in _tensors(result):
             storage = _storage(tensor)
             if storage not in given:
@@ -57,8 +61,8 @@ def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | N
     footprint = Footprint()
     try:
         _run_repeated_layers_once(described.model, footprint)
-        with torch.inference_mode(), torch.device("meta"), footprint:
-            described(torch.zeros(tuple(shape)))
+        with torchparts.without_compiler(), torch.inference_mode(), torch.device("meta"), footprint:
+            described._call_fn(described.model, torch.zeros(tuple(shape)))
     except Exception:  # noqa: BLE001 - a network may do anything in its forward
         return None
     return footprint.peak_bytes
@@ -146,6 +150,12 @@ def _build(value: Any) -> Hashable:
 def _tensors(tree: Any) -> list[Tensor]:
     # oneDNN's packed weights are tensors whose storage cannot be read. They are not results.
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf.is_mkldnn]
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
 
 
 def _storage(tensor: Tensor) -> Any:

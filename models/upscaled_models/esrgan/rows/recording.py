@@ -15,18 +15,11 @@ import torch
 from torch import Tensor
 from torch.func import functionalize
 
+from upscaled_models.esrgan.rows.shapes import clear_result
+
 aten = torch.ops.aten
 
 KindT = TypeVar("KindT")
-
-# Operations whose result has the shape and type of their first argument, if their other tensors
-# have them too, or are repeated along some sides. torch derives such shapes in Python, which is
-# slow.
-_LIKE_FIRST = {
-    aten.relu, aten.leaky_relu, aten.silu, aten.gelu, aten.sigmoid, aten.tanh, aten.add, aten.sub,
-    aten.rsub, aten.mul, aten.div, aten.neg, aten.minimum, aten.maximum,
-    aten.clamp,
-}  # fmt: skip
 
 
 class Node:
@@ -155,20 +148,9 @@ class _Recorder:
 
     def _shapes(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The result of the call as tensors without memory."""
-        packet = getattr(func, "overloadpacket", None)
-        if packet in _LIKE_FIRST:
-            shapes = [self._shape(node) for node in _leaves(args, Node)]
-            if all(_fits(shapes[0], shape) for shape in shapes) and shapes[0] is args[0].value:
-                return shapes[0]
-        if packet is aten.cat and len(args) == 2 and not any(one.is_constant for one in args[0]):
-            return _concatenated([node.value for node in args[0]], args[1])
-        if packet is aten._prelu_kernel and args[0].value.dtype == self._shape(args[1]).dtype:
-            return args[0].value
-        if packet is aten.convolution and not args[6]:
-            return _convolved(args[0].value, self._shape(args[1]), *args[3:6])
-        if (resized := _resized(func, args)) is not None:
-            return resized
-        return func(*map_nodes(args, self._shape), **map_nodes(kwargs, self._shape))
+        given = map_nodes(args, self._shape)
+        clear = clear_result(func, given)
+        return func(*given, **map_nodes(kwargs, self._shape)) if clear is None else clear
 
     def _shape(self, node: Node) -> Any:
         return self._shapes_of[node] if node.is_constant else node.value
@@ -212,52 +194,6 @@ def _mapped(tree: Any, kind: type[KindT], change: Callable[[KindT], Any]) -> Any
     if isinstance(tree, dict):
         return {name: _mapped(item, kind, change) for name, item in tree.items()}
     return tree
-
-
-def _fits(first: Tensor, second: Tensor) -> bool:
-    sides = zip(first.shape, second.shape, strict=False)
-    return (
-        first.dtype == second.dtype
-        and first.dim() == second.dim()
-        and all(other in (side, 1) for side, other in sides)
-    )
-
-
-def _concatenated(parts: list[Tensor], dimension: int) -> Tensor:
-    if any(part.dtype != parts[0].dtype or part.dim() != parts[0].dim() for part in parts):
-        return torch.cat(parts, dimension)
-    shape = list(parts[0].shape)
-    shape[dimension] = sum(part.shape[dimension] for part in parts)
-    return parts[0].new_empty(shape)
-
-
-def _resized(func: Any, args: Sequence[Any]) -> Tensor | None:
-    """The result if the call repeats pixels, or makes pixels of channels."""
-    if func is aten.upsample_nearest2d.default:
-        picture, sides = args[0].value, args[1]
-        return picture.new_empty((*picture.shape[:2], *sides))  # type: ignore[no-any-return]
-    if func is aten.pixel_shuffle.default and args[0].value.dim() == 4:
-        count, channels, height, width = args[0].value.shape
-        scale = args[1]
-        shape = (count, channels // scale**2, height * scale, width * scale)
-        return args[0].value.new_empty(shape)  # type: ignore[no-any-return]
-    return None
-
-
-def _convolved(
-    source: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
-    sides = [
-        (side + 2 * before - step * (size - 1) - 1) // by + 1
-        for side, size, by, before, step in zip(
-            source.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True
-        )
-    ]
-    return source.new_empty((source.shape[0], weight.shape[0], *sides))
 
 
 @cache
