@@ -236,3 +236,40 @@ def test_freed_memory_is_kept_until_it_is_returned() -> None:
     given_back_at_once, given_back_later = map(int, done.stdout.split())
     assert given_back_at_once < 10_000_000
     assert given_back_later > 80_000_000
+
+
+_COUNTS_HEAPS = """
+import ctypes
+from threading import Barrier, Thread
+from upscaled_models.memory import keep_freed_memory
+
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+together = Barrier(8)
+
+def take():
+    libc.malloc(1000)
+    together.wait(60)
+
+threads = [Thread(target=take) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+out = ctypes.c_void_p(libc.fdopen(1, b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_threads_share_two_heaps() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTS_HEAPS],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=True,
+    )
+    assert 1 <= done.stdout.count("<heap ") <= 2
