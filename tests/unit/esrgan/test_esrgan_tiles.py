@@ -65,6 +65,13 @@ def test_a_small_network_has_larger_bands(by_rows: Network) -> None:
     assert 62 < band.rows <= 40_000_000 / by_rows.pixel_bytes / 640 < band.rows + 1
 
 
+def test_dense_blocks_in_float32_get_bands_that_stay_in_the_caches() -> None:
+    rrdb = replace(on_a_card(349), device=torch.device("cpu"), pixel_bytes=12_000)
+    assert tile_for(rrdb, 640, 4480) == Tile(640, 23)
+    assert tile_for(replace(rrdb, dtype=torch.bfloat16), 640, 4480) == Tile(640, 62)
+    assert tile_for(replace(rrdb, lag=36), 3000, 4480) == Tile(3000, 13)
+
+
 def on_a_card(lag: int) -> Any:
     return Described(
         by_rows=True,
@@ -153,6 +160,7 @@ class Described:
     scale: int = 4
     channels: int = 3
     pixel_values: int = 1024
+    dtype: torch.dtype = torch.float32
 
     @property
     def overlap(self) -> int:
