@@ -27,6 +27,7 @@ from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended, GivenBack, Outcome
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
+from upscaled_queue.outages import reason_of
 from upscaled_queue.settings import Settings
 
 if TYPE_CHECKING:  # a backend that gives jobs has no machine
@@ -160,7 +161,7 @@ class BullWorker:
         return count_waiting(self._settings)
 
     def _log_error(self, error: Exception, *_: Any) -> None:
-        self._machine.log.log("warning", "bullmq_error", detail=str(error))
+        self._machine.log.log("warning", "bullmq_error", detail=reason_of(error))
 
     def _stop(self) -> None:
         self._machine.stop()

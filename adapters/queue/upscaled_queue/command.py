@@ -145,6 +145,7 @@ def _add_keep(arguments: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from upscaled_queue.outages import reason_of
     from upscaled_queue.record import Records
     from upscaled_queue.redisserver import UnsafeRedisError, check_server, is_away
 
@@ -173,7 +174,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
     except Exception as error:
         if not is_away(error):
             raise
-        print(f"upscaled queue: the queue cannot be used now: {error}", file=sys.stderr)
+        print(f"upscaled queue: the queue cannot be used now: {reason_of(error)}", file=sys.stderr)
         return EXIT_FAILED
 
 

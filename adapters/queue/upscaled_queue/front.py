@@ -41,6 +41,7 @@ from upscaled_protocol.version import VERSION
 from upscaled_queue.depth import depth
 from upscaled_queue.exits import EXIT_FAILED, EXIT_HOST_GONE, EXIT_OK
 from upscaled_queue.job import Message, QueuedJob, error_event, read_job
+from upscaled_queue.outages import reason_of
 from upscaled_queue.producer import Producer
 from upscaled_queue.record import Records
 from upscaled_queue.redisserver import is_away
@@ -268,7 +269,7 @@ class Front:
         except Exception as error:
             if not is_away(error):
                 raise
-            return self._outage_report(request_id, str(error))
+            return self._outage_report(request_id, reason_of(error))
         machines = sum(one["machines"] for one in counts)
         return HealthReport(
             request_id=request_id,
@@ -338,8 +339,8 @@ class Front:
                 if not is_away(error):
                     raise
                 if self._outage is None:
-                    self._log.log("warning", "queue_away", detail=str(error))
-                self._outage = str(error)
+                    self._log.log("warning", "queue_away", detail=reason_of(error))
+                self._outage = reason_of(error)
             until = time.monotonic() + delay_s
             while self._signal is None and (left_s := until - time.monotonic()) > 0:
                 self._wait_host(round(left_s * 1000) + 1)

@@ -20,6 +20,12 @@ _CLASSES = (
 _CODES = re.compile(r"(?:^|: )(?:MISCONF|NOREPLICAS|BUSY) ")
 
 
+def reason_of(error: BaseException) -> str:
+    """What went wrong, as Redis says it. Before that the client puts a part of the pipeline's
+    command, in which a URL of the job may stand."""
+    return str(error).rpartition(" of pipeline caused error: ")[2]
+
+
 def is_outage(error: BaseException) -> bool:
     """True if Redis cannot be reached, or refuses writes for now."""
     if isinstance(error, _CLASSES):

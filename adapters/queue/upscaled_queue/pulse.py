@@ -14,6 +14,7 @@ from typing import Protocol
 import redis
 
 from upscaled_queue.machine import Machine
+from upscaled_queue.outages import reason_of
 from upscaled_queue.record import CANCEL_CHANNEL, connect
 
 # Between two writes of the jobs' progress. Redis gets no more than that from each machine.
@@ -81,7 +82,7 @@ class Pulse:
                 self._check_deliveries()
             except Exception as error:  # noqa: BLE001 - an engine's outage has any class
                 self._starved_since = None
-                machine.log.log("warning", "pulse_failed", detail=str(error))
+                machine.log.log("warning", "pulse_failed", detail=reason_of(error))
             if machine.given_up.wait(settings.lease_s / _BEATS_PER_LEASE):
                 return
 

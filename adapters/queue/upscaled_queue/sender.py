@@ -17,6 +17,7 @@ import redis.asyncio
 from prometheus_client import Metric
 
 from upscaled_protocol.log import Logger
+from upscaled_queue.outages import reason_of
 from upscaled_queue.outbox import Outbox, read_ended
 from upscaled_queue.record import OUTBOX
 from upscaled_queue.settings import Settings
@@ -96,7 +97,7 @@ class WebhookSender:
                 is_away = False
             except self._outbox.outages as error:
                 if not is_away:
-                    self._warn("webhooks wait, because Redis is away", {"reason": str(error)})
+                    self._warn("webhooks wait, because Redis is away", {"reason": reason_of(error)})
                 is_away = True
             await self._is_stopping()
 

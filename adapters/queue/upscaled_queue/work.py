@@ -171,6 +171,7 @@ def _work(settings: Settings) -> int:
     from upscaled_protocol.log import Logger
     from upscaled_queue.job import PIPELINE
     from upscaled_queue.machine import Machine
+    from upscaled_queue.outages import reason_of
     from upscaled_queue.redisserver import UnsafeRedisError, check_server, is_away
 
     work = _engine_of(settings)
@@ -183,7 +184,7 @@ def _work(settings: Settings) -> int:
     except Exception as error:
         if not is_away(error):
             raise
-        print(f"upscaled work: the queue cannot be used now: {error}", file=sys.stderr)
+        print(f"upscaled work: the queue cannot be used now: {reason_of(error)}", file=sys.stderr)
         return EXIT_FAILED
     if not settings.allow_roots:
         log.log("info", "no_paths", detail="no --allow-root was given: jobs with paths are refused")

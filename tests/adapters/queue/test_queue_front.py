@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from redis import ResponseError
 
 from queue_fleet import Fleet, needs_redis, running_fleet
 from upscaled import JobCancelledError, Upscaler
 from upscaled.errors import InvalidJobError
+from upscaled_queue.outages import reason_of
 from waiting import TIMEOUT_S, wait_until
 
 pytestmark = needs_redis
@@ -145,6 +147,20 @@ def test_redis_may_be_killed_under_it(fleet: Fleet) -> None:
         for one in (call, later):
             one.result(TIMEOUT_S)
     fleet.check_each_has_one_result(["survives", "later"])
+
+
+def test_the_reason_of_an_outage_names_no_part_of_a_job(shared: Fleet) -> None:
+    redis = shared.records.redis
+    redis.config_set("min-replicas-to-write", 1)
+    try:
+        with redis.pipeline() as pipeline:
+            pipeline.hset("upscaled:job:a", "config", "https://example.org/?token=secret")
+            with pytest.raises(ResponseError) as caught:
+                pipeline.execute()
+    finally:
+        redis.config_set("min-replicas-to-write", 0)
+    assert "secret" in str(caught.value)
+    assert reason_of(caught.value) == "NOREPLICAS Not enough good replicas to write."
 
 
 def test_a_redis_that_takes_no_writes_for_now_delays_jobs_and_ends_none(

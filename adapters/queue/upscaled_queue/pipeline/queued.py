@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from upscaled.errors import error_of
 from upscaled_queue.job import PIPELINE, Message, QueuedJob, read_job
+from upscaled_queue.outages import reason_of
 from upscaled_queue.pipeline.bucket import INCOMING, Bucket
 from upscaled_queue.pipeline.process import Picture, PipelineResult
 from upscaled_queue.pipeline.task import PictureTask, QueueAwayError, UnsafeQueueError
@@ -127,7 +128,7 @@ async def _asked(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     except Exception as error:
         if not is_away(error):
             raise
-        raise QueueAwayError(f"the queue cannot be used now: {error}") from error
+        raise QueueAwayError(f"the queue cannot be used now: {reason_of(error)}") from error
 
 
 async def _patiently(call: Callable[[], T]) -> T:
