@@ -12,9 +12,10 @@ SOFTNESS = 0.1
 """Errors below this (of 1.0) count by their square, as PSNR does, and larger ones linearly: a few
 hard edges would otherwise outweigh all of the texture."""
 
-LUMA_WEIGHT = 1.0
-"""Of the error in brightness, beside the error in red, green and blue. Without it most of the gain
-is in colour, which the eye sees least."""
+RGB_WEIGHT = 0.1
+LUMA_WEIGHT = 2.0
+"""Of the errors in red, green and blue, and in brightness. `upscaled` uses the brightness alone;
+what is left for the colours is for other programs that run the weights."""
 
 
 BEYOND_WEIGHT = 32.0
@@ -46,7 +47,8 @@ def picture_loss(large: Tensor, truth: Tensor) -> Tensor:
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     stored = large.clamp(0.0, 1.0)
     beyond = stored - stored.clamp(lowest, highest)
-    return _huber(difference) + LUMA_WEIGHT * _huber(luma) + BEYOND_WEIGHT * _huber(beyond)
+    colours, brightness = RGB_WEIGHT * _huber(difference), LUMA_WEIGHT * _huber(luma)
+    return colours + brightness + BEYOND_WEIGHT * _huber(beyond)
 
 
 def _nearby(truth: Tensor) -> tuple[Tensor, Tensor]:

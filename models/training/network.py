@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
+from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA
+
 
 class _QuickPReLU(torch.autograd.Function):
     """PReLU with a gradient made of whole-tensor operations.
@@ -96,17 +98,15 @@ def enlarge(network: Compact, small: NDArray[np.uint8], dtype: torch.dtype) -> N
     return np.asarray(rounded.permute(1, 2, 0).cpu().numpy())
 
 
-def save_network(network: Compact, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the weights as float32; a reader never sees half a file.
-
-    metadata: what the file says about them.
-    """
+def save_network(network: Compact, path: Path) -> None:
+    """Write the weights as float32; a reader never sees half a file. Their metadata say that the
+    colour follows the luma, which is what is trained."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    save_file(weights, partial, metadata)
+    save_file(weights, partial, {COLOUR: FOLLOWS_LUMA})
     partial.replace(path)
 
 

@@ -33,7 +33,6 @@ from training.log import Log
 from training.network import load_network, save_network
 from training.run import Recipe, Run
 from training.validation import Validation
-from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "training"
 
@@ -113,12 +112,7 @@ def train(run: Run, crops: Crops, checkpoint: Path, intervals: Intervals, stop: 
 
 def _save(run: Run, checkpoint: Path) -> None:
     run.save(checkpoint)
-    _save_network(run, checkpoint.with_suffix(".safetensors"))
-
-
-def _save_network(run: Run, path: Path) -> None:
-    # The colour of a damaged picture has to be cleaned too.
-    save_network(run.average, path, {COLOUR: FOLLOWS_LUMA})
+    save_network(run.average, checkpoint.with_suffix(".safetensors"))
 
 
 def keep_freed_memory() -> None:
@@ -225,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.step < recipe.steps:
         print(f"stopped at step {run.step} of {recipe.steps}; --resume continues", flush=True)
         return
-    _save_network(run, arguments.out)
+    save_network(run.average, arguments.out)
     hours = run.seconds / 3600
     print(f"{arguments.out}: {run.step} steps, {hours:.2f} hours on {device}", flush=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 pytest.importorskip("PIL", reason="the evaluation draws with Pillow")
 pytest.importorskip("skimage", reason="the evaluation's pictures are scikit-image's")
@@ -172,7 +173,7 @@ def test_all_pictures_to_try_are_there_and_no_larger_than_said(tmp_path: Path) -
 
 def test_a_file_of_another_architecture_is_measured_too(tmp_path: Path) -> None:
     network = Compact(2, 4, 1)
-    save_network(network, tmp_path / "tiny.safetensors")
+    save_file(network.state_dict(), tmp_path / "tiny.safetensors")
     one = weights_file(tmp_path / "tiny.safetensors")
     assert (one.name, one.scale) == ("tiny", 2)
     small = make_picture(1, 0, 16)

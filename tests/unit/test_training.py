@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import curves, damage, photographs, train, validation
+from training import curves, damage, mean, photographs, train, validation
 from training.bank import Bank, Source, photograph_file
 from training.crops import Crops
 from training.damage import damage_pictures
@@ -246,6 +246,18 @@ def test_a_network_survives_its_file(tmp_path: Path) -> None:
     pixels = torch.rand(1, 3, 5, 7)
     torch.testing.assert_close(loaded(pixels), network(pixels), rtol=0, atol=0)
     assert loaded(pixels).shape == (1, 3, 15, 21)
+
+
+def test_the_mean_of_two_files(tmp_path: Path) -> None:
+    networks = [Compact(2, 4, 1), Compact(2, 4, 1)]
+    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    for network, path in zip(networks, paths, strict=True):
+        save_network(network, path)
+    mean.main([*map(str, paths), "--out", str(tmp_path / "mean.safetensors")])
+    result = load_network(tmp_path / "mean.safetensors").state_dict()
+    first, second = (network.state_dict() for network in networks)
+    for name, value in result.items():
+        torch.testing.assert_close(value, (first[name] + second[name]) / 2)
 
 
 def test_the_quick_activation_is_prelu_and_so_is_its_gradient() -> None:
