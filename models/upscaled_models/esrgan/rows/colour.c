@@ -1,4 +1,4 @@
-/* Colour that follows luma, in one pass over memory. `followluma.py` says what it is.
+/* Colour that follows luma, in one pass over memory. `esrgan/colour.py` says what it is.
  *
  * Arrays are contiguous, channels last. A picture has red, green and blue, 0 to 1.
  */
@@ -222,7 +222,11 @@ static void finish_row(const Colour *given, const Block *b, ptrdiff_t y, ptrdiff
 
 /* All rows of the result for one block. */
 static int finish_block(const Colour *c, ptrdiff_t top, ptrdiff_t left) {
-    Block b = {top, left, LEAST(ROWS, c->last - top), LEAST(COLUMNS, c->width - left), {{{0}}}, {{{0}}}, {{0}}};
+    /* The lines are 0. */
+    Block b = {.top = top,
+               .left = left,
+               .rows = LEAST(ROWS, c->last - top),
+               .columns = LEAST(COLUMNS, c->width - left)};
     int finite = 1;
     take_apart(c, &b);
     for (ptrdiff_t y = MOST(top - 1, 0); y < LEAST(top + b.rows + 1, c->height); y++)
