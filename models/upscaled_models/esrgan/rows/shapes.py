@@ -60,8 +60,11 @@ def clear_result(func: Any, args: Sequence[Any]) -> Tensor | None:
 
 
 def _repeated(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Along some sides, so that all have the same shape, if they are of one type."""
+    """Along some sides, so that all have the same shape, if all are floats of one type: a quotient
+    of integers is of another one."""
     first = tensors[0]
+    if not first.is_floating_point():
+        return None
     if any(other.dtype != first.dtype or other.dim() == 0 for other in tensors):
         return None
     shape = np.broadcast_shapes(*(tuple(one.shape) for one in tensors))
