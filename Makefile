@@ -47,7 +47,7 @@ $(BASE): $(BUILT_FROM)
 	@touch $@
 
 # `make demo test`: one pip after the other.
-$(STAMP): $(BUILT_FROM) $(if $(filter demo dist docs-test,$(MAKECMDGOALS)),$(BASE))
+$(STAMP): $(BUILT_FROM) $(if $(filter demo dist,$(MAKECMDGOALS)),$(BASE))
 	@# pip waits for the network and writes: meanwhile what is there already is compiled.
 	$(COMPILE) & $(PIP_INSTALL) -e '.[dev]' && { wait; $(COMPILE) || true; }
 	@touch $(BASE) $@
@@ -64,7 +64,8 @@ pytest: $(STAMP) node ruff
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
 
-docs-test: $(STAMP) dist  ## run every command of every README and docs page, as written
+docs-test: $(STAMP)  ## run every command of every README and docs page, as written
+	$(MAKE) dist
 	$(BIN)/python -m pytest -m docs tests/docs
 
 # Needs Linux, root and buildah. It starts with pip and npm, which mostly wait for the network.

@@ -44,6 +44,23 @@ def rrdb(features: int = 8, blocks: int = 1, seed: int = 0) -> nn.Module:
     return model
 
 
+def swinir(seed: int = 0) -> nn.Module:
+    """Shifted windows of 8 pixels: exact only if tiles begin at multiples of 8."""
+    from spandrel.architectures.SwinIR import SwinIR
+
+    torch.manual_seed(seed)
+    model: nn.Module = SwinIR(
+        embed_dim=12,
+        depths=[2],
+        num_heads=[2],
+        window_size=8,
+        upscale=2,
+        upsampler="pixelshuffledirect",
+        img_size=32,
+    )
+    return model.eval()
+
+
 def network(model: nn.Module, dtype: torch.dtype = torch.float32) -> Network:
     """What the engine makes of a module's weights."""
     named = {name: value.clone() for name, value in weights(model).items()}

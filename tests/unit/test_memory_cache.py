@@ -207,6 +207,12 @@ def test_an_accelerator_s_models_may_take_its_memory_and_not_the_host_s() -> Non
     assert cache.names() == ["b", "c"]
 
 
+def printed(program: str) -> str:
+    """What a Python program prints in a process of its own."""
+    command = [sys.executable, "-c", program]
+    return subprocess.check_output(command, text=True, timeout=TIMEOUT_S)
+
+
 _KEEPS_AND_RETURNS = """
 import psutil
 from upscaled_models.memory import keep_freed_memory, return_freed_memory
@@ -226,14 +232,7 @@ print(full - kept, kept - resident())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_freed_memory_is_kept_until_it_is_returned() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _KEEPS_AND_RETURNS],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    given_back_at_once, given_back_later = map(int, done.stdout.split())
+    given_back_at_once, given_back_later = map(int, printed(_KEEPS_AND_RETURNS).split())
     assert given_back_at_once < 10_000_000
     assert given_back_later > 80_000_000
 
@@ -265,11 +264,4 @@ libc.fflush(out)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_threads_share_two_heaps() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _COUNTS_HEAPS],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    assert 1 <= done.stdout.count("<heap ") <= 2
+    assert 1 <= printed(_COUNTS_HEAPS).count("<heap ") <= 2

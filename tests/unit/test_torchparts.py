@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tiny_networks import save
+from tiny_networks import save, swinir
 from upscaled_models import torchparts
 
 # All of torch is imported, which on a busy machine may take half a minute.
@@ -36,7 +36,7 @@ def test_a_worker_has_not_imported_torchs_compiler_after_its_first_job(
     Image.effect_noise((300, 16), 64).convert("RGB").save(image_path)
     config = {"image_path": str(image_path), "output_path": str(tmp_path / "out.png")}
     if in_tiles:
-        config["model"] = str(save_swinir(tmp_path / "swinir.safetensors"))
+        config["model"] = str(save(swinir(), tmp_path / "swinir.safetensors"))
     job = json.dumps({"job_id": "1", "method": "esrgan", "config": config})
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKER],
@@ -49,21 +49,6 @@ def test_a_worker_has_not_imported_torchs_compiler_after_its_first_job(
     results = [line for line in map(json.loads, done.stdout.splitlines()) if "status" in line]
     assert "completed" in [line["status"] for line in results]
     assert "imported: torch\n" in done.stderr
-
-
-def save_swinir(path: Path) -> Path:
-    from spandrel.architectures.SwinIR import SwinIR
-
-    model = SwinIR(
-        img_size=8,
-        embed_dim=12,
-        depths=[2],
-        num_heads=[2],
-        window_size=4,
-        upscale=2,
-        upsampler="pixelshuffledirect",
-    )
-    return save(model, path)
 
 
 def test_an_import_from_the_compiler_imports_it_when_it_is_needed(

@@ -16,8 +16,8 @@ _CLASSES = (
     OSError,
 )
 # Without a class in the client: it cannot write its file (a full disk), has too few replicas, or
-# runs a long script. The client puts the command of a pipeline before the answer.
-_CODES = re.compile(r"(?:^|: )(?:MISCONF|NOREPLICAS|BUSY) ")
+# runs a long script.
+_CODES = re.compile(r"(?:MISCONF|NOREPLICAS|BUSY) ")
 
 
 def reason_of(error: BaseException) -> str:
@@ -30,4 +30,4 @@ def is_outage(error: BaseException) -> bool:
     """True if Redis cannot be reached, or refuses writes for now."""
     if isinstance(error, _CLASSES):
         return True
-    return isinstance(error, redis.ResponseError) and _CODES.search(str(error)) is not None
+    return isinstance(error, redis.ResponseError) and _CODES.match(reason_of(error)) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from garbage import without_garbage
 from tiny_networks import DTYPES, compact, in_bands, random_picture, rrdb
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.kernels import Compute, Convolution
@@ -332,3 +334,10 @@ def test_weights_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = rrdb()
     trace(model, 3, 1, torch.float32)
     assert len(laid_out) == sum(isinstance(layer, nn.Conv2d) for layer in model.modules())
+
+
+def test_a_network_that_is_not_row_local_is_not_held_by_what_was_recorded() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, stride=2, padding=1))
+    # Not `pytest.raises`, which holds the error and with it all calls.
+    with without_garbage(), suppress(NotRowLocalError):
+        trace(model, 3, 1, torch.float32)

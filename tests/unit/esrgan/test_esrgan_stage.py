@@ -21,6 +21,7 @@ from tiny_networks import (
     random_picture,
     rrdb,
     smooth_picture,
+    swinir,
 )
 from upscaled_models.esrgan.pixels import to_rows
 from upscaled_models.esrgan.stage import Stage
@@ -146,26 +147,9 @@ def test_bytes_are_the_result_rounded(tile: Tile, dtype: torch.dtype) -> None:
     assert np.array_equal(to_rows(torch.cat(parts, 2), 8), expected)
 
 
-def windowed() -> nn.Module:
-    """Shifted windows of 8 pixels: exact only if tiles begin at multiples of 8."""
-    from spandrel.architectures.SwinIR import SwinIR
-
-    torch.manual_seed(0)
-    model: nn.Module = SwinIR(
-        embed_dim=12,
-        depths=[2],
-        num_heads=[2],
-        window_size=8,
-        upscale=2,
-        upsampler="pixelshuffledirect",
-        img_size=32,
-    )
-    return model
-
-
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
 def test_windows_are_met_at_their_edges() -> None:
-    model = windowed().eval()
+    model = swinir()
     swin = network(model)
     assert not swin.by_rows
     assert swin.align == 8
@@ -205,7 +189,7 @@ class CountingHost(RecordingHost):
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
 @pytest.mark.parametrize("rows", [1, 7, 16, 30, 33, 64])
-@pytest.mark.parametrize("layers", [compact, rrdb, on_unshuffled_pixels, windowed])
+@pytest.mark.parametrize("layers", [compact, rrdb, on_unshuffled_pixels, swinir])
 def test_the_tiles_that_are_done_reach_the_number_that_was_reported_first(
     layers: Callable[[], nn.Module], rows: int
 ) -> None:
@@ -230,7 +214,7 @@ def test_the_tiles_that_are_done_reach_the_number_that_was_reported_first(
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
 def test_a_picture_of_one_tile_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    swin = network(windowed())
+    swin = network(swinir())
     sides = []
     forward = swin._forward
 

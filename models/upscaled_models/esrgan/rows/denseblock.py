@@ -55,7 +55,7 @@ class DenseBlock:
 
     @property
     def weights(self) -> int:
-        """How many numbers a pixel of the source is multiplied with."""
+        """With how many numbers a pixel of the result is computed."""
         return sum(9 * one.inputs * one.outputs for one in self.convolutions)
 
     @property

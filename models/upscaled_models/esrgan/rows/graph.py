@@ -31,8 +31,8 @@ class RowGraph:
         self._operations = operations
         result = operations[-1].position
         self.radius = math.ceil(result.radius)
-        self.lag = math.ceil(result.lag / result.ratio)
-        self.costs = [(float(operation.lag), operation.cost) for operation in operations]
+        self.lag = math.ceil(result.source_lag)
+        self.costs = [(float(one.position.source_lag), one.cost) for one in operations]
         self.multiple = multiple
         self.step = math.lcm(*(operation.step for operation in operations))
         self.extra_bytes = sum(

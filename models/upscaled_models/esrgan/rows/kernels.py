@@ -51,7 +51,7 @@ class Convolution:
 
     @property
     def weights(self) -> int:
-        """How many numbers a pixel of the result is multiplied with."""
+        """With how many numbers a pixel of the result is computed."""
         return self.weight.numel()
 
     def with_outputs(self, order: Tensor) -> Convolution:

@@ -38,6 +38,11 @@ class Position:
     radius: Fraction
     row_bytes: Fraction
 
+    @property
+    def source_lag(self) -> Fraction:
+        """Source rows by which it is behind."""
+        return self.lag / self.ratio
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -57,11 +62,6 @@ class Operation:
     def block(self) -> DenseBlock | None:
         """The dense block, if it is one."""
         return self.compute if isinstance(self.compute, DenseBlock) else None
-
-    @property
-    def lag(self) -> Fraction:
-        """Source rows by which it is behind."""
-        return self.position.lag / self.position.ratio
 
     @property
     def cost(self) -> float:

@@ -71,9 +71,9 @@ def _repeated(tensors: Sequence[Tensor]) -> Tensor | None:
     return first if shape == first.shape else first.new_empty(shape)
 
 
-def _concatenated(parts: list[Tensor], dimension: int) -> Tensor:
+def _concatenated(parts: Sequence[Tensor], dimension: int) -> Tensor | None:
     if any(part.dtype != parts[0].dtype or part.dim() != parts[0].dim() for part in parts):
-        return torch.cat(parts, dimension)
+        return None
     shape = list(parts[0].shape)
     shape[dimension] = sum(part.shape[dimension] for part in parts)
     return parts[0].new_empty(shape)

@@ -32,7 +32,7 @@ class GraphStream:
         self._step = step
         self._time = 0
         result = operations[-1].position
-        self._end = height + math.ceil(result.lag / result.ratio)
+        self._end = height + math.ceil(result.source_lag)
         self._layers = [_layer(operation, height) for operation in operations]
         readers: list[list[_Reader]] = [[] for _ in range(len(operations) + 1)]
         for layer in self._layers:

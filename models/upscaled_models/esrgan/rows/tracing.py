@@ -64,6 +64,7 @@ def trace(
     # Sides in a ratio that no network has, so that height and width cannot be confused.
     shape = (1, channels, 3 * side, 6 * side)
     example = torch.empty(shape, device=next(model.parameters()).device)
+    calls: list[Node] = []
     try:
         source, calls = record(call or model, example)
         graph = _Tracer(source, example.device, dtype).graph(calls)
@@ -71,9 +72,10 @@ def trace(
         raise
     except Exception as error:  # a network may do anything in its forward
         raise NotRowLocalError(str(error)) from error
-    for node in calls:
-        for given in (node, *node.inputs):
-            given.users.clear()  # otherwise they hold each other, and with them the weights
+    finally:
+        for node in calls:
+            for given in (node, *node.inputs):
+                given.users.clear()  # otherwise they hold each other, and with them the weights
     if multiple % graph.multiple:
         raise NotRowLocalError("it reduces the picture by more than it says")
     return graph
