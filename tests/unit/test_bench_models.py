@@ -157,6 +157,13 @@ def test_every_condition_keeps_the_size_and_repeats(condition: str) -> None:
     assert np.array_equal(small, picture.reduced(2, "clean")) == (condition == "clean")
 
 
+def test_pixels_are_averaged_as_stored_or_as_light() -> None:
+    checks = np.tile(np.eye(2, dtype=np.uint8)[:, :, None] * 255, (8, 8, 3))
+    picture = Picture("checks", "photograph", checks)
+    assert np.unique(picture.reduced(2, "by area")).tolist() == [128]
+    assert np.unique(picture.reduced(2, "by area in linear light")).tolist() == [188]
+
+
 def test_all_pictures_to_try_are_there_and_no_larger_than_said(tmp_path: Path) -> None:
     from PIL import Image
 

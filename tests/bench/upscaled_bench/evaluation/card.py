@@ -83,9 +83,9 @@ def card(evaluation: Evaluation) -> str:
         f"## Enlarging {evaluation.scale} times",
         method,
         _summary(evaluation),
-        "### Damaged pictures",
+        "### Reduced in other ways, and damaged",
         f"Gain in PSNR over {RIVAL}, luma in brackets, mean and least. JPEG with 4:2:0 colours.",
-        _damage(evaluation),
+        _by_condition(evaluation),
         *_choices(evaluation),
         "### Every picture",
         f"PSNR over red, green and blue, {evaluation.conditions[0]}.",
@@ -138,7 +138,7 @@ def _summary(evaluation: Evaluation) -> str:
     return _table([*head, "lines", "fields"], rows)
 
 
-def _damage(evaluation: Evaluation) -> str:
+def _by_condition(evaluation: Evaluation) -> str:
     others = [name for name in evaluation.names if name != RIVAL]
     rows = []
     for kind in KINDS:

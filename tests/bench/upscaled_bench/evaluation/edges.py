@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from upscaled_bench.evaluation.light import linear, stored
+
 Pixels = NDArray[np.uint8]
 Enlarge = Callable[[Pixels], Pixels]
 Colour = tuple[int, int, int]
@@ -102,10 +104,11 @@ def score_fields(enlarge: Enlarge, scale: int) -> list[Field]:
 def draw_edges(first: Colour, second: Colour) -> Iterator[Pixels]:
     """The edge at each place, averaged as stored and in linear light."""
     colours = np.asarray([first, second], np.float64) / 255.0
+    lights = linear(colours)
     for share in _shares():
         for averaged in (
             colours[0] + share * (colours[1] - colours[0]),
-            _srgb(_linear(colours[0]) + share * (_linear(colours[1]) - _linear(colours[0]))),
+            stored(lights[0] + share * (lights[1] - lights[0])),
         ):
             yield np.round(averaged * 255.0).astype(np.uint8)
 
@@ -124,11 +127,3 @@ def _shares() -> list[NDArray[np.float64]]:
         blocks = np.asarray(large, np.float64).reshape(_HEIGHT, _DRAWN, _WIDTH, _DRAWN, 1)
         shares.append(np.asarray(blocks.mean(axis=(1, 3))))
     return shares
-
-
-def _linear(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
-def _srgb(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)

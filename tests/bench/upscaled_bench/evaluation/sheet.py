@@ -40,8 +40,11 @@ def draw_sheet(enlargers: Sequence[Enlarger], pictures: list[Picture]) -> Image.
 
 def _rows(pictures: list[Picture], scale: int) -> Iterator[tuple[str, Pixels, Pixels]]:
     """Title, truth and what is enlarged."""
+    clean = CONDITIONS["clean"]
+    # Other reductions look hardly different.
+    conditions = [name for name, made in CONDITIONS.items() if made.reduce is clean.reduce]
     for index, picture in enumerate(pictures):
-        for condition in CONDITIONS:
+        for condition in conditions:
             # Damage looks alike on every photograph; on text it is another matter.
             if condition == "clean" or index == 0 or picture.kind == "text":
                 title = f"{picture.name}, {condition}"

@@ -1,4 +1,5 @@
-"""What the networks are tried on: pictures that training never saw, whole and damaged."""
+"""What the networks are tried on: pictures that training never saw, reduced in several ways, whole
+and damaged."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
+
+from upscaled_bench.evaluation.light import linear, stored
 
 Pixels = NDArray[np.uint8]
 
@@ -60,11 +63,10 @@ class Picture:
         return self.pixels[:height, :width]
 
     def reduced(self, scale: int, condition: str) -> Pixels:
-        """Reduced with Pillow's antialiased bicubic, and then damaged as `condition` says."""
-        truth = Image.fromarray(self.truth(scale))
-        size = (truth.width // scale, truth.height // scale)
-        small = np.asarray(truth.resize(size, Image.Resampling.BICUBIC))
-        return CONDITIONS[condition](small, np.random.default_rng(zlib.crc32(self.name.encode())))
+        """Reduced, and then perhaps damaged, as one of `CONDITIONS` says."""
+        made = CONDITIONS[condition]
+        small = made.reduce(self.truth(scale), scale)
+        return made.damage(small, np.random.default_rng(zlib.crc32(self.name.encode())))
 
 
 def pictures(folder: Path | None = None) -> list[Picture]:
@@ -101,7 +103,33 @@ def _middle(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + LARGEST, left : left + LARGEST, :3])
 
 
-def _clean(small: Pixels, _: np.random.Generator) -> Pixels:
+@dataclass(frozen=True)
+class Condition:
+    """How a small picture was made.
+
+    reduce: of (H, W, 3), multiples of the scale, in 8 bits.
+    """
+
+    reduce: Callable[[Pixels, int], Pixels]
+    damage: Callable[[Pixels, np.random.Generator], Pixels]
+
+
+def _resampled(kernel: Image.Resampling) -> Callable[[Pixels, int], Pixels]:
+    def reduce(pixels: Pixels, scale: int) -> Pixels:
+        size = (pixels.shape[1] // scale, pixels.shape[0] // scale)
+        return np.asarray(Image.fromarray(pixels).resize(size, kernel))
+
+    return reduce
+
+
+def _area_in_linear_light(pixels: Pixels, scale: int) -> Pixels:
+    height, width = (length // scale for length in pixels.shape[:2])
+    blocks = linear(pixels / 255.0).reshape(height, scale, width, scale, 3)
+    levels: Pixels = np.rint(stored(blocks.mean(axis=(1, 3))) * 255.0).astype(np.uint8)
+    return levels
+
+
+def _nothing(small: Pixels, _: np.random.Generator) -> Pixels:
     return small
 
 
@@ -120,10 +148,16 @@ def _noise(small: Pixels, rng: np.random.Generator) -> Pixels:
     return levels
 
 
-CONDITIONS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
-    "clean": _clean,
-    "JPEG 75": _jpeg(75),
-    "JPEG 50": _jpeg(50),
-    "JPEG 35": _jpeg(35),
-    "noise": _noise,
+_bicubic = _resampled(Image.Resampling.BICUBIC)
+
+CONDITIONS = {
+    "clean": Condition(_bicubic, _nothing),
+    "by Lanczos": Condition(_resampled(Image.Resampling.LANCZOS), _nothing),
+    "by area": Condition(_resampled(Image.Resampling.BOX), _nothing),
+    "by area in linear light": Condition(_area_in_linear_light, _nothing),
+    "JPEG 75": Condition(_bicubic, _jpeg(75)),
+    "JPEG 50": Condition(_bicubic, _jpeg(50)),
+    "JPEG 35": Condition(_bicubic, _jpeg(35)),
+    "noise": Condition(_bicubic, _noise),
 }
+"""Reduced with Pillow's antialiased bicubic, unless the name says otherwise."""
