@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from upscaled_models import torchparts
+from upscaled_models.esrgan.attention import FusedAttention
 from upscaled_models.esrgan.loading import Descriptor
 from upscaled_models.esrgan.rows.shapes import clear_result
 
@@ -62,7 +63,9 @@ def footprint_by_shapes(descriptor: Descriptor, shape: Sequence[int]) -> int | N
     try:
         _run_repeated_layers_once(described.model, footprint)
         with torchparts.without_compiler(), torch.inference_mode(), torch.device("meta"), footprint:
-            described._call_fn(described.model, torch.zeros(tuple(shape)))
+            picture = torch.zeros(tuple(shape))
+            with FusedAttention():
+                described._call_fn(described.model, picture)
     except Exception:  # noqa: BLE001 - a network may do anything in its forward
         return None
     return footprint.peak_bytes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
+from upscaled_models.esrgan.attention import FusedAttention
 from upscaled_models.esrgan.footprint import Footprint, footprint_by_shapes
 from upscaled_models.esrgan.layers import with_compiled_layers
 from upscaled_models.esrgan.loading import Descriptor
@@ -135,8 +135,8 @@ class Network:
             for layer in descriptor.model.modules():
                 if isinstance(layer, _NORMALISATIONS):
                     layer.float()
-            # To see how far it looks, the module's own layers compute: the compiled ones round
-            # pixels of a tile together, so some would seem to depend on others.
+            # To see how far it looks, the module's own layers and attention compute: the compiled
+            # ones round pixels of a tile together, so some would seem to depend on others.
             self._compiled, self._layers = with_compiled_layers(descriptor, self.dtype)
             self.size_bytes += sum(layer.extra_bytes for layer in self._layers)
         else:
@@ -300,8 +300,8 @@ class Network:
         half = self.dtype != torch.float32
         # They create them in each call, on the processor unless another device is given. Then the
         # host waits for the card with each mask that is copied there.
-        beside = nullcontext() if self.device.type == "cpu" else self.device
-        with beside, torch.autocast(self.device.type, self.dtype, enabled=half):
+        how = FusedAttention() if self.device.type == "cpu" else self.device
+        with how, torch.autocast(self.device.type, self.dtype, enabled=half):
             # One picture at a time: not every architecture takes a batch.
             parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import upscaled_models.esrgan
 from tiny_networks import HAS_BF16, compact, in_bands, network, psnr, rrdb, smooth_picture, weights
+from torchcalls import TorchCalls
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
 from upscaled_models.esrgan.network import Network
@@ -100,6 +101,10 @@ if morearchitectures.is_installed():
 # Beside windows it looks at the whole picture: what random weights make of that is no measure.
 LOOKS_EVERYWHERE = {"RealPLKSR", "OmniSR", "ATD", "DCTLSA", "CRAFT"}
 
+ATTENTIVE = {
+    *("SwinIR", "Swin2SR", "HAT", "DRCT", "ATD", "DAT", "RGT", "CRAFT", "FDAT", "SRFormer"),
+}
+
 
 def table() -> dict[str, tuple[str, str]]:
     """How README.md says that each architecture runs, and how tiles compare with the whole."""
@@ -146,6 +151,17 @@ def test_an_architecture_runs_in_half_precision(name: str) -> None:
     assert half.shape == full.shape
     # bf16 has steps of 1/256: a few of them, of what the random weights make of the picture.
     assert (half - full).square().mean().sqrt() <= 0.05 * full.std()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(ATTENTIVE & set(BUILDERS)))
+def test_the_attention_of_windows_is_computed_in_one_step(name: str) -> None:
+    small = network(BUILDERS[name]())
+    with torch.inference_mode(), TorchCalls() as calls:
+        small.open(64, 64).feed(as_from_a_file(64, 64))
+    assert "scaled_dot_product_attention" in calls.names
+    # Some have attention of channels or to tokens, too, which is small.
+    assert ("softmax" in calls.names) == (name in {"ATD", "CRAFT", "DAT", "FDAT", "RGT"})
 
 
 def test_an_architecture_may_write_into_what_it_is_given() -> None:
