@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
 _FOLDER = Path("models/upscaled_models/esrgan/rows")
-_SOURCES = tuple(_FOLDER / f"{name}.c" for name in ("native", "convolution", "colour"))
+_SOURCES = tuple(_FOLDER / f"{name}.c" for name in ("native", "convolution", "colour", "smooth"))
 _LIBRARY = _FOLDER / "_native.so"
 _FLAGS = ("-O3", "-fPIC", "-fopenmp")
 

@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA
+from upscaled_models.esrgan.weightsfile import read_metadata
 
 
 class _QuickPReLU(torch.autograd.Function):
@@ -57,12 +58,14 @@ class Compact(nn.Module):
 
     This is the layout of Real-ESRGAN's SRVGGNetCompact: `body` holds convolutions and PReLUs in
     turn, and its result is added to the input enlarged by repeating pixels.
+
+    colour: what its file says that `upscaled` makes of the colours; see `esrgan/colour.py`.
     """
 
-    def __init__(self, scale: int, features: int, depth: int) -> None:
+    def __init__(self, scale: int, features: int, depth: int, colour: str = FOLLOWS_LUMA) -> None:
         """`depth` counts the convolutions between the first one and the last."""
         super().__init__()
-        self.scale = scale
+        self.scale, self.colour = scale, colour
         layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1), _PReLU(features)]
         for _ in range(depth):
             layers += [nn.Conv2d(features, features, 3, padding=1), _PReLU(features)]
@@ -99,14 +102,13 @@ def enlarge(network: Compact, small: NDArray[np.uint8], dtype: torch.dtype) -> N
 
 
 def save_network(network: Compact, path: Path) -> None:
-    """Write the weights as float32; a reader never sees half a file. Their metadata say that the
-    colour follows the luma, which is what is trained."""
+    """Write the weights as float32; a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     weights = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    save_file(weights, partial, {COLOUR: FOLLOWS_LUMA})
+    save_file(weights, partial, {COLOUR: network.colour})
     partial.replace(path)
 
 
@@ -116,6 +118,7 @@ def load_network(path: Path) -> Compact:
     convolutions = [name for name, value in weights.items() if value.dim() == 4]
     last = max(convolutions, key=lambda name: int(name.split(".")[1]))
     scale = round((weights[last].shape[0] / 3) ** 0.5)
-    network = Compact(scale, weights["body.0.weight"].shape[0], len(convolutions) - 2)
+    colour = read_metadata(path).get(COLOUR, FOLLOWS_LUMA)
+    network = Compact(scale, weights["body.0.weight"].shape[0], len(convolutions) - 2, colour)
     network.load_state_dict(weights)
     return network

@@ -16,6 +16,7 @@ from torch.nn import functional
 from training.crops import Crops
 from training.loss import picture_loss
 from training.network import Compact
+from upscaled_models.esrgan.colour import FOLLOWS_LUMA, SMOOTH_FOLLOWS_LUMA
 
 WARM_UP_STEPS = 500
 """Adam's averages are noise in its first steps; the learning rate rises linearly over these."""
@@ -66,7 +67,9 @@ class Run:
         """`bfloat16` computes the convolutions in it; weights stay in float32."""
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.bfloat16 = recipe, device, bfloat16
-        network = Compact(recipe.scale, recipe.features, recipe.depth).to(device)
+        # Damage is in the colours of the small picture, too, and they are not the network's.
+        colour = SMOOTH_FOLLOWS_LUMA if recipe.damaged else FOLLOWS_LUMA
+        network = Compact(recipe.scale, recipe.features, recipe.depth, colour).to(device)
         # torch's own types do not know this form of `to`.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network)

@@ -31,6 +31,7 @@ from training.pictures import RECIPE, make_picture
 from training.run import Recipe, Run
 from training.train import main
 from upscaled_imaging.luma import LUMA
+from upscaled_models.esrgan.colour import SMOOTH_FOLLOWS_LUMA
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
 LIMIT_BYTES = 3_000_000
@@ -239,10 +240,10 @@ def test_a_photograph_under_another_licence_is_refused(
 
 
 def test_a_network_survives_its_file(tmp_path: Path) -> None:
-    network = Compact(3, 4, 2)
+    network = Compact(3, 4, 2, SMOOTH_FOLLOWS_LUMA)
     save_network(network, tmp_path / "tiny.safetensors")
     loaded = load_network(tmp_path / "tiny.safetensors")
-    assert loaded.scale == 3
+    assert (loaded.scale, loaded.colour) == (3, SMOOTH_FOLLOWS_LUMA)
     pixels = torch.rand(1, 3, 5, 7)
     torch.testing.assert_close(loaded(pixels), network(pixels), rtol=0, atol=0)
     assert loaded(pixels).shape == (1, 3, 15, 21)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import followluma
+from upscaled_models.esrgan.rows import followluma, smoothcolours
 
-# Of a weights file's metadata: the name, and the value that asks for it.
-COLOUR, FOLLOWS_LUMA = "colour", "follows luma"
+# Of a weights file's metadata: the name, and the values that ask for it.
+COLOUR, FOLLOWS_LUMA, SMOOTH_FOLLOWS_LUMA = "colour", "follows luma", "smooth, follows luma"
 
 # Of Lanczos-3, in pixels.
 _RADIUS = followluma.RADIUS
@@ -31,6 +31,12 @@ _RADIUS = followluma.RADIUS
 # deviation of one level of 255, ever less is added: a field of one colour keeps it to the last bit.
 _FAINT = 0.008
 _FLAT = (1 / 255) ** 2
+# For smooth colours: the pixels to each side that they are taken from; the variance of luma below
+# which they are ever more a mean; and the variance of red, green and blue that is noise. These are
+# standard deviations of 4 and 10 levels.
+_SMOOTH_RADIUS = 2
+_NOISE = (4 / 255) ** 2
+_COLOUR_NOISE = (10 / 255) ** 2
 
 
 class ColourFollowsLuma(nn.Module):
@@ -44,7 +50,8 @@ class ColourFollowsLuma(nn.Module):
     On a processor all of it is one compiled step behind the network, in float32.
     """
 
-    def __init__(self, network: nn.Module, scale: int) -> None:
+    def __init__(self, network: nn.Module, scale: int, *, smooth: bool = False) -> None:
+        """smooth: colours are taken from what `SmoothColours` makes of the picture."""
         super().__init__()
         body = network.body
         assert isinstance(body, nn.ModuleList)
@@ -52,11 +59,12 @@ class ColourFollowsLuma(nn.Module):
         luma, rgb = torch.tensor(LUMA)[None], torch.eye(3)
         to_luma = luma.expand(3, 3)
         self.body = nn.Sequential(*body)
+        self.smooth = SmoothColours() if smooth else nn.Identity()
 
         repeated = _pixel_wise(rgb.repeat_interleave(pixels, 0))
         self.darkest = _fixed(-repeated)
         self.brightest = _fixed(-repeated, torch.ones(3 * pixels))
-        self.one = _fixed(torch.zeros(1, 3, 1, 1), torch.ones(1))
+        self.one = _one()
         sharper = _weights(scale, _RADIUS, lanczos)
         sharper[:, _RADIUS, _RADIUS] -= 1
         self.sharper = _fixed(_each_channel(sharper))
@@ -64,11 +72,7 @@ class ColourFollowsLuma(nn.Module):
         between = torch.kron(to_luma, torch.eye(pixels))
         self.added_luma = _fixed(_pixel_wise(between))
 
-        self.centred = _fixed(_pixel_wise(rgb), torch.full((3,), -0.5))
-        self.luma = _fixed(_pixel_wise(luma))
-        self.sums = _fixed(_pixel_wise(rgb).expand(3, 3, 3, 3))
-        self.count = _fixed(torch.ones(1, 1, 3, 3))
-        self.beyond_luma = _fixed(_pixel_wise(rgb - to_luma))
+        self.nearby = _Nearby(1)
         # Between the pixels, too. No slope beyond the border is 1 there: all colours get the same.
         bilinear = _each_channel(_weights(scale, 1, lambda distance: max(0.0, 1 - abs(distance))))
         self.slopes = _fixed(bilinear, torch.ones(3 * pixels))
@@ -77,36 +81,101 @@ class ColourFollowsLuma(nn.Module):
         self.scale = scale
 
     def forward(self, picture: Tensor) -> Tensor:
-        detail = self.body(picture)
+        source, detail = self.smooth(picture), self.body(picture)
         if followluma.can_apply(picture, self.scale):
-            result: Tensor = followluma.apply(picture, detail, self.interpolation, _FAINT, _FLAT)
+            result: Tensor = followluma.apply(
+                source, picture, detail, self.interpolation, _FAINT, _FLAT
+            )
             return result
-        return self._in_torch(picture, detail)
+        return self._in_torch(source, picture, detail)
 
-    def _in_torch(self, picture: Tensor, detail: Tensor) -> Tensor:
+    def _in_torch(self, source: Tensor, picture: Tensor, detail: Tensor) -> Tensor:
         """The same by calls that run by rows on any device, before the pixel shuffle, where a pixel
         has `scale * scale` parts. Values are relative to the repeated pixel: in half precision only
         the differences are rounded."""
-        one, darkest = self.one(picture), self.darkest(picture)
+        one, darkest = self.one(source), self.darkest(source)
         outside = self.outside(one)
-        interpolated = (self.sharper(picture) - darkest * outside) / (1 - outside)
-        added = torch.clamp(detail, darkest, self.brightest(picture))
+        interpolated = (self.sharper(source) - darkest * outside) / (1 - outside)
+        least = darkest if source is picture else self.darkest(picture)
+        added = torch.clamp(detail, least, self.brightest(picture))
         luma = self.added_luma(added - interpolated)
-        covariance = self._covariance_with_luma(picture, one)
-        variance = functional.relu(self.luma(covariance))  # rounded, it may be below 0
-        slopes = self.slopes(self.beyond_luma(covariance) / (variance + _FAINT))
+        nearby = self.nearby
+        _, covariance = nearby.means_and_covariance(source, one)
+        variance = functional.relu(nearby.luma(covariance))  # rounded, it may be below 0
+        slopes = self.slopes(nearby.beyond_luma(covariance) / (variance + _FAINT))
         shares = self.shares(variance / (variance + _FLAT))
         sharper = interpolated + luma * slopes * shares
-        enlarged = functional.interpolate(picture, scale_factor=self.scale, mode="nearest")
+        enlarged = functional.interpolate(source, scale_factor=self.scale, mode="nearest")
         return functional.pixel_shuffle(sharper, self.scale) + enlarged
 
-    def _covariance_with_luma(self, picture: Tensor, one: Tensor) -> Tensor:
-        """Of red, green and blue, in 3 x 3 pixels: (B, 3, h, w)."""
-        count, centred = self.count(one), self.centred(picture)
-        means = self.sums(centred) / count
-        squares = self.sums(centred * self.luma(centred)) / count
-        covariance: Tensor = squares - means * self.luma(means)
-        return covariance
+
+class SmoothColours(nn.Module):
+    """Colours without the noise of a camera or of JPEG; luma stays. (B, 3, h, w) to the same.
+
+    In 5 x 5 pixels, colours are a line over luma (He, Sun, Tang, 2013). What lies beside the line
+    is noise as far as it varies no more than noise does; the rest of it stays (Lee, 1980).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = _one()
+        self.nearby = _Nearby(_SMOOTH_RADIUS)
+        self.total = _fixed(_pixel_wise(torch.ones(1, 3)))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        if smoothcolours.can_apply(picture):
+            compiled: Tensor = smoothcolours.apply(picture, _NOISE, _COLOUR_NOISE)
+            return compiled
+        nearby, one = self.nearby, self.one(picture)
+        means, covariance = nearby.means_and_covariance(picture, one)
+        variance = functional.relu(nearby.luma(covariance))
+        centred = nearby.centred(picture)
+        luma, colours, mean = (
+            nearby.luma(centred),
+            nearby.beyond_luma(centred),
+            nearby.beyond_luma(means),
+        )
+        with_luma = nearby.beyond_luma(covariance)
+        slopes = with_luma / (variance + _NOISE)
+        offsets = mean - slopes * nearby.luma(means)
+        line = nearby.mean(slopes, one) * luma + nearby.mean(offsets, one)
+        beside = nearby.mean(colours * colours, one) - mean * mean - slopes * with_luma
+        more = functional.relu(self.total(beside) - _COLOUR_NOISE)
+        share = nearby.count(_COLOUR_NOISE / (more + _COLOUR_NOISE)) / nearby.count(one)
+        # In half precision only the difference is rounded.
+        smooth: Tensor = picture + share * (line - colours)
+        return smooth
+
+
+class _Nearby(nn.Module):
+    """Statistics of the pixels up to `radius` away, as far as they lie in the picture."""
+
+    def __init__(self, radius: int) -> None:
+        super().__init__()
+        side = 2 * radius + 1
+        luma, rgb = torch.tensor(LUMA)[None], torch.eye(3)
+        self.centred = _fixed(_pixel_wise(rgb), torch.full((3,), -0.5))
+        self.luma = _fixed(_pixel_wise(luma))
+        self.beyond_luma = _fixed(_pixel_wise(rgb - luma.expand(3, 3)))
+        self.sums = _fixed(_pixel_wise(rgb).expand(3, 3, side, side))
+        self.count = _fixed(torch.ones(1, 1, side, side))
+
+    def mean(self, values: Tensor, one: Tensor) -> Tensor:
+        """Of (B, 3, h, w). one: 1 in each pixel, (B, 1, h, w)."""
+        mean: Tensor = self.sums(values) / self.count(one)
+        return mean
+
+    def means_and_covariance(self, picture: Tensor, one: Tensor) -> tuple[Tensor, Tensor]:
+        """Of red, green and blue, less a middle value; and with luma. (B, 3, h, w) each."""
+        centred = self.centred(picture)
+        means = self.mean(centred, one)
+        squares = self.mean(centred * self.luma(centred), one)
+        return means, squares - means * self.luma(means)
+
+
+def _one() -> nn.Conv2d:
+    """Gives 1 for each pixel, (B, 1, h, w)."""
+    return _fixed(torch.zeros(1, 3, 1, 1), torch.ones(1))
 
 
 def _weights(scale: int, radius: int, kernel: Callable[[float], float]) -> Tensor:

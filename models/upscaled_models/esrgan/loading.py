@@ -12,7 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import ImageModelDescriptor, UnsupportedModelError
-from upscaled_models.esrgan.colour import COLOUR, FOLLOWS_LUMA, ColourFollowsLuma
+from upscaled_models.esrgan.colour import (
+    COLOUR,
+    FOLLOWS_LUMA,
+    SMOOTH_FOLLOWS_LUMA,
+    ColourFollowsLuma,
+)
 from upscaled_models.esrgan.foreign import what_it_is
 from upscaled_models.esrgan.weightsfile import read_metadata, read_weights, useless
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -45,8 +50,10 @@ def load_descriptor(path: Path) -> Descriptor:
     """
     model = as_picture_network(path, read_model(path))
     is_compact = model.architecture.id == "Compact" and model.input_channels == 3
-    if is_compact and read_metadata(path).get(COLOUR) == FOLLOWS_LUMA:
-        model._model = ColourFollowsLuma(model.model, model.scale)
+    colour = read_metadata(path).get(COLOUR) if is_compact else None
+    if colour in (FOLLOWS_LUMA, SMOOTH_FOLLOWS_LUMA):
+        smooth = colour == SMOOTH_FOLLOWS_LUMA
+        model._model = ColourFollowsLuma(model.model, model.scale, smooth=smooth)
     return model
 
 

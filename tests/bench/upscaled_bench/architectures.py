@@ -40,7 +40,7 @@ from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_protocol.configs import EsrganConfig
 
 _USUAL, _LARGE, _SMALL, _LEAST = (640, 448), (256, 192), (128, 96), (64, 64)
-_ROUNDS = 2
+_ROUNDS = 4
 _HEADER = ["", "picture", "upscaled", "torch", "of torch", "OpenVINO", "of OpenVINO"]
 _WIDTHS = [10, 7, 13, 13, 11, 13, 11]
 

@@ -25,7 +25,7 @@ from tiny_networks import (
 )
 from upscaled_bench.evaluation import edges
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.colour import ColourFollowsLuma
+from upscaled_models.esrgan.colour import ColourFollowsLuma, SmoothColours
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bytes
@@ -58,9 +58,25 @@ def lanczos(picture: Tensor, scale: int) -> Tensor:
     return torch.from_numpy(np.stack(bands))[None]
 
 
-def means(picture: Tensor) -> Tensor:
-    """Of 3 x 3 pixels, as far as they lie inside."""
-    return functional.avg_pool2d(picture, 3, stride=1, padding=1, count_include_pad=False)
+def means(picture: Tensor, side: int = 3) -> Tensor:
+    """Of side x side pixels, as far as they lie inside."""
+    return functional.avg_pool2d(
+        picture, side, stride=1, padding=side // 2, count_include_pad=False
+    )
+
+
+def smooth(picture: Tensor) -> Tensor:
+    """Its luma, and colours nearer to a line over luma in 5 x 5 pixels, if they are noise."""
+    brightness = luma(picture)
+    colours = picture - brightness
+    mean, mean_colours = means(brightness, 5), means(colours, 5)
+    covariance = means(colours * brightness, 5) - mean_colours * mean
+    slopes = covariance / (means(brightness**2, 5) - mean**2 + (4 / 255) ** 2)
+    line = means(slopes, 5) * brightness + means(mean_colours - slopes * mean, 5)
+    beside = (means(colours**2, 5) - mean_colours**2 - slopes * covariance).sum(1, keepdim=True)
+    noise = (10 / 255) ** 2
+    share = means(noise / beside.clamp(min=noise), 5)
+    return picture + share * (line - colours)
 
 
 def between_pixels(slopes: Tensor, scale: int) -> Tensor:
@@ -78,17 +94,21 @@ def step(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("step")
+@pytest.mark.parametrize("colour", ["follows luma", "smooth, follows luma"])
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize(("height", "width"), [(21, 17), (2, 5), (1, 1), (9, 200)])
 def test_what_the_network_adds_to_pillow_s_lanczos_in_luma_is_added_along_the_colours_line(
-    tmp_path: Path, scale: int, height: int, width: int
+    tmp_path: Path, colour: str, scale: int, height: int, width: int
 ) -> None:
     model = compact(scale=scale)
-    path = save(model, tmp_path / "a.safetensors")
+    path = save(model, tmp_path / "a.safetensors", colour)
     picture = random_picture(height, width)
     with torch.inference_mode():
         result, plain = load_descriptor(path).model(picture), model(picture).clamp(0, 1)
-    brightness, base = luma(picture), lanczos(picture, scale)
+    brightness = luma(picture)
+    if colour == "smooth, follows luma":
+        picture = smooth(picture)
+    base = lanczos(picture, scale)
     covariance = means(picture * brightness) - means(picture) * means(brightness)
     variance = luma(covariance)
     slopes = between_pixels((covariance + 0.008) / (variance + 0.008), scale)
@@ -97,8 +117,9 @@ def test_what_the_network_adds_to_pillow_s_lanczos_in_luma_is_added_along_the_co
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
-def test_a_field_of_one_colour_keeps_it_up_to_the_border(tmp_path: Path) -> None:
-    model = load_descriptor(save(compact(scale=4), tmp_path / "a.safetensors")).model
+@pytest.mark.parametrize("colour", ["follows luma", "smooth, follows luma"])
+def test_a_field_of_one_colour_keeps_it_up_to_the_border(tmp_path: Path, colour: str) -> None:
+    model = load_descriptor(save(compact(scale=4), tmp_path / "a.safetensors", colour)).model
     field = torch.tensor([0.9, 0.1, 0.3])[None, :, None, None]
     with torch.inference_mode():
         result = model(field.expand(1, 3, 12, 9))
@@ -106,8 +127,9 @@ def test_a_field_of_one_colour_keeps_it_up_to_the_border(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("step")
-def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path) -> None:
-    descriptor = load_descriptor(save(compact(), tmp_path / "a.safetensors"))
+@pytest.mark.parametrize("colour", ["follows luma", "smooth, follows luma"])
+def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path, colour: str) -> None:
+    descriptor = load_descriptor(save(compact(), tmp_path / "a.safetensors", colour))
     picture = random_picture(37, 23)
     with torch.inference_mode():
         expected = descriptor.model(picture)
@@ -150,10 +172,11 @@ def test_a_result_that_is_not_finite_is_reported() -> None:
 def follow_luma(detail: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Of a picture in one piece, with weights that are all equal."""
     height, width = detail.shape[2:]
-    picture = functional.pad(random_picture(height, width), (0, 0, RADIUS, RADIUS))
+    picture = random_picture(height, width)
+    source = functional.pad(picture, (0, 0, RADIUS, RADIUS))
     compute = kernels.follow_luma(torch.full((4, 2 * RADIUS + 1), 1 / 7), 0.01, 1e-5, dtype)
     band = kernels.Band(lambda _, like: like, first=0, height=4 * height)
-    return compute([picture, detail], band)
+    return compute([source, picture, detail], band)
 
 
 def test_other_files_keep_their_colour(tmp_path: Path) -> None:
@@ -175,6 +198,7 @@ def test_other_files_keep_their_colour(tmp_path: Path) -> None:
 def test_the_colour_of_the_bundled_networks_follows_their_luma(name: str) -> None:
     model = load_descriptor(_BUNDLED / f"{name}.safetensors").model
     assert isinstance(model, ColourFollowsLuma)
+    assert isinstance(model.smooth, SmoothColours) == name.endswith("-clean")
 
 
 @pytest.mark.parametrize("name", ["compact-x4", "compact-x4-clean", "compact-x2"])

@@ -25,13 +25,14 @@
 /* Rows `first` to `last` of a source of `height` rows.
  *
  * source: the first value of row 0, which need not be in memory: only rows `first` to `last` are, and
- * those of the RADIUS above and below that the picture has. detail: what the network adds to row
- * `first` and those below, in bf16 or in floats; per pixel by channel, then by row and column of the
- * square of `scale` x `scale` pixels that it becomes. interpolation (scale, TAPS): for each row or
+ * those of the RADIUS above and below that the picture has. picture: what the network got, from row
+ * `first` on; its luma is the source's. detail: what the network adds to these rows, in bf16 or in
+ * floats; per pixel by channel, then by row and column of the square of `scale` x `scale` pixels that
+ * it becomes. interpolation (scale, TAPS): for each row or
  * column of the square, the weights of the pixels around the source's; their sum is 1. The result
  * goes to `floats`; or clamped to `bytes`, if `floats` is null. */
 typedef struct {
-    const float *source;
+    const float *source, *picture;
     const void *detail;
     float *floats;
     uint8_t *bytes;
@@ -46,26 +47,36 @@ typedef float Line[COLUMNS + 2 * RADIUS];
 
 /* Pixels of the source from row `top` and column `left` on. What lies outside of the picture is 0.
  *
- * source: from row top - RADIUS on. slopes, less 1, and shares: from row top - 1 on. */
+ * source: from row top - RADIUS on. picture: from row top on. slopes, less 1, and shares: from row
+ * top - 1 on. */
 typedef struct {
     ptrdiff_t top, left, rows, columns;
-    Line source[ROWS + 2 * RADIUS][CHANNELS], slopes[ROWS + 2][CHANNELS], shares[ROWS + 2];
+    Line source[ROWS + 2 * RADIUS][CHANNELS], picture[ROWS][CHANNELS];
+    Line slopes[ROWS + 2][CHANNELS], shares[ROWS + 2];
 } Block;
 
 static inline float luma_of(const Colour *c, const float value[CHANNELS]) {
     return value[0] * c->luma[0] + value[1] * c->luma[1] + value[2] * c->luma[2];
 }
 
-static void take_apart(const Colour *c, Block *b) {
+/* `count` pixels to lines, from number `at` on. */
+static inline void take_apart(const float *from, ptrdiff_t count, ptrdiff_t at, Line to[CHANNELS]) {
+    for (ptrdiff_t x = at; x < at + count; x++)
+        for (int channel = 0; channel < CHANNELS; channel++) to[channel][x] = *from++;
+}
+
+static void fill(const Colour *c, Block *b) {
     const ptrdiff_t left = MOST(b->left - RADIUS, 0);
-    const ptrdiff_t right = LEAST(b->left + b->columns + RADIUS, c->width);
+    const ptrdiff_t count = LEAST(b->left + b->columns + RADIUS, c->width) - left;
+    const ptrdiff_t at = left - b->left + RADIUS;
     const ptrdiff_t top = MOST(b->top - RADIUS, 0);
     const ptrdiff_t bottom = LEAST(b->top + b->rows + RADIUS, c->height);
-    for (ptrdiff_t y = top; y < bottom; y++) {
-        const float *from = c->source + (y * c->width + left) * CHANNELS;
-        Line *to = b->source[y - b->top + RADIUS];
-        for (ptrdiff_t x = left - b->left + RADIUS; x < right - b->left + RADIUS; x++)
-            for (int channel = 0; channel < CHANNELS; channel++) to[channel][x] = *from++;
+    for (ptrdiff_t y = top; y < bottom; y++)
+        take_apart(c->source + (y * c->width + left) * CHANNELS, count, at,
+                   b->source[y - b->top + RADIUS]);
+    for (ptrdiff_t row = 0; row < b->rows; row++) {
+        const ptrdiff_t start = (b->top + row - c->first) * c->width + left;
+        take_apart(c->picture + start * CHANNELS, count, at, b->picture[row]);
     }
 }
 
@@ -136,7 +147,7 @@ static inline float beside(ptrdiff_t place, ptrdiff_t scale, ptrdiff_t *step) {
 /* One row of the result's for one row of the source: between the source's rows, not yet columns. */
 typedef struct {
     Line values[CHANNELS], slopes[CHANNELS];
-    const Line *source;
+    const Line *source, *picture;
     const float *shares;
 } Between;
 
@@ -148,6 +159,7 @@ static inline void find_between(const Colour *c, const Block *b, ptrdiff_t y, pt
     const float part = beside(place, c->scale, &step);
     const ptrdiff_t row = y - b->top;
     to->source = b->source[row + RADIUS];
+    to->picture = b->picture[row];
     to->shares = b->shares[row + 1];
     for (int channel = 0; channel < CHANNELS; channel++) {
         const float *own = to->source[channel];
@@ -178,8 +190,9 @@ static inline void finish(const Colour *c, const Between *between, const float w
             interpolated[channel] = sum;
             const ptrdiff_t at = x * values + channel * pixels;
             const float added = value_at(detail, at, is_bf16);
-            const float high = added > 1 - own[channel] ? 1 - own[channel] : added;
-            more[channel] = (high < -own[channel] ? -own[channel] : high) - sum;
+            const float pixel = between->picture[channel][x + RADIUS];
+            const float high = added > 1 - pixel ? 1 - pixel : added;
+            more[channel] = (high < -pixel ? -pixel : high) - sum;
         }
         const float luma = luma_of(c, more) * between->shares[x + RADIUS];
         for (int channel = 0; channel < CHANNELS; channel++) {
@@ -228,7 +241,7 @@ static int finish_block(const Colour *c, ptrdiff_t top, ptrdiff_t left) {
                .rows = LEAST(ROWS, c->last - top),
                .columns = LEAST(COLUMNS, c->width - left)};
     int finite = 1;
-    take_apart(c, &b);
+    fill(c, &b);
     for (ptrdiff_t y = MOST(top - 1, 0); y < LEAST(top + b.rows + 1, c->height); y++)
         find_slopes(c, &b, y);
     for (ptrdiff_t y = top; y < top + b.rows; y++)

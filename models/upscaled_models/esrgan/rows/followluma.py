@@ -22,15 +22,16 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
 
 _library = torch.library.Library("upscaled", "DEF")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
-    "follow_luma(Tensor picture, Tensor detail, Tensor interpolation, float faint, float flat)"
-    " -> Tensor"
+    "follow_luma(Tensor source, Tensor picture, Tensor detail, Tensor interpolation, float faint,"
+    " float flat) -> Tensor"
 )
 apply = torch.ops.upscaled.follow_luma
 
 
 class _Colour(ctypes.Structure):
     _fields_ = (
-        *((name, _POINTER) for name in ("source", "detail", "floats", "bytes", "interpolation")),
+        *((name, _POINTER) for name in ("source", "picture", "detail")),
+        *((name, _POINTER) for name in ("floats", "bytes", "interpolation")),
         ("luma", ctypes.c_float * len(LUMA)),
         *((name, ctypes.c_float) for name in ("faint", "flat")),
         ("is_bf16", ctypes.c_int),
@@ -44,6 +45,7 @@ def can_apply(picture: Tensor, scale: int) -> bool:
 
 
 def rows(
+    source: Tensor,
     picture: Tensor,
     detail: Tensor,
     interpolation: Tensor,
@@ -58,13 +60,16 @@ def rows(
     """Some rows of the result, (B, 3, scale * h, scale * W); and True if all values were finite, if
     they are bytes.
 
-    picture: (B, 3, more than h, W), the first of which is row `start` of `height` rows. Has RADIUS
-    rows above row `first` and below the last one, as far as they lie inside.
-    detail: what the network adds to row `first` and those below, (B, 3 * scale * scale, h, W), in
-    bf16 or float32. interpolation: the weights, (scale, 2 * RADIUS + 1). dtype: the result's:
+    source: whose colours are enlarged, (B, 3, more than h, W); the first of them is row `start` of
+    `height` rows. Has RADIUS rows above row `first` and below the last one, as far as they lie
+    inside. picture: what the network got, (B, 3, h, W), from row `first` on; its luma is the
+    source's. detail: what the network adds to it, (B, 3 * scale * scale, h, W), in bf16 or float32.
+    interpolation: the weights, (scale, 2 * RADIUS + 1). dtype: the result's:
     float32, or uint8 as from `native.to_bytes`.
     """
-    picture = picture.float().contiguous(memory_format=torch.channels_last)
+    source, picture = (
+        one.float().contiguous(memory_format=torch.channels_last) for one in (source, picture)
+    )
     if detail.dtype != torch.bfloat16:
         detail = detail.float()
     detail = detail.contiguous(memory_format=torch.channels_last)
@@ -73,11 +78,12 @@ def rows(
     shape = (batch, len(LUMA), scale * count, scale * width)
     result = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
     is_finite = True
-    for source, added, to in zip(picture, detail, result, strict=True):
+    for colours, own, added, to in zip(source, picture, detail, result, strict=True):
         row_bytes = width * len(LUMA) * torch.float32.itemsize
         floats, pixels = (to.data_ptr(), 0) if dtype == torch.float32 else (0, to.data_ptr())
         call = _Colour(
-            source.data_ptr() - start * row_bytes,
+            colours.data_ptr() - start * row_bytes,
+            own.data_ptr(),
             added.data_ptr(),
             floats,
             pixels,
@@ -96,10 +102,16 @@ def rows(
     return result, is_finite
 
 
-def _whole(
-    picture: Tensor, detail: Tensor, interpolation: Tensor, faint: float, flat: float
+def _whole(  # noqa: PLR0917 - the operation's arguments have an order
+    source: Tensor,
+    picture: Tensor,
+    detail: Tensor,
+    interpolation: Tensor,
+    faint: float,
+    flat: float,
 ) -> Tensor:
     result, _ = rows(
+        source,
         picture,
         detail,
         interpolation,
@@ -113,7 +125,7 @@ def _whole(
     return result.to(picture.dtype)
 
 
-def _shape(picture: Tensor, detail: Tensor, *_: Tensor | float) -> Tensor:
+def _shape(_: Tensor, picture: Tensor, detail: Tensor, *_others: Tensor | float) -> Tensor:
     batch, channels, height, width = picture.shape
     scale = math.isqrt(detail.shape[1] // channels)
     return picture.new_empty((batch, channels, scale * height, scale * width))

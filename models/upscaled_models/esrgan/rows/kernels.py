@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rows import followluma, native
+from upscaled_models.esrgan.rows import followluma, native, smoothcolours
 from upscaled_models.esrgan.rows.recording import Node, map_nodes
 
 
@@ -150,10 +150,11 @@ def follow_luma(interpolation: Tensor, faint: float, flat: float, dtype: torch.d
     """Colour that follows luma; see `followluma.rows`, also for the result's `dtype`."""
 
     def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
-        picture, detail = inputs
+        source, picture, detail = inputs
         scale = len(interpolation)
         first = band.first // scale
         result, finite = followluma.rows(
+            source,
             picture,
             detail,
             interpolation,
@@ -167,6 +168,25 @@ def follow_luma(interpolation: Tensor, faint: float, flat: float, dtype: torch.d
         if not finite:
             raise ImpreciseError
         return result
+
+    return compute
+
+
+def smooth_colours(noise: float, colour_noise: float) -> Compute:
+    """Smooth colours; see `smoothcolours.rows`."""
+
+    def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
+        (picture,) = inputs
+        halo = smoothcolours.HALO
+        return smoothcolours.rows(
+            picture,
+            noise=noise,
+            colour_noise=colour_noise,
+            start=band.first - halo,
+            first=band.first,
+            last=band.first + picture.shape[2] - 2 * halo,
+            height=band.height,
+        )
 
     return compute
 

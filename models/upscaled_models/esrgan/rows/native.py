@@ -33,6 +33,7 @@ _ARGUMENTS: dict[str, Sequence[type]] = {
     "convolve_bf16": (_POINTER, _INT),
     "convolve_bf16_plain": (_POINTER, _INT),
     "follow_luma": (_POINTER, _INT),
+    "smooth_colours": (_POINTER, _INT),
     "add_enlarged": (_POINTER, _INT, *[_POINTER] * 3, *[_COUNT] * 4, _INT),
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upscaled_models.esrgan.rows import followluma
+from upscaled_models.esrgan.rows import followluma, smoothcolours
 from upscaled_models.esrgan.rows.calls import arguments, is_pixel_wise, packet
 from upscaled_models.esrgan.rows.densematch import DenseMatch, match_dense_blocks
 from upscaled_models.esrgan.rows.fusion import fuse_activation, fuse_enlarged_sum, fuse_order
@@ -29,6 +29,7 @@ from upscaled_models.esrgan.rows.kernels import (
     follow_luma,
     pixel_wise,
     prelu,
+    smooth_colours,
 )
 from upscaled_models.esrgan.rows.recording import Node, record
 from upscaled_models.esrgan.rows.steps import Steps, latest
@@ -124,6 +125,8 @@ class _Tracer:
                 self._add_enlargement(node, value)
             case followluma.apply:
                 self._add_follow_luma(node, value)
+            case smoothcolours.apply:
+                self._add_smooth_colours(node, value)
             case _:
                 self._add_pixel_wise(node, value, None)
 
@@ -200,9 +203,10 @@ class _Tracer:
         self._add_resize(node, value, Fraction(factor), Enlargement(factor))
 
     def _add_follow_luma(self, node: Node, value: Tensor) -> None:
-        picture, detail, interpolation, faint, flat = node.args
-        numbers = [self._steps.number(given) for given in (picture, detail)]
-        source, added = (self._steps[number].position for number in numbers)
+        *given, interpolation, faint, flat = node.args
+        numbers = [self._steps.number(one) for one in given]
+        source, *others = (self._steps[number].position for number in numbers)
+        lag, radius = latest(others)
         weights: Tensor = interpolation.value
         scale, halo = len(weights), followluma.RADIUS
         floats, pixels = (
@@ -213,11 +217,25 @@ class _Tracer:
             floats,
             numbers,
             gain=Fraction(scale),
-            halos=[halo, 0],
-            lag=scale * max(source.lag + halo, added.lag),
-            radius=max(source.radius + halo / source.ratio, added.radius),
+            halos=[halo, 0, 0],
+            lag=scale * max(source.lag + halo, lag),
+            radius=max(source.radius + halo / source.ratio, radius),
             is_float32=True,
             compute_bytes=pixels,
+        )
+
+    def _add_smooth_colours(self, node: Node, value: Tensor) -> None:
+        picture, noise, colour_noise = node.args
+        number, halo = self._steps.number(picture), smoothcolours.HALO
+        before = self._steps[number].position
+        self._steps.append(
+            value,
+            smooth_colours(noise, colour_noise),
+            [number],
+            halos=[halo],
+            lag=before.lag + halo,
+            radius=before.radius + halo / before.ratio,
+            is_float32=True,
         )
 
     def _add_resize(self, node: Node, value: Tensor, gain: Fraction, compute: Compute) -> None:
