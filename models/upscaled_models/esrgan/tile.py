@@ -34,8 +34,8 @@ _MOST_VALUES = 2_130_000_000
 # Side of a tile if a network does not run by rows. In a larger tile the overlap costs less; but it
 # takes long on a processor, and a job can only be cancelled between two tiles. A picture up to the
 # second side is not cut. Both are doubled for networks that are better not tiled.
-_TILE_SIDE = {"cpu": 192, "cuda": 512}
-_WHOLE_SIDE = {"cpu": 256, "cuda": 640}
+_TILE_SIDE = {"cpu": 256, "cuda": 512}
+_WHOLE_SIDE = {"cpu": 320, "cuda": 640}
 # Three times the memory per pixel of HAT-L, which took the most of all that were measured.
 _MOST_PIXEL_BYTES = 128 * 1024
 _LEAST_SIDE = 32

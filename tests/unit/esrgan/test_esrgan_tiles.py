@@ -125,9 +125,9 @@ def test_by_tiles_a_small_picture_is_one_tile(by_tiles: Network) -> None:
 
 
 def test_a_side_that_a_tile_sees_anyway_is_not_cut(by_tiles: Network) -> None:
-    seen = max(192 + 2 * by_tiles.overlap, 256)
+    seen = max(256 + 2 * by_tiles.overlap, 320)
     assert tile_for(by_tiles, seen, seen) == Tile(seen, seen)
-    assert tile_for(by_tiles, seen + 1, 64) == Tile(192, 64)
+    assert tile_for(by_tiles, seen + 1, 64) == Tile(256, 64)
     # A given size is the longest side all the same.
     assert tile_for(by_tiles, seen, seen, tile_size=192) == Tile(192, 192)
 
