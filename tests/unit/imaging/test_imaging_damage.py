@@ -95,7 +95,7 @@ def test_every_picture_of_the_evaluation_is_judged_by_its_pixels(
 ) -> None:
     pixels = picture.reduced(4, condition)
     finding = look(tmp_path, encoded(pixels, compress_level=1))
-    assert finding.is_damaged == (condition in ("JPEG 50", "JPEG 35", "noise")), finding.text
+    assert finding.is_damaged == (condition == "noise" or condition.startswith("JPEG"))
     if condition.startswith("JPEG"):
         quality = condition.removeprefix("JPEG ")
         found = find_jpeg([(pixels @ np.array(LUMA)).astype(np.float32)])
@@ -122,9 +122,9 @@ def test_a_jpeg_is_found_after_it_was_cut_or_stored_again(tmp_path: Path, coffee
 
 
 def test_a_files_own_compression_is_told(tmp_path: Path, coffee: Pixels) -> None:
-    bad = look(tmp_path, encoded(coffee, "JPEG", quality=59))
-    assert bad == Finding(True, "the file is a JPEG of about quality 59 (4:2:0)")
-    assert not look(tmp_path, encoded(coffee, "JPEG", quality=60)).is_damaged
+    bad = look(tmp_path, encoded(coffee, "JPEG", quality=76))
+    assert bad == Finding(True, "the file is a JPEG of about quality 76 (4:2:0)")
+    assert not look(tmp_path, encoded(coffee, "JPEG", quality=77)).is_damaged
     worse = look(tmp_path, encoded(coffee, "WEBP", quality=20))
     assert worse.is_damaged
     assert worse.text.startswith("the file is a WebP of about quality ")
