@@ -237,6 +237,35 @@ def test_freed_memory_is_kept_until_it_is_returned() -> None:
     assert given_back_later > 80_000_000
 
 
+_REUSES = """
+import resource
+import psutil
+from upscaled_models.memory import keep_freed_memory, reusing_large_blocks
+
+def new_pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b"1" * 100_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+new_pages()
+outside = new_pages()
+with reusing_large_blocks():
+    new_pages()
+    inside = new_pages()
+    kept = psutil.Process().memory_info().rss
+print(outside, inside, kept - psutil.Process().memory_info().rss, new_pages())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_large_blocks_are_reused_inside_and_returned_afterwards() -> None:
+    outside, inside, returned, later = map(int, printed(_REUSES).split())
+    assert inside < 100 < outside
+    assert returned > 80_000_000
+    assert later > 100
+
+
 _COUNTS_HEAPS = """
 import ctypes
 from threading import Barrier, Thread
