@@ -84,7 +84,7 @@ class _Scores:
         """The weights' product with the values, (…, M, d), in one step."""
         queries, factor = self.queries, self.factor
         if queries.is_meta:
-            return torch.empty_like(queries)
+            return queries.new_empty(queries.shape)
         if isinstance(factor, Tensor):
             queries, factor = queries * factor, None
         dtype = _dtype_of_product(queries)
@@ -113,9 +113,12 @@ class _Scores:
 
 def _dtype_of_product(queries: Tensor) -> torch.dtype:
     device = queries.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return queries.dtype
-    return torch.get_autocast_dtype(device)
+    return torch.get_autocast_dtype(device) if _in_half(device) else queries.dtype
+
+
+def _in_half(device: str) -> bool:
+    """True if torch computes products in half precision by itself."""
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def _in_four(one: Tensor, shape: Sequence[int] = ()) -> Tensor:
@@ -262,7 +265,7 @@ def _softmax(_: Any, waiting: Any, dim: Any = None, *more: Any, **options: Any) 
         return None
     if dtype != waiting.dtype or "out" in options:
         return None
-    if torch.is_autocast_enabled(waiting.device.type):
+    if _in_half(waiting.device.type):
         dtype = torch.float32
     return _Waiting.of(replace(waiting.scores, are_weights=True), dtype, waiting.shape)
 

@@ -26,6 +26,29 @@ def test_memory_by_shapes_is_what_the_network_takes() -> None:
     assert footprint_by_shapes(descriptor, shape) == footprint.peak_bytes
 
 
+@pytest.mark.filterwarnings("ignore")  # the architecture's own
+def test_attention_takes_no_memory_for_pairs_of_places() -> None:
+    from spandrel.architectures.SwinIR import SwinIR
+
+    torch.manual_seed(0)
+    swinir = SwinIR(
+        img_size=64,
+        embed_dim=12,
+        depths=[2],
+        num_heads=[6],
+        window_size=8,
+        upscale=2,
+        upsampler="pixelshuffledirect",
+    )
+    descriptor = network(swinir)._descriptor
+    shape = (1, 3, 64, 64)
+    with torch.inference_mode(), Footprint() as footprint:
+        descriptor(torch.zeros(shape))
+    by_shapes = footprint_by_shapes(descriptor, shape)
+    assert by_shapes is not None
+    assert by_shapes < 0.5 * footprint.peak_bytes
+
+
 def test_a_network_that_branches_on_values_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     small = in_tiles()
     by_shapes = small._measure_pixel_bytes()
