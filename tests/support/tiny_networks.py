@@ -44,7 +44,7 @@ def rrdb(features: int = 8, blocks: int = 1, seed: int = 0) -> nn.Module:
     return model
 
 
-def swinir(seed: int = 0) -> nn.Module:
+def swinir(seed: int = 0, heads: int = 2) -> nn.Module:
     """Shifted windows of 8 pixels: exact only if tiles begin at multiples of 8."""
     from spandrel.architectures.SwinIR import SwinIR
 
@@ -52,7 +52,7 @@ def swinir(seed: int = 0) -> nn.Module:
     model: nn.Module = SwinIR(
         embed_dim=12,
         depths=[2],
-        num_heads=[2],
+        num_heads=[heads],
         window_size=8,
         upscale=2,
         upsampler="pixelshuffledirect",
