@@ -1,4 +1,5 @@
-"""Colour that follows luma as one compiled step (`colour.c`); `esrgan/colour.py` says what it is.
+"""Colour that follows luma as one step: compiled (`colour.c`) on a processor, by torch's own
+operations elsewhere. `esrgan/colour.py` says what it is.
 
 `apply` is an operation of torch, so a network that has it is recorded like any other.
 """
@@ -10,9 +11,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows import native, plaincolour
 
 # As in `colour.c`.
 RADIUS = 3
@@ -39,9 +41,9 @@ class _Colour(ctypes.Structure):
     )
 
 
-def can_apply(picture: Tensor, scale: int) -> bool:
-    """True if the step was compiled, and takes such a picture."""
-    return picture.device.type == "cpu" and scale <= _LARGEST_SCALE and native.available()
+def gives_bytes(device: torch.device, scale: int) -> bool:
+    """True if the step is compiled: then it can round its result to bytes."""
+    return device.type == "cpu" and scale <= _LARGEST_SCALE and native.available()
 
 
 def rows(
@@ -65,10 +67,26 @@ def rows(
     inside. picture: what the network got, (B, 3, h, W), from row `first` on; its luma is the
     source's. detail: what the network adds to it, (B, 3 * scale * scale, h, W), in bf16 or float32.
     interpolation: the weights, (scale, 2 * RADIUS + 1). dtype: the result's:
-    float32, or uint8 as from `native.to_bytes`.
+    float32, or uint8 as from `native.to_bytes` if the step `gives_bytes`.
     """
+    source, picture = source.float(), picture.float()
+    if not gives_bytes(source.device, len(interpolation)):
+        above = start - first + RADIUS
+        below = picture.shape[2] + 2 * RADIUS - above - source.shape[2]
+        source = functional.pad(source, (0, 0, above, below))
+        result = plaincolour.follow_luma(
+            source,
+            picture,
+            detail,
+            interpolation,
+            faint=faint,
+            flat=flat,
+            first=first,
+            height=height,
+        )
+        return result, True
     source, picture = (
-        one.float().contiguous(memory_format=torch.channels_last) for one in (source, picture)
+        one.contiguous(memory_format=torch.channels_last) for one in (source, picture)
     )
     if detail.dtype != torch.bfloat16:
         detail = detail.float()
@@ -131,5 +149,5 @@ def _shape(_: Tensor, picture: Tensor, detail: Tensor, *_others: Tensor | float)
     return picture.new_empty((batch, channels, scale * height, scale * width))
 
 
-_library.impl("follow_luma", _whole, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("follow_luma", _whole, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("follow_luma", _shape, "Meta")  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-"""Smooth colours as one compiled step (`smooth.c`); `esrgan/colour.py` says what they are.
+"""Smooth colours as one step: compiled (`smooth.c`) on a processor, by torch's own operations
+elsewhere. `esrgan/colour.py` says what they are.
 
 `apply` is an operation of torch, so a network that has it is recorded like any other.
 """
@@ -9,9 +10,10 @@ import ctypes
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows import native, plaincolour
 
 # As in `smooth.c`.
 HALO = 4
@@ -34,11 +36,6 @@ class _Smooth(ctypes.Structure):
     )
 
 
-def can_apply(picture: Tensor) -> bool:
-    """True if the step was compiled, and takes such a picture."""
-    return picture.device.type == "cpu" and native.available()
-
-
 def rows(
     picture: Tensor,
     *,
@@ -54,7 +51,12 @@ def rows(
     picture: (B, 3, h, W), the first of which is row `start` of `height` rows. Has HALO rows above
     row `first` and below the last one, as far as they lie inside.
     """
-    picture = picture.float().contiguous(memory_format=torch.channels_last)
+    picture = picture.float()
+    if picture.device.type != "cpu" or not native.available():
+        above, below = start - first + HALO, last - start + HALO - picture.shape[2]
+        picture = functional.pad(picture, (0, 0, above, below))
+        return plaincolour.smooth_colours(picture, noise, colour_noise, first=first, height=height)
+    picture = picture.contiguous(memory_format=torch.channels_last)
     batch, channels, _, width = picture.shape
     shape = (batch, channels, last - first, width)
     result = torch.empty(shape, memory_format=torch.channels_last)
@@ -93,5 +95,5 @@ def _shape(picture: Tensor, _noise: float, _colour_noise: float) -> Tensor:
     return torch.empty_like(picture)
 
 
-_library.impl("smooth_colours", _whole, "CPU")  # type: ignore[no-untyped-call]
+_library.impl("smooth_colours", _whole, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _library.impl("smooth_colours", _shape, "Meta")  # type: ignore[no-untyped-call]

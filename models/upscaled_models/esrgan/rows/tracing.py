@@ -221,7 +221,7 @@ class _Tracer:
             lag=scale * max(source.lag + halo, lag),
             radius=max(source.radius + halo / source.ratio, radius),
             is_float32=True,
-            compute_bytes=pixels,
+            compute_bytes=pixels if followluma.gives_bytes(weights.device, scale) else None,
         )
 
     def _add_smooth_colours(self, node: Node, value: Tensor) -> None:
