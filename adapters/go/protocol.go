@@ -302,7 +302,7 @@ type FluxConfig struct {
 	UpscaleFactor float64 `json:"upscale_factor,omitempty"`
 	// Catalogue name or GGUF path.
 	Model string `json:"model,omitempty"`
-	// First-stage model.
+	// First-stage model, as the `model` of the method esrgan.
 	UpscaleModel string `json:"upscale_model,omitempty"`
 	// A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
 	PreModel string `json:"pre_model,omitempty"`
@@ -526,7 +526,7 @@ type Result struct {
 	ProcessingTime float64 `json:"processing_time"`
 	Timings        Timings `json:"timings"`
 	Model          string  `json:"model,omitempty"`
-	// Why `auto` chose `model`.
+	// Why `auto` chose the model.
 	ModelReason string `json:"model_reason,omitempty"`
 	Device      string `json:"device,omitempty"`
 	Precision   string `json:"precision,omitempty"`

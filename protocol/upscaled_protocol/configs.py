@@ -202,7 +202,9 @@ class FluxConfig(ImageConfig):
         None, ge=1, le=16, description="Default: DEFAULT_UPSCALE_FACTOR or 4."
     )
     model: FilePath = Field("flux1-dev-Q8_0", description="Catalogue name or GGUF path.")
-    upscale_model: FilePath = Field("4x-UltraSharp", description="First-stage model.")
+    upscale_model: FilePath = Field(
+        "4x-UltraSharp", description="First-stage model, as the `model` of the method esrgan."
+    )
     pre_model: FilePath | None = Field(None, description=_PRE_MODEL)
     denoise: float = Field(0.2, ge=0, le=1, description="0 keeps the first stage unchanged.")
     steps: int = Field(20, ge=1, le=200, description="Model calls that are made per tile.")

@@ -289,7 +289,7 @@ class Result(WorkerMessage):
     )
     timings: Timings
     model: str | None = None
-    model_reason: str | None = Field(None, description="Why `auto` chose `model`.")
+    model_reason: str | None = Field(None, description="Why `auto` chose the model.")
     device: str | None = None
     precision: str | None = None
     upstream_calls: int | None = Field(

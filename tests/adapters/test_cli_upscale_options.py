@@ -188,7 +188,7 @@ def test_the_model_that_auto_chose_is_shown_with_the_reason(
     more = {"model": "compact-x4-clean", "model_reason": "the picture has noise of about 8 levels"}
     run(daemon, "a.jpg", "-o", "b.png", "--model", "auto", "--config", f"more={json.dumps(more)}")
     out = capsys.readouterr().out
-    assert "  compact-x4-clean, because the picture has noise of about 8 levels\n" in out
+    assert "  compact-x4-clean: the picture has noise of about 8 levels\n" in out
     run(daemon, "a.jpg", "-o", "b.png", "--config", 'more={"model": "compact-x4"}')
     assert "because" not in capsys.readouterr().out
 

@@ -123,7 +123,7 @@ type Job struct {
 	ProcessingTime *float64          `json:"processing_time,omitempty"`
 	Timings        *upscaled.Timings `json:"timings,omitempty"`
 	Model          string            `json:"model,omitempty"`
-	// Why `auto` chose `model`.
+	// Why `auto` chose the model.
 	ModelReason   string `json:"model_reason,omitempty"`
 	Device        string `json:"device,omitempty"`
 	Precision     string `json:"precision,omitempty"`

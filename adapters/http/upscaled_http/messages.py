@@ -61,7 +61,7 @@ class Job(Body):
     processing_time: float | None = Field(None, ge=0, description="Seconds, queue left out.")
     timings: Timings | None = None
     model: str | None = None
-    model_reason: str | None = Field(None, description="Why `auto` chose `model`.")
+    model_reason: str | None = Field(None, description="Why `auto` chose the model.")
     device: str | None = None
     precision: str | None = None
     upstream_calls: int | None = Field(None, ge=0)

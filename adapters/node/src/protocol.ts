@@ -309,7 +309,7 @@ export interface FluxConfig {
   upscale_factor?: number;
   /** Catalogue name or GGUF path. */
   model?: string;
-  /** First-stage model. */
+  /** First-stage model, as the `model` of the method esrgan. */
   upscale_model?: string;
   /** A model of scale 1, such as a denoiser, that the picture passes before the upscaling one. */
   pre_model?: string;
@@ -581,7 +581,7 @@ export interface Result {
   processing_time: number;
   timings: Timings;
   model?: string;
-  /** Why `auto` chose `model`. */
+  /** Why `auto` chose the model. */
   model_reason?: string;
   device?: string;
   precision?: string;

@@ -282,7 +282,7 @@ class FluxConfig(TypedDict, total=False):
     upscale_factor: float
     # Catalogue name or GGUF path.
     model: str
-    # First-stage model.
+    # First-stage model, as the `model` of the method esrgan.
     upscale_model: str
     # A model of scale 1, such as a denoiser, that the picture passes before the upscaling one.
     pre_model: str
@@ -638,7 +638,7 @@ class ResultMessage:
     processing_time: float = 0.0
     timings: Timings = field(default_factory=Timings)
     model: str | None = None
-    # Why `auto` chose `model`.
+    # Why `auto` chose the model.
     model_reason: str | None = None
     device: str | None = None
     precision: str | None = None

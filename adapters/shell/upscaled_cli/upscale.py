@@ -172,7 +172,7 @@ class Report:
     def _remarks(self, message: Message) -> list[str]:
         remarks = [f"  {warning}" for warning in message.get("warnings", [])]
         if message.get("model_reason"):
-            remarks.append(f"  {message.get('model')}, because {message['model_reason']}")
+            remarks.append(f"  {message.get('model')}: {message['model_reason']}")
         if (faces := message.get("faces")) is not None:
             remarks.append(f"  {_found(faces)}")
         size = message.get("input_size")

@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from upscaled_imaging.cores import computing_threads
 from upscaled_imaging.damage import Finding, look_for_damage
 from upscaled_imaging.dimensions import Plan
-from upscaled_imaging.fit import fitted
 from upscaled_imaging.read import Source
 from upscaled_models.device.choice import free_bytes
 from upscaled_models.device.models import DeviceModels
@@ -75,10 +73,13 @@ class Networks(DeviceModels):
             # Before the first job, for a picture of any size.
             _ = network.geometry
 
-    def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
+    def prepare(
+        self, config: EsrganConfig, context: Context, *, memory_share: float | None = None
+    ) -> Enlarge:
         """Find the weights file of a job. The returned function enlarges its picture.
 
-        Both raise `JobError`.
+        memory_share: of the free memory of the device, for a tile; None for what is usual. Both
+        raise `JobError`.
         """
         enlarge = partial(
             self._enlarge,
@@ -86,6 +87,7 @@ class Networks(DeviceModels):
             context=context,
             precision=_precision(config),
             tile_size=config.tile_size,
+            memory_share=memory_share,
         )
         if config.model != AUTO:
             return partial(enlarge, self._locate(config.model))
@@ -113,30 +115,6 @@ class Networks(DeviceModels):
         """Run `task` in the thread that computes on this device."""
         # An accelerator can be given a model while it computes with another.
         return computing_thread().run(task) if self.device.type == "cpu" else task()
-
-    @contextlib.contextmanager
-    def enlarged(
-        self,
-        path: Path,
-        source: Source,
-        plan: Plan,
-        context: Context,
-        *,
-        before: Path | None,
-        memory_bytes: int,
-    ) -> Iterator[Iterator[np.ndarray]]:
-        """The rows of the plan's output, in the source's bands and bits, for another engine.
-
-        path: the network's weights. before: those of the first step, if there is one.
-        memory_bytes: the most memory that a tile may take. The networks are held in memory until
-        the context is left. Raises `JobError`, also while rows are taken.
-        """
-        enlarging = self._enlarge(
-            path, source, plan, before=before, context=context, memory_bytes=memory_bytes
-        )
-        with enlarging as job:
-            bits = source.bits
-            yield fitted(job.rows(), plan, native=job.size, native_bits=bits, bits=bits)
 
     @contextlib.contextmanager
     def _enlarge_chosen(
@@ -170,22 +148,18 @@ class Networks(DeviceModels):
         *,
         before: Path | None,
         context: Context,
-        precision: Precision = "auto",
-        tile_size: int | None = None,
-        memory_bytes: int | None = None,
+        precision: Precision,
+        tile_size: int | None,
+        memory_share: float | None,
     ) -> Iterator[EsrganEnlargement]:
-        """Hold the networks at these paths, and read the picture ahead.
-
-        memory_bytes: the most memory that a tile may take; None for a share of what is free.
-        """
+        """Hold the networks at these paths, and read the picture ahead."""
         dtype, warning = choose_dtype(precision, self.device, bits=source.bits)
         if warning is not None:
             context.warn(warning)
         with contextlib.ExitStack() as held:
             loaded = self._hold(path, dtype, context, held)
             first = None if before is None else self._hold(before, dtype, context, held)
-            if memory_bytes is None:
-                memory_bytes = self._memory_for_tiles()
+            memory_bytes = self._memory_for_tiles(memory_share)
             # This counts as loading: a network may have to be probed before the picture is cut.
             with context.phase("load"):
                 job = EsrganEnlargement(
@@ -300,8 +274,9 @@ class Networks(DeviceModels):
             dtype, probe_cache = torch.float32, cache_for(torch.float32)
         return Network(descriptor, self.device, dtype, probe_cache)
 
-    def _memory_for_tiles(self) -> int:
-        share = _DEVICE_SHARE if self.device.type == "cuda" else _HOST_SHARE
+    def _memory_for_tiles(self, share: float | None) -> int:
+        if share is None:
+            share = _DEVICE_SHARE if self.device.type == "cuda" else _HOST_SHARE
         return int(free_bytes(self.device) * share)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.fit import fitted
 from upscaled_imaging.read import Source
 from upscaled_imaging.rows import Picture
 from upscaled_models.device.choice import free_bytes
@@ -24,7 +25,7 @@ from upscaled_models.flux.refiner import Refiner, Request
 from upscaled_models.flux.sampling import noise_levels
 from upscaled_models.flux.text import tokenize
 from upscaled_models.picture import Enlargement, RowBlocks
-from upscaled_protocol.configs import FluxConfig
+from upscaled_protocol.configs import EsrganConfig, FluxConfig
 
 # One step of a batch of large tiles, or the encoding of its tiles.
 _HOST_STEP_BUDGET_S = 1800.0
@@ -33,6 +34,8 @@ _DEFAULT_TILE = 512
 # Of the memory that is free once all is loaded: for a batch of tiles, and for the first stage's.
 _BATCH_SHARE = 0.5
 _FIRST_STAGE_SHARE = 0.25
+# The fields that mean the same for an ESRGAN job.
+_FIRST_STAGE = {"image_path", "image_base64", "image_url", "upscale_model", "pre_model"}
 
 
 class FluxEnlargement(Enlargement):
@@ -47,18 +50,18 @@ class FluxEnlargement(Enlargement):
         self._config = config
         self._context = context
         self._files = find_files(pipeline.catalog, config.model, settings.model_dir, roots)
-        self._first_stage = pipeline.catalog.locate(config.upscale_model, settings.model_dir, roots)
-        self._before = (
-            None
-            if config.pre_model is None
-            else pipeline.catalog.locate(config.pre_model, settings.model_dir, roots)
+        self._levels = noise_levels(config.steps, config.denoise, self._files.noise_shift())
+        self._first_stage = pipeline.first_stage.prepare(
+            EsrganConfig(**config.model_dump(include=_FIRST_STAGE, exclude_none=True)),
+            # If there is more to come, its percentages are not the job's.
+            Subordinate(context) if self._levels else context,
+            memory_share=_FIRST_STAGE_SHARE,
         )
         self._tokens = tokenize(config.prompt, self._files)
         if config.block_cache:
             context.warn("block_cache was ignored: this version computes every call in full")
         if self._tokens.truncated:
             context.warn(f"the prompt was cut after {self._tokens.t5.shape[1]} tokens")
-        self._levels = noise_levels(config.steps, config.denoise, self._files.noise_shift())
         on_host = pipeline.device.type == "cpu"
         self._step_budget_s = _HOST_STEP_BUDGET_S if on_host else _DEVICE_STEP_BUDGET_S
         self._band = 0
@@ -91,16 +94,11 @@ class FluxEnlargement(Enlargement):
                     pipeline.flux_models(self._files, report_loading(context))
                 )
             free = free_bytes(pipeline.device)
-            rows = used.enter_context(
-                pipeline.first_stage.enlarged(
-                    self._first_stage,
-                    self._source,
-                    self._plan,
-                    # If there is more to come, its percentages are not the job's.
-                    context if models is None else Subordinate(context),
-                    before=self._before,
-                    memory_bytes=int(free * _FIRST_STAGE_SHARE),
-                )
+            first = used.enter_context(self._first_stage(self._source, self._plan))
+            if first.model is not None:
+                self.model_reason = f"the first stage is {first.model}: {first.model_reason}"
+            rows = fitted(
+                first.rows(), self._plan, native=first.size, native_bits=self.bits, bits=self.bits
             )
             if models is not None:
                 config = self._config

@@ -159,6 +159,15 @@ def test_without_denoise_the_first_stage_is_the_result(
     assert "flux1-dev-Q8_0" not in engine.models_loaded()
 
 
+@pytest.mark.parametrize("denoise", [0.0, 0.9])
+def test_the_first_stage_may_be_the_model_that_suits_the_picture(
+    engine: FluxEngine, picture: Path, denoise: float
+) -> None:
+    outcome = run(engine, picture, upscale_model="auto", denoise=denoise)
+    assert outcome.model == "flux1-dev-Q8_0"
+    assert str(outcome.model_reason).startswith("the first stage is compact-x4")
+
+
 def test_alpha_is_the_first_stages(engine: FluxEngine, tmp_path: Path) -> None:
     values = pixels(48, 40, 4)
     picture = write(tmp_path / "in.png", values)

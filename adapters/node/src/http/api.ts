@@ -121,7 +121,7 @@ export interface Job {
   processing_time?: number;
   timings?: Timings;
   model?: string;
-  /** Why `auto` chose `model`. */
+  /** Why `auto` chose the model. */
   model_reason?: string;
   device?: string;
   precision?: string;
