@@ -21,13 +21,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-# A bias that differs from window to window is added up for a few of them at once, in the caches.
-_BIAS_BYTES = 4_000_000
+# A bias that differs from window to window is added up for some of them at once: on a processor for
+# so few that it stays in the caches.
+_BIAS_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}
+# The devices where it gains, and shapes alone, where what it takes of memory is found out.
+_DEVICES = (*_BIAS_BYTES, "meta")
+# A card's fused attention takes no other widths.
+_CARDS_MULTIPLE = 8
 
 
 class FusedAttention(TorchFunctionMode):
     """While active, attention that is written out is computed in one step. Other calls are as they
-    are. Only for inference, and for tensors on a processor."""
+    are. Only for inference."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -46,7 +51,7 @@ def _may_be_attention(queries: Any, keys: Any) -> bool:
         and queries.shape[:-2] == keys.shape[:-2]
         and queries.dtype == keys.dtype
         and queries.is_floating_point()
-        and queries.device.type in ("cpu", "meta")
+        and queries.device.type in _DEVICES
         # Otherwise the product is small, for example that of channels.
         and queries.shape[-1] == keys.shape[-2] <= min(queries.shape[-2], keys.shape[-1])
     )
@@ -87,28 +92,34 @@ class _Scores:
             return queries.new_empty(queries.shape)
         if isinstance(factor, Tensor):
             queries, factor = queries * factor, None
-        dtype = _dtype_of_product(queries)
+        dtype, device = _dtype_of_product(queries), queries.device.type
         queries, keys, values = (_in_four(one.to(dtype)) for one in (queries, self.keys, values))
         biases = [_in_four(bias, self.shape) for bias in self.biases]
-        windows, heads = queries.shape[:2]
+        windows, heads, _, width = queries.shape
         at_once = windows
         if any(len(bias) > 1 for bias in biases):
-            at_once = max(_BIAS_BYTES // (4 * heads * prod(self.shape[-2:])), 1)
+            at_once = max(_BIAS_BYTES[device] // (4 * heads * prod(self.shape[-2:])), 1)
+        if device == "cuda":
+            queries, keys, values = (_widened(one) for one in (queries, keys, values))
 
         def attend(here: slice) -> Tensor:
+            total = _total([bias[here] if len(bias) > 1 else bias for bias in biases])
+            # On a processor a bias stays more exact than the product.
+            if device == "cuda" and total is not None:
+                total = total.to(dtype)
             return functional.scaled_dot_product_attention(
                 queries[here],
                 keys[here],
                 values[here],
-                _total([bias[here] if len(bias) > 1 else bias for bias in biases]),
+                total,
                 scale=1.0 if factor is None else factor,
             )
 
         # It would round the biases.
-        with torch.autocast(queries.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             parts = [attend(slice(at, at + at_once)) for at in range(0, windows, at_once)]
         result = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return result.reshape(self.queries.shape)
+        return result[..., :width].reshape(self.queries.shape)
 
 
 def _dtype_of_product(queries: Tensor) -> torch.dtype:
@@ -130,6 +141,11 @@ def _in_four(one: Tensor, shape: Sequence[int] = ()) -> Tensor:
         return one.unsqueeze(1)
     outer = shape[:-3] or one.shape[:-3]
     return one.expand(*outer, *one.shape[-3:]).flatten(0, -4) if one.dim() > 4 else one
+
+
+def _widened(one: Tensor) -> Tensor:
+    """With zeros after its last dimension, up to a width that a card takes."""
+    return functional.pad(one, (0, -one.shape[-1] % _CARDS_MULTIPLE))
 
 
 def _total(biases: Sequence[Tensor]) -> Tensor | None:
@@ -249,7 +265,7 @@ def _seen_as(func: Any, waiting: _Waiting, *sizes: Any, **options: Any) -> _Wait
     if options or not waiting.waits:
         return None
     shape = waiting.shape
-    seen = func(torch.empty((), dtype=waiting.dtype).expand(shape), *sizes)
+    seen = func(torch.empty((), dtype=waiting.dtype, device="meta").expand(shape), *sizes)
     is_same = seen.shape[-2:] == shape[-2:] and [side for side in seen.shape if side != 1] == [
         side for side in shape if side != 1
     ]

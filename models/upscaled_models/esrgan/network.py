@@ -306,10 +306,11 @@ class Network:
         # They create them in each call, on the processor unless another device is given. Then the
         # host waits for the card with each mask that is copied there.
         on_processor = self.device.type == "cpu"
-        how = FusedAttention() if on_processor else self.device
+        where = nullcontext() if on_processor else self.device
         is_large = on_processor and tile.shape[2] * tile.shape[3] > _LARGE_TILE_PIXELS
         memory = reusing_large_blocks() if is_large else nullcontext()
-        with memory, how, torch.autocast(self.device.type, self.dtype, enabled=half):
+        half_precision = torch.autocast(self.device.type, self.dtype, enabled=half)
+        with memory, where, FusedAttention(), half_precision:
             # One picture at a time: not every architecture takes a batch.
             parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

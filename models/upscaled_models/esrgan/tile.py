@@ -11,15 +11,16 @@ from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.network import Network
 from upscaled_models.tiling import blend_margin
 
-# Pixels of a band; more if they take less memory than `_BAND_BYTES`. On a processor a band must be
-# large enough that threads rarely wait for each other, and that the fixed cost per operation and
-# band is small beside the arithmetic, of which a small network has little. An accelerator must be
-# busy while the next operation is launched; in lower bands more of the picture is decoded and
-# encoded meanwhile.
-_BAND_PIXELS = {"cpu": 40_000, "cuda": 130_000}
+# Pixels of a band; more if they take less memory than `_BAND_BYTES`. The fixed cost per operation
+# and band must be small beside the arithmetic, of which a small network has little. On a processor
+# a band must also be so large that threads rarely wait for each other. On a card the cost is the
+# host's: bands of 130,000 pixels took small networks a third to two thirds longer. In lower bands
+# more of the picture is decoded and encoded meanwhile.
+_BAND_PIXELS = {"cpu": 40_000, "cuda": 400_000}
 _BAND_BYTES = 40_000_000
-# The same for a network whose lag is longer than such a band: its first rows come late anyway, and
-# on an accelerator each band copies the rows in front of every convolution.
+# The same for a network whose lag has so many pixels: its first rows come late anyway, and on an
+# accelerator each band copies the rows in front of every convolution.
+_LATE_LAG_PIXELS = 130_000
 _LATE_BAND_PIXELS = {"cpu": 0, "cuda": 500_000}
 # The same on a processor, in float32, for networks of dense blocks, which are later than others. In
 # larger bands RRDB's blocks leave the caches: it takes up to a sixth longer, and twice the memory.
@@ -162,7 +163,7 @@ def _band(
     pixels = max(_preferred(_BAND_PIXELS, network), _BAND_BYTES // network.pixel_bytes)
     if network.device.type == "cpu" and network.dtype == torch.float32 and network.lag > _DEEP_LAG:
         pixels = _DEEP_BAND_PIXELS
-    if network.lag * whole.width > pixels:
+    if network.lag * whole.width > _LATE_LAG_PIXELS:
         pixels = max(pixels, _preferred(_LATE_BAND_PIXELS, network))
         every = whole.width * whole.rows
         if planes * every <= _preferred(_WHOLE_PIXELS, network) and every <= most:

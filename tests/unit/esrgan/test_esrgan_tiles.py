@@ -89,6 +89,7 @@ def on_a_card(lag: int) -> Any:
 def test_on_a_card_a_network_with_a_long_lag_gets_the_whole_picture() -> None:
     late, much = on_a_card(350), 2**37
     assert tile_for(late, 1920, 1080, memory_bytes=much) == Tile(1920, 1080 + 350)
+    assert tile_for(late, 1000, 1000, memory_bytes=much) == Tile(1000, 1000 + 350)
     # Its rows would come late in any band: if the picture does not fit, bands are large.
     assert tile_for(late, 1920, 1080, memory_bytes=2**33) == Tile(1920, 260)
     assert tile_for(late, 4000, 3000, memory_bytes=much) == Tile(4000, 125)
@@ -98,7 +99,7 @@ def test_on_a_card_a_network_with_a_long_lag_gets_the_whole_picture() -> None:
 
 def test_on_a_card_a_network_with_a_short_lag_gets_bands() -> None:
     """So that the picture is decoded and encoded meanwhile."""
-    assert tile_for(on_a_card(18), 640, 448, memory_bytes=2**37) == Tile(640, 203)
+    assert tile_for(on_a_card(18), 1920, 1080, memory_bytes=2**37) == Tile(1920, 208)
 
 
 def test_no_tensor_has_more_values_than_a_kernel_takes() -> None:
