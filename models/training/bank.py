@@ -13,14 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.degrade import GRAPHIC_SHARES, PHOTOGRAPHIC_SHARES
+from training.degrade import GRAPHIC_SHARES
 from training.graphics import GRAPHICS_RECIPE, make_field, make_graphic
 from training.photographs import PHOTOGRAPHS, SHORT_SIDES, cut_squares, fetch_photographs
 from training.pictures import RECIPE, make_picture
 
 Picture = NDArray[np.uint8]
 
-SCENE_SHARE, GRAPHIC_SHARE, FIELD_SHARE, PHOTOGRAPH_SHARE = 0.28, 0.18, 0.04, 0.5
+
+@dataclass(frozen=True)
+class Mixture:
+    """How many of the crops are of each kind, and how often each of `KERNELS` reduces scenes and
+    photographs. A network trained for one kernel alone sharpens too much or too little behind the
+    others; antialiased bicubic is what most software does and what is measured."""
+
+    scenes: float
+    graphics: float
+    fields: float
+    photographs: float
+    kernels: tuple[float, ...]
+
+
+MIXTURES = {
+    2: Mixture(0.40, 0.16, 0.04, 0.40, (0.9, 0.04, 0.03, 0.02, 0.01)),
+    4: Mixture(0.28, 0.18, 0.04, 0.50, (0.75, 0.1, 0.08, 0.05, 0.02)),
+}
+"""By scale; of another one, that of 4."""
 
 FIELDS, FIELD_SIDE = 256, 256
 """Fields of one colour: in them the outermost pixels count, which a graphic seldom shows."""
@@ -45,7 +63,9 @@ class Bank:
     sources: tuple[Source, ...]
 
     @classmethod
-    def open(cls, folder: Path, seed: int, count: int, side: int, processes: int) -> Bank:
+    def open(
+        cls, folder: Path, mixture: Mixture, *, seed: int, count: int, side: int, processes: int
+    ) -> Bank:
         """The bank these numbers name, made first if `folder` has none. Memory-mapped.
 
         `count` scenes, half as many graphics, and the photographs, `side` pixels square.
@@ -61,8 +81,8 @@ class Bank:
                         folder / f"pictures-{RECIPE}-{seed}-{count}x{side}.npy",
                         lambda: _drawn(scene, count, "scenes", processes),
                     ),
-                    SCENE_SHARE,
-                    PHOTOGRAPHIC_SHARES,
+                    mixture.scenes,
+                    mixture.kernels,
                     softened=0.7,
                 ),
                 Source(
@@ -70,18 +90,18 @@ class Bank:
                         folder / f"graphics-{GRAPHICS_RECIPE}-{seed}-{graphics}x{side}.npy",
                         lambda: _drawn(graphic, graphics, "graphics", processes),
                     ),
-                    GRAPHIC_SHARE,
+                    mixture.graphics,
                     GRAPHIC_SHARES,
                 ),
                 Source(
                     np.stack([make_field(seed, index, FIELD_SIDE) for index in range(FIELDS)]),
-                    FIELD_SHARE,
+                    mixture.fields,
                     GRAPHIC_SHARES,
                 ),
                 Source(
                     _kept(folder / photograph_file(side), lambda: _photographs(folder, side)),
-                    PHOTOGRAPH_SHARE,
-                    PHOTOGRAPHIC_SHARES,
+                    mixture.photographs,
+                    mixture.kernels,
                     candidates=2,
                     swaps_colours=True,
                 ),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 FIGURES = {
@@ -24,6 +25,9 @@ FIGURES = {
     "outermost": "worst outermost pixel of a flat field, levels",
 }
 """What is drawn, each in a panel of its own; those that the log lacks are left out."""
+
+_POINTS = 200
+"""The most points of a curve; of a longer log each is the mean of some lines."""
 
 _WIDTH, _HEIGHT = 640, 130
 _LEFT, _TOP = 70, 24
@@ -46,7 +50,7 @@ def draw_curves(logs: Sequence[Path]) -> str:
         points = [(line["step"], float(line[key])) for line in lines if key in line]
         if points:
             top = len(panels) * (_HEIGHT + 2 * _TOP)
-            panels.append(_panel(title, points, ends, top))
+            panels.append(_panel(title, _thinned(points), ends, top))
     height = len(panels) * (_HEIGHT + 2 * _TOP)
     size = f'width="{_WIDTH + _LEFT + 20}" height="{height}"'
     style = 'font-family="sans-serif" font-size="12"'
@@ -60,6 +64,12 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     if not any("loss" in line for line in lines):
         raise ValueError(f"{log} holds no step yet: train for longer")
     return lines
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    count = -(-len(points) // _POINTS)
+    groups = [points[first : first + count] for first in range(0, len(points), count)]
+    return [(group[-1][0], fmean(value for _, value in group)) for group in groups]
 
 
 def _panel(title: str, points: list[tuple[int, float]], ends: list[int], top: int) -> str:

@@ -86,6 +86,10 @@ class Run:
         )
         self.step = 0
         self.seconds = 0.0
+        # Compiled, the many operations of the loss and of slopes become few kernels.
+        self._loss: Callable[[Tensor, Tensor], Tensor] = (
+            torch.compile(self._compute_loss) if on_gpu else self._compute_loss
+        )
         self._take: Callable[[Tensor, Tensor], Tensor] = self._update
 
     def begin_with(self, network: Compact) -> None:
@@ -180,7 +184,7 @@ class Run:
                 kept = optimizer["state"].get(number, {}).get(name)
                 value.zero_() if kept is None else value.copy_(kept)
 
-    def _update(self, small: Tensor, truth: Tensor) -> Tensor:
+    def _compute_loss(self, small: Tensor, truth: Tensor) -> Tensor:
         recipe = self.recipe
         small = small.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -188,7 +192,10 @@ class Run:
         wanted = functional.pixel_unshuffle(truth, recipe.scale)
         wanted = wanted.reshape(recipe.batch, 3, -1, recipe.crop, recipe.crop)
         large = detail.float().reshape(wanted.shape) + small[:, :, None]
-        loss = picture_loss(large, wanted)
+        return picture_loss(large, wanted)
+
+    def _update(self, small: Tensor, truth: Tensor) -> Tensor:
+        loss = self._loss(small, truth)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

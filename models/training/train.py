@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # The log's figures are the evaluation's.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "bench"))
 
-from training.bank import Bank
+from training.bank import MIXTURES, Bank
 from training.crops import Crops
 from training.log import Log
 from training.network import load_network, save_network
@@ -38,6 +38,9 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache" / "training"
 
 LOG_STEPS = 100
 """Between two lines of the log."""
+
+KEPT_STEPS = 10_000
+"""Between two sets of weights that are kept: the last are not always the best."""
 
 
 class Stop:
@@ -74,8 +77,9 @@ def train(run: Run, crops: Crops, checkpoint: Path, intervals: Intervals, stop: 
     """Take the run to its last step, or until `stop`.
 
     As often as `intervals` says, and at the end, the run is saved to `checkpoint` and the averaged
-    weights beside it. The log beside it has a line every `LOG_STEPS` steps; some of them have the
-    figures of the averaged weights.
+    weights beside it; those of every `KEPT_STEPS` steps are kept under the step's number. The log
+    beside it has a line every `LOG_STEPS` steps; some of them have the figures of the averaged
+    weights.
     """
     log = Log(checkpoint.with_suffix(".jsonl"), run.step)
     log.begin(run)
@@ -103,6 +107,9 @@ def train(run: Run, crops: Crops, checkpoint: Path, intervals: Intervals, stop: 
             if validation and run.step % intervals.validate_steps == 0:
                 line |= asdict(validation.score(run.average))
             log.write(line)
+        if run.step % KEPT_STEPS == 0:
+            kept = checkpoint.with_name(f"{checkpoint.stem}-{run.step}.safetensors")
+            save_network(run.average, kept)
         if time.monotonic() - saved >= intervals.checkpoint_s:
             saved = time.monotonic()
             _save(run, checkpoint)
@@ -192,7 +199,12 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     bank = Bank.open(
-        arguments.cache, recipe.seed, recipe.pictures, recipe.side, arguments.processes
+        arguments.cache,
+        MIXTURES.get(recipe.scale, MIXTURES[4]),
+        seed=recipe.seed,
+        count=recipe.pictures,
+        side=recipe.side,
+        processes=arguments.processes,
     )
     crops = Crops(
         bank,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,11 +18,11 @@ from safetensors.torch import load_file
 
 pytest.importorskip("PIL", reason="the training recipe draws with Pillow")
 
-from training import curves, damage, mean, photographs, train, validation
-from training.bank import Bank, Source, photograph_file
+from training import curves, damage, photographs, train, validation
+from training.bank import MIXTURES, Bank, Source, photograph_file
 from training.crops import Crops
 from training.damage import damage_pictures
-from training.degrade import GRAPHIC_SHARES, KERNELS, PHOTOGRAPHIC_SHARES, reduce_pictures
+from training.degrade import GRAPHIC_SHARES, KERNELS, reduce_pictures
 from training.graphics import GRAPHICS_RECIPE, make_field, make_graphic
 from training.jpeg import SUBSAMPLING, compress
 from training.loss import SLACK, picture_loss
@@ -103,7 +104,7 @@ def _crops(*sources: Source, batch: int, crop: int) -> Crops:
 def test_a_pair_is_a_picture_and_its_reduction_and_its_step_decides_it() -> None:
     pictures = np.stack([make_picture(1, index, 64) for index in range(2)])
     source = Source(
-        pictures, 1.0, PHOTOGRAPHIC_SHARES, candidates=2, swaps_colours=True, softened=0.5
+        pictures, 1.0, MIXTURES[4].kernels, candidates=2, swaps_colours=True, softened=0.5
     )
     crops = _crops(source, batch=3, crop=16)
     small, truth = crops.pairs(17)
@@ -119,7 +120,7 @@ def test_a_pair_is_a_picture_and_its_reduction_and_its_step_decides_it() -> None
 
 def test_crops_are_turned_and_mirrored_in_all_eight_ways() -> None:
     picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(1, 8, 8, 3)
-    _, truth = _crops(Source(picture, 1.0, PHOTOGRAPHIC_SHARES), batch=16, crop=4).pairs(0)
+    _, truth = _crops(Source(picture, 1.0, MIXTURES[4].kernels), batch=16, crop=4).pairs(0)
     ways = [np.rot90(picture[0], turns) for turns in range(4)]
     ways += [way[:, ::-1] for way in ways]
     found = {
@@ -134,7 +135,7 @@ def test_crops_are_turned_and_mirrored_in_all_eight_ways() -> None:
 
 def test_soft_colours_keep_the_brightness() -> None:
     picture = make_graphic(1, 0, 64)[None]
-    plain = Source(picture, 1.0, PHOTOGRAPHIC_SHARES)
+    plain = Source(picture, 1.0, MIXTURES[4].kernels)
     _, sharp = _crops(plain, batch=16, crop=16).pairs(0)
     _, soft = _crops(replace(plain, softened=1.0), batch=16, crop=16).pairs(0)
     luma = torch.tensor(LUMA).view(1, 3, 1, 1)
@@ -249,18 +250,6 @@ def test_a_network_survives_its_file(tmp_path: Path) -> None:
     assert loaded(pixels).shape == (1, 3, 15, 21)
 
 
-def test_the_mean_of_two_files(tmp_path: Path) -> None:
-    networks = [Compact(2, 4, 1), Compact(2, 4, 1)]
-    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
-    for network, path in zip(networks, paths, strict=True):
-        save_network(network, path)
-    mean.main([*map(str, paths), "--out", str(tmp_path / "mean.safetensors")])
-    result = load_network(tmp_path / "mean.safetensors").state_dict()
-    first, second = (network.state_dict() for network in networks)
-    for name, value in result.items():
-        torch.testing.assert_close(value, (first[name] + second[name]) / 2)
-
-
 def test_the_quick_activation_is_prelu_and_so_is_its_gradient() -> None:
     pixels = torch.linspace(-1.0, 1.0, 120, dtype=torch.float64).reshape(2, 3, 4, 5)
     slope = torch.tensor([0.1, 0.25, -0.3], dtype=torch.float64)
@@ -303,6 +292,15 @@ def test_the_command_writes_weights_that_the_worker_can_name(folder: Path) -> No
     assert weights["body.0.weight"].shape == (4, 3, 3, 3)
     assert weights["body.4.bias"].shape == (12,)
     assert all(value.dtype == torch.float32 for value in weights.values())
+
+
+def test_weights_on_the_way_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "KEPT_STEPS", 2)
+    main(_command(folder, "tiny.safetensors", 5))
+    kept = sorted(path.name for path in folder.glob("tiny-*.safetensors"))
+    assert kept == ["tiny-2.safetensors", "tiny-4.safetensors"]
+    first, second = (load_network(folder / name).state_dict() for name in kept)
+    assert any(not torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_an_interrupted_run_resumes_and_ends_with_the_same_weights(
@@ -421,6 +419,16 @@ def test_the_stages_of_a_model_are_drawn_one_after_the_other(tmp_path: Path) -> 
     drawn = out.read_text()
     assert 'points="230.0,24.0 550.0,56.5 710.0,154.0"' in drawn
     assert all(step in drawn for step in (">step 300<", ">step 400<"))
+
+
+def test_of_a_long_log_means_are_drawn(tmp_path: Path) -> None:
+    log, out = tmp_path / "long.jsonl", tmp_path / "curves.svg"
+    lines = [{"step": step, "loss": step % 2} for step in range(1, 1001)]
+    log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    curves.main([str(log), "--out", str(out)])
+    (points,) = re.findall('points="([^"]*)"', out.read_text())
+    assert len(points.split()) == 200
+    assert ">0.6<" in out.read_text()  # of five lines, two or three are 1
 
 
 def test_validation_has_lanczos_to_compare_with(monkeypatch: pytest.MonkeyPatch) -> None:
