@@ -125,7 +125,9 @@ class Connection(HttpToolsProtocol):
             raise self._refusal  # ends the parser, which calls `send_400_response`
 
     def _refuse(self, error: ProblemError) -> None:
-        """Answer without the application, unless an answer is being sent already."""
+        """Answer without the application, unless an answer is being sent already, or was."""
+        if self.transport.is_closing():
+            return
         if self.cycle is None or self.cycle.response_complete:
             response = error.response()
             lines = [f"HTTP/1.1 {error.status} {error.problem.title}".encode()]

@@ -150,6 +150,21 @@ def test_a_header_without_an_end_is_refused() -> None:
     with_server(test)
 
 
+def test_a_long_header_in_two_pieces_is_refused_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(running: Running) -> None:
+        client = await running.client()
+        await client.send(LIVE + b"X-Long: ")
+        connections: set[Any] = running.server.server_state.connections
+        while not any(one.is_in_request for one in connections):
+            await asyncio.sleep(0)
+        await client.send(b"x" * (MAX_HEADER_BYTES + 1) + b"\r\n\r\n")
+        assert await client.code() == (431, "headers_too_large")
+        assert await client.end() == b""
+
+    with_server(test)
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_headers_below_the_limit_are_taken_in_any_pieces() -> None:
     async def test(running: Running) -> None:
         client = await running.client()
