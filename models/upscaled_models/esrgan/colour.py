@@ -26,8 +26,10 @@ _RADIUS = followluma.RADIUS
 # blue get more and more the same: with less than this number they pass both colours of an edge
 # between two colours of nearly equal luma. Where it varies less than `_FLAT`, which is a standard
 # deviation of one level of 255, ever less is added: a field of one colour keeps it to the last bit.
+# In a damaged picture what varies by 3 levels may be damage.
 _FAINT = 0.008
 _FLAT = (1 / 255) ** 2
+_FLAT_IF_DAMAGED = (3 / 255) ** 2
 # For smooth colours: the variance of luma below which they are ever more a mean; and the variance
 # of red, green and blue that is noise. These are standard deviations of 4 and 10 levels.
 _NOISE = (4 / 255) ** 2
@@ -52,11 +54,12 @@ class ColourFollowsLuma(nn.Module):
         assert isinstance(body, nn.ModuleList)
         self.body = nn.Sequential(*body)
         self.smooth = SmoothColours() if smooth else nn.Identity()
+        self.flat = _FLAT_IF_DAMAGED if smooth else _FLAT
         self.interpolation = _lanczos_lines(scale)
 
     def forward(self, picture: Tensor) -> Tensor:
         result: Tensor = followluma.apply(
-            self.smooth(picture), picture, self.body(picture), self.interpolation, _FAINT, _FLAT
+            self.smooth(picture), picture, self.body(picture), self.interpolation, _FAINT, self.flat
         )
         return result
 
