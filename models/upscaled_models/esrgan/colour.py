@@ -30,6 +30,9 @@ _RADIUS = followluma.RADIUS
 _FAINT = 0.008
 _FLAT = (1 / 255) ** 2
 _FLAT_IF_DAMAGED = (3 / 255) ** 2
+# How much of what the network adds is taken. It was trained for pictures reduced by bicubic, and is
+# too bold with others and with those that are out of focus, above all if they are damaged.
+_SHARE, _SHARE_IF_DAMAGED = 0.9, 0.75
 # For smooth colours: the variance of luma below which they are ever more a mean; and the variance
 # of red, green and blue that is noise. These are standard deviations of 4 and 10 levels.
 _NOISE = (4 / 255) ** 2
@@ -55,11 +58,18 @@ class ColourFollowsLuma(nn.Module):
         self.body = nn.Sequential(*body)
         self.smooth = SmoothColours() if smooth else nn.Identity()
         self.flat = _FLAT_IF_DAMAGED if smooth else _FLAT
+        self.share = _SHARE_IF_DAMAGED if smooth else _SHARE
         self.interpolation = _lanczos_lines(scale)
 
     def forward(self, picture: Tensor) -> Tensor:
         result: Tensor = followluma.apply(
-            self.smooth(picture), picture, self.body(picture), self.interpolation, _FAINT, self.flat
+            self.smooth(picture),
+            picture,
+            self.body(picture),
+            self.interpolation,
+            _FAINT,
+            self.flat,
+            self.share,
         )
         return result
 

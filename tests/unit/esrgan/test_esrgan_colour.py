@@ -105,15 +105,15 @@ def test_what_the_network_adds_to_pillow_s_lanczos_in_luma_is_added_along_the_co
     picture = random_picture(height, width)
     with torch.inference_mode():
         result, plain = load_descriptor(path).model(picture), model(picture).clamp(0, 1)
-    brightness, flat = luma(picture), 1 / 255
+    brightness, flat, share = luma(picture), 1 / 255, 0.9
     if colour == "smooth, follows luma":
-        picture, flat = smooth(picture), 3 / 255
+        picture, flat, share = smooth(picture), 3 / 255, 0.75
     base = lanczos(picture, scale)
     covariance = means(picture * brightness) - means(picture) * means(brightness)
     variance = luma(covariance)
     slopes = between_pixels((covariance + 0.008) / (variance + 0.008), scale)
     shares = functional.interpolate(variance / (variance + flat**2), scale_factor=scale)
-    expected = base + slopes * shares * (luma(plain) - luma(base))
+    expected = base + slopes * shares * share * (luma(plain) - luma(base))
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 
 
@@ -174,7 +174,7 @@ def follow_luma(detail: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     height, width = detail.shape[2:]
     picture = random_picture(height, width)
     source = functional.pad(picture, (0, 0, RADIUS, RADIUS))
-    compute = kernels.follow_luma(torch.full((4, 2 * RADIUS + 1), 1 / 7), 0.01, 1e-5, dtype)
+    compute = kernels.follow_luma(torch.full((4, 2 * RADIUS + 1), 1 / 7), 0.01, 1e-5, 1.0, dtype)
     band = kernels.Band(lambda _, like: like, first=0, height=4 * height)
     return compute([source, picture, detail], band)
 

@@ -29,15 +29,15 @@
  * `first` on; its luma is the source's. detail: what the network adds to these rows, in bf16 or in
  * floats; per pixel by channel, then by row and column of the square of `scale` x `scale` pixels that
  * it becomes. interpolation (scale, TAPS): for each row or
- * column of the square, the weights of the pixels around the source's; their sum is 1. The result
- * goes to `floats`; or clamped to `bytes`, if `floats` is null. */
+ * column of the square, the weights of the pixels around the source's; their sum is 1. share: of what
+ * the network adds to the luma. The result goes to `floats`; or clamped to `bytes`, if `floats` is null. */
 typedef struct {
     const float *source, *picture;
     const void *detail;
     float *floats;
     uint8_t *bytes;
     const float *interpolation;
-    float luma[CHANNELS], faint, flat;
+    float luma[CHANNELS], faint, flat, share;
     int is_bf16;
     ptrdiff_t width, height, first, last, scale;
 } Colour;
@@ -121,7 +121,7 @@ static void find_slopes(const Colour *given, Block *b, ptrdiff_t y) {
         const float variance = sum > 0 ? sum : 0; /* rounded, the sum may be below 0 */
         for (int channel = 0; channel < CHANNELS; channel++)
             slopes[channel][x] = (covariance[channel] - sum) / (variance + c.faint);
-        shares[x] = variance / (variance + c.flat);
+        shares[x] = c.share * variance / (variance + c.flat);
     }
 }
 

@@ -25,7 +25,7 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
 _library = torch.library.Library("upscaled", "DEF")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "follow_luma(Tensor source, Tensor picture, Tensor detail, Tensor interpolation, float faint,"
-    " float flat) -> Tensor"
+    " float flat, float share) -> Tensor"
 )
 apply = torch.ops.upscaled.follow_luma
 
@@ -35,7 +35,7 @@ class _Colour(ctypes.Structure):
         *((name, _POINTER) for name in ("source", "picture", "detail")),
         *((name, _POINTER) for name in ("floats", "bytes", "interpolation")),
         ("luma", ctypes.c_float * len(LUMA)),
-        *((name, ctypes.c_float) for name in ("faint", "flat")),
+        *((name, ctypes.c_float) for name in ("faint", "flat", "share")),
         ("is_bf16", ctypes.c_int),
         *((name, _COUNT) for name in ("width", "height", "first", "last", "scale")),
     )
@@ -54,6 +54,7 @@ def rows(
     *,
     faint: float,
     flat: float,
+    share: float,
     start: int,
     first: int,
     height: int,
@@ -81,6 +82,7 @@ def rows(
             interpolation,
             faint=faint,
             flat=flat,
+            share=share,
             first=first,
             height=height,
         )
@@ -109,6 +111,7 @@ def rows(
             (ctypes.c_float * len(LUMA))(*LUMA),
             faint,
             flat,
+            share,
             detail.dtype == torch.bfloat16,
             width=width,
             height=height,
@@ -127,6 +130,7 @@ def _whole(  # noqa: PLR0917 - the operation's arguments have an order
     interpolation: Tensor,
     faint: float,
     flat: float,
+    share: float,
 ) -> Tensor:
     result, _ = rows(
         source,
@@ -135,6 +139,7 @@ def _whole(  # noqa: PLR0917 - the operation's arguments have an order
         interpolation,
         faint=faint,
         flat=flat,
+        share=share,
         start=0,
         first=0,
         height=picture.shape[2],

@@ -146,7 +146,9 @@ def enlarged_sum(dtype: torch.dtype) -> Compute:
     return compute
 
 
-def follow_luma(interpolation: Tensor, faint: float, flat: float, dtype: torch.dtype) -> Compute:
+def follow_luma(
+    interpolation: Tensor, faint: float, flat: float, share: float, dtype: torch.dtype
+) -> Compute:
     """Colour that follows luma; see `followluma.rows`, also for the result's `dtype`."""
 
     def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
@@ -160,6 +162,7 @@ def follow_luma(interpolation: Tensor, faint: float, flat: float, dtype: torch.d
             interpolation,
             faint=faint,
             flat=flat,
+            share=share,
             start=first - followluma.RADIUS,
             first=first,
             height=band.height // scale,

@@ -24,6 +24,7 @@ def follow_luma(
     *,
     faint: float,
     flat: float,
+    share: float,
     first: int,
     height: int,
 ) -> Tensor:
@@ -43,6 +44,7 @@ def follow_luma(
             interpolation.to(source.device),
             faint,
             flat,
+            share,
             first + top,
             height,
         )
@@ -58,6 +60,7 @@ def _follow_luma(  # noqa: PLR0917 - those of `follow_luma`
     lines: Tensor,
     faint: float,
     flat: float,
+    share: float,
     first: int,
     height: int,
 ) -> Tensor:
@@ -76,7 +79,7 @@ def _follow_luma(  # noqa: PLR0917 - those of `follow_luma`
     added = added.reshape(*result.shape).clamp(-pixel, 1 - pixel)
     added += source[:, :, None, None, halo:-halo]
     added -= result
-    luma = _luma(added).mul_(shares[:, :, None, None, 1:-1])
+    luma = _luma(added).mul_(share * shares[:, :, None, None, 1:-1])
     del added
     above, beside, below = (slopes[:, :, row : row + count] for row in range(3))
     slopes = functional.pad(_between(above, beside, below, scale), (1, 1))

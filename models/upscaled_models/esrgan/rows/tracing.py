@@ -203,14 +203,15 @@ class _Tracer:
         self._add_resize(node, value, Fraction(factor), Enlargement(factor))
 
     def _add_follow_luma(self, node: Node, value: Tensor) -> None:
-        *given, interpolation, faint, flat = node.args
+        *given, interpolation, faint, flat, share = node.args
         numbers = [self._steps.number(one) for one in given]
         source, *others = (self._steps[number].position for number in numbers)
         lag, radius = latest(others)
         weights: Tensor = interpolation.value
         scale, halo = len(weights), followluma.RADIUS
         floats, pixels = (
-            follow_luma(weights, faint, flat, dtype) for dtype in (torch.float32, torch.uint8)
+            follow_luma(weights, faint, flat, share, dtype)
+            for dtype in (torch.float32, torch.uint8)
         )
         self._steps.append(
             value,
