@@ -21,6 +21,7 @@ from upscaled_models.esrgan.attention import FusedAttention
 from upscaled_models.esrgan.footprint import Footprint, footprint_by_shapes
 from upscaled_models.esrgan.layers import with_compiled_layers
 from upscaled_models.esrgan.loading import Descriptor
+from upscaled_models.esrgan.masks import masks_of_a_tile, share_masks
 from upscaled_models.esrgan.precision import supported
 from upscaled_models.esrgan.probecache import ProbeCache
 from upscaled_models.esrgan.receptive import (
@@ -140,6 +141,7 @@ class Network:
             for layer in descriptor.model.modules():
                 if isinstance(layer, _NORMALISATIONS):
                     layer.float()
+            share_masks(descriptor.model)
             # To see how far it looks, the module's own layers and attention compute: the compiled
             # ones round pixels of a tile together, so some would seem to depend on others.
             self._compiled, self._layers = with_compiled_layers(descriptor, self.dtype)
@@ -310,7 +312,7 @@ class Network:
         is_large = on_processor and tile.shape[2] * tile.shape[3] > _LARGE_TILE_PIXELS
         memory = reusing_large_blocks() if is_large else nullcontext()
         half_precision = torch.autocast(self.device.type, self.dtype, enabled=half)
-        with memory, where, FusedAttention(), half_precision:
+        with memory, where, masks_of_a_tile(), FusedAttention(), half_precision:
             # One picture at a time: not every architecture takes a batch.
             parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

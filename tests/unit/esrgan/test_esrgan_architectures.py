@@ -164,6 +164,18 @@ def test_the_attention_of_windows_is_computed_in_one_step(name: str) -> None:
     assert ("softmax" in calls.names) == (name in {"ATD", "CRAFT", "DAT", "FDAT", "RGT"})
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["SwinIR", "Swin2SR", "DRCT"])
+def test_a_mask_is_made_once_for_all_layers(name: str) -> None:
+    counts = []
+    for depth in (2, 4):
+        deep = network(windowed(name, depths=[depth])())
+        with torch.inference_mode(), TorchCalls() as calls:
+            deep.open(64, 64).feed(as_from_a_file(64, 64))
+        counts.append(calls.names["masked_fill"])
+    assert counts[0] == counts[1] > 0
+
+
 def test_an_architecture_may_write_into_what_it_is_given() -> None:
     model = BUILDERS["RCAN"]()
     picture = as_from_a_file(200, 60)
