@@ -122,9 +122,9 @@ def test_a_jpeg_is_found_after_it_was_cut_or_stored_again(tmp_path: Path, coffee
 
 
 def test_a_files_own_compression_is_told(tmp_path: Path, coffee: Pixels) -> None:
-    bad = look(tmp_path, encoded(coffee, "JPEG", quality=76))
-    assert bad == Finding(True, "the file is a JPEG of about quality 76 (4:2:0)")
-    assert not look(tmp_path, encoded(coffee, "JPEG", quality=77)).is_damaged
+    bad = look(tmp_path, encoded(coffee, "JPEG", quality=81))
+    assert bad == Finding(True, "the file is a JPEG of about quality 81 (4:2:0)")
+    assert not look(tmp_path, encoded(coffee, "JPEG", quality=82)).is_damaged
     worse = look(tmp_path, encoded(coffee, "WEBP", quality=20))
     assert worse.is_damaged
     assert worse.text.startswith("the file is a WebP of about quality ")
