@@ -14,10 +14,6 @@ from upscaled_models.esrgan.colour import lanczos
 KERNELS = ("bicubic", "lanczos", "area", "soft", "light")
 """`light` averages areas of linear light; the others work on sRGB as it is stored."""
 
-GRAPHIC_SHARES = (0.75, 0.1, 0.08, 0.05, 0.02)
-"""How often each kernel is used. A network trained for one of them alone sharpens too much or too
-little behind the others; antialiased bicubic is what most software does and what is measured."""
-
 GRAPHIC_SHARES = (0.35, 0.1, 0.35, 0.05, 0.15)
 """Graphics are more often drawn at their size, which averages areas, than reduced from a larger
 picture."""

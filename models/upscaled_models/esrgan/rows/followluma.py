@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import native, plaincolour
+from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.rows.plaincolour import Following, follow_luma
 
 # As in `colour.c`.
 RADIUS = 3
@@ -50,11 +52,8 @@ def rows(
     source: Tensor,
     picture: Tensor,
     detail: Tensor,
-    interpolation: Tensor,
+    how: Following,
     *,
-    faint: float,
-    flat: float,
-    share: float,
     start: int,
     first: int,
     height: int,
@@ -67,26 +66,14 @@ def rows(
     `height` rows. Has RADIUS rows above row `first` and below the last one, as far as they lie
     inside. picture: what the network got, (B, 3, h, W), from row `first` on; its luma is the
     source's. detail: what the network adds to it, (B, 3 * scale * scale, h, W), in bf16 or float32.
-    interpolation: the weights, (scale, 2 * RADIUS + 1). dtype: the result's:
-    float32, or uint8 as from `native.to_bytes` if the step `gives_bytes`.
+    dtype: the result's: float32, or uint8 as from `native.to_bytes` if the step `gives_bytes`.
     """
     source, picture = source.float(), picture.float()
-    if not gives_bytes(source.device, len(interpolation)):
+    if not gives_bytes(source.device, how.scale):
         above = start - first + RADIUS
         below = picture.shape[2] + 2 * RADIUS - above - source.shape[2]
         source = functional.pad(source, (0, 0, above, below))
-        result = plaincolour.follow_luma(
-            source,
-            picture,
-            detail,
-            interpolation,
-            faint=faint,
-            flat=flat,
-            share=share,
-            first=first,
-            height=height,
-        )
-        return result, True
+        return follow_luma(source, picture, detail, how, first=first, height=height), True
     source, picture = (
         one.contiguous(memory_format=torch.channels_last) for one in (source, picture)
     )
@@ -94,7 +81,7 @@ def rows(
         detail = detail.float()
     detail = detail.contiguous(memory_format=torch.channels_last)
     batch, _, count, width = detail.shape
-    scale = len(interpolation)
+    scale = how.scale
     shape = (batch, len(LUMA), scale * count, scale * width)
     result = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
     is_finite = True
@@ -107,11 +94,11 @@ def rows(
             added.data_ptr(),
             floats,
             pixels,
-            interpolation.data_ptr(),
+            how.interpolation.data_ptr(),
             (ctypes.c_float * len(LUMA))(*LUMA),
-            faint,
-            flat,
-            share,
+            how.faint,
+            how.flat,
+            how.share,
             detail.dtype == torch.bfloat16,
             width=width,
             height=height,
@@ -123,26 +110,16 @@ def rows(
     return result, is_finite
 
 
-def _whole(  # noqa: PLR0917 - the operation's arguments have an order
-    source: Tensor,
-    picture: Tensor,
-    detail: Tensor,
-    interpolation: Tensor,
-    faint: float,
-    flat: float,
-    share: float,
-) -> Tensor:
+def _whole(source: Tensor, picture: Tensor, detail: Tensor, *how: Any) -> Tensor:
+    height = picture.shape[2]
     result, _ = rows(
         source,
         picture,
         detail,
-        interpolation,
-        faint=faint,
-        flat=flat,
-        share=share,
+        Following(*how),
         start=0,
         first=0,
-        height=picture.shape[2],
+        height=height,
         dtype=torch.float32,
     )
     return result.to(picture.dtype)

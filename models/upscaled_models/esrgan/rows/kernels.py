@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows import followluma, native, smoothcolours
+from upscaled_models.esrgan.rows.plaincolour import Following
 from upscaled_models.esrgan.rows.recording import Node, map_nodes
 
 
@@ -146,26 +147,20 @@ def enlarged_sum(dtype: torch.dtype) -> Compute:
     return compute
 
 
-def follow_luma(
-    interpolation: Tensor, faint: float, flat: float, share: float, dtype: torch.dtype
-) -> Compute:
+def follow_luma(how: Following, dtype: torch.dtype) -> Compute:
     """Colour that follows luma; see `followluma.rows`, also for the result's `dtype`."""
 
     def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
         source, picture, detail = inputs
-        scale = len(interpolation)
-        first = band.first // scale
+        first = band.first // how.scale
         result, finite = followluma.rows(
             source,
             picture,
             detail,
-            interpolation,
-            faint=faint,
-            flat=flat,
-            share=share,
+            how,
             start=first - followluma.RADIUS,
             first=first,
-            height=band.height // scale,
+            height=band.height // how.scale,
             dtype=dtype,
         )
         if not finite:

@@ -3,6 +3,7 @@ accelerators, and where nothing was compiled. In float32."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -16,35 +17,43 @@ from upscaled_imaging.luma import LUMA
 _PIXELS = 400_000
 
 
+@dataclass(frozen=True)
+class Following:
+    """How colour follows luma; `esrgan/colour.py` says what the numbers are.
+
+    interpolation: (scale, taps): for each row or column of the square that a pixel becomes, the
+    weights of the pixels around it.
+    """
+
+    interpolation: Tensor
+    faint: float
+    flat: float
+    share: float
+
+    @property
+    def scale(self) -> int:
+        """Pixels of the result per pixel, to each side."""
+        return len(self.interpolation)
+
+
 def follow_luma(
-    source: Tensor,
-    picture: Tensor,
-    detail: Tensor,
-    interpolation: Tensor,
-    *,
-    faint: float,
-    flat: float,
-    share: float,
-    first: int,
-    height: int,
+    source: Tensor, picture: Tensor, detail: Tensor, how: Following, *, first: int, height: int
 ) -> Tensor:
     """Rows of the result, (B, 3, scale * h, scale * W), from those of a picture of `height` rows
     from row `first` on.
 
-    source: (B, 3, h + 6, W), from three rows above on; 0 outside of the picture. picture:
-    (B, 3, h, W). detail: (B, 3 * scale * scale, h, W). interpolation: (scale, 7).
+    source: (B, 3, h + taps - 1, W), from half of the taps above on; 0 outside of the picture.
+    picture: (B, 3, h, W). detail: (B, 3 * scale * scale, h, W).
     """
     count, width = picture.shape[2:]
-    halo, at_once = interpolation.shape[1] // 2, max(_PIXELS // width, 1)
+    beyond, at_once = how.interpolation.shape[1] - 1, max(_PIXELS // width, 1)
+    how = replace(how, interpolation=how.interpolation.to(source.device))
     parts = [
         _follow_luma(
-            source[:, :, top : top + at_once + 2 * halo],
+            source[:, :, top : top + at_once + beyond],
             picture[:, :, top : top + at_once],
             detail[:, :, top : top + at_once],
-            interpolation.to(source.device),
-            faint,
-            flat,
-            share,
+            how,
             first + top,
             height,
         )
@@ -54,22 +63,14 @@ def follow_luma(
 
 
 def _follow_luma(  # noqa: PLR0917 - those of `follow_luma`
-    source: Tensor,
-    picture: Tensor,
-    detail: Tensor,
-    lines: Tensor,
-    faint: float,
-    flat: float,
-    share: float,
-    first: int,
-    height: int,
+    source: Tensor, picture: Tensor, detail: Tensor, how: Following, first: int, height: int
 ) -> Tensor:
-    scale, taps = lines.shape
+    scale, taps = how.interpolation.shape
     halo = taps // 2
     count, width = picture.shape[2:]
-    slopes, shares = _slopes_and_shares(source[:, :, 1:-1], faint, flat, first - 1, height)
-    for_rows = _weights_inside(lines, first, count, height)[..., None]
-    for_columns = _weights_inside(lines, 0, width, width)[:, :, None]
+    slopes, shares = _slopes_and_shares(source[:, :, 1:-1], how, first - 1, height)
+    for_rows = _weights_inside(how.interpolation, first, count, height)[..., None]
+    for_columns = _weights_inside(how.interpolation, 0, width, width)[:, :, None]
     # From here on a pixel has scale x scale parts: (B, 3, scale, scale, h, W).
     between = _weighted([source[:, :, None, tap : tap + count] for tap in range(taps)], for_rows)
     between = functional.pad(between, (halo, halo))[:, :, :, None]
@@ -79,7 +80,7 @@ def _follow_luma(  # noqa: PLR0917 - those of `follow_luma`
     added = added.reshape(*result.shape).clamp(-pixel, 1 - pixel)
     added += source[:, :, None, None, halo:-halo]
     added -= result
-    luma = _luma(added).mul_(share * shares[:, :, None, None, 1:-1])
+    luma = _luma(added).mul_(shares[:, :, None, None, 1:-1])
     del added
     above, beside, below = (slopes[:, :, row : row + count] for row in range(3))
     slopes = functional.pad(_between(above, beside, below, scale), (1, 1))
@@ -89,7 +90,7 @@ def _follow_luma(  # noqa: PLR0917 - those of `follow_luma`
 
 
 def _slopes_and_shares(
-    source: Tensor, faint: float, flat: float, first: int, height: int
+    source: Tensor, how: Following, first: int, height: int
 ) -> tuple[Tensor, Tensor]:
     """(B, 3, h, W), less 1, and (B, 1, h, W), for h rows from row `first` on; beyond the picture
     slopes are 0. source: one row more above and below."""
@@ -99,8 +100,9 @@ def _slopes_and_shares(
     covariance = squares - means * _luma(means)
     total = _luma(covariance)
     variance = functional.relu(total)  # rounded, the total may be below 0
-    slopes = (covariance - total) / (variance + faint)
-    return slopes * _inside(first, slopes, height), variance / (variance + flat)
+    slopes = (covariance - total) / (variance + how.faint)
+    shares = how.share * variance / (variance + how.flat)
+    return slopes * _inside(first, slopes, height), shares
 
 
 def smooth_colours(

@@ -34,12 +34,12 @@ class Step:
 class Steps:
     """The steps in their order. Step 0 is the source, (B, C, h, W) in float32.
 
-    dtype: what convolutions compute in.
+    device, dtype: what convolutions compute on, and in.
     has_native_steps: True if the compiled steps, which are for a processor, can be used.
     """
 
     def __init__(self, source: Node, device: torch.device, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+        self.device, self.dtype = device, dtype
         computes = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
         self.has_native_steps = computes and native.available()
         row_bytes = Fraction(source.value.shape[1] * torch.float32.itemsize)

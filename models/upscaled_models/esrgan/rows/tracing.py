@@ -31,6 +31,7 @@ from upscaled_models.esrgan.rows.kernels import (
     prelu,
     smooth_colours,
 )
+from upscaled_models.esrgan.rows.plaincolour import Following
 from upscaled_models.esrgan.rows.recording import Node, record
 from upscaled_models.esrgan.rows.steps import Steps, latest
 
@@ -204,15 +205,13 @@ class _Tracer:
 
     def _add_follow_luma(self, node: Node, value: Tensor) -> None:
         *given, interpolation, faint, flat, share = node.args
+        how = Following(interpolation.value, faint, flat, share)
         numbers = [self._steps.number(one) for one in given]
         source, *others = (self._steps[number].position for number in numbers)
         lag, radius = latest(others)
-        weights: Tensor = interpolation.value
-        scale, halo = len(weights), followluma.RADIUS
-        floats, pixels = (
-            follow_luma(weights, faint, flat, share, dtype)
-            for dtype in (torch.float32, torch.uint8)
-        )
+        scale, halo = how.scale, followluma.RADIUS
+        gives_bytes = followluma.gives_bytes(self._steps.device, scale)
+        floats, pixels = (follow_luma(how, dtype) for dtype in (torch.float32, torch.uint8))
         self._steps.append(
             value,
             floats,
@@ -222,7 +221,7 @@ class _Tracer:
             lag=scale * max(source.lag + halo, lag),
             radius=max(source.radius + halo / source.ratio, radius),
             is_float32=True,
-            compute_bytes=pixels if followluma.gives_bytes(weights.device, scale) else None,
+            compute_bytes=pixels if gives_bytes else None,
         )
 
     def _add_smooth_colours(self, node: Node, value: Tensor) -> None:
