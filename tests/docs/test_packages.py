@@ -113,7 +113,7 @@ def test_the_wheel_upscales_a_picture_outside_the_checkout(project: Path) -> Non
     run(upscaled, "upscale", "in.jpg", "-o", "out.png", "--factor", "2", cwd=project)
     assert (project / "out.png").stat().st_size > 0
     run(python, "-c", "import upscaled", cwd=project)
-    compiled = "from upscaled_models.esrgan.rows import native; print(native.available())"
+    compiled = "from upscaled_models.esrgan.compiled import library; print(library.available())"
     assert run(python, "-c", compiled, cwd=project).strip() == "True"
 
 

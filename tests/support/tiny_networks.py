@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from upscaled_models.device.precision import choose_dtype
 from upscaled_models.esrgan import morearchitectures
+from upscaled_models.esrgan.compiled import library
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.rows import native
 
 CPU = torch.device("cpu")
 # oneDNN refuses bf16 on processors without AVX-512, and no job computes in it there.
@@ -110,12 +110,12 @@ def in_bands(picture: Tensor, rows: int) -> Iterator[Tensor]:
 def without_compiled_steps() -> Iterator[None]:
     """As if there had been no C compiler."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "LIBRARY", Path("/nonexistent.so"))
-        native.library.cache_clear()
+        patch.setattr(library, "LIBRARY", Path("/nonexistent.so"))
+        library.loaded.cache_clear()
         try:
             yield
         finally:
-            native.library.cache_clear()
+            library.loaded.cache_clear()
 
 
 def psnr(first: Tensor | np.ndarray, second: Tensor | np.ndarray, top: float = 1.0) -> float:

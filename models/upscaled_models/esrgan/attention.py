@@ -3,16 +3,14 @@
 Their modules write it out: queries times keys, plus a bias for each pair of places and perhaps a
 mask, softmax, times values. Each of these calls reads and writes a number for every pair, which
 takes most of the time and memory of a network of windows. Here the product of queries and keys
-waits until it is known what becomes of it. If it is attention, torch's fused attention gives the
-result without those numbers (Dao et al., "FlashAttention", 2022); if not, it is computed then.
+waits until it is known what becomes of it. If it is attention, one step gives the result without
+those numbers in memory (`scores.py`); if not, it is computed then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,13 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-# A bias that differs from window to window is added up for some of them at once: on a processor for
-# so few that it stays in the caches.
-_BIAS_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}
-# The devices where it gains, and shapes alone, where what it takes of memory is found out.
-_DEVICES = (*_BIAS_BYTES, "meta")
-# A card's fused attention takes no other widths.
-_CARDS_MULTIPLE = 8
+from upscaled_models.esrgan.scores import DEVICES, Scores, dtype_of_product, in_half
 
 
 class FusedAttention(TorchFunctionMode):
@@ -39,7 +31,7 @@ class FusedAttention(TorchFunctionMode):
     ) -> Any:
         if func in _PRODUCTS and not kwargs and _may_be_attention(*args):
             queries, keys = args
-            return _Waiting.of(_Scores(queries, keys.mT), _dtype_of_product(queries))
+            return _Waiting.of(Scores(queries, keys.mT), dtype_of_product(queries))
         return func(*args, **(kwargs or {}))
 
 
@@ -51,105 +43,10 @@ def _may_be_attention(queries: Any, keys: Any) -> bool:
         and queries.shape[:-2] == keys.shape[:-2]
         and queries.dtype == keys.dtype
         and queries.is_floating_point()
-        and queries.device.type in _DEVICES
+        and queries.device.type in DEVICES
         # Otherwise the product is small, for example that of channels.
         and queries.shape[-1] == keys.shape[-2] <= min(queries.shape[-2], keys.shape[-1])
     )
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """queries @ keys.mT * factor + the biases, which have as many dimensions and broadcast to it.
-
-    queries: (…, N, d). keys: (…, M, d).
-    factor: a number, or a number for each product of two matrices.
-    are_weights: their softmax over the keys is meant.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    factor: float | Tensor | None = None
-    biases: tuple[Tensor, ...] = ()
-    are_weights: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.queries.shape[:-1], self.keys.shape[-2])
-
-    def compute(self) -> Tensor:
-        """In the steps that the network wrote."""
-        scores = self.queries @ self.keys.mT
-        if self.factor is not None:
-            scores = scores * self.factor
-        for bias in self.biases:
-            scores = scores + bias
-        return scores.softmax(-1) if self.are_weights else scores
-
-    def times(self, values: Tensor) -> Tensor:
-        """The weights' product with the values, (…, M, d), in one step."""
-        queries, factor = self.queries, self.factor
-        if queries.is_meta:
-            return queries.new_empty(queries.shape)
-        if isinstance(factor, Tensor):
-            queries, factor = queries * factor, None
-        dtype, device = _dtype_of_product(queries), queries.device.type
-        queries, keys, values = (_in_four(one.to(dtype)) for one in (queries, self.keys, values))
-        biases = [_in_four(bias, self.shape) for bias in self.biases]
-        windows, heads, _, width = queries.shape
-        at_once = windows
-        if any(len(bias) > 1 for bias in biases):
-            at_once = max(_BIAS_BYTES[device] // (4 * heads * prod(self.shape[-2:])), 1)
-        if device == "cuda":
-            queries, keys, values = (_widened(one) for one in (queries, keys, values))
-
-        def attend(here: slice) -> Tensor:
-            total = _total([bias[here] if len(bias) > 1 else bias for bias in biases])
-            # On a processor a bias stays more exact than the product.
-            if device == "cuda" and total is not None:
-                total = total.to(dtype)
-            return functional.scaled_dot_product_attention(
-                queries[here],
-                keys[here],
-                values[here],
-                total,
-                scale=1.0 if factor is None else factor,
-            )
-
-        # It would round the biases.
-        with torch.autocast(device, enabled=False):
-            parts = [attend(slice(at, at + at_once)) for at in range(0, windows, at_once)]
-        result = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return result[..., :width].reshape(self.queries.shape)
-
-
-def _dtype_of_product(queries: Tensor) -> torch.dtype:
-    device = queries.device.type
-    return torch.get_autocast_dtype(device) if _in_half(device) else queries.dtype
-
-
-def _in_half(device: str) -> bool:
-    """True if torch computes products in half precision by itself."""
-    return device != "meta" and torch.is_autocast_enabled(device)
-
-
-def _in_four(one: Tensor, shape: Sequence[int] = ()) -> Tensor:
-    """With four dimensions: windows, heads, places, and channels or places.
-
-    shape: that a bias broadcasts to.
-    """
-    if one.dim() == 3:
-        return one.unsqueeze(1)
-    outer = shape[:-3] or one.shape[:-3]
-    return one.expand(*outer, *one.shape[-3:]).flatten(0, -4) if one.dim() > 4 else one
-
-
-def _widened(one: Tensor) -> Tensor:
-    """With zeros after its last dimension, up to a width that a card takes."""
-    return functional.pad(one, (0, -one.shape[-1] % _CARDS_MULTIPLE))
-
-
-def _total(biases: Sequence[Tensor]) -> Tensor | None:
-    return reduce(torch.add, biases) if biases else None
 
 
 class _Waiting(Tensor):
@@ -159,14 +56,14 @@ class _Waiting(Tensor):
     scores: may have fewer or more dimensions of size 1 than this tensor.
     """
 
-    scores: _Scores
+    scores: Scores
     _value: Tensor | None
     _source: _Waiting | None
 
     @classmethod
     def of(
         cls,
-        scores: _Scores,
+        scores: Scores,
         dtype: torch.dtype,
         shape: Sequence[int] | None = None,
         source: _Waiting | None = None,
@@ -222,7 +119,7 @@ def _plus(_: Any, one: Any, other: Any, **options: Any) -> _Waiting | None:
         return None
     own = _in_own_dimensions(bias, waiting)
     # Fused attention takes no others.
-    allowed = (torch.float32, _dtype_of_product(waiting.scores.queries))
+    allowed = (torch.float32, dtype_of_product(waiting.scores.queries))
     if own is None or own.dtype not in allowed:
         return None
     scores = replace(waiting.scores, biases=(*waiting.scores.biases, own))
@@ -281,7 +178,7 @@ def _softmax(_: Any, waiting: Any, dim: Any = None, *more: Any, **options: Any) 
         return None
     if dtype != waiting.dtype or "out" in options:
         return None
-    if _in_half(waiting.device.type):
+    if in_half(waiting.device.type):
         dtype = torch.float32
     return _Waiting.of(replace(waiting.scores, are_weights=True), dtype, waiting.shape)
 

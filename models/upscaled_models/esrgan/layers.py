@@ -8,8 +8,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.esrgan.compiled.convolution import PackedConvolution, Rows, fits
 from upscaled_models.esrgan.loading import Descriptor
-from upscaled_models.esrgan.rows.convolution import PackedConvolution, Rows, fits
 
 
 class CompiledLayer:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from upscaled_models.esrgan import transfer
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.compiled import library, passes
 
 
 def to_picture(rows: np.ndarray, device: torch.device) -> Tensor:
@@ -59,8 +59,8 @@ def to_bands(planes: Tensor, bands: int) -> Tensor:
 def to_bytes(picture: Tensor) -> tuple[Tensor, bool]:
     """A picture in any floats, 0 to 1, rounded to uint8; and True if all its values were finite."""
     picture = picture.float()
-    if picture.device.type == "cpu" and native.available():
-        return native.to_bytes(picture)
+    if picture.device.type == "cpu" and library.available():
+        return passes.to_bytes(picture)
     finite = bool(torch.isfinite(picture.sum()))
     scaled = _scaled(picture, 255)
     if scaled.device.type == "cpu":

@@ -15,7 +15,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import upscaled_models.esrgan
-from tiny_networks import HAS_BF16, compact, in_bands, network, psnr, rrdb, smooth_picture, weights
+from tiny_networks import (
+    HAS_BF16,
+    compact,
+    in_bands,
+    network,
+    psnr,
+    rrdb,
+    smooth_picture,
+    weights,
+    without_compiled_steps,
+)
 from torchcalls import TorchCalls
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
@@ -156,9 +166,9 @@ def test_an_architecture_runs_in_half_precision(name: str) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(ATTENTIVE & set(BUILDERS)))
 def test_the_attention_of_windows_is_computed_in_one_step(name: str) -> None:
-    small = network(BUILDERS[name]())
-    with torch.inference_mode(), TorchCalls() as calls:
-        small.open(64, 64).feed(as_from_a_file(64, 64))
+    # The compiled step takes the same attention, but is no operation of torch.
+    with without_compiled_steps(), torch.inference_mode(), TorchCalls() as calls:
+        network(BUILDERS[name]()).open(64, 64).feed(as_from_a_file(64, 64))
     assert "scaled_dot_product_attention" in calls.names
     # Some have attention of channels or to tokens, too, which is small.
     assert ("softmax" in calls.names) == (name in {"ATD", "CRAFT", "DAT", "FDAT", "RGT"})

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tiny_networks import without_compiled_steps
 from torchcalls import TorchCalls
 from upscaled_models.esrgan.attention import FusedAttention
+from upscaled_models.esrgan.compiled import library
 
 FUSED = "scaled_dot_product_attention"
 WINDOWS, HEADS, PLACES, CHANNELS = 70, 3, 64, 10
@@ -78,17 +81,24 @@ def in_five_dimensions() -> Tensor:
         in_five_dimensions,
     ],
 )
+@pytest.mark.parametrize("compiled", [True, False])
 def test_attention_that_is_written_out_is_computed_in_one_step(
-    attention: Callable[[], Tensor],
+    attention: Callable[[], Tensor], compiled: bool
 ) -> None:
+    if compiled and not library.lanes():
+        pytest.skip("nothing is compiled for this processor")
     with torch.inference_mode():
         expected = attention()
-        with FusedAttention(), TorchCalls() as calls:
+        with (
+            nullcontext() if compiled else without_compiled_steps(),
+            FusedAttention(),
+            TorchCalls() as calls,
+        ):
             result = attention()
     assert type(result) is Tensor
     assert result.shape == expected.shape
     torch.testing.assert_close(result, expected)
-    assert FUSED in calls.names
+    assert (FUSED in calls.names) == (not compiled)
     assert not calls.names.keys() & {"matmul", "bmm", "softmax", "_softmax"}
 
 

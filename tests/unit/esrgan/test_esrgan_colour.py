@@ -26,18 +26,19 @@ from tiny_networks import (
 from upscaled_bench.evaluation import edges
 from upscaled_imaging.luma import LUMA
 from upscaled_models.esrgan.colour import ColourFollowsLuma, SmoothColours
+from upscaled_models.esrgan.compiled import library
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.pixels import to_bytes
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rows import kernels, native
+from upscaled_models.esrgan.rows import kernels
 from upscaled_models.esrgan.rows.followluma import RADIUS
 from upscaled_models.esrgan.rows.plaincolour import Following
 
 _LUMA = torch.tensor(LUMA)[:, None, None]
 _BUNDLED = Path(__file__).resolve().parents[3] / "models" / "weights"
 
-compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
+compiled = pytest.mark.skipif(not library.available(), reason="there was no C compiler")
 
 
 def save(model: nn.Module, path: Path, colour: str = "follows luma") -> Path:
@@ -139,7 +140,7 @@ def test_it_runs_by_rows_as_in_one_piece(tmp_path: Path, step: str, colour: str)
     assert all(torch.equal(result, results[0]) for result in results)
     torch.testing.assert_close(results[0], expected, rtol=0, atol=1e-5)
     pixels = by_rows(network, picture, 5, as_bytes=True)
-    assert pixels.is_floating_point() == (step == "in torch" or not native.available())
+    assert pixels.is_floating_point() == (step == "in torch" or not library.available())
     if pixels.is_floating_point():
         pixels, _ = to_bytes(pixels)
     assert torch.equal(pixels, to_bytes(results[0])[0])

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tiny_networks import compact, in_bands, random_picture
-from upscaled_models.esrgan.rows import convolution, native
-from upscaled_models.esrgan.rows.convolution import Addend, PackedConvolution, Rows
+from upscaled_models.esrgan.compiled import convolution, library
+from upscaled_models.esrgan.compiled.convolution import Addend, PackedConvolution, Rows
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import trace
 
 in_float = pytest.mark.skipif(
     convolution.kernel(torch.float32) is None, reason="no convolution is compiled for floats here"
 )
-compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
+compiled = pytest.mark.skipif(not library.available(), reason="there was no C compiler")
 
 
 def rrdb() -> nn.Module:
@@ -116,13 +116,13 @@ def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
 @in_float
 def test_weights_are_laid_out_when_they_are_first_used(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    call = native.call
+    call = library.call
 
     def recorded(name: str, *arguments: Any) -> int:
         called.append(name)
         return call(name, *arguments)
 
-    monkeypatch.setattr(native, "call", recorded)
+    monkeypatch.setattr(library, "call", recorded)
     packed = PackedConvolution(torch.ones(16, 16, 3, 3), None, 1.0, torch.float32)
     assert not called
     # 36 points in place of 9 weights.

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tiny_networks import network, random_picture
+from upscaled_models.esrgan.compiled import convolution
 from upscaled_models.esrgan.layers import CompiledLayer
-from upscaled_models.esrgan.rows import convolution
 
 pytestmark = pytest.mark.skipif(
     convolution.kernel(torch.float32) is None, reason="no convolution is compiled for floats here"

@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.rows.convolution import (
+from upscaled_models.esrgan.compiled.convolution import (
     READABLE_PIXELS,
     TILE_ROWS,
     Addend,

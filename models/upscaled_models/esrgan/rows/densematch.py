@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from upscaled_models.esrgan.compiled.convolution import ADDENDS, PackedConvolution, fits
 from upscaled_models.esrgan.rows.calls import joined_parts, negative_slopes, only_user, packet
-from upscaled_models.esrgan.rows.convolution import ADDENDS, PackedConvolution, fits
 from upscaled_models.esrgan.rows.denseblock import DenseBlock
 from upscaled_models.esrgan.rows.recording import Node
 

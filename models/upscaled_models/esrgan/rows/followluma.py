@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.compiled import library
 from upscaled_models.esrgan.rows.plaincolour import Following, follow_luma
 
 # As in `colour.c`.
@@ -45,7 +45,7 @@ class _Colour(ctypes.Structure):
 
 def gives_bytes(device: torch.device, scale: int) -> bool:
     """True if the step is compiled: then it can round its result to bytes."""
-    return device.type == "cpu" and scale <= _LARGEST_SCALE and native.available()
+    return device.type == "cpu" and scale <= _LARGEST_SCALE and library.available()
 
 
 def rows(
@@ -66,7 +66,7 @@ def rows(
     `height` rows. Has RADIUS rows above row `first` and below the last one, as far as they lie
     inside. picture: what the network got, (B, 3, h, W), from row `first` on; its luma is the
     source's. detail: what the network adds to it, (B, 3 * scale * scale, h, W), in bf16 or float32.
-    dtype: the result's: float32, or uint8 as from `native.to_bytes` if the step `gives_bytes`.
+    dtype: the result's: float32, or uint8 as from `passes.to_bytes` if the step `gives_bytes`.
     """
     source, picture = source.float(), picture.float()
     if not gives_bytes(source.device, how.scale):
@@ -106,7 +106,7 @@ def rows(
             last=first + count,
             scale=scale,
         )
-        is_finite = bool(native.call("follow_luma", ctypes.addressof(call))) and is_finite
+        is_finite = bool(library.call("follow_luma", ctypes.addressof(call))) and is_finite
     return result, is_finite
 
 

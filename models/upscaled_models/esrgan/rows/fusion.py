@@ -12,7 +12,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.compiled import passes
 from upscaled_models.esrgan.rows.calls import arguments, negative_slope, packet
 from upscaled_models.esrgan.rows.denseblock import DenseBlock
 from upscaled_models.esrgan.rows.kernels import (
@@ -64,7 +64,7 @@ def fuse_enlarged_sum(steps: Steps, node: Node, value: Tensor) -> bool:
     if (
         not shuffle.is_ordered
         or shuffle.factor != enlargement.factor
-        or not native.can_enlarge(shuffle.factor, value.shape[1])
+        or not passes.can_enlarge(shuffle.factor, value.shape[1])
         or not steps[sources[1]].is_float32
     ):
         return False

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from upscaled_models.esrgan.compiled import passes
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rows import followluma, native, smoothcolours
+from upscaled_models.esrgan.rows import followluma, smoothcolours
 from upscaled_models.esrgan.rows.plaincolour import Following
 from upscaled_models.esrgan.rows.recording import Node, map_nodes
 
@@ -120,12 +121,12 @@ class PlainConvolution:
 
 def prelu(slopes: Tensor) -> Compute:
     """A PReLU with one slope per channel, for bf16 on a processor."""
-    repeated = native.repeated(slopes)
+    repeated = passes.repeated(slopes)
 
     def compute(inputs: Sequence[Tensor], band: Band) -> Tensor:
         (rows,) = inputs
         result = band.allocate(rows.shape, rows)
-        native.prelu(rows, repeated, result)
+        passes.prelu(rows, repeated, result)
         return result
 
     return compute
@@ -139,7 +140,7 @@ def enlarged_sum(dtype: torch.dtype) -> Compute:
 
     def compute(inputs: Sequence[Tensor], _: Band) -> Tensor:
         squares, source = inputs
-        result, finite = native.add_enlarged(squares, source, dtype)
+        result, finite = passes.add_enlarged(squares, source, dtype)
         if not finite:
             raise ImpreciseError
         return result

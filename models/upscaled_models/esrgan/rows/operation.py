@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import torch
 
-from upscaled_models.esrgan.rows.convolution import TILE_ROWS
+from upscaled_models.esrgan.compiled.convolution import TILE_ROWS
 from upscaled_models.esrgan.rows.denseblock import DenseBlock
 from upscaled_models.esrgan.rows.kernels import Compute
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from upscaled_imaging.luma import LUMA
-from upscaled_models.esrgan.rows import native, plaincolour
+from upscaled_models.esrgan.compiled import library
+from upscaled_models.esrgan.rows import plaincolour
 
 # As in `smooth.c`.
 HALO = 4
@@ -52,7 +53,7 @@ def rows(
     row `first` and below the last one, as far as they lie inside.
     """
     picture = picture.float()
-    if picture.device.type != "cpu" or not native.available():
+    if picture.device.type != "cpu" or not library.available():
         above, below = start - first + HALO, last - start + HALO - picture.shape[2]
         picture = functional.pad(picture, (0, 0, above, below))
         return plaincolour.smooth_colours(picture, noise, colour_noise, first=first, height=height)
@@ -73,7 +74,7 @@ def rows(
             first=first,
             last=last,
         )
-        native.call("smooth_colours", ctypes.addressof(call))
+        library.call("smooth_colours", ctypes.addressof(call))
     return result
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.compiled import library
 from upscaled_models.esrgan.rows.denseblock import DenseBlock
 from upscaled_models.esrgan.rows.graph import RowGraph, held_bytes
 from upscaled_models.esrgan.rows.kernels import Compute, Convolution
@@ -41,7 +41,7 @@ class Steps:
     def __init__(self, source: Node, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         computes = device.type == "cpu" and dtype in (torch.bfloat16, torch.float32)
-        self.has_native_steps = computes and native.available()
+        self.has_native_steps = computes and library.available()
         row_bytes = Fraction(source.value.shape[1] * torch.float32.itemsize)
         position = Position((), Fraction(1), (), Fraction(1), 0, Fraction(0), row_bytes)
         self._steps = [Step(position, lambda inputs, _: inputs[0], is_float32=True)]

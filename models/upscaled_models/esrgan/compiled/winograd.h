@@ -1,21 +1,14 @@
-/* Included by `convolution.c` once per vector width: LANES floats per vector, TILES_AT_ONCE tiles
- * whose sums fit into the registers, NAME(...) for the functions' names.
+/* Included by `convolution.c` through `each_width.h`.
  *
  * F(4x4, 3x3) of A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015):
  * a tile of 4 x 4 results takes 36 multiplications per pair of channels instead of 144.
  */
 
-typedef float NAME(vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAME(mask) __attribute__((vector_size(4 * LANES)));
-#define VECTOR NAME(vector)
-#define MASK NAME(mask)
 #define VECTORS (COLUMNS / LANES)
+/* Tiles whose sums fit into the registers. */
+#define TILES_AT_ONCE (LANES == 16 ? 12 : 6)
 
-static inline VECTOR NAME(load)(const float *from) { return *(const VECTOR *)from; }
-static inline void NAME(store)(float *to, VECTOR value) { *(VECTOR *)to = value; }
-
-static inline __attribute__((always_inline)) void NAME(source_points)(const VECTOR *d, ptrdiff_t step,
-                                                                      VECTOR *v) {
+INLINE void NAME(source_points)(const VECTOR *d, ptrdiff_t step, VECTOR *v) {
     const VECTOR d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step],
                  d5 = d[5 * step];
     const VECTOR even = d4 - 4.0f * d2, odd = d3 - 4.0f * d1;
@@ -28,8 +21,7 @@ static inline __attribute__((always_inline)) void NAME(source_points)(const VECT
     v[5] = 4.0f * d1 - 5.0f * d3 + d5;
 }
 
-static inline __attribute__((always_inline)) void NAME(result_points)(const VECTOR *m, ptrdiff_t step,
-                                                                      VECTOR *y) {
+INLINE void NAME(result_points)(const VECTOR *m, ptrdiff_t step, VECTOR *y) {
     const VECTOR m0 = m[0], m1 = m[step], m2 = m[2 * step], m3 = m[3 * step], m4 = m[4 * step],
                  m5 = m[5 * step];
     const VECTOR sum = m1 + m2, difference = m1 - m2, far = m3 + m4, farther = m3 - m4;
@@ -41,9 +33,8 @@ static inline __attribute__((always_inline)) void NAME(result_points)(const VECT
 
 /* Transforms `count` channels of one tile's source, to its place in `points` (POINTS, tiles,
  * DEPTH). */
-static inline __attribute__((always_inline)) void NAME(source_tile)(
-    const Convolution *c, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel, ptrdiff_t count,
-    float *points, ptrdiff_t stride, int inside) {
+INLINE void NAME(source_tile)(const Convolution *c, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
+                              ptrdiff_t count, float *points, ptrdiff_t stride, int inside) {
     const int shift = c->shift;
     for (const ptrdiff_t end = channel + count; channel < end; channel += LANES, points += LANES) {
         VECTOR d[36], half[36];
@@ -67,11 +58,9 @@ static inline __attribute__((always_inline)) void NAME(source_tile)(
 
 /* (POINTS, tiles, DEPTH) times (POINTS, outputs / COLUMNS, depth, COLUMNS). The product is added to
  * the result (POINTS, tiles, outputs), or replaces it if is_first. */
-static inline __attribute__((always_inline)) void NAME(multiply)(const float *source, ptrdiff_t stride,
-                                                                 const float *weights, ptrdiff_t depth,
-                                                                 float *result, ptrdiff_t outputs,
-                                                                 ptrdiff_t tiles, ptrdiff_t places,
-                                                                 int is_first) {
+INLINE void NAME(multiply)(const float *source, ptrdiff_t stride, const float *weights, ptrdiff_t depth,
+                           float *result, ptrdiff_t outputs, ptrdiff_t tiles, ptrdiff_t places,
+                           int is_first) {
     for (ptrdiff_t point = 0; point < POINTS; point++)
         for (ptrdiff_t column = 0; column < outputs; column += COLUMNS, weights += depth * COLUMNS)
             for (ptrdiff_t tile = 0; tile < tiles; tile += TILES_AT_ONCE) {
@@ -120,8 +109,8 @@ static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdif
             NAME(result_points)(half + y, 4, values);
             for (ptrdiff_t x = 0; x < 4 && column + x < c->width; x++) {
                 VECTOR value = values[x] + bias;
-                const MASK above = value > 0.0f;
-                value = (VECTOR)((above & (MASK)value) | (~above & (MASK)(value * slope)));
+                const WHOLE above = value > 0.0f;
+                value = (VECTOR)((above & (WHOLE)value) | (~above & (WHOLE)(value * slope)));
                 for (const Addend *addend = c->addends; addend < c->addends + ADDENDS; addend++)
                     if (addend->rows)
                         value = value * addend->scale +
@@ -172,6 +161,5 @@ static void NAME(tiles)(const Convolution *c, ptrdiff_t first, ptrdiff_t count, 
                           result + i * c->outputs, POINT_STRIDE(places, c->outputs));
 }
 
-#undef VECTOR
-#undef MASK
 #undef VECTORS
+#undef TILES_AT_ONCE

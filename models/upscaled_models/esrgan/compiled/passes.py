@@ -1,46 +1,18 @@
-"""Compiled steps between and behind convolutions (`native.c`).
-
-They exist if there was a C compiler at installation. Otherwise torch computes the same bits, in
-several times as long.
-"""
+"""Compiled passes over memory, between and behind convolutions (`passes.c`), with torch's bits."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-# Built with the package, by `hatch_build.py`.
-LIBRARY = Path(__file__).with_name("_native.so")
+from upscaled_models.esrgan.compiled.library import available, call
 
-# As in `native.c`.
+# As in `passes.c`.
 _LONGEST_RUN = 32
 # Slopes are repeated to about this many values, so that the compiled loop is a long one.
 _SLOPES = 4096
-
-_POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
-_ARGUMENTS: dict[str, Sequence[type]] = {
-    "prelu": (_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _INT),
-    "to_bytes": (_POINTER, _POINTER, _COUNT, _INT),
-    "pack_float": (_POINTER, _COUNT, _COUNT, _POINTER, _INT),
-    "convolve_float": (_POINTER, _INT),
-    "convolve_bf16": (_POINTER, _INT),
-    "convolve_bf16_plain": (_POINTER, _INT),
-    "follow_luma": (_POINTER, _INT),
-    "smooth_colours": (_POINTER, _INT),
-    "add_enlarged": (_POINTER, _INT, *[_POINTER] * 3, *[_COUNT] * 4, _INT),
-}
-
-
-def available() -> bool:
-    """True if the library was compiled. The other functions here need it."""
-    return library() is not None
 
 
 def repeated(slopes: Tensor) -> Tensor:
@@ -97,23 +69,3 @@ def add_enlarged(squares: Tensor, source: Tensor, dtype: torch.dtype) -> tuple[T
 
 def _channels_last(picture: Tensor) -> Tensor:
     return picture.contiguous(memory_format=torch.channels_last)
-
-
-def call(name: str, *arguments: Tensor | int | None) -> int:
-    """Call a compiled function. The number of threads is added as the last argument."""
-    plain = [item.data_ptr() if isinstance(item, Tensor) else item for item in arguments]
-    result: int = getattr(library(), name)(*plain, torch.get_num_threads())
-    return result
-
-
-@cache
-def library() -> Any:
-    """The compiled library, or None."""
-    try:
-        # Its OpenMP functions come from the library that torch has loaded.
-        loaded = ctypes.CDLL(str(LIBRARY))
-        for name, arguments in _ARGUMENTS.items():
-            getattr(loaded, name).argtypes = arguments
-    except (OSError, AttributeError):  # not compiled, or from older sources
-        return None
-    return loaded

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tiny_networks import DTYPES, compact, in_bands, random_picture, without_compiled_steps
+from upscaled_models.esrgan.compiled import library, passes
 from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
-from upscaled_models.esrgan.rows import native
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.kernels import Band, Enlargement, Shuffle, enlarged_sum
 from upscaled_models.esrgan.rows.tracing import trace
@@ -22,7 +22,7 @@ from upscaled_models.esrgan.rows.tracing import trace
 SIDES = st.integers(1, 40)
 STRANGE = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e-40, -1e-40, 3.4e38]
 
-compiled = pytest.mark.skipif(not native.available(), reason="there was no C compiler")
+compiled = pytest.mark.skipif(not library.available(), reason="there was no C compiler")
 
 
 def random_band(batch: int, channels: int, height: int, width: int, seed: int) -> Tensor:
@@ -42,9 +42,9 @@ BAND = Band(not_allocated, first=0, height=0)
 
 
 def test_they_are_compiled_if_there_is_a_compiler() -> None:
-    assert native.available() or shutil.which("cc") is None
+    assert library.available() or shutil.which("cc") is None
     with without_compiled_steps():
-        assert not native.available()
+        assert not library.available()
 
 
 @compiled
@@ -57,7 +57,7 @@ def test_prelu_is_torchs(batch: int, channels: int, height: int, width: int) -> 
     # As part of a longer piece, like rows that wait for a convolution.
     whole = torch.zeros(batch, height + 3, width, channels, dtype=torch.bfloat16)
     out = whole.permute(0, 3, 1, 2).narrow(2, 2, height)
-    native.prelu(rows, native.repeated(slopes), out)
+    passes.prelu(rows, passes.repeated(slopes), out)
     assert torch.equal(expected.nan_to_num(7), out.nan_to_num(7))
     assert not whole[:, :2].any()
     assert not whole[:, -1].any()
@@ -82,7 +82,7 @@ def test_an_enlarged_sum_is_torchs(
     source = random_picture(height, width, channels=channels).repeat(batch, 1, 1, 1)
     shuffled = Shuffle(factor, is_ordered=True)([squares], BAND)
     expected = Enlargement(factor)([source], BAND) + shuffled
-    assert native.can_enlarge(factor, channels)
+    assert passes.can_enlarge(factor, channels)
     result = enlarged_sum(torch.float32)([squares, source], BAND)
     assert torch.equal(result, expected)
     pixels = enlarged_sum(torch.uint8)([squares, source], BAND)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.rows import native
+from upscaled_models.esrgan.compiled import library
 
 # As in `convolution.c`.
 ADDENDS = 2
@@ -90,11 +90,9 @@ def fits(weight: Tensor, dtype: torch.dtype) -> bool:
 
 def kernel(dtype: torch.dtype) -> str | None:
     """The name of the compiled function that computes in `dtype` on this processor, if any."""
-    if not native.available():
-        return None
-    if dtype == torch.float32 and native.library().convolves_float():
+    if dtype == torch.float32 and library.lanes():
         return "convolve_float"
-    if dtype == torch.bfloat16 and native.library().convolves_bf16():
+    if dtype == torch.bfloat16 and library.available() and library.loaded().convolves_bf16():
         return "convolve_bf16"
     return None
 
@@ -187,7 +185,7 @@ class PackedConvolution:
         for place, addend in zip(call.addends, addends, strict=False):
             place.rows, place.row, place.pixel = addend.rows.of_row_0()
             place.scale = addend.scale
-        if not native.call(self._kernel, ctypes.addressof(call)):
+        if not library.call(self._kernel, ctypes.addressof(call)):
             raise MemoryError("there is no memory for a convolution's tiles")
 
 
@@ -195,7 +193,7 @@ def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights in the layout of `convolve_float`."""
     outputs, inputs = weight.shape[:2]
     packed = torch.empty(_POINTS, inputs, outputs, dtype=dtype)
-    native.call("pack_float", weight.to(dtype).contiguous(), outputs, inputs, packed)
+    library.call("pack_float", weight.to(dtype).contiguous(), outputs, inputs, packed)
     return packed
 
 

@@ -58,51 +58,19 @@ typedef struct {
     int shift;
 } Convolution;
 
-#if defined(__x86_64__)
-
-#define LANES 8
-#define TILES_AT_ONCE 6
-#define NAME(name) name##_8
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#include "winograd.h"
-#pragma GCC pop_options
-#undef LANES
-#undef TILES_AT_ONCE
-#undef NAME
-
-#define LANES 16
-#define TILES_AT_ONCE 12
-#define NAME(name) name##_16
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma")
-#include "winograd.h"
-#pragma GCC pop_options
-#undef LANES
-#undef TILES_AT_ONCE
-#undef NAME
-
-#endif
+#define TEMPLATE "winograd.h"
+#include "each_width.h"
 
 typedef void (*Tiles)(const Convolution *, ptrdiff_t first, ptrdiff_t count, ptrdiff_t places,
                       float *scratch);
 
-/* The fastest function for this processor. bytes: how much of the second cache it may fill with
- * tiles; the rest is for the weights that pass through. */
-static Tiles fastest_tiles(ptrdiff_t *bytes) {
-#if defined(__x86_64__)
-    *bytes = 768 << 10;
-    if (__builtin_cpu_supports("avx512f")) return tiles_16;
-    *bytes = 384 << 10;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return tiles_8;
+/* For this processor, or null. */
+static Tiles tiles_of(int lanes) {
+#ifdef HAS_WIDTHS
+    if (lanes == 16) return tiles_16;
+    if (lanes == 8) return tiles_8;
 #endif
     return NULL;
-}
-
-/* 1 if `convolve_float` runs on this processor. */
-int convolves_float(void) {
-    ptrdiff_t bytes;
-    return fastest_tiles(&bytes) != NULL;
 }
 
 /* A kernel's row or column of three, COLUMNS of them, as six points: G w. */
@@ -143,8 +111,10 @@ void pack_float(const float *weights, ptrdiff_t outputs, ptrdiff_t inputs, float
  * G w G^T; outputs are a multiple of COLUMNS, and so are inputs, the last DEPTH of which may be
  * fewer. Returns 0 if there is no memory. */
 int convolve_float(const Convolution *c, int threads) {
-    ptrdiff_t bytes;
-    const Tiles tiles = fastest_tiles(&bytes);
+    const int lanes = fastest_lanes();
+    const Tiles tiles = tiles_of(lanes);
+    /* How much of the second cache tiles may fill; the rest is for the weights that pass through. */
+    const ptrdiff_t bytes = lanes == 16 ? 768 << 10 : 384 << 10;
     const ptrdiff_t total = (c->width + 3) / 4 * ((c->last - c->grid + 3) / 4);
     const ptrdiff_t tile_bytes = POINTS * (DEPTH + c->outputs) * (ptrdiff_t)sizeof(float);
     const ptrdiff_t fitting = bytes / tile_bytes / TILES * TILES;

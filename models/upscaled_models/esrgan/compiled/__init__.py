@@ -1,0 +1,1 @@
+"""What is compiled from C at installation, for processors."""
