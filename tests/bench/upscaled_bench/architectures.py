@@ -110,6 +110,7 @@ _FAMILIES = {
 def main() -> None:
     """The least time of each in some rounds in which all take turns."""
     dtype, _ = choose_dtype("auto", torch.device("cpu"), bits=8)
+    compute = computing_thread().run
     notes = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -123,8 +124,9 @@ def main() -> None:
         )
         for number, (title, family) in enumerate(_FAMILIES.items(), 1):
             print(f"{title}, {number} of {len(_FAMILIES)}", file=sys.stderr, flush=True)
-            weights = _save(family, folder / f"{title}.safetensors")
-            rivals, note = _rivals(engine, weights, family.picture, dtype)
+            path = folder / f"{title}.safetensors"
+            # Nothing computes in this thread: with two teams of threads none would spin.
+            rivals, note = compute(lambda: _rivals(engine, family, path, dtype))  # noqa: B023
             notes.add(note)
             best = {rival: _Times() for rival in rivals}
             for _ in range(_ROUNDS):
@@ -165,11 +167,13 @@ class _Times:
         return f"{self._wall:.2f} ({self._processor:.2f})"
 
 
+@torch.inference_mode()
 def _rivals(
-    engine: EsrganEngine, weights: Path, size: tuple[int, int], dtype: torch.dtype
+    engine: EsrganEngine, family: Family, weights: Path, dtype: torch.dtype
 ) -> tuple[dict[str, Callable[[], object]], str]:
-    """By name, and why one of them is missing."""
-    width, height = size
+    """By name, and why one of them is missing. The weights are written to their path."""
+    _save(family, weights)
+    width, height = family.picture
     source = write_photograph(weights.with_name(f"{width}x{height}.png"), width, height)
     compute = computing_thread().run
     output = weights.with_suffix(".png")

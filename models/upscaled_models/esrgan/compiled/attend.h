@@ -7,7 +7,7 @@
 #define PAIR (2 * LANES)
 /* Keys whose scores fit into the registers, and channels of the result. */
 #define KEYS_AT_ONCE (LANES == 16 ? 8 : 4)
-#define CHANNELS_AT_ONCE (LANES == 16 ? MOST_CHANNELS_AT_ONCE : 6)
+#define CHANNELS_AT_ONCE (LANES == 16 ? 12 : 6)
 
 /* LANES x LANES numbers turned over. Each round interleaves the first half of the rows with the
  * second. */

@@ -3,16 +3,16 @@
  * A head of a window is small, so its scores never leave the caches.
  */
 
+#include "numbers.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
 #define LOG2_E 1.44269504f
 
-/* Queries that are computed at once are a multiple of it or fewer. */
-#define AT_ONCE 32
-#define MOST_CHANNELS_AT_ONCE 12
+/* The queries of a bias are filled up to a multiple of what two of the widest vectors hold. */
+#define WIDEST_PAIR 32
 /* Floats in 64 bytes. */
 #define LINE 16
 
@@ -68,7 +68,7 @@ static const float *of_head(const Heads *heads, ptrdiff_t window, ptrdiff_t head
 /* Returns 0 if there is no memory. */
 int attend(const Attention *a, int lanes, int threads) {
     const Kernel kernel = kernel_of(lanes);
-    const ptrdiff_t padded = (a->places + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
+    const ptrdiff_t padded = (a->places + WIDEST_PAIR - 1) / WIDEST_PAIR * WIDEST_PAIR;
     const ptrdiff_t matrix = padded * a->others;
     float *fixed = a->fixed.at ? floats(a->heads * matrix) : NULL;
     int complete = fixed || !a->fixed.at;

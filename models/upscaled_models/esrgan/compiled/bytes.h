@@ -3,7 +3,7 @@
 #ifndef BYTES_H
 #define BYTES_H
 
-#include "bf16.h"
+#include "numbers.h"
 
 #include <float.h>
 #include <math.h>

@@ -3,7 +3,7 @@
  * Arrays are contiguous, channels last. A picture has red, green and blue, 0 to 1.
  */
 
-#include "bf16.h"
+#include "numbers.h"
 #include "bytes.h"
 
 #include <stddef.h>
@@ -18,9 +18,6 @@
  * or nearly so. */
 #define ROWS 8
 #define COLUMNS 96
-
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
-#define MOST(a, b) ((a) > (b) ? (a) : (b))
 
 /* Rows `first` to `last` of a source of `height` rows.
  *

@@ -4,7 +4,7 @@
  * Arrays are channels last. Rows and columns outside of the picture are zero.
  */
 
-#include "bf16.h"
+#include "numbers.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -16,8 +16,6 @@
 #include <unistd.h>
 #define HAS_AMX
 #endif
-
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
 
 #define ADDENDS 2
 /* Results per block of weights. */

@@ -4,7 +4,7 @@
  * Arrays are contiguous, channels last.
  */
 
-#include "bf16.h"
+#include "numbers.h"
 #include "bytes.h"
 
 #include <stddef.h>
@@ -15,8 +15,6 @@
 #define LONGEST_RUN 32
 /* Values that `to_bytes` works on at once. */
 #define PIECE 16384
-
-static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 FOR_EACH_PROCESSOR
 static void prelu_part(const uint16_t *in, const float *slopes, uint16_t *out, ptrdiff_t count) {
@@ -32,14 +30,14 @@ void prelu(const uint16_t *in, const float *slopes, ptrdiff_t period, uint16_t *
            ptrdiff_t count, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (ptrdiff_t first = 0; first < count; first += period)
-        prelu_part(in + first, slopes, out + first, least(count - first, period));
+        prelu_part(in + first, slopes, out + first, LEAST(count - first, period));
 }
 
 int to_bytes(const float *in, uint8_t *out, ptrdiff_t count, int threads) {
     int finite = 1;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
     for (ptrdiff_t first = 0; first < count; first += PIECE)
-        finite = bytes_part(in + first, out + first, least(count - first, PIECE)) && finite;
+        finite = bytes_part(in + first, out + first, LEAST(count - first, PIECE)) && finite;
     return finite;
 }
 
@@ -78,7 +76,7 @@ int add_enlarged(const void *in, int is_bf16, const float *source, float *floats
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : finite)
     for (ptrdiff_t y = 0; y < height; y++)
         for (ptrdiff_t left = 0; left < width; left += BLOCK) {
-            const ptrdiff_t pixels = least(width - left, BLOCK), start = y * width + left;
+            const ptrdiff_t pixels = LEAST(width - left, BLOCK), start = y * width + left;
             float base[BLOCK * LONGEST_RUN], sum[BLOCK * LONGEST_RUN];
             for (ptrdiff_t x = 0; x < pixels; x++)
               for (ptrdiff_t i = 0; i < factor; i++)

@@ -3,7 +3,7 @@
  * Arrays are contiguous, channels last. A picture has red, green and blue, 0 to 1.
  */
 
-#include "bf16.h"
+#include "numbers.h"
 
 #include <stddef.h>
 
@@ -14,9 +14,6 @@
 /* Pixels of the picture that are worked on at once, in the second cache. */
 #define ROWS 8
 #define COLUMNS 96
-
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
-#define MOST(a, b) ((a) > (b) ? (a) : (b))
 
 /* Rows `first` to `last` of a picture of `height` rows.
  *

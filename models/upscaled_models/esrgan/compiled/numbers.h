@@ -1,11 +1,14 @@
-/* A bf16 is the upper half of a float. */
+/* Numbers: the lesser and the greater of two, and bf16, the upper half of a float. */
 
-#ifndef BF16_H
-#define BF16_H
+#ifndef NUMBERS_H
+#define NUMBERS_H
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#define LEAST(a, b) ((a) < (b) ? (a) : (b))
+#define MOST(a, b) ((a) > (b) ? (a) : (b))
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_PROCESSOR \
