@@ -256,15 +256,31 @@ def test_the_pointer_drags_the_line_zooms_by_wheel_and_moves_both_pictures(page:
     assert in_pane(0)[0] < 0
 
 
-def test_the_faces_that_were_found_are_listed_and_drawn_over_the_picture(page: Page) -> None:
-    def with_a_face_model(route: Route) -> None:
+def add_model(page: Page, **fields: object) -> None:
+    """As if the server had one more model, which is the default of its method."""
+
+    def with_one_more(route: Route) -> None:
         answer = route.fetch()
         listed = answer.json()
-        model = {"name": "GFPGANv1.4", "method": "face", "installed": True, "default": True}
-        listed["models"].append(model | {"supported_scales": [1]})
+        listed["models"].append({"installed": True, "default": True, **fields})
         route.fulfill(response=answer, json=listed)
 
-    page.route("**/api/models", with_a_face_model)
+    page.route("**/api/models", with_one_more)
+
+
+def test_a_long_licence_stays_in_its_panel(page: Page) -> None:
+    licence = "Apache-2.0, with parts of two other works, whose names are long"
+    add_model(page, name="long", method="esrgan", supported_scales=[4.0], licence=licence)
+    page.reload()
+    page.locator("#models summary").click()
+    tag = page.locator("#models label").get_by_text(licence)
+    expect(tag).to_be_visible()
+    panel = box(page.locator("#models"))
+    assert box(tag)["x"] + box(tag)["width"] <= panel["x"] + panel["width"]
+
+
+def test_the_faces_that_were_found_are_listed_and_drawn_over_the_picture(page: Page) -> None:
+    add_model(page, name="GFPGANv1.4", method="face", supported_scales=[1])
     page.add_init_script("""
         const send = XMLHttpRequest.prototype.send;
         XMLHttpRequest.prototype.send = function (body) {
@@ -439,7 +455,9 @@ def test_nothing_hinders_a_screen_reader_and_nothing_is_wider_than_the_screen(
             assert width <= page.evaluate("innerWidth"), state
 
         page.evaluate(Axe().axe_script)
-        expect(page.locator(".row[data-status=failed]")).to_be_visible()
+        expect(page.locator(".row[data-status=failed]")).to_contain_text(
+            re.compile(r"\w\. To try again, choose the picture again\.")
+        )
         page.get_by_role("button", name="Remove all").click()
         expect(page.get_by_text("The queue is empty")).to_be_visible()
         check("empty")

@@ -233,8 +233,11 @@ function stateText(entry) {
   }
   if (status === "cancelled") return "Cancelled.";
   const advice = entry.file ? "" : " To try again, choose the picture again.";
-  return `${job.error ?? "The job failed."}${advice}`;
+  return `${sentence(job.error ?? "The job failed")}${advice}`;
 }
+
+// Errors of jobs have no full stop.
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
 function fillCard(item, entry) {
   const { job } = entry;
@@ -260,5 +263,5 @@ function announceEnd(entry) {
   const { status } = entry;
   if (status === "completed") announce(`${entry.name} is done.`);
   else if (status === "refused") announce(`${entry.name} was refused: ${entry.problem.message}`);
-  else if (status === "failed") announce(`${entry.name} failed: ${entry.job.error}`);
+  else if (status === "failed") announce(`${entry.name} failed: ${sentence(entry.job.error)}`);
 }
