@@ -140,7 +140,6 @@ class Filer:
                 )
         scale = self.settings.scale
         values = {
-            "model": self._service.settings.defaults.model or f"compact-x{scale}",
             **fields,
             "upscale_factor": str(scale) if is_text else scale,
             "output_format": FORMATS.get(suffix, "png"),

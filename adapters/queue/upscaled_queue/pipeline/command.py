@@ -137,7 +137,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"{', '.join(SCORES)}, or your own as module:function (default: %(default)s)",
     )
-    add("--model", help="a catalogue name or a file (default: the bundled model of the scale)")
+    add(
+        "--model",
+        help="a catalogue name or a file (default: the bundled one that suits the picture)",
+    )
     add(
         "--slots",
         type=count,
@@ -153,11 +156,11 @@ async def _here(
     options: argparse.Namespace, bucket: Bucket, score: Score
 ) -> AsyncIterator[_Process]:
     """By a daemon of this machine."""
-    model = options.model or f"compact-x{options.scale}"
+    config = {} if options.model is None else {"model": options.model}
     async with AsyncUpscaler() as upscaler:
 
         async def upscale(path: Path, output: Path) -> None:
-            await upscaler.upscale(path, output, factor=options.scale, model=model)
+            await upscaler.upscale(path, output, factor=options.scale, **config)
 
         pipeline = Pipeline(bucket, upscale, score, options.threshold, options.scale)
 

@@ -83,7 +83,7 @@ class Delivery:
                     "image_path": str(path),
                     "output_path": str(output),
                     "upscale_factor": task.scale,
-                    "model": task.model or f"compact-x{task.scale}",
+                    **({} if task.model is None else {"model": task.model}),
                 },
                 **{name: given[name] for name in _JOB_FIELDS if name in given},
             }

@@ -32,7 +32,7 @@ class UnsafeQueueError(Exception):
 
 class PictureTask(BaseModel):
     """The config of a picture's message. score: a name; the machine decides which ones it takes.
-    model: a name of the catalogue, the bundled one of the scale if None."""
+    model: a name of the catalogue; the bundled one that suits the picture if None."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
