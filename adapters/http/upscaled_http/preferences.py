@@ -7,6 +7,7 @@ import re
 
 from starlette.requests import Request
 
+from upscaled_http.fields import quoted
 from upscaled_http.problems import ProblemError
 
 _PREFER_WAIT = re.compile(
@@ -30,6 +31,18 @@ def wait_of(request: Request, most_s: float) -> float | None:
     if not 0 <= seconds < math.inf:
         raise ProblemError.field("wait", "wait is a number of seconds, 0 or above.")
     return min(seconds, most_s)
+
+
+def refuse_parameters(request: Request, *known: str) -> None:
+    """Raise `ProblemError` for a parameter of the address that is none of these: a picture's
+    options there would have no effect."""
+    for name in request.query_params:
+        if name not in known:
+            raise ProblemError.field(
+                name[:100],
+                f"The address takes no parameter {quoted(name)}: send the picture's options as "
+                "fields of the form, or of the JSON.",
+            )
 
 
 def wants_picture(request: Request) -> bool:

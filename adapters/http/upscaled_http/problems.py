@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from http import HTTPStatus
@@ -86,6 +87,9 @@ STATUSES: dict[Code, HTTPStatus] = {
     HttpCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
+# The names of fields that messages begin with have an underscore.
+_FIELD = re.compile(r"[a-z]+(_[a-z]+)+\b")
+
 # The same request may succeed later. For the protocol's codes see `MEANINGS`.
 _RETRYABLE = frozenset(
     {
@@ -104,8 +108,16 @@ def is_retryable(code: Code) -> bool:
 
 
 def sentence_of(message: str) -> str:
-    """A daemon's message, which begins small and has no full stop, as a sentence."""
-    return message[:1].upper() + message[1:].rstrip(".") + "."
+    """A daemon's message, which begins small and has no full stop, as a sentence. A field's name
+    stays as it is."""
+    begin = message[:1] if _FIELD.match(message) else message[:1].upper()
+    return begin + message[1:].rstrip(".") + "."
+
+
+def field_errors(detail: str) -> list[FieldError]:
+    """The error of the field that a sentence begins with, if it does."""
+    field = _FIELD.match(detail)
+    return [] if field is None else [FieldError(field=field[0], detail=detail)]
 
 
 class ProblemError(Exception):

@@ -62,7 +62,7 @@ def check_result(record: Record) -> str:
         )
     raise ProblemError(
         HttpCode.NOT_FOUND,
-        f"The job has no result, because it is {record.status}.",
+        f"The job has no result: its status is {record.status}.",
         job_id=record.job_id,
     )
 

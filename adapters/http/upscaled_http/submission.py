@@ -22,7 +22,7 @@ from upscaled_http.fields import (
     unknown_field,
 )
 from upscaled_http.messages import Retention
-from upscaled_http.problems import ProblemError, sentence_of
+from upscaled_http.problems import ProblemError, field_errors, sentence_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
 from upscaled_models.catalog import Catalog, default_model_dir
@@ -138,7 +138,8 @@ class SubmissionReader:
                 default_dpi=int(self._settings.defaults.dpi or DEFAULT_DPI),
             )
         except JobError as error:
-            raise ProblemError(error.code, sentence_of(error.message)) from None
+            detail = sentence_of(error.message)
+            raise ProblemError(error.code, detail, errors=field_errors(detail)) from None
         megapixels = plan.scaled.width * plan.scaled.height / 1e6
         limit = self._settings.limits.max_output_megapixels
         if megapixels > limit:

@@ -236,6 +236,17 @@ def test_the_reasons_for_a_missing_result_are_distinguished(serve: ServeProcess)
     assert serve.client.get("/api/results/unknown").status_code == 404
 
 
+def test_a_batch_without_any_result_is_not_asked_for_again(serve: ServeProcess) -> None:
+    """The header of a torn picture is read. Its job fails."""
+    torn = picture(200, 200)[:-40]
+    batch = serve.client.post("/api/batches", files={"image": ("a.png", torn)}).json()
+    for job in batch["jobs"]:
+        serve.client.get(job["status_url"], params={"wait": 60})
+    answer = serve.client.get(batch["results_url"])
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer.json()["retryable"] is False
+
+
 # --- state --------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,25 @@ def send(serve: ServeProcess, data: bytes = b"", fields: dict[str, str] | None =
     )
 
 
+@pytest.mark.parametrize("path", ["/api/upscale", "/api/upscale/esrgan", "/api/batches"])
+def test_an_option_in_the_address_is_refused_because_it_would_have_no_effect(
+    serve: ServeProcess, path: str
+) -> None:
+    file = {"image": ("a.png", picture())}
+    answer = serve.client.post(path, params={"upscale_factor": 2}, files=file)
+    assert code_of(answer) == (400, "invalid_request")
+    assert answer.json()["errors"][0]["field"] == "upscale_factor"
+    assert "fields of the form" in answer.json()["detail"]
+
+
+def test_a_field_that_the_daemon_refuses_is_named_as_it_is(serve: ServeProcess) -> None:
+    answer = send(serve, fields={"target_width": "90000"})
+    problem = answer.json()
+    assert answer.status_code == 400
+    assert problem["detail"].startswith("target_width 90000: ")
+    assert problem["errors"] == [{"field": "target_width", "detail": problem["detail"]}]
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.messages import Batch, Problem
-from upscaled_http.preferences import idempotency_key
+from upscaled_http.preferences import idempotency_key, refuse_parameters
 from upscaled_http.problems import ProblemError
 from upscaled_http.records import Record
 from upscaled_http.routes.forms import request_body
@@ -31,6 +31,7 @@ MAX_PICTURES = 100
 )
 async def submit(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
     """Upscale several pictures in the same way: a form with one file `image` for each."""
+    refuse_parameters(request)
     key = idempotency_key(request)
     with await service.bodies.read(request, MAX_PICTURES) as body:
         submission = service.reader.read(body.fields, None, is_text=body.is_text, has_upload=True)

@@ -16,6 +16,7 @@ from upscaled_http.filer import FIELDS
 from upscaled_http.filingqueue import FilingQueue
 from upscaled_http.filings import Filing
 from upscaled_http.messages import PictureBatch, PipelineAnswer, PipelineStats, Problem
+from upscaled_http.preferences import refuse_parameters
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.routes.batches import MAX_PICTURES
 
@@ -48,6 +49,7 @@ def _document() -> dict[str, Any]:
 async def upload(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
     """Score a picture, upscale it if its score is low, and store it in the server's bucket. Several
     pictures are filed after the answer, which has the address of their batch."""
+    refuse_parameters(request)
     filing = _filing(service)
     with await service.bodies.read(request, MAX_PICTURES) as body:
         if not body.uploads:

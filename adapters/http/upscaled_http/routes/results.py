@@ -47,11 +47,12 @@ async def results(
     if bool(job_id) == (batch_id is not None):
         raise ProblemError.field("job_id", "Give job_id, once or more, or batch_id.")
     if batch_id is not None:
-        records = [
-            record
-            for record in service.batch(caller.owner, batch_id)
-            if record.file_name is not None
-        ]
+        batch = service.batch(caller.owner, batch_id)
+        records = [record for record in batch if record.file_name is not None]
+        if not records and all(record.has_ended for record in batch):
+            raise ProblemError(
+                HttpCode.NOT_FOUND, "No job of this batch has a result: none is completed."
+            )
         if not records:
             raise ProblemError(
                 HttpCode.NOT_FINISHED, "No job of this batch has a result yet; ask again later."

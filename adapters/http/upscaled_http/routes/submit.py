@@ -11,8 +11,13 @@ from starlette.responses import Response
 
 from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.messages import Job
-from upscaled_http.preferences import idempotency_key, wait_of, wants_picture
-from upscaled_http.problems import ProblemError, sentence_of
+from upscaled_http.preferences import (
+    idempotency_key,
+    refuse_parameters,
+    wait_of,
+    wants_picture,
+)
+from upscaled_http.problems import ProblemError, field_errors, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import ResultResponse
 from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute, header_parameter
@@ -80,6 +85,7 @@ async def enhance_faces(request: Request, service: ServiceOf, caller: CallerOf) 
 async def _submit(
     request: Request, service: ServiceOf, caller: CallerOf, method: str | None
 ) -> Response:
+    refuse_parameters(request, "wait")
     wait_s = wait_of(request, service.settings.server.max_wait_s)
     key = idempotency_key(request)
     with await service.bodies.read(request, max_files=1) as body:
@@ -127,9 +133,11 @@ def problem_of(record: Record, headers: dict[str, str]) -> ProblemError:
         code = ErrorCode(record.outcome.get("code", ""))
     except ValueError:
         code = ErrorCode.INTERNAL
+    detail = sentence_of(record.outcome["error"])
     return ProblemError(
         code,
-        sentence_of(record.outcome["error"]),
+        detail,
+        errors=field_errors(detail),
         job_id=record.job_id,
         retryable=record.outcome.get("retryable") is True,
         headers=headers,
