@@ -64,6 +64,21 @@ def test_its_result_is_the_modules_in_bands_of_any_height(height: int, width: in
         assert torch.equal(stream(graph, picture, rows), whole)
 
 
+@compiled
+@pytest.mark.parametrize(("height", "width"), [(21, 9), (40, 5)])
+def test_the_same_holds_in_bf16(monkeypatch: pytest.MonkeyPatch, height: int, width: int) -> None:
+    # The same as on AMX, with plain C in place of its instructions.
+    monkeypatch.setattr(convolution, "kernel", lambda _: "convolve_bf16_plain")
+    graph = trace(rrdb(), 3, 1, torch.bfloat16)
+    picture = torch.cat([random_picture(height, width, seed=seed) for seed in (0, 1)])
+    with torch.inference_mode():
+        expected = rrdb()(picture)
+    whole = stream(graph, picture, height)
+    assert (whole - expected).abs().max() <= 2**-6 * expected.abs().max()
+    for rows in (1, 3, 16):
+        assert torch.equal(stream(graph, picture, rows), whole)
+
+
 @in_float
 def test_so_is_a_network_without_dense_blocks() -> None:
     model = compact(16, 3)
