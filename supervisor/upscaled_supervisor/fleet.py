@@ -267,9 +267,9 @@ class Fleet:
         elif promoted is not None:
             self._count_restart(slot, promoted.cause)
 
-    def _handle_usage_error(self) -> None:
+    def _handle_usage_error(self, text: str) -> None:
         self.has_usage_error = True
-        self.failure = "the workers' options are wrong; stderr says how"
+        self.failure = text
         self._spawner.close()
 
     def _fill(self, slot: Slot) -> None:

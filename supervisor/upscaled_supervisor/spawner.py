@@ -26,8 +26,8 @@ from upscaled_supervisor.system import System
 class Spawner:
     """Adds each worker that it starts to `children`.
 
-    `handle_exit` is called with a worker that has exited, and the cause; `handle_usage_error` if
-    the workers' options are wrong.
+    `handle_exit` is called with a worker that has exited, and the cause; `handle_usage_error` with
+    what is wrong with the workers' options.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Spawner:
         system: System,
         log: Logger,
         handle_exit: Callable[[Child, Cause], None],
-        handle_usage_error: Callable[[], None],
+        handle_usage_error: Callable[[str], None],
     ) -> None:
         self._options = options
         self._children = children
@@ -145,7 +145,7 @@ class Spawner:
             for child in [one for one in self._children.values() if one.pid == notice["exited"]]:
                 self._handle_worker_exit(child, notice["status"])
         elif "usage" in notice:
-            self._handle_usage_error()
+            self._handle_usage_error(notice["usage"])
         elif notice.get("template") is False and self._options.template:
             self._log.log("warning", "template_unusable", detail=notice.get("detail"))
 

@@ -91,6 +91,21 @@ def test_a_deleted_working_folder_is_no_obstacle(tmp_path: Path, template: str) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_job_tells_what_is_wrong_with_the_environment() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "upscaled_supervisor", "--methods", "fake"],
+        input=json.dumps({"job_id": "a", "method": "fake", "config": {}}),
+        env=os.environ | {"DEFAULT_DPI": "fine"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "DEFAULT_DPI must be a number from 1 to 100000, not 'fine'" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_an_exit_status_of_a_library_is_not_wrong_usage(
     start_supervisor: StartDaemon, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from upscaled_imaging.settings import Defaults, PictureSettings
 from upscaled_models.catalog import why_unreadable
@@ -40,9 +41,25 @@ exit status: 0 drained, also if jobs failed, 1 the input was UTF-16 or UTF-32, 2
 """
 
 
+class WrongUsageError(SystemExit):
+    """Raised for wrong options or a wrong variable of the environment, once the usage is printed.
+    `text` says what is wrong."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(2)
+        self.text = text
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        raise WrongUsageError(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of a worker; `upscaled run` passes them on."""
-    options = argparse.ArgumentParser(
+    options = _Parser(
         prog="upscaled worker",
         description="One bare worker: JSON job lines on stdin, protocol lines on stdout.",
         epilog=_EXAMPLES,
@@ -74,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check the options and the environment.
 
-    Raises `SystemExit` (2), with the usage on stderr.
+    Raises `WrongUsageError`, with the usage on stderr.
     """
     options = parser()
     known = options.parse_args(argv)

@@ -13,7 +13,7 @@ server itself is killed, the kernel kills its workers, and the supervisor kills 
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
 worker's three stdio descriptors. Out: `{"template": true|false, "detail": "reason"}` once after the
-imports, or `{"usage": true}` if the workers' options are wrong; `{"spawn": N, "pid": P}` or
+imports, or `{"usage": "fault"}` if the workers' options are wrong; `{"spawn": N, "pid": P}` or
 `{"spawn": N, "failed": "reason"}`; `{"exited": P, "status": S}` (as `os.waitpid` returns it).
 """
 
@@ -64,13 +64,14 @@ class ForkServer:
 
     def set_up(self) -> None:
         """Import the libraries of the workers, unless each is a new interpreter."""
-        from upscaled_worker.__main__ import read_options
+        from upscaled_worker.__main__ import WrongUsageError, read_options
 
         try:
             options = read_options(self._worker_argv)
-        except SystemExit:
+        except WrongUsageError as error:
             # An exit status alone is not clear: a library may exit with any status in its import.
-            self._send(usage=True)
+            with contextlib.suppress(OSError):  # the supervisor had nothing to do, and is gone
+                self._send(usage=error.text)
             raise
         if self._template:
             with from_existing_folder():

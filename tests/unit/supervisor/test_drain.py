@@ -202,9 +202,11 @@ def test_wrong_options_of_the_workers_end_it() -> None:
     with simulated() as daemon:
         daemon.job("a", config=HANG)
         daemon.wait_held("a")
-        daemon.system.report({"usage": True})
+        daemon.system.report({"usage": "there is no option --foo"})
         assert daemon.wait() == 2
         assert codes(daemon) == {"a": "worker_crashed"}
+        [end] = daemon.terminals()
+        assert end["error"] == "no worker can be started: there is no option --foo"
 
 
 @pytest.mark.parametrize("signals", [1, 2])

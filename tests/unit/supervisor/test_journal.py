@@ -221,7 +221,7 @@ def test_wrong_options_of_the_workers_leave_the_jobs_to_the_journal(path: Path) 
     with simulated("--journal", str(path)) as daemon:
         daemon.job("a", config=HANG)
         daemon.wait_held("a")
-        daemon.system.report({"usage": True})
+        daemon.system.report({"usage": "there is no option --foo"})
         assert daemon.wait() == 2
         assert daemon.terminals() == []
     with contextlib.closing(journals.Journal(path)) as journal:
