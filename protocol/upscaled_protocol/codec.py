@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,14 @@ from upscaled_protocol.envelope import (
 )
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import decode_line, encode_line
-from upscaled_protocol.messages import COMMANDS, JOBS, HostMessages, Job, WorkerMessages
+from upscaled_protocol.messages import (
+    COMMANDS,
+    CONFIGS,
+    JOBS,
+    HostMessages,
+    Job,
+    WorkerMessages,
+)
 
 if TYPE_CHECKING:
     # The names in `envelope.py` are written by hand, because it works without pydantic. If
@@ -38,6 +46,8 @@ if TYPE_CHECKING:
 _CONFIG_FIELDS_LIMIT = 100
 # Complaints in one error, and names in one list of warnings: enough to correct a host.
 _NAMES_LIMIT = 5
+# No field has a name as long. Of a longer one this part is compared with the fields.
+_NAME_LIMIT = 40
 
 
 def decode_host_message(line: bytes) -> HostMessages:
@@ -63,7 +73,9 @@ def validate(envelope: Envelope) -> HostMessages:
     try:
         return model.model_validate(envelope.fields)
     except ValidationError as error:
-        raise JobError(ErrorCode.INVALID_JOB, _sentence(error), job_id=envelope.job_id) from None
+        fields = CONFIGS[envelope.method].model_fields if envelope.method else ()
+        sentence = "; ".join(_complaints(error, fields))
+        raise JobError(ErrorCode.INVALID_JOB, sentence, job_id=envelope.job_id) from None
 
 
 def unknown_fields(message: HostMessages) -> list[str]:
@@ -105,15 +117,13 @@ def encode(message: BaseModel) -> bytes:
     return encode_line(fields)
 
 
-def _sentence(error: ValidationError) -> str:
-    return "; ".join(_complaints(error))
-
-
-def _complaints(error: ValidationError) -> Iterator[str]:
+def _complaints(error: ValidationError, config_fields: Iterable[str]) -> Iterator[str]:
     for detail in error.errors(include_url=False, include_input=False)[:_NAMES_LIMIT]:
         *path, name = ("", *detail["loc"])
         if detail["type"] == "extra_forbidden":
-            yield f"{'.'.join(map(str, path[1:]))} has no field {quote(name)}"
+            close = difflib.get_close_matches(str(name)[:_NAME_LIMIT], config_fields, n=1)
+            hint = f"; did you mean {quote(close[0])}?" if close else ""
+            yield f"{'.'.join(map(str, path[1:]))} has no field {quote(name)}{hint}"
             continue
         field = ".".join(map(str, detail["loc"]))
         if detail["type"] == "missing":

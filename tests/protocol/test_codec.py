@@ -137,6 +137,11 @@ def test_an_esrgan_model_may_be_named_as_flux_names_it(
             'config has no field "sclae"',
         ),
         (
+            line(config={"image_path": "a.png", "tile": 12}),
+            ErrorCode.INVALID_JOB,
+            'config has no field "tile"; did you mean "tile_size"?',
+        ),
+        (
             line(config={"image_path": "a.png", "upscale_factor": "4"}),
             ErrorCode.INVALID_JOB,
             "config.upscale_factor: Input should be a valid number",
