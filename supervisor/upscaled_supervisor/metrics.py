@@ -33,6 +33,8 @@ _MIB = 1024 * 1024
 def serve_metrics(address: str, fleet: Fleet, ledger: Ledger, outbox: Outbox) -> None:
     """Serve on HOST:PORT in a thread of the library. Raises `OSError` or `ValueError`."""
     host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        raise ValueError("give HOST:PORT, as in 127.0.0.1:9464")
     registry = CollectorRegistry()
     registry.register(FleetCollector(fleet, ledger, outbox))
     start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1", registry=registry)

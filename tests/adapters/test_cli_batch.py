@@ -162,7 +162,8 @@ def test_what_cannot_be_read_or_written_fails_alone(folder: Folder, capsys: Any)
     assert folder.sent() == ["a.jpg"]
     output = capsys.readouterr()
     assert output.out.startswith("1 upscaled, 0 done before, 1 failed;")
-    assert "blocked/b.jpg: [Errno 17] File exists: " in output.err
+    taken = folder.large / "blocked"
+    assert f"blocked/b.jpg: {taken}: there is a file of this name\n" in output.err
 
 
 def test_a_file_name_that_is_not_utf_8_is_upscaled_as_any(folder: Folder) -> None:
@@ -188,6 +189,14 @@ def test_a_folder_that_cannot_be_read_is_a_failure(
     output = capsys.readouterr()
     assert output.out.startswith("1 upscaled, 0 done before, 1 failed;")
     assert output.err == f"{folder.photos}/secret: it cannot be read: Permission denied\n"
+
+
+def test_a_batch_has_no_stdout_for_its_pictures(folder: Folder, capsys: Any) -> None:
+    folder.photos.mkdir(exist_ok=True)
+    with pytest.raises(SystemExit) as refused:
+        batch([str(folder.photos), "-o", "-"])
+    assert refused.value.code == exits.USAGE
+    assert "-o - is for one picture" in capsys.readouterr().err
 
 
 def test_a_batch_of_no_folder_is_wrong_usage(folder: Folder, capsys: Any) -> None:

@@ -150,3 +150,31 @@ def test_the_log_of_one_picture_shows_its_time_left() -> None:
         progress.advance("1", "a.jpg", at(50, done=3, total=8, eta_s=50))
         progress.end("1", is_failure=False)
     assert log.getvalue() == "a.jpg: upscale 50 %, 3/8, 0.1/s, 0:50 left\n"
+
+
+def test_the_time_left_runs_on_without_messages_also_for_the_encoder(terminal: Terminal) -> None:
+    clock = Clock()
+    with Progress(1, stream=terminal.stream, clock=clock) as progress:
+        progress.advance("1", "a.jpg", at(100, "encode", eta_s=25.0))
+        assert terminal.drawn()[-1].endswith("| 0:25 left")
+        clock.now_s += 10
+        progress.tick()
+        assert terminal.drawn()[-1].endswith("| 0:15 left")
+
+
+def test_a_log_gets_its_line_without_messages() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(1, stream=log, clock=clock) as progress:
+        progress.advance("1", "a.jpg", at(100, "encode", eta_s=40.0))
+        clock.now_s += LOG_INTERVAL_S
+        progress.tick()
+    assert log.getvalue() == "a.jpg: encode 100 %, 0:10 left\n"
+
+
+def test_a_line_moves_no_cursor_of_a_terminal_and_is_whole_in_a_log(terminal: Terminal) -> None:
+    name, log = "e\x1b]0;x\x07.png", io.StringIO()
+    with Progress(1, stream=terminal.stream) as progress:
+        progress.say(name, terminal.stream)
+        assert any("e?]0;x?.png" in line for line in terminal.drawn())
+        progress.say(name, log)
+    assert log.getvalue() == f"{name}\n"

@@ -99,6 +99,29 @@ def test_a_failure_leaves_stdout_empty(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stdout_that_is_full_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(PICTURE)
+    daemon = json.dumps([sys.executable, "-c", DAEMON])
+    code = (
+        f"import sys; from upscaled_cli import upscale as u, __main__ as m; u.DAEMON = {daemon}\n"
+    )
+    code += (
+        "real = u.main; u.main = lambda argv: real(argv, u.DAEMON); sys.exit(m.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "upscale", "a.jpg", "-o", "-"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert done.returncode == exits.FAILED
+    assert done.stderr == b"upscaled: stdout: No space left on device\n"
+
+
 def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
     with start(tmp_path, "-v", "-", "-o", "-", "--config", "wait=1") as cli:
         assert cli.stdin is not None

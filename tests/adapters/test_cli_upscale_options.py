@@ -85,6 +85,21 @@ def test_an_option_without_effect_is_reported_and_the_picture_made(
 
 
 @pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("", "a picture's name is empty"),
+        ("ftp://host/a.png", "nothing is fetched by ftp://; give a path, or a URL of https://"),
+        ("file:///home/a.png", "nothing is fetched by file://; give a path"),
+    ],
+)
+def test_what_can_be_no_picture_is_wrong_usage(given: str, sentence: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main([given], [])
+    assert refused.value.code == exits.USAGE
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ("--quality 900", "error: --quality 900: Input should be less than or equal to 100"),

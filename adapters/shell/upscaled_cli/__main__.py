@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from upscaled_cli import exits
+from upscaled_cli.terminal import reason_of
 from upscaled_protocol.processtree import block_hangups
 from upscaled_protocol.utf8 import require_utf8
 from upscaled_protocol.version import VERSION
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if name in _FOR_HOSTS:  # their log gets the whole traceback
             raise
-        print(f"upscaled: {error}", file=sys.stderr)
+        print(f"upscaled: {reason_of(error)}", file=sys.stderr)
         _drop_output()
         return exits.FAILED
     except KeyboardInterrupt:

@@ -19,6 +19,8 @@ from upscaled_cli.progress import Progress, clock_of
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
 from upscaled_cli.session import DAEMON, Session
+from upscaled_cli.streams import STREAM
+from upscaled_cli.terminal import reason_of
 
 _EXAMPLES = f"""examples:
   upscaled batch photos -o large
@@ -54,6 +56,8 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         for field in ("output_path", "output_base64"):
             if field in config:
                 raise ValueError(f"--config {field} is not for a folder: use -o")
+        if str(options.output) == STREAM:
+            raise ValueError("-o - is for one picture: give a folder, ./- if that is its name")
         found = find_pictures(options.folder, options.output)
     except ValueError as error:
         arguments.error(str(error))
@@ -66,7 +70,8 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     try:
         record = Record(options.folder, options.output)
     except OSError as error:
-        print(f"upscaled batch: the output folder cannot be written: {error}", file=sys.stderr)
+        reason = reason_of(error)
+        print(f"upscaled batch: the output folder cannot be written: {reason}", file=sys.stderr)
         return exits.FAILED
     with record:
         return _run(found, record, options, config, daemon)
@@ -185,14 +190,14 @@ def _upscale(
                     job_id = client.submit(options.method, {**config, **paths})
                 except (OSError, ValueError) as error:
                     progress.end(None, is_failure=True)
-                    yield picture, str(error)
+                    yield picture, reason_of(error) if isinstance(error, OSError) else str(error)
                 else:
                     running[job_id] = picture
                     return
 
         for _ in range(_WINDOW):
             yield from submit_next()
-        for message in client.events():
+        for message in client.events(progress.tick):
             kind, job_id = message.get("type"), str(message.get("job_id"))
             if kind == "status" and message.get("message") == "loading_models":
                 progress.starting()

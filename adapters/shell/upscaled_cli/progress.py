@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from upscaled_cli.terminal import line_for, printable
+
 # The time between two lines, if the stream is no terminal.
 LOG_INTERVAL_S = 30.0
 
@@ -26,7 +28,8 @@ _IDLE_STAGES = ("waiting", "running")
 
 @dataclass
 class _Picture:
-    """A picture in work. began_s, began_done: the time and `done` at the start of its stage."""
+    """A picture in work. began_s, began_done: the time and `done` at the start of its stage.
+    told_s: the time of its last message."""
 
     name: str
     percent: float = 0.0
@@ -36,6 +39,7 @@ class _Picture:
     eta_s: float | None = None
     began_s: float = 0.0
     began_done: int = 0
+    told_s: float = 0.0
 
     def take(self, message: Mapping[str, Any], now_s: float) -> None:
         done, stage = message.get("done"), str(message.get("stage", ""))
@@ -43,6 +47,7 @@ class _Picture:
             self.began_s, self.began_done = now_s, done or 0
         self.stage, self.done, self.total = stage, done, message.get("total")
         self.percent, self.eta_s = message["progress"], message.get("eta_s")
+        self.told_s = now_s
 
     def counts(self, now_s: float) -> str:
         """A text as in "8/18, 0.6/s, 0:18 left", without unknown parts."""
@@ -51,8 +56,9 @@ class _Picture:
             parts.append(f"{self.done}/{self.total}")
             if self.done > self.began_done and now_s > self.began_s:
                 parts.append(f"{(self.done - self.began_done) / (now_s - self.began_s):.2g}/s")
-        if self.eta_s is not None and self.percent < 100:
-            parts.append(f"{clock_of(self.eta_s)} left")
+        # Also at 100 %: the encoder still works then.
+        if self.eta_s:
+            parts.append(f"{clock_of(max(self.eta_s - (now_s - self.told_s), 0))} left")
         return ", ".join(parts)
 
 
@@ -97,6 +103,11 @@ class Progress:
         picture.take(message, self._clock())
         self._show()
 
+    def tick(self) -> None:
+        """Show the time that has passed since the last message."""
+        if self._in_work:
+            self._show()
+
     def end(self, job_id: str | None, *, is_failure: bool) -> None:
         """Show that a picture has ended. job_id: None if no job could be made of it."""
         self._in_work.pop(job_id or "", None)
@@ -106,6 +117,7 @@ class Progress:
 
     def say(self, line: str, stream: TextIO) -> None:
         """Write a line, above the bars."""
+        line = line_for(stream, line)
         if self._bars is None:
             print(line, file=stream)
         else:
@@ -215,7 +227,7 @@ def _show(bar: Any, lead: str, amount: float, text: str) -> None:
 
 def _short(name: str, columns: int) -> str:
     """The file's name, without control characters, cut in its middle."""
-    name = "".join(letter if letter.isprintable() else "?" for letter in Path(name).name)
+    name = printable(Path(name).name)
     if len(name) <= columns:
         return name
     end = columns // 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from upscaled_cli.terminal import line_for
+
 # The limits of lines of one kind, and of names in a line: so all fits on a screen.
 _LINES = 20
 _NAMES = 3
@@ -39,7 +41,7 @@ def show_failures(failures: dict[str, str], *, everything: bool) -> None:
     """Print one line per failure, at most as many as fit on a screen."""
     shown = list(failures.items()) if everything else list(failures.items())[:_LINES]
     for name, sentence in shown:
-        print(f"{name}: {sentence}", file=sys.stderr)
+        print(line_for(sys.stderr, f"{name}: {sentence}"), file=sys.stderr)
     if len(failures) > len(shown):
         rest = len(failures) - len(shown)
         print(f"... and {rest} more failures: -v names all", file=sys.stderr)

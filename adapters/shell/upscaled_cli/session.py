@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ DAEMON = default_command()
 
 # One retry: a daemon that fails before it is ready may have met an earlier one that was exiting.
 _STARTS = 2
+_IDLE_S = 1.0
 
 
 class Session:
@@ -65,9 +66,18 @@ class Session:
         """Cancel every open job; each still gets its end."""
         self._client.cancel_all()
 
-    def receive(self) -> Message:
-        """The next message. Raises `DaemonGoneError` for a job whose daemon is gone."""
-        said = self._said.get()
+    def receive(self, idle: Callable[[], None] | None = None) -> Message:
+        """The next message. Raises `DaemonGoneError` for a job whose daemon is gone.
+
+        idle: called each second until one is there.
+        """
+        while True:
+            try:
+                said = self._said.get(timeout=_IDLE_S)
+                break
+            except queue.Empty:
+                if idle is not None:
+                    idle()
         if isinstance(said, DaemonGoneError):
             raise said
         if not isinstance(said, Call):
@@ -80,10 +90,10 @@ class Session:
             return {"type": "error", **error.details}
         raise error
 
-    def events(self) -> Iterator[Message]:
-        """Every message, until each job has its result or its error."""
+    def events(self, idle: Callable[[], None] | None = None) -> Iterator[Message]:
+        """Every message, until each job has its result or its error. idle: as in `receive`."""
         while self._pending:
-            yield self.receive()
+            yield self.receive(idle)
 
     @property
     def pending(self) -> frozenset[str]:

@@ -100,7 +100,12 @@ def _read(name: str, target: Path) -> Path:
 
 
 def write_stdout(file: Path) -> None:
-    """Copy the file to stdout."""
-    with file.open("rb") as picture:
-        shutil.copyfileobj(picture, sys.stdout.buffer)
-    sys.stdout.flush()
+    """Copy the file to stdout. Raises `OSError`, with the name stdout."""
+    try:
+        with file.open("rb") as picture:
+            shutil.copyfileobj(picture, sys.stdout.buffer)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from error

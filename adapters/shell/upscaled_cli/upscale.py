@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
@@ -30,6 +31,7 @@ from upscaled_cli.session import DAEMON, Session
 from upscaled_cli.sizes import effective_dpi
 from upscaled_cli.streams import STREAM, check_streams, name_streams, streams, write_stdout
 from upscaled_protocol.choices import SUFFIXES
+from upscaled_protocol.errors import ErrorCode
 
 _EXAMPLES = """examples:
   upscaled upscale photo.jpg                                # photo_esrgan_4x.png beside it
@@ -78,12 +80,11 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     if _is_folder(options):
         command.append(f"--output-dir={options.output}")  # it may begin with a dash
     try:
-        with streams(options, configs) as stdout:
-            with Session(command, show_log=options.verbose) as client:
-                status = _run(client, options, configs)
-            if stdout is not None and status == exits.OK:
-                write_stdout(stdout)
-            return status
+        with (
+            streams(options, configs) as stdout,
+            Session(command, show_log=options.verbose) as client,
+        ):
+            return _run(client, options, configs, stdout)
     except DaemonGoneError as error:
         print(f"upscaled upscale: {error}", file=sys.stderr)
         return exits.FAILED
@@ -91,8 +92,13 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
         return exits.INTERRUPTED
 
 
-def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> int:
-    with Report(options, configs) as report:
+def _run(
+    client: Session,
+    options: argparse.Namespace,
+    configs: Sequence[dict[str, Any]],
+    stdout: Path | None,
+) -> int:
+    with Report(options, configs, stdout) as report:
         try:
             for given, config in zip(options.inputs, configs, strict=True):
                 name = "stdin" if given == STREAM else given
@@ -100,12 +106,12 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
                     report.refuse(name, f"it is a folder: run `{_batch_command(name, options)}`")
                     continue
                 while len(client.pending) >= _WINDOW:
-                    report.take(client.receive())
+                    report.take(client.receive(report.tick))
                 try:
                     report.expect(client.submit(options.method, config), name)
                 except ValueError as error:
                     report.refuse(name, str(error))
-            for message in client.events():
+            for message in client.events(report.tick):
                 report.take(message)
         except KeyboardInterrupt:
             report.interrupted = True
@@ -120,9 +126,15 @@ def _run(client: Session, options: argparse.Namespace, configs: Sequence[dict[st
 
 
 class Report:
-    """The output for a person: the progress, and a line per ended picture."""
+    """The output for a person: the progress, and a line per ended picture.
 
-    def __init__(self, options: argparse.Namespace, configs: Sequence[dict[str, Any]]) -> None:
+    stdout: the file with the picture for stdout; None if none goes there.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, configs: Sequence[dict[str, Any]], stdout: Path | None
+    ) -> None:
+        self._stdout = stdout
         self.failed = 0
         self.interrupted = False
         self._options = options
@@ -140,7 +152,12 @@ class Report:
         """Report a picture that cannot become a job."""
         self.failed += 1
         self._progress.end(None, is_failure=True)
-        self._progress.say(f"{name}: {sentence}", sys.stderr)
+        if self._options.json:
+            answer: dict[str, object] = {"input": name, "type": "error", "job_id": None}
+            answer |= {"error": sentence, "code": ErrorCode.INVALID_JOB, "retryable": False}
+            self._progress.say(json.dumps(answer), sys.stdout)
+        else:
+            self._progress.say(f"{name}: {sentence}", sys.stderr)
 
     def take(self, message: Message) -> None:
         """Show one message of the daemon."""
@@ -158,8 +175,14 @@ class Report:
             self.failed += 1
             self._progress.say(f"upscaled: {message.get('error')}", sys.stderr)
 
+    def tick(self) -> None:
+        """Show the time that has passed since the last message."""
+        self._progress.tick()
+
     def _end(self, name: str, message: Message) -> None:
         self.failed += message["type"] == "error"
+        if self._stdout is not None and message["type"] == "result":
+            write_stdout(self._stdout)  # it may be full, or its reader gone
         if self._options.json:
             self._progress.say(json.dumps({"input": name, **message}), sys.stdout)
         elif message["type"] == "result":
@@ -239,8 +262,16 @@ def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _input(given: str) -> dict[str, str]:
+    if not given:
+        raise ValueError("a picture's name is empty: give a file, or - for stdin")
     if is_url(given):
         return {"image_url": given}
+    scheme = urlsplit(given).scheme
+    if given.startswith(f"{scheme}://"):
+        raise ValueError(
+            f"{given}: nothing is fetched by {scheme}://; give a path, or a URL of https://, "
+            "http://, s3://, gs:// or az://"
+        )
     return {"image_path": os.path.abspath(given)}  # noqa: PTH100 - a link is kept
 
 
