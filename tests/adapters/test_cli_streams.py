@@ -101,14 +101,13 @@ def test_a_failure_leaves_stdout_empty(tmp_path: Path) -> None:
 
 def test_a_stdout_that_is_full_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(PICTURE)
-    daemon = json.dumps([sys.executable, "-c", DAEMON])
     code = (
-        f"import sys; from upscaled_cli import upscale as u, __main__ as m; u.DAEMON = {daemon}\n"
+        "import json, sys; from upscaled_cli import __main__, upscale; run = upscale.main;"
+        "daemon = json.loads(sys.argv.pop(1)); upscale.main = lambda argv: run(argv, daemon);"
+        "sys.exit(__main__.main())"
     )
-    code += (
-        "real = u.main; u.main = lambda argv: real(argv, u.DAEMON); sys.exit(m.main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, "upscale", "a.jpg", "-o", "-"]
+    daemon = json.dumps([sys.executable, "-c", DAEMON])
+    command = [sys.executable, "-c", code, daemon, "upscale", "a.jpg", "-o", "-"]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command,
