@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # The time allowed for one picture, retries included: half a gigabyte at 7 MiB/s, and an outage.
 _BUDGET_S = 180.0
 _CHUNK_BYTES = 256 * 1024
+# Where a machine of a cloud asks for credentials, if it was given none.
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 
 # A request cannot be interrupted: it ends at its own timeout.
 _left_behind = LeftBehind(allowed=8)
@@ -163,6 +165,12 @@ def _translated(place: str, missing: ErrorCode) -> Iterator[None]:
             f"the storage refuses access to {place}: check this machine's credentials",
         ) from None
     except ObjectStorageError as error:
+        if any(service in str(error) for service in _METADATA_SERVICES):
+            raise JobError(
+                ErrorCode.PATH_NOT_ALLOWED,
+                f"no credentials were found for {place}: set the variables of its cloud, such as "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
+            ) from None
         raise JobError(
             ErrorCode.STORAGE_UNAVAILABLE,
             f"the storage of {place} cannot be used ({error}): try again later",

@@ -169,9 +169,10 @@ class Catalog:
         _check_allowed(path, model_dir, allowed_roots)
         if is_file(path):
             return path
-        raise JobError(ErrorCode.MODEL_NOT_FOUND, self._unknown(name_or_path))
+        raise JobError(ErrorCode.MODEL_NOT_FOUND, self.unknown(name_or_path))
 
-    def _unknown(self, name: str) -> str:
+    def unknown(self, name: str) -> str:
+        """The sentence about a model that does not exist."""
         if Path(name).name != name:
             return f"there is no weights file at {name}"
         close = difflib.get_close_matches(name, self._by_name, n=1)

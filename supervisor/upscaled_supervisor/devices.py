@@ -16,6 +16,9 @@ class Placement:
     gpu: str | None = None  # as NVML names it: a number in its order, or a UUID
 
 
+_KINDS = ("auto", "cpu", "cuda", "mps")
+
+
 def place_workers(count: int, devices: list[str]) -> list[Placement]:
     """One placement per worker: the devices in turn, and a fair share of the cores."""
     threads = max((os.cpu_count() or 1) // count, 1)
@@ -44,9 +47,9 @@ def read_devices(text: str) -> list[str]:
     devices = text.split(",")
     for device in devices:
         kind, colon, number = device.partition(":")
-        if not kind or (colon and not number.isdecimal()):
+        if kind not in _KINDS or (colon and not number.isdecimal()):
             raise argparse.ArgumentTypeError(
-                f"{device!r} is no device; write cpu, cuda, cuda:0 or mps"
+                f"{device!r} is no device; write auto, cpu, cuda, cuda:0 or mps"
             )
         visible = _visible_gpus()
         if kind == "cuda" and visible and int(number or 0) >= len(visible):

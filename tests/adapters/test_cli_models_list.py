@@ -13,7 +13,9 @@ import pytest
 from model_server import DATA, Server, leave_part, model, target_in
 from upscaled_cli import exits
 from upscaled_cli.models import main
-from upscaled_models.catalog import Catalog, Model
+from upscaled_models.catalog import MODEL_FOLDERS, Catalog, Model
+
+BUNDLED = Path(__file__).parents[2] / "models" / "weights" / "compact-x4.safetensors"
 
 
 def test_an_unknown_name_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +91,25 @@ def test_verify_distinguishes_right_wrong_unpublished_and_missing(
     target_in(tmp_path).write_bytes(DATA[:-1] + b"x")
     status, rows = verified(tmp_path, entry=entry, capsys=capsys)
     assert (status, rows[0]["outcome"]) == (exits.FAILED, "wrong")
+
+
+def test_verify_reads_files_of_the_users_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / MODEL_FOLDERS["esrgan"] / "mine.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(BUNDLED.read_bytes())
+    assert main(["verify", "mine", "--model-dir", str(tmp_path)]) == exits.OK
+    assert capsys.readouterr().out.startswith("mine: your own, it can be read; it has ")
+    path.write_bytes(BUNDLED.read_bytes()[:-1000])
+    assert main(["verify", "--model-dir", str(tmp_path)]) == exits.FAILED
+    assert "mine: mine.safetensors is not usable: " in capsys.readouterr().out
+
+
+def test_a_misspelt_name_is_answered_with_the_closest_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["pull", "RealESRGAN_x4plu", "--model-dir", str(tmp_path)])
+    assert refused.value.code == exits.USAGE
+    assert "did you mean RealESRGAN_x4plus?" in capsys.readouterr().err

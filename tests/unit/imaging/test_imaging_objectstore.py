@@ -423,3 +423,16 @@ def test_a_presigned_url_that_is_refused_is_one_error_without_its_query(
 def test_the_input_is_never_replaced_at_its_url() -> None:
     url = "s3://broken/same.png"
     assert refused(image_url=url, output_url=url).code is ErrorCode.INVALID_JOB
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_machine_without_credentials_is_told_to_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without variables a client asks the cloud's own service, which no other machine has."""
+
+    def fail(*_: object) -> None:
+        raise storage.ObjectStorageError("PUT http://169.254.169.254/latest/api/token: 403")
+
+    monkeypatch.setattr("obstore.get", fail)
+    error = refused(image_url="s3://broken/a.png")
+    assert error.code is ErrorCode.PATH_NOT_ALLOWED
+    assert "set the variables of its cloud, such as AWS_ACCESS_KEY_ID" in error.message

@@ -12,6 +12,7 @@ from upscaled_supervisor.options import read_options
     ("option", "value"),
     [
         ("--device", "cuda:x"),
+        ("--device", "gpu"),
         ("--device", "cuda:-1"),
         ("--device", "cpu,,cpu"),
         ("--device", ""),

@@ -48,12 +48,18 @@ def main(
                 return add(catalog, options.source, options.model_dir, options.name, pauses_s)
             except ValueError as error:
                 arguments.error(str(error))
-        named = [_find(catalog, name) for name in options.names]
-        if options.action == "pull":
+        own = {path.stem: path for path in catalog.own_files(options.model_dir)}
+        is_pull = options.action == "pull"
+        asked = [name for name in options.names if is_pull or name not in own]
+        named = [_find(catalog, name) for name in asked]
+        if is_pull:
             return pull(catalog, named, options.model_dir, pauses_s)
+        if options.names:
+            chosen = [path for stem, path in own.items() if stem in options.names]
+            return verify(named, chosen, options.model_dir, options.json)
         # Without names, only installed models are checked, and bundled ones, which must be there.
         there = [m for m in catalog if m.bundled or m.path(options.model_dir).is_file()]
-        return verify(named or there, options.model_dir, options.json)
+        return verify(there, list(own.values()), options.model_dir, options.json)
     except KeyboardInterrupt:
         print("interrupted: run the same again to continue", file=sys.stderr)
         return exits.INTERRUPTED
@@ -62,10 +68,7 @@ def main(
 def _find(catalog: Catalog, name: str) -> Model:
     model = catalog.find(name)
     if model is None:
-        print(
-            f"upscaled models: no model is called {name}; `upscaled models list` shows them",
-            file=sys.stderr,
-        )
+        print(f"upscaled models: {catalog.unknown(name)}", file=sys.stderr)
         raise SystemExit(exits.USAGE)
     return model
 
