@@ -107,7 +107,8 @@ def _check_size(kind: OutputFormat, plan: Plan, settings: PictureSettings) -> No
         raise JobError(
             ErrorCode.INPUT_TOO_LARGE,
             f"the output would have {megapixels:.0f} megapixels ({plan.scaled.width}x"
-            f"{plan.scaled.height}); the limit is {settings.limits.max_output_megapixels:g}",
+            f"{plan.scaled.height}); the limit is {settings.limits.max_output_megapixels:g}: ask "
+            "for a smaller size, or raise the limit, MAX_OUTPUT_MEGAPIXELS",
         )
     if max(width, height) > _LONGEST_SIDE[kind]:
         raise JobError(

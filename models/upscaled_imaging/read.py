@@ -235,7 +235,8 @@ def _check_megapixels(settings: PictureSettings, width: int, height: int) -> Non
         raise JobError(
             ErrorCode.INPUT_TOO_LARGE,
             f"the input has {megapixels:.1f} megapixels ({width}x{height}); the "
-            f"limit is {settings.limits.max_input_megapixels:g}",
+            f"limit is {settings.limits.max_input_megapixels:g}: give a smaller picture, or raise "
+            "the limit, MAX_INPUT_MEGAPIXELS",
         )
 
 

@@ -17,10 +17,16 @@ class Limits:
 
     max_input_bytes: int = 512 * 1024 * 1024
     max_input_megapixels: float = flag(
-        "the largest input that is read (default: %(default)g)", float, default=250.0
+        "the largest input that is read (default: %(default)s)",
+        float,
+        default=250.0,
+        variable="MAX_INPUT_MEGAPIXELS",
     )
     max_output_megapixels: float = flag(
-        "the largest output that is made (default: %(default)g)", float, default=4000.0
+        "the largest output that is made (default: %(default)s)",
+        float,
+        default=4000.0,
+        variable="MAX_OUTPUT_MEGAPIXELS",
     )
 
 

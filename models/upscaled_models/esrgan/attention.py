@@ -86,7 +86,7 @@ class _Waiting(Tensor):
         if self._source is not None:
             return self._source.compute().view(self.shape)
         if self._value is None:
-            self._value = self.scores.compute()
+            self._value = self.scores.compute().view(self.shape)
         return self._value
 
     @classmethod

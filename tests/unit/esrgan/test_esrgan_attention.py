@@ -127,6 +127,11 @@ def written_to() -> Tensor:
     return torch.cat([seen[0].softmax(-1) @ VALUES, scores.softmax(-1) @ VALUES])
 
 
+def by_picture_and_then_clamped() -> Tensor:
+    scores = scores_of().view(1, WINDOWS, HEADS, PLACES, PLACES) + MASK[None, :, None]
+    return scores.clamp(max=5.0).mean(1)
+
+
 def other_values() -> Tensor:
     return scores_of().softmax(-1) @ VALUES.repeat(1, 1, 1, 2)
 
@@ -156,6 +161,7 @@ def of_channels() -> Tensor:
         over_queries,
         of_few_weights,
         written_to,
+        by_picture_and_then_clamped,
         other_values,
         scaled_after_the_bias,
         biased_in_float64,

@@ -13,6 +13,9 @@ from upscaled_models.esrgan.compiled.attention import Heads, attend
 
 WIDTHS = [lanes for lanes in (8, 16) if lanes <= library.lanes()]
 
+# As NVIDIA's cards write it: all bits behind the sign.
+CARDS_NAN = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+
 pytestmark = pytest.mark.skipif(not WIDTHS, reason="nothing is compiled for this processor")
 
 
@@ -91,6 +94,15 @@ def test_masked_places_have_no_weight(lanes: int, mask: float) -> None:
 
 
 @pytest.mark.parametrize("lanes", WIDTHS)
+def test_a_row_in_which_all_is_masked_is_torchs(lanes: int) -> None:
+    heads = Heads(*random(3, 1, 1, 40, 9))
+    hidden = torch.full((1, 1, 40, 40), torch.finfo(torch.float32).min)
+    result = attend(heads, None, hidden, 1.0, lanes=lanes)
+    expected = torch.softmax(heads.queries @ heads.keys.mT + hidden, -1) @ heads.values
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("lanes", WIDTHS)
 def test_scores_that_are_far_apart_give_the_values_of_the_greatest(lanes: int) -> None:
     queries, keys, values = torch.full((1, 1, 1, 1), 3e4), random(1, 1, 50, 1), random(1, 1, 50, 1)
     result = attend(Heads(queries, keys, values), None, None, 1e3, lanes=lanes)
@@ -99,8 +111,10 @@ def test_scores_that_are_far_apart_give_the_values_of_the_greatest(lanes: int) -
 
 @pytest.mark.parametrize("lanes", WIDTHS)
 @pytest.mark.parametrize("place", ["queries", "keys", "values", "bias"])
-@pytest.mark.parametrize("strange", [float("nan"), float("inf")])
-def test_what_is_not_a_number_is_not_hidden(lanes: int, place: str, strange: float) -> None:
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), CARDS_NAN])
+def test_what_is_not_a_number_is_not_hidden(
+    lanes: int, place: str, strange: float | Tensor
+) -> None:
     given = {
         "queries": random(1, 1, 40, 9).abs(),
         "keys": random(1, 1, 40, 9).abs(),

@@ -25,10 +25,10 @@ INLINE void NAME(turn)(VECTOR *rows) {
     }
 }
 
-/* to (columns, padded) = factor * from (rows, columns) turned over. The numbers of a row lie side by
- * side, the rows `row` apart. padded: a multiple of LANES. Rows that are missing are 0. */
-INLINE void NAME(turn_matrix)(const float *from, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns,
-                              float factor, float *to, ptrdiff_t padded) {
+/* to (columns, padded) = from (rows, columns) turned over. The numbers of a row lie side by side, the
+ * rows `row` apart. padded: a multiple of LANES. Rows that are missing are 0. */
+static void NAME(turn_matrix)(const float *from, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns,
+                              float *to, ptrdiff_t padded) {
     for (ptrdiff_t y = 0; y < padded; y += LANES)
         for (ptrdiff_t x = 0; x < columns; x += LANES) {
             const int width = (int)LEAST(columns - x, LANES);
@@ -41,13 +41,8 @@ INLINE void NAME(turn_matrix)(const float *from, ptrdiff_t row, ptrdiff_t rows, 
             NAME(turn)(block);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++)
-                if (i < width) NAME(store)(to + (x + i) * padded + y, block[i] * factor);
+                if (i < width) NAME(store)(to + (x + i) * padded + y, block[i]);
         }
-}
-
-static void NAME(turn_bias)(const float *from, ptrdiff_t row, ptrdiff_t queries, ptrdiff_t keys,
-                            float *to, ptrdiff_t padded) {
-    NAME(turn_matrix)(from, row, queries, keys, LOG2_E, to, padded);
 }
 
 /* to (rows, columns) = from (columns, PAIR) turned over. */
@@ -67,12 +62,12 @@ INLINE void NAME(turn_back)(const float *from, ptrdiff_t rows, ptrdiff_t columns
         }
 }
 
-/* 2 to the power of x, which is 0 at most; of less than -80 it is 2^-80. Within 1e-7 of it: a polynomial,
- * fitted to the least relative error, for the fraction; the whole part is added to the exponent. */
+/* e to the power of x, which is 0 at most; not below 2^-80. 2 to the power of a fraction by a polynomial,
+ * fitted to the least relative error (1e-7); the whole part is added to the exponent. */
 INLINE VECTOR NAME(power)(VECTOR x) {
     /* Masked places would get weights so small that their products with values are denormal. Those take
      * a hundred times as long. */
-    x = GREATER((VECTOR){0} - 80.0f, x);
+    x = GREATER((VECTOR){0} - 80.0f, x * 1.44269504f);
     /* 1.5 * 2^23: a sum with it has no bits for fractions. */
     const VECTOR whole = x + 12582912.0f;
     const VECTOR f = x - (whole - 12582912.0f);
@@ -81,14 +76,16 @@ INLINE VECTOR NAME(power)(VECTOR x) {
     p = p * f + 0.2402212024f;
     p = p * f + 0.6931469440f;
     p = p * f + 1.000000119f;
-    return (VECTOR)((WHOLE)p + ((WHOLE)whole << 23));
+    /* Not shifted bits of what is no number. */
+    const WHOLE exponent = (WHOLE)whole << 23 & (whole == whole);
+    return (VECTOR)((WHOLE)p + exponent);
 }
 
 /* The scores of `count` keys, (count, PAIR), and the greatest so far. queries: (width, PAIR). biases:
  * two of (count, padded), or null. */
 INLINE void NAME(score)(const float *queries, const float *keys, ptrdiff_t key, ptrdiff_t width,
-                        const float *const biases[2], ptrdiff_t padded, float *scores,
-                        VECTOR greatest[2], int count) {
+                        float factor, const float *const biases[2], ptrdiff_t padded,
+                        float *scores, VECTOR greatest[2], int count) {
     VECTOR sum[KEYS_AT_ONCE][2];
 #pragma GCC unroll 8
     for (int j = 0; j < count; j++) sum[j][0] = sum[j][1] = (VECTOR){0};
@@ -106,7 +103,7 @@ INLINE void NAME(score)(const float *queries, const float *keys, ptrdiff_t key, 
     for (int j = 0; j < count; j++)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
-            VECTOR score = sum[j][half];
+            VECTOR score = sum[j][half] * factor;
             for (int b = 0; b < 2; b++)
                 if (biases[b]) score += NAME(load)(biases[b] + j * padded + half * LANES);
             greatest[half] = GREATER(score, greatest[half]);
@@ -139,8 +136,8 @@ INLINE void NAME(mix)(const float *weights, ptrdiff_t keys, const float *values,
             NAME(store)(result + c * PAIR + half * LANES, sum[c][half] * share[half]);
 }
 
-/* The result for `count` queries, PAIR at most, of one head. biases: two of (others, padded), times
- * LOG2_E, or null. scratch: PAIR * (width + others) floats. */
+/* The result for `count` queries, PAIR at most, of one head. biases: two of (others, padded), or null.
+ * scratch: PAIR * (width + others) floats. */
 static void NAME(attend)(const Attention *a, const float *queries, const float *keys,
                          const float *values, const float *const biases[2], ptrdiff_t padded,
                          ptrdiff_t count, float *out, float *scratch) {
@@ -148,7 +145,7 @@ static void NAME(attend)(const Attention *a, const float *queries, const float *
     const ptrdiff_t key = a->keys.place, value = a->values.place;
     /* The queries first, and the result later. */
     float *turned = scratch, *scores = scratch + PAIR * width;
-    NAME(turn_matrix)(queries, a->queries.place, count, width, a->factor * LOG2_E, turned, PAIR);
+    NAME(turn_matrix)(queries, a->queries.place, count, width, turned, PAIR);
 
     VECTOR greatest[2] = {(VECTOR){0} - INFINITY, (VECTOR){0} - INFINITY};
     const ptrdiff_t even = others / KEYS_AT_ONCE * KEYS_AT_ONCE;
@@ -156,11 +153,11 @@ static void NAME(attend)(const Attention *a, const float *queries, const float *
         const float *here[2];
         for (int b = 0; b < 2; b++) here[b] = biases[b] ? biases[b] + j * padded : NULL;
         if (j < even)
-            NAME(score)(turned, keys + j * key, key, width, here, padded, scores + j * PAIR, greatest,
-                        KEYS_AT_ONCE);
+            NAME(score)(turned, keys + j * key, key, width, a->factor, here, padded, scores + j * PAIR,
+                        greatest, KEYS_AT_ONCE);
         else
-            NAME(score)(turned, keys + j * key, key, width, here, padded, scores + j * PAIR, greatest,
-                        1);
+            NAME(score)(turned, keys + j * key, key, width, a->factor, here, padded, scores + j * PAIR,
+                        greatest, 1);
     }
 
     VECTOR total[2] = {{0}, {0}};

@@ -9,8 +9,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 
-#define LOG2_E 1.44269504f
-
 /* The queries of a bias are filled up to a multiple of what two of the widest vectors hold. */
 #define WIDEST_PAIR 32
 /* Floats in 64 bytes. */
@@ -45,14 +43,14 @@ typedef struct {
     void (*attend)(const Attention *, const float *queries, const float *keys, const float *values,
                    const float *const biases[2], ptrdiff_t padded, ptrdiff_t count, float *out,
                    float *scratch);
-    void (*turn_bias)(const float *from, ptrdiff_t row, ptrdiff_t queries, ptrdiff_t keys, float *to,
-                      ptrdiff_t padded);
+    void (*turn_matrix)(const float *from, ptrdiff_t row, ptrdiff_t queries, ptrdiff_t keys, float *to,
+                        ptrdiff_t padded);
 } Kernel;
 
 static Kernel kernel_of(int lanes) {
 #ifdef HAS_WIDTHS
-    if (lanes == 16) return (Kernel){16, attend_16, turn_bias_16};
-    if (lanes == 8) return (Kernel){8, attend_8, turn_bias_8};
+    if (lanes == 16) return (Kernel){16, attend_16, turn_matrix_16};
+    if (lanes == 8) return (Kernel){8, attend_8, turn_matrix_8};
 #endif
     return (Kernel){0};
 }
@@ -81,8 +79,8 @@ int attend(const Attention *a, int lanes, int threads) {
         if (fixed) {
 #pragma omp for
             for (ptrdiff_t head = 0; head < a->heads; head++)
-                kernel.turn_bias(a->fixed.at + head * a->fixed.head, a->fixed.query, a->places, a->others,
-                                 fixed + head * matrix, padded);
+                kernel.turn_matrix(a->fixed.at + head * a->fixed.head, a->fixed.query, a->places,
+                                   a->others, fixed + head * matrix, padded);
         }
 #pragma omp for schedule(static)
         for (ptrdiff_t number = 0; number < a->windows * a->heads; number++) {
@@ -92,7 +90,7 @@ int attend(const Attention *a, int lanes, int threads) {
                 const float *from = a->varied.at + window * a->varied.window + head * a->varied.head;
                 /* One for all heads of a window is turned over once. */
                 if (from != in_varied)
-                    kernel.turn_bias(from, a->varied.query, a->places, a->others, varied, padded);
+                    kernel.turn_matrix(from, a->varied.query, a->places, a->others, varied, padded);
                 in_varied = from;
             }
             for (ptrdiff_t i = 0; i < a->places; i += 2 * kernel.lanes) {
