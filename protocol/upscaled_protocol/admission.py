@@ -85,11 +85,7 @@ class Admission(Generic[JobT]):
         if self._is_closed:
             raise JobError(ErrorCode.SHUTTING_DOWN, GOING_DOWN, job_id=job_id)
         if self._is_taken(job_id):
-            raise JobError(
-                ErrorCode.DUPLICATE_JOB,
-                f"job {job_id!r} is still in flight; this line was refused",
-                job_id=job_id,
-            )
+            raise _duplicate(job_id)
         # A job that was cancelled early ends at once, so it needs no room.
         has_room = (self._has_room() and not self._held) or job_id in self._early_cancels
         if has_room and not self.is_paused:
@@ -102,8 +98,12 @@ class Admission(Generic[JobT]):
     def admit(self) -> None:
         """Accept held jobs, in the order of their lines, as long as there is room."""
         while self._held and self._has_room() and not self.is_paused:
+            job = self._take_first()
             try:
-                self._accept(self._take_first())
+                # A journal may have given back a job of this id since its line came.
+                if job.job_id in self._in_flight:
+                    raise _duplicate(job.job_id)
+                self._accept(job)
             except JobError as error:
                 self.refuse(error)
 
@@ -159,6 +159,14 @@ class Admission(Generic[JobT]):
         job, size = self._held.pop(job_id)
         self._held_bytes -= size
         return job
+
+
+def _duplicate(job_id: str) -> JobError:
+    return JobError(
+        ErrorCode.DUPLICATE_JOB,
+        f"job {job_id!r} is still in flight; this line was refused",
+        job_id=job_id,
+    )
 
 
 class _RememberedIds(OrderedDict[str, None]):

@@ -112,6 +112,19 @@ def test_only_the_newest_early_cancels_are_remembered() -> None:
     assert owner.cancelled == ["1"]
 
 
+def test_a_held_job_whose_id_came_back_from_a_journal_is_refused() -> None:
+    owner = Owner(room=2)
+    owner.offer("a", "b", "x")
+    owner.end("a")
+    del owner.accepted["b"]
+    owner.accepted["x"] = restored = Job("x")
+    owner.admission.admit()
+    assert owner.accepted == {"x": restored}
+    assert [(one["job_id"], one["refused_job_id"], one["code"]) for one in owner.sent] == [
+        (None, "x", ErrorCode.DUPLICATE_JOB)
+    ]
+
+
 def test_a_closed_admission_refuses_new_jobs_and_accepts_held_ones() -> None:
     owner = Owner(room=1)
     owner.offer("a", "b")

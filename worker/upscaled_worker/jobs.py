@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from upscaled_protocol.admission import Admission
 from upscaled_protocol.envelope import not_served
 from upscaled_protocol.errors import ErrorCode, JobError
-from upscaled_protocol.messages import Accepted, Error, Job, Result
+from upscaled_protocol.messages import Accepted, Error, Job, Progress, Result
 from upscaled_worker.deadlines import Deadlines
 from upscaled_worker.engines import Engines
 from upscaled_worker.job import RunningJob
@@ -145,7 +145,7 @@ class Jobs:
     def _accept(self, job: Job) -> None:
         # Under the lock, so that no message of the job can overtake `accepted`.
         lane = self.lanes.of(job.method)
-        running = RunningJob(job, lane.turns, self._send, self._clock)
+        running = RunningJob(job, lane.turns, self._send_progress, self._clock)
         self._jobs[job.job_id] = running
         is_cancelled = self._admission.note_accepted(job.job_id)
         if is_cancelled:
@@ -185,6 +185,10 @@ class Jobs:
             self._admission.note_ended(job.job_id)
             if self._admission.is_holding:
                 self._on_room()
+
+    def _send_progress(self, message: Progress) -> None:
+        with self._lock:  # so that it comes after `accepted`
+            self._send(message)
 
     def _send_error(self, fields: dict[str, Any]) -> None:
         self._send(Error(**fields))
