@@ -187,8 +187,10 @@ class Jobs:
                 self._on_room()
 
     def _send_progress(self, message: Progress) -> None:
-        with self._lock:  # so that it comes after `accepted`
-            self._send(message)
+        # Under the lock it comes after `accepted`. `fail_all` may have answered the job already.
+        with self._lock:
+            if message.job_id in self._jobs:
+                self._send(message)
 
     def _send_error(self, fields: dict[str, Any]) -> None:
         self._send(Error(**fields))
