@@ -128,7 +128,7 @@ class Worker:
             self._fail(error)
             return EXIT_FAILED
         self._engines.close()
-        self._stdout.send(Status(message="stopped"))
+        self._stdout.send_last(Status(message="stopped"))
         self._stdout.drain()
         return 0
 
@@ -275,7 +275,7 @@ class Worker:
         self._stdout.send(Status(message="degraded", detail=reason))
         if not self._supervised:
             self._jobs.fail_all(reason)
-            self._stdout.send(Status(message="stopped", detail=reason))
+            self._stdout.send_last(Status(message="stopped", detail=reason))
         self._stdout.drain()
 
 

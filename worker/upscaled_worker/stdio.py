@@ -40,12 +40,15 @@ class Stdout:
         self._outbox = Outbox(NonBlockingWriter(write_fd))
         self._exit_process = exit_process
         self._changed = threading.Condition()
+        self._has_last = False
         start([guarded("stdout", self._flush, on_failure)])
 
     def send(self, message: BaseModel) -> None:
-        """Send one message; progress may be coalesced."""
+        """Send one message; progress may be coalesced. Nothing is sent after `send_last`."""
         line = encode(message)
         with self._changed:
+            if self._has_last:
+                return
             if isinstance(message, Progress):
                 self._outbox.put_progress(message.job_id, line)
             else:
@@ -53,6 +56,12 @@ class Stdout:
             self._write()
             if self._outbox.waiting_bytes:
                 self._changed.notify_all()
+
+    def send_last(self, message: BaseModel) -> None:
+        """Send one more message, and drop what threads that still run send behind it."""
+        with self._changed:
+            self.send(message)
+            self._has_last = True
 
     @property
     def waiting_bytes(self) -> int:
