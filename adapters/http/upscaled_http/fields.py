@@ -113,7 +113,12 @@ def check_field_names(names: Iterable[str], limit: int = 64) -> None:
             raise ProblemError.field(name[:100], f"The field {quoted(name)} is given twice.")
         seen.add(name)
     if len(seen) > limit:
-        raise ProblemError.field("", f"There are more than {limit} fields.")
+        raise too_many_fields(limit)
+
+
+def too_many_fields(limit: int) -> ProblemError:
+    """The refusal of a request with more fields."""
+    return ProblemError.field("", f"There are more than {limit} fields.")
 
 
 def _field_error(fault: Mapping[str, Any], method: str, given_as: Mapping[str, str]) -> FieldError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -51,6 +51,7 @@ class Intake:
         self._registry = registry
         self._jobs = jobs
         self._reader = reader
+        self._in_hand: set[str] = set()  # batches whose jobs are being made
 
     def kept_id(
         self, owner: str, key: str | None, submission: Submission, uploads: Sequence[Upload]
@@ -90,23 +91,64 @@ class Intake:
         batch_id = str(uuid.uuid4())
         answer = _answer(key, batch_id, submission, uploads)
         batch = SubmittedBatch(batch_id, [], [])
-        for upload in uploads:
-            try:
-                record = await self._submit(
-                    owner,
-                    submission,
-                    upload,
-                    str(uuid.uuid4()),
-                    None if batch.records else answer,
-                    batch_id=batch_id,
-                )
-            except ProblemError as error:
-                batch.refused.append(error.named(upload.name))
-            else:
-                batch.records.append(record)
+        await self._fill(batch, owner, submission, uploads, made={}, answer=answer)
         if not batch.records:
             raise batch.refused[0]
         return batch
+
+    async def continue_batch(
+        self,
+        owner: str,
+        submission: Submission,
+        uploads: Sequence[Upload],
+        *,
+        batch_id: str,
+        made: Sequence[Record],
+    ) -> SubmittedBatch:
+        """The same batch again: make the jobs that it lacks, because they were refused, or because
+        the server was killed meanwhile."""
+        if batch_id in self._in_hand:  # the first request is not answered yet
+            return SubmittedBatch(batch_id, list(made), [], is_replayed=True)
+        batch = SubmittedBatch(batch_id, [], [], is_replayed=True)
+        known = {record.job_id: record for record in made}
+        await self._fill(batch, owner, submission, uploads, made=known, answer=None)
+        return batch
+
+    async def _fill(
+        self,
+        batch: SubmittedBatch,
+        owner: str,
+        submission: Submission,
+        uploads: Sequence[Upload],
+        *,
+        made: Mapping[str, Record],
+        answer: tuple[str, KeptAnswer] | None,
+    ) -> None:
+        self._in_hand.add(batch.batch_id)
+        try:
+            for number, upload in enumerate(uploads):
+                # The same picture of the same batch has the same id.
+                job_id = str(uuid.uuid5(uuid.UUID(batch.batch_id), str(number)))
+                if job_id in made:
+                    batch.records.append(made[job_id])
+                    continue
+                if self._registry.find(job_id) is not None:
+                    continue  # the client has removed it
+                try:
+                    record = await self._submit(
+                        owner,
+                        submission,
+                        upload,
+                        job_id,
+                        None if batch.records else answer,
+                        batch_id=batch.batch_id,
+                    )
+                except ProblemError as error:
+                    batch.refused.append(error.named(upload.name))
+                else:
+                    batch.records.append(record)
+        finally:
+            self._in_hand.discard(batch.batch_id)
 
     async def _submit(
         self,

@@ -89,6 +89,9 @@ async def _run(source: Path, target: Path, side: int) -> None:
     if status != 0:
         part.unlink(missing_ok=True)
         raise PreviewError
+    if not source.exists():  # removed meanwhile, and the previews that there were with it
+        part.unlink(missing_ok=True)
+        raise PreviewError
     part.rename(target)
 
 

@@ -185,10 +185,13 @@ class Service:
         self, owner: str, submission: Submission, uploads: Sequence[Upload], *, key: str | None
     ) -> SubmittedBatch:
         """Make one job per picture. If one picture is refused, the others are jobs all the same.
-        Raises `ProblemError` if all are refused, with the reason of the first one."""
+        The same request with the same key makes those that are missing. Raises `ProblemError` if
+        all are refused, with the reason of the first one."""
         kept_id = self._intake.kept_id(owner, key, submission, uploads)
         if kept_id is not None:
-            return SubmittedBatch(kept_id, self.batch(owner, kept_id), [], is_replayed=True)
+            return await self._intake.continue_batch(
+                owner, submission, uploads, batch_id=kept_id, made=self.batch(owner, kept_id)
+            )
         return await self._intake.submit_batch(owner, submission, uploads, key=key)
 
     def find(self, owner: str, job_id: str) -> Record:

@@ -26,13 +26,15 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from upscaled_http.fields import check_field_names
+from upscaled_http.fields import check_field_names, too_many_fields
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_protocol.errors import ErrorCode
 
 # A prompt has at most 10,000 characters; an address 8 KiB.
 _MAX_FIELD_BYTES = 64 * 1024
 _MAX_FIELDS = 64
+# Of a JSON body: brackets and commas. A job has some tens, and a long prompt some hundreds.
+_MAX_VALUES = 10_000
 _MAX_NAME = 200
 _NOT_SHOWN = re.compile(r"[^\w .()+,=@-]+")
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,64}(;[\w=-]{1,64})?;base64,")
@@ -120,6 +122,11 @@ class BodyReader:
         return self._parse_json(text, needs_hash)
 
     def _parse_json(self, text: bytes, needs_hash: bool) -> Body:
+        # To parse millions of values takes gigabytes, and no other thread runs meanwhile.
+        if sum(map(text.count, (b"[", b"{", b","))) > _MAX_VALUES:
+            raise ProblemError(
+                ErrorCode.INVALID_JSON, f"The body has more than {_MAX_VALUES} values."
+            )
         try:
             fields = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
@@ -308,6 +315,10 @@ def storage_problem(error: OSError) -> ProblemError:
 
 def _urlencoded(text: bytes) -> Body:
     """A form without files, as `curl -d` sends it."""
+    if len(text) > _MAX_FIELDS * _MAX_FIELD_BYTES:
+        raise ProblemError.field("", f"A field has at most {_MAX_FIELD_BYTES} bytes.")
+    if text.count(b"&") >= _MAX_FIELDS:
+        raise too_many_fields(_MAX_FIELDS)
     try:
         pairs = parse_qsl(text.decode(), keep_blank_values=True, strict_parsing=bool(text))
     except ValueError:

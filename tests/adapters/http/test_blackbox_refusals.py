@@ -67,6 +67,21 @@ def test_a_field_that_the_daemon_refuses_is_named_as_it_is(serve: ServeProcess) 
     assert problem["errors"] == [{"field": "target_width", "detail": problem["detail"]}]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "sentence"),
+    [
+        ("application/json", b'{"a":[' + b"[]," * 20_000 + b"0]}", "more than 10000 values"),
+        ("application/x-www-form-urlencoded", b"a=1&" * 20_000 + b"b=1", "more than 64 fields"),
+    ],
+)
+def test_a_body_of_many_values_is_refused_unread(
+    serve: ServeProcess, kind: str, body: bytes, sentence: str
+) -> None:
+    answer = serve.client.post("/api/upscale", content=body, headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert sentence in answer.json()["detail"]
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 

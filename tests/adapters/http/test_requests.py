@@ -120,6 +120,20 @@ def test_a_batch_of_which_nothing_is_accepted_is_a_problem(serve: RunningServe) 
     assert post_batch(serve, []).status_code == 400
 
 
+def test_a_repeated_batch_makes_the_jobs_that_it_lacks(serve: RunningServe) -> None:
+    headers = {"Idempotency-Key": "repeated"}
+    files = [("a.png", png()), ("b.txt", b"no picture"), ("c.png", png(3))]
+    first, again = (post_batch(serve, files, headers=headers).json() for _ in range(2))
+    assert [job["job_id"] for job in again["jobs"]] == [job["job_id"] for job in first["jobs"]]
+    assert again["refused"] == first["refused"] != []
+    # As if the server had been killed before it made the second job.
+    lost = first["jobs"][1]
+    serve.ended(lost["job_id"])
+    serve.client.delete(lost["status_url"])
+    third = post_batch(serve, files, headers=headers).json()
+    assert [job["name"] for job in third["jobs"]] == ["a.png", "c.png"]
+
+
 def test_a_batch_with_a_key_is_one_batch(serve: RunningServe) -> None:
     headers = {"Idempotency-Key": "batch"}
     files = [("a.png", png()), ("b.png", png(1))]
