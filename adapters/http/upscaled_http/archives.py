@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from upscaled_http.records import Record
-from upscaled_http.results import SAFE_HEADERS, check_result, disposition, download_name
+from upscaled_http.results import SAFE_HEADERS, disposition, download_name, open_result
 
 if TYPE_CHECKING:
     from upscaled_http.service import Service
@@ -19,15 +22,33 @@ def archive_of(service: Service, records: Sequence[Record]) -> StreamingResponse
     """The zip of these jobs' results. Raises `ProblemError` if one of them has none."""
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     taken: set[str] = set()
-    for record in records:
-        path = service.storage.result(check_result(record))
-        archive.add_path(path, _free_name(download_name(record), taken))
+    with ExitStack() as opened:
+        for record in records:
+            # A result that is removed while the zip is sent can still be read.
+            file = opened.enter_context(os.fdopen(open_result(service, record), "rb"))
+            name = _free_name(download_name(record), taken)
+            archive.add_path(f"/dev/fd/{file.fileno()}", name)
+        to_close = opened.pop_all()
+
+    def parts() -> Iterator[bytes]:
+        with to_close:
+            yield from archive
+
+    async def note_downloads() -> None:
+        for record in records:
+            service.note_download(record)
+
     headers = {
         **SAFE_HEADERS,
         "Content-Length": str(len(archive)),
         "Content-Disposition": disposition("upscaled.zip", "attachment"),
     }
-    return StreamingResponse(iter(archive), headers=headers, media_type="application/zip")
+    return StreamingResponse(
+        parts(),
+        headers=headers,
+        media_type="application/zip",
+        background=BackgroundTask(note_downloads),
+    )
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -208,8 +209,9 @@ def open_result(service: Service, record: Record) -> int:
         ) from None
 
 
-def encoded(fd: int, media_type: str) -> StreamingResponse:
-    """A file as JSON with its base64, in chunks. Closes the descriptor."""
+def encoded(service: Service, record: Record) -> StreamingResponse:
+    """The result of a completed job as JSON with its base64, in chunks. Raises `ProblemError`."""
+    fd, media_type = open_result(service, record), record.media_type
     size = os.fstat(fd).st_size
     head, tail = b'{"image_base64":"', f'","media_type":"{media_type}"}}'.encode()
     # Three bytes become four letters. Only the last chunk may have padding.
@@ -224,9 +226,17 @@ def encoded(fd: int, media_type: str) -> StreamingResponse:
         finally:
             os.close(fd)
 
+    async def note_download() -> None:
+        service.note_download(record)
+
     length = len(head) + (size + 2) // 3 * 4 + len(tail)
     headers = {"Content-Length": str(length), "Cache-Control": SAFE_HEADERS["Cache-Control"]}
-    return StreamingResponse(parts(), headers=headers, media_type="application/json")
+    return StreamingResponse(
+        parts(),
+        headers=headers,
+        media_type="application/json",
+        background=BackgroundTask(note_download),
+    )
 
 
 def _etags(header: str) -> set[str]:

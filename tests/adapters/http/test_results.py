@@ -17,6 +17,7 @@ from PIL import Image
 from running_serve import RunningServe, running_serve
 from upscaled_http.records import Record
 from upscaled_http.registry import Registry
+from waiting import wait_until
 
 SIZE = (600, 400)
 
@@ -217,3 +218,22 @@ def test_a_result_goes_after_its_whole_download_if_the_job_asked_for_it(served: 
     assert "expires_at" not in serve.client.get(f"/api/jobs/{job_id}").json()
     assert serve.client.get(address).status_code == 200
     assert "expires_at" in serve.client.get(f"/api/jobs/{job_id}").json()
+
+
+@pytest.mark.parametrize("kind", ["base64", "zip"])
+def test_a_whole_download_of_another_kind_counts_too(served: Served, kind: str) -> None:
+    serve = served.serve
+    job_id = completed(serve, served.data, "png", retention="delete_after_download")
+    if kind == "zip":
+        assert serve.client.get("/api/results.zip", params={"job_id": job_id}).content
+    else:
+        assert serve.client.get(f"/api/results/{job_id}", params={"encoding": "base64"}).content
+    wait_until(lambda: "expires_at" in serve.client.get(f"/api/jobs/{job_id}").json())
+
+
+def test_a_zip_with_a_result_that_is_gone_is_refused(served: Served) -> None:
+    there, gone = (completed(served.serve, b"x", "png") for _ in range(2))
+    served.serve.service.storage.result(f"{gone}.png").unlink()
+    params = {"job_id": [there, gone]}
+    answer = served.serve.client.get("/api/results.zip", params=params)
+    assert (answer.status_code, answer.json()["code"]) == (410, "result_gone")

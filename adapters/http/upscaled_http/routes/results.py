@@ -15,7 +15,7 @@ from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.messages import EncodedResult
 from upscaled_http.preview import MEDIA_TYPE, SIDES, PreviewError
 from upscaled_http.problems import HttpCode, ProblemError
-from upscaled_http.results import ResultResponse, check_result, encoded, open_result
+from upscaled_http.results import ResultResponse, check_result, encoded
 from upscaled_http.routes.batches import MAX_PICTURES
 from upscaled_protocol.errors import ErrorCode
 
@@ -89,5 +89,5 @@ async def result(
             ) from None
         return ResultResponse(fd, MEDIA_TYPE, request, {})
     if encoding is not None:
-        return encoded(open_result(service, record), record.media_type)
+        return encoded(service, record)
     return ResultResponse.of(service, record, request, {})
