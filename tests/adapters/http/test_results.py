@@ -228,7 +228,9 @@ def test_a_whole_download_of_another_kind_counts_too(served: Served, kind: str) 
         assert serve.client.get("/api/results.zip", params={"job_id": job_id}).content
     else:
         assert serve.client.get(f"/api/results/{job_id}", params={"encoding": "base64"}).content
-    wait_until(lambda: "expires_at" in serve.client.get(f"/api/jobs/{job_id}").json())
+    wait_until(
+        lambda: "expires_at" in serve.client.get(f"/api/jobs/{job_id}").json(), "the removal"
+    )
 
 
 def test_a_zip_with_a_result_that_is_gone_is_refused(served: Served) -> None:
