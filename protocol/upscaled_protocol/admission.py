@@ -122,10 +122,14 @@ class Admission(Generic[JobT]):
             self._early_cancels.add(job_id)
 
     def cancel_held(self, job_id: str) -> JobT | None:
-        """Answer a held job with `cancelled` and return it; None if no such job is held."""
+        """Answer a held job with `cancelled` and return it; None if the cancel is for no held
+        job."""
         if job_id not in self._held:
             return None
         job = self._take(job_id)
+        if job_id in self._in_flight:  # it came back from a journal, and is the one to cancel
+            self.refuse(_duplicate(job_id))
+            return None
         self._ended.add(job_id)
         error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
         self._send(error.message_fields())

@@ -125,6 +125,15 @@ def test_a_held_job_whose_id_came_back_from_a_journal_is_refused() -> None:
     ]
 
 
+def test_a_cancel_is_for_the_job_that_came_back_and_not_for_the_held_one() -> None:
+    owner = Owner(room=1)
+    owner.offer("a", "x")
+    owner.accepted["x"] = Job("x")
+    assert owner.admission.cancel_held("x") is None
+    assert [(one["job_id"], one["refused_job_id"]) for one in owner.sent] == [(None, "x")]
+    assert not owner.admission.is_holding
+
+
 def test_a_closed_admission_refuses_new_jobs_and_accepts_held_ones() -> None:
     owner = Owner(room=1)
     owner.offer("a", "b")
