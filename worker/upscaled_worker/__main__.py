@@ -52,9 +52,10 @@ class WrongUsageError(SystemExit):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
-        raise WrongUsageError(message)
+        try:
+            super().error(message)
+        except SystemExit:
+            raise WrongUsageError(message) from None
 
 
 def parser() -> argparse.ArgumentParser:

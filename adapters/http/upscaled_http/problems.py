@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from upscaled_http.messages import FieldError, Problem
 from upscaled_protocol.errors import MEANINGS, ErrorCode
+from upscaled_protocol.messages import CONFIGS
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -87,8 +88,9 @@ STATUSES: dict[Code, HTTPStatus] = {
     HttpCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
-# The names of fields that messages begin with have an underscore.
-_FIELD = re.compile(r"[a-z]+(_[a-z]+)+\b")
+# A message may begin with the name of a config's field, such as `target_width 9000: ...`.
+_FIELDS = frozenset(name for kind in CONFIGS.values() for name in kind.model_fields if "_" in name)
+_FIRST_WORD = re.compile(r"\w+")
 
 # The same request may succeed later. For the protocol's codes see `MEANINGS`.
 _RETRYABLE = frozenset(
@@ -110,14 +112,19 @@ def is_retryable(code: Code) -> bool:
 def sentence_of(message: str) -> str:
     """A daemon's message, which begins small and has no full stop, as a sentence. A field's name
     stays as it is."""
-    begin = message[:1] if _FIELD.match(message) else message[:1].upper()
+    begin = message[:1] if _field_of(message) else message[:1].upper()
     return begin + message[1:].rstrip(".") + "."
 
 
 def field_errors(detail: str) -> list[FieldError]:
     """The error of the field that a sentence begins with, if it does."""
-    field = _FIELD.match(detail)
-    return [] if field is None else [FieldError(field=field[0], detail=detail)]
+    field = _field_of(detail)
+    return [] if field is None else [FieldError(field=field, detail=detail)]
+
+
+def _field_of(text: str) -> str | None:
+    word = _FIRST_WORD.match(text)
+    return word[0] if word is not None and word[0] in _FIELDS else None
 
 
 class ProblemError(Exception):

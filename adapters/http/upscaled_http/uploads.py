@@ -315,8 +315,9 @@ def storage_problem(error: OSError) -> ProblemError:
 
 def _urlencoded(text: bytes) -> Body:
     """A form without files, as `curl -d` sends it."""
-    if len(text) > _MAX_FIELDS * _MAX_FIELD_BYTES:
-        raise ProblemError.field("", f"A field has at most {_MAX_FIELD_BYTES} bytes.")
+    limit_bytes = _MAX_FIELDS * _MAX_FIELD_BYTES
+    if len(text) > limit_bytes:
+        raise ProblemError.field("", f"A form without files has at most {limit_bytes} bytes.")
     if text.count(b"&") >= _MAX_FIELDS:
         raise too_many_fields(_MAX_FIELDS)
     try:

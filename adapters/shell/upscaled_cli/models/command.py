@@ -48,13 +48,12 @@ def main(
                 return add(catalog, options.source, options.model_dir, options.name, pauses_s)
             except ValueError as error:
                 arguments.error(str(error))
-        own = {path.stem: path for path in catalog.own_files(options.model_dir)}
-        is_pull = options.action == "pull"
-        asked = [name for name in options.names if is_pull or name not in own]
-        named = [_find(catalog, name) for name in asked]
-        if is_pull:
+        if options.action == "pull":
+            named = [_find(catalog, name) for name in options.names]
             return pull(catalog, named, options.model_dir, pauses_s)
+        own = {path.stem: path for path in catalog.own_files(options.model_dir)}
         if options.names:
+            named = [_find(catalog, name) for name in options.names if name not in own]
             chosen = [path for stem, path in own.items() if stem in options.names]
             return verify(named, chosen, options.model_dir, options.json)
         # Without names, only installed models are checked, and bundled ones, which must be there.

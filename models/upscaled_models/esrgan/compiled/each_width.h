@@ -32,17 +32,7 @@ int fastest_lanes(void);
 #define UPPER(a, b) IN_TURNS(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
-#include "vectors.h"
-#include TEMPLATE
-#pragma GCC pop_options
-#undef LANES
-#undef NAME
-#undef GREATER
-#undef FIRST
-#undef LOAD_FIRST
-#undef STORE_FIRST
-#undef LOWER
-#undef UPPER
+#include "width.h"
 
 #define LANES 16
 #define NAME(name) name##_16
@@ -54,17 +44,7 @@ int fastest_lanes(void);
 #define UPPER(a, b) IN_TURNS(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #pragma GCC push_options
 #pragma GCC target("avx512f,fma")
-#include "vectors.h"
-#include TEMPLATE
-#pragma GCC pop_options
-#undef LANES
-#undef NAME
-#undef GREATER
-#undef FIRST
-#undef LOAD_FIRST
-#undef STORE_FIRST
-#undef LOWER
-#undef UPPER
+#include "width.h"
 
 #endif
 #endif
