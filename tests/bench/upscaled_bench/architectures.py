@@ -114,7 +114,7 @@ def main() -> None:
     notes = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        engine = EsrganEngine(Settings(model_dir=folder))
+        engine = EsrganEngine(Settings(model_dir=folder, device="cpu"))
         engine.start()
         table = GrowingTable(
             "file to file, beside bare forwards: seconds, in brackets those of the processors; "

@@ -52,7 +52,7 @@ def main() -> None:
         folder = Path(name)
         weights = compute(lambda: _save_rrdb(folder / "rrdb.safetensors"))
         source, output = write_photograph(folder / "in.png", _WIDTH, _HEIGHT), folder / "out.png"
-        engine = EsrganEngine(Settings(model_dir=folder))
+        engine = EsrganEngine(Settings(model_dir=folder, device="cpu"))
         engine.start()
         config = EsrganConfig(image_path=str(source), output_path=str(output), model=str(weights))
         # Nothing computes in this thread: with two teams of threads none would spin.

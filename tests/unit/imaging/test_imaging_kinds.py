@@ -30,9 +30,10 @@ def by_pillow(kind: str, **options: Any) -> bytes:
 
 
 def zipped(name: str, content: bytes) -> bytes:
+    """Without a time: the bytes name a test, and processes that share the tests compare names."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(name, content)
+        archive.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
 
 

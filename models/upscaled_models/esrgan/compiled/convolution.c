@@ -213,22 +213,24 @@ FOR_AMX static void amx_block(const uint16_t *in, ptrdiff_t row, ptrdiff_t pixel
 /* `count` pixels of results `channel` to `channel` + SIDE, of row `at` from `column` on. */
 FOR_EACH_PROCESSOR
 static void finish_block(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel,
-                         ptrdiff_t count, float *sums) {
-    for (ptrdiff_t x = 0; x < count; x++) {
-        float *values = sums + x * SIDE;
+                         ptrdiff_t count, const float *sums) {
+    float bias[SIDE], slopes[SIDE];
+    memcpy(bias, c->bias + channel, sizeof bias);
+    memcpy(slopes, c->slopes + channel, sizeof slopes);
+    for (ptrdiff_t x = column; x < column + count; x++, sums += SIDE) {
+        float values[SIDE];
         for (int i = 0; i < SIDE; i++) {
-            const float value = values[i] + c->bias[channel + i];
-            values[i] = value > 0.0f ? value : value * c->slopes[channel + i];
+            const float value = sums[i] + bias[i];
+            values[i] = value > 0.0f ? value : value * slopes[i];
         }
         for (const Addend *addend = c->addends; addend < c->addends + ADDENDS; addend++) {
             if (!addend->rows) continue;
             const uint16_t *more = (const uint16_t *)addend->rows + at * addend->row +
-                                   (column + x) * addend->pixel + channel;
+                                   x * addend->pixel + channel;
             for (int i = 0; i < SIDE; i++)
                 values[i] = values[i] * addend->scale + from_bf16(more[i]);
         }
-        uint16_t *out =
-            (uint16_t *)c->out + at * c->out_row + (column + x) * c->out_pixel + channel;
+        uint16_t *out = (uint16_t *)c->out + at * c->out_row + x * c->out_pixel + channel;
         for (int i = 0; i < SIDE; i++) out[i] = to_bf16(values[i]);
     }
 }
