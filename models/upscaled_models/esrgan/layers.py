@@ -19,8 +19,9 @@ class CompiledLayer:
     copied once then.
     """
 
-    def __init__(self, layer: nn.Conv2d) -> None:
-        self._packed = PackedConvolution(layer.weight, layer.bias, 1.0, torch.float32)
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._packed = PackedConvolution(layer.weight, layer.bias, 1.0, dtype)
         # The kernel always pads. What it computes at the borders is cut off if the layer does not.
         self.is_padded = layer.padding == (1, 1)
 
@@ -34,12 +35,15 @@ class CompiledLayer:
         self._packed.lay_out()
 
     def __call__(self, pictures: Tensor, /) -> Tensor:
-        """(B, C, h, W) in float32."""
+        """(B, C, h, W). The result is in the precision of the layer."""
+        pictures = pictures.to(self._dtype)
         if pictures.stride(1) != 1:
             pictures = pictures.contiguous(memory_format=torch.channels_last)
         batch, _, height, width = pictures.shape
         result = torch.empty(
-            (batch, self._packed.outputs, height, width), memory_format=torch.channels_last
+            (batch, self._packed.outputs, height, width),
+            dtype=self._dtype,
+            memory_format=torch.channels_last,
         )
         for picture, out in zip(pictures, result, strict=True):
             self._packed.run(
@@ -55,23 +59,22 @@ def with_compiled_layers(
 ) -> tuple[Descriptor, Sequence[CompiledLayer]]:
     """A network that computes its 3x3 convolutions with the compiled kernel, and these layers.
 
-    It shares its weights with the given one, and is the given one if no layer fits. Only in
-    float32, because oneDNN is as fast in bf16.
+    It shares its weights with the given one, and is the given one if no layer fits.
     """
-    if dtype != torch.float32 or not any(map(_fits, descriptor.model.modules())):
+    if not any(_fits(layer, dtype) for layer in descriptor.model.modules()):
         return descriptor, ()
     model = descriptor.model
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
     compiled = deepcopy(descriptor, shared)
     layers = []
     for layer in compiled.model.modules():
-        if isinstance(layer, nn.Conv2d) and _fits(layer):
-            layers.append(CompiledLayer(layer))
+        if isinstance(layer, nn.Conv2d) and _fits(layer, dtype):
+            layers.append(CompiledLayer(layer, dtype))
             layer.forward = layers[-1]  # type: ignore[assignment,method-assign]
     return compiled, layers
 
 
-def _fits(layer: nn.Module) -> bool:
+def _fits(layer: nn.Module, dtype: torch.dtype) -> bool:
     return (
         # Not a class of its own, which may do anything.
         type(layer) is nn.Conv2d
@@ -79,5 +82,5 @@ def _fits(layer: nn.Module) -> bool:
         and layer.padding_mode == "zeros"
         and layer.stride == layer.dilation == (1, 1)
         and layer.groups == 1
-        and fits(layer.weight, torch.float32)
+        and fits(layer.weight, dtype)
     )

@@ -18,7 +18,6 @@ from upscaled_models.esrgan.rows.tracing import trace
 in_float = pytest.mark.skipif(
     convolution.kernel(torch.float32) is None, reason="no convolution is compiled for floats here"
 )
-compiled = pytest.mark.skipif(not library.available(), reason="there was no C compiler")
 
 
 def rrdb() -> nn.Module:
@@ -64,11 +63,9 @@ def test_its_result_is_the_modules_in_bands_of_any_height(height: int, width: in
         assert torch.equal(stream(graph, picture, rows), whole)
 
 
-@compiled
+@pytest.mark.usefixtures("plain_bf16")
 @pytest.mark.parametrize(("height", "width"), [(21, 9), (40, 5)])
-def test_the_same_holds_in_bf16(monkeypatch: pytest.MonkeyPatch, height: int, width: int) -> None:
-    # The same as on AMX, with plain C in place of its instructions.
-    monkeypatch.setattr(convolution, "kernel", lambda _: "convolve_bf16_plain")
+def test_the_same_holds_in_bf16(height: int, width: int) -> None:
     graph = trace(rrdb(), 3, 1, torch.bfloat16)
     picture = torch.cat([random_picture(height, width, seed=seed) for seed in (0, 1)])
     with torch.inference_mode():
@@ -93,39 +90,83 @@ def test_so_is_a_network_without_dense_blocks() -> None:
     assert (stream(graph, picture, 23) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@compiled
-@pytest.mark.parametrize("width", [1, 32, 45])
+@pytest.mark.usefixtures("plain_bf16")
+def test_a_network_without_dense_blocks_is_computed_in_bf16_too() -> None:
+    model = compact(48, 3)
+    graph = trace(model, 3, 1, torch.bfloat16)
+    blocks = [operation.block for operation in graph._operations]
+    assert [block.channels for block in blocks if block is not None] == [48] * 4
+    picture = random_picture(23, 31)
+    with torch.inference_mode():
+        expected = model(picture)
+    whole = stream(graph, picture, 23)
+    assert (whole - expected).abs().max() <= 2**-6 * expected.abs().max()
+    assert torch.equal(stream(graph, picture, 3), whole)
+
+
+def channels_last(*shape: int, seed: int) -> Tensor:
+    """Random values, (C, h, W)."""
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return values.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def convolved(source: Tensor, weight: Tensor, bias: Tensor, slopes: Tensor) -> Tensor:
+    result = functional.conv2d(source[None].float(), weight.bfloat16().float(), bias, 1, 1)
+    return torch.where(result > 0, result, result * slopes.view(-1, 1, 1))[0]
+
+
+@pytest.mark.usefixtures("plain_bf16")
+# Less than the pixels of a tile, just as many, more; beside the borders, and not.
+@pytest.mark.parametrize("width", [1, 16, 17, 32, 34, 70])
+# A multiple of the inputs that are multiplied at once, and not.
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 32), (48, 32), (16, 48)])
 def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
-    monkeypatch: pytest.MonkeyPatch, width: int
+    width: int, inputs: int, outputs: int
 ) -> None:
-    # The same as on AMX, with plain C in place of its instructions.
-    monkeypatch.setattr(convolution, "kernel", lambda _: "convolve_bf16_plain")
     generator = torch.Generator().manual_seed(width)
-    weight = torch.randn(32, 64, 3, 3, generator=generator) / 24
-    bias, slopes = torch.randn(2, 32, generator=generator)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / 24
+    bias, slopes = torch.randn(2, outputs, generator=generator)
     packed = PackedConvolution(weight, bias, slopes, torch.bfloat16)
     height = 6
-    # A pixel of zeros is before each row and behind the last.
-    pixels = torch.zeros(height * (width + 1) + convolution.READABLE_PIXELS, 128).bfloat16()
-    rows = pixels[: height * (width + 1)].view(height, width + 1, 128)[:, 1:].permute(2, 0, 1)
-    rows.copy_(torch.randn(128, height, width, generator=generator))
+    rows = channels_last(128, height, width, seed=1)
     before = rows.clone()
-    added = torch.randn(32, height, width, generator=generator).bfloat16()
-    added = added.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    added = channels_last(outputs, height, width, seed=2)
     packed.run(
-        Rows(rows[:64], 0),
-        Rows(rows[96:], 0),
+        Rows(rows[:inputs], 0),
+        Rows(rows[-outputs:], 0),
         until=height,
         first=0,
         last=height,
         grid=0,
-        addends=[Addend(Rows(added, 0), 0.25), Addend(Rows(rows[:32], 0), 0.5)],
+        addends=[Addend(Rows(added, 0), 0.25), Addend(Rows(rows[:outputs], 0), 0.5)],
     )
-    expected = functional.conv2d(before[None, :64].float(), weight.bfloat16().float(), bias, 1, 1)
-    expected = torch.where(expected > 0, expected, expected * slopes.view(-1, 1, 1))[0]
-    expected = (expected * 0.25 + added) * 0.5 + before[:32]
-    torch.testing.assert_close(rows[96:].float(), expected, rtol=2**-8, atol=1e-3)
-    assert torch.equal(rows[:96], before[:96])
+    expected = convolved(before[:inputs], weight, bias, slopes)
+    expected = (expected * 0.25 + added) * 0.5 + before[:outputs]
+    torch.testing.assert_close(rows[-outputs:].float(), expected, rtol=2**-8, atol=1e-3)
+    assert torch.equal(rows[:-outputs], before[:-outputs])
+
+
+@pytest.mark.usefixtures("plain_bf16")
+@pytest.mark.parametrize("inputs", [48, 64])
+@pytest.mark.parametrize("is_doubled", [False, True])
+def test_a_convolution_in_bf16_reads_whole_pixels(inputs: int, is_doubled: bool) -> None:
+    weight = torch.randn(48, inputs, 3, 3, generator=torch.Generator().manual_seed(0)) / 24
+    bias, slopes = torch.zeros(48), torch.full((48,), 0.5)
+    source = channels_last(inputs, 5, 50, seed=1)
+    read = source.repeat_interleave(2, 1).repeat_interleave(2, 2) if is_doubled else source
+    _, height, width = read.shape
+    out = channels_last(48, height, width, seed=2)
+    PackedConvolution(weight, bias, slopes, torch.bfloat16).run(
+        Rows(source, 0),
+        Rows(out, 0),
+        until=height,
+        first=0,
+        last=height,
+        grid=0,
+        is_doubled=is_doubled,
+    )
+    expected = convolved(read, weight, bias, slopes)
+    torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-3)
 
 
 @in_float

@@ -33,9 +33,29 @@ def test_a_layer_gives_what_the_module_gives(
     if not is_channels_last:
         pictures = pictures.contiguous()
     expected = layer(pictures)
-    result = CompiledLayer(layer)(pictures)
+    result = CompiledLayer(layer, torch.float32)(pictures)
     assert result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("plain_bf16")
+@pytest.mark.parametrize("padding", [0, 1])
+def test_it_does_in_bf16_whatever_the_picture_is_in(padding: int) -> None:
+    layer = convolution_of(padding=padding).bfloat16()
+    picture = random_picture(9, 20, channels=16).bfloat16()
+    result = CompiledLayer(layer, torch.bfloat16)(picture)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result, layer(picture), rtol=2**-7, atol=2**-7)
+    assert torch.equal(CompiledLayer(layer, torch.bfloat16)(picture.float()), result)
+
+
+@pytest.mark.usefixtures("plain_bf16")
+def test_a_network_in_tiles_computes_with_them_in_bf16_too() -> None:
+    small = network(real_cugan(), dtype=torch.bfloat16)
+    assert small._layers
+    picture = random_picture(24, 20)
+    exact = network(real_cugan())._forward(picture)
+    torch.testing.assert_close(small._forward(picture).float(), exact, rtol=0, atol=2**-5)
 
 
 class Several(nn.Module):
@@ -78,4 +98,6 @@ def test_other_layers_stay_as_they_are() -> None:
     from upscaled_models.esrgan import layers
 
     model = Several()
-    assert [name for name, layer in model.named_modules() if layers._fits(layer)] == ["fits"]
+    assert [
+        name for name, layer in model.named_modules() if layers._fits(layer, torch.float32)
+    ] == ["fits"]

@@ -1,12 +1,14 @@
-"""Compiled 3x3 convolutions (`convolution.c`), which read and write some of the channels of a
+"""Compiled 3x3 convolutions (`convolution.h`), which read and write some of the channels of a
 buffer, so that dense blocks need no copies.
 
-In float32 they take a quarter of the multiplications (Winograd), in bf16 they run on AMX.
+In float32 they take a quarter of the multiplications (`winograd.c`), in bf16 they run on AMX
+(`amx.c`).
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,15 +17,15 @@ from torch import Tensor
 
 from upscaled_models.esrgan.compiled import library
 
-# As in `convolution.c`.
+# As in `convolution.h`.
 ADDENDS = 2
-_COLUMNS, _DEPTH = 16, 32
-_SIDE = 32
+# Inputs and outputs are multiples of it.
+_CHANNELS = 16
+# As in `winograd.c`. Rows of results that are computed together, from one row of tiles.
 _POINTS = 36
-# Rows of results that are computed together, from one row of tiles.
 TILE_ROWS = 4
-# Pixels behind the last row that a kernel may read. Their values do not matter.
-READABLE_PIXELS = _SIDE + 1
+# As in `amx.c`: inputs that are multiplied at once.
+_DEPTH = 32
 
 _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_ssize_t
 
@@ -79,11 +81,10 @@ def fits(weight: Tensor, dtype: torch.dtype) -> bool:
     """True if this processor has a compiled convolution in `dtype` for such weights, (outputs,
     inputs, 3, 3)."""
     outputs, inputs, *sides = weight.shape
-    multiple = _COLUMNS if dtype == torch.float32 else _SIDE
     return (
         weight.device.type == "cpu"
         and sides == [3, 3]
-        and outputs % multiple == inputs % multiple == 0
+        and outputs % _CHANNELS == inputs % _CHANNELS == 0
         and kernel(dtype) is not None
     )
 
@@ -126,17 +127,14 @@ class PackedConvolution:
     @property
     def extra_bytes(self) -> int:
         """Memory of the weights beyond the size of the network's own parameters."""
-        points = _POINTS if self._dtype == torch.float32 else 9
-        return (points - 9) * self._taps_bytes
+        exact = self._dtype == torch.float32
+        taken = _POINTS * self.inputs if exact else 3 * _DEPTH * _pieces(self.inputs)
+        return taken * self.outputs * self._dtype.itemsize - self.own_bytes
 
     @property
     def own_bytes(self) -> int:
         """Size of the network's own parameters, in this precision."""
-        return 9 * self._taps_bytes
-
-    @property
-    def _taps_bytes(self) -> int:
-        return self.inputs * self.outputs * self._dtype.itemsize
+        return 9 * self.inputs * self.outputs * self._dtype.itemsize
 
     def lay_out(self) -> None:
         """Lay out the weights, if that was not done yet."""
@@ -197,8 +195,20 @@ def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return packed
 
 
+def _pieces(inputs: int) -> int:
+    """How often `_DEPTH` inputs are multiplied for each row of a kernel."""
+    return math.ceil(3 * inputs / _DEPTH)
+
+
 def _in_pairs(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights in the layout of `convolve_bf16`."""
     outputs, inputs = weight.shape[:2]
-    blocks = weight.to(dtype).reshape(outputs // _SIDE, 2, 16, inputs // _SIDE, 16, 2, 3, 3)
-    return blocks.permute(0, 3, 6, 7, 1, 4, 2, 5).contiguous()
+    rows = weight.to(dtype).permute(0, 2, 3, 1).reshape(outputs, 3, 3 * inputs)
+    pieces = _pieces(inputs)
+    if missing := pieces * _DEPTH - 3 * inputs:
+        # The last piece begins inside the one before it, and its first weights are zero.
+        start = 3 * inputs - _DEPTH + missing
+        zeros = rows.new_zeros(outputs, 3, missing)
+        rows = torch.cat([rows[:, :, :start], zeros, rows[:, :, start:]], 2)
+    tiles = rows.view(outputs // _CHANNELS, _CHANNELS, 3, pieces, _DEPTH // 2, 2)
+    return tiles.permute(0, 2, 3, 4, 1, 5).contiguous()

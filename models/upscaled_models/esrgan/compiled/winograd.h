@@ -1,4 +1,4 @@
-/* Included by `convolution.c` through `each_width.h`.
+/* Included by `winograd.c` through `each_width.h`.
  *
  * F(4x4, 3x3) of A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015):
  * a tile of 4 x 4 results takes 36 multiplications per pair of channels instead of 144.

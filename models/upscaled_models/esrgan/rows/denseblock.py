@@ -11,15 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.compiled.convolution import (
-    READABLE_PIXELS,
-    TILE_ROWS,
-    Addend,
-    PackedConvolution,
-    Rows,
-)
+from upscaled_models.esrgan.compiled.convolution import TILE_ROWS, Addend, PackedConvolution, Rows
 
 
 @dataclass(frozen=True)
@@ -94,23 +89,13 @@ class DenseRows:
         """Memory to write the next rows of the source to before they are pushed."""
         batch, channels, count, width = shape
         held = self.end - self.start
-        parts = self._padded(batch, held + count, width, like)
+        parts = like.new_empty((batch, held + count, width, self._block.channels))
+        parts = parts.permute(0, 3, 1, 2)
         if self._held is not None:
             parts[:, :, :held] = self._held
         self._held = parts
         self._reserved = parts[:, :channels, held:]
         return self._reserved
-
-    def _padded(self, batch: int, height: int, width: int, like: Tensor) -> Tensor:
-        """Memory for all parts of so many rows, with the padding that the kernels want."""
-        # One pixel of zeros is before each row. It is also the one behind the row before.
-        pixels = height * (width + 1)
-        every = self._block.channels
-        whole = like.new_empty((batch, pixels + READABLE_PIXELS, every))
-        rows = whole[:, :pixels].view(batch, height, width + 1, every)
-        rows[:, :, 0] = 0
-        whole[:, pixels] = 0
-        return rows[:, :, 1:].permute(0, 3, 1, 2)
 
     @property
     def batch(self) -> int:
@@ -133,10 +118,7 @@ class DenseRows:
         if row <= self.start or self._held is None:
             return
         rest = self._held[:, :, row - self.start : self.end - self.start]
-        batch, _, height, width = rest.shape
-        # With padding: the picture's last rows are computed without new ones.
-        self._held = self._padded(batch, height, width, rest)
-        self._held.copy_(rest)
+        self._held = rest.clone(memory_format=torch.channels_last)
         self.start = row
 
 

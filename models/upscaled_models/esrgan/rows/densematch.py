@@ -60,12 +60,9 @@ def match_dense_blocks(calls: Sequence[Node], dtype: torch.dtype) -> dict[Node, 
     """The dense blocks among recorded calls, by the call that gives their result. Convolutions
     outside of dense blocks are blocks of one.
 
-    dtype: what convolutions compute in. In bf16 a network without dense blocks has no matches,
-    because oneDNN is as fast there. In float32 the blocks take a quarter of the multiplications.
+    dtype: what convolutions compute in.
     """
-    matches = _Matcher(calls, dtype).matches
-    is_dense = any(len(match.convolutions) > 1 for match in matches.values())
-    return matches if is_dense or dtype == torch.float32 else {}
+    return _Matcher(calls, dtype).matches
 
 
 class _Matcher:
@@ -152,8 +149,8 @@ class _Matcher:
         return _Sum(inside, scale, other, user)
 
     def _doubles(self, node: Node) -> bool:
-        """True if a call doubles width and height. Only the kernel for floats can read that."""
-        if packet(node) is not aten.upsample_nearest2d or self._dtype != torch.float32:
+        """True if a call doubles width and height."""
+        if packet(node) is not aten.upsample_nearest2d:
             return False
         before, after = (each.value.shape[2:] for each in (node.args[0], node))
         return node.args[0] in self._usable and list(after) == [2 * side for side in before]
