@@ -237,7 +237,7 @@ class SimulatedForkServer(ForkServer):
     def spawn(self, number: int, argv: list[str], env: dict[str, str], stdio: list[int]) -> None:
         if self._system.spawns_fail:
             self.report({"spawn": number, "failed": "Too many open files"})
-        else:
+        elif self._system.reads_options:
             self._system.add_worker(number, argv, env, stdio)
 
     def end(self, exit_code: int) -> None:
@@ -273,6 +273,9 @@ class SimulatedSystem(System):
         self.fork_servers_started = 0
         self.has_no_room = False  # for a fork server
         self.spawns_fail = False
+        # A fork server finds the workers' options right at once. If not, the test says when, and
+        # until then no worker starts.
+        self.reads_options = True
         self.oom_kills = 0
         self.free_mb = 100_000.0
 
@@ -318,6 +321,8 @@ class SimulatedSystem(System):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self.fork_servers_started += 1
         self.fork_server = SimulatedForkServer(self)
+        if self.reads_options:
+            self.report({"usage": None})
         return self.fork_server
 
     def become_subreaper(self) -> None:

@@ -187,39 +187,36 @@ static Window window_at(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ui
     return (Window){copy, SEEN * c->inputs, c->inputs};
 }
 
-/* `count` pixels of `channels` results from `channel` on, of row `at` from `column` on. `channels` is
- * known when it is compiled. */
-static inline __attribute__((always_inline)) void finish_channels(
-    const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel, ptrdiff_t count,
-    const float *sums, const int channels) {
-    float bias[SIDE], slopes[SIDE];
-    memcpy(bias, c->bias + channel, (size_t)channels * sizeof *bias);
-    memcpy(slopes, c->slopes + channel, (size_t)channels * sizeof *slopes);
-    for (ptrdiff_t x = column; x < column + count; x++, sums += SIDE) {
-        float values[SIDE];
-        for (int i = 0; i < channels; i++) {
-            const float value = sums[i] + bias[i];
-            values[i] = value > 0.0f ? value : value * slopes[i];
-        }
-        for (const Addend *addend = c->addends; addend < c->addends + ADDENDS; addend++) {
-            if (!addend->rows) continue;
-            const uint16_t *more = (const uint16_t *)addend->rows + at * addend->row +
-                                   x * addend->pixel + channel;
-            for (int i = 0; i < channels; i++)
-                values[i] = values[i] * addend->scale + from_bf16(more[i]);
-        }
-        uint16_t *out = (uint16_t *)c->out + at * c->out_row + x * c->out_pixel + channel;
-        for (int i = 0; i < channels; i++) out[i] = to_bf16(values[i]);
-    }
-}
+/* TILE values, which the compiler keeps in what registers the processor has. */
+typedef float Floats __attribute__((vector_size(4 * TILE), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * TILE)));
+typedef uint16_t Halves __attribute__((vector_size(2 * TILE), aligned(2), may_alias));
 
+#define FROM_BF16(values) \
+    ((Floats)(__builtin_convertvector(*(const Halves *)(values), Bits) << 16))
+
+/* `count` pixels of row `at` from `column` on, of TILE results from `channel` on. */
 FOR_EACH_PROCESSOR
 static void finish(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel,
-                   ptrdiff_t count, int columns, const float *sums) {
-    if (columns == 2)
-        finish_channels(c, at, column, channel, count, sums, SIDE);
-    else
-        finish_channels(c, at, column, channel, count, sums, TILE);
+                   ptrdiff_t count, const float *sums) {
+    const Floats bias = *(const Floats *)(c->bias + channel);
+    const Floats slopes = *(const Floats *)(c->slopes + channel);
+    const Addend first = c->addends[0], second = c->addends[1];
+    const uint16_t *one = first.rows, *two = second.rows;
+    if (one) one += at * first.row + column * first.pixel + channel;
+    if (two) two += at * second.row + column * second.pixel + channel;
+    const ptrdiff_t step = c->out_pixel;
+    uint16_t *out = (uint16_t *)c->out + at * c->out_row + column * step + channel;
+    for (const float *end = sums + count * SIDE; sums < end; sums += SIDE, out += step) {
+        Floats value = *(const Floats *)sums + bias;
+        const Bits above = (Bits)(value > 0.0f);
+        value = (Floats)(((Bits)value & above) | ((Bits)(value * slopes) & ~above));
+        if (one) value = value * first.scale + FROM_BF16(one), one += first.pixel;
+        if (two) value = value * second.scale + FROM_BF16(two), two += second.pixel;
+        /* As `to_bf16`. */
+        const Bits bits = (Bits)value;
+        *(Halves *)out = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
+    }
 }
 
 /* SIDE pixels of row `at`, from `column` on. copies: memory for two windows. */
@@ -238,7 +235,8 @@ static void convolve_pixels(const Convolution *c, ptrdiff_t at, ptrdiff_t column
         const uint16_t *weights =
             (const uint16_t *)c->weights + channel * 3 * pieces_of(c->inputs) * DEPTH;
         sums_of(windows, weights, c->inputs, from, to, columns, sums);
-        finish(c, at, column, channel, count, columns, sums);
+        for (int n = 0; n < columns; n++)
+            finish(c, at, column, channel + n * TILE, count, sums + n * TILE);
     }
 }
 
