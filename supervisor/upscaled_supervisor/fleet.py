@@ -124,6 +124,11 @@ class Fleet:
         return serving and len(self.children) == len(self.slots)
 
     @property
+    def has_read_options(self) -> bool:
+        """True once the workers' options were found right, or no worker can be started."""
+        return self._spawner.has_read_options or self.failure is not None
+
+    @property
     def is_gone(self) -> bool:
         """True once every worker has exited after `stop`. A worker that has no pid yet does not
         count: it ends with the fork server."""

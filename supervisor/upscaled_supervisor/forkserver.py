@@ -110,7 +110,7 @@ def read_notice(line: bytes) -> dict[str, Any]:
     """Read one notice of a fork server. Raises `ValueError` if the line is no notice."""
     notice = decode_line(line)
     match notice:
-        case {"template": bool()} | {"usage": str()} | {"spawn": int(), "failed": str()}:
+        case {"template": bool()} | {"usage": str() | None} | {"spawn": int(), "failed": str()}:
             return dict(notice)
         case {"spawn": int(), "pid": int(pid)} if 1 < pid < _PIDS:
             return dict(notice)

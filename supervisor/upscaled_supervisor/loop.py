@@ -198,8 +198,9 @@ class Supervisor:
             return True
         is_busy = self._ledger.jobs or self._ledger.replays.is_waiting or self._admission.is_holding
         if self._drain_until is None:
-            # After a signal, the journal's jobs are left to the next start.
-            is_busy = is_busy or self._ledger.awaits_journal
+            # After a signal, the journal's jobs are left to the next start. Without one, wrong
+            # options of the workers are told, also if there was no job.
+            is_busy = is_busy or self._ledger.awaits_journal or not self._fleet.has_read_options
         if not self._draining or is_busy:
             return False
         if not self._stopping:

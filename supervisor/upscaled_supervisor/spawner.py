@@ -53,6 +53,7 @@ class Spawner:
         self._fork_server: ForkServer | None = None
         self._next_number = 0
         self._is_closing = False
+        self.has_read_options = False  # the workers' options, which are right
 
     def request_spawn(self, slot: Slot, models: Sequence[str] = ()) -> Child:
         """Ask for a worker that preloads these models; its pid arrives later.
@@ -145,7 +146,9 @@ class Spawner:
             for child in [one for one in self._children.values() if one.pid == notice["exited"]]:
                 self._handle_worker_exit(child, notice["status"])
         elif "usage" in notice:
-            self._handle_usage_error(notice["usage"])
+            self.has_read_options = notice["usage"] is None
+            if notice["usage"] is not None:
+                self._handle_usage_error(notice["usage"])
         elif notice.get("template") is False and self._options.template:
             self._log.log("warning", "template_unusable", detail=notice.get("detail"))
 

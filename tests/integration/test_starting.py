@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from tests.conftest import StartDaemon
 
 
-def test_wrong_worker_options_end_the_daemon(start_supervisor: StartDaemon) -> None:
+@pytest.mark.parametrize("end", ["wait", "finish"])
+def test_wrong_worker_options_end_the_daemon(start_supervisor: StartDaemon, end: str) -> None:
     daemon = start_supervisor("--no-such-option")
-    assert daemon.wait() == 2
+    assert getattr(daemon, end)() == 2  # `finish` ends the input before the options are read
     assert b"--no-such-option" in daemon.stderr
 
 

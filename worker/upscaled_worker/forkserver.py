@@ -12,9 +12,10 @@ the fork server kills all its descendants, whose parent it becomes as a subreape
 server itself is killed, the kernel kills its workers, and the supervisor kills their children.
 
 The control socket carries JSON lines. In: `{"spawn": N, "argv": [...], "env": {...}}` with the
-worker's three stdio descriptors. Out: `{"template": true|false, "detail": "reason"}` once after the
-imports, or `{"usage": "fault"}` if the workers' options are wrong; `{"spawn": N, "pid": P}` or
-`{"spawn": N, "failed": "reason"}`; `{"exited": P, "status": S}` (as `os.waitpid` returns it).
+worker's three stdio descriptors. Out: first `{"usage": null}`, or `{"usage": "fault"}` if the
+workers' options are wrong; `{"template": true|false, "detail": "reason"}` once after the imports;
+`{"spawn": N, "pid": P}` or `{"spawn": N, "failed": "reason"}`; `{"exited": P, "status": S}` (as
+`os.waitpid` returns it).
 """
 
 from __future__ import annotations
@@ -66,13 +67,16 @@ class ForkServer:
         """Import the libraries of the workers, unless each is a new interpreter."""
         from upscaled_worker.__main__ import WrongUsageError, read_options
 
+        fault = None
         try:
             options = read_options(self._worker_argv)
         except WrongUsageError as error:
-            # An exit status alone is not clear: a library may exit with any status in its import.
-            with contextlib.suppress(OSError):  # the supervisor had nothing to do, and is gone
-                self._send(usage=error.text)
+            fault = error.text
             raise
+        finally:
+            # An exit status alone is not clear: a library may exit with any status in its import.
+            with contextlib.suppress(OSError):  # the supervisor is gone
+                self._send(usage=fault)
         if self._template:
             with from_existing_folder():
                 self._fault = _preimport(options.methods)

@@ -209,6 +209,27 @@ def test_wrong_options_of_the_workers_end_it() -> None:
         assert end["error"] == "no worker can be started: there is no option --foo"
 
 
+def test_wrong_options_of_the_workers_are_told_also_if_there_is_no_job() -> None:
+    daemon = Simulation()
+    daemon.system.reads_options = False
+    daemon.start()
+    daemon.close_stdin()
+    daemon.wait_status("draining")
+    daemon.run_for(10.0)
+    daemon.system.report({"usage": "there is no option --foo"})
+    assert daemon.wait() == 2
+    daemon.close()
+
+
+def test_a_signal_ends_it_before_the_options_of_the_workers_are_read() -> None:
+    daemon = Simulation()
+    daemon.system.reads_options = False
+    daemon.start()
+    daemon.system.raise_signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    daemon.close()
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_last_results_that_are_not_read_are_given_up_after_a_while(signals: int) -> None:
     with simulated() as daemon:
