@@ -47,7 +47,7 @@ const (
 	CodeDeadlineExceeded Code = "deadline_exceeded"
 	// CodeStalled: the job made no progress within its budget, and max_attempts allowed one start.
 	CodeStalled Code = "stalled"
-	// CodeWorkerCrashed: the job's worker crashed, and max_attempts allowed one start; or no worker can be started.
+	// CodeWorkerCrashed: the job's worker crashed, and max_attempts allowed one start; or no worker can be started, which is not retryable if the workers' options are wrong.
 	CodeWorkerCrashed Code = "worker_crashed"
 	// CodePoisoned: the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how.
 	CodePoisoned Code = "poisoned"

@@ -135,10 +135,11 @@ class Admission(Generic[JobT]):
         self._send(error.message_fields())
         return job
 
-    def refuse_held(self, code: ErrorCode, text: str) -> None:
+    def refuse_held(self, code: ErrorCode, text: str, *, retryable: bool | None = None) -> None:
         """Answer every held job with an error: there will be no room for it."""
         while self._held:
-            self.refuse(JobError(code, text, job_id=self._take_first().job_id))
+            job_id = self._take_first().job_id
+            self.refuse(JobError(code, text, job_id=job_id, retryable=retryable))
 
     def refuse(self, error: JobError) -> dict[str, Any]:
         """Answer a line that is refused, and return the answer.

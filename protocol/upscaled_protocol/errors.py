@@ -45,7 +45,7 @@ class ErrorCode(StrEnum):
 
 
 class CodeMeaning(NamedTuple):
-    """The meaning of a code. retryable: the same job may succeed later."""
+    """The meaning of a code. retryable: the same job may succeed later, if its error agrees."""
 
     retryable: bool
     raised_when: str
@@ -96,7 +96,8 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.WORKER_CRASHED: CodeMeaning(
         True,
-        "the job's worker crashed, and max_attempts allowed one start; or no worker can be started",
+        "the job's worker crashed, and max_attempts allowed one start; or no worker can be "
+        "started, which is not retryable if the workers' options are wrong",
     ),
     ErrorCode.POISONED: CodeMeaning(
         False,
@@ -127,18 +128,22 @@ class JobError(Exception):
     ``message`` is one sentence that says what is wrong and, if that helps, what to do.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, job_id: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        job_id: str | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        """retryable: the same job may succeed later; None: as the code says."""
         super().__init__(message)
         self.code = code
         self.message = message
         self.job_id = job_id
+        self.retryable = MEANINGS[code].retryable if retryable is None else retryable
         # The value that a refused line has as its job_id, if it cannot be an id.
         self.refused_job_id: str | None = None
-
-    @property
-    def retryable(self) -> bool:
-        """True if the same job may succeed later."""
-        return MEANINGS[self.code].retryable
 
     def message_fields(self) -> dict[str, Any]:
         """The fields of the `error` message that answers a line or a job with this failure."""

@@ -217,9 +217,17 @@ class Ledger:
         self._queued_bytes -= len(job.line)
         self._kill_suspects -= job.is_kill_suspect
 
-    def fail(self, job: Job, code: ErrorCode, text: str, cause: Cause | None = None) -> None:
+    def fail(
+        self,
+        job: Job,
+        code: ErrorCode,
+        text: str,
+        cause: Cause | None = None,
+        *,
+        retryable: bool | None = None,
+    ) -> None:
         """End a job with an error of the supervisor."""
-        error = JobError(code, text, job_id=job.job_id).message_fields()
+        error = JobError(code, text, job_id=job.job_id, retryable=retryable).message_fields()
         if job.started_at:
             error["attempt"] = max(job.attempts, 1)
         if cause is not None:

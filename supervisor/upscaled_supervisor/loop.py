@@ -188,7 +188,7 @@ class Supervisor:
         """True once nothing is left to do and every worker has exited. `run` calls it."""
         if self._fleet.has_usage_error:
             text = f"no worker can be started: {self._fleet.failure}"
-            self._end_jobs(ErrorCode.WORKER_CRASHED, text)
+            self._end_jobs(ErrorCode.WORKER_CRASHED, text, retryable=False)
             return True
         if self._handover.exit_status is not None:
             return True
@@ -340,12 +340,12 @@ class Supervisor:
         self._ledger.replays.clear()
         self._fleet.kill()
 
-    def _end_jobs(self, code: ErrorCode, text: str) -> None:
+    def _end_jobs(self, code: ErrorCode, text: str, *, retryable: bool | None = None) -> None:
         """End every job with this error; with a journal, leave them to the next start."""
-        self._admission.refuse_held(code, text)
+        self._admission.refuse_held(code, text, retryable=retryable)
         for job in list(self._ledger.jobs.values()):
             if self._ledger.journal is None:
-                self._ledger.fail(job, code, text)
+                self._ledger.fail(job, code, text, retryable=retryable)
             else:
                 self._ledger.drop(job)
                 self._left_jobs = True

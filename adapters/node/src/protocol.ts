@@ -44,7 +44,7 @@ export const ERROR_CODES = {
   deadline_exceeded: { retryable: false },
   /** the job made no progress within its budget, and max_attempts allowed one start */
   stalled: { retryable: true },
-  /** the job's worker crashed, and max_attempts allowed one start; or no worker can be started */
+  /** the job's worker crashed, and max_attempts allowed one start; or no worker can be started, which is not retryable if the workers' options are wrong */
   worker_crashed: { retryable: true },
   /** the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how */
   poisoned: { retryable: false },

@@ -32,7 +32,7 @@ ERROR_CODES: dict[str, bool] = {
     "cancelled": False,  # the host cancelled the job
     "deadline_exceeded": False,  # the job's timeout_s passed
     "stalled": True,  # the job made no progress within its budget, and max_attempts allowed one start
-    "worker_crashed": True,  # the job's worker crashed, and max_attempts allowed one start; or no worker can be started
+    "worker_crashed": True,  # the job's worker crashed, and max_attempts allowed one start; or no worker can be started, which is not retryable if the workers' options are wrong
     "poisoned": False,  # the job's worker crashed on each attempt, or three daemons were killed while the job ran; `cause` says how
     "upstream_auth": False,  # the cloud service refused the credentials
     "upstream_quota": True,  # the cloud service's quota is used up

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upscaled_protocol.backoff import backoff_s
-from upscaled_protocol.errors import JobError
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue.job import Message, QueuedJob, cancelled_event, error_event, poisoned_event
 from upscaled_queue.record import RecordLostError, Records, Start
@@ -91,10 +91,14 @@ class Ends:
         self, job: QueuedJob, token: str, event: Message, deliveries: int
     ) -> Outcome:
         """End the job as the daemon did; or give it back, if another delivery may succeed."""
-        if event.get("retryable") is not True or deliveries >= self._settings.max_deliveries:
+        # A daemon whose options are wrong answers `worker_crashed`, which is not retryable there;
+        # another machine has options of its own.
+        code = event.get("code")
+        may_succeed = event.get("retryable") is True or code == ErrorCode.WORKER_CRASHED
+        if not may_succeed or deliveries >= self._settings.max_deliveries:
             return self.settle(job, event)
         delay_s = backoff_s(deliveries, _FIRST_RETRY_S, _LAST_RETRY_S)
-        self._log.log("warning", "job_given_back", job_id=job.job_id, code=event.get("code"))
+        self._log.log("warning", "job_given_back", job_id=job.job_id, code=code)
         self._records.give_back(job, token, delay_s=delay_s, is_counted=True)
         return GivenBack(delay_s)
 

@@ -16,18 +16,26 @@ import redis
 from bullmq.custom_errors import DelayedError
 from celery import signals
 
-from upscaled_protocol.errors import JobError
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import BullWorker, bullmq_id
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.command import main
 from upscaled_queue.daemonargs import daemon_args
-from upscaled_queue.job import bullmq_priority, check_allowed, level_of, read_job, without_picture
+from upscaled_queue.ends import Ends, GivenBack
+from upscaled_queue.job import (
+    bullmq_priority,
+    check_allowed,
+    error_event,
+    level_of,
+    read_job,
+    without_picture,
+)
 from upscaled_queue.machine import Machine
 from upscaled_queue.options import say_missing
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
-from upscaled_queue.record import RecordLostError
+from upscaled_queue.record import RecordLostError, Records
 from upscaled_queue.settings import Settings
 
 
@@ -173,6 +181,17 @@ def test_a_machine_that_fails_gives_the_job_back_to_bullmq_which_would_end_it() 
         asyncio.run(process())
     ((job_id, _, delay_ms, token, _),) = moved
     assert (job_id, delay_ms, token) == ("7", 1000, "token")
+
+
+def test_a_machine_with_wrong_options_gives_its_jobs_to_another_one() -> None:
+    given: list[str] = []
+    records = SimpleNamespace(give_back=lambda _, token, **__: given.append(token))
+    error = JobError(ErrorCode.WORKER_CRASHED, "there is no option --foo", retryable=False)
+    with Path(os.devnull).open("wb") as log:
+        settings = Settings(url=read_queue_url("redis://h/0"))
+        ends = Ends(settings, cast(Records, records), Logger(log.fileno()))
+        ended = ends.settle_or_retry(read_job(esrgan()), "token", error_event(error, "1"), 1)
+    assert (ended, given) == (GivenBack(1.0), ["token"])
 
 
 def test_a_dead_letter_keeps_no_picture() -> None:

@@ -207,6 +207,20 @@ def test_wrong_options_of_the_workers_end_it() -> None:
         assert codes(daemon) == {"a": "worker_crashed"}
         [end] = daemon.terminals()
         assert end["error"] == "no worker can be started: there is no option --foo"
+        assert not end["retryable"]
+
+
+def test_wrong_options_of_the_workers_end_jobs_that_wait_for_room() -> None:
+    with simulated("--max-queue", "1") as daemon:
+        daemon.job("a", config=HANG)
+        daemon.job("held")
+        daemon.wait_held("a")
+        daemon.system.report({"usage": "there is no option --foo"})
+        assert daemon.wait() == 2
+        assert [(end["job_id"], end["retryable"]) for end in daemon.terminals()] == [
+            ("held", False),
+            ("a", False),
+        ]
 
 
 def test_wrong_options_of_the_workers_are_told_also_if_there_is_no_job() -> None:
