@@ -8,7 +8,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from upscaled_models.esrgan.compiled.convolution import PackedConvolution, Rows, fits
+from upscaled_models.esrgan.compiled.convolution import (
+    Convolved,
+    PackedConvolution,
+    Rows,
+    convolve,
+    fits,
+)
 from upscaled_models.esrgan.loading import Descriptor
 
 
@@ -46,8 +52,9 @@ class CompiledLayer:
             memory_format=torch.channels_last,
         )
         for picture, out in zip(pictures, result, strict=True):
-            self._packed.run(
-                Rows(picture, 0), Rows(out, 0), until=height, first=0, last=height, grid=0
+            source, to = Rows(picture, 0), Rows(out, 0)
+            convolve(
+                [Convolved(self._packed, source, to, until=height, first=0, last=height, grid=0)]
             )
         if self.is_padded:
             return result

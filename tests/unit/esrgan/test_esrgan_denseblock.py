@@ -11,7 +11,13 @@ from torch.nn import functional
 
 from tiny_networks import compact, in_bands, random_picture
 from upscaled_models.esrgan.compiled import convolution, library
-from upscaled_models.esrgan.compiled.convolution import Addend, PackedConvolution, Rows
+from upscaled_models.esrgan.compiled.convolution import (
+    Addend,
+    Convolved,
+    PackedConvolution,
+    Rows,
+    convolve,
+)
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import trace
 
@@ -110,6 +116,13 @@ def channels_last(*shape: int, seed: int) -> Tensor:
     return values.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
+def convolve_all(packed: PackedConvolution, source: Tensor, out: Tensor, **more: Any) -> None:
+    """All rows of a picture."""
+    last = out.shape[1]
+    rows = Convolved(packed, Rows(source, 0), Rows(out, 0), last, 0, last, 0, **more)
+    convolve([rows])
+
+
 def convolved(source: Tensor, weight: Tensor, bias: Tensor, slopes: Tensor) -> Tensor:
     result = functional.conv2d(source[None].float(), weight.bfloat16().float(), bias, 1, 1)
     return torch.where(result > 0, result, result * slopes.view(-1, 1, 1))[0]
@@ -131,13 +144,10 @@ def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
     rows = channels_last(128, height, width, seed=1)
     before = rows.clone()
     added = channels_last(outputs, height, width, seed=2)
-    packed.run(
-        Rows(rows[:inputs], 0),
-        Rows(rows[-outputs:], 0),
-        until=height,
-        first=0,
-        last=height,
-        grid=0,
+    convolve_all(
+        packed,
+        rows[:inputs],
+        rows[-outputs:],
         addends=[Addend(Rows(added, 0), 0.25), Addend(Rows(rows[:outputs], 0), 0.5)],
     )
     expected = convolved(before[:inputs], weight, bias, slopes)
@@ -156,15 +166,8 @@ def test_a_convolution_in_bf16_reads_whole_pixels(inputs: int, is_doubled: bool)
     read = source.repeat_interleave(2, 1).repeat_interleave(2, 2) if is_doubled else source
     _, height, width = read.shape
     out = channels_last(48, height, width, seed=2)
-    PackedConvolution(weight, bias, slopes, torch.bfloat16).run(
-        Rows(source, 0),
-        Rows(out, 0),
-        until=height,
-        first=0,
-        last=height,
-        grid=0,
-        is_doubled=is_doubled,
-    )
+    packed = PackedConvolution(weight, bias, slopes, torch.bfloat16)
+    convolve_all(packed, source, out, is_doubled=is_doubled)
     expected = convolved(read, weight, bias, slopes)
     torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-3)
 
@@ -183,7 +186,7 @@ def test_weights_are_laid_out_when_they_are_first_used(monkeypatch: pytest.Monke
     assert not called
     # 36 points in place of 9 weights.
     assert packed.extra_bytes == (36 - 9) * 16 * 16 * 4
-    rows, out = (Rows(torch.ones(4, 4, 16).permute(2, 0, 1), 0) for _ in range(2))
+    source, out = (torch.ones(4, 4, 16).permute(2, 0, 1) for _ in range(2))
     for _ in range(2):
-        packed.run(rows, out, until=4, first=0, last=4, grid=0)
+        convolve_all(packed, source, out)
     assert called == ["pack_float", "convolve_float", "convolve_float"]

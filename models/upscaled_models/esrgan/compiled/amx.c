@@ -240,8 +240,8 @@ static void convolve_pixels(const Convolution *c, ptrdiff_t at, ptrdiff_t column
     }
 }
 
-static int convolve(const Convolution *c, int threads, Sums sums, void (*begin)(void),
-                    void (*end)(void)) {
+static int convolve_one(const Convolution *c, int threads, Sums sums, void (*begin)(void),
+                        void (*end)(void)) {
     const ptrdiff_t across = (c->width + SIDE - 1) / SIDE;
     const ptrdiff_t blocks = across * (c->last - c->first);
     int complete = 1;
@@ -260,17 +260,24 @@ static int convolve(const Convolution *c, int threads, Sums sums, void (*begin)(
     return complete;
 }
 
+static int convolve(const Convolution *all, int count, int threads, Sums sums, void (*begin)(void),
+                    void (*end)(void)) {
+    for (const Convolution *c = all; c < all + count; c++)
+        if (!convolve_one(c, threads, sums, begin, end)) return 0;
+    return 1;
+}
+
 /* In bf16: weights (outputs / TILE, ...) in the layout of `Sums`; inputs and outputs are multiples of
  * TILE. grid is ignored. Returns 0 if there is no memory. */
-int convolve_bf16(const Convolution *c, int threads) {
+int convolve_bf16(const Convolution *all, int count, int threads) {
 #ifdef HAS_AMX
-    return convolve(c, threads, amx_sums, begin_amx, end_amx);
+    return convolve(all, count, threads, amx_sums, begin_amx, end_amx);
 #else
-    return convolve(c, threads, plain_sums, nothing, nothing);
+    return convolve(all, count, threads, plain_sums, nothing, nothing);
 #endif
 }
 
 /* The same without AMX, many times slower, for tests. */
-int convolve_bf16_plain(const Convolution *c, int threads) {
-    return convolve(c, threads, plain_sums, nothing, nothing);
+int convolve_bf16_plain(const Convolution *all, int count, int threads) {
+    return convolve(all, count, threads, plain_sums, nothing, nothing);
 }

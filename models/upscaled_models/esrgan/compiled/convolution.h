@@ -1,5 +1,6 @@
 /* A 3x3 convolution for dense blocks. It reads some of the channels of a buffer, writes to others, and
- * adds other rows to its result, so nothing has to be concatenated or added by itself.
+ * adds other rows to its result, so nothing has to be concatenated or added by itself. Several are
+ * computed by one call, each of which may read the results of those before it.
  *
  * Arrays are channels last. Rows and columns outside of the picture are zero.
  */

@@ -102,7 +102,7 @@ class PackedConvolution:
     """A convolution with a zero padding of one pixel. Its weights are laid out when it first runs:
     while a network is loaded, with one thread at work, that would take most of the time.
 
-    slopes: of a PReLU that follows it, per output channel.
+    kernel: the compiled function. slopes: of a PReLU that follows it, per output channel.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PackedConvolution:
     ) -> None:
         name = kernel(dtype)
         assert name is not None
-        self._kernel = name
+        self.kernel = name
         self.outputs, self.inputs = weight.shape[:2]
         self._weight, self._dtype = weight, dtype
         self._packed: Tensor | None = None
@@ -143,48 +143,59 @@ class PackedConvolution:
             self._packed = pack(self._weight, self._dtype)
             del self._weight
 
-    def run(
-        self,
-        source: Rows,
-        out: Rows,
-        *,
-        until: int,
-        first: int,
-        last: int,
-        grid: int,
-        addends: Sequence[Addend] = (),
-        is_doubled: bool = False,
-    ) -> None:
-        """Compute rows `first` to `last` of `out`.
-
-        until: the end of the source's rows that are computed. Rows beyond it, and rows above the
-        source's first, count as zero. grid: the first row of the tiles, at most `TILE_ROWS - 1`
-        above `first`; the same tiles give the same bits. is_doubled: the source is read at twice
-        its width and height, each pixel four times; `until` is then a row of the doubled source.
-        """
+    def call(self, rows: Convolved) -> _Convolution:
+        """What the compiled function is given."""
         self.lay_out()
         assert self._packed is not None
         call = _Convolution(
-            *source.of_row_0(),
-            *out.of_row_0(),
+            *rows.source.of_row_0(),
+            *rows.out.of_row_0(),
             self._packed.data_ptr(),
             self._bias.data_ptr(),
             self._slopes.data_ptr(),
-            width=out.values.shape[2],
+            width=rows.out.values.shape[2],
             inputs=self.inputs,
             outputs=self.outputs,
-            top=source.start << is_doubled,
-            bottom=until,
-            first=first,
-            last=last,
-            grid=grid,
-            shift=is_doubled,
+            top=rows.source.start << rows.is_doubled,
+            bottom=rows.until,
+            first=rows.first,
+            last=rows.last,
+            grid=rows.grid,
+            shift=rows.is_doubled,
         )
-        for place, addend in zip(call.addends, addends, strict=False):
+        for place, addend in zip(call.addends, rows.addends, strict=False):
             place.rows, place.row, place.pixel = addend.rows.of_row_0()
             place.scale = addend.scale
-        if not library.call(self._kernel, ctypes.addressof(call)):
-            raise MemoryError("there is no memory for a convolution's tiles")
+        return call
+
+
+class Convolved(NamedTuple):
+    """Rows `first` to `last` of a convolution's result, `out`.
+
+    until: the end of the source's rows that are computed. Rows beyond it, and rows above the
+    source's first, count as zero. grid: the first row of the tiles, at most `TILE_ROWS - 1` above
+    `first`; the same tiles give the same bits. is_doubled: the source is read at twice its width
+    and height, each pixel four times; `until` is then a row of the doubled source.
+    """
+
+    convolution: PackedConvolution
+    source: Rows
+    out: Rows
+    until: int
+    first: int
+    last: int
+    grid: int
+    addends: Sequence[Addend] = ()
+    is_doubled: bool = False
+
+
+def convolve(several: Sequence[Convolved]) -> None:
+    """Compute rows of results. Each may read those before it."""
+    calls = [rows.convolution.call(rows) for rows in several]
+    every = (_Convolution * len(calls))(*calls)
+    name = several[0].convolution.kernel
+    if not library.call(name, ctypes.addressof(every), len(calls)):
+        raise MemoryError("there is no memory for a convolution's tiles")
 
 
 def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -65,10 +65,7 @@ void pack_float(const float *weights, ptrdiff_t outputs, ptrdiff_t inputs, float
         }
 }
 
-/* In float: weights (inputs / DEPTH, POINTS, outputs / COLUMNS, DEPTH, COLUMNS), each kernel
- * G w G^T; outputs are a multiple of COLUMNS, and so are inputs, the last DEPTH of which may be
- * fewer. Returns 0 if there is no memory. */
-int convolve_float(const Convolution *c, int threads) {
+static int convolve_one(const Convolution *c, int threads) {
     const int lanes = fastest_lanes();
     const Tiles tiles = tiles_of(lanes);
     /* How much of the second cache tiles may fill; the rest is for the weights that pass through. */
@@ -89,4 +86,13 @@ int convolve_float(const Convolution *c, int threads) {
         free(scratch);
     }
     return complete;
+}
+
+/* In float: weights (inputs / DEPTH, POINTS, outputs / COLUMNS, DEPTH, COLUMNS), each kernel G w G^T;
+ * outputs are a multiple of COLUMNS, and so are inputs, the last DEPTH of which may be fewer. Returns
+ * 0 if there is no memory. */
+int convolve_float(const Convolution *all, int count, int threads) {
+    for (const Convolution *c = all; c < all + count; c++)
+        if (!convolve_one(c, threads)) return 0;
+    return 1;
 }

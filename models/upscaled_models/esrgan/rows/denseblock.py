@@ -14,7 +14,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from upscaled_models.esrgan.compiled.convolution import TILE_ROWS, Addend, PackedConvolution, Rows
+from upscaled_models.esrgan.compiled.convolution import (
+    TILE_ROWS,
+    Addend,
+    Convolved,
+    PackedConvolution,
+    Rows,
+    convolve,
+)
 
 
 @dataclass(frozen=True)
@@ -144,24 +151,29 @@ def compute(
     ends = [min(last + steps - 1 - number, height) for number in range(steps)]
     for picture in range(len(out)):
         until, parts = source.end << block.is_doubled, block.convolutions[0].inputs
+        several = []
         for number, convolution in enumerate(block.convolutions):
             begin, end = done[number], ends[number]
             is_last = number == steps - 1
             if begin < end:
-                convolution.run(
-                    source.part(picture, 0, parts),
-                    Rows(out[picture], first)
-                    if is_last
-                    else source.part(picture, parts, convolution.outputs),
-                    until=until,
-                    first=begin,
-                    last=end,
-                    grid=begin - (begin + lag - (steps - 1 - number)) % TILE_ROWS,
-                    addends=_addends(block, source, others, picture, first) if is_last else (),
-                    is_doubled=block.is_doubled,
+                several.append(
+                    Convolved(
+                        convolution,
+                        source.part(picture, 0, parts),
+                        Rows(out[picture], first)
+                        if is_last
+                        else source.part(picture, parts, convolution.outputs),
+                        until=until,
+                        first=begin,
+                        last=end,
+                        grid=begin - (begin + lag - (steps - 1 - number)) % TILE_ROWS,
+                        addends=_addends(block, source, others, picture, first) if is_last else (),
+                        is_doubled=block.is_doubled,
+                    )
                 )
             until = end
             parts += convolution.outputs
+        convolve(several)
     return ends
 
 
