@@ -18,8 +18,9 @@ from upscaled_models.esrgan.compiled import library
 from upscaled_models.esrgan.network import Network
 
 CPU = torch.device("cpu")
-# oneDNN refuses bf16 on processors without AVX-512, and no job computes in it there.
-HAS_BF16 = choose_dtype("auto", CPU, bits=8)[0] == torch.bfloat16
+# oneDNN has bf16 on any processor with AVX-512, though jobs use it only where it is fast.
+HAS_BF16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+USES_BF16 = choose_dtype("auto", CPU, bits=8)[0] == torch.bfloat16
 DTYPES = [torch.float32, torch.bfloat16] if HAS_BF16 else [torch.float32]
 
 

@@ -148,7 +148,7 @@ def test_an_architecture_runs_as_the_table_says(name: str) -> None:
         assert psnr(tiled, whole) >= (40 if name in LOOKS_EVERYWHERE else 60)
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
+@pytest.mark.skipif(not HAS_BF16, reason="oneDNN has no bf16 on this machine")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_an_architecture_runs_in_half_precision(name: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from garbage import without_garbage
 from recording import RecordingContext
-from tiny_networks import HAS_BF16, compact, psnr, random_picture, rrdb, save, smooth_picture
+from tiny_networks import USES_BF16, compact, psnr, random_picture, rrdb, save, smooth_picture
 from upscaled_models.engine import Outcome, Settings
 from upscaled_models.esrgan.engine import EsrganEngine
 from upscaled_models.esrgan.enlargement import EsrganEnlargement
@@ -136,7 +136,7 @@ def test_half_precision_is_close_to_full(engine: EsrganEngine, folder: Path) -> 
     path = write(folder / "in.png", photograph(100, 100))
     full = read(run(engine, path, use_fp16=False).output_path)
     outcome = run(engine, path)
-    assert outcome.precision == ("bf16" if HAS_BF16 else "fp32")
+    assert outcome.precision == ("bf16" if USES_BF16 else "fp32")
     assert psnr(read(outcome.output_path), full, 255) >= 50
 
 
@@ -435,7 +435,7 @@ def drowning() -> nn.Module:
     return model
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="bf16 is not used on this machine")
+@pytest.mark.skipif(not USES_BF16, reason="bf16 is not used on this machine")
 def test_a_model_that_is_black_in_half_precision_is_used_in_full_precision(
     engine: EsrganEngine, folder: Path
 ) -> None:

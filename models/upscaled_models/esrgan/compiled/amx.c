@@ -48,21 +48,23 @@ typedef void (*Sums)(const Window windows[2], const uint16_t *weights, ptrdiff_t
 static void plain_sums(const Window windows[2], const uint16_t *weights, ptrdiff_t inputs, int from,
                        int to, int columns, float *sums) {
     const int runs = runs_of(inputs);
-    const ptrdiff_t run = 3 * inputs / runs, pieces = pieces_of(inputs);
+    const ptrdiff_t run = 3 * inputs / runs, row = pieces_of(inputs) * DEPTH * TILE;
     memset(sums, 0, SIDE * SIDE * sizeof *sums);
-    for (int pixel = 0; pixel < SIDE; pixel++)
-        for (int result = 0; result < columns * TILE; result++)
-            for (int y = from; y < to; y++) {
-                const Window *in = windows + pixel / TILE;
-                const uint16_t *a = in->values + y * in->row + pixel % TILE * in->pixel;
-                const uint16_t *weight = weights + (result / TILE * 3 + y) * pieces * DEPTH * TILE;
-                for (int x = 0; x < runs; x++)
-                    for (ptrdiff_t k = 0; k < run; k += DEPTH, weight += DEPTH * TILE)
-                        for (int i = 0; i < DEPTH; i++)
-                            sums[pixel * SIDE + result] +=
-                                from_bf16(a[x * in->pixel + LEAST(k, run - DEPTH) + i]) *
-                                from_bf16(weight[(i / 2 * TILE + result % TILE) * 2 + i % 2]);
-            }
+    for (int pixel = 0; pixel < SIDE; pixel++, sums += SIDE)
+        for (int y = from; y < to; y++) {
+            const Window *in = windows + pixel / TILE;
+            const uint16_t *a = in->values + y * in->row + pixel % TILE * in->pixel;
+            const uint16_t *weight = weights + y * row;
+            for (int x = 0; x < runs; x++, a += in->pixel)
+                for (ptrdiff_t k = 0; k < run; k += DEPTH, weight += DEPTH * TILE)
+                    for (int i = 0; i < DEPTH * columns; i++) {
+                        const float value = from_bf16(a[LEAST(k, run - DEPTH) + i % DEPTH]);
+                        const uint16_t *pairs =
+                            weight + i / DEPTH * 3 * row + i % DEPTH / 2 * TILE * 2 + i % 2;
+                        float *results = sums + i / DEPTH * TILE;
+                        for (int n = 0; n < TILE; n++) results[n] += value * from_bf16(pairs[2 * n]);
+                    }
+        }
 }
 
 static void nothing(void) {}
