@@ -8,11 +8,13 @@ import re
 from starlette.requests import Request
 
 from upscaled_http.fields import quoted
-from upscaled_http.problems import ProblemError
+from upscaled_http.problems import HttpCode, ProblemError
+from upscaled_protocol.choices import FORMATS, SUFFIXES, OutputFormat
 
 _PREFER_WAIT = re.compile(
     r'(?:^|[,;])\s*wait\s*=\s*"?(\d+(?:\.\d+)?)"?\s*(?=[,;]|$)', re.ASCII | re.IGNORECASE
 )
+_WEIGHT = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.ASCII)
 _MAX_KEY = 255
 
 
@@ -46,9 +48,35 @@ def refuse_parameters(request: Request, *known: str) -> None:
 
 
 def wants_picture(request: Request) -> bool:
-    """True if the first type in `Accept` is a picture."""
-    first = request.headers.get("accept", "").partition(",")[0]
-    return first.strip().lower().startswith("image/")
+    """True if the preferred type in `Accept` is a picture."""
+    return _media_ranges(request.headers.get("accept", ""))[0][0].startswith("image/")
+
+
+def picture_format(accept: str) -> OutputFormat:
+    """The picture that an `Accept` prefers, PNG if it leaves the choice. Raises `ProblemError`."""
+    ranges = _media_ranges(accept)
+    named = {name for name, _ in ranges}
+    for name, weight in ranges:
+        for format_ in SUFFIXES:
+            own = f"image/{format_}"
+            is_left_open = name in ("image/*", "*/*") and own not in named
+            if weight > 0 and (name == own or is_left_open):
+                return format_
+    types = ", ".join(f"image/{format_}" for format_ in SUFFIXES)
+    raise ProblemError(
+        HttpCode.NOT_ACCEPTABLE, f"Accept names no picture that is written here: there are {types}."
+    )
+
+
+def _media_ranges(accept: str) -> list[tuple[str, float]]:
+    """The types of an `Accept` with their weights (RFC 9110, 12.5.1), the preferred one first."""
+    ranges = []
+    for part in accept.lower().split(","):
+        kind, _, subtype = part.partition(";")[0].strip().partition("/")
+        weight = _WEIGHT.search(part)
+        name = f"{kind}/{FORMATS.get(f'.{subtype}', subtype)}"  # also `image/jpg`
+        ranges.append((name, float(weight[1]) if weight else 1.0))
+    return sorted(ranges, key=lambda one: -one[1])
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -26,6 +26,7 @@ class HttpCode(StrEnum):
     HOST_NOT_ALLOWED = "host_not_allowed"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_ACCEPTABLE = "not_acceptable"
     UPLOAD_TIMEOUT = "upload_timeout"
     NOT_FINISHED = "not_finished"
     RESULT_GONE = "result_gone"
@@ -52,6 +53,7 @@ STATUSES: dict[Code, HTTPStatus] = {
     HttpCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
     ErrorCode.UNKNOWN_METHOD: HTTPStatus.NOT_FOUND,
     HttpCode.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    HttpCode.NOT_ACCEPTABLE: HTTPStatus.NOT_ACCEPTABLE,
     HttpCode.UPLOAD_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
     HttpCode.NOT_FINISHED: HTTPStatus.CONFLICT,
     ErrorCode.DUPLICATE_JOB: HTTPStatus.CONFLICT,

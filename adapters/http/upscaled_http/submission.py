@@ -22,6 +22,7 @@ from upscaled_http.fields import (
     unknown_field,
 )
 from upscaled_http.messages import Retention
+from upscaled_http.preferences import picture_format
 from upscaled_http.problems import ProblemError, field_errors, sentence_of
 from upscaled_http.records import Pixels
 from upscaled_imaging.dimensions import plan_size
@@ -85,9 +86,17 @@ class SubmissionReader:
         return self._settings.workers.model_dir or default_model_dir()
 
     def read(
-        self, fields: Mapping[str, Any], method: str | None, *, is_text: bool, has_upload: bool
+        self,
+        fields: Mapping[str, Any],
+        method: str | None,
+        *,
+        is_text: bool,
+        has_upload: bool,
+        accept: str | None = None,
     ) -> Submission:
-        """The job of these fields. Raises `ProblemError`, which names the field."""
+        """The job of these fields. accept: the `Accept` of a client that waits for the picture,
+        which chooses a format that the fields do not name. Raises `ProblemError`, which names the
+        field."""
         values = dict(fields)
         method = self._method(values, method)
         given_as = take_aliases(values)
@@ -100,6 +109,8 @@ class SubmissionReader:
             if has_upload:
                 values["image_path"] = _PLACE
             self._take_defaults(method, values)
+            if accept is not None and "output_format" not in values:
+                values["output_format"] = picture_format(accept)
         model = read_config(method, values, given_as, is_text=is_text)
         config = model.model_dump(mode="json", exclude_unset=True)
         self._check_models(model, given_as)

@@ -134,6 +134,29 @@ def test_a_submit_that_waits_answers_with_the_picture_if_it_is_asked_for(
     assert opened(answer.content).size == (48, 32)
 
 
+@pytest.mark.parametrize(
+    ("accept", "fields", "kind"),
+    [("image/jpeg", {}, "image/jpeg"), ("image/jpeg", {"format": "webp"}, "image/webp")],
+)
+def test_the_picture_that_is_asked_for_has_the_format_of_accept_unless_a_field_names_one(
+    serve: ServeProcess, accept: str, fields: dict[str, str], kind: str
+) -> None:
+    answer = serve.client.post(
+        "/api/upscale?wait=60", files={"image": picture()}, data=fields, headers={"Accept": accept}
+    )
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    assert f"image/{opened(answer.content).format}".lower() == kind
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_job(serve: ServeProcess) -> None:
+    known = serve.client.get("/api/jobs").json()["jobs"]
+    answer = serve.client.post(
+        "/api/upscale?wait=60", files={"image": picture()}, headers={"Accept": "image/gif"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert serve.client.get("/api/jobs").json()["jobs"] == known
+
+
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_each_code_has_its_status(serve: ServeProcess, code: ErrorCode) -> None:
     answer = serve.client.post("/api/upscale/fake?wait=60", json={"error_code": code})

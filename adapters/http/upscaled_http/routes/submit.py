@@ -29,7 +29,8 @@ router = APIRouter(tags=["upscale"], route_class=DirectRoute)
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Job,
-        "description": "With `wait`: the job, completed; or its picture, if `Accept` asks for one.",
+        "description": "With `wait`: the job, completed; or its picture, if `Accept` asks for one. "
+        "`Accept: image/jpeg` chooses that format, if `output_format` names none.",
         "content": {"image/*": {}},
     },
     202: {"model": Job, "description": "The job is accepted."},
@@ -88,10 +89,15 @@ async def _submit(
     refuse_parameters(request, "wait")
     wait_s = wait_of(request, service.settings.server.max_wait_s)
     key = idempotency_key(request)
+    accept = request.headers["accept"] if wait_s is not None and wants_picture(request) else None
     with await service.bodies.read(request, max_files=1) as body:
         upload = body.uploads[0] if body.uploads else None
         submission = service.reader.read(
-            body.fields, method, is_text=body.is_text, has_upload=upload is not None
+            body.fields,
+            method,
+            is_text=body.is_text,
+            has_upload=upload is not None,
+            accept=accept,
         )
         submitted = await service.submit(caller.owner, submission, upload, key=key)
     record = submitted.record
