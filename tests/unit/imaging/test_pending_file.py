@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -49,6 +50,17 @@ def test_a_folder_or_a_link_occupies_a_name_too(tmp_path: Path, kind: str) -> No
     os.mkfifo(tmp_path / "a-3.png")
     assert publish(tmp_path / "a.png", "", "mark") == tmp_path / "a-4.png"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_link_at_a_given_path_is_replaced_and_not_followed(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").symlink_to("pointed-to.png")
+    (tmp_path / "pointed-to.png").write_text("before")
+    with contextlib.closing(PendingFile(tmp_path / "a.png")) as pending:
+        pending.file.write(b"after")
+        pending.publish()
+    assert not (tmp_path / "a.png").is_symlink()
+    assert (tmp_path / "a.png").read_text() == "after"
+    assert (tmp_path / "pointed-to.png").read_text() == "before"
 
 
 def test_the_same_job_run_again_replaces_its_own_file_and_no_other(
