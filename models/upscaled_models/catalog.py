@@ -166,10 +166,18 @@ class Catalog:
                 or f"the model {model.name} is not installed: "
                 f"run `upscaled models pull {model.name}`",
             )
-        _check_allowed(path, model_dir, allowed_roots)
-        if is_file(path):
+        # Checked before the file is looked for: the error must not reveal whether it exists.
+        folders = (*allowed_roots, model_dir, bundled_weights_dir())
+        is_allowed = not allowed_roots or is_inside(path, folders)
+        if is_allowed and is_file(path):
             return path
-        raise JobError(ErrorCode.MODEL_NOT_FOUND, self.unknown(name_or_path))
+        if is_allowed or path.name == name_or_path:
+            raise JobError(ErrorCode.MODEL_NOT_FOUND, self.unknown(name_or_path))
+        raise JobError(
+            ErrorCode.PATH_NOT_ALLOWED,
+            f"the model's path {path} lies outside the allowed roots: "
+            "put the file into the model folder and give its name",
+        )
 
     def unknown(self, name: str) -> str:
         """The sentence about a model that does not exist."""
@@ -258,14 +266,3 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that is too long, or a folder that may not be searched
         return False
-
-
-def _check_allowed(path: Path, model_dir: Path, allowed_roots: Sequence[Path]) -> None:
-    # Checked before the file is looked for: the error must not reveal whether it exists.
-    folders = (*allowed_roots, model_dir, bundled_weights_dir())
-    if allowed_roots and not is_inside(path, folders):
-        raise JobError(
-            ErrorCode.PATH_NOT_ALLOWED,
-            f"the model's path {path} lies outside the allowed roots: "
-            "put the file into the model folder and give its name",
-        )

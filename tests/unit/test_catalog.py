@@ -243,6 +243,12 @@ def test_names_are_found_also_where_paths_are_confined(tmp_path: Path) -> None:
     assert CATALOG.locate("mine", tmp_path, [tmp_path / "inside"]) == path
 
 
+def test_a_name_is_unknown_and_no_path_also_where_paths_are_confined(tmp_path: Path) -> None:
+    error = refusal("compact-x44", tmp_path, tmp_path / "inside")
+    assert error.code is ErrorCode.MODEL_NOT_FOUND
+    assert "did you mean compact-x4?" in error.message
+
+
 @pytest.mark.parametrize("name", ["..", ".", "/", "a\0b", "x" * 300, "x" * 1_000_000, "a/../b"])
 def test_a_strange_name_gets_one_short_error(tmp_path: Path, name: str) -> None:
     error = refusal(name, tmp_path)
