@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def openvino_forward(
     """OpenVINO's forward of a network for pictures of that shape. Raises `ImportError`."""
     import openvino
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a network branches on is the same for this shape
         model = openvino.convert_model(module, example_input=picture, input=list(picture.shape))
     hint = {torch.bfloat16: "bf16"}.get(dtype, "f32")
     compiled = openvino.compile_model(
