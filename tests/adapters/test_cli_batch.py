@@ -207,13 +207,14 @@ def test_a_batch_of_no_folder_is_wrong_usage(folder: Folder, capsys: Any) -> Non
 
 
 def test_jobs_writes_lines_that_the_daemon_takes(capsys: Any) -> None:
-    assert jobs(["photos/a.jpg", "é.png", "-o", "large", "--config", "denoise=0.3"]) == exits.OK
+    config = ("--config", "face_strength=0.3")
+    assert jobs(["photos/a.jpg", "é.png", "-o", "large", *config]) == exits.OK
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {
         "job_id": "photos/a.jpg",
         "method": "esrgan",
         "config": {
-            "denoise": 0.3,
+            "face_strength": 0.3,
             "image_path": str(Path.cwd() / "photos" / "a.jpg"),
             "output_path": str(Path.cwd() / "large" / "a.png"),
         },

@@ -21,7 +21,8 @@ TIMEOUT_S = 60
 PICTURE = bytes(range(256)) * 3000
 
 DAEMON = """
-import json, pathlib, sys
+import json, os, pathlib, sys
+asked = os.environ.get("ASKED")
 for line in sys.stdin:
     job = json.loads(line)
     if job.get("type") == "cancel":
@@ -31,9 +32,9 @@ for line in sys.stdin:
     config, end = job["config"], {"job_id": job["job_id"]}
     sys.stderr.write("got it\\n")
     sys.stderr.flush()
-    if config.get("wait"):
+    if asked == "wait":
         continue
-    if config.get("fail"):
+    if asked == "fail":
         end |= {"type": "error", "error": "it failed"}
     else:
         data = pathlib.Path(config["image_path"]).read_bytes()
@@ -48,11 +49,11 @@ RUN = (
 )
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """The command, with the folder for its temporary files."""
+def start(folder: Path, *arguments: str, asked: str = "") -> subprocess.Popen[bytes]:
+    """The command, with the folder for its temporary files. asked: of the stand-in."""
     command = [sys.executable, "-c", RUN, json.dumps([sys.executable, "-c", DAEMON]), *arguments]
     pipe = subprocess.PIPE
-    env = os.environ | {"TMPDIR": str(folder)}
+    env = os.environ | {"TMPDIR": str(folder), "ASKED": asked}
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, cwd=folder)
 
 
@@ -93,7 +94,7 @@ def test_a_pipe_is_read_as_bash_makes_it_for_a_command(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_stdout_empty(tmp_path: Path) -> None:
-    with start(tmp_path, "-", "-o", "-", "--config", "fail=1") as cli:
+    with start(tmp_path, "-", "-o", "-", asked="fail") as cli:
         out, error = cli.communicate(PICTURE, TIMEOUT_S)
     assert (cli.returncode, out, error) == (exits.FAILED, b"", b"stdin: it failed\n")
     assert list(tmp_path.iterdir()) == []
@@ -122,7 +123,7 @@ def test_a_stdout_that_is_full_is_no_success(tmp_path: Path) -> None:
 
 
 def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
-    with start(tmp_path, "-v", "-", "-o", "-", "--config", "wait=1") as cli:
+    with start(tmp_path, "-v", "-", "-o", "-", asked="wait") as cli:
         assert cli.stdin is not None
         assert cli.stderr is not None
         cli.stdin.close()

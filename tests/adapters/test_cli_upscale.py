@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from upscale_daemon import run, sent
+from upscale_daemon import instructed, run, sent
 from upscaled_cli import exits
 from upscaled_cli.session import Session
 from upscaled_cli.upscale import main
@@ -28,7 +28,7 @@ def test_each_picture_gets_a_line_with_its_sizes_and_time(
 def test_a_failure_is_reported_and_does_not_stop_the_others(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(daemon, "a.jpg", "--config", "fail=true") == exits.FAILED
+    assert run(instructed(daemon, fail="it failed"), "a.jpg") == exits.FAILED
     captured = capsys.readouterr()
     assert captured.err == "a.jpg: it failed\n"
     assert captured.out == ""
@@ -84,11 +84,12 @@ def test_several_pictures_and_existing_folders_make_the_output_a_folder(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["a.jpg", "--config", "denoise"],
+        ["a.jpg", "--config", "faces"],
         ["a.jpg", "--config", "=1"],
+        ["a.jpg", "--config", "tile=12"],
         ["a.jpg", "--config", "image_path=b.jpg"],
         ["a.jpg", "--factor", "2", "--config", "upscale_factor=3"],
-        ["a.jpg", "--config", "denoise=1", "--config", "denoise=0"],
+        ["a.jpg", "--config", "faces=true", "--config", "faces=false"],
         ["a.jpg", "-o", ""],
         ["a.jpg", "-o", "b.png", "--config", "output_path=c.png"],
         ["a.jpg", "b.jpg", "--config", "output_path=c.png"],
@@ -114,8 +115,8 @@ def test_several_pictures_and_existing_folders_make_the_output_a_folder(
         ["a.jpg", "--dpi", "0"],
         ["a.jpg", "--factor", "much"],
         ["a.jpg", "--factor", "nan"],
-        ["a.jpg", "--config", "denoise=1e999"],
-        ["a.jpg", "--config", 'prompt="\\ud800"'],
+        ["a.jpg", "--config", "face_strength=1e999"],
+        ["a.jpg", "--config", 'upscale_model="\\ud800"'],
         ["a.jpg", "--method", "magic"],
         [],
     ],
@@ -148,11 +149,11 @@ def test_a_folder_may_have_the_name_of_a_picture(daemon: list[str], tmp_path: Pa
 def test_a_folder_among_the_pictures_fails_alone(
     daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("-s", "2.5", "--config", 'prompt="oil on canvas"')
+    options = ("-s", "2.5", "--config", 'upscale_model="of my own"')
     assert run(daemon, tmp_path, "b.jpg", "-o", "out/", *options) == exits.FAILED
     captured = capsys.readouterr()
     assert captured.err == (
         f"{tmp_path}: it is a folder: run `upscaled batch {tmp_path} -o out/ --factor 2.5 "
-        "--config 'prompt=\"oil on canvas\"'`\n"
+        "--config 'upscale_model=\"of my own\"'`\n"
     )
     assert captured.out.startswith("b.jpg 640x448")

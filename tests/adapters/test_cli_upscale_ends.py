@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from upscale_daemon import TIMEOUT_S, run
+from upscale_daemon import TIMEOUT_S, instructed, run
 from upscaled.channel import Channel
 from upscaled.errors import DaemonGoneError
 from upscaled_cli import exits
@@ -23,14 +23,14 @@ from upscaled_cli.session import Session
 def test_a_daemon_that_exits_is_reported_with_the_last_lines_of_its_log(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(daemon, "a.jpg", "--config", "die=1") == exits.FAILED
+    assert run(instructed(daemon, die=1), "a.jpg") == exits.FAILED
     error = capsys.readouterr().err
     assert "ended with status 7" in error
     assert "the last words" in error
 
 
 def test_lines_that_are_no_message_are_ignored(daemon: list[str]) -> None:
-    assert run(daemon, "a.jpg", "--config", "noise=1") == exits.OK
+    assert run(instructed(daemon, noise=1), "a.jpg") == exits.OK
 
 
 # Takes two jobs, ends one of them and has more to say, and exits.
@@ -77,7 +77,7 @@ def press_ctrl_c(cli: subprocess.Popen[str]) -> None:
 
 def test_ctrl_c_cancels_the_jobs_and_waits_for_their_end(daemon: list[str]) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with start(daemon, "-v", "--config", "wait=1", **streams) as cli:
+    with start(instructed(daemon, wait=1), "-v", **streams) as cli:
         assert cli.stderr is not None
         assert cli.stderr.readline() == "waiting\n"
         press_ctrl_c(cli)
@@ -99,13 +99,13 @@ def test_ctrl_c_right_after_a_job_was_sent_cancels_it_too(
             raise interrupt
 
     monkeypatch.setattr(Channel, "send", interrupted)
-    assert run(daemon, "-v", "a.jpg", "--config", "wait=1") == exits.INTERRUPTED
+    assert run(instructed(daemon, wait=1), "-v", "a.jpg") == exits.INTERRUPTED
     assert capfd.readouterr().err.splitlines() == ["waiting", "cancelled 1", "interrupted"]
 
 
 def test_a_second_ctrl_c_kills_a_daemon_that_does_not_obey(daemon: list[str]) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with start(daemon, "-v", "--config", "wait=1", "--config", "stubborn=1", **streams) as cli:
+    with start(instructed(daemon, wait=1, stubborn=1), "-v", **streams) as cli:
         assert cli.stderr is not None
         assert cli.stderr.readline() == "waiting\n"
         press_ctrl_c(cli)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upscale_daemon import run, sent
+from upscale_daemon import instructed, run, sent
 from upscaled_cli import exits
 from upscaled_cli.upscale import main
 from upscaled_imaging.dimensions import plan_size
@@ -25,7 +24,7 @@ def test_the_options_become_the_config_that_the_protocol_knows(
     options = (
         "a.jpg -o b.tiff --factor 2.5 --model mine --pre-model clean --dpi 300 --width-inches 8 "
         "--height-inches 10.5 --crop top-left --format tiff --quality 90 --tile-size 256 "
-        "--config denoise=0.3 --config prompt=oil"
+        "--config face_strength=0.3 --config upscale_model=other"
     )
     assert sent(daemon, *options.split(), capsys=capsys) == [
         {
@@ -41,8 +40,8 @@ def test_the_options_become_the_config_that_the_protocol_knows(
             "output_format": "tiff",
             "quality": 90,
             "tile_size": 256,
-            "denoise": 0.3,
-            "prompt": "oil",
+            "face_strength": 0.3,
+            "upscale_model": "other",
         }
     ]
     configs = sent(daemon, "a.jpg", "--width", "800", "--height", "600", capsys=capsys)
@@ -108,6 +107,7 @@ def test_what_can_be_no_picture_is_wrong_usage(given: str, sentence: str, capsys
         ("--height-cm -2 --width-cm 3", "error: --height-cm -2 is no length"),
         ("--width-inches -2", "error: --width-inches -2: Input should be greater than 0"),
         ("--method flux --config denoise=2", "error: --config denoise: Input should be less"),
+        ("--config tile=12", 'error: config has no field "tile"; did you mean "--tile-size"?'),
         ("--width 8 --height-cm 2", "--width 8 and --height-cm 2 exclude each other"),
         ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both give the width"),
     ],
@@ -136,8 +136,7 @@ def test_the_daemon_errors_about_a_size_name_the_options_too(
     with pytest.raises(JobError) as refused:
         plan_size(config, size, factor=4, default_dpi=300)
     sentence = refused.value.message
-    more = ("--config", f"fail={json.dumps(sentence)}")
-    assert run(daemon, "a.jpg", *options.split(), *more) == exits.FAILED
+    assert run(instructed(daemon, fail=sentence), "a.jpg", *options.split()) == exits.FAILED
     error = capsys.readouterr().err
     assert error.startswith(f"a.jpg: {told}")
     assert "target_" not in error
@@ -201,10 +200,10 @@ def test_the_model_that_auto_chose_is_shown_with_the_reason(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = {"model": "compact-x4-clean", "model_reason": "the picture has noise of about 8 levels"}
-    run(daemon, "a.jpg", "-o", "b.png", "--model", "auto", "--config", f"more={json.dumps(more)}")
+    run(instructed(daemon, more=more), "a.jpg", "-o", "b.png", "--model", "auto")
     out = capsys.readouterr().out
     assert "  compact-x4-clean: the picture has noise of about 8 levels\n" in out
-    run(daemon, "a.jpg", "-o", "b.png", "--config", 'more={"model": "compact-x4"}')
+    run(instructed(daemon, more={"model": "compact-x4"}), "a.jpg", "-o", "b.png")
     assert "because" not in capsys.readouterr().out
 
 
@@ -216,8 +215,7 @@ def test_the_faces_are_counted_with_the_reasons_of_those_that_were_not_restored(
         (faces, "  faces: 3 found, 1 restored, 2 too small\n"),
         ([], "  faces: 0 found, 0 restored\n"),
     ):
-        more = json.dumps({"faces": found})
-        run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={more}")
+        run(instructed(daemon, more={"faces": found}), "a.jpg", "-o", "b.png")
         assert line in capsys.readouterr().out
 
 
@@ -228,11 +226,11 @@ def test_a_crop_that_was_not_requested_is_pointed_out(
         "crop_info": {"direction": "vertical", "amount_px": 150, "amount_inches": 0.5},
         "warnings": ["a warning of the engine"],
     }
-    run(daemon, "a.jpg", "-o", "b.png", "--config", f"more={json.dumps(more)}")
+    run(instructed(daemon, more=more), "a.jpg", "-o", "b.png")
     out = capsys.readouterr().out
     assert "the picture is 150 px (0.50 in) taller than the target; --crop center cuts it" in out
     assert "a warning of the engine" in out
     size = ("--width", "8", "--height", "9")
     crop = ("--crop", "top", *size)
-    run(daemon, "a.jpg", "-o", "b.png", *crop, "--config", f"more={json.dumps(more)}")
+    run(instructed(daemon, more=more), "a.jpg", "-o", "b.png", *crop)
     assert "than the target" not in capsys.readouterr().out

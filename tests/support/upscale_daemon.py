@@ -13,10 +13,11 @@ from upscaled_cli.upscale import main
 
 TIMEOUT_S = 60
 
-# Answers as upscaled does; `config` may ask it to fail, to die, to wait for a cancel, to print.
+# Answers as upscaled does; it can be asked to fail, to die, to wait for a cancel, to print.
 DAEMON = """
 import json, os, signal, sys
 stubborn = False
+asked = json.loads(next((given for given in sys.argv if given.startswith("{")), "{}"))
 folder = next((given[13:] for given in sys.argv if given.startswith("--output-dir=")), None)
 def say(**message):
     print(json.dumps(message), flush=True)
@@ -35,25 +36,25 @@ for line in sys.stdin:
     job_id, config = job["job_id"], job["config"]
     say(type="accepted", job_id=job_id, position=0)
     say(type="progress", job_id=job_id, progress=50, stage="inference")
-    if "noise" in config:
+    if "noise" in asked:
         print("this is no JSON", flush=True)
         print("[1, 2]", flush=True)
-    if "wait" in config:
-        stubborn = "stubborn" in config
+    if "wait" in asked:
+        stubborn = "stubborn" in asked
         sys.stderr.write("waiting\\n")
         sys.stderr.flush()
         continue
-    if "die" in config:
+    if "die" in asked:
         sys.stderr.write("the last words\\n")
         sys.stderr.flush()
         os._exit(7)
-    if "fail" in config:
-        sentence = config["fail"] if isinstance(config["fail"], str) else "it failed"
+    if "fail" in asked:
+        sentence = asked["fail"]
         say(type="error", job_id=job_id, error=sentence, code="internal")
         continue
     say(type="result", job_id=job_id, status="completed", processing_time=1.23, config=config,
         input_size={"width": 640, "height": 448}, output_size={"width": 2560, "height": 1792},
-        output_path=config.get("output_path", f"{folder}/out.png"), **config.get("more", {}))
+        output_path=config.get("output_path", f"{folder}/out.png"), **asked.get("more", {}))
 if stubborn:
     signal.pause()
 """
@@ -64,6 +65,11 @@ def written_daemon(folder: Path) -> list[str]:
     script = folder / "daemon.py"
     script.write_text(DAEMON)
     return [sys.executable, "-u", str(script)]
+
+
+def instructed(daemon: Sequence[str], **wishes: object) -> list[str]:
+    """The command of a stand-in that does what is asked with each job."""
+    return [*daemon, json.dumps(wishes)]
 
 
 def run(daemon: Sequence[str], *arguments: str | Path) -> int:
