@@ -48,9 +48,10 @@ _EXAMPLES = """examples:
 
 The output of one picture is a file or a folder, that of several pictures a folder. OUT is a folder
 if it exists as one, if it ends in /, or if there are several pictures; it is made if it is missing.
--o FILE replaces an existing file. In a folder the daemon chooses the names. They replace nothing:
-if a name is taken, it gets a number. In a folder of a bucket the output of photo.jpg is
-photo_esrgan.png; it replaces an object of that name.
+-o FILE replaces an existing file; if FILE is a link, the link, and not what it points to.
+In a folder the daemon chooses the names. They replace nothing: if a name is taken, it gets a
+number. In a folder of a bucket the output of photo.jpg is photo_esrgan.png; it replaces an object
+of that name.
 
 exit status: 0 every picture is there, 1 some failed, 2 wrong usage, 130 interrupted.
 """
