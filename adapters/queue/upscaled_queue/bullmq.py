@@ -28,6 +28,7 @@ from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended, GivenBack, Outcome
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
 from upscaled_queue.outages import reason_of
+from upscaled_queue.seldom import Seldom
 from upscaled_queue.settings import Settings
 
 if TYPE_CHECKING:  # a backend that gives jobs has no machine
@@ -86,6 +87,7 @@ class BullWorker:
         self._threads = ThreadPoolExecutor(self._capacity * len(self._settings.methods))
         self._client = connection_of(self._settings.url.broker, is_patient=True)
         self._stopped = asyncio.Event()
+        self._seldom = Seldom()
 
     async def work(self) -> int:
         """Work until a signal, or until there is nothing to do; the exit status."""
@@ -161,7 +163,8 @@ class BullWorker:
         return count_waiting(self._settings)
 
     def _log_error(self, error: Exception, *_: Any) -> None:
-        self._machine.log.log("warning", "bullmq_error", detail=reason_of(error))
+        if self._seldom.is_due(reason := reason_of(error)):
+            self._machine.log.log("warning", "bullmq_error", detail=reason)
 
     def _stop(self) -> None:
         self._machine.stop()

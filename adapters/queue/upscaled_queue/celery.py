@@ -108,6 +108,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         # CUDA does not work after a fork.
         "worker_pool": "threads",
         "worker_concurrency": settings.slots,
+        "worker_consumer": "upscaled_queue.consumer:Consumer",
         # Acknowledge after the end, because else a killed machine's jobs are lost.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning
 
-# While Redis takes no writes, Celery connects again and fails some times per second.
-_REPEAT_S = 60.0
-# Different lines that are remembered.
-_REMEMBERED = 1000
+from upscaled_queue.seldom import Seldom
 
 
 def log_little(**_: Any) -> None:
@@ -24,28 +19,19 @@ def log_little(**_: Any) -> None:
     warnings.simplefilter("ignore", SecurityWarning)
     warnings.simplefilter("ignore", CPendingDeprecationWarning)
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Seldom())
+    handler.addFilter(SeldomLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-class Seldom(logging.Filter):
+class SeldomLines(logging.Filter):
     """Passes a line once per minute."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._clock = clock
-        self._logged_at: dict[str, float] = {}
+        self._seldom = Seldom()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for a line that was logged within the last minute, and for one about a setting that
         is set here: Celery shows it in spite of the filter of warnings."""
         line = record.getMessage()
-        if CPendingDeprecationWarning.__name__ in line:
-            return False
-        now = self._clock()
-        if now < self._logged_at.get(line, -_REPEAT_S) + _REPEAT_S:
-            return False
-        if len(self._logged_at) >= _REMEMBERED:
-            self._logged_at.clear()
-        self._logged_at[line] = now
-        return True
+        return CPendingDeprecationWarning.__name__ not in line and self._seldom.is_due(line)

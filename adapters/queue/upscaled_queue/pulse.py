@@ -16,6 +16,7 @@ import redis
 from upscaled_queue.machine import Machine
 from upscaled_queue.outages import reason_of
 from upscaled_queue.record import CANCEL_CHANNEL, connect
+from upscaled_queue.seldom import Seldom
 
 # Between two writes of the jobs' progress. Redis gets no more than that from each machine.
 _PROGRESS_S = 0.25
@@ -68,7 +69,7 @@ class Pulse:
             threading.Thread(target=self._watch_idleness, daemon=True).start()
 
     def _beat(self) -> None:
-        machine, settings = self._machine, self._machine.settings
+        machine, settings, seldom = self._machine, self._machine.settings, Seldom()
         while not machine.given_up.wait(0):
             runs = machine.running()
             try:
@@ -82,7 +83,8 @@ class Pulse:
                 self._check_deliveries()
             except Exception as error:  # noqa: BLE001 - an engine's outage has any class
                 self._starved_since = None
-                machine.log.log("warning", "pulse_failed", detail=reason_of(error))
+                if seldom.is_due(reason := reason_of(error)):
+                    machine.log.log("warning", "pulse_failed", detail=reason)
             if machine.given_up.wait(settings.lease_s / _BEATS_PER_LEASE):
                 return
 

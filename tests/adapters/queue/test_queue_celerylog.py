@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("celery", reason="celery is not installed")
 
-from upscaled_queue.celerylog import Seldom
+from upscaled_queue.celerylog import SeldomLines
+from upscaled_queue.seldom import Seldom
 
 
 def line(text: str) -> logging.LogRecord:
@@ -18,13 +19,19 @@ def line(text: str) -> logging.LogRecord:
 def test_a_line_is_logged_once_per_minute() -> None:
     now = 0.0
     seldom = Seldom(lambda: now)
-    assert seldom.filter(line("away"))
+    assert seldom.is_due("away")
     now = 59.0
-    assert not seldom.filter(line("away"))
-    assert seldom.filter(line("another"))
+    assert not seldom.is_due("away")
+    assert seldom.is_due("another")
     now = 60.0
-    assert seldom.filter(line("away"))
+    assert seldom.is_due("away")
+
+
+def test_celerys_lines_are_logged_as_seldom() -> None:
+    lines = SeldomLines()
+    assert [lines.filter(line("away")) for _ in range(2)] == [True, False]
 
 
 def test_what_celery_says_of_settings_that_are_set_here_is_not_logged() -> None:
-    assert not Seldom().filter(line("consumer.py:427: CPendingDeprecationWarning: In Celery 5.1"))
+    told = line("consumer.py:427: CPendingDeprecationWarning: In Celery 5.1")
+    assert not SeldomLines().filter(told)

@@ -1,0 +1,92 @@
+"""A Redis that lets machines connect and takes no writes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("celery", reason="celery is not installed")
+
+from celery.worker import state
+from celery.worker.consumer import consumer as celerys
+
+from queue_fleet import Fleet, needs_redis
+from upscaled_queue import consumer
+from upscaled_queue.celery import celery_settings
+from upscaled_queue.consumer import Consumer
+from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.settings import Settings
+from waiting import wait_until
+
+LEASE_S = 4.0
+
+
+class Clock:
+    """Time passes in pauses alone."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(consumer, "time", clock)
+    monkeypatch.setattr(celerys.Consumer, "on_connection_error_after_connected", lambda *_: None)
+    return clock
+
+
+def refused() -> Consumer:
+    """A consumer that has connected."""
+    settings = Settings(url=read_queue_url("redis://h/0"), lease_s=LEASE_S)
+    made: Any = Consumer.__new__(Consumer)
+    made.app = SimpleNamespace(conf=SimpleNamespace(**celery_settings(settings)))
+    made.init_callback = None
+    return made  # type: ignore[no-any-return]
+
+
+def pause(consumer: Consumer, clock: Clock) -> float:
+    began = clock.now
+    consumer.on_connection_error_after_connected(ConnectionError("it takes no writes"))
+    return round(clock.now - began, 2)
+
+
+def test_a_consumer_pauses_longer_after_each_refusal_and_at_most_a_lease(clock: Clock) -> None:
+    one = refused()
+    assert [pause(one, clock) for _ in range(7)] == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
+    one.on_ready()
+    assert pause(one, clock) == 0.0
+
+
+def test_a_signal_ends_a_pause(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = refused()
+    pause(one, clock)
+    monkeypatch.setattr(state, "should_stop", 0)
+    with pytest.raises(SystemExit):
+        pause(one, clock)
+    assert clock.now == 0.0
+
+
+def test_celery_takes_this_consumer() -> None:
+    assert celery_settings(Settings(url=read_queue_url("redis://h/0")))["worker_consumer"] == (
+        f"{Consumer.__module__}:{Consumer.__qualname__}"
+    )
+
+
+@needs_redis
+def test_a_machine_waits_until_redis_takes_writes_again(fleet: Fleet) -> None:
+    machine = fleet.start_machine("--lease-s", "2").wait_ready()
+    redis = fleet.records.redis
+    redis.slaveof("127.0.0.1", 1)
+    wait_until(lambda: machine.has_logged("pulse_failed"), "the refusal")
+    redis.slaveof()
+    fleet.submit(fleet.job("after"))
+    fleet.check_each_has_one_result(["after"])
+    assert machine.process.poll() is None
