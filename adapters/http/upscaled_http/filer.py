@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from upscaled_queue.pipeline.process import PipelineResult
 
 # What a client may say about the job of a picture that is upscaled.
-FIELDS = ("model", "timeout_s", "label", "retention", "webhook")
+FIELDS = ("model", "faces", "timeout_s", "label", "retention", "webhook")
 # How often a request that waits for its job looks whether the server stops.
 _WAIT_TURN_S = 60.0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
+import shutil
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import nearest_engine
 from object_store import OTHER_BUCKET, ObjectStore, running_object_store
+from upscaled import AsyncUpscaler
 from upscaled.errors import InputError, JobCancelledError, UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
 from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
@@ -280,6 +282,22 @@ def test_the_command_files_pictures_and_prints_a_line_each(
     with Image.open("result.png") as image:
         assert image.size == (128, 96)
         assert np.asarray(image).std() < 100
+
+
+@pytest.mark.parametrize("options", [(), ("--faces",)])
+def test_the_command_has_faces_restored_if_it_is_asked_to(
+    options: Sequence[str], bucket: Bucket, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    async def upscale(_: AsyncUpscaler, path: Path, output: Path, **options: Any) -> None:
+        asked.append(options.get("faces", False))
+        shutil.copy(path, output)
+
+    monkeypatch.setattr(AsyncUpscaler, "upscale", upscale)
+    picture = small.rename(small.with_stem(f"small{len(options)}"))
+    assert main(["run", "--bucket", bucket.url, *options, str(picture)]) == 0
+    assert asked == [bool(options)]
 
 
 def test_the_server_may_be_killed_and_come_back(

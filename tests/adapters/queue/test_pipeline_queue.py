@@ -226,6 +226,24 @@ def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelle
     assert "upscaled_pipeline_score_count 1.0" in counted
 
 
+def test_the_daemon_gets_the_model_and_the_wish_for_faces_of_a_picture() -> None:
+    given: list[dict[str, Any]] = []
+    ended: Future[None] = Future()
+    ended.set_result(None)
+
+    def submit(message: dict[str, Any]) -> Future[None]:
+        given.append(message["config"])
+        return ended
+
+    for options in ({}, {"model": "compact-x2", "faces": True}):
+        task = PictureTask(bucket="s3://pictures", key="a.png", **options)
+        job = read_job(task.message())
+        delivery = Delivery(job, submit, is_last=True)
+        asyncio.run(delivery.upscale(read_task(job.message["config"]), Path("in"), Path("out")))
+    paths = {"image_path": "in", "output_path": "out", "upscale_factor": 4}
+    assert given == [paths, paths | {"model": "compact-x2", "faces": True}]
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_picture_is_filed_with_a_retryable_failure_only_by_its_last_delivery(
     is_last: bool, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,12 @@ def torn() -> bytes:
     return data[:cut]
 
 
+def test_the_form_may_ask_for_faces(serve: ServeProcess) -> None:
+    answer = upload(serve, "portrait.png", picture(90, 60), faces="true")
+    assert result_of(answer)["folder"] == "upscaled"
+    assert len(serve.client.get(answer.headers["location"]).json()["faces"]) == 2
+
+
 def test_a_good_picture_is_kept_without_a_job(
     serve: ServeProcess, bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -142,6 +143,11 @@ def parser() -> argparse.ArgumentParser:
         help="a catalogue name or a file (default: the bundled one that suits the picture)",
     )
     add(
+        "--faces",
+        action="store_true",
+        help="restore the faces of the pictures that are upscaled; needs a face model",
+    )
+    add(
         "--slots",
         type=count,
         default=2,
@@ -156,7 +162,9 @@ async def _here(
     options: argparse.Namespace, bucket: Bucket, score: Score
 ) -> AsyncIterator[_Process]:
     """By a daemon of this machine."""
-    config = {} if options.model is None else {"model": options.model}
+    config: dict[str, Any] = {} if options.model is None else {"model": options.model}
+    if options.faces:
+        config["faces"] = True
     async with AsyncUpscaler() as upscaler:
 
         async def upscale(path: Path, output: Path) -> None:
@@ -186,6 +194,7 @@ async def _queued(
         scale=options.scale,
         score=options.score,
         model=options.model,
+        faces=options.faces,
     )
     if not await pipeline.has_machines():
         _say("no machine takes the pictures yet: start `upscaled work --methods pipeline`")

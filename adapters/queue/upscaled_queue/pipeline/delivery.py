@@ -83,7 +83,7 @@ class Delivery:
                     "image_path": str(path),
                     "output_path": str(output),
                     "upscale_factor": task.scale,
-                    **({} if task.model is None else {"model": task.model}),
+                    **task.model_dump(include={"model", "faces"}, exclude_defaults=True),
                 },
                 **{name: given[name] for name in _JOB_FIELDS if name in given},
             }

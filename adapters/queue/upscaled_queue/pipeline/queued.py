@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 class QueuedPipeline:
     """Gives pictures to the machines that serve `pipeline`, from one event loop.
 
-    options: `threshold`, `scale`, `score` and `model` of `PictureTask`.
+    options: `threshold`, `scale`, `score`, `model` and `faces` of `PictureTask`.
     """
 
     def __init__(self, bucket: Bucket, settings: Settings, **options: Any) -> None:

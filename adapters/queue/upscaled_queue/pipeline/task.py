@@ -32,7 +32,8 @@ class UnsafeQueueError(Exception):
 
 class PictureTask(BaseModel):
     """The config of a picture's message. score: a name; the machine decides which ones it takes.
-    model: a name of the catalogue; the bundled one that suits the picture if None."""
+    model: a name of the catalogue; the bundled one that suits the picture if None. faces: restore
+    the faces of a picture that is upscaled."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,6 +43,7 @@ class PictureTask(BaseModel):
     scale: Literal[2, 4] = DEFAULT_SCALE
     score: str = "resolution"
     model: str | None = None
+    faces: bool = False
 
     @property
     def job_id(self) -> str:
