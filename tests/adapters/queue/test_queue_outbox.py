@@ -324,6 +324,8 @@ def test_a_sender_that_stops_sends_what_has_just_ended_and_waits_for_the_answer(
 
     # The stream's news is late: the sender has to look by itself.
     monkeypatch.setattr(WebhookSender, "_follow", hear_nothing)
+    # On a busy machine the first connection alone may take longer than the sender's patience.
+    monkeypatch.setattr("upscaled_queue.sender._DRAIN_S", TIMEOUT_S)
     receiver.answers.clear()
     with sender_of(redis_server.url, receiver, tmp_path / "log", LEASE_S) as sender:
         wait_until(lambda: records.redis.exists("upscaled:webhook-sender"), "the lease")
