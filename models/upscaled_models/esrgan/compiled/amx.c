@@ -93,6 +93,8 @@ FOR_AMX static inline __attribute__((always_inline)) void amx_columns(
     const Window left = windows[0], right = windows[1];
     const int runs = runs_of(inputs);
     const ptrdiff_t run = 3 * inputs / runs, row = pieces_of(inputs) * DEPTH * TILE;
+    /* GCC does not know that tiles are loaded from memory: what was written before must be there. */
+    __asm__ volatile("" ::: "memory");
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);

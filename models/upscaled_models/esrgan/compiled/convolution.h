@@ -23,7 +23,7 @@ typedef struct {
  *
  * Values below zero are multiplied by the slope of their channel. Then, for each addend that has
  * rows, the result is multiplied by the addend's scale and the addend is added. The source has rows
- * `top` to `bottom`; outside of them it is zero. shift: if 1, the source is read at twice its width
+ * `top` to `bottom`, `first` to `last` among them; outside of them it is zero. shift: if 1, the source is read at twice its width
  * and height, each pixel four times, and all numbers are those of the enlarged source. grid: the
  * row at which the first row of tiles begins: `first`, or up to three rows above it. */
 typedef struct {
