@@ -40,7 +40,7 @@ $(TORCH): constraints.txt
 	$(PIP_INSTALL) $(CPU_TORCH) torch torchvision
 	@touch $@
 
-BUILT_FROM := $(TORCH) pyproject.toml hatch_build.py $(wildcard models/upscaled_models/esrgan/rows/*.[ch])
+BUILT_FROM := $(TORCH) pyproject.toml hatch_build.py $(wildcard models/upscaled_models/esrgan/compiled/*.[ch])
 
 $(BASE): $(BUILT_FROM)
 	$(COMPILE) & $(PIP_INSTALL) -e . && { wait; $(COMPILE) || true; }
