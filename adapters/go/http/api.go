@@ -226,6 +226,8 @@ type PipelineResult struct {
 	JobID string `json:"job_id"`
 	// Why it could not be upscaled; null on success.
 	Code string `json:"code,omitempty"`
+	// The faces of the upscaled picture. Null if none were looked for.
+	Faces []upscaled.Face `json:"faces,omitempty"`
 }
 
 // PipelineStats: The pipeline, and the pictures that went through this server since the records begin (`keep_records_days`). A picture that had a record before is not counted.

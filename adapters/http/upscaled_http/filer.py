@@ -32,7 +32,7 @@ from upscaled_protocol.errors import ErrorCode
 
 if TYPE_CHECKING:
     from upscaled_http.service import Service
-    from upscaled_queue.pipeline.process import PipelineResult
+    from upscaled_queue.pipeline.process import Faces, PipelineResult
 
 # What a client may say about the job of a picture that is upscaled.
 FIELDS = ("model", "faces", "timeout_s", "label", "retention", "webhook")
@@ -86,9 +86,10 @@ class Filer:
         picture = await asyncio.to_thread(Picture.of_file, upload.path, name)
         job = replace(submission, webhook=None)
 
-        async def upscale(_path: Path, output: Path) -> None:
+        async def upscale(_path: Path, output: Path) -> Faces:
             record = await self._job(filing, job, upload, note_job)
             await self._take_result(record, output)
+            return record.outcome.get("faces")
 
         def note_new(result: PipelineResult) -> None:
             filing.is_new = True

@@ -95,6 +95,9 @@ class PipelineResult(Body):
     processed_at: datetime
     job_id: str = Field(description="Of its record in the bucket, `results/JOB_ID.json`.")
     code: str | None = Field(None, description="Why it could not be upscaled; null on success.")
+    faces: list[Face] | None = Field(
+        None, description="The faces of the upscaled picture. Null if none were looked for."
+    )
 
 
 class PipelineAnswer(Body):

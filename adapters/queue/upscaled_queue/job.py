@@ -30,6 +30,7 @@ _OWN_FIELDS = ("webhook_url", "traceparent")
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
+_PATHS = ("image_path", "output_path")
 _MODELS = ("model", "upscale_model", "pre_model", "face_model")
 _WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 
@@ -95,12 +96,22 @@ def read_job(fields: object) -> QueuedJob:
     return QueuedJob(envelope.job_id, method, envelope.priority, given, message)
 
 
-def check_allowed(job: QueuedJob, allow_urls: Sequence[str]) -> None:
-    """Raise `JobError` for a URL or a bucket that is not below one of these, and for a model that
-    is a file. The daemon checks paths, by `--allow-root`."""
+def check_allowed(job: QueuedJob, allow_urls: Sequence[str], *, takes_paths: bool = True) -> None:
+    """Raise `JobError` for a URL or a bucket that is not below one of these, for a model that is a
+    file, and for any path if the machine takes none. The daemon checks the paths of a machine that
+    takes some, by `--allow-root`."""
     config = job.message.get("config")
     if not isinstance(config, dict):
         return
+    for name in _PATHS:
+        path = config.get(name)
+        if isinstance(path, str) and not takes_paths:
+            raise JobError(
+                ErrorCode.PATH_NOT_ALLOWED,
+                f"{name} {quote(path)} is refused, because this machine allows no local paths: "
+                "`upscaled work --allow-root DIR` allows those below DIR",
+                job_id=job.job_id,
+            )
     for name in _MODELS:
         model = config.get(name)
         if isinstance(model, str) and ("/" in model or model.lower().endswith(_WEIGHTS)):

@@ -27,7 +27,7 @@ from upscaled import DaemonGoneError, UpscaledError, Upscaler
 from upscaled.protocol import Progress
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
-from upscaled_queue.daemonargs import daemon_args, daemon_environment
+from upscaled_queue.daemonargs import daemon_args, daemon_environment, takes_paths
 from upscaled_queue.ends import Ends, Outcome
 from upscaled_queue.exits import EXIT_NO_DAEMON, EXIT_OK, EXIT_STUCK
 from upscaled_queue.job import (
@@ -153,7 +153,7 @@ class Machine:
         job, starts = run.job, 0
         try:
             check_webhook(job.webhook_url, job.job_id, self.settings.webhooks)
-            check_allowed(job, self.settings.allow_urls)
+            check_allowed(job, self.settings.allow_urls, takes_paths=takes_paths(self.settings))
         except JobError as error:
             return self.ends.settle(job, error_event(error, job.job_id))
         while True:

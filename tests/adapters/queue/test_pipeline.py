@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from upscaled.errors import InputError, JobCancelledError, UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
 from upscaled_queue.pipeline.bucket import FOLDERS, Bucket
 from upscaled_queue.pipeline.command import main
-from upscaled_queue.pipeline.process import Picture, Pipeline, PipelineResult
+from upscaled_queue.pipeline.process import Faces, Picture, Pipeline, PipelineResult
 from upscaled_queue.pipeline.scores import resolution
 
 pytest.importorskip("obstore")
@@ -58,15 +59,17 @@ def large(tmp_path: Path) -> Path:
 class Enlarger:
     """Stands in for the daemon: gives a known file, or fails."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, faces: Faces = None) -> None:
         self.calls = 0
         self.error = error
+        self.faces = faces
 
-    async def __call__(self, path: Path, output: Path) -> None:
+    async def __call__(self, path: Path, output: Path) -> Faces:
         self.calls += 1
         if self.error is not None:
             raise self.error
         output.write_bytes(b"enlarged " + path.read_bytes())
+        return self.faces
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -122,6 +125,22 @@ def test_a_smaller_one_is_upscaled(bucket: Bucket, small: Path) -> None:
     result = run(processed(bucket, picture, Enlarger()))
     assert found(bucket, picture.key) == {"upscaled": b"enlarged " + small.read_bytes()}
     assert (result.status, result.upscale_scale, result.code) == ("success", 2, None)
+
+
+def test_the_record_of_an_upscaled_picture_lists_its_faces(bucket: Bucket, small: Path) -> None:
+    picture, faces = Picture.of_file(small), [{"score": 0.9, "restored": True}]
+    result = run(processed(bucket, picture, Enlarger(faces=faces)))
+    assert result.faces == faces
+    assert run(bucket.record(picture.key)) == result.fields
+    assert run(processed(bucket, picture, Enlarger())) == result
+
+
+def test_a_record_of_another_version_is_read(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    written = run(processed(bucket, picture, Enlarger())).fields
+    older = {name: value for name, value in written["result"].items() if name != "faces"}
+    for result in (older, {**written["result"], "sharpness": 0.7}):
+        assert PipelineResult.of_fields({**written, "result": result}).fields == written
 
 
 def test_what_cannot_be_upscaled_is_kept_as_it_was(bucket: Bucket, small: Path) -> None:
@@ -286,18 +305,27 @@ def test_the_command_files_pictures_and_prints_a_line_each(
 
 @pytest.mark.parametrize("options", [(), ("--faces",)])
 def test_the_command_has_faces_restored_if_it_is_asked_to(
-    options: Sequence[str], bucket: Bucket, small: Path, monkeypatch: pytest.MonkeyPatch
+    options: Sequence[str],
+    bucket: Bucket,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked: list[bool] = []
+    faces = [{"score": 0.9, "restored": True}] if options else None
 
-    async def upscale(_: AsyncUpscaler, path: Path, output: Path, **options: Any) -> None:
+    async def upscale(
+        _: AsyncUpscaler, path: Path, output: Path, **options: Any
+    ) -> SimpleNamespace:
         asked.append(options.get("faces", False))
         shutil.copy(path, output)
+        return SimpleNamespace(message={"faces": faces})
 
     monkeypatch.setattr(AsyncUpscaler, "upscale", upscale)
     picture = small.rename(small.with_stem(f"small{len(options)}"))
     assert main(["run", "--bucket", bucket.url, *options, str(picture)]) == 0
     assert asked == [bool(options)]
+    assert json.loads(capsys.readouterr().out)["result"]["faces"] == faces
 
 
 def test_the_server_may_be_killed_and_come_back(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,10 +229,11 @@ def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelle
 
 def test_the_daemon_gets_the_model_and_the_wish_for_faces_of_a_picture() -> None:
     given: list[dict[str, Any]] = []
-    ended: Future[None] = Future()
-    ended.set_result(None)
+    faces = [{"score": 0.9, "restored": True}]
+    ended: Future[Any] = Future()
+    ended.set_result(SimpleNamespace(message={"faces": faces}))
 
-    def submit(message: dict[str, Any]) -> Future[None]:
+    def submit(message: dict[str, Any]) -> Future[Any]:
         given.append(message["config"])
         return ended
 
@@ -239,7 +241,8 @@ def test_the_daemon_gets_the_model_and_the_wish_for_faces_of_a_picture() -> None
         task = PictureTask(bucket="s3://pictures", key="a.png", **options)
         job = read_job(task.message())
         delivery = Delivery(job, submit, is_last=True)
-        asyncio.run(delivery.upscale(read_task(job.message["config"]), Path("in"), Path("out")))
+        config = read_task(job.message["config"])
+        assert asyncio.run(delivery.upscale(config, Path("in"), Path("out"))) == faces
     paths = {"image_path": "in", "output_path": "out", "upscale_factor": 4}
     assert given == [paths, paths | {"model": "compact-x2", "faces": True}]
 

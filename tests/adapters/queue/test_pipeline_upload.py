@@ -106,7 +106,9 @@ def torn() -> bytes:
 def test_the_form_may_ask_for_faces(serve: ServeProcess) -> None:
     answer = upload(serve, "portrait.png", picture(90, 60), faces="true")
     assert result_of(answer)["folder"] == "upscaled"
-    assert len(serve.client.get(answer.headers["location"]).json()["faces"]) == 2
+    faces = serve.client.get(answer.headers["location"]).json()["faces"]
+    assert len(faces) == 2
+    assert result_of(answer)["faces"] == faces
 
 
 def test_a_good_picture_is_kept_without_a_job(

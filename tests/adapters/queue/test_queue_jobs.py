@@ -22,7 +22,7 @@ from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import BullWorker, bullmq_id
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.command import main
-from upscaled_queue.daemonargs import daemon_args
+from upscaled_queue.daemonargs import daemon_args, takes_paths
 from upscaled_queue.ends import Ends, GivenBack
 from upscaled_queue.job import (
     bullmq_priority,
@@ -140,6 +140,39 @@ def test_a_machine_passes_its_roots_and_prefixes_on_to_the_daemon() -> None:
     assert ("--allow-root", "/pictures") in pairs
     assert ("--allow-url", "s3://bucket/in/") in pairs
     assert ("--allow-url", "https://h/in/") in pairs
+
+
+@pytest.mark.parametrize("name", ["image_path", "output_path"])
+def test_a_machine_without_a_root_refuses_paths_and_names_the_option_that_allows_them(
+    name: str,
+) -> None:
+    config = {"image_url": "s3://bucket/in/a.png", "output_path": "/out/b.png"}
+    if name == "image_path":
+        config = {"image_path": "/in/a.png"}
+    job = read_job({"job_id": "1", "method": "esrgan", "config": config})
+    check_allowed(job, ("s3://bucket/",))
+    with pytest.raises(JobError, match=name) as caught:
+        check_allowed(job, ("s3://bucket/",), takes_paths=False)
+    assert caught.value.code == "path_not_allowed"
+    assert "allows no local paths" in caught.value.message
+    assert "--allow-root DIR" in caught.value.message
+    assert "nonexistent" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("roots", "daemon", "is_taken"),
+    [
+        ((), (), False),
+        (("/pictures",), (), True),
+        ((), ("--allow-root", "/pictures"), True),
+        ((), ("--allow-root=/pictures",), True),
+    ],
+)
+def test_a_machine_takes_paths_if_it_or_its_daemon_has_a_root(
+    roots: tuple[str, ...], daemon: tuple[str, ...], is_taken: bool
+) -> None:
+    settings = Settings(url=read_queue_url("redis://h/0"), allow_roots=roots, daemon_args=daemon)
+    assert takes_paths(settings) is is_taken
 
 
 def test_priorities_keep_their_order_on_each_engine() -> None:

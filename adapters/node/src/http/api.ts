@@ -224,6 +224,8 @@ export interface PipelineResult {
   job_id: string;
   /** Why it could not be upscaled; null on success. */
   code?: string;
+  /** The faces of the upscaled picture. Null if none were looked for. */
+  faces?: Face[];
 }
 
 /** The pipeline, and the pictures that went through this server since the records begin (`keep_records_days`). A picture that had a record before is not counted. */

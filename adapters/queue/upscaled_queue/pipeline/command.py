@@ -25,6 +25,7 @@ from upscaled_queue.pipeline.bucket import Bucket
 from upscaled_queue.pipeline.process import (
     DEFAULT_SCALE,
     DEFAULT_THRESHOLD,
+    Faces,
     Picture,
     Pipeline,
     PipelineResult,
@@ -167,8 +168,10 @@ async def _here(
         config["faces"] = True
     async with AsyncUpscaler() as upscaler:
 
-        async def upscale(path: Path, output: Path) -> None:
-            await upscaler.upscale(path, output, factor=options.scale, **config)
+        async def upscale(path: Path, output: Path) -> Faces:
+            result = await upscaler.upscale(path, output, factor=options.scale, **config)
+            faces: Faces = result.message.get("faces")
+            return faces
 
         pipeline = Pipeline(bucket, upscale, score, options.threshold, options.scale)
 

@@ -21,7 +21,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_queue.job import UPSCALING_METHOD, Message, QueuedJob, error_event, event_of
 from upscaled_queue.pipeline.bucket import INCOMING, Bucket
 from upscaled_queue.pipeline.metrics import PipelineMetrics
-from upscaled_queue.pipeline.process import Picture, Pipeline
+from upscaled_queue.pipeline.process import Faces, Picture, Pipeline
 from upscaled_queue.pipeline.scores import SCORES, Score, ScoreFailedError, find_score
 from upscaled_queue.pipeline.task import PictureTask, read_task
 
@@ -72,8 +72,9 @@ class Delivery:
 
         return asyncio.run(start())
 
-    async def upscale(self, task: PictureTask, path: Path, output: Path) -> None:
-        """By a job of the daemon. Raises `UpscaledError` and `_TryAgainError`."""
+    async def upscale(self, task: PictureTask, path: Path, output: Path) -> Faces:
+        """By a job of the daemon: the faces of its result. Raises `UpscaledError` and
+        `_TryAgainError`."""
         given = self.job.message
         call = self.submit(
             {
@@ -90,7 +91,7 @@ class Delivery:
         )
         ended = asyncio.wrap_future(call)
         try:
-            await asyncio.shield(ended)
+            result = await asyncio.shield(ended)
         except asyncio.CancelledError:
             call.cancel()
             # The daemon writes to the folder until the job has ended.
@@ -100,6 +101,8 @@ class Delivery:
             if error.retryable and not self.is_last:
                 raise _TryAgainError(error) from None
             raise
+        faces: Faces = result.message.get("faces")
+        return faces
 
 
 class Deliveries:
@@ -137,8 +140,8 @@ class Deliveries:
     async def _process(
         self, delivery: Delivery, task: PictureTask, bucket: Bucket, score: Score
     ) -> Message:
-        async def upscale(path: Path, output: Path) -> None:
-            await delivery.upscale(task, path, output)
+        async def upscale(path: Path, output: Path) -> Faces:
+            return await delivery.upscale(task, path, output)
 
         pipeline = Pipeline(
             bucket,

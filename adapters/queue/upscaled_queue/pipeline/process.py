@@ -20,7 +20,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -48,8 +48,11 @@ _PICTURE_CODES = frozenset(
     }
 )
 
-# Upscales the first file to the second. Raises `UpscaledError`.
-Upscale = Callable[[Path, Path], Awaitable[None]]
+# `faces` of the protocol's result, in its JSON form.
+Faces = list[dict[str, Any]] | None
+# Upscales the first file to the second: the faces that were found, None if none were looked for.
+# Raises `UpscaledError`.
+Upscale = Callable[[Path, Path], Awaitable[Faces]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class PipelineResult:
     """How a picture was filed.
 
     quality_score: None if the file could not be scored. upscale_scale: None if the picture was not
-    upscaled. code: the protocol's code of the error, None on success.
+    upscaled. code: the protocol's code of the error, None on success. faces: those of the upscaled
+    picture, each with whether it was restored; None if none were looked for.
     """
 
     original_key: str
@@ -90,6 +94,7 @@ class PipelineResult:
     processed_at: str
     job_id: str
     code: str | None = None
+    faces: Faces = None
     message: str = ""
 
     @property
@@ -101,8 +106,12 @@ class PipelineResult:
 
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> PipelineResult:
-        """The result in its JSON form."""
-        return cls(**fields["result"], message=fields["message"])
+        """The result in its JSON form, without the fields of later versions."""
+        known = {name: value for name, value in fields["result"].items() if name in _FIELDS}
+        return cls(**known, message=fields["message"])
+
+
+_FIELDS = PipelineResult.__dataclass_fields__.keys()
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ class Pipeline:
         upscaled_key = _upscaled_key(key)
         output = scratch / f"upscaled{Path(upscaled_key).suffix}"
         try:
-            await self.upscale(path, output)
+            faces = await self.upscale(path, output)
         except UpscaledError as error:
             if error.code not in _PICTURE_CODES:
                 raise
@@ -177,7 +186,8 @@ class Pipeline:
             message = str(error).replace(str(path), key)
             return await self._file(FAILED, path, key, key, quality, message, error.code)
         message = f"The picture was upscaled {self.scale} times."
-        return await self._file(UPSCALED, output, upscaled_key, key, quality, message)
+        filed = await self._file(UPSCALED, output, upscaled_key, key, quality, message)
+        return replace(filed, faces=faces)
 
     async def _file(  # noqa: PLR0917 - the fields of one result
         self,
