@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import pyvips
 
@@ -99,11 +99,18 @@ def load(kind: str, source: pyvips.Source) -> pyvips.Image:
 
     Raises `JobError` (input_unreadable).
     """
-    loader: Any = getattr(pyvips.Image, _LOADERS.get(kind, f"{kind}load_source"))
     try:
-        return loader(source, access="sequential", fail_on="error")
+        return opened(kind, source)
     except pyvips.Error as error:
         raise unreadable(error) from None
+
+
+def opened(
+    kind: str, source: pyvips.Source, *, fail_on: Literal["error", "warning"] = "error"
+) -> pyvips.Image:
+    """The same for callers that need libvips' own error, `pyvips.Error`."""
+    loader: Any = getattr(pyvips.Image, _LOADERS.get(kind, f"{kind}load_source"))
+    return loader(source, access="sequential", fail_on=fail_on)
 
 
 def unreadable(error: pyvips.Error) -> JobError:

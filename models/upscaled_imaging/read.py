@@ -19,6 +19,7 @@ from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.context import PictureContext
+from upscaled_imaging.corruption import PASSED_OVER, load_in_spite
 from upscaled_imaging.filledrows import FilledRows
 from upscaled_imaging.gather import gather
 from upscaled_imaging.gif import with_open_canvas
@@ -63,9 +64,11 @@ class Source:
         was_turned: bool = False,
         again: Callable[[], Source] | None = None,
         compression: Compression | None = None,
+        in_spite: Callable[[pyvips.Error], pyvips.Image] | None = None,
     ) -> None:
         """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
-        turned it. again: opens the same picture once more."""
+        turned it. again: opens the same picture once more. in_spite: opens the image once more
+        after an error among its pixels, to be decoded as far as possible."""
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
@@ -81,7 +84,7 @@ class Source:
         self._again = again
         # Not a method of this class: a reference cycle would keep the pixels until Python's
         # collector runs, and it does not know how much memory they take.
-        decoder = _Decoder(image, self.width, self.height, orientation)
+        decoder = _Decoder(image, self.width, self.height, orientation, in_spite)
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
         self._held: deque[np.ndarray] = deque()
 
@@ -142,8 +145,16 @@ class Source:
 class _Decoder:
     """The rows of the image after it was turned upright."""
 
-    def __init__(self, image: pyvips.Image, width: int, height: int, orientation: int) -> None:
+    def __init__(
+        self,
+        image: pyvips.Image,
+        width: int,
+        height: int,
+        orientation: int,
+        in_spite: Callable[[pyvips.Error], pyvips.Image] | None,
+    ) -> None:
         self._image: pyvips.Image | None = image
+        self._in_spite = in_spite
         self._bands = image.bands
         self._orientation = orientation
         self._width, self._height = width, height
@@ -156,19 +167,28 @@ class _Decoder:
         if count == 0 or self._image is None:
             return np.empty(shape, self._dtype)
         try:
-            if self._orientation != _UPRIGHT:
-                self._image = _turned(self._image, self._orientation)
-                self._orientation = _UPRIGHT
-            # A region belongs to the thread that made it, and callers may change threads.
-            region = pyvips.Region.new(self._image)
-            data = region.fetch(0, self._next, self._width, count)
+            data = self._fetched(self._image, count)
         except pyvips.Error as error:
-            raise formats.unreadable(error) from None
+            if self._in_spite is None:
+                raise formats.unreadable(error) from None
+            image, self._in_spite = self._in_spite(error), None
+            try:
+                data = self._fetched(image, count)
+            except pyvips.Error as another:
+                raise formats.unreadable(another) from None
         self._next += count
         if self._next == self._height:
             # A picture that was turned is held as a whole until here.
             self._image = None
         return np.frombuffer(data, self._dtype).reshape(shape)
+
+    def _fetched(self, image: pyvips.Image, count: int) -> pyvips.Buffer:
+        if self._orientation != _UPRIGHT:
+            image = _turned(image, self._orientation)
+            self._orientation = _UPRIGHT
+        self._image = image
+        # A region belongs to the thread that made it, and callers may change threads.
+        return pyvips.Region.new(image).fetch(0, self._next, self._width, count)
 
 
 @contextmanager
@@ -220,7 +240,17 @@ def _open(origin: Origin, settings: PictureSettings, context: PictureContext) ->
         orientation=orientation,
         was_turned=formats.is_turned(kind, origin.read_at),
         again=partial(_open_again, origin, settings, context),
+        in_spite=partial(_in_spite, kind, origin, context) if kind in PASSED_OVER else None,
     )
+
+
+def _in_spite(
+    kind: str, origin: Origin, context: PictureContext, error: pyvips.Error
+) -> pyvips.Image:
+    image = load_in_spite(kind, origin, error, context.warn)
+    if kind == "gif":
+        image = with_open_canvas(image, origin.read_at)
+    return normalised(image, lambda _: None)[0]  # its warnings were given before
 
 
 def _open_again(origin: Origin, settings: PictureSettings, context: PictureContext) -> Source:

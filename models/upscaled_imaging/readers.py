@@ -9,6 +9,7 @@ import pyvips
 from upscaled_imaging import formats
 from upscaled_imaging.bmp import load_bmp
 from upscaled_imaging.chunks import ReadAt
+from upscaled_imaging.corruption import PASSED_OVER, load_strictly
 from upscaled_imaging.extrasamples import load_tiff
 from upscaled_imaging.heic import load_heic
 from upscaled_imaging.heickind import check_heic
@@ -47,6 +48,9 @@ def load(kind: str, origin: Origin, check_size: CheckSize, warn: Warn) -> pyvips
         _CHECKS[kind](origin.read_at)
     if kind in _READERS:
         return _READERS[kind](origin, check_size, warn)
-    image = formats.load(kind, origin.source)
+    if kind in PASSED_OVER:
+        image = load_strictly(kind, origin, warn)
+    else:
+        image = formats.load(kind, origin.source)
     check_size(image.width, image.height)
     return image

@@ -1,0 +1,49 @@
+"""Corruption that a decoder passes over: the picture goes on behind it, gray or shifted.
+
+The decoders of JPEG and GIF only report it. libvips makes an error of each report if it is told to,
+also of those that concern no pixel. So a picture is read in that way first. After an error it is
+opened again and decoded as far as possible, and the job gets a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyvips
+
+from upscaled_imaging import formats
+from upscaled_imaging.libvips import is_out_of_memory, reason
+from upscaled_imaging.origin import Origin
+
+PASSED_OVER = frozenset({"jpeg", "gif"})
+# libjpeg's other reports are remarks on the header or on the order of the scans.
+_ABOUT_PIXELS = {"jpeg": "Corrupt JPEG data", "gif": ""}
+
+
+def load_strictly(kind: str, origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
+    """The picture, whose rows raise `pyvips.Error` at the first report of the decoder.
+
+    If the report comes before the first row, there is only the warning. Raises `JobError`
+    (input_unreadable, out_of_memory).
+    """
+    try:
+        return formats.opened(kind, origin.source, fail_on="warning")
+    except pyvips.Error as error:
+        return load_in_spite(kind, origin, error, warn)
+
+
+def load_in_spite(
+    kind: str, origin: Origin, error: pyvips.Error, warn: Callable[[str], None]
+) -> pyvips.Image:
+    """The same picture from its beginning, decoded as far as possible after ``error``.
+
+    Raises `JobError` as `load_strictly` does.
+    """
+    if is_out_of_memory(error):
+        raise formats.unreadable(error) from None
+    # libvips would go on reading where the first decoder has stopped.
+    image = formats.load(kind, origin.changed({}))
+    report = reason(error)
+    if report.startswith(_ABOUT_PIXELS[kind]):
+        warn(f"the input may be damaged ({report}): look at the picture before you use it")
+    return image

@@ -1,0 +1,97 @@
+"""Files whose damage a decoder passes over: the picture goes on behind it, gray or shifted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image
+
+from opened_pictures import Opener, error_of, read_all, save
+from recording import RecordingContext
+from upscaled_protocol.errors import ErrorCode
+
+RNG = np.random.default_rng(11)
+NOISE = RNG.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+ON_ITS_SIDE = 6
+
+# How each file is saved, and which of its bytes become zeros: from and to, in thousandths.
+DAMAGED: dict[str, tuple[dict[str, Any], int, int]] = {
+    "restarts.jpg": ({"restart_marker_blocks": 4}, 500, 520),
+    "scans.jpg": ({"progressive": True}, 500, 520),
+    "colours.gif": ({}, 500, 1000),
+}
+
+
+def damaged(path: Path, *, exif: Image.Exif | None = None) -> Path:
+    options, first, last = DAMAGED[path.name]
+    save(path, NOISE, **options, **({} if exif is None else {"exif": exif}))
+    data = path.read_bytes()
+    start, end = len(data) * first // 1000, len(data) * last // 1000
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    return path
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_that_a_decoder_notices_is_told_and_the_rest_is_read(
+    tmp_path: Path, opened: Opener, context: RecordingContext, name: str
+) -> None:
+    path = damaged(tmp_path / name)
+    with opened(image_path=path) as source:
+        rows = read_all(source, 16)
+    assert rows.shape == NOISE.shape
+    assert [text for text in context.warnings if "may be damaged" in text] == context.warnings
+    assert len(context.warnings) == 1
+    if path.suffix == ".jpg":  # Pillow reads no GIF of which a part is missing
+        assert np.array_equal(rows, np.asarray(Image.open(path)))
+
+
+def test_a_damaged_picture_is_turned_too(
+    tmp_path: Path, opened: Opener, context: RecordingContext
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = ON_ITS_SIDE
+    path = damaged(tmp_path / "restarts.jpg", exif=exif)
+    with opened(image_path=path) as source:
+        rows = read_all(source, 16)
+    assert np.array_equal(rows, np.rot90(np.asarray(Image.open(path)), -1))
+    assert len(context.warnings) == 1
+
+
+def test_a_jpeg_whose_rest_is_zeros_is_unreadable(tmp_path: Path, opened: Opener) -> None:
+    path = save(tmp_path / "stopped.jpg", NOISE)
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(len(data) - half))
+    error = error_of(opened, image_path=path)
+    assert error.code is ErrorCode.INPUT_UNREADABLE
+    assert "its end is missing" in error.message
+
+
+def test_zeros_behind_a_jpegs_end_are_no_damage(
+    tmp_path: Path, opened: Opener, context: RecordingContext
+) -> None:
+    path = save(tmp_path / "padded.jpg", NOISE)
+    path.write_bytes(path.read_bytes() + bytes(3_000_000))
+    with opened(image_path=path) as source:
+        assert np.array_equal(read_all(source), np.asarray(Image.open(path)))
+    assert context.warnings == []
+
+
+def test_a_decoders_remark_that_concerns_no_pixel_is_not_told(
+    tmp_path: Path, opened: Opener, context: RecordingContext
+) -> None:
+    path = save(tmp_path / "remark.jpg", NOISE)
+    data = bytearray(path.read_bytes())
+    # The scan's last coefficient, which a sequential JPEG must state as 63 and nobody reads.
+    data[data.index(b"\xff\xda") + 12] = 0
+    path.write_bytes(data)
+    image = pyvips.Image.jpegload_buffer(bytes(data), fail_on="warning")
+    with pytest.raises(pyvips.Error, match="Invalid SOS parameters"):
+        image.copy_memory()
+    with opened(image_path=path) as source:
+        assert np.array_equal(read_all(source), np.asarray(Image.open(path)))
+    assert context.warnings == []
