@@ -34,6 +34,12 @@ def test_a_failure_is_reported_and_does_not_stop_the_others(
     assert captured.out == ""
 
 
+def test_behind_two_dashes_a_picture_may_begin_with_a_dash(daemon: list[str], capsys: Any) -> None:
+    argv = ("a.jpg", "--factor", "2", "--", "-b.jpg", "--", "--json")
+    names = [Path(config["image_path"]).name for config in sent(daemon, *argv, capsys=capsys)]
+    assert names == ["a.jpg", "-b.jpg", "--", "--json"]
+
+
 def test_a_name_that_no_job_line_can_hold_fails_alone(
     daemon: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def print_size(options: argparse.Namespace) -> dict[str, Any]:
-    """The config's fields, in inches, for a paper or for centimetres.
+    """The config's fields, in inches, for a paper, centimetres or inches.
 
     Raises `ValueError` if two options give the same side.
     """
@@ -70,15 +70,15 @@ def print_size(options: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{' and '.join(given)} both give the {side}: give one of them")
         if options.paper is not None:
             long, short = max(PAPERS[options.paper]), min(PAPERS[options.paper])
-            millimetres = long if (side == "width") == options.landscape else short
-        elif getattr(options, f"{side}_cm") is not None:
-            millimetres = getattr(options, f"{side}_cm") * 10
-            if not 0 < millimetres < math.inf:
+            inches = (long if (side == "width") == options.landscape else short) / _MM_PER_INCH
+        elif (centimetres := getattr(options, f"{side}_cm")) is not None:
+            inches = centimetres * 10 / _MM_PER_INCH
+            if not 0 < inches < math.inf:
                 raise ValueError(f"{given[0]} is no length: give centimetres above 0")
-        else:
+        elif (inches := getattr(options, f"{side}_inches")) is None:
             continue
         # Without --dpi, the daemon prints at its default.
-        fields[f"target_{side}_inches"] = _inches(millimetres, max(options.dpi or DEFAULT_DPI, 1))
+        fields[f"target_{side}_inches"] = _inches(inches, max(options.dpi or DEFAULT_DPI, 1))
     given = [name for side in ("width", "height") for name in options_of_side(options, side)]
     if len({name.startswith(("--width ", "--height ")) for name in given}) > 1:
         raise ValueError(
@@ -111,12 +111,17 @@ def shown(option: str, value: object) -> str:
     return f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}"
 
 
-def _inches(millimetres: float, dpi: int) -> float:
+def _inches(inches: float, dpi: int) -> float:
     """Inches that the daemon, which cuts off fractions of a pixel, turns into the nearest pixel: A4
     at 300 dpi has 2480x3508 pixels, as in every print shop, and not 2480x3507."""
-    pixels = round(millimetres / _MM_PER_INCH * dpi)
+    try:
+        pixels = max(round(inches * dpi), 1)
+        if inches <= 0 or int(inches * dpi) == pixels:
+            return inches  # the check of the config has a sentence for a length that is none
+    except OverflowError:  # and for a number that is too large
+        return inches
     # A hundredth of a pixel more, because pixels / dpi * dpi may fall short of a whole number.
-    return (max(pixels, 1) + 0.01) / dpi
+    return (pixels + 0.01) / dpi
 
 
 def _paper(text: str) -> str:

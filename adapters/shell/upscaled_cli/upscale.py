@@ -64,8 +64,10 @@ _WINDOW = 1000
 def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the pictures; the exit status."""
     arguments = parser()
-    options = arguments.parse_intermixed_args(argv)
-    options.inputs += options.input
+    # argparse refuses a name that begins with a dash also behind `--`, if options and names mix.
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = arguments.parse_intermixed_args(argv[:end])
+    options.inputs += [*options.input, *argv[end + 1 :]]
     name_streams(options)
     if not options.inputs:
         arguments.error("give a picture, as in `upscaled upscale photo.jpg`")
