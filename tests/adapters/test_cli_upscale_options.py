@@ -151,8 +151,8 @@ def test_the_daemon_errors_about_a_size_name_the_options_too(
         ("--paper Letter --dpi 300", 2550, 3300),
         ("--paper tabloid --dpi 300 --landscape", 5100, 3300),
         ("--width-cm 10 --height-inches 8 --dpi 254", 1000, 2032),
-        # As binary fractions, 8.2 and 11.69 times 300 are a little less than these.
-        ("--width-inches 8.2 --height-inches 11.69 --dpi 300", 2460, 3507),
+        # As binary fractions, 4.02 and 6.06 times 150 are a little less than these.
+        ("--width-inches 4.02 --height-inches 6.06 --dpi 150", 603, 909),
     ],
 )
 def test_a_print_gets_the_pixels_that_a_print_shop_expects(

@@ -64,7 +64,7 @@ _WINDOW = 1000
 def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
     """Upscale the pictures; the exit status."""
     arguments = parser()
-    # argparse refuses a name that begins with a dash also behind `--`, if options and names mix.
+    # `parse_intermixed_args` refuses names behind `--` if there are none before it.
     end = argv.index("--") if "--" in argv else len(argv)
     options = arguments.parse_intermixed_args(argv[:end])
     options.inputs += [*options.input, *argv[end + 1 :]]
