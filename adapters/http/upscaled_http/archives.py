@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from starlette.background import BackgroundTask
-from starlette.responses import StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from upscaled_http.records import Record
-from upscaled_http.results import SAFE_HEADERS, disposition, download_name, open_result
+from upscaled_http.results import (
+    SAFE_HEADERS,
+    FilesResponse,
+    disposition,
+    download_name,
+    open_result,
+)
 
 if TYPE_CHECKING:
     from upscaled_http.service import Service
 
 
-def archive_of(service: Service, records: Sequence[Record]) -> StreamingResponse:
+def archive_of(service: Service, records: Sequence[Record]) -> FilesResponse:
     """The zip of these jobs' results. Raises `ProblemError` if one of them has none."""
     archive = ZipStream(compress_type=ZIP_STORED, sized=True)
     taken: set[str] = set()
@@ -30,11 +34,10 @@ def archive_of(service: Service, records: Sequence[Record]) -> StreamingResponse
             archive.add_path(f"/dev/fd/{file.fileno()}", name)
         to_close = opened.pop_all()
 
-    def parts() -> Iterator[bytes]:
-        with to_close:
-            yield from archive
+    def parts() -> Generator[bytes]:
+        yield from archive
 
-    async def note_downloads() -> None:
+    def note_downloads() -> None:
         for record in records:
             service.note_download(record)
 
@@ -43,12 +46,7 @@ def archive_of(service: Service, records: Sequence[Record]) -> StreamingResponse
         "Content-Length": str(len(archive)),
         "Content-Disposition": disposition("upscaled.zip", "attachment"),
     }
-    return StreamingResponse(
-        parts(),
-        headers=headers,
-        media_type="application/zip",
-        background=BackgroundTask(note_downloads),
-    )
+    return FilesResponse(parts(), "application/zip", headers, to_close, note_downloads)
 
 
 def _free_name(name: str, taken: set[str]) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,8 @@ from upscaled_http.records import Record
 
 if TYPE_CHECKING:
     from upscaled_http.service import Service
+
+_LOG = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
 # 18 digits are enough for any file. Python refuses to read a number of thousands of digits.
@@ -69,7 +71,8 @@ def check_result(record: Record) -> str:
 
 
 class ResultResponse(Response):
-    """Sends a file, or the requested part. on_sent: called once the whole file is sent."""
+    """Sends a file, or the requested part, and closes it. on_sent: called once the whole file is
+    sent. Raises `ProblemError` (416), and closes the file then too."""
 
     def __init__(
         self,
@@ -81,6 +84,14 @@ class ResultResponse(Response):
     ) -> None:
         self._fd = fd
         self._on_sent = on_sent
+        try:
+            self._prepare(media_type, request, headers)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _prepare(self, media_type: str, request: Request, headers: Mapping[str, str]) -> None:
+        fd = self._fd
         status = os.fstat(fd)
         self.etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
         self._begin, self._end = 0, status.st_size
@@ -110,18 +121,14 @@ class ResultResponse(Response):
         cls, service: Service, record: Record, request: Request, headers: Mapping[str, str]
     ) -> ResultResponse:
         """The result of a completed job. Raises `ProblemError`."""
-        fd = open_result(service, record)
-        try:
-            return cls(
-                fd,
-                record.media_type,
-                request,
-                {**headers, "Content-Disposition": disposition(download_name(record))},
-                lambda: service.note_download(record),
-            )
-        except BaseException:
-            os.close(fd)
-            raise
+        headers = {**headers, "Content-Disposition": disposition(download_name(record))}
+        return cls(
+            open_result(service, record),
+            record.media_type,
+            request,
+            headers,
+            lambda: service.note_download(record),
+        )
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. If the client leaves before the end, `on_sent` is not called."""
@@ -198,44 +205,75 @@ class ResultResponse(Response):
         return begin, end
 
 
+class FilesResponse(StreamingResponse):
+    """A stream that is made of files. At its end they are closed, also if nothing of it was sent:
+    after a HEAD no part of a generator runs. on_sent: called once the whole stream is sent.
+
+    Starlette runs a background task also if the client left, so `on_sent` is none.
+    """
+
+    def __init__(
+        self,
+        parts: Generator[bytes],
+        media_type: str,
+        headers: Mapping[str, str],
+        opened: ExitStack,
+        on_sent: Callable[[], None],
+    ) -> None:
+        self._opened = opened
+        self._opened.callback(parts.close)
+        self._on_sent = on_sent
+        super().__init__(parts, headers=headers, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. If the client leaves before the end, `on_sent` is not called."""
+        with self._opened:
+            await super().__call__(scope, receive, send)
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the headers and all parts."""
+        await super().stream_response(send)
+        self._on_sent()
+
+
 def open_result(service: Service, record: Record) -> int:
     """A descriptor of a completed job's file. Raises `ProblemError`."""
     name = check_result(record)
     try:
         return os.open(service.storage.result(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    except FileNotFoundError:
         raise ProblemError(
             HttpCode.RESULT_GONE, "The result was removed.", job_id=record.job_id
         ) from None
+    except OSError as error:
+        _LOG.warning("a result cannot be read: %s", error)
+        raise ProblemError(
+            HttpCode.INSUFFICIENT_STORAGE,
+            "The result cannot be read now; ask again later.",
+            job_id=record.job_id,
+        ) from None
 
 
-def encoded(service: Service, record: Record) -> StreamingResponse:
+def encoded(service: Service, record: Record) -> FilesResponse:
     """The result of a completed job as JSON with its base64, in chunks. Raises `ProblemError`."""
     fd, media_type = open_result(service, record), record.media_type
     size = os.fstat(fd).st_size
     head, tail = b'{"image_base64":"', f'","media_type":"{media_type}"}}'.encode()
     # Three bytes become four letters. Only the last chunk may have padding.
     step = CHUNK_BYTES // 3 * 3
+    opened = ExitStack()
+    opened.callback(os.close, fd)
 
-    def parts() -> Iterator[bytes]:
-        try:
-            yield head
-            for begin in range(0, size, step):
-                yield base64.b64encode(os.pread(fd, min(step, size - begin), begin))
-            yield tail
-        finally:
-            os.close(fd)
-
-    async def note_download() -> None:
-        service.note_download(record)
+    def parts() -> Generator[bytes]:
+        yield head
+        for begin in range(0, size, step):
+            yield base64.b64encode(os.pread(fd, min(step, size - begin), begin))
+        yield tail
 
     length = len(head) + (size + 2) // 3 * 4 + len(tail)
     headers = {"Content-Length": str(length), "Cache-Control": SAFE_HEADERS["Cache-Control"]}
-    return StreamingResponse(
-        parts(),
-        headers=headers,
-        media_type="application/json",
-        background=BackgroundTask(note_download),
+    return FilesResponse(
+        parts(), "application/json", headers, opened, lambda: service.note_download(record)
     )
 
 

@@ -299,13 +299,17 @@ class Service:
 
     def note_download(self, record: Record) -> None:
         """A whole result was sent."""
-        if record.retention != "delete_after_download" or record.file_name is None:
+        if record.retention != "delete_after_download":
             return
         due = time.time() + self.settings.storage.download_grace_s
-        if record.expires_at is None or due < record.expires_at:
-            record.expires_at = due
-            with suppress(sqlite3.Error):  # it stays until the next whole download
-                self.registry.update(record)
+        with suppress(sqlite3.Error):  # it stays until the next whole download
+            # The download may have taken long: the result may have been removed meanwhile.
+            newest = self.jobs.unrecorded(record.job_id) or self.registry.find(record.job_id)
+            if newest is None or newest.file_name is None:
+                return
+            if newest.expires_at is None or due < newest.expires_at:
+                newest.expires_at = due
+                self.registry.update(newest)
 
     async def measure(self) -> None:
         """Update what `collect` shows."""

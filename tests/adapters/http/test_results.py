@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
+import os
 import time
 import uuid
 import zipfile
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -50,6 +53,12 @@ def completed(serve: RunningServe, data: bytes, suffix: str, **fields: Any) -> s
     registry.add(record)
     registry.close()
     return job_id
+
+
+def files_open_in(folder: Path) -> list[str]:
+    """The files of a folder that this process has open."""
+    paths = (file.path for file in psutil.Process().open_files())
+    return [path for path in paths if Path(path).is_relative_to(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +248,61 @@ def test_a_zip_with_a_result_that_is_gone_is_refused(served: Served) -> None:
     params = {"job_id": [there, gone]}
     answer = served.serve.client.get("/api/results.zip", params=params)
     assert (answer.status_code, answer.json()["code"]) == (410, "result_gone")
+
+
+@pytest.mark.parametrize(
+    "target", ["/api/results/{}?encoding=base64", "/api/results.zip?job_id={}"]
+)
+def test_a_download_of_another_kind_that_breaks_off_does_not_count(
+    tmp_path: Path, target: str
+) -> None:
+    with running_serve(tmp_path) as serve:
+        large = bytes(30_000_000)  # more than the buffers of a connection hold
+        job_id = completed(serve, large, "png", retention="delete_after_download")
+        with serve.client.stream("GET", target.format(job_id)) as answer:
+            next(answer.iter_bytes(1024))
+        wait_until(lambda: not files_open_in(tmp_path / "results"), "the end of the download")
+        assert "expires_at" not in serve.client.get(f"/api/jobs/{job_id}").json()
+
+
+def test_a_result_that_is_removed_while_it_is_sent_stays_removed(tmp_path: Path) -> None:
+    with running_serve(tmp_path) as serve:
+        job_id = completed(serve, bytes(30_000_000), "png", retention="delete_after_download")
+        with serve.client.stream("GET", f"/api/results/{job_id}") as answer:
+            parts = answer.iter_bytes(1024)
+            next(parts)
+            assert serve.client.post("/api/cleanup", json={"older_than_s": 0}).status_code == 200
+            assert sum(map(len, parts)) == 30_000_000 - 1024
+        assert "result_url" not in serve.client.get(f"/api/jobs/{job_id}").json()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers"),
+    [
+        ("HEAD", "/api/results/{}?encoding=base64", {}),
+        ("HEAD", "/api/results.zip?job_id={}", {}),
+        ("GET", "/api/results/{}?preview=256", {"Range": "bytes=999999-"}),
+        ("GET", "/api/results/{}", {"Range": "bytes=99999999-"}),
+    ],
+    ids=["head of base64", "head of a zip", "wrong range of a preview", "wrong range"],
+)
+def test_no_file_stays_open_after_an_answer_without_a_body(
+    served: Served, method: str, target: str, headers: dict[str, str]
+) -> None:
+    address = target.format(served.picture.rpartition("/")[2])
+    answer = served.serve.client.request(method, address, headers=headers)
+    assert answer.status_code == (416 if headers else 200)
+    folder = served.serve.service.storage.results
+    wait_until(lambda: not files_open_in(folder), "the files to be closed")
+
+
+def test_a_result_that_cannot_be_read_now_is_not_said_to_be_removed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("upscaled_http.results.os.open", fail)
+        answer = served.serve.client.get(served.picture)
+    assert (answer.status_code, answer.json()["retryable"]) == (507, True)
