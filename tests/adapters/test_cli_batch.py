@@ -20,6 +20,7 @@ from nearest_engine import environment
 from upscaled_cli import exits
 from upscaled_cli.batch import main as batch
 from upscaled_cli.jobs import main as jobs
+from upscaled_cli.record import NAME
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 120
@@ -27,7 +28,7 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 # Copies inputs to outputs, fails if the picture says so, and records what it was sent.
 DAEMON = """
-import json, shutil, sys
+import json, os, shutil, sys
 with open(sys.argv[1], "a") as sent:
     for line in sys.stdin:
         sent.write(line)
@@ -39,6 +40,10 @@ with open(sys.argv[1], "a") as sent:
             sys.exit(3)
         else:
             shutil.copyfile(job["config"]["image_path"], job["config"]["output_path"])
+        if "edited" in job["config"]["image_path"]:
+            with open(job["config"]["image_path"], "w") as picture:
+                picture.write("edited while it was upscaled")
+            os.utime(job["config"]["image_path"], (1, 1))
         print(json.dumps(ended), flush=True)
 """
 
@@ -117,6 +122,42 @@ def test_a_picture_that_has_changed_is_done_again_and_force_does_all(folder: Fol
     assert folder.sent() == ["a.jpg"]
     folder.batch("--force")
     assert folder.sent() == ["a.jpg", "b.jpg"]
+
+
+def test_a_picture_that_an_older_file_has_replaced_is_done_again(folder: Folder) -> None:
+    folder.add("a.jpg", "b.jpg", "c.jpg")
+    folder.batch()
+    folder.sent()
+    # As `cp -p`, `rsync -t` and `unzip` do: a file keeps its time. The third is the same again.
+    for name, content in (("a", "another picture"), ("b", "x.jpg"), ("c", "c.jpg")):
+        (folder.photos / f"{name}.jpg").write_text(content)
+        os.utime(folder.photos / f"{name}.jpg", (1, 1))
+    folder.batch()
+    assert folder.sent() == ["a.jpg", "b.jpg"]
+    assert (folder.large / "b.png").read_text() == "x.jpg"
+    folder.batch()
+    assert folder.sent() == []
+
+
+def test_a_picture_that_was_edited_while_it_was_upscaled_is_done_again(folder: Folder) -> None:
+    folder.add("edited.jpg")
+    folder.batch()
+    folder.batch()
+    assert folder.sent() == ["edited.jpg", "edited.jpg"]
+    assert (folder.large / "edited.png").read_text() == "edited while it was upscaled"
+
+
+def test_outputs_of_a_batch_without_stamps_are_still_done(folder: Folder) -> None:
+    folder.add("a.jpg")
+    folder.batch()
+    record = folder.large / NAME
+    entries = [json.loads(line) for line in record.read_text().splitlines()]
+    for entry in entries:
+        entry.pop("size", None)
+    record.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    folder.sent()
+    folder.batch()
+    assert folder.sent() == []
 
 
 def test_a_failed_picture_is_named_and_tried_again_next_time(folder: Folder, capsys: Any) -> None:

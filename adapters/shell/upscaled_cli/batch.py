@@ -19,6 +19,7 @@ from upscaled_cli.progress import Progress, clock_of
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
 from upscaled_cli.session import DAEMON, Session
+from upscaled_cli.stamp import Stamp
 from upscaled_cli.streams import STREAM
 from upscaled_cli.terminal import reason_of
 
@@ -36,8 +37,9 @@ the output gets a number: a.jpg becomes a.png, and a.gif beside it a-2.png. {NAM
 in the output folder records which output belongs to which picture. Without that file, batch takes
 all files there for yours, and does every picture again, with numbers.
 
-A picture is done if its output exists and is not older. An output appears only when it is complete.
-With other options a picture is still done, which is reported: see --force.
+A picture is done if its output exists, is not older, and was made of the file that is there now.
+An output appears only when it is complete. With other options a picture is still done, which is
+reported: see --force.
 
 exit status: 0 every picture is there, 1 some failed, or are of a kind that cannot be read, or there
 was none, 2 wrong usage, 130 interrupted.
@@ -187,12 +189,13 @@ def _upscale(
                 }
                 try:
                     picture.target.parent.mkdir(parents=True, exist_ok=True)
+                    made_of = Stamp.of(picture.source)
                     job_id = client.submit(options.method, {**config, **paths})
                 except (OSError, ValueError) as error:
                     progress.end(None, is_failure=True)
                     yield picture, reason_of(error) if isinstance(error, OSError) else str(error)
                 else:
-                    running[job_id] = picture
+                    running[job_id] = picture._replace(made_of=made_of)
                     return
 
         for _ in range(_WINDOW):

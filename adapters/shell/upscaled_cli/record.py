@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from upscaled_cli.pictures import PICTURE_SUFFIXES
+from upscaled_cli.stamp import Stamp
 from upscaled_imaging.freename import fitting, numbered
 
 NAME = ".upscaled-batch.jsonl"
@@ -28,23 +29,27 @@ _NAME_BYTES = 255
 class Picture(NamedTuple):
     """An input and its output.
 
-    made_with: the options with which an earlier batch made the output; None if none did.
+    made_with, made_of: the options and the input from which an earlier batch made the output; None
+    if that is not known.
     """
 
     name: str
     source: Path
     target: Path
     made_with: str | None = None
+    made_of: Stamp | None = None
 
     @property
     def done_at(self) -> float | None:
-        """When the output was made, as of `time.time()`; None if there is none, or if it is older
-        than the input."""
+        """When the output was made, as of `time.time()`; None if there is none, if it is older than
+        the input, or was made of another input."""
         try:
             made_at = self.target.stat().st_mtime
-            return made_at if made_at >= self.source.stat().st_mtime else None
+            is_older = made_at < self.source.stat().st_mtime
+            is_done = not is_older and (self.made_of is None or self.made_of.is_of(self.source))
         except OSError:
             return None
+        return made_at if is_done else None
 
 
 class Record:
@@ -78,17 +83,22 @@ class Record:
                 taken.add(_folded(entry["output"]))
                 lines.append(entry)
             target = self._output / entry["output"]
-            made_with = entry.get("options")
-            pictures.append(Picture(str(name), self._folder / name, target, made_with))
+            made = entry.get("options"), Stamp.from_entry(entry)
+            pictures.append(Picture(str(name), self._folder / name, target, *made))
         self._write(lines)
         with suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_UN)
         return pictures
 
     def note_done(self, picture: Picture, suffix: str, options: str) -> None:
-        """Record the options with which the output was made. Raises `OSError`."""
+        """Record from what the output was made: ``made_of`` as it was before, and these options.
+        Raises `OSError`."""
         target = picture.target.relative_to(self._output)
-        self._write([self._entry(Path(picture.name), target, suffix) | {"options": options}])
+        made: dict[str, Any] = {"options": options}
+        if picture.made_of is not None:
+            with suppress(OSError):  # the input is gone, or cannot be read
+                made |= picture.made_of.with_digest(picture.source).as_entry()
+        self._write([self._entry(Path(picture.name), target, suffix) | made])
 
     def close(self) -> None:
         """Close the file."""
