@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from upscaled_imaging.carried import carried
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.destinations import Destination, DestinationKind, Request, destination_kind
-from upscaled_imaging.dimensions import Plan
+from upscaled_imaging.dimensions import ASPECT_TOLERANCE, Plan
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.pixelcounts import scaled_metadata
 from upscaled_imaging.read import Source
@@ -28,6 +28,8 @@ _LONGEST_SIDE: dict[OutputFormat, int] = {
     "webp": 16_383,
     "avif": 16_384,
 }
+# Twice what the tolerance of aspect ratios allows for 2:3. Only narrower pictures come near it.
+_MOST_STRETCH = 0.03
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ def plan_output(
             f"the target is smaller than the input ({source.width}x{source.height}): the picture "
             f"was made smaller, to {plan.scaled.width}x{plan.scaled.height}"
         )
+    if (stretch := _stretch(source, plan)) > _MOST_STRETCH:
+        context.warn(
+            f"the target's shape is another one than the input's: the picture was stretched by "
+            f"{stretch:.0%}, because width / height differ by less than {ASPECT_TOLERANCE:g}"
+        )
     if source.has_alpha and kind == "jpeg":
         context.warn("JPEG has no transparency: the picture was laid on white")
     metadata = source.metadata.resized(
@@ -98,6 +105,14 @@ def _format(config: ImageConfig, destination: DestinationKind) -> OutputFormat:
             "or give output_format",
         )
     return _FORMATS[suffix]
+
+
+def _stretch(source: Source, plan: Plan) -> float:
+    """By which part one side was enlarged more than the other; 0 if no more than by rounding."""
+    across, down = plan.scaled.width / source.width, plan.scaled.height / source.height
+    if min(abs(across - down) * source.width, abs(across - down) * source.height) < 1:
+        return 0
+    return max(across / down, down / across) - 1
 
 
 def _check_size(kind: OutputFormat, plan: Plan, settings: PictureSettings) -> None:

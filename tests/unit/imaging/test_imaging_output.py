@@ -126,6 +126,33 @@ def test_a_target_smaller_than_the_input_gets_a_warning(
     ]
 
 
+@pytest.mark.parametrize(
+    ("size", "target", "is_told"),
+    [
+        ((20, 400), (72, 1200), True),  # 0.05 and 0.06
+        ((1, 60), (1, 100), False),  # 60 % by rounding alone
+        ((200, 300), (606, 900), False),  # 0.667 and 0.673
+        ((40, 30), (80, 60), False),
+    ],
+)
+def test_a_narrow_picture_that_is_stretched_gets_a_warning(
+    planned: Planner,
+    context: RecordingContext,
+    picture: Path,
+    size: tuple[int, int],
+    target: tuple[int, int],
+    is_told: bool,
+) -> None:
+    Image.new("RGB", size).save(picture)
+    output = planned(target_width=target[0], target_height=target[1])
+    assert (output.plan.output.width, output.plan.output.height) == target
+    told = (
+        "the target's shape is another one than the input's: the picture was stretched by 20%, "
+        "because width / height differ by less than 0.01"
+    )
+    assert context.warnings == ([told] if is_told else [])
+
+
 def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
     output = planned(changed=PictureSettings(access=Access(output_dir=folder)))
