@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from upscaled_http.plainparser import PlainParser
 from upscaled_http.problems import HttpCode, ProblemError
 
 # nginx's own limit. A key, cookies of other services on the host and a long path fit.
@@ -46,6 +47,7 @@ class Connection(HttpToolsProtocol):
         limits: ConnectionLimits,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.parser = PlainParser(self)
         self._limits = limits
         # Of the request that is being read.
         self.is_in_request = False
@@ -102,12 +104,18 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Run the application."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ProblemError(HttpCode.INVALID_REQUEST, "This server is no proxy.")
+            return  # the parser reads the request once more
         self._has_all_headers = True
         self._stop_header_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request has been read to its end."""
+        if self.parser.should_upgrade():
+            return
         self.is_in_request = False
         super().on_message_complete()
 

@@ -114,6 +114,60 @@ def with_server(
 LIVE = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n"
 
 
+# --- Upgrade ------------------------------------------------------------------------------------
+
+# As Java's HttpClient and `curl --http2` send it.
+H2C = (
+    b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nContent-Type: application/json\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b"Content-Length: 2\r\n\r\n[]", b"Transfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"],
+    ids=["length", "chunked"],
+)
+@pytest.mark.parametrize("is_split", [False, True], ids=["whole", "in pieces"])
+def test_the_body_of_a_request_that_asks_for_http_2_is_read(rest: bytes, is_split: bool) -> None:
+    async def test(running: Running) -> None:
+        client = await running.client()
+        request = b"POST /api/cleanup HTTP/1.1\r\n" + H2C + rest
+        for _ in range(2):
+            for begin in range(0, len(request), 7 if is_split else len(request)):
+                await client.send(request[begin : begin + (7 if is_split else len(request))])
+            status, headers, body = await client.answer()
+            assert (status, body["errors"][0]["field"]) == (400, "body")
+            assert "dictionary" in body["detail"]  # the list was read
+            assert "connection" not in headers
+        await client.send(LIVE + b"\r\n")
+        assert (await client.answer())[0] == 200
+
+    with_server(test)
+
+
+def test_requests_behind_one_that_asks_for_another_protocol_are_answered() -> None:
+    async def test(running: Running) -> None:
+        client = await running.client()
+        asking = LIVE + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        last = LIVE + b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        await client.send(asking * 3 + LIVE + b"\r\n" + last)
+        for _ in range(5):
+            assert (await client.answer())[0] == 200
+        assert await client.end() == b""
+
+    with_server(test)
+
+
+def test_the_server_is_no_proxy() -> None:
+    async def test(running: Running) -> None:
+        client = await running.client()
+        await client.send(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\n\r\n")
+        assert await client.code() == (400, "invalid_request")
+
+    with_server(test)
+
+
 # --- headers ------------------------------------------------------------------------------------
 
 
