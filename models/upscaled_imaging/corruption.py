@@ -27,7 +27,7 @@ def load_strictly(kind: str, origin: Origin, warn: Callable[[str], None]) -> pyv
     (input_unreadable, out_of_memory).
     """
     try:
-        return formats.opened(kind, origin.source, fail_on="warning")
+        return formats.opened(kind, origin.source, "warning")
     except pyvips.Error as error:
         return load_in_spite(kind, origin, error, warn)
 

@@ -17,6 +17,7 @@ from upscaled_imaging import formats
 from upscaled_imaging.colour import straight
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.tags import Entry, Reader
+from upscaled_imaging.tiffkind import tile_failures
 from upscaled_imaging.tiffplanes import load_planes
 
 _COLOURS, _SAMPLES, _PLANES, _INK_SET, _EXTRA_SAMPLES = 262, 277, 284, 332, 338
@@ -68,7 +69,7 @@ def load_tiff(
 def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
     layout = _layout(origin.read_at)
     if layout is None:
-        return formats.load("tiff", origin.source)
+        return formats.load("tiff", origin.source, tile_failures(origin.read_at))
     samples, alpha = layout.colours + len(layout.extras), layout.alpha
     wanted = [*range(layout.colours), *([] if alpha is None else [alpha])]
     is_multiplied = alpha is not None and layout.extras[alpha - layout.colours] == _ASSOCIATED
@@ -92,9 +93,8 @@ def _colours_and_alpha(origin: Origin, warn: Callable[[str], None]) -> pyvips.Im
 
 
 def _load_together(origin: Origin, layout: _Layout, *, is_multiplied: bool) -> pyvips.Image:
-    if not is_multiplied:
-        return formats.load("tiff", origin.source)
-    return formats.load("tiff", origin.changed(layout.as_straight))
+    source = origin.changed(layout.as_straight) if is_multiplied else origin.source
+    return formats.load("tiff", source, tile_failures(origin.read_at))
 
 
 def _layout(read_at: Callable[[int, int], bytes]) -> _Layout | None:

@@ -14,6 +14,9 @@ from upscaled_imaging.jxlheader import jxl_header
 from upscaled_imaging.libvips import is_out_of_memory, reason
 from upscaled_protocol.errors import ErrorCode, JobError
 
+# The least that libvips makes an error among the pixels.
+FailOn = Literal["error", "warning"]
+
 _LOADERS = {"avif": "heifload_source"}
 _ANIMATED_WEBP = 0x02
 # The major brands of a HEIF whose main content is an image sequence.
@@ -94,20 +97,18 @@ def pages(image: pyvips.Image) -> int:
     return int(image.get("n-pages")) if image.get_typeof("n-pages") else 1
 
 
-def load(kind: str, source: pyvips.Source) -> pyvips.Image:
+def load(kind: str, source: pyvips.Source, fail_on: FailOn = "error") -> pyvips.Image:
     """The first picture of the file, of which only the header is read yet. Read it once, downwards.
 
     Raises `JobError` (input_unreadable).
     """
     try:
-        return opened(kind, source)
+        return opened(kind, source, fail_on)
     except pyvips.Error as error:
         raise unreadable(error) from None
 
 
-def opened(
-    kind: str, source: pyvips.Source, *, fail_on: Literal["error", "warning"] = "error"
-) -> pyvips.Image:
+def opened(kind: str, source: pyvips.Source, fail_on: FailOn) -> pyvips.Image:
     """The same for callers that need libvips' own error, `pyvips.Error`."""
     loader: Any = getattr(pyvips.Image, _LOADERS.get(kind, f"{kind}load_source"))
     return loader(source, access="sequential", fail_on=fail_on)

@@ -223,6 +223,12 @@ class Reader:
         count = min(entry.values, most)
         return [self.integer(entry._replace(place=entry.place + n * size)) for n in range(count)]
 
+    def numbers(self, entry: Entry) -> np.ndarray:
+        """All values of such an entry, as far as the file has them; at most 4 MiB of them."""
+        data = self._read_at(entry.place, min(self.size(entry), _LONGEST_VALUE_BYTES))
+        dtype = np.dtype(self.order + self._code(entry))
+        return np.frombuffer(data, dtype, len(data) // dtype.itemsize)
+
     def packed(self, entry: Entry, value: int | None = None) -> bytes:
         """The entry in the file's byte order. ``value`` replaces its values by one number."""
         inline = struct.calcsize(self._pointer)

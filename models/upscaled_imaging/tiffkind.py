@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from upscaled_imaging.formats import FailOn
 from upscaled_imaging.rawkind import check_raw
 from upscaled_imaging.tags import Reader
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _KIND, _BITS, _COMPRESSION, _COLOURS = 254, 258, 259, 262
-_PLANES, _PALETTE, _TILE_WIDTH, _PROFILE = 284, 320, 322, 34675
+_PLANES, _PALETTE, _TILE_WIDTH, _TILE_BYTES, _PROFILE = 284, 320, 322, 325, 34675
 _REDUCED = 1
 _SEPARATE = 2
 _JPEG = 7
@@ -65,6 +66,22 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
             raise _cut_off("palette")
     if _PROFILE in entries and not reader.is_whole(entries[_PROFILE]):
         raise _cut_off("colour profile")
+
+
+def tile_failures(read_at: Callable[[int, int], bytes]) -> FailOn:
+    """What libvips must fail on, so that each tile that cannot be read is an error.
+
+    libvips makes such a tile black, unless it fails on warnings. Warnings of a tiled file's header
+    do not count. In strips, errors suffice. Tiles without data are meant to be black (GDAL).
+    """
+    try:
+        reader = Reader(read_at)
+        entries = {entry.number: entry for entry in reader.entries(reader.first)[0]}
+        if _TILE_WIDTH not in entries or 0 in reader.numbers(entries[_TILE_BYTES]):
+            return "error"
+    except (ValueError, KeyError):
+        return "error"
+    return "warning"
 
 
 def _unsupported(what: str) -> JobError:

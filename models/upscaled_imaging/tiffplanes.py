@@ -14,6 +14,7 @@ import pyvips
 from upscaled_imaging import formats
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.tags import Reader, TagType
+from upscaled_imaging.tiffkind import tile_failures
 from upscaled_protocol.errors import ErrorCode, JobError
 
 _BITS, _COLOURS, _SAMPLES, _PLANES, _EXTRA_SAMPLES = 258, 262, 277, 284, 338
@@ -42,7 +43,8 @@ def load_planes(origin: Origin, photometric: int, samples: int, wanted: list[int
             ErrorCode.INPUT_UNREADABLE,
             "the input is broken or truncated: its channels cannot be found",
         ) from None
-    images = [formats.load("tiff", plane) for plane in planes]
+    fail_on = tile_failures(origin.read_at)
+    images = [formats.load("tiff", plane, fail_on) for plane in planes]
     return images[0].bandjoin(images[1:]) if len(images) > 1 else images[0]
 
 

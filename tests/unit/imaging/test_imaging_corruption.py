@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 from opened_pictures import Opener, error_of, read_all, save
 from recording import RecordingContext
+from upscaled_imaging.tags import Reader, TagType
 from upscaled_protocol.errors import ErrorCode
 
 RNG = np.random.default_rng(11)
 NOISE = RNG.integers(0, 256, (120, 160, 3), dtype=np.uint8)
 ON_ITS_SIDE = 6
+TILE_PLACES, TILE_SIZES = 324, 325
 
 # How each file is saved, and which of its bytes become zeros: from and to, in thousandths.
 DAMAGED: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -94,4 +97,50 @@ def test_a_decoders_remark_that_concerns_no_pixel_is_not_told(
         image.copy_memory()
     with opened(image_path=path) as source:
         assert np.array_equal(read_all(source), np.asarray(Image.open(path)))
+    assert context.warnings == []
+
+
+def tiled(path: Path) -> Path:
+    image = pyvips.Image.new_from_array(NOISE)
+    image.tiffsave(str(path), tile=True, tile_width=64, tile_height=64, compression="deflate")
+    return path
+
+
+def number_of_the_fourth_tile(data: bytearray, tag: int) -> tuple[int, int]:
+    """Its offset in the file, and the number."""
+    reader = Reader(lambda at, count: bytes(data[at : at + count]))
+    entry = next(entry for entry in reader.entries(reader.first)[0] if entry.number == tag)
+    assert entry.type == TagType.LONG
+    at = entry.place + 3 * 4
+    return at, struct.unpack_from("<I", data, at)[0]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "zeros"])
+def test_a_tile_that_cannot_be_read_is_an_error(
+    tmp_path: Path, opened: Opener, damage: str
+) -> None:
+    path = tiled(tmp_path / "tiles.tif")
+    data = bytearray(path.read_bytes())
+    at, place = number_of_the_fourth_tile(data, TILE_PLACES)
+    if damage == "zeros":
+        _, size = number_of_the_fourth_tile(data, TILE_SIZES)
+        data[place : place + size] = bytes(size)
+    else:
+        struct.pack_into("<I", data, at, len(data) - 100)
+    path.write_bytes(data)
+    assert error_of(opened, image_path=path).code is ErrorCode.INPUT_UNREADABLE
+
+
+def test_a_tile_without_data_is_black(
+    tmp_path: Path, opened: Opener, context: RecordingContext
+) -> None:
+    path = tiled(tmp_path / "sparse.tif")
+    data = bytearray(path.read_bytes())
+    at, _ = number_of_the_fourth_tile(data, TILE_SIZES)
+    struct.pack_into("<I", data, at, 0)
+    path.write_bytes(data)
+    expected = NOISE.copy()
+    expected[64:, :64] = 0
+    with opened(image_path=path) as source:
+        assert np.array_equal(read_all(source), expected)
     assert context.warnings == []
