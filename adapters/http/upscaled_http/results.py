@@ -7,7 +7,7 @@ import base64
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from upscaled_http.presence import wait_left
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.records import Record
 
@@ -152,7 +153,7 @@ class ResultResponse(Response):
             self._note_sent()
             await send({"type": "http.response.body", "body": body})
         else:
-            left = asyncio.ensure_future(_wait_left(receive))
+            left = asyncio.ensure_future(wait_left(receive))
             try:
                 while begin < end:
                     size = min(CHUNK_BYTES, end - begin)
@@ -279,10 +280,3 @@ def encoded(service: Service, record: Record) -> FilesResponse:
 
 def _etags(header: str) -> set[str]:
     return {tag.strip().removeprefix("W/") for tag in header.split(",")}
-
-
-async def _wait_left(receive: Callable[[], Awaitable[object]]) -> None:
-    while True:
-        message = await receive()
-        if isinstance(message, dict) and message.get("type") == "http.disconnect":
-            return

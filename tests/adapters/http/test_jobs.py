@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from running_serve import RunningServe, running_serve
@@ -58,6 +62,30 @@ def test_the_time_of_a_wait_passes_and_the_job_continues(serve: RunningServe) ->
     assert serve.client.post(job["cancel_url"]).status_code in (200, 202)
     assert serve.ended(job["job_id"])["status"] == "cancelled"
     assert serve.client.post(job["cancel_url"]).status_code == 200
+
+
+@pytest.mark.parametrize("is_submit", [False, True], ids=["state", "submit"])
+def test_a_client_that_leaves_ends_its_wait_and_not_its_job(
+    serve: RunningServe, is_submit: bool
+) -> None:
+    fields: dict[str, Any] = {"steps": 600, "step_s": 0.1}
+    target = "/api/upscale/fake" if is_submit else serve.submit(**fields)["status_url"]
+    body = json.dumps(fields) if is_submit else ""
+    request = f"{'POST' if is_submit else 'GET'} {target}?wait=300 HTTP/1.1\r\nHost: localhost\r\n"
+    request += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+
+    def waits() -> int:
+        return sum("run_asgi" in str(task.get_coro()) for task in asyncio.all_tasks())
+
+    url = httpx2.URL(serve.url)
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        client.sendall(request.encode())
+        wait_until(lambda: serve.run(waits), "the wait")
+    wait_until(lambda: not serve.run(waits), "the end of the wait")
+    (job,) = serve.run(serve.service.jobs.records)
+    assert not job.has_ended
+    serve.client.post(f"/api/jobs/{job.job_id}/cancel")
+    assert serve.ended(job.job_id)["status"] == "cancelled"
 
 
 def test_a_deleted_job_is_gone_at_once_and_its_files_with_its_end(serve: RunningServe) -> None:

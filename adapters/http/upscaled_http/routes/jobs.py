@@ -13,6 +13,7 @@ from upscaled_http.dependencies import CallerOf, ServiceOf
 from upscaled_http.events import LAST_ID, MEDIA_TYPE, job_events, owner_events
 from upscaled_http.messages import Job
 from upscaled_http.preferences import wait_of
+from upscaled_http.presence import while_connected
 from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute
 
 router = APIRouter(tags=["jobs"], route_class=DirectRoute)
@@ -40,7 +41,7 @@ async def job(request: Request, service: ServiceOf, caller: CallerOf, job_id: st
     record = service.find(caller.owner, job_id)
     wait_s = wait_of(request, service.settings.server.max_wait_s)
     if wait_s is not None:
-        await service.wait(record, wait_s)
+        await while_connected(request.receive, service.wait(record, wait_s))
     return Response(record.body(), media_type="application/json")
 
 

@@ -17,6 +17,7 @@ from upscaled_http.preferences import (
     wait_of,
     wants_picture,
 )
+from upscaled_http.presence import while_connected
 from upscaled_http.problems import ProblemError, field_errors, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import ResultResponse
@@ -103,7 +104,7 @@ async def _submit(
     record = submitted.record
     request.state.job_id = record.job_id  # for the log
     headers = {"Idempotency-Replayed": "true"} if submitted.is_replayed else {}
-    if wait_s is not None and await service.wait(record, wait_s):
+    if wait_s is not None and await while_connected(request.receive, service.wait(record, wait_s)):
         return _ended(request, service, record, headers)
     return accepted(record, headers)
 
