@@ -25,6 +25,8 @@ _DEEP_BITS = 12
 _UNTOLD_DPI = 72
 _MILLIMETRES = 25.4
 _KEPT = ForeignKeep.ICC | ForeignKeep.XMP
+# libexif, with which libvips rewrites the block, reads no more and would leave out all of it.
+MAX_EXIF_BYTES = 65_532
 
 
 def write_avif(

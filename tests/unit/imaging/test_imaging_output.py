@@ -24,6 +24,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import Size
 
 Planner = Callable[..., Output]
+IMAGE_DESCRIPTION, ARTIST = 270, 315
 
 
 @pytest.fixture
@@ -308,6 +309,21 @@ def test_the_inputs_own_resolution_is_kept_unless_another_is_asked_for(planned: 
     assert planned().metadata.dpi == pytest.approx(240)
     assert planned(target_dpi=300).metadata.dpi == 300
     assert planned(target_width_inches=1.0).metadata.dpi == 150
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "avif"])
+def test_an_exif_block_is_kept_or_left_out_with_a_warning(
+    upscale: Callable[..., str], tmp_path: Path, context: RecordingContext, kind: str
+) -> None:
+    path, output = tmp_path / "in.webp", tmp_path / f"out.{kind}"
+    for length, is_kept in ((65_300, True), (66_000, False)):
+        exif = Image.Exif()
+        exif[IMAGE_DESCRIPTION], exif[ARTIST] = "d" * length, "Ada"
+        Image.new("RGB", (8, 8)).save(path, exif=exif)
+        upscale(image_path=str(path), output_path=str(output))
+        with Image.open(output) as picture:
+            assert (picture.getexif().get(ARTIST) == "Ada") is is_kept
+    assert context.warnings == [f"the EXIF block is too long for {kind.upper()}: it was left out"]
 
 
 def test_metadata_too_long_for_jpeg_is_left_out_with_a_warning(
