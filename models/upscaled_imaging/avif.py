@@ -10,7 +10,7 @@ import pyvips
 from pyvips.enums import ForeignKeep
 
 from upscaled_imaging.colour import as_rgb
-from upscaled_imaging.exif import resolution
+from upscaled_imaging.exif import resolution, with_resolution
 from upscaled_imaging.libvips import image_of
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.rows import Picture
@@ -42,6 +42,9 @@ def write_avif(
     """
     chosen = quality or _DEFAULT_QUALITY
     exif = metadata.exif_with_dpi()
+    if exif is not None and resolution(exif) is None:
+        # libvips would take numbers without a unit for dots per millimetre.
+        exif = with_resolution(exif, _UNTOLD_DPI)
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)
         # libvips writes this resolution into every EXIF block.

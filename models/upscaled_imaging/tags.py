@@ -21,6 +21,8 @@ _LONGEST_DIRECTORY = 4096
 # could yield any number of bytes.
 _MOST_VALUE_BYTES = 16 * 1024 * 1024
 _ALL = range(65536)
+# How a comment of UTF-16 begins, whose byte order is that of the block (Exif 2.32, 4.6.5).
+_UTF_16 = b"UNICODE\0"
 
 
 class TagType(IntEnum):
@@ -187,7 +189,7 @@ class Reader:
                 continue
             walk.bytes_left -= size
             if number not in inside:
-                tags.append(Tag(number, kind, self._little_endian(data, _SIZES[kind][1])))
+                tags.append(Tag(number, kind, self._little_endian(data, kind)))
                 continue
             with suppress(ValueError):
                 to = self.integer(entry)
@@ -198,10 +200,15 @@ class Reader:
                     tags.append(Tag(number, TagType.LONG, nested))
         return tags
 
-    def _little_endian(self, data: bytes, size: int) -> bytes:
+    def _little_endian(self, data: bytes, kind: int) -> bytes:
+        size, start = _SIZES[kind][1], 0
+        if size == 1 and data.startswith(_UTF_16):
+            size, start = 2, len(_UTF_16)
         if self.order == "<" or size == 1:
             return data
-        return np.frombuffer(data, f">u{size}").astype(f"<u{size}").tobytes()
+        end = len(data) - (len(data) - start) % size
+        swapped = np.frombuffer(data[start:end], f">u{size}").astype(f"<u{size}").tobytes()
+        return data[:start] + swapped + data[end:]
 
     def size(self, entry: Entry) -> int:
         """The bytes of an entry's values; 0 if their type is unknown."""

@@ -16,7 +16,7 @@ from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.tags import Tag, long, pack, rational, short
 
 MAKE, ORIENTATION, X_RESOLUTION, UNIT = 271, 274, 282, 296
-PIXEL_WIDTH, PIXEL_HEIGHT, MAKER_NOTE = 40962, 40963, 37500
+PIXEL_WIDTH, PIXEL_HEIGHT, MAKER_NOTE, USER_COMMENT = 40962, 40963, 37500, 37510
 
 
 def block(order: str, *, thumbnail: bool = True) -> bytes:
@@ -152,6 +152,20 @@ def test_a_block_becomes_tiff_tags_and_a_block_again(order: str) -> None:
     inner = exif.get_ifd(ExifTags.IFD.Exif)
     assert (inner[PIXEL_WIDTH], inner[PIXEL_HEIGHT]) == (300, 200)
     assert inner[MAKER_NOTE].startswith(b"MAKER")
+
+
+@pytest.mark.parametrize(("order", "encoding"), [("<", "utf-16-le"), (">", "utf-16-be")])
+def test_a_comment_of_two_bytes_per_letter_follows_the_byte_order(
+    order: str, encoding: str
+) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif.get_ifd(ExifTags.IFD.Exif)[USER_COMMENT] = b"UNICODE\0" + "日本 ä".encode(encoding)
+    file = b"II*\0\x08\0\0\0" + pack(descriptive_tags(exif.tobytes()[6:]), 8)
+    again = from_tiff(lambda at, count: file[at : at + count])
+    assert again is not None
+    comment = by_pillow(again).get_ifd(ExifTags.IFD.Exif)[USER_COMMENT]
+    assert comment == b"UNICODE\0" + "日本 ä".encode("utf-16-le")
 
 
 def test_a_tiff_without_descriptive_tags_has_no_block() -> None:
