@@ -259,6 +259,14 @@ def test_what_the_daemon_has_to_say_of_pictures_is_passed_on(folder: Folder) -> 
     ]
 
 
+def test_pictures_that_lie_the_other_way_than_the_paper_are_named(folder: Folder) -> None:
+    folder.add("wide.jpg")
+    folder.answer = {"input_size": {"width": 300, "height": 200}}
+    folder.batch("--paper", "A4", "--crop", "center")
+    told = "the picture is wider than high, and the paper is not: add --landscape"
+    assert folder.err == f"note on 1: {told}: wide.jpg\n"
+
+
 def test_thousands_of_failures_fit_on_a_screen_and_verbose_names_all(folder: Folder) -> None:
     folder.add("a.jpg")
     folder.add(*(f"{number}.psd" for number in range(1000)), content=PSD)

@@ -168,7 +168,10 @@ def test_a_print_gets_the_pixels_that_a_print_shop_expects(
 @pytest.mark.parametrize(
     ("options", "dpi"),
     [
-        ("--paper A4 --crop center", 38),  # 448 px of height, which is enlarged more, on 29.7 cm
+        (
+            "--paper A4 --landscape --crop center",
+            54,
+        ),  # 448 px of height, which is enlarged more, on 21 cm
         ("--width-inches 10", 64),
         ("--width 2560", None),
     ],
@@ -180,6 +183,26 @@ def test_a_print_shows_its_effective_resolution(
     told = capsys.readouterr().out.splitlines()[1:]
     line = f"  effective resolution {dpi} dpi: the input's pixels per inch"
     assert told == ([line] if dpi else [])
+
+
+@pytest.mark.parametrize(
+    ("size", "landscape", "told"),
+    [
+        ((640, 448), False, "wider than high, and the paper is not: add --landscape"),
+        ((448, 640), True, "higher than wide, and the paper is not: leave out --landscape"),
+        ((448, 640), False, None),
+        ((640, 448), True, None),
+        ((410, 400), False, None),
+    ],
+)
+def test_a_paper_that_lies_the_other_way_than_the_picture_is_pointed_out(
+    daemon: list[str], capsys: Any, size: tuple[int, int], landscape: bool, told: str | None
+) -> None:
+    more = {"input_size": {"width": size[0], "height": size[1]}}
+    paper = ["--paper", "A4", "--crop", "center", *(["--landscape"] if landscape else [])]
+    run(instructed(daemon, more=more), "a.jpg", "-o", "b.png", *paper)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "the paper" in line]
+    assert lines == ([f"  the picture is {told}"] if told else [])
 
 
 def test_the_options_of_realesrgan_ncnn_vulkan_are_accepted(daemon: list[str], capsys: Any) -> None:

@@ -52,9 +52,10 @@ for line in sys.stdin:
         sentence = asked["fail"]
         say(type="error", job_id=job_id, error=sentence, code="internal")
         continue
-    say(type="result", job_id=job_id, status="completed", processing_time=1.23, config=config,
+    result = dict(job_id=job_id, status="completed", processing_time=1.23, config=config,
         input_size={"width": 640, "height": 448}, output_size={"width": 2560, "height": 1792},
-        output_path=config.get("output_path", f"{folder}/out.png"), **asked.get("more", {}))
+        output_path=config.get("output_path", f"{folder}/out.png"))
+    say(type="result", **result | asked.get("more", {}))
 if stubborn:
     signal.pause()
 """

@@ -19,6 +19,7 @@ from upscaled_cli.progress import Progress, clock_of
 from upscaled_cli.record import NAME, Picture, Record, options_of
 from upscaled_cli.report import Tally, show_failures
 from upscaled_cli.session import DAEMON, Session
+from upscaled_cli.sizes import paper_remark
 from upscaled_cli.stamp import Stamp
 from upscaled_cli.streams import STREAM
 from upscaled_cli.terminal import reason_of
@@ -106,6 +107,8 @@ def _run(
                 record.note_done(picture, suffix, made_with)
                 for warning in end.get("warnings") or ():
                     remarks.add(str(warning), picture.name)
+                if (remark := paper_remark(options, end.get("input_size"))) is not None:
+                    remarks.add(remark, picture.name)
                 if end.get("crop_info") and "crop" not in config:
                     text = "larger than the target on one side, which --crop center cuts"
                     remarks.add(text, picture.name)

@@ -24,6 +24,8 @@ PAPERS = {
     "tabloid": (279.4, 431.8),
 }
 _MM_PER_INCH = 25.4
+# Up to this ratio of the sides, a picture suits a paper in either position.
+_SQUARE = 1.05
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +95,18 @@ def effective_dpi(config: Mapping[str, Any], width: int, height: int) -> float |
     found = [pixels / config[field] for field, pixels in sides.items() if field in config]
     # The picture covers the paper, so the side that is enlarged more decides.
     return min(found, default=None)
+
+
+def paper_remark(options: argparse.Namespace, size: Mapping[str, int] | None) -> str | None:
+    """A sentence if the paper, turned, would suit a picture of this size better."""
+    if options.paper is None or not size:
+        return None
+    longer = max(size.values()) / min(size.values())
+    if longer < _SQUARE or (size["width"] > size["height"]) == options.landscape:
+        return None
+    if options.landscape:
+        return "the picture is higher than wide, and the paper is not: leave out --landscape"
+    return "the picture is wider than high, and the paper is not: add --landscape"
 
 
 def options_of_side(options: argparse.Namespace, side: str) -> list[str]:

@@ -28,7 +28,7 @@ from upscaled_cli.objects import (
 from upscaled_cli.pictures import PICTURE_SUFFIXES
 from upscaled_cli.progress import Progress
 from upscaled_cli.session import DAEMON, Session
-from upscaled_cli.sizes import effective_dpi
+from upscaled_cli.sizes import effective_dpi, paper_remark
 from upscaled_cli.streams import STREAM, check_streams, name_streams, streams, write_stdout
 from upscaled_protocol.choices import SUFFIXES
 from upscaled_protocol.errors import ErrorCode
@@ -205,6 +205,8 @@ class Report:
         dpi = effective_dpi(self._config, size["width"], size["height"]) if size else None
         if dpi is not None:
             remarks.append(f"  effective resolution {dpi:.0f} dpi: the input's pixels per inch")
+        if (remark := paper_remark(self._options, size)) is not None:
+            remarks.append(f"  {remark}")
         crop = message.get("crop_info")
         if crop and self._options.crop is None:
             inches = f" ({crop['amount_inches']:.2f} in)" if "amount_inches" in crop else ""
