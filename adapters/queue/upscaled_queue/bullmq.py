@@ -151,8 +151,7 @@ class BullWorker:
             await job.backend.moveToDelayed(job.id, now_ms, delay_ms, token, options)
             raise DelayedError
         if outcome.event["type"] == "error":
-            # In the form that the Nest module writes.
-            raise UnrecoverableError(f"{outcome.event['code']}: {outcome.event['error']}")
+            raise UnrecoverableError(_reason_of(outcome.event))
         return outcome.event
 
     def renew(self, leases: list[str]) -> None:
@@ -240,6 +239,13 @@ async def remove(settings: Settings, job: QueuedJob) -> None:
         await queue.backend.remove(bullmq_id(job.job_id), True)
     finally:
         await client.aclose()
+
+
+def _reason_of(event: Message) -> str:
+    """The `failedReason` of an error, in the form that the Nest module writes. BullMQ writes UTF-8
+    alone, and the error may name a path that is none."""
+    reason = f"{event['code']}: {event['error']}"
+    return reason.encode(errors="backslashreplace").decode()
 
 
 def _fields_of(job: Any) -> Any:

@@ -23,7 +23,7 @@ from upscaled_protocol.log import Logger
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_OK, EXIT_STUCK
-from upscaled_queue.job import PIPELINE, Message, level_of
+from upscaled_queue.job import PIPELINE, Message, QueuedJob, level_of
 from upscaled_queue.record import connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
 from upscaled_queue.webhooks import read_webhook_settings
@@ -66,19 +66,25 @@ class UpscaleTask(Task):  # type: ignore[misc]
             job.setdefault("method", PIPELINE)
         task_id = task_id or str(job.get("job_id") or uuid.uuid4())
         job.setdefault("job_id", task_id)
-        priority = job.get("priority")
-        priority = priority if isinstance(priority, int) else 0
-        if _settings.url.is_redis:
-            options.setdefault("priority", level_of(priority))
-            urgent = ""
-        else:
-            urgent = URGENT if priority > 0 else ""
-        options.setdefault("queue", _settings.queue_of(str(job.get("method"))) + urgent)
-        # Celery's events and Flower show the arguments, and the job's URLs may have secrets.
-        options.setdefault("argsrepr", "(...)")
-        # For `queue depth`, which shows how long the oldest job has waited.
-        options["headers"] = {**options.get("headers", {}), "given_at": time.time()}
+        options = _routed(_settings, job, options)
         return super().apply_async((job,), {}, task_id=task_id, **options)
+
+
+def _routed(settings: Settings, job: Mapping[str, Any], options: Message) -> Message:
+    """The options of Celery's `apply_async` with the job's queue and priority."""
+    priority = job.get("priority")
+    priority = priority if isinstance(priority, int) else 0
+    more: Message = {"priority": level_of(priority)} if settings.url.is_redis else {}
+    urgent = URGENT if not settings.url.is_redis and priority > 0 else ""
+    return {
+        **more,
+        "queue": settings.queue_of(str(job.get("method"))) + urgent,
+        # Celery's events and Flower show the arguments, and the job's URLs may have secrets.
+        "argsrepr": "(...)",
+        **options,
+        # For `queue depth`, which shows how long the oldest job has waited.
+        "headers": {**options.get("headers", {}), "given_at": time.time()},
+    }
 
 
 app = Celery("upscaled", set_as_current=False)
@@ -196,7 +202,9 @@ def _deliver(task: Any, job: Message) -> Message:
         outcome = _machine.run(job, uuid.uuid4().hex, lease=lease)
     except Exception as error:
         # If the task raised it, Celery would acknowledge the message, and the job would be lost.
-        _machine.log.log("error", "delivery_failed", job_id=job.get("job_id"), detail=repr(error))
+        job_id = job.get("job_id") if isinstance(job, Mapping) else None
+        _machine.log.log("error", "delivery_failed", job_id=job_id, detail=repr(error))
+        time.sleep(_LONGEST_PAUSE_S)
         raise Reject(repr(error), requeue=True) from error
     if isinstance(outcome, Ended):
         if outcome.event["type"] == "error":
@@ -205,6 +213,24 @@ def _deliver(task: Any, job: Message) -> Message:
     if outcome.delay_s and not _machine.is_stopping:
         time.sleep(min(outcome.delay_s, _LONGEST_PAUSE_S))
     raise Reject("given back", requeue=True)
+
+
+class CeleryProducer:
+    """Gives jobs to one queue. It has an app of its own, because `app` keeps the connections of the
+    settings with which it was used first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app = Celery("upscaled", set_as_current=False)
+        self._app.conf.update(celery_settings(settings))
+
+    def submit(self, job: QueuedJob) -> None:
+        """Put a job into its queue. Raises the errors of Celery's clients at once."""
+        options: Message = {"task_id": job.job_id, "retry": False, "ignore_result": False}
+        task = pipeline if job.method == PIPELINE else upscale
+        self._app.send_task(
+            task.name, (job.fields,), **_routed(self._settings, job.fields, options)
+        )
 
 
 class CeleryEngine:
@@ -226,6 +252,7 @@ class CeleryEngine:
 
 def host(machine: Machine, capacity: int) -> None:
     """Run this process's tasks on that machine. capacity: the threads that run them."""
+    from upscaled_queue.consumer import Consumer
     from upscaled_queue.pulse import Pulse
 
     global _machine  # noqa: PLW0603 - a process has one
@@ -234,10 +261,15 @@ def host(machine: Machine, capacity: int) -> None:
     def leave() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def log_dropped(queue: str, reason: str) -> None:
+        machine.log.log("error", "message_dropped", queue=queue, detail=reason)
+
+    Consumer.on_dropped = staticmethod(log_dropped)
     if machine.settings.url.is_redis:
-        from upscaled_queue.transport import QoS
+        from upscaled_queue.transport import Channel, QoS
 
         QoS.running = staticmethod(lambda: [run.lease for run in machine.running() if run.lease])
+        Channel.on_dropped = staticmethod(log_dropped)
     machine.on_failed = leave
     engine = CeleryEngine(machine.settings)
     Pulse(machine, engine, capacity, leave).start()

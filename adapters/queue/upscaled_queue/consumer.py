@@ -1,14 +1,20 @@
-"""Celery's consumer, with a pause before it connects again."""
+"""Celery's consumer, with a pause before it connects again. It drops a message that no worker can
+read, and that Celery would exit for."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import consumer
 from celery.worker.state import maybe_shutdown
 
 from upscaled_protocol.backoff import backoff_s
+from upscaled_queue.celerymessage import UnreadableMessageError, check_message
+
+_LOG = logging.getLogger(__name__)
 
 # From the second failure in a row on. Celery itself pauses only if Redis cannot be reached: one
 # that takes no writes lets it connect, and refuses its queues at once.
@@ -21,7 +27,25 @@ _LOOK_S = 0.1
 class Consumer(consumer.Consumer):  # type: ignore[misc]
     """For Celery's `worker_consumer`."""
 
+    # Called with a queue and the reason if a message of it was dropped.
+    on_dropped: Callable[[str, str], None] = staticmethod(lambda queue, reason: None)  # noqa: ARG005
+
     _failures = 0  # in a row
+
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+        """As Celery's, but what cannot be read is dropped."""
+        handle = super().create_task_handler(*args, **options)
+
+        def handle_readable(message: Any) -> Any:
+            try:
+                check_message(message)
+            except UnreadableMessageError as error:
+                message.ack_log_error(_LOG, self.connection_errors)
+                self.on_dropped(str(message.delivery_info.get("routing_key")), str(error))
+                return None
+            return handle(message)
+
+        return handle_readable
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Pause, unless the connection has worked until now. `WorkerShutdown` ends the pause."""

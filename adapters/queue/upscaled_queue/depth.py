@@ -93,7 +93,10 @@ def _rabbitmq_waiting(broker: str, queue: str) -> int:
 
 
 def _given_at(text: str) -> float | None:
-    value = orjson.loads(text).get("headers", {}).get("given_at")
+    try:
+        value = orjson.loads(text)["headers"]["given_at"]
+    except (ValueError, TypeError, LookupError):  # another producer's, or no message at all
+        return None
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from upscaled_queue.job import PIPELINE, QueuedJob
+from upscaled_queue.job import QueuedJob
 from upscaled_queue.record import Records
 from upscaled_queue.settings import Settings
 
@@ -17,9 +17,9 @@ class Producer:
         self._settings = settings
         self._records = records
         if settings.url.engine == "celery":
-            from upscaled_queue import celery
+            from upscaled_queue.celery import CeleryProducer
 
-            celery.configure(settings)
+            self._celery = CeleryProducer(settings)
 
     def submit(self, jobs: Sequence[QueuedJob]) -> None:
         """Put jobs into their queues. A job that was submitted before is left as it is."""
@@ -33,11 +33,8 @@ class Producer:
 
             asyncio.run(bullmq.submit(self._settings, new))
         else:
-            from upscaled_queue import celery
-
             for job in new:
-                task = celery.pipeline if job.method == PIPELINE else celery.upscale
-                task.apply_async((job.fields,), task_id=job.job_id, retry=False)
+                self._celery.submit(job)
         # After the queue has them: a job that is marked and not queued would never run.
         for job in new:
             self._records.mark_given(job.job_id)

@@ -37,6 +37,8 @@ CANCEL_CHANNEL = "upscaled:cancel"
 OUTBOX = "upscaled:outbox"
 _DEAD = "upscaled:dead"
 
+# A stranger's job may have half a surrogate pair in its id or method. Its end is recorded too.
+ENCODING_ERRORS = "surrogatepass"
 # A Redis that does not answer for so long is away.
 _SOCKET_TIMEOUT_S = 5.0
 # Between two tries.
@@ -64,6 +66,7 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors=ENCODING_ERRORS,
         socket_timeout=_SOCKET_TIMEOUT_S,
         socket_connect_timeout=_SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),

@@ -19,7 +19,7 @@ from prometheus_client import Metric
 from upscaled_protocol.log import Logger
 from upscaled_queue.outages import reason_of
 from upscaled_queue.outbox import Outbox, read_ended
-from upscaled_queue.record import OUTBOX
+from upscaled_queue.record import ENCODING_ERRORS, OUTBOX
 from upscaled_queue.settings import Settings
 from upscaled_queue.webhooks import WebhookSettings
 from upscaled_webhooks.receivers import Poster
@@ -154,6 +154,7 @@ class WebhookSender:
         client = redis.asyncio.from_url(
             self._settings.url.record,
             decode_responses=True,
+            encoding_errors=ENCODING_ERRORS,
             protocol=2,
             socket_timeout=_SOCKET_TIMEOUT_S,
         )

@@ -1,4 +1,4 @@
-"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in three
+"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in four
 things.
 
 It takes a message and notes it as taken in one step. kombu takes it by BRPOP and notes it after
@@ -10,10 +10,14 @@ kombu's own way starts running jobs again elsewhere, or ends the worker with an 
 
 A Redis that takes no writes for now (its memory or its disk is full) ends no worker. What was not
 acknowledged comes again after its lease, and its record ends that delivery.
+
+A message that no worker can read is dropped. Celery's worker would exit, and so would the next one,
+because the message comes again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -24,24 +28,28 @@ import orjson
 from kombu.transport import redis, virtual
 from redis.exceptions import ResponseError
 
+from upscaled_queue.celerymessage import UnreadableMessageError, read_item
 from upscaled_queue.job import level_of
 from upscaled_queue.outages import is_outage
 
 # KEYS: lists, the first to be emptied first; then the hash and the index of what is taken.
-# ARGV: the time. The hash has what kombu writes there.
+# ARGV: the time. The hash has what kombu writes there. Answers with the list, the item, and 1 if it
+# was noted. What `read_item` refuses is not noted, because it is not to come again; nor is what
+# cjson cannot read.
 _TAKE = """
 for at = 1, #KEYS - 2 do
   local item = redis.call('RPOP', KEYS[at])
   if item then
     local is_read, message = pcall(cjson.decode, item)
-    if is_read then
-      local properties = message.properties
-      local route = properties.delivery_info
+    local properties = is_read and type(message) == 'table' and message.properties
+    local route = type(properties) == 'table' and properties.delivery_info
+    local is_noted = type(route) == 'table' and type(properties.delivery_tag) == 'string'
+    if is_noted then
       redis.call('ZADD', KEYS[#KEYS], ARGV[1], properties.delivery_tag)
       redis.call('HSET', KEYS[#KEYS - 1], properties.delivery_tag, '[' .. item .. ','
         .. cjson.encode(route.exchange) .. ',' .. cjson.encode(route.routing_key) .. ']')
     end
-    return {KEYS[at], item}
+    return {KEYS[at], item, is_noted and 1 or 0}
   end
 end
 return false
@@ -71,8 +79,11 @@ class QoS(redis.QoS):
     running: Callable[[], Collection[str]] = staticmethod(lambda: ())
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Note it here. In Redis it is noted already, by the script that took it."""
-        virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+        """Note it here, and in Redis unless the script that took it has done that."""
+        if self.channel.is_noted:
+            virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+        else:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
 
     def ack(self, delivery_tag: str) -> None:
         """Remove it here, and if Redis takes writes also there."""
@@ -104,8 +115,12 @@ class Channel(redis.Channel):
     """Takes messages by a script, and knows that its connection may be gone."""
 
     QoS = QoS
+    # False if the message that is delivered now has to be noted in Redis.
+    is_noted = True
     _was_empty = False
     _command = ""
+    # Called with a queue and the reason if a message of it was dropped.
+    on_dropped: Callable[[str, str], None] = staticmethod(lambda queue, reason: None)  # noqa: ARG005
 
     @property
     def _is_lost(self) -> bool:
@@ -167,11 +182,28 @@ class Channel(redis.Channel):
         self._was_empty = self._command == "EVAL" and not taken
         if not taken:
             raise Empty
-        key, item = (one.decode() if isinstance(one, bytes) else one for one in taken)
+        key, item = (one.decode() if isinstance(one, bytes) else one for one in taken[:2])
         queue = key.rsplit(self.sep, 1)[0]
         self._queue_cycle.rotate(queue)
-        self.connection._deliver(orjson.loads(item), queue)
+        try:
+            message = read_item(item)
+        except UnreadableMessageError as error:
+            self._drop(item)
+            self.on_dropped(queue, str(error))
+            raise Empty from error
+        self.is_noted = bool(taken[2])
+        try:
+            self.connection._deliver(message, queue)
+        finally:
+            self.is_noted = True
         return True
+
+    def _drop(self, item: str) -> None:
+        """Remove a message from what is noted as taken, if it has a tag."""
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            tag = orjson.loads(item)["properties"]["delivery_tag"]
+            if isinstance(tag, str):
+                self.qos.ack(tag)
 
 
 class Transport(redis.Transport):

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from queue_fleet import RedisServer, needs_redis
-from upscaled_queue.record import connect
+from upscaled_queue.job import read_job
+from upscaled_queue.producer import Producer
+from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.record import Records, connect
+from upscaled_queue.settings import Settings
 
 pytestmark = needs_redis
 
@@ -48,7 +52,8 @@ def test_a_message_is_noted_in_the_step_that_takes_it(server: RedisServer) -> No
         channel.basic_consume("fake", False, lambda _: None, "consumer")
         publish(connection, 4, 0, 4)
         channel.client.connection = channel.client.connection_pool.get_connection()
-        _, item = take(channel)
+        _, item, is_noted = take(channel)
+        assert is_noted == 1
         assert json.loads(item)["properties"]["priority"] == 0
         with connect(server.url) as client:
             noted = client.hgetall("unacked")
@@ -56,6 +61,22 @@ def test_a_message_is_noted_in_the_step_that_takes_it(server: RedisServer) -> No
             # As kombu writes it, so that any machine puts it back when the lease is over.
             assert [json.loads(text) for text in noted.values()] == [[json.loads(item), "", "fake"]]
             assert client.zrange("unacked_index", 0, -1) == list(noted)
+
+
+def test_a_message_that_redis_cannot_read_is_noted_by_the_machine(server: RedisServer) -> None:
+    with kombu.Connection(server.url, transport=TRANSPORT, transport_options=OPTIONS) as connection:
+        got: list[Any] = []
+        with connection.Consumer(kombu.Queue("fake"), on_message=got.append):
+            with connection.Producer() as producer:
+                # Half a surrogate pair, which cjson refuses.
+                producer.publish({}, routing_key="fake", headers={"argsrepr": "\udcff"})
+            while not got:
+                connection.drain_events(timeout=20)
+        with connect(server.url) as client:
+            (noted,) = client.hgetall("unacked").values()
+            assert json.loads(noted)[0]["headers"]["argsrepr"] == "\udcff"
+            got[0].ack()
+            assert not client.exists("unacked", "unacked_index")
 
 
 def test_an_idle_machine_waits_for_a_message_without_taking_it(server: RedisServer) -> None:
@@ -68,3 +89,18 @@ def test_an_idle_machine_waits_for_a_message_without_taking_it(server: RedisServ
             while len(got) < 2:
                 connection.drain_events(timeout=20)
             assert got == [{"priority": 4}, {"priority": 7}]
+
+
+def test_each_producer_of_a_process_gives_to_its_own_queue(tmp_path: Path) -> None:
+    servers = [RedisServer(tmp_path / name) for name in ("one", "two")]
+    try:
+        for number, server in enumerate(servers):
+            settings = Settings(url=read_queue_url(server.url))
+            producer = Producer(settings, Records(server.url, 60))
+            producer.submit([read_job({"job_id": str(number), "method": "fake", "config": {}})])
+        for server in servers:
+            with connect(server.url) as client:
+                assert client.llen("fake\x06\x164") == 1
+    finally:
+        for server in servers:
+            server.kill()
