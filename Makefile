@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --jobs=4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest test-long docs-test image image-test docker-test dist node lint ruff mypy lint-deploy format schema bench clean
+.PHONY: help demo test pytest test-long oldest-test docs-test image image-test docker-test dist node lint ruff mypy lint-deploy format schema bench clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -63,6 +63,16 @@ pytest: $(STAMP) node ruff
 
 test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
+
+# PyPI's torch asks for CUDA's libraries by version, the build for processors needs none.
+oldest-test: $(STAMP)  ## the tests in memory, with the oldest libraries that pyproject.toml allows
+	$(PYTHON) -m venv .cache/oldest
+	.cache/oldest/bin/pip install --quiet uv
+	.cache/oldest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml | \
+	  grep -vE '^(nvidia|cuda|triton)' > .cache/oldest/versions.txt
+	.cache/oldest/bin/pip install --quiet $(CPU_TORCH) -r .cache/oldest/versions.txt
+	.cache/oldest/bin/pip install --quiet --no-deps -e .
+	.cache/oldest/bin/python -m pytest -n 4 -p no:cacheprovider tests/unit tests/protocol
 
 docs-test: $(STAMP)  ## run every command of every README and docs page, as written
 	$(MAKE) dist

@@ -36,5 +36,7 @@ def blocks_of(plane: np.ndarray, top: int = 0, left: int = 0) -> np.ndarray:
 
 def coefficients(blocks: np.ndarray) -> np.ndarray:
     """(…, 8, 8) pixels to (…, 8, 8) coefficients, of the same energy."""
-    result: np.ndarray = BASIS @ blocks @ BASIS.T
+    # On some ARM processors NumPy warns of overflows in parts of a vector that it does not use.
+    with np.errstate(all="ignore"):
+        result: np.ndarray = BASIS @ blocks @ BASIS.T
     return result

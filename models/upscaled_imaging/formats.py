@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from typing import Any, Literal
 
 import pyvips
@@ -13,6 +14,7 @@ from upscaled_imaging.heifitem import HEIF_KINDS
 from upscaled_imaging.jxlheader import jxl_header
 from upscaled_imaging.libvips import is_out_of_memory, reason
 from upscaled_protocol.errors import ErrorCode, JobError
+from upscaled_protocol.requirements import unsuitable, wanted
 
 # The least that libvips makes an error among the pixels.
 FailOn = Literal["error", "warning"]
@@ -126,12 +128,21 @@ def decoder_error(error: Exception) -> JobError:
     return _out_of_memory() if lacks_memory else broken(message)
 
 
-def cannot_load(name: str, distribution: str, error: ImportError) -> JobError:
-    """The error of a kind whose decoder is installed but cannot be loaded."""
-    return JobError(
+def import_decoder(name: str, module: str, distribution: str) -> Any:
+    """The library that decodes a kind.
+
+    name: the kind's usual one. Raises `JobError` (unsupported_format) if the library cannot be
+    loaded, or is of a version that may decode wrongly.
+    """
+    fault, options = unsuitable(distribution), ""
+    if fault is None:
+        try:
+            return import_module(module)
+        except ImportError as error:
+            fault, options = f"{distribution} does not load ({error})", "--force-reinstall "
+    raise JobError(
         ErrorCode.UNSUPPORTED_FORMAT,
-        f"the input is {name}, and {distribution} does not load ({error}): run `pip install "
-        f"--force-reinstall {distribution}`",
+        f"the input is {name}, and {fault}: run `pip install {options}{wanted(distribution)}`",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyvips
 
 from upscaled_imaging.decoded import decoded_image
-from upscaled_imaging.formats import cannot_load, decoder_error
+from upscaled_imaging.formats import decoder_error, import_decoder
 from upscaled_imaging.libvips import THREADS
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.rows import Picture
@@ -61,13 +61,11 @@ def load_heic(
 
 @cache
 def _library() -> Any:
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise cannot_load("HEIC", "pillow-heif", error) from None
+    # Up to 1.5 its pixels lie in memory that is freed while they are read.
+    library = import_decoder("HEIC", "pillow_heif", "pillow-heif")
     # Each of these would cost a copy per picture of the file.
-    pillow_heif.options.THUMBNAILS = False
-    pillow_heif.options.DEPTH_IMAGES = False
-    pillow_heif.options.AUX_IMAGES = False
-    pillow_heif.options.DECODE_THREADS = THREADS
-    return pillow_heif
+    library.options.THUMBNAILS = False
+    library.options.DEPTH_IMAGES = False
+    library.options.AUX_IMAGES = False
+    library.options.DECODE_THREADS = THREADS
+    return library

@@ -17,7 +17,7 @@ import pyvips
 from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.colour import straight
 from upscaled_imaging.decoded import decoded_image
-from upscaled_imaging.formats import animated, broken, cannot_load, decoder_error
+from upscaled_imaging.formats import animated, broken, decoder_error, import_decoder
 from upscaled_imaging.jxlheader import ALPHA, BLACK, JxlHeader, jxl_boxes, jxl_header
 from upscaled_imaging.libvips import THREADS
 from upscaled_imaging.origin import Origin
@@ -157,9 +157,7 @@ def _expanded(data: bytes) -> bytes | None:
 
 @cache
 def _library() -> Any:
-    try:
-        import OpenImageIO
-    except ImportError as error:
-        raise cannot_load("JPEG XL", "openimageio", error) from None
-    OpenImageIO.attribute("threads", THREADS)
-    return OpenImageIO
+    # Its packages decode JPEG XL since 3.2.
+    library = import_decoder("JPEG XL", "OpenImageIO", "openimageio")
+    library.attribute("threads", THREADS)
+    return library

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from heif_files import Item, auxiliary_box, box, coded, full_box, heif, size_box
 from opened_pictures import ORIENTATION, error_of, read_all
 from recording import RecordingContext
 from upscaled_imaging import formats, kinds
-from upscaled_protocol.errors import ErrorCode
+from upscaled_protocol.errors import ErrorCode, JobError
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="needs pip install 'upscaled[heic]'")
 Opener = Callable[..., Any]
@@ -299,3 +300,15 @@ def test_without_its_package_the_sentence_names_the_extra(
     assert kind is not None
     assert kind.is_picture
     assert not kind.is_read
+
+
+def test_a_version_that_gives_pixels_of_freed_memory_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "pillow_heif-1.5.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: pillow-heif\nVersion: 1.5.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(JobError, match=r"1\.5\.0 is installed.*: run `pip install ") as caught:
+        formats.import_decoder("HEIC", "pillow_heif", "pillow-heif")
+    assert caught.value.code is ErrorCode.UNSUPPORTED_FORMAT

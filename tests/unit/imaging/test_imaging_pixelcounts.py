@@ -157,7 +157,9 @@ def inner_tags(exif: bytes) -> dict[int, Any]:
     read = Image.Exif()
     read.load(b"Exif\0\0" + exif)
     inner = dict(read.get_ifd(ExifTags.IFD.Exif))
-    return inner | dict(read.get_ifd(ExifTags.IFD.Interop))
+    return inner | (
+        dict(read.get_ifd(ExifTags.IFD.Interop)) if ExifTags.IFD.Interop in inner else {}
+    )
 
 
 SUBJECT_AREA, SUBJECT_LOCATION, FOCAL_PLANE_X = 37396, 41492, 41486

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from upscaled_cli.doctor.finding import Finding
 from upscaled_imaging.kinds import read_kinds
 from upscaled_protocol.memorygroup import total_bytes
+from upscaled_protocol.requirements import distributions_of, unsuitable, wanted
+from upscaled_protocol.requirements import installed_version as version
 
 # Loading torch from a slow disk takes a while.
 _LOAD_TIMEOUT_S = 180
@@ -81,7 +81,10 @@ def libraries(is_proven: bool, show: Callable[[str], None]) -> Iterator[Finding]
             yield Finding(name, "problem", f"{absent}: not installed", f"pip install {absent}")
             continue
         versions = ", ".join(f"{one} {version(one)}" for one in distributions)
-        if errors.get(module) is None:
+        unfit = {one: fault for one in distributions if (fault := unsuitable(one))}
+        if unfit:
+            yield _unfit(name, unfit)
+        elif errors.get(module) is None:
             yield Finding(name, "ok", f"{versions}: loads")
         else:
             yield Finding(
@@ -94,32 +97,28 @@ def libraries(is_proven: bool, show: Callable[[str], None]) -> Iterator[Finding]
 
 def extras() -> Iterator[Finding]:
     """The extras, and which of them are installed."""
-    wanted: dict[str, list[str]] = {}
-    for requirement in importlib.metadata.requires("upscaled") or []:
-        extra = re.search(r"extra == ['\"](.+?)['\"]", requirement)
-        distribution = re.match(r"[\w.-]+", requirement)
-        if extra and distribution:
-            wanted.setdefault(extra[1], []).append(distribution[0])
     for name, purpose in _PURPOSES.items():
-        absent = [one for one in wanted.get(name, []) if version(one) is None]
-        if absent:
+        distributions = list(distributions_of(name))
+        absent = [one for one in distributions if version(one) is None]
+        unfit = {one: fault for one in distributions if (fault := unsuitable(one))}
+        if unfit:
+            yield _unfit(f"[{name}]", unfit)
+        elif absent:
             text = f"for {purpose}: {', '.join(absent)} not installed"
             yield Finding(f"[{name}]", "note", text, f"pip install 'upscaled[{name}]'")
-        elif name in wanted:
+        elif distributions:
             yield Finding(f"[{name}]", "ok", f"for {purpose}: installed")
+
+
+def _unfit(name: str, faults: Mapping[str, str]) -> Finding:
+    """faults: those of versions, by distribution."""
+    advice = f"pip install {' '.join(map(wanted, faults))}"
+    return Finding(name, "problem", "; ".join(faults.values()), advice)
 
 
 def pictures() -> Finding:
     """The kinds of pictures that are read."""
     return Finding("pictures", "ok", f"{', '.join(read_kinds())} are read")
-
-
-def version(distribution: str) -> str | None:
-    """The installed version; None if it is not installed."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _import_errors(
