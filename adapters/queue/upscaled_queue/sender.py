@@ -64,17 +64,20 @@ class WebhookSender:
         self._clock = RecordClock()
         self._counts: Counter[Outcome] = Counter()
         self._webhooks: Webhooks | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="upscaled-webhooks", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
+        # Here, because `stop` uses it at once, and not before: it opens sockets, which the thread
+        # closes.
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
 
     def stop(self) -> None:
         """Send what is due, for 3 s at most, and end. Other processes send the rest."""
-        if self._thread.is_alive():
+        if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join()
 
@@ -85,8 +88,12 @@ class WebhookSender:
         yield attempts_metric(counts)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+        with asyncio.Runner(loop_factory=self._given_loop) as runner:
             runner.run(self._take_turns())
+
+    def _given_loop(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None
+        return self._loop
 
     async def _take_turns(self) -> None:
         is_away = False

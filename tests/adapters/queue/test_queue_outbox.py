@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -291,6 +292,16 @@ def wait_delivered(records: Records, job_id: str) -> None:
     wait_until(
         lambda: webhook_status(records, job_id)["state"] == "delivered", f"the delivery of {job_id}"
     )
+
+
+def test_a_sender_that_is_never_started_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(socket, "socketpair", lambda *_: opened.append("a pair"))
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: opened.append("a socket"))
+    settings = Settings(url=read_queue_url("redis://127.0.0.1:1/0"))
+    sender = WebhookSender(settings, WebhookSettings(SECRET, UrlPolicy()), Logger(2))
+    sender.stop()
+    assert opened == []
 
 
 @needs_redis
