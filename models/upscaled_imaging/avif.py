@@ -9,8 +9,8 @@ import numpy as np
 import pyvips
 from pyvips.enums import ForeignKeep
 
+from upscaled_imaging.avifexif import STAND_IN, with_exif
 from upscaled_imaging.colour import as_rgb
-from upscaled_imaging.exif import resolution, with_resolution
 from upscaled_imaging.libvips import image_of
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.rows import Picture
@@ -21,12 +21,7 @@ _LOSSLESS = 100
 _EFFORT = 3
 # The most bits per channel that AV1 stores.
 _DEEP_BITS = 12
-# EXIF's value for an unknown resolution (Exif 2.32, 4.6.4).
-_UNTOLD_DPI = 72
-_MILLIMETRES = 25.4
 _KEPT = ForeignKeep.ICC | ForeignKeep.XMP
-# libexif, with which libvips rewrites the block, reads no more and would leave out all of it.
-MAX_EXIF_BYTES = 65_532
 
 
 def write_avif(
@@ -42,17 +37,12 @@ def write_avif(
     """
     chosen = quality or _DEFAULT_QUALITY
     exif = metadata.exif_with_dpi()
-    if exif is not None and resolution(exif) is None:
-        # libvips would take numbers without a unit for dots per millimetre.
-        exif = with_resolution(exif, _UNTOLD_DPI)
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)
-        # libvips writes this resolution into every EXIF block.
-        across, down = (exif and resolution(exif)) or (_UNTOLD_DPI, _UNTOLD_DPI)
-        image = image.copy(xres=across / _MILLIMETRES, yres=down / _MILLIMETRES)
+        image = image.copy()
         blobs = {
             "icc-profile-data": icc,
-            "exif-data": exif and b"Exif\0\0" + exif,
+            "exif-data": exif and STAND_IN,
             "xmp-data": metadata.xmp,
         }
         for name, blob in blobs.items():
@@ -68,4 +58,4 @@ def write_avif(
             # Without this libvips would add a block that states an unknown resolution.
             keep=_KEPT | (ForeignKeep.EXIF if exif else ForeignKeep.NONE),
         )
-    file.write(data)
+    file.write(data if exif is None else with_exif(data, exif))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from upscaled_imaging import avif
 from upscaled_imaging.exif import from_texts
 from upscaled_imaging.jpeg import (
     MAX_COMMENT_BYTES,
@@ -37,9 +36,6 @@ def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None])
     if metadata.iptc is not None and kind not in _HAVE_IPTC:
         warn(f"{kind} has no place for the input's captions (IPTC): they were left out")
         metadata = replace(metadata, iptc=None)
-    if kind == "avif" and len(metadata.exif or b"") > avif.MAX_EXIF_BYTES:
-        warn("the EXIF block is too long for AVIF: it was left out")
-        metadata = replace(metadata, exif=None)
     return _fitting(metadata, warn) if kind == "jpeg" else metadata
 
 

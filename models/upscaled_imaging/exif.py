@@ -88,21 +88,6 @@ def resolution(exif: bytes) -> tuple[float, float] | None:
     return tiff_resolution(lambda at, count: exif[at : at + count])
 
 
-def with_resolution(exif: bytes, dpi: int) -> bytes:
-    """The block with ``dpi`` dots per inch in place of a resolution that it has; a broken block is
-    not changed."""
-    block = bytearray(exif)
-    with suppress(ValueError, struct.error):
-        reader = block_reader(block)
-        for entry in reader.entries(reader.first)[0]:
-            if entry.number == _RESOLUTION_UNIT:
-                unit = packed_entry(reader.order, entry.number, TagType.SHORT, _INCH)
-                block[entry.at : entry.at + len(unit)] = unit
-            elif entry.number in (_X_RESOLUTION, _Y_RESOLUTION) and entry.type == TagType.RATIONAL:
-                struct.pack_into(f"{reader.order}II", block, entry.place, dpi, 1)
-    return bytes(block)
-
-
 def tiff_resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float] | None:
     """The same for a TIFF file."""
     try:
