@@ -22,6 +22,9 @@ _POINTERS = frozenset({EXIF_POINTER, _GPS, INTEROPERABILITY})
 DESCRIPTIVE = frozenset(
     {269, 270, 271, 272, 285, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096)}
 )
+DESCRIPTION = 270
+# OME's begins with a comment.
+LAYOUT_BYTES = 4096
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 40962, 40963
@@ -124,8 +127,19 @@ def from_tiff(
     Maker notes get another offset, so most readers cannot read those that hold offsets into the
     file. ``check`` is called while the file is read; an exception of it ends the reading.
     """
-    tags = _descriptive(read_at, check)
+    tags = [
+        tag
+        for tag in _descriptive(read_at, check)
+        if not (tag.number == DESCRIPTION and isinstance(tag.data, bytes) and is_layout(tag.data))
+    ]
     return header(8, big=False) + pack(tags, 8) if tags else None
+
+
+def is_layout(description: bytes) -> bool:
+    """True if a TIFF's description is for programs, which find the pixels by it: ImageJ's, OME's
+    and tifffile's. The output has another layout, so such a program would read it wrongly."""
+    head = description[:LAYOUT_BYTES]
+    return head.startswith((b"ImageJ=", b'{"shape":')) or b"<OME " in head
 
 
 def _descriptive(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from upscaled_imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks
-from upscaled_imaging.exif import DESCRIPTIVE
+from upscaled_imaging.exif import DESCRIPTION, DESCRIPTIVE, LAYOUT_BYTES, is_layout
 from upscaled_imaging.jxlheader import jxl_boxes
 from upscaled_imaging.tags import Reader
 
@@ -143,7 +143,13 @@ def _of_kind(name: bytes) -> str:
 def _of_tiff(read_at: ReadAt) -> Iterator[str]:
     try:
         reader = Reader(read_at)
-        numbers = [entry.number for entry in reader.entries(reader.first)[0]]
+        entries = reader.entries(reader.first)[0]
+        numbers = [entry.number for entry in entries]
+        described = next((entry for entry in entries if entry.number == DESCRIPTION), None)
+        if described is not None:
+            text = read_at(described.place, min(reader.size(described), LAYOUT_BYTES))
+            if is_layout(text) and not text.startswith(b"{"):  # tifffile's has nothing else
+                yield "a description of its layout (ImageJ, OME)"
     except ValueError:
         return
     yield from (_TIFF_TAGS[number] for number in numbers if number in _TIFF_TAGS)

@@ -330,6 +330,33 @@ def test_contents_of_a_tiff_that_nothing_can_keep_are_named(
     assert named in warning
 
 
+@pytest.mark.parametrize(
+    ("description", "is_kept", "is_named"),
+    [
+        ("ImageJ=1.53t\nimages=3\nslices=3\n", False, True),
+        ('<?xml version="1.0"?><!-- Warning: ... --><OME xmlns="...">', False, True),
+        ('{"shape": [2, 37, 53, 3]}', False, False),  # tifffile's, which has nothing else
+        ("Seen with ImageJ=1.53t", True, False),
+    ],
+)
+def test_a_tiffs_description_of_its_layout_is_left_out(
+    tmp_path: Path,
+    upscale: Upscale,
+    context: RecordingContext,
+    description: str,
+    is_kept: bool,
+    is_named: bool,
+) -> None:
+    info = {270: description, 315: "Ada"}
+    Image.fromarray(PIXELS).save(tmp_path / "in.tif", tiffinfo=info)
+    path = upscale(image_path=str(tmp_path / "in.tif"), output_path=str(tmp_path / "out.tif"))
+    with Image.open(path) as picture:
+        kept = dict(picture.getexif())
+    assert (kept.get(270), kept[315]) == (description if is_kept else None, "Ada")
+    told = "the input has a description of its layout (ImageJ, OME): left out"
+    assert context.warnings == ([told] if is_named else [])
+
+
 def test_an_avifs_other_pictures_are_named(
     tmp_path: Path, opened: Opener, context: RecordingContext
 ) -> None:
