@@ -8,6 +8,7 @@ Without any one of these settings a trial lost jobs, or ran them again and again
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -24,7 +25,7 @@ from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_OK, EXIT_STUCK
 from upscaled_queue.job import PIPELINE, Message, QueuedJob, level_of
-from upscaled_queue.record import connect
+from upscaled_queue.record import RecordLostError, connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
 from upscaled_queue.webhooks import read_webhook_settings
 
@@ -241,13 +242,26 @@ class CeleryEngine:
         self._redis = connect(settings.url.broker) if settings.url.is_redis else None
 
     def renew(self, leases: list[str]) -> None:
-        """Hold what runs here, and nothing else: deliveries that leaked in an outage must lapse."""
-        if self._redis is not None and leases:
-            self._redis.zadd(_UNACKED_INDEX, dict.fromkeys(leases, time.time()), xx=True)
+        """Hold what runs here, or waits here for its time, and nothing else: deliveries that leaked
+        in an outage must lapse."""
+        held = [*leases, *_scheduled()]
+        if self._redis is not None and held:
+            self._redis.zadd(_UNACKED_INDEX, dict.fromkeys(held, time.time()), xx=True)
 
     def waiting(self) -> int:
         """Jobs that wait in all queues of this machine."""
         return count_waiting(self._settings)
+
+
+def _scheduled() -> list[str]:
+    """The delivery tags of messages with a `countdown` or an `eta`, which Celery keeps until then.
+    Without a lease each of them would come again, to one machine after the other, and all of these
+    machines would start it at once."""
+    from celery.worker.state import scheduled_requests
+
+    # A copy of the weak set's references in one step, because Celery's thread changes it.
+    requests = (reference() for reference in tuple(scheduled_requests.data))
+    return [request.message.delivery_tag for request in requests if request is not None]
 
 
 def host(machine: Machine, capacity: int) -> None:
@@ -332,6 +346,16 @@ def _start_machine(sender: Any = None, **_: Any) -> None:
         # The command has no -c, so the number is the setting's, which is per worker of the daemon.
         sender.concurrency *= workers
     host(machine, sender.concurrency)
+
+
+@signals.task_revoked.connect
+def _end_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
+    """A job that Celery does not start has an end too."""
+    if _machine is None or sender is None or sender.app is not app or not request.args:
+        return
+    why = "its `expires` had passed" if expired else "it was revoked in Celery"
+    with contextlib.suppress(RecordLostError):
+        _machine.ends.cancel(request.args[0], f"before it started, because {why}")
 
 
 @signals.worker_shutting_down.connect

@@ -16,7 +16,14 @@ from typing import Any
 from upscaled_protocol.backoff import backoff_s
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
-from upscaled_queue.job import Message, QueuedJob, cancelled_event, error_event, poisoned_event
+from upscaled_queue.job import (
+    Message,
+    QueuedJob,
+    cancelled_event,
+    error_event,
+    poisoned_event,
+    read_job,
+)
 from upscaled_queue.record import RecordLostError, Records, Start
 from upscaled_queue.settings import Settings
 from upscaled_queue.webhooks import webhook_of
@@ -75,6 +82,15 @@ class Ends:
         event, method = error_event(error, job_id), str(given.get("method"))
         webhook = webhook_of(given.get("webhook_url"), method, event, self._settings.webhooks)
         return Ended(self._records.settle(job_id, method, event, dict(given), webhook))
+
+    def cancel(self, fields: object, when: str) -> None:
+        """End a message that its engine does not deliver. when: completes the sentence."""
+        try:
+            job = read_job(fields)
+        except JobError as error:
+            self.refuse(fields, error)
+        else:
+            self.settle(job, cancelled_event(job, when))
 
     def without_start(self, job: QueuedJob, start: Start) -> Outcome:
         """The outcome of a delivery that must not run."""
