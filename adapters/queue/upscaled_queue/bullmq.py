@@ -23,6 +23,7 @@ from bullmq.queue_keys import QueueKeys
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from upscaled.protocol import ERROR_CODES
 from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended, GivenBack, Outcome
@@ -151,7 +152,7 @@ class BullWorker:
             await job.backend.moveToDelayed(job.id, now_ms, delay_ms, token, options)
             raise DelayedError
         if outcome.event["type"] == "error":
-            raise UnrecoverableError(_reason_of(outcome.event))
+            raise UnrecoverableError(failed_reason(outcome.event))
         return outcome.event
 
     def renew(self, leases: list[str]) -> None:
@@ -241,10 +242,14 @@ async def remove(settings: Settings, job: QueuedJob) -> None:
         await client.aclose()
 
 
-def _reason_of(event: Message) -> str:
-    """The `failedReason` of an error, in the form that the Nest module writes. BullMQ writes UTF-8
-    alone, and the error may name a path that is none."""
-    reason = f"{event['code']}: {event['error']}"
+def failed_reason(event: Message) -> str:
+    """The `failedReason` of an error, in the form that the Nest module writes and reads. BullMQ
+    writes UTF-8 alone, and the error may name a path that is none."""
+    code, is_retryable = event["code"], event.get("retryable") is True
+    mark = ""
+    if is_retryable != ERROR_CODES.get(code, False):
+        mark = " (retryable)" if is_retryable else " (not retryable)"
+    reason = f"{code}: {event['error']}{mark}"
     return reason.encode(errors="backslashreplace").decode()
 
 

@@ -19,7 +19,7 @@ from celery import signals
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
-from upscaled_queue.bullmq import BullWorker, bullmq_id
+from upscaled_queue.bullmq import BullWorker, bullmq_id, failed_reason
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
 from upscaled_queue.command import main
 from upscaled_queue.daemonargs import daemon_args, takes_paths
@@ -225,6 +225,16 @@ def test_a_machine_with_wrong_options_gives_its_jobs_to_another_one() -> None:
         ends = Ends(settings, cast(Records, records), Logger(log.fileno()))
         ended = ends.settle_or_retry(read_job(esrgan()), "token", error_event(error, "1"), 1)
     assert (ended, given) == (GivenBack(1.0), ["token"])
+
+
+def test_a_failed_reason_says_if_the_error_is_not_as_retryable_as_its_code() -> None:
+    def reason(code: str, *, retryable: bool) -> str:
+        return failed_reason({"code": code, "error": "why", "retryable": retryable})
+
+    assert reason("worker_crashed", retryable=True) == "worker_crashed: why"
+    assert reason("worker_crashed", retryable=False) == "worker_crashed: why (not retryable)"
+    assert reason("too_sleepy", retryable=False) == "too_sleepy: why"
+    assert reason("too_sleepy", retryable=True) == "too_sleepy: why (retryable)"
 
 
 def test_a_dead_letter_keeps_no_picture() -> None:

@@ -43,6 +43,11 @@ export class UpscaledService implements OnModuleInit, OnApplicationShutdown {
     return this.#isOpen;
   }
 
+  /** True if a server runs the jobs, by the option `url`. */
+  get isServer(): boolean {
+    return this.#server !== undefined;
+  }
+
   /**
    * The client of the daemon, for what is not here. The first use starts the daemon. Throws `DaemonGoneError` after the
    * shutdown, and `TypeError` with the option `url`, because there is no daemon then.

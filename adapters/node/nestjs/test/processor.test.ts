@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 
 import type { FakeConfig } from "upscaled";
@@ -170,4 +172,36 @@ test("a process whose daemon cannot be started leaves the jobs to others", { tim
   await using _ = await startWorkerApp(queue);
   assert.equal((await queue.result(job)).status, "completed");
   assert.equal((await queue.reload(job)).attemptsMade, 1);
+});
+
+test("a process whose workers' options are wrong leaves the jobs to others", { timeout: TIMEOUT_MS }, async () => {
+  await using queue = new TestQueue(redis.port);
+  await using first = await startWorkerApp(queue, {}, { args: ["--methods", "fake", "--no-such-option"] });
+  const job = await queue.add({});
+  await waitUntil(() => first.processor.worker.isPaused(), "the pause of the wrong process's worker");
+  await using _ = await startWorkerApp(queue);
+  assert.equal((await queue.result(job)).status, "completed");
+  assert.equal((await queue.reload(job)).attemptsMade, 1);
+});
+
+test("a failure is as retryable as its error says, whatever its code", { timeout: TIMEOUT_MS }, async () => {
+  const ends = [
+    { code: "worker_crashed", error: "there is no option --foo", retryable: false },
+    { code: "out_of_memory", error: "it is full", retryable: true },
+    { code: "too_sleepy", error: "it is late", retryable: true },
+  ];
+  const answers = ends.map((end, at) => ({ job_id: `J${at}`, method: "fake", status: "failed", ...end }));
+  const server = createServer((request, response) => {
+    request.resume().on("end", () => response.end(JSON.stringify(answers.shift())));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  await using queue = new TestQueue(redis.port);
+  await using _ = await startWorkerApp(queue, {}, { url });
+  for (const end of ends) {
+    const job = await queue.add({});
+    await assert.rejects(queue.result(job));
+    assert.deepEqual(failureOf(await queue.reload(job)), end);
+  }
+  server.close();
 });

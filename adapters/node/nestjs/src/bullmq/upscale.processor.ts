@@ -153,7 +153,11 @@ export abstract class UpscaleProcessor
   async #verdict(error: unknown, job: Job, token: string | undefined): Promise<Error> {
     // From an override of ours, and for BullMQ.
     if (!(error instanceof JobError || error instanceof DaemonGoneError)) return error as Error;
-    if (error instanceof JobError && !error.retryable) return new UnrecoverableError(failedReason(error));
+    if (hasWrongOptions(error)) {
+      if (!this.upscaled.isServer) return this.#giveBack(job, token, error.message);
+    } else if (!error.retryable) {
+      return new UnrecoverableError(failedReason(error));
+    }
     if (this.upscaled.isOpen) return new Error(failedReason(error), { cause: error });
     // Without a daemon this process would fail all jobs of the queue, one after the other.
     return this.#giveBack(job, token, "no daemon runs here any more");
@@ -177,6 +181,14 @@ export abstract class UpscaleProcessor
     this.#logger.error(`${reason}; job ${job.id} is left to other processes`);
     return new WaitingError();
   }
+}
+
+/**
+ * Whether the workers' options are wrong here: no retry helps here, but other processes, or the server after its next
+ * start, have other options.
+ */
+function hasWrongOptions(error: JobError | DaemonGoneError): boolean {
+  return error instanceof JobError && error.code === "worker_crashed" && !error.retryable;
 }
 
 /** The request under that id. Throws `JobError` if it is none. */
