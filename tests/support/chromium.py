@@ -66,7 +66,7 @@ def opened_page(browser: Browser, url: str, **context: Any) -> Iterator[Page]:
         opened.on("request", lambda request: check_origin(request.url))
         page.goto(url)
         yield page
-        assert not faults
+        assert not faults, faults
 
 
 def picture(name: str, width: int = 64, height: int = 48, kind: str = "PNG") -> FilePayload:

@@ -367,4 +367,5 @@ class Service:
             freed += self.storage.remove_result(record.file_name)
             record.file_name = None
             self.registry.update(record)
+            self.watchers.notify(record)
         return Cleanup(removed_files=len(records), freed_bytes=freed)

@@ -492,3 +492,79 @@ def test_the_theme_follows_the_system_until_the_switch_is_used(
         assert page.evaluate(ground) != dark
         page.reload()
         expect(switch).not_to_be_checked()
+
+
+def test_a_picture_whose_file_was_removed_offers_no_download(
+    page: Page, serve: RunningServe
+) -> None:
+    start(page, picture("old.png"), picture("older.png"))
+    expect(page.locator(".card")).to_have_count(2)
+    expect(page.locator("#zip")).to_be_visible()
+    serve.client.post("/api/cleanup", json={"older_than_s": 0})
+    for _ in range(2):
+        for name in ("old.png", "older.png"):
+            shown_card = card(page, name).filter(has_text="Its file is no longer on the server.")
+            expect(shown_card.locator("[data-action=compare]")).to_be_disabled()
+            expect(shown_card.locator("[data-action=download]")).to_be_hidden()
+        expect(page.locator("#zip")).to_be_hidden()
+        page.reload()
+    start(page, picture("new.png"))
+    compare(page, "new.png")
+    expect(page.locator("#next")).to_be_disabled()
+
+
+def test_a_file_that_can_no_longer_be_read_is_not_blamed_on_the_server(
+    page: Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "moved.png"
+    file.write_bytes(picture("moved.png")["buffer"])
+    page.locator("#files").set_input_files(file)
+    expect(page.locator("#tray-title")).to_have_text("Ready to start")
+    file.unlink()
+    page.locator("#start").click()
+    expect(row(page, "moved.png")).to_have_attribute("data-status", "refused")
+    expect(row(page, "moved.png")).to_contain_text("can no longer read the file")
+    expect(row(page, "moved.png").get_by_role("button", name="Retry")).to_be_hidden()
+
+
+def test_a_long_list_asks_for_the_previews_that_can_be_seen(
+    browser: Browser, serve: RunningServe
+) -> None:
+    remove_jobs(serve)
+    ids = [serve.submit(output_text="xx")["job_id"] for _ in range(45)]
+    serve.ended(ids[-1])
+    with opened_page(browser, serve.url) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        with page.expect_request(re.compile(f"{ids[-1]}.preview")):
+            page.reload()
+        expect(page.locator(".card")).to_have_count(45)
+        oldest = page.locator(".card").last
+        with page.expect_request(re.compile(f"{ids[0]}.preview")):
+            oldest.scroll_into_view_if_needed()
+        assert sum("preview" in address for address in asked) < 40
+        # What is no picture has no size, and nothing to compare.
+        expect(oldest.locator(".card-size")).to_have_text("2 bytes")
+        expect(oldest.locator("[data-action=compare]")).to_be_disabled()
+
+
+def test_a_server_that_is_silent_is_reported_and_its_jobs_are_found_again(
+    browser: Browser, serve: RunningServe
+) -> None:
+    remove_jobs(serve)
+    with opened_page(browser, serve.url) as page:
+        page.clock.install()
+        page.reload()
+        expect(page.locator("#glance")).to_contain_text("Ready")
+
+        def keep_silent(_route: Route) -> None:
+            """Neither an answer nor an end."""
+
+        page.route("**/api/health", keep_silent)
+        with page.expect_request("**/api/health"):
+            page.clock.run_for(12_000)
+        page.clock.run_for(16_000)
+        expect(page.locator("#notice")).to_have_text(re.compile("does not answer"))
+        page.unroute("**/api/health")
+        page.clock.run_for(60_000)
+        expect(page.locator("#notice")).to_be_hidden()

@@ -47,18 +47,12 @@ export function problemOf(status, text, retryAfter) {
 
 /**
  * The answer, if its status is 2xx or in `accept`. Waits as `Retry-After` says, if it is given.
- * Raises `Problem` and `Unreachable`.
+ * Raises `Problem`, and `Unreachable` if no answer has begun within `answerMs`.
  */
-export async function request(path, { accept = [], headers = {}, ...options } = {}) {
+export async function request(path, { accept = [], headers = {}, answerMs = null, ...options } = {}) {
   for (let wasAsked = false; ; ) {
     const key = currentKey();
-    let response;
-    try {
-      response = await fetch(url(path), { ...options, headers: { ...headers, ...keyHeaders() } });
-    } catch (error) {
-      if (options.signal?.aborted) throw error;
-      throw new Unreachable();
-    }
+    const response = await send(path, { ...options, headers: { ...headers, ...keyHeaders() } }, answerMs);
     if (response.status === 401) {
       await askForKey(key);
       wasAsked = true;
@@ -74,6 +68,18 @@ export async function request(path, { accept = [], headers = {}, ...options } = 
       if (problem.retryAfterS === null || ![429, 503].includes(problem.status)) throw problem;
       await new Promise((resolve) => setTimeout(resolve, problem.retryAfterS * 1000));
     }
+  }
+}
+
+async function send(path, options, answerMs) {
+  const limit = new AbortController();
+  const timer = answerMs === null ? null : setTimeout(() => limit.abort(), answerMs);
+  try {
+    return await fetch(url(path), { ...options, signal: limit.signal });
+  } catch {
+    throw new Unreachable();
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -106,7 +106,7 @@ export class Compare {
     const list = this.list();
     document.getElementById("compare-title").textContent = entry.name;
     document.getElementById("compare-sizes").textContent = [
-      `${pixels(job.input_size)} → ${pixels(job.output_size)}`,
+      [job.input_size, job.output_size].filter(Boolean).map(pixels).join(" → "),
       megapixels(job.output_size),
       job.file_size_bytes ? bytes(job.file_size_bytes) : null,
       job.model,

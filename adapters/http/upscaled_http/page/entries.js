@@ -37,6 +37,16 @@ export class Entry {
     return ["failed", "cancelled", "refused"].includes(this.status) ? "stopped" : "active";
   }
 
+  /** False for a completed job whose file the server has removed: it keeps records for longer. */
+  get hasResult() {
+    return Boolean(this.job?.result_url);
+  }
+
+  /** False too for the text of the test partner `fake`. */
+  get hasPicture() {
+    return this.hasResult && Boolean(this.job.output_size);
+  }
+
   get inputSize() {
     return this.job?.input_size ?? this.size;
   }

@@ -7,6 +7,10 @@ const HEALTH_BUSY_MS = 3_000;
 const HEALTH_IDLE_MS = 10_000;
 const HEALTH_LOST_MS = 2_000;
 const HEALTH_SHORTEST_MS = 500;
+// A lost network reports nothing: without these limits the page would wait for it without end.
+const ANSWER_MS = 15_000;
+// The server sends something every 15 s.
+const SILENCE_MS = 40_000;
 const MAX_PAUSE_MS = 10_000;
 const PAGE = 500;
 
@@ -16,12 +20,12 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export async function followJobs(entries, onConnection) {
   for (let failures = 0; ; failures += 1) {
     try {
-      const stream = await request("events", { headers: { Accept: "text/event-stream" } });
+      const stream = await request("events", { headers: { Accept: "text/event-stream" }, answerMs: ANSWER_MS });
       // The list is asked for after the stream was opened, so no change is missed.
       await entries.reconcile(await listJobs());
       onConnection(true);
       failures = 0;
-      for await (const { event, data } of messages(stream.body)) {
+      for await (const { event, data } of messages(stream.body, SILENCE_MS)) {
         if (event === "job") entries.take(JSON.parse(data));
       }
     } catch {
@@ -54,7 +58,7 @@ export async function followHealth(isBusy, changed, onHealth) {
     let isLost = false;
     if (document.visibilityState === "visible") {
       try {
-        const response = await request("health", { accept: [503] });
+        const response = await request("health", { accept: [503], answerMs: ANSWER_MS });
         const body = await response.json();
         await onHealth(body.limits ? body : null);
       } catch (error) {

@@ -33,6 +33,7 @@ export class Queue {
     this.openCompare = openCompare;
     this.shown = new Map();
     this.isListed = false;
+    this.listed = new Promise((resolve) => (this.endListing = resolve));
     entries.addEventListener("added", ({ detail }) => this.show(detail));
     entries.addEventListener("changed", ({ detail }) => this.show(detail));
     entries.addEventListener("removed", ({ detail }) => this.hide(detail));
@@ -48,16 +49,17 @@ export class Queue {
     return [...this.entries.all].filter((entry) => entry.group === group);
   }
 
-  /** The finished pictures as they are shown, the newest first. */
+  /** The finished pictures that can be shown, in the order of their cards, the newest first. */
   get done() {
     const items = [...groups.done.querySelectorAll("li")];
     const byItem = new Map([...this.shown].map(([entry, { item }]) => [item, entry]));
-    return items.map((item) => byItem.get(item));
+    return items.map((item) => byItem.get(item)).filter((entry) => entry.hasPicture);
   }
 
   /** The server's list has come: from now on an empty queue is shown as empty. */
   setListed() {
     this.isListed = true;
+    this.endListing();
     this.showCounts();
   }
 
@@ -107,8 +109,11 @@ export class Queue {
   async showThumbnail(view, entry) {
     if (view.source !== null) return;
     if (entry.thumbnail) view.source = URL.createObjectURL(entry.thumbnail);
-    else if (entry.status === "completed") {
+    else if (entry.hasResult) {
       view.source = "";
+      // While the list comes, the oldest first, each of its pictures is in view for a moment.
+      await this.listed;
+      await whenNear(view.item);
       view.source = await resultSource(entry.job.job_id, "?preview=512").catch(() => "");
     } else return;
     if (view.source === "") return;
@@ -140,7 +145,7 @@ export class Queue {
       group.querySelector(".count").textContent = number;
     }
     nothing.hidden = !this.isListed || this.entries.all.size > 0;
-    document.getElementById("zip").hidden = this.inGroup("done").length < 2;
+    document.getElementById("zip").hidden = this.inGroup("done").filter((entry) => entry.hasResult).length < 2;
     document.body.classList.toggle("has-jobs", this.entries.all.size > 0);
   }
 
@@ -182,12 +187,28 @@ export class Queue {
   }
 
   async saveAll() {
-    const ids = this.inGroup("done").map((entry) => entry.job.job_id);
+    const results = this.inGroup("done").filter((entry) => entry.hasResult);
+    const ids = results.map((entry) => entry.job.job_id);
     for (let at = 0; at < ids.length; at += ZIP_MAX) {
       const query = ids.slice(at, at + ZIP_MAX).map((id) => `job_id=${id}`);
       await save(`results.zip?${query.join("&")}`, "results.zip");
     }
   }
+}
+
+// The server makes a preview when it is asked for: of a long list only what may be seen.
+const nearby = new IntersectionObserver(
+  (changes) => {
+    for (const { isIntersecting, target } of changes) if (isIntersecting) target.dispatchEvent(new Event("near"));
+  },
+  { rootMargin: "600px" },
+);
+
+/** Wait until an item is in view, or almost. */
+async function whenNear(item) {
+  nearby.observe(item);
+  await new Promise((resolve) => item.addEventListener("near", resolve, { once: true }));
+  nearby.unobserve(item);
 }
 
 function fillRow(item, entry) {
@@ -240,28 +261,34 @@ function stateText(entry) {
 const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
 
 function fillCard(item, entry) {
-  const { job } = entry;
+  const { job, hasResult } = entry;
   const part = (name) => item.querySelector(`.card-${name}`);
   part("name").textContent = entry.name;
   part("name").title = entry.name;
-  part("size").textContent = [pixels(job.output_size ?? job.input_size), job.file_size_bytes ? bytes(job.file_size_bytes) : null]
+  const size = job.output_size ?? job.input_size;
+  part("size").textContent = [size ? pixels(size) : null, job.file_size_bytes ? bytes(job.file_size_bytes) : null]
     .filter(Boolean)
     .join(", ");
   const faces = facesText(job);
   part("faces").hidden = faces === null;
   part("faces").textContent = faces;
-  const warnings = job.warnings ?? [];
-  part("note").hidden = warnings.length === 0;
-  part("note").textContent = warnings.join(" ");
+  const notes = [...(job.warnings ?? []), ...(hasResult ? [] : ["Its file is no longer on the server."])];
+  part("note").hidden = notes.length === 0;
+  part("note").textContent = notes.join(" ");
+  part("picture").disabled = !entry.hasPicture;
+  part("open").hidden = !entry.hasPicture;
   part("picture").setAttribute("aria-label", `Compare ${entry.name} before and after`);
-  item.querySelector("[data-action=download]").setAttribute("aria-label", `Download ${entry.name}`);
-  item.querySelector("[data-action=download]").href = `api/results/${job.job_id}`;
+  const download = item.querySelector("[data-action=download]");
+  download.hidden = !hasResult;
+  download.setAttribute("aria-label", `Download ${entry.name}`);
+  download.href = `api/results/${job.job_id}`;
   item.querySelector("[data-action=remove]").setAttribute("aria-label", `Remove ${entry.name}`);
 }
 
 function announceEnd(entry) {
   const { status } = entry;
   if (status === "completed") announce(`${entry.name} is done.`);
+  else if (status === "cancelled") announce(`${entry.name} was cancelled.`);
   else if (status === "refused") announce(`${entry.name} was refused: ${entry.problem.message}`);
   else if (status === "failed") announce(`${entry.name} failed: ${sentence(entry.job.error)}`);
 }

@@ -243,7 +243,7 @@ function showUnavailable(methods, reasons) {
   const box = element("unavailable");
   box.hidden = methods.length === 0;
   const names = methods.map((method) => METHODS[method]?.[0] ?? method);
-  box.querySelector("summary").textContent = `Why ${names.join(" and ")} cannot be used`;
+  box.querySelector("summary").textContent = `Why ${new Intl.ListFormat("en-GB").format(names)} cannot be used`;
   box.querySelector("dl").replaceChildren(
     ...methods.flatMap((method, index) => {
       const term = document.createElement("dt");

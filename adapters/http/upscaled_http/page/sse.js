@@ -1,12 +1,12 @@
 // Server-sent events from a fetch: an EventSource cannot send a key.
 
-/** Yield `{event, data}` of each message, until the stream ends. */
-export async function* messages(body) {
+/** Yield `{event, data}` of each message, until the stream ends. Raises an error if nothing comes for `silenceMs`. */
+export async function* messages(body, silenceMs) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await within(silenceMs, reader.read());
       if (done) return;
       text += value.replaceAll("\r", "");
       const blocks = text.split("\n\n");
@@ -19,6 +19,14 @@ export async function* messages(body) {
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+async function within(ms, reading) {
+  let timer;
+  const silence = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error("The stream is silent.")), ms);
+  });
+  return Promise.race([reading, silence]).finally(() => clearTimeout(timer));
 }
 
 function parse(block) {

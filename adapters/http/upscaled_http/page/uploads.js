@@ -81,7 +81,10 @@ export class Uploads {
       this.pump();
     };
     request.onload = end(() => this.handleAnswer(entry, request, key));
-    request.onerror = end(() => this.handleSilence(entry));
+    request.onerror = async () => {
+      const canRead = await isReadable(entry.file);
+      end(() => (canRead ? this.handleSilence(entry) : this.handleLostFile(entry)))();
+    };
     request.onabort = end(() => {});
     request.send(form);
   }
@@ -108,7 +111,13 @@ export class Uploads {
     }
   }
 
+  handleLostFile(entry) {
+    const message = "This browser can no longer read the file: it was moved or changed. Choose it again.";
+    this.entries.change(entry, { phase: "refused", problem: { message, retryable: false }, file: null });
+  }
+
   handleSilence(entry) {
+    if (!this.entries.all.has(entry)) return;
     entry.attempts += 1;
     if (entry.attempts < MAX_ATTEMPTS) {
       this.putBack(entry);
@@ -133,6 +142,14 @@ export class Uploads {
     this.heldUntil = 0;
     this.pump();
   }
+}
+
+/** A file that was moved or changed fails as a lost network does. */
+function isReadable(file) {
+  return file.slice(0, 1).arrayBuffer().then(
+    () => true,
+    () => false,
+  );
 }
 
 // `crypto.randomUUID` exists only over https and on localhost.
