@@ -18,6 +18,8 @@ ReadAt = Callable[[int, int], bytes]
 _MOST = 1000
 _MOST_OF_PIXELS = 100_000
 _START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+_BLOCK_BYTES = 1024 * 1024
 _WHOLE_FILE = 2**62
 GIF_IMAGE = b"\x2c"
 _GIF_EXTENSION = b"\x21"
@@ -73,6 +75,17 @@ def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:
         end = at + 2 + int.from_bytes(head[2:])
         yield Chunk(head[1:2], at + 4, end)
         at = end
+
+
+def jpeg_end(read_at: ReadAt) -> int | None:
+    """The offset of the marker that ends the picture; None if it is missing."""
+    at = max((segment.end for segment in jpeg_segments(read_at)), default=0)
+    # Among pixels no byte 0xFF is followed by this one.
+    while (found := (block := read_at(at, _BLOCK_BYTES)).find(_END_OF_IMAGE)) < 0:
+        if len(block) < _BLOCK_BYTES:
+            return None
+        at += _BLOCK_BYTES - 1
+    return at + found
 
 
 def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:

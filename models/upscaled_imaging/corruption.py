@@ -12,12 +12,15 @@ from collections.abc import Callable
 import pyvips
 
 from upscaled_imaging import formats
+from upscaled_imaging.jpegrest import is_padded
 from upscaled_imaging.libvips import is_out_of_memory, reason
 from upscaled_imaging.origin import Origin
 
 PASSED_OVER = frozenset({"jpeg", "gif"})
 # libjpeg's other reports are remarks on the header or on the order of the scans.
 _ABOUT_PIXELS = {"jpeg": "Corrupt JPEG data", "gif": ""}
+# Its report of data behind the last row, in a progressive JPEG.
+_BEFORE_THE_END = "extraneous bytes before marker 0xd9"
 
 
 def load_strictly(kind: str, origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
@@ -44,6 +47,12 @@ def load_in_spite(
     # libvips would go on reading where the first decoder has stopped.
     image = formats.load(kind, origin.changed({}))
     report = reason(error)
-    if report.startswith(_ABOUT_PIXELS[kind]):
-        warn(f"the input may be damaged ({report}): look at the picture before you use it")
+    is_padding = report.endswith(_BEFORE_THE_END) and is_padded(origin.read_at)
+    if report.startswith(_ABOUT_PIXELS[kind]) and not is_padding:
+        warn(damaged(report))
     return image
+
+
+def damaged(report: str) -> str:
+    """The warning for what a decoder reports, or for another sign of damage."""
+    return f"the input may be damaged ({report}): look at the picture before you use it"

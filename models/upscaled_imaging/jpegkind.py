@@ -5,7 +5,7 @@ Source: ITU-T T.81, annex B.1.1.3 (frame headers); ITU-T T.87 (JPEG-LS); libjpeg
 
 from __future__ import annotations
 
-from upscaled_imaging.chunks import ReadAt, jpeg_segments
+from upscaled_imaging.chunks import ReadAt, jpeg_end, jpeg_segments
 from upscaled_imaging.formats import broken
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -16,8 +16,6 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HIERARCHICAL = frozenset({0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF})
 _LOSSLESS = frozenset({0xC3, 0xCB})
 _LOSSLESS_ARITHMETIC = 0xCB
-_END_OF_IMAGE = b"\xff\xd9"
-_BLOCK_BYTES = 1024 * 1024
 
 
 def check_jpeg(read_at: ReadAt) -> None:
@@ -27,7 +25,10 @@ def check_jpeg(read_at: ReadAt) -> None:
     libjpeg's error says more about it.
     """
     _check_coding(read_at)
-    _check_end(read_at)
+    # A download that stopped, or a card that failed, may leave zeros in place of the rest. To
+    # libjpeg they are pixels: the picture would be gray from there on.
+    if jpeg_end(read_at) is None:
+        raise broken("its end is missing")
 
 
 def _check_coding(read_at: ReadAt) -> None:
@@ -46,17 +47,6 @@ def _check_coding(read_at: ReadAt) -> None:
         if frame in _HIERARCHICAL:
             raise _unsupported("is a hierarchical JPEG")
         return
-
-
-def _check_end(read_at: ReadAt) -> None:
-    """A download that stopped, or a card that failed, may leave zeros in place of the rest. To
-    libjpeg they are pixels: the picture would be gray from there on."""
-    at = max((segment.end for segment in jpeg_segments(read_at)), default=0)
-    # Among pixels no byte 0xFF is followed by this one.
-    while _END_OF_IMAGE not in (block := read_at(at, _BLOCK_BYTES)):
-        at += _BLOCK_BYTES - 1
-        if len(block) < _BLOCK_BYTES:
-            raise broken("its end is missing")
 
 
 def _unsupported(what: str) -> JobError:

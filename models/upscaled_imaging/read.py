@@ -19,11 +19,12 @@ from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.context import PictureContext
-from upscaled_imaging.corruption import PASSED_OVER, load_in_spite
+from upscaled_imaging.corruption import PASSED_OVER, damaged, load_in_spite
 from upscaled_imaging.filledrows import FilledRows
 from upscaled_imaging.gather import gather
 from upscaled_imaging.gif import with_open_canvas
 from upscaled_imaging.heifitem import HEIF_KINDS
+from upscaled_imaging.jpegrest import has_rest
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.origin import Origin
@@ -65,10 +66,12 @@ class Source:
         again: Callable[[], Source] | None = None,
         compression: Compression | None = None,
         in_spite: Callable[[pyvips.Error], pyvips.Image] | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         """orientation: EXIF's, to be applied to the image. was_turned: whether the decoder has
         turned it. again: opens the same picture once more. in_spite: opens the image once more
-        after an error among its pixels, to be decoded as far as possible."""
+        after an error among its pixels, to be decoded as far as possible. at_end: called behind
+        the last row, if there was no such error."""
         on_its_side = orientation >= _FIRST_ON_ITS_SIDE
         self.width: int = image.height if on_its_side else image.width
         self.height: int = image.width if on_its_side else image.height
@@ -84,7 +87,9 @@ class Source:
         self._again = again
         # Not a method of this class: a reference cycle would keep the pixels until Python's
         # collector runs, and it does not know how much memory they take.
-        decoder = _Decoder(image, self.width, self.height, orientation, in_spite)
+        decoder = _Decoder(
+            image, self.width, self.height, orientation, in_spite=in_spite, at_end=at_end
+        )
         self._read = FilledRows(decoder.rows).rows if self.has_alpha else decoder.rows
         self._held: deque[np.ndarray] = deque()
 
@@ -151,10 +156,13 @@ class _Decoder:
         width: int,
         height: int,
         orientation: int,
+        *,
         in_spite: Callable[[pyvips.Error], pyvips.Image] | None,
+        at_end: Callable[[], None] | None,
     ) -> None:
         self._image: pyvips.Image | None = image
         self._in_spite = in_spite
+        self._at_end = at_end
         self._bands = image.bands
         self._orientation = orientation
         self._width, self._height = width, height
@@ -171,7 +179,7 @@ class _Decoder:
         except pyvips.Error as error:
             if self._in_spite is None:
                 raise formats.unreadable(error) from None
-            image, self._in_spite = self._in_spite(error), None
+            image, self._in_spite, self._at_end = self._in_spite(error), None, None
             try:
                 data = self._fetched(image, count)
             except pyvips.Error as another:
@@ -180,6 +188,8 @@ class _Decoder:
         if self._next == self._height:
             # A picture that was turned is held as a whole until here.
             self._image = None
+            if self._at_end is not None:
+                self._at_end()
         return np.frombuffer(data, self._dtype).reshape(shape)
 
     def _fetched(self, image: pyvips.Image, count: int) -> pyvips.Buffer:
@@ -241,6 +251,7 @@ def _open(origin: Origin, settings: PictureSettings, context: PictureContext) ->
         was_turned=formats.is_turned(kind, origin.read_at),
         again=partial(_open_again, origin, settings, context),
         in_spite=partial(_in_spite, kind, origin, context) if kind in PASSED_OVER else None,
+        at_end=partial(_look_for_rest, origin, context) if kind == "jpeg" else None,
     )
 
 
@@ -251,6 +262,11 @@ def _in_spite(
     if kind == "gif":
         image = with_open_canvas(image, origin.read_at)
     return normalised(image, lambda _: None)[0]  # its warnings were given before
+
+
+def _look_for_rest(origin: Origin, context: PictureContext) -> None:
+    if has_rest(origin):
+        context.warn(damaged("data is left over behind its last row"))
 
 
 def _open_again(origin: Origin, settings: PictureSettings, context: PictureContext) -> Source:

@@ -100,6 +100,54 @@ def test_a_decoders_remark_that_concerns_no_pixel_is_not_told(
     assert context.warnings == []
 
 
+SOUND: list[tuple[tuple[int, int], str, dict[str, Any]]] = [
+    *(((64, 48), "RGB", {"subsampling": sampling}) for sampling in ("4:4:4", "4:2:2", "4:2:0")),
+    *((size, "RGB", {}) for size in ((1, 1), (8, 8), (17, 33), (160, 1), (1, 160))),
+    ((64, 48), "L", {}),
+    ((64, 48), "CMYK", {}),
+    ((64, 48), "RGB", {"optimize": True}),
+    ((64, 48), "RGB", {"progressive": True}),
+    ((64, 48), "RGB", {"restart_marker_rows": 1}),
+]
+
+
+@pytest.mark.parametrize(("size", "mode", "options"), SOUND)
+def test_a_sound_jpeg_gets_no_warning_of_damage(
+    tmp_path: Path,
+    opened: Opener,
+    context: RecordingContext,
+    size: tuple[int, int],
+    mode: str,
+    options: dict[str, Any],
+) -> None:
+    path = tmp_path / "sound.jpg"
+    Image.fromarray(NOISE).resize(size).convert(mode).save(path, **options)
+    data = path.read_bytes()
+    for padding in (b"", bytes(30)):  # some cameras fill up the data
+        path.write_bytes(data[:-2] + padding + data[-2:])
+        with opened(image_path=path) as source:
+            assert read_all(source).shape[:2] == (source.height, source.width)
+    assert [text for text in context.warnings if "damaged" in text] == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "sampling"), [("RGB", "4:4:4"), ("RGB", "4:2:2"), ("RGB", "4:2:0"), ("L", "4:4:4")]
+)
+def test_damage_that_shifts_the_rest_of_a_jpeg_is_told(
+    tmp_path: Path, opened: Opener, context: RecordingContext, mode: str, sampling: str
+) -> None:
+    path = tmp_path / "shifted.jpg"
+    Image.fromarray(NOISE).convert(mode).save(path, subsampling=sampling)
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(200) + data[half + 200 :])
+    with opened(image_path=path) as source:
+        rows = read_all(source, 16)
+    assert np.array_equal(rows.squeeze(), np.asarray(Image.open(path)))
+    (told,) = context.warnings
+    assert "left over behind its last row" in told
+
+
 def tiled(path: Path) -> Path:
     image = pyvips.Image.new_from_array(NOISE)
     image.tiffsave(str(path), tile=True, tile_width=64, tile_height=64, compression="deflate")
