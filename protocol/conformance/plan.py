@@ -15,7 +15,15 @@ _REFUSALS = {"queue_full", "shutting_down", "journal_unwritable"}
 # The fields that a client must report. Others are optional.
 _EVENT_FIELDS = ("type", "message", "job_id", "position", "progress", "stage", "done", "total")
 _EVENT_TYPES = ("status", "accepted", "progress")
-_RESULT_FIELDS = ("output_path", "output_base64", "input_size", "output_size", "model", "warnings")
+_RESULT_FIELDS = (
+    "output_path",
+    "output_base64",
+    "input_size",
+    "output_size",
+    "model",
+    "faces",
+    "warnings",
+)
 _ERROR_FIELDS = ("code", "error", "retryable", "cause", "traceback", "attempt")
 _HEALTH_FIELDS = ("status", "queue_size", "models_loaded")
 

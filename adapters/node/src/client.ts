@@ -156,11 +156,10 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     this.#daemon?.channel.send({ type: "replay", ...ids });
   }
 
-  /** Every message of the daemon from now on, until the client ends. */
-  async *events(options: { signal?: AbortSignal } = {}): AsyncGenerator<WorkerMessage, void, void> {
-    for await (const [message] of on(this, "message", { ...options, close: ["end"] } as object)) {
-      yield message as WorkerMessage;
-    }
+  /** Every message of the daemon from now on, until the client ends. They are kept until the loop takes them. */
+  events(options: { signal?: AbortSignal } = {}): AsyncGenerator<WorkerMessage, void, void> {
+    // It listens at once, and not with the loop's first turn. A client that has ended does not say so again.
+    return messagesOf(this.#end ? [] : on(this, "message", { ...options, close: ["end"] } as object));
   }
 
   /**
@@ -382,6 +381,10 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
     this.#daemon?.keepAlive(isAwaited || this.#closing !== undefined);
     isAwaited ? this.#backoff?.ref() : this.#backoff?.unref();
   }
+}
+
+async function* messagesOf(events: Iterable<unknown[]> | AsyncIterable<unknown[]>): AsyncGenerator<WorkerMessage, void, void> {
+  for await (const [message] of events) yield message as WorkerMessage;
 }
 
 /** An error in a user's function must not end the reading. */

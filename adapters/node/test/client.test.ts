@@ -292,3 +292,14 @@ test("events are iterated, and stderr comes as log records", { timeout: TIMEOUT_
   assert.ok(seen.includes("accepted"));
   assert.ok(logs.some(({ text }) => text?.includes("a library's print")), JSON.stringify(logs));
 });
+
+test("events have every message since they were asked for, and end if the client has ended before the loop begins", { timeout: TIMEOUT_MS }, async () => {
+  const up = await startFake();
+  const events = up.events();
+  await up.upscale(fakeJob());
+  await up.close();
+  const seen: string[] = [];
+  for await (const { type } of events) seen.push(type);
+  assert.equal(seen.filter((type) => type === "result").length, 1);
+  for await (const message of up.events()) assert.fail(JSON.stringify(message));
+});

@@ -19,6 +19,26 @@ import { Submission } from "./submission.js";
 
 const ENDS = new Set(["completed", "failed", "cancelled"]);
 
+type Shared = Exclude<keyof Job & keyof Result, "job_id" | "status">;
+
+// The result's fields that a job has under the same names: the compiler names one that is not here.
+const SHARED: Readonly<Record<Shared, true>> = {
+  input_size: true,
+  output_size: true,
+  scale_factor: true,
+  crop_info: true,
+  processing_time: true,
+  timings: true,
+  model: true,
+  model_reason: true,
+  device: true,
+  precision: true,
+  upstream_calls: true,
+  faces: true,
+  attempt: true,
+  warnings: true,
+};
+
 export interface RemoteJobListener {
   onAccepted(): void;
   onProgress(progress: Progress): void;
@@ -117,18 +137,17 @@ export class RemoteJob {
 
   async #result(job: Job, destination: Destination): Promise<Result> {
     const place = await this.#place(job, destination);
-    const { input_size, output_size, scale_factor, crop_info, model, model_reason, device, precision, upstream_calls } = job;
-    const reported = { input_size, output_size, scale_factor, crop_info, model, model_reason, device, precision, upstream_calls };
+    const shared = Object.entries(job).filter(([name, value]) => name in SHARED && value !== undefined);
     return {
       type: "result",
       job_id: this.#id,
       status: "completed",
+      processing_time: 0,
+      timings: {},
+      attempt: 1,
+      warnings: [],
       ...place,
-      ...(Object.fromEntries(Object.entries(reported).filter(([, value]) => value !== undefined)) as Partial<Result>),
-      processing_time: job.processing_time ?? 0,
-      timings: job.timings ?? {},
-      attempt: job.attempt ?? 1,
-      warnings: job.warnings ?? [],
+      ...(Object.fromEntries(shared) as Partial<Pick<Job & Result, Shared>>),
     };
   }
 
