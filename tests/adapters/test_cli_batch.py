@@ -240,6 +240,16 @@ def test_a_batch_has_no_stdout_for_its_pictures(folder: Folder, capsys: Any) -> 
     assert "-o - is for one picture" in capsys.readouterr().err
 
 
+def test_a_batch_with_a_model_that_does_not_exist_is_wrong_usage(
+    folder: Folder, capsys: Any
+) -> None:
+    folder.photos.mkdir(exist_ok=True)
+    with pytest.raises(SystemExit) as refused:
+        batch([str(folder.photos), "-o", str(folder.large), "--model", "none"])
+    assert refused.value.code == exits.USAGE
+    assert "no model is called none" in capsys.readouterr().err
+
+
 def test_a_batch_of_no_folder_is_wrong_usage(folder: Folder, capsys: Any) -> None:
     with pytest.raises(SystemExit) as refused:
         folder.batch()
@@ -292,6 +302,17 @@ def test_jobs_that_would_be_taken_for_one_another_are_refused(
         jobs(names)
     assert refused.value.code == exits.USAGE
     assert sentence in capsys.readouterr().err
+
+
+def test_jobs_know_the_formats_and_leave_the_models_to_the_daemon_of_another_machine(
+    capsysbinary: Any,
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        jobs(["a.png", "--config", "output_path=b.gif"])
+    assert refused.value.code == exits.USAGE
+    assert b".gif is not written here" in capsysbinary.readouterr().err
+    assert jobs(["a.png", "--model", "mine"]) == exits.OK
+    assert b'"model":"mine"' in capsysbinary.readouterr().out
 
 
 def test_a_job_line_is_utf_8_whatever_the_locale_is() -> None:

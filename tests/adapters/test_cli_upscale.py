@@ -155,11 +155,11 @@ def test_a_folder_may_have_the_name_of_a_picture(daemon: list[str], tmp_path: Pa
 def test_a_folder_among_the_pictures_fails_alone(
     daemon: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("-s", "2.5", "--config", 'upscale_model="of my own"')
+    options = ("--method", "flux", "-s", "2.5", "--config", 'prompt="of my own"')
     assert run(daemon, tmp_path, "b.jpg", "-o", "out/", *options) == exits.FAILED
     captured = capsys.readouterr()
     assert captured.err == (
-        f"{tmp_path}: it is a folder: run `upscaled batch {tmp_path} -o out/ --factor 2.5 "
-        "--config 'upscale_model=\"of my own\"'`\n"
+        f"{tmp_path}: it is a folder: run `upscaled batch {tmp_path} -o out/ --method flux "
+        "--factor 2.5 --config 'prompt=\"of my own\"'`\n"
     )
     assert captured.out.startswith("b.jpg 640x448")

@@ -22,17 +22,17 @@ def test_the_options_become_the_config_that_the_protocol_knows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = (
-        "a.jpg -o b.tiff --factor 2.5 --model mine --pre-model clean --dpi 300 --width-inches 8 "
-        "--height-inches 10.5 --crop top-left --format tiff --quality 90 --tile-size 256 "
-        "--config face_strength=0.3 --config upscale_model=other"
+        "a.jpg -o b.tiff --factor 2.5 --model compact-x4 --pre-model compact-x2 --dpi 300 "
+        "--width-inches 8 --height-inches 10.5 --crop top-left --format tiff --quality 90 --tile-size 256 "
+        "--config face_strength=0.3 --config upscale_model=RealESRGAN_x4plus"
     )
     assert sent(daemon, *options.split(), capsys=capsys) == [
         {
             "image_path": str(tmp_path / "a.jpg"),
             "output_path": str(tmp_path / "b.tiff"),
             "upscale_factor": 2.5,
-            "model": "mine",
-            "pre_model": "clean",
+            "model": "compact-x4",
+            "pre_model": "compact-x2",
             "target_dpi": 300,
             "target_width_inches": 8.0,
             "target_height_inches": 10.5,
@@ -41,7 +41,7 @@ def test_the_options_become_the_config_that_the_protocol_knows(
             "quality": 90,
             "tile_size": 256,
             "face_strength": 0.3,
-            "upscale_model": "other",
+            "upscale_model": "RealESRGAN_x4plus",
         }
     ]
     configs = sent(daemon, "a.jpg", "--width", "800", "--height", "600", capsys=capsys)
@@ -67,7 +67,10 @@ def test_a_factor_for_imagen_is_written_its_way(daemon: list[str], capsys: Any) 
         ("--quality 90 --format tiff", "--quality has no effect on tiff"),
         ("-o b.jpg --format png", "b.jpg will hold png, as --format says, not jpeg"),
         ("--method imagen --tile-size 512", "--tile-size has no effect on imagen"),
-        ("--model a --config upscale_model=b", "--config upscale_model has no effect"),
+        (
+            "--model compact-x4 --config upscale_model=compact-x2",
+            "--config upscale_model has no effect",
+        ),
         ("-o b.jpg --quality 90", None),
         ("-o b.tif --format tiff --dpi 300", None),
         ("--method imagen --factor 2 --width 800", None),
@@ -118,6 +121,45 @@ def test_a_wrong_value_is_reported_by_its_option(
     with pytest.raises(SystemExit):
         main(["a.jpg", *options.split()], [])
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("-o x.gif", ".gif is not written here: use .png, .tif, .jpg, .webp or .avif, or give"),
+        ("-o s3://bucket/x.bmp", ".bmp is not written here"),
+        ("--config output_path=/out/x.heic", ".heic is not written here"),
+        ("--model compact-x5", "no model is called compact-x5: did you mean compact-x"),
+        ("--pre-model /absent/1x.pth", "there is no weights file at /absent/1x.pth"),
+        ("--method flux --config upscale_model=none", "no model is called none"),
+        ("--config faces=true --config face_model=none", "no model is called none"),
+    ],
+)
+def test_a_format_or_a_model_that_does_not_exist_is_wrong_usage(
+    options: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["a.jpg", *options.split()], [])
+    assert refused.value.code == exits.USAGE
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_known_model_a_file_and_a_model_of_the_cloud_are_left_to_the_daemon(
+    daemon: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "upscale_models" / "4x_mine.pth"
+    own.parent.mkdir()
+    own.touch()
+    monkeypatch.setenv("MODEL_CACHE_DIR", str(tmp_path))
+    for options in (
+        ["--model", "RealESRGAN_x4plus"],  # it is not pulled, which the daemon says
+        ["--model", "4x_mine"],
+        ["--model", str(own)],
+        ["--method", "imagen", "--model", "imagen-of-tomorrow"],
+        ["-o", "x.gif", "--format", "png"],
+        ["-o", f"{tmp_path}/"],
+    ):
+        assert run(daemon, "a.jpg", *options) == exits.OK
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on
+from upscaled_cli.named import check_models
 from upscaled_cli.pictures import Found, find_pictures
 from upscaled_cli.progress import Progress, clock_of
 from upscaled_cli.record import NAME, Picture, Record, options_of
@@ -61,6 +62,7 @@ def main(argv: Sequence[str], daemon: Sequence[str] = DAEMON) -> int:
                 raise ValueError(f"--config {field} is not for a folder: use -o")
         if str(options.output) == STREAM:
             raise ValueError("-o - is for one picture: give a folder, ./- if that is its name")
+        check_models(options.method, config)
         found = find_pictures(options.folder, options.output)
     except ValueError as error:
         arguments.error(str(error))

@@ -12,6 +12,7 @@ from typing import Any
 from upscaled.jobline import line_of
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, config_of, remarks_on
+from upscaled_cli.named import check_suffix
 from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
 
 _EXAMPLES = """examples:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         common = config_of(options)
         _check_output(options, common)
+        check_suffix(common)
     except ValueError as error:
         arguments.error(str(error))
     for remark in remarks_on(options, common, common.get("output_path")):

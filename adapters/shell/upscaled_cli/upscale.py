@@ -17,6 +17,7 @@ from upscaled.errors import DaemonGoneError
 from upscaled.messages import Message
 from upscaled_cli import exits
 from upscaled_cli.config import add_arguments, by_options, config_of, remarks_on, typed
+from upscaled_cli.named import check_models, check_suffix
 from upscaled_cli.objects import (
     allow_options,
     check_objects,
@@ -260,6 +261,8 @@ def _configs(options: argparse.Namespace) -> list[dict[str, Any]]:
         common["output_url"] = options.output
     elif options.output not in (None, STREAM) and not _is_folder(options):
         common["output_path"] = os.path.abspath(options.output)  # noqa: PTH100 - a link is kept
+    check_suffix(common)
+    check_models(options.method, common)
     return [
         {**common, **_input(given), **output}
         for given, output in zip(options.inputs, outputs, strict=True)
