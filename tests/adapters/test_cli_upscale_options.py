@@ -23,8 +23,8 @@ def test_the_options_become_the_config_that_the_protocol_knows(
     monkeypatch.chdir(tmp_path)
     options = (
         "a.jpg -o b.tiff --factor 2.5 --model compact-x4 --pre-model compact-x2 --dpi 300 "
-        "--width-inches 8 --height-inches 10.5 --crop top-left --format tiff --quality 90 --tile-size 256 "
-        "--config face_strength=0.3 --config upscale_model=RealESRGAN_x4plus"
+        "--width-inches 8 --height-inches 10.5 --crop top-left --format tiff --quality 90 "
+        "--tile-size 256 --config face_strength=0.3 --config upscale_model=RealESRGAN_x4plus"
     )
     assert sent(daemon, *options.split(), capsys=capsys) == [
         {
