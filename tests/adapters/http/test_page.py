@@ -548,6 +548,24 @@ def test_a_long_list_asks_for_the_previews_that_can_be_seen(
         expect(oldest.locator("[data-action=compare]")).to_be_disabled()
 
 
+def test_a_long_list_is_laid_out_once(browser: Browser, serve: RunningServe) -> None:
+    remove_jobs(serve)
+    for _ in range(30):
+        job_id = serve.submit()["job_id"]
+    serve.ended(job_id)
+    with opened_page(browser, serve.url) as page:
+        page.add_init_script(
+            """window.turns = 0;
+            new MutationObserver((changes) => {
+              const added = changes.flatMap(({ addedNodes }) => [...addedNodes]);
+              if (added.some(({ className }) => className === "card")) window.turns += 1;
+            }).observe(document, { childList: true, subtree: true });"""
+        )
+        page.reload()
+        expect(page.locator(".card")).to_have_count(30)
+        assert page.evaluate("window.turns") == 1
+
+
 def test_a_server_that_is_silent_is_reported_and_its_jobs_are_found_again(
     browser: Browser, serve: RunningServe
 ) -> None:

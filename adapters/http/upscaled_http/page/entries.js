@@ -113,24 +113,33 @@ export class Entries extends EventTarget {
 
   /** Take a job's newest state from the server. */
   async take(job) {
-    if (this.removed.has(job.job_id)) return;
+    const found = this.update(job);
+    if (found) this.addFound(found, await originals.find(job.job_id));
+  }
+
+  /** Update the entry of a job. Returns a new entry, which is to be added, if there is none. */
+  update(job) {
+    if (this.removed.has(job.job_id)) return null;
     const entry = this.byJob.get(job.job_id);
     if (entry) {
       if (!isOlder(job, entry.job)) this.change(entry, { job });
-      return;
+      return null;
     }
     if (this.unanswered > 0) {
       this.unknown.set(job.job_id, job);
-      return;
+      return null;
     }
     const found = new Entry({ job, name: job.name ?? job.label ?? "picture", method: job.method });
     this.byJob.set(job.job_id, found);
-    const original = await originals.find(job.job_id);
+    return found;
+  }
+
+  addFound(found, original) {
     if (original) {
       const { file, thumbnail, method, fields } = original;
       Object.assign(found, { file, thumbnail, method, fields });
     }
-    if (this.byJob.get(job.job_id) === found) this.add(found);
+    if (this.byJob.get(found.job.job_id) === found) this.add(found);
   }
 
   /** An upload was answered, or failed. */
@@ -144,11 +153,16 @@ export class Entries extends EventTarget {
 
   /** Take the server's list: jobs that it no longer has are removed here. */
   async reconcile(jobs) {
+    // In one task: the browser would lay the page out anew for each job.
+    const kept = await originals.all();
     const ids = new Set(jobs.map((job) => job.job_id));
     for (const entry of [...this.all]) {
       if (entry.phase === "job" && !ids.has(entry.job.job_id)) this.remove(entry);
     }
-    for (const job of jobs) await this.take(job);
+    for (const job of jobs) {
+      const found = this.update(job);
+      if (found) this.addFound(found, kept.get(job.job_id));
+    }
     if (this.unanswered === 0) await originals.forgetOthers(new Set(this.byJob.keys()));
   }
 }

@@ -41,6 +41,12 @@ export async function find(jobId) {
   return (await transact("readonly", (store) => store.get(jobId)).catch(() => null)) ?? null;
 }
 
+/** All pictures, by their jobs. */
+export async function all() {
+  const pictures = await transact("readonly", (store) => store.getAll()).catch(() => []);
+  return new Map(pictures.map((picture) => [picture.jobId, picture]));
+}
+
 /** Remove the pictures of all jobs but these. */
 export async function forgetOthers(jobIds) {
   const kept = await transact("readonly", (store) => store.getAllKeys()).catch(() => []);

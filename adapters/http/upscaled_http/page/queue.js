@@ -33,6 +33,7 @@ export class Queue {
     this.openCompare = openCompare;
     this.shown = new Map();
     this.isListed = false;
+    this.counting = null;
     this.listed = new Promise((resolve) => (this.endListing = resolve));
     entries.addEventListener("added", ({ detail }) => this.show(detail));
     entries.addEventListener("changed", ({ detail }) => this.show(detail));
@@ -138,15 +139,19 @@ export class Queue {
     this.showCounts();
   }
 
+  /** Show the counts before the next frame: once for all changes of a long list. */
   showCounts() {
-    for (const [name, group] of Object.entries(groups)) {
-      const number = this.inGroup(name).length;
-      group.hidden = number === 0;
-      group.querySelector(".count").textContent = number;
-    }
-    nothing.hidden = !this.isListed || this.entries.all.size > 0;
-    document.getElementById("zip").hidden = this.inGroup("done").filter((entry) => entry.hasResult).length < 2;
-    document.body.classList.toggle("has-jobs", this.entries.all.size > 0);
+    this.counting ??= requestAnimationFrame(() => {
+      this.counting = null;
+      for (const [name, group] of Object.entries(groups)) {
+        const number = this.inGroup(name).length;
+        group.hidden = number === 0;
+        group.querySelector(".count").textContent = number;
+      }
+      nothing.hidden = !this.isListed || this.entries.all.size > 0;
+      document.getElementById("zip").hidden = this.inGroup("done").filter((entry) => entry.hasResult).length < 2;
+      document.body.classList.toggle("has-jobs", this.entries.all.size > 0);
+    });
   }
 
   async cancel(entry) {
