@@ -21,6 +21,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject
 
 from upscaled_protocol.log import Logger
+from upscaled_queue.celeryresults import SCHEME, ResultBackend
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_OK, EXIT_STUCK
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # a backend that gives jobs has no machine
     from upscaled_queue.machine import Machine
 
 # A message that is given back is delivered again at once if nothing else waits, so the task sleeps
-# for a part of the delay.
+# for a part of the delay. Also the longest pause before a result is written again.
 _LONGEST_PAUSE_S = 1.0
 # The time limit of a command to Redis. The wait for a message has none: the event loop does it.
 _SOCKET_TIMEOUT_S = 10
@@ -104,11 +105,12 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings, under Celery's own names."""
     common: dict[str, Any] = {
         "broker_url": settings.url.broker,
-        "result_backend": settings.url.record,
+        "result_backend": SCHEME + settings.url.record,
         "result_expires": settings.keep_s,
         # A result that cannot be written would be raised, and the message acknowledged.
         "result_backend_always_retry": True,
-        "result_backend_max_retries": None,
+        "result_backend_max_retries": math.inf,
+        "result_backend_max_sleep_between_retries_ms": _LONGEST_PAUSE_S * 1000,
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
         # The daemon's processes isolate jobs. In a prefork pool each child would load a model, and
@@ -279,6 +281,7 @@ def host(machine: Machine, capacity: int) -> None:
         machine.log.log("error", "message_dropped", queue=queue, detail=reason)
 
     Consumer.on_dropped = staticmethod(log_dropped)
+    ResultBackend.given_up = machine.given_up
     if machine.settings.url.is_redis:
         from upscaled_queue.transport import Channel, QoS
 

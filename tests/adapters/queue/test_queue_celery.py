@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ import pytest
 pytest.importorskip("celery", reason="celery is not installed")
 
 from celery import Celery
+from redis.exceptions import OutOfMemoryError
 
 from queue_fleet import Fleet, Job, needs_redis, running_fleet
-from waiting import wait_until
+from upscaled_queue.celery import app
+from upscaled_queue.celeryresults import MachineLeftError, ResultBackend
+from waiting import TIMEOUT_S, wait_until
 
 pytestmark = needs_redis
 
@@ -80,3 +84,36 @@ def test_a_job_that_celery_does_not_start_ends_as_cancelled(
     assert how in end["error"]
     assert fleet.starts_of("unwanted") == 0
     assert not (fleet.outputs / "unwanted").exists()
+
+
+def test_a_result_that_redis_refuses_is_written_as_soon_as_it_takes_writes(
+    fleet: Fleet, backend: Celery
+) -> None:
+    (machine,) = fleet.machines
+    redis = fleet.records.redis
+    result = give(backend, fleet.job("full", steps=2, step_s=0.5))
+    fleet.wait_running("full")
+    redis.config_set("maxmemory", 1)
+    try:
+        fleet.end_of("full")
+        wait_until(lambda: "_store_result" in "".join(machine.log), "the refusal of the result")
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert result.get(timeout=TIMEOUT_S)["job_id"] == "full"
+    # Its only slot is free again.
+    fleet.submit(fleet.job("next"))
+    fleet.check_each_has_one_result(["full", "next"])
+    assert machine.process.poll() is None
+
+
+def test_a_machine_that_leaves_waits_for_no_redis_to_take_a_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_up = Event()
+    given_up.set()
+    monkeypatch.setattr(ResultBackend, "given_up", given_up)
+    results = app.backend
+    assert isinstance(results, ResultBackend)
+    assert results.exception_safe_to_retry(OutOfMemoryError("maxmemory"))
+    with pytest.raises(MachineLeftError):
+        results._sleep(TIMEOUT_S)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,7 +22,9 @@ from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import BullWorker, bullmq_id, failed_reason
 from upscaled_queue.celery import app, celery_settings, pipeline, upscale
+from upscaled_queue.celeryresults import ResultBackend
 from upscaled_queue.command import main
+from upscaled_queue.consumer import Consumer
 from upscaled_queue.daemonargs import daemon_args, takes_paths
 from upscaled_queue.ends import Ends, GivenBack
 from upscaled_queue.job import (
@@ -273,7 +276,8 @@ def test_celery_acknowledges_late_and_hoards_nothing() -> None:
 def test_celerys_own_command_has_a_thread_for_each_slot_and_is_stuck_only_with_a_free_one(
     monkeypatch: pytest.MonkeyPatch, given: int, threads: int
 ) -> None:
-    machine = SimpleNamespace(settings=Settings(url=read_queue_url("redis://h/0"), slots=2))
+    settings = Settings(url=read_queue_url("redis://h/0"), slots=2)
+    machine = SimpleNamespace(settings=settings, given_up=Event())
     monkeypatch.setattr(machine, "start", lambda: 3, raising=False)
     capacities: list[int] = []
 
@@ -287,6 +291,9 @@ def test_celerys_own_command_has_a_thread_for_each_slot_and_is_stuck_only_with_a
     monkeypatch.setattr(celery, "_machine", None)
     monkeypatch.setattr(celery, "_settings", machine.settings)
     monkeypatch.setattr(transport.QoS, "running", transport.QoS.running)
+    for owner in (transport.Channel, Consumer):
+        monkeypatch.setattr(owner, "on_dropped", owner.on_dropped)
+    monkeypatch.setattr(ResultBackend, "given_up", None)
 
     class Worker:
         app = celery.app
