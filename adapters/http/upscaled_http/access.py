@@ -26,7 +26,7 @@ ALIAS_PREFIX = "/api/v1"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # Routes of the API that need no key. The page and the documents need none either.
-_OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
+OPEN_ROUTES = frozenset({"/health", "/health/live", "/health/ready"})
 
 # A POST to one of these paths, or below it, submits jobs.
 _SUBMIT_ROUTES = ("/upscale", "/face-enhance", "/batches", "/images")
@@ -153,7 +153,7 @@ def _needs_key(request: Request) -> bool:
     route = api_route(request.scope["path"])
     if route is None:
         return bool(request.scope["path"] == "/metrics")
-    return route not in _OPEN_ROUTES
+    return route not in OPEN_ROUTES
 
 
 def _sent_key(headers: Headers) -> str | None:

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from upscaled_http.access import ALIAS_PREFIX, API_PREFIX, Access
+from upscaled_http.access import ALIAS_PREFIX, API_PREFIX, OPEN_ROUTES, Access, api_route
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import ServiceState
 from upscaled_http.errors import add_error_handlers
@@ -159,9 +159,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         problem = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
         components = document.setdefault("components", {})
         components["securitySchemes"] = _KEYS
-        for operations in document["paths"].values():
+        keys: list[dict[str, Any]] = [{name: []} for name in _KEYS]
+        for path, operations in document["paths"].items():
             for operation in operations.values():
-                operation["security"] = [{name: []} for name in _KEYS]
+                # {}: the key may be left out.
+                operation["security"] = [{}, *keys] if api_route(path) in OPEN_ROUTES else keys
         schemas = components.setdefault("schemas", {})
         for name, schema in problem.pop("$defs", {}).items():
             schemas.setdefault(name, schema)

@@ -298,7 +298,8 @@ class QueueDepth(Body):
 class CleanupRequest(Body):
     """What a cleanup may remove."""
 
-    older_than_s: float = Field(ge=0, description="Since the job's end.")
+    # strict: false is no 0, which would remove everything.
+    older_than_s: float = Field(ge=0, strict=True, description="Since the job's end.")
 
 
 class EncodedResult(Body):

@@ -15,7 +15,7 @@ _PREFER_WAIT = re.compile(
     r'(?:^|[,;])\s*wait\s*=\s*"?(\d+(?:\.\d+)?)"?\s*(?=[,;]|$)', re.ASCII | re.IGNORECASE
 )
 _WEIGHT = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", re.ASCII)
-_MAX_KEY = 255
+MAX_KEY_LENGTH = 255
 
 
 def wait_of(request: Request, most_s: float) -> float | None:
@@ -85,8 +85,9 @@ def idempotency_key(request: Request) -> str | None:
     if text is None:
         return None
     key = text.strip().removeprefix('"').removesuffix('"')
-    if not 0 < len(key) <= _MAX_KEY or not key.isascii() or not key.isprintable():
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise ProblemError.field(
-            "Idempotency-Key", f"An Idempotency-Key has 1 to {_MAX_KEY} visible ASCII characters."
+            "Idempotency-Key",
+            f"An Idempotency-Key has 1 to {MAX_KEY_LENGTH} visible ASCII characters.",
         )
     return key

@@ -174,6 +174,11 @@ def test_the_document_names_problems_keys_and_no_alias() -> None:
             assert "422" not in operation["responses"] or "Problem" in json.dumps(
                 operation["responses"]["422"]
             )
+    for path in ("/api/upscale", "/api/upscale/{method}", "/api/face-enhance", "/api/batches"):
+        names = [one["name"] for one in document["paths"][path]["post"]["parameters"]]
+        assert "Idempotency-Key" in names, path
+    assert {} in document["paths"]["/api/health/live"]["get"]["security"]
+    assert {} not in document["paths"]["/api/jobs"]["get"]["security"]
     assert {one["type"] for one in document["components"]["securitySchemes"].values()} == {
         "http",
         "apiKey",

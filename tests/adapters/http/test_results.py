@@ -209,6 +209,9 @@ def test_a_cleanup_removes_results_and_keeps_records(served: Served, tmp_path: P
             "removed_files": 0,
             "freed_bytes": 0,
         }
+        for wrong in (False, "0", -1, None):
+            answer = serve.client.post("/api/cleanup", json={"older_than_s": wrong})
+            assert answer.status_code == 400, wrong
         answer = serve.client.post("/api/cleanup", json={"older_than_s": 0})
         assert answer.json() == {"removed_files": 1, "freed_bytes": 5}
         assert serve.client.get(f"/api/results/{old}").status_code == 410

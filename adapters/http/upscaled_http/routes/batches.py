@@ -14,6 +14,7 @@ from upscaled_http.messages import Batch, Problem
 from upscaled_http.preferences import idempotency_key, refuse_parameters
 from upscaled_http.problems import ProblemError
 from upscaled_http.records import Record
+from upscaled_http.routes.direct import IDEMPOTENCY_KEY
 from upscaled_http.routes.forms import request_body
 
 router = APIRouter(tags=["upscale"])
@@ -27,7 +28,7 @@ MAX_PICTURES = 100
     status_code=202,
     response_class=Response,
     responses={202: {"model": Batch, "description": "At least one picture is accepted."}},
-    openapi_extra={"requestBody": request_body("images")},
+    openapi_extra={"requestBody": request_body("images"), "parameters": [IDEMPOTENCY_KEY]},
 )
 async def submit(request: Request, service: ServiceOf, caller: CallerOf) -> Response:
     """Upscale several pictures in the same way: a form with one file `image` for each."""

@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from upscaled_http.preferences import MAX_KEY_LENGTH
+
 
 class DirectRoute(APIRoute):
     """Give it to a router as its `route_class`."""
@@ -36,11 +38,18 @@ def query_parameter(name: str, schema: dict[str, Any], description: str) -> dict
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
-def header_parameter(name: str, description: str) -> dict[str, Any]:
+def header_parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
     """The same for a header."""
-    schema = {"type": "string"}
+    schema = {"type": "string", **schema}
     return {"name": name, "in": "header", "schema": schema, "description": description}
 
+
+IDEMPOTENCY_KEY = header_parameter(
+    "Idempotency-Key",
+    "The same request with the same key is done once.",
+    minLength=1,
+    maxLength=MAX_KEY_LENGTH,
+)
 
 WAIT_PARAMETERS = [
     query_parameter("wait", {"type": "number", "minimum": 0}, "Seconds to wait for the job's end."),

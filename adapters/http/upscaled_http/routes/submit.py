@@ -21,7 +21,7 @@ from upscaled_http.presence import while_connected
 from upscaled_http.problems import ProblemError, field_errors, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import ResultResponse
-from upscaled_http.routes.direct import WAIT_PARAMETERS, DirectRoute, header_parameter
+from upscaled_http.routes.direct import IDEMPOTENCY_KEY, WAIT_PARAMETERS, DirectRoute
 from upscaled_http.routes.forms import request_body
 from upscaled_protocol.errors import ErrorCode
 
@@ -41,7 +41,7 @@ _DOCUMENT = {
     "requestBody": request_body("image"),
     "parameters": [
         *WAIT_PARAMETERS,
-        header_parameter("Idempotency-Key", "The same request with the same key is one job."),
+        IDEMPOTENCY_KEY,
     ],
 }
 
