@@ -58,9 +58,12 @@ class Handover:
         address = self._options.metrics_address or ""
         try:
             self._serve_metrics(address)
-        except (OSError, ValueError, OverflowError) as error:
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
             detail = f"cannot serve metrics on {address}: {error}"
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            # A `RuntimeError`: the machine has no room for the server's thread. Once jobs may run,
+            # the daemon works without the port, whatever the reason is.
+            is_held = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if is_held or isinstance(error, RuntimeError) or "metrics_held" in self._faults:
                 self._wait("metrics_held", f"{detail}; it is tried again")
             else:
                 self._fail("metrics_unusable", detail, EXIT_USAGE)
@@ -73,7 +76,7 @@ class Handover:
 
         assert self._options.journal is not None
         try:
-            journal = Journal(self._options.journal)
+            self._ledger.restore(Journal(self._options.journal))
         except JournalHeldError as error:
             if now < self._give_up_at:
                 self._wait("journal_held", f"{error}; no job is accepted until it is free")
@@ -83,7 +86,6 @@ class Handover:
             self._fail("journal_unusable", str(error), EXIT_NO_WORKER)
         else:
             self._faults.pop("journal_held", None)
-            self._ledger.restore(journal)
 
     def _wait(self, event: str, detail: str) -> None:
         if event not in self._faults:

@@ -76,6 +76,7 @@ class Journal:
             self._db = sqlite3.connect(
                 path.absolute(), timeout=_LOCK_TIMEOUT_S, isolation_level=None
             )
+            self._db.text_factory = _text
             # A second supervisor on the same file would run every job twice. NORMAL does not call
             # fsync at each commit: a row survives any kill, but not a loss of power.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -101,19 +102,21 @@ class Journal:
                 text = f"cannot open the journal {path}: another supervisor holds it"
                 raise JournalHeldError(text) from None
             raise JournalError(f"cannot open the journal {path}: {error}") from None
-        except sqlite3.DatabaseError as error:
-            raise JournalError(
-                f"the journal {path} is damaged or no journal: {error}; move it away, and "
-                "a new one is made"
-            ) from None
+        # SQLite quotes a damaged schema, whose bytes may be no text.
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise _damaged(path, error) from None
         self._until_prune = _PRUNE_EVERY
 
     def pending(self) -> list[PendingJob]:
-        """The jobs without a terminal event, in the order of their acceptance."""
-        rows = self._db.execute(
-            "SELECT job_id, line, attempts, coalesce(deaths, 0) FROM jobs "
-            "LEFT JOIN runs USING (seq) WHERE event IS NULL ORDER BY seq"
-        )
+        """The jobs without a terminal event, in the order of their acceptance. Raises
+        `JournalError` if the file is damaged where `quick_check` does not look."""
+        try:
+            rows = self._db.execute(
+                "SELECT job_id, line, attempts, coalesce(deaths, 0) FROM jobs "
+                "LEFT JOIN runs USING (seq) WHERE event IS NULL ORDER BY seq"
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self._path, error) from None
         # SQLite may return any type for any column. A job with a damaged id is skipped.
         return [
             PendingJob(
@@ -245,6 +248,20 @@ def _create(path: Path) -> None:
     """
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _damaged(path: Path, error: Exception) -> JournalError:
+    return JournalError(
+        f"the journal {path} is damaged or no journal: {error}; move it away, and a new one is made"
+    )
+
+
+def _text(data: bytes) -> str | bytes:
+    """A text of the file; damaged text stays bytes, as if SQLite had returned another type."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _is_line(event: bytes) -> bool:

@@ -95,10 +95,14 @@ class Ledger:
             self.fail_cancelled(job)
 
     def restore(self, journal: Journal) -> None:
-        """Record in this journal from now on, and accept its pending jobs."""
+        """Record in this journal from now on, and accept its pending jobs.
+
+        Raises `JournalError` if they cannot be read; then the journal is not used.
+        """
+        left = journal.pending()
         self.journal = journal
         self.awaits_journal = False
-        for pending in journal.pending():
+        for pending in left:
             try:
                 job = _restored(pending)
             except JobError as error:  # damaged on disk, or accepted by another release

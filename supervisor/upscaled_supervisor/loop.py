@@ -311,6 +311,7 @@ class Supervisor:
                 signalled_at = now
             if signalled_at is not None and now > signalled_at + self._last_flush_s:
                 break
+            self._watch_host()  # an input that has ended would be ready at once, again and again
             self._poller.run_once(_TICK_S if self._drain_until is not None else _IDLE_TICK_S)
             self._flush_host()
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from simulated_system import SimulatedWorker
-from simulation import Simulation, simulated
+from simulation import SimulatedPoller, Simulation, simulated
 
 HANG = {"hang": True}
 
@@ -259,3 +259,32 @@ def test_last_results_that_are_not_read_are_given_up_after_a_while(signals: int)
         assert daemon.wait() == 1
         limit_s = 10.0 if signals == 1 else 1.0
         assert daemon.system.time - start == pytest.approx(limit_s, abs=0.5)
+
+
+def test_an_input_that_ends_while_the_last_results_wait_uses_no_processor_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with simulated() as daemon:
+        daemon.stop_reading()
+        for number in range(20):  # more results than a pipe holds
+            daemon.job(str(number), config=HANG)
+            daemon.wait_held(str(number)).fail(str(number), "internal", traceback="x" * 10_000)
+        daemon.send({"type": "shutdown"})
+        while not daemon.supervisor.is_done():
+            daemon.turn()
+        start, waits = daemon.system.time, 0
+        wait = SimulatedPoller.run_once
+
+        def counted(poller: SimulatedPoller, timeout_s: float) -> bool:
+            nonlocal waits
+            waits += 1
+            if waits == 3:
+                daemon.close_stdin()
+            if waits == 100:
+                daemon.resume_reading()
+            return wait(poller, timeout_s)
+
+        monkeypatch.setattr(SimulatedPoller, "run_once", counted)
+        assert daemon.wait() == 1
+        assert daemon.system.time - start > 90  # nearly every wait lasted its whole second
+        assert len(daemon.terminals()) == 20

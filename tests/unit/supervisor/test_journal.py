@@ -195,6 +195,43 @@ def test_a_damaged_journal_is_refused_before_any_job_is_taken(path: Path, conten
     daemon.close()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE sqlite_schema SET sql = replace(sql, 'DEFAULT', CAST(x'86' AS TEXT))",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'line', 'l1ne') WHERE name = 'jobs'",
+    ],
+)
+def test_a_journal_with_a_damaged_schema_is_refused_with_a_sentence(
+    path: Path, damage: str
+) -> None:
+    leave_pending(path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute(damage)
+        database.commit()
+    daemon = Simulation("--journal", str(path))
+    assert daemon.wait() == 3
+    assert b"is damaged" in daemon.stderr
+    assert daemon.lines == []
+    daemon.close()
+
+
+def test_a_damaged_journal_that_becomes_free_takes_no_job(path: Path) -> None:
+    leave_pending(path)
+    with (
+        contextlib.closing(journals.Journal(path)) as held,
+        simulated("--journal", str(path), "--grace-s", "600") as daemon,
+    ):
+        daemon.job("b")
+        daemon.run_for(2.0)
+        held._db.execute("PRAGMA writable_schema = ON")
+        held._db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'line', 'l1ne')")
+        held.close()
+        assert daemon.wait() == 3
+        assert not [line for line in daemon.lines if line.get("job_id") == "b"]
+
+
 def test_a_journal_of_another_version_is_left_alone(path: Path) -> None:
     change(path, "PRAGMA user_version = 9")
     content = path.read_bytes()
@@ -266,6 +303,7 @@ def test_a_long_replay_lets_everything_else_go_on(path: Path) -> None:
         "UPDATE jobs SET event = 'two\nlines'",
         "UPDATE jobs SET event = 3.5",
         "UPDATE jobs SET job_id = x'ff'",
+        "UPDATE jobs SET job_id = CAST(x'ff' AS TEXT)",
         "UPDATE jobs SET attempts = 'many', line = NULL",
         "UPDATE jobs SET seq = 'last'",
     ],
