@@ -15,6 +15,7 @@ import numpy as np
 import pyvips
 
 from upscaled_imaging.chunks import Chunk, ReadAt, jpeg_end, jpeg_segments
+from upscaled_imaging.libvips import forget_reports
 from upscaled_imaging.origin import Origin
 
 _FRAMES, _RESTART_INTERVAL = (b"\xc0", b"\xc1"), b"\xdd"
@@ -53,6 +54,7 @@ def has_rest(origin: Origin) -> bool:
         data = pyvips.Region.new(image).fetch(0, rows, image.width, 1)
     except pyvips.Error:
         return False
+    forget_reports()  # the end of the data is one
     # The bits behind the last block are taken for the first blocks of the row.
     behind = np.frombuffer(data, np.uint8).reshape(image.width, image.bands)[frame.across :]
     return bool((behind != behind[-1:]).any()) and not is_padded(origin.read_at)

@@ -52,6 +52,12 @@ def reason(error: pyvips.Error) -> str:
     return causes[-1].split(": ", 1)[1].rstrip(".") if causes else ""
 
 
+def forget_reports() -> None:
+    """Empty libvips' buffer of messages. What a decoder reports without an error stays in it, and
+    would become the reason of the next error."""
+    pyvips.Error("")
+
+
 def is_out_of_memory(error: pyvips.Error) -> bool:
     """True if memory ran out: the picture itself may be sound."""
     return any(text in str(error.detail) for text in _OUT_OF_MEMORY)

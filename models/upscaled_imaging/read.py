@@ -26,6 +26,7 @@ from upscaled_imaging.gif import with_open_canvas
 from upscaled_imaging.heifitem import HEIF_KINDS
 from upscaled_imaging.jpegrest import has_rest
 from upscaled_imaging.kinds import HEAD_BYTES, recognise
+from upscaled_imaging.libvips import forget_reports
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.origins import open_origin
@@ -188,6 +189,7 @@ class _Decoder:
         if self._next == self._height:
             # A picture that was turned is held as a whole until here.
             self._image = None
+            forget_reports()
             if self._at_end is not None:
                 self._at_end()
         return np.frombuffer(data, self._dtype).reshape(shape)

@@ -148,6 +148,16 @@ def test_damage_that_shifts_the_rest_of_a_jpeg_is_told(
     assert "left over behind its last row" in told
 
 
+@pytest.mark.parametrize("name", [*DAMAGED, "sound.jpg"])
+def test_what_a_decoder_reports_is_not_the_reason_of_the_next_error(
+    tmp_path: Path, opened: Opener, name: str
+) -> None:
+    path = damaged(tmp_path / name) if name in DAMAGED else save(tmp_path / name, NOISE)
+    with opened(image_path=path) as source:
+        read_all(source)
+    assert pyvips.Error("").detail == ""
+
+
 def tiled(path: Path) -> Path:
     image = pyvips.Image.new_from_array(NOISE)
     image.tiffsave(str(path), tile=True, tile_width=64, tile_height=64, compression="deflate")
