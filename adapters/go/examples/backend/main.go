@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -40,16 +41,30 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := &http.Server{Addr: *address, Handler: handler(client)}
-	go func() {
-		<-ctx.Done()
-		// Requests under way are finished first, and then the daemon.
-		_ = server.Shutdown(context.Background())
-	}()
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	listener, err := net.Listen("tcp", *address)
+	if err != nil {
+		client.Close()
+		log.Fatal(err)
+	}
+	if err := serve(ctx, listener, handler(client)); err != nil {
 		log.Print(err)
 	}
 	client.Close()
+}
+
+// serve answers requests until the context ends. It returns when the requests under way have their answers: the daemon is
+// needed until then.
+func serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		// Serve returns as soon as Shutdown begins.
+		return server.Shutdown(context.Background())
+	}
 }
 
 func handler(client *upscaled.Client) http.Handler {

@@ -7,6 +7,7 @@ import (
 	"image/png"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -71,4 +72,41 @@ func TestThePictureComesBackLarger(t *testing.T) {
 		t.Errorf("%v, %v", response, err)
 	}
 	response.Body.Close()
+}
+
+func TestARequestUnderWayIsAnsweredBeforeTheProgramEnds(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	returned := make(chan struct{})
+	isEarly := false
+	go func() {
+		defer close(returned)
+		_ = serve(ctx, listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			cancel()
+			select {
+			case <-returned:
+				isEarly = true
+			case <-time.After(200 * time.Millisecond):
+			}
+			_, _ = io.WriteString(w, "larger")
+		}))
+	}()
+	response, err := http.Get("http://" + listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || string(text) != "larger" || isEarly {
+		t.Errorf("%q, %v, early: %t", text, err, isEarly)
+	}
+	select {
+	case <-returned:
+	case <-time.After(60 * time.Second):
+		t.Error("serve does not return")
+	}
 }
