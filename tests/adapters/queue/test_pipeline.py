@@ -27,6 +27,10 @@ from upscaled_queue.pipeline.scores import resolution
 pytest.importorskip("obstore")
 
 
+# A sign that a URL has before a password, and that a folder may have.
+PREFIX_WITH_SIGN = "shop@home"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     with running_object_store(tmp_path_factory.mktemp("s3")) as running:
@@ -274,6 +278,54 @@ def test_a_bucket_that_is_not_ours_is_refused_without_a_secret_in_the_sentence(
 def test_only_buckets_are_taken(url: str) -> None:
     with pytest.raises(ValueError, match="s3://"):
         Bucket(url)
+
+
+@pytest.mark.parametrize("url", ["s3://user:secret@bucket/a", "s3://bucket?X-Amz=secret"])
+def test_a_bucket_with_a_secret_in_its_url_is_refused_because_records_have_the_url(
+    url: str,
+) -> None:
+    with pytest.raises(ValueError, match="no user, password, query") as caught:
+        Bucket(url)
+    assert "secret" not in str(caught.value)
+    assert PREFIX_WITH_SIGN in Bucket(f"s3://bucket/{PREFIX_WITH_SIGN}").url
+
+
+def test_a_scale_of_the_environment_is_checked_as_the_option_is(
+    bucket: Bucket, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UPSCALE_SCALE", "3")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--bucket", bucket.url, str(small)])
+    assert ended.value.code == 2
+    assert "'3' is neither 2 nor 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"[]", b"{}", b'{"message":"","result":{}}'])
+def test_what_is_no_record_is_named_and_the_other_pictures_are_filed(
+    data: bytes,
+    bucket: Bucket,
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    obstore: Any = pytest.importorskip("obstore")
+
+    async def upscale(_: AsyncUpscaler, path: Path, output: Path, **__: Any) -> SimpleNamespace:
+        shutil.copy(path, output)
+        return SimpleNamespace(message={})
+
+    monkeypatch.setattr(AsyncUpscaler, "upscale", upscale)
+    # Other pictures for each of the cases, because they share the bucket.
+    for number, name in enumerate(("other.png", "small.png")):
+        Image.new("RGB", (10 + len(data), 10 + number)).save(tmp_path / name)
+    key = Picture.of_file(small).key
+    obstore.put(bucket._store, f"results/{key}.json", data)
+    assert main(["run", "--bucket", bucket.url, str(small), str(tmp_path / "other.png")]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out)["result"]["original_key"].startswith("other-")
+    assert f"results/{key}.json is no record: delete it" in told.err
+    assert found(bucket, key) == {}
 
 
 def test_the_command_files_pictures_and_prints_a_line_each(

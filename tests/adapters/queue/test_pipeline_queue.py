@@ -272,6 +272,22 @@ def test_a_picture_is_filed_with_a_retryable_failure_only_by_its_last_delivery(
     assert not deliveries.scratch.exists()
 
 
+def test_a_picture_whose_record_is_none_ends_with_an_error_that_names_it(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstore: Any = pytest.importorskip("obstore")
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket, key = Bucket(store.url), "recorded-by-another.png"
+    obstore.put(bucket._store, f"results/{key}.json", b"<html>")
+    job = read_job(PictureTask(bucket=store.url, key=key).message())
+    deliveries = Deliveries([])
+    event = deliveries.event(Delivery(job, lambda _: Future(), is_last=False))
+    deliveries.close()
+    assert (event["type"], event["code"], event["retryable"]) == ("error", "internal", False)
+    assert f"results/{key}.json is no record: delete it" in event["error"]
+
+
 @needs_redis
 def test_a_server_with_a_bucket_tells_how_many_pictures_wait(tmp_path: Path) -> None:
     with running_fleet("redis", tmp_path) as fleet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,26 @@ INCOMING = "incoming"
 _RECORDS = "results"
 
 
+class BadRecordError(ObjectStorageError):
+    """Raised for an object in the place of a record that is no record."""
+
+    def __init__(self, job_id: str) -> None:
+        place = _record_of(job_id)
+        super().__init__(f"{place} is no record: delete it, and the picture is processed again")
+
+
 class Bucket:
     """The objects below ``url``, as in ``s3://bucket/prefix``."""
 
     def __init__(self, url: str) -> None:
         """Raises `ValueError` for a URL that cannot be used, and `ImportError` without the extra
         [storage]. Nothing is sent yet."""
+        # Each result and record has the URL, so it must have no secret.
+        if re.search(r"^\w+://[^/]*@|[?#]", url):
+            raise ValueError(
+                "a bucket's URL has no user, password, query or fragment: give s3://NAME/PREFIX, "
+                "and the credentials in the environment"
+            )
         self.url = url.rstrip("/")
         try:
             self._store = open_store(self.url)
@@ -57,15 +72,23 @@ class Bucket:
             pass
 
     async def record(self, job_id: str) -> dict[str, Any] | None:
-        """The record of a job, None if it has none yet. Raises `ObjectStorageError`."""
+        """The record of a job, None if it has none yet. Raises `ObjectStorageError`, and
+        `BadRecordError` for an object that is no record."""
         import obstore
 
         try:
             with plain_errors():
                 result = await obstore.get_async(self._store, _record_of(job_id))
-                return dict(json.loads(bytes(await result.bytes_async())))
+                data = bytes(await result.bytes_async())
         except FileNotFoundError:
             return None
+        try:
+            record = json.loads(data)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise BadRecordError(job_id)
+        return record
 
     async def write_record(self, job_id: str, record: dict[str, Any]) -> bool:
         """Write a job's record if it has none; False if it has one, which then stays.

@@ -11,17 +11,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from upscaled import AsyncUpscaler
 from upscaled.errors import UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
-from upscaled_protocol.optionvalues import at_least_zero, count, whole_number
+from upscaled_protocol.optionvalues import at_least_zero, count
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from upscaled_queue.pipeline.bucket import Bucket
+from upscaled_queue.pipeline.bucket import BadRecordError, Bucket
 from upscaled_queue.pipeline.process import (
     DEFAULT_SCALE,
     DEFAULT_THRESHOLD,
@@ -128,8 +128,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--scale",
-        type=whole_number,
-        choices=(2, 4),
+        type=_scale,
+        metavar="{2,4}",
         default=os.environ.get("UPSCALE_SCALE") or str(DEFAULT_SCALE),
         help=f"default: UPSCALE_SCALE or {DEFAULT_SCALE}",
     )
@@ -222,6 +222,8 @@ async def _run(
                 return await result
             except OSError as error:
                 return f"{path} cannot be read: {error.strerror or error}"
+            except BadRecordError as error:
+                return f"{path}: in {bucket.url} {error}"
             except ObjectStorageError as error:
                 return f"{path}: {bucket.url} cannot be used: {error}"
             except (UpscaledError, ScoreFailedError, QueueAwayError) as error:
@@ -247,6 +249,16 @@ async def _picture(path: Path) -> Picture:
 
 async def _ended(result: PipelineResult) -> PipelineResult:
     return result
+
+
+def _scale(text: str) -> Literal[2, 4]:
+    """2 or 4, also if the environment has it: `choices` would check the option alone. Raises
+    `argparse.ArgumentTypeError`."""
+    if text == "2":
+        return 2
+    if text == "4":
+        return 4
+    raise argparse.ArgumentTypeError(f"{text!r} is neither 2 nor 4")
 
 
 def _say(sentence: str) -> None:

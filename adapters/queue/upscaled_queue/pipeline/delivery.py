@@ -19,7 +19,7 @@ from upscaled.errors import DaemonGoneError, UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_queue.job import UPSCALING_METHOD, Message, QueuedJob, error_event, event_of
-from upscaled_queue.pipeline.bucket import INCOMING, Bucket
+from upscaled_queue.pipeline.bucket import INCOMING, BadRecordError, Bucket
 from upscaled_queue.pipeline.metrics import PipelineMetrics
 from upscaled_queue.pipeline.process import Faces, Picture, Pipeline
 from upscaled_queue.pipeline.scores import SCORES, Score, ScoreFailedError, find_score
@@ -157,6 +157,8 @@ class Deliveries:
         except FileNotFoundError:
             text = f"there is no picture {bucket.url_of(f'{INCOMING}/{task.key}')}"
             raise JobError(ErrorCode.INPUT_NOT_FOUND, text) from None
+        except BadRecordError as error:
+            raise JobError(ErrorCode.INTERNAL, f"in {bucket.url} {error}") from None
         except ObjectStorageError as error:
             text = f"{bucket.url} cannot be used: {error}"
             raise JobError(ErrorCode.STORAGE_UNAVAILABLE, text) from None

@@ -27,7 +27,15 @@ from typing import Any, Final, Literal
 
 from upscaled.errors import UpscaledError
 from upscaled_protocol.choices import FORMATS
-from upscaled_queue.pipeline.bucket import FAILED, FOLDERS, GOOD, INCOMING, UPSCALED, Bucket
+from upscaled_queue.pipeline.bucket import (
+    FAILED,
+    FOLDERS,
+    GOOD,
+    INCOMING,
+    UPSCALED,
+    BadRecordError,
+    Bucket,
+)
 from upscaled_queue.pipeline.scores import NoScoreError, Score
 
 DEFAULT_THRESHOLD = 0.5
@@ -114,6 +122,18 @@ class PipelineResult:
 _FIELDS = PipelineResult.__dataclass_fields__.keys()
 
 
+async def result_of(bucket: Bucket, job_id: str) -> PipelineResult | None:
+    """The recorded result of a picture; None if it has none yet. Raises `ObjectStorageError`, and
+    `BadRecordError` if another program has written something in its place."""
+    recorded = await bucket.record(job_id)
+    if recorded is None:
+        return None
+    try:
+        return PipelineResult.of_fields(recorded)
+    except (AttributeError, KeyError, TypeError):
+        raise BadRecordError(job_id) from None
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Processes pictures.
@@ -140,7 +160,7 @@ class Pipeline:
         picture can be processed again.
         """
         job_id = picture.key
-        recorded = await self.bucket.record(job_id)
+        recorded = await result_of(self.bucket, job_id)
         if recorded is None:
             try:
                 with tempfile.TemporaryDirectory(
@@ -149,16 +169,16 @@ class Pipeline:
                     result = await self._route(picture, Path(folder))
             except FileNotFoundError:
                 # Another attempt may have ended meanwhile, and deleted the incoming picture.
-                recorded = await self.bucket.record(job_id)
+                recorded = await result_of(self.bucket, job_id)
                 if recorded is None:
                     raise
             else:
                 if not await self.bucket.write_record(job_id, result.fields):
-                    recorded = await self.bucket.record(job_id)
+                    recorded = await result_of(self.bucket, job_id)
                 elif self.on_recorded is not None:
                     self.on_recorded(result)
         if recorded is not None:
-            result = PipelineResult.of_fields(recorded)
+            result = recorded
         await self._tidy(picture.key, result)
         return result
 

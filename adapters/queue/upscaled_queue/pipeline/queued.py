@@ -15,7 +15,7 @@ from upscaled.errors import error_of
 from upscaled_queue.job import PIPELINE, Message, QueuedJob, read_job
 from upscaled_queue.outages import reason_of
 from upscaled_queue.pipeline.bucket import INCOMING, Bucket
-from upscaled_queue.pipeline.process import Picture, PipelineResult
+from upscaled_queue.pipeline.process import Picture, PipelineResult, result_of
 from upscaled_queue.pipeline.task import PictureTask, QueueAwayError, UnsafeQueueError
 from upscaled_queue.producer import Producer
 from upscaled_queue.record import Records
@@ -62,9 +62,9 @@ class QueuedPipeline:
         Raises `ObjectStorageError` and `QueueAwayError`. The result raises `UpscaledError` if
         the picture was not filed; then it can be given again.
         """
-        recorded = await self._bucket.record(picture.key)
+        recorded = await result_of(self._bucket, picture.key)
         if recorded is not None:
-            return _ready(PipelineResult.of_fields(recorded))
+            return _ready(recorded)
         task = PictureTask(bucket=self._bucket.url, key=picture.key, **self._options)
         job = read_job(task.message())
         await self._queue(job, picture)
