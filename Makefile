@@ -65,14 +65,14 @@ test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
 
 # PyPI's torch asks for CUDA's libraries by version, the build for processors needs none.
-oldest-test: $(STAMP)  ## the tests in memory, with the oldest libraries that pyproject.toml allows
+oldest-test: $(STAMP)  ## the tests in memory and of the sidecar, with the oldest libraries that pyproject.toml allows
 	$(PYTHON) -m venv .cache/oldest
 	.cache/oldest/bin/pip install --quiet uv
 	.cache/oldest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml | \
 	  grep -vE '^(nvidia|cuda|triton)' > .cache/oldest/versions.txt
 	.cache/oldest/bin/pip install --quiet $(CPU_TORCH) -r .cache/oldest/versions.txt
 	.cache/oldest/bin/pip install --quiet --no-deps -e .
-	.cache/oldest/bin/python -m pytest -n 4 -p no:cacheprovider tests/unit tests/protocol
+	.cache/oldest/bin/python -m pytest -n 4 -p no:cacheprovider tests/unit tests/protocol tests/adapters/http
 
 docs-test: $(STAMP)  ## run every command of every README and docs page, as written
 	$(MAKE) dist
