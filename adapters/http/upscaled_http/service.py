@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from prometheus_client import Metric
 
+from upscaled_http.body import MIB
+from upscaled_http.bodymemory import BodyMemory
 from upscaled_http.config import Settings
 from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
@@ -58,7 +60,9 @@ class Service:
         self.watchers = Watchers()
         self.reader = SubmissionReader(settings)
         self.previews = Previews(self.storage)
-        self.bodies = BodyReader(self.storage.incoming)
+        self.bodies = BodyReader(
+            self.storage.incoming, BodyMemory(settings.limits.max_request_mb * MIB)
+        )
         self._began = time.monotonic()
         # No more jobs are taken, because the server stops.
         self.is_draining = False

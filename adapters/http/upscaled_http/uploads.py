@@ -26,6 +26,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from upscaled_http.bodymemory import BodyMemory
 from upscaled_http.fields import check_field_names, too_many_fields
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_protocol.errors import ErrorCode
@@ -71,8 +72,9 @@ class Body:
 class BodyReader:
     """Reads bodies. incoming: the folder for files."""
 
-    def __init__(self, incoming: Path) -> None:
+    def __init__(self, incoming: Path, memory: BodyMemory) -> None:
         self._incoming = incoming
+        self._memory = memory
 
     async def read(self, request: Request, max_files: int) -> Body:
         """The whole body. If it raises `ProblemError`, no file is left."""
@@ -92,13 +94,13 @@ class BodyReader:
             except BaseException:
                 form.discard()
                 raise
-        text = bytearray()
-        if kind == b"application/x-www-form-urlencoded":
-            await self._read_all(request, text)
-            return _urlencoded(bytes(text))
-        if kind == b"application/json":
-            await self._read_all(request, text)
-            return await self._json_body(bytes(text), needs_hash)
+        if kind in (b"application/x-www-form-urlencoded", b"application/json"):
+            async with self._memory.reserved(request.headers.get("content-length")):
+                text = bytearray()
+                await self._read_all(request, text)
+                if kind == b"application/json":
+                    return await self._json_body(text, needs_hash)
+                return _urlencoded(text)
         raise ProblemError(
             HttpCode.UNSUPPORTED_MEDIA_TYPE,
             "Send multipart/form-data with a file `image`, or application/json.",
@@ -115,13 +117,13 @@ class BodyReader:
         except ClientDisconnect:
             raise ProblemError(HttpCode.INVALID_REQUEST, "The upload was not completed.") from None
 
-    async def _json_body(self, text: bytes, needs_hash: bool) -> Body:
+    async def _json_body(self, text: bytearray, needs_hash: bool) -> Body:
         # Another thread decodes a large body, because base64 takes time.
         if len(text) > _MAX_FIELD_BYTES:
             return await asyncio.to_thread(self._parse_json, text, needs_hash)
         return self._parse_json(text, needs_hash)
 
-    def _parse_json(self, text: bytes, needs_hash: bool) -> Body:
+    def _parse_json(self, text: bytearray, needs_hash: bool) -> Body:
         # To parse millions of values takes gigabytes, and no other thread runs meanwhile.
         if sum(map(text.count, (b"[", b"{", b","))) > _MAX_VALUES:
             raise ProblemError(
@@ -313,7 +315,7 @@ def storage_problem(error: OSError) -> ProblemError:
     return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")
 
 
-def _urlencoded(text: bytes) -> Body:
+def _urlencoded(text: bytearray) -> Body:
     """A form without files, as `curl -d` sends it."""
     limit_bytes = _MAX_FIELDS * _MAX_FIELD_BYTES
     if len(text) > limit_bytes:

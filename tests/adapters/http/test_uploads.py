@@ -12,6 +12,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
+from upscaled_http.bodymemory import BodyMemory
 from upscaled_http.problems import ProblemError
 from upscaled_http.uploads import Body, BodyReader, clean_name
 
@@ -56,7 +57,8 @@ def read(
         "method": "POST",
         "headers": [(name.encode(), value.encode()) for name, value in pairs],
     }
-    return asyncio.run(BodyReader(folder).read(Request(scope, receive), max_files))
+    reader = BodyReader(folder, BodyMemory(100 * 1024 * 1024))
+    return asyncio.run(reader.read(Request(scope, receive), max_files))
 
 
 def refusal(folder: Path, *args: object, **options: object) -> ProblemError:
