@@ -17,6 +17,7 @@ import pyvips
 
 from upscaled_imaging.chunks import ReadAt, png_chunks
 from upscaled_imaging.colour import PROFILE_LEFT_OUT
+from upscaled_imaging.exif import is_adobe_rgb
 from upscaled_imaging.heifitem import HEIF_KINDS, nclx
 
 Space = Literal["srgb", "p3"]
@@ -27,6 +28,8 @@ _PRIMARIES: dict[int, Space] = {1: "srgb", _UNSPECIFIED: "srgb", 12: "p3"}
 # sRGB's curve (13), and the curves of video and of gamma 2.2, which viewers show as sRGB's.
 _SRGB_CURVES = {1, _UNSPECIFIED, 4, 6, 7, 11, 12, 13, 14, 15}
 _HDR = {16: "PQ", 18: "HLG"}
+# Kinds that state their colours only by a profile, or in EXIF.
+_WITHOUT_TAGS = ("jpeg", "tiff", "webp")
 # White, red, green and blue, x and y each, as cHRM stores them.
 _CHROMATICITIES: dict[Space, tuple[int, ...]] = {
     "srgb": (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
@@ -61,6 +64,19 @@ def tagged_profile(
     if found is None:
         return embedded
     return None if found == "srgb" else bytes(pyvips.Image.profile_load(found))
+
+
+def warn_of_exif_space(kind: str, exif: bytes | None, warn: Callable[[str], None]) -> None:
+    """Warn of Adobe RGB in EXIF, if nothing else states the colours.
+
+    It becomes no profile: browsers show such a picture as sRGB, and a program that has converted
+    it to sRGB may have left EXIF as it was.
+    """
+    if kind in _WITHOUT_TAGS and exif is not None and is_adobe_rgb(exif):
+        warn(
+            "the input's EXIF says Adobe RGB, and it has no profile: most programs will show its "
+            "colours pale. If it is Adobe RGB, embed that profile"
+        )
 
 
 def _png_space(

@@ -27,6 +27,7 @@ DESCRIPTION = 270
 LAYOUT_BYTES = 4096
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
+_INDEX = 1  # of the interoperability directory
 _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 40962, 40963
 # Offset and length of a thumbnail's bytes: as JPEG, and in strips.
 _THUMBNAILS = ((513, 514), (273, 279))
@@ -84,6 +85,22 @@ def orientation(exif: bytes) -> int:
     except (ValueError, KeyError):
         return 1
     return value if 1 <= value <= 8 else 1
+
+
+def is_adobe_rgb(exif: bytes) -> bool:
+    """True if the block says that the colours are Adobe RGB, as cameras do without a profile
+    (DCF 2.0, 5.4: InteroperabilityIndex R03)."""
+    with suppress(ValueError):
+        reader = block_reader(exif)
+        at = reader.first
+        for pointer in (EXIF_POINTER, INTEROPERABILITY):
+            entries = {entry.number: entry for entry in reader.entries(at)[0]}
+            if pointer not in entries:
+                return False
+            at = reader.integer(entries[pointer])
+        index = next((one for one in reader.entries(at)[0] if one.number == _INDEX), None)
+        return index is not None and exif[index.place : index.place + 3] == b"R03"
+    return False
 
 
 def resolution(exif: bytes) -> tuple[float, float] | None:

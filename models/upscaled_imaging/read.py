@@ -16,7 +16,7 @@ import pyvips
 
 from upscaled_imaging import exif, formats
 from upscaled_imaging.colour import normalised, straight
-from upscaled_imaging.colour_tags import tagged_profile
+from upscaled_imaging.colour_tags import tagged_profile, warn_of_exif_space
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.corruption import PASSED_OVER, damaged, load_in_spite
@@ -239,6 +239,8 @@ def _open(origin: Origin, settings: PictureSettings, context: PictureContext) ->
     except pyvips.Error as error:
         raise formats.unreadable(error) from None
     icc = tagged_profile(kind, origin.read_at, icc, is_gray=image.bands < 3, warn=context.warn)
+    if icc is None and image.bands >= 3:
+        warn_of_exif_space(kind, metadata.exif, context.warn)
     orientation = image.get("orientation") if image.get_typeof("orientation") else _UPRIGHT
     if kind == "png" and metadata.exif is not None:
         # libvips does not look for EXIF behind the pixels, nor in texts.

@@ -14,7 +14,7 @@ import pytest
 import pyvips
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from upscaled_imaging.colour_tags import tagged_profile
 from upscaled_imaging.icc import usable
@@ -318,3 +318,28 @@ def test_broken_colour_tags_never_raise(noise: bytes, kind: str) -> None:
         data = struct.pack(">I4s", 8 + len(noise), name) + noise
         tagged_profile(kind, lambda at, n, d=bytes(8) + data: d[at : at + n],  # type: ignore[misc]
                      is_gray=False, warn=lambda _: None)  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+@pytest.mark.parametrize(
+    ("index", "profile", "is_told"),
+    [("R03", None, True), ("R98", None, False), ("R03", "p3", False)],
+)
+def test_adobe_rgb_in_exif_without_a_profile_is_pointed_out(
+    tmp_path: Path,
+    opened: Opener,
+    context: Any,
+    suffix: str,
+    index: str,
+    profile: str | None,
+    is_told: bool,
+) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 0xFFFF
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: index}
+    more: dict[str, Any] = {} if profile is None else {"icc_profile": PROFILES[profile]}
+    path = tmp_path / f"in.{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif, **more)
+    with opened(image_path=path):
+        pass
+    assert [("Adobe RGB" in text) for text in context.warnings] == [True] * is_told
