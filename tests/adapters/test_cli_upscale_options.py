@@ -184,6 +184,14 @@ def test_the_daemon_errors_about_a_size_name_the_options_too(
     assert "target_" not in error
 
 
+def test_an_output_that_is_the_input_is_told_by_its_option(
+    daemon: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail = "the output /in/a.jpg is the input itself: give another output_path"
+    assert run(instructed(daemon, fail=fail), "/in/a.jpg", "-o", "/in/a.jpg") == exits.FAILED
+    assert capsys.readouterr().err.endswith("is the input itself: give another -o\n")
+
+
 @pytest.mark.parametrize(
     ("options", "width", "height"),
     [

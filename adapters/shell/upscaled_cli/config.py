@@ -156,12 +156,13 @@ def by_options(sentence: str, options: argparse.Namespace) -> str:
     def option(found: re.Match[str]) -> str:
         if found["config"]:
             return _typed(found["config"], options) or f"--config {found['config']}"
-        return (_typed(found["field"], options) if found["value"] else None) or OPTIONS[
+        return (_typed(found["field"], options) if found["value"] else None) or named[
             found["field"]
         ]
 
+    named = {**OPTIONS, "output_path": "-o"}
     # pydantic writes "config.quality: Input ...", others "target_width 9 is ..." or "tile_size"
-    fields = "|".join(sorted((field for field in OPTIONS if "_" in field), key=len, reverse=True))
+    fields = "|".join(sorted((field for field in named if "_" in field), key=len, reverse=True))
     sentence = re.sub(
         rf"\bconfig\.(?P<config>\w+)(?=:)|\b(?P<field>{fields})\b(?P<value> [0-9][0-9.]*)?",
         option,

@@ -40,18 +40,13 @@ def main(argv: Sequence[str]) -> int:
         common = config_of(options)
         _check_output(options, common)
         check_suffix(common)
+        job_ids = _job_ids(options.inputs)
     except ValueError as error:
         arguments.error(str(error))
     for remark in remarks_on(options, common, common.get("output_path")):
         print(f"upscaled jobs: {remark}", file=sys.stderr)
     status = exits.OK
-    seen: set[str] = set()
-    for name in options.inputs:
-        # An id is text, even if the name's bytes are no UTF-8 or the locale cannot show them.
-        job_id = os.fsencode(name).decode(errors="replace")[-MAX_JOB_ID_LENGTH:]
-        if job_id in seen:
-            arguments.error(f"two names end in the same {MAX_JOB_ID_LENGTH} characters: {name}")
-        seen.add(job_id)
+    for job_id, name in zip(job_ids, options.inputs, strict=True):
         # The daemon may run in another folder; a link is kept as it is.
         config = {**common, "image_path": os.path.abspath(name)}  # noqa: PTH100
         if options.output is not None:
@@ -68,6 +63,24 @@ def main(argv: Sequence[str]) -> int:
             # Not `print`: a line is UTF-8 in every locale.
             sys.stdout.buffer.write(line)
     return status
+
+
+def _job_ids(names: Sequence[str]) -> list[str]:
+    """The id of each picture. Raises `ValueError` if two would have the same, before any line is
+    written: what reads the lines must not do a part of the pictures."""
+    seen: dict[str, str] = {}
+    for name in names:
+        # An id is text, even if the name's bytes are no UTF-8 or the locale cannot show them.
+        job_id = os.fsencode(name).decode(errors="replace")[-MAX_JOB_ID_LENGTH:]
+        if seen.get(job_id) == name:
+            raise ValueError(f"{name} is given twice")
+        if job_id in seen:
+            raise ValueError(
+                f"{seen[job_id]} and {name} end in the same {MAX_JOB_ID_LENGTH} characters, and "
+                "those are a job's id"
+            )
+        seen[job_id] = name
+    return list(seen)
 
 
 def _check_output(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
