@@ -18,7 +18,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-# Open files beside the connections: the stores, results that are sent, the daemon's pipes.
+# Open files beside connections and zips: the stores, results that are sent, the daemon's pipes.
 _SPARE_FILES = 256
 
 _EXAMPLES = """\
@@ -188,8 +188,10 @@ def _serve(settings: Settings) -> int:
 
 def _allow_connections(count: int) -> None:
     """Raise this process's limit of open files as far as it may go: shells often set 1024."""
+    from upscaled_http.archives import MAX_OPEN_FILES
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + _SPARE_FILES
+    wanted = count + MAX_OPEN_FILES + _SPARE_FILES
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and wanted > soft:

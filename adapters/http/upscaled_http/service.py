@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from prometheus_client import Metric
 
+from upscaled_http.archives import OpenArchives
 from upscaled_http.body import MIB
 from upscaled_http.bodymemory import BodyMemory
 from upscaled_http.config import Settings
@@ -60,6 +61,7 @@ class Service:
         self.watchers = Watchers()
         self.reader = SubmissionReader(settings)
         self.previews = Previews(self.storage)
+        self.archives = OpenArchives()
         self.bodies = BodyReader(
             self.storage.incoming, BodyMemory(settings.limits.max_request_mb * MIB)
         )

@@ -279,7 +279,9 @@ def _check_input(image_url: Any, *, has_upload: bool) -> None:
         raise ProblemError.field("image", "Give a picture: a file `image`, or `image_url`.")
     if has_upload:
         return
-    is_url = isinstance(image_url, str) and image_url.startswith(("http://", "https://"))
+    is_url = isinstance(image_url, str) and image_url[:8].lower().startswith(
+        ("http://", "https://")
+    )
     if not is_url or len(image_url) > _MAX_URL:
         text = f"image_url is an http or https address of at most {_MAX_URL} characters."
         raise ProblemError.field("image_url", text, ErrorCode.INVALID_JOB)

@@ -309,3 +309,24 @@ def test_a_result_that_cannot_be_read_now_is_not_said_to_be_removed(
         patched.setattr("upscaled_http.results.os.open", fail)
         answer = served.serve.client.get(served.picture)
     assert (answer.status_code, answer.json()["retryable"]) == (507, True)
+
+
+def test_more_zips_than_the_server_has_files_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled_http.archives.MAX_OPEN_FILES", 3)
+    with running_serve(tmp_path) as serve:
+        ids = [completed(serve, bytes(10_000_000), "png") for _ in range(4)]
+
+        def ask(*job_ids: str) -> int:
+            return serve.client.head("/api/results.zip", params={"job_id": job_ids}).status_code
+
+        with serve.client.stream("GET", "/api/results.zip", params={"job_id": ids[:2]}) as slow:
+            next(slow.iter_bytes(1024))
+            assert ask(ids[2]) == 200
+            answer = serve.client.get("/api/results.zip", params={"job_id": ids[2:]})
+            assert (answer.status_code, answer.json()["retryable"]) == (503, True)
+            assert int(answer.headers["retry-after"]) > 0
+            assert serve.client.get(f"/api/results/{ids[2]}").status_code == 200
+        wait_until(lambda: ask(*ids[2:]) == 200, "room for another zip")
+        assert ask(*ids[1:]) == 200

@@ -77,9 +77,9 @@ def test_the_model_that_suits_the_picture_may_be_named_and_is_no_first_step() ->
 
 
 def test_a_url_stands_for_an_upload() -> None:
-    url = "https://example.org/a.png"
-    for name in ("image_url", "img_url"):
-        assert read({name: url}, has_upload=False).config["image_url"] == url
+    for url in ("https://example.org/a.png", "HTTP://EXAMPLE.ORG/A.PNG"):
+        for name in ("image_url", "img_url"):
+            assert read({name: url}, has_upload=False).config["image_url"] == url
 
 
 def test_settings_fill_what_a_request_leaves_out() -> None:
