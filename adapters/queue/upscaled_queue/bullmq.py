@@ -44,6 +44,8 @@ _LAST_RETRY_S = 1.0
 _ENDLESS = 2**31
 # How long the worker waits for a job before it asks the queue again: BullMQ's own default.
 _LONGEST_WAIT_S = 5.0
+# How long BullMQ may take to note the ends of the last deliveries of a machine that leaves.
+_CLOSE_S = 3.0
 # An id that BullMQ takes as it is: its keys are divided by colons, and it makes numbers itself.
 _PLAIN_ID = re.compile(r"(?=.*[^\d])[\w.@-]{1,128}", re.ASCII)
 # A job with such an id would replace a list of the queue.
@@ -103,9 +105,20 @@ class BullWorker:
         workers = [self._worker(queue) for queue in queues]
         pulse.start()
         await self._stopped.wait()
-        await asyncio.wait([asyncio.ensure_future(worker.close()) for worker in workers])
+        await self._close(workers)
         await asyncio.to_thread(machine.wait_stopped)
         return machine.exit_status
+
+    async def _close(self, workers: list[Any]) -> None:
+        """Wait until the deliveries have ended, and BullMQ knows it. A Redis that is away is not
+        waited for: what BullMQ has not been told comes again after its lease."""
+        closing = [asyncio.ensure_future(worker.close()) for worker in workers]
+        # By then the daemon has exited.
+        await asyncio.to_thread(self._machine.given_up.wait)
+        _, late = await asyncio.wait(closing, timeout=_CLOSE_S)
+        if late:
+            # Cancelling `close` itself would not end it.
+            await asyncio.wait([asyncio.ensure_future(one.close(force=True)) for one in workers])
 
     def _worker(self, queue: str) -> Any:
         lease_ms = round(self._settings.lease_s * 1000)

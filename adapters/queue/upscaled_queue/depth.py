@@ -10,6 +10,8 @@ import orjson
 from upscaled_queue.record import Records, connect
 from upscaled_queue.settings import URGENT, Settings
 
+# No transactions, because a Redis without memory takes none, and then machines may be needed most.
+
 # kombu's names of a list for each priority: the first has the queue's own name.
 _SEPARATOR = "\x06\x16"
 _LEVELS = range(10)
@@ -50,7 +52,7 @@ def _celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]
     if not settings.url.is_redis:
         return _rabbitmq_waiting(settings.url.broker, queue), None
     lists = [f"{queue}{_SEPARATOR}{level}" if level else queue for level in _LEVELS]
-    with connect(settings.url.broker) as client, client.pipeline(transaction=True) as pipe:
+    with connect(settings.url.broker) as client, client.pipeline(transaction=False) as pipe:
         for one in lists:
             pipe.llen(one)
             pipe.lindex(one, -1)
@@ -65,7 +67,7 @@ def _bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]
     with connect(settings.url.broker) as client:
         if client.hexists(f"{root}:meta", "paused"):
             return 0, None
-        with client.pipeline(transaction=True) as pipe:
+        with client.pipeline(transaction=False) as pipe:
             pipe.llen(f"{root}:wait")
             pipe.zcard(f"{root}:prioritized")
             pipe.lindex(f"{root}:wait", -1)

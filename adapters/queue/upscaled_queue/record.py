@@ -88,7 +88,7 @@ class Records:
         script = self.redis.register_script
         self._begin, self._settle = script(scripts.BEGIN), script(scripts.SETTLE)
         self._give_back, self._touch = script(scripts.GIVE_BACK), script(scripts.TOUCH)
-        self._count, self._delete = script(scripts.COUNT), script(scripts.DELETE)
+        self._delete = script(scripts.DELETE)
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """No outage may end a delivery: whatever the engine makes of an exception, the job must
@@ -259,9 +259,14 @@ class Records:
         self._delete([*keys, _DEAD], [job_id, uuid.uuid4().hex, self._keep_s])
 
     def counts(self, method: str, lease_s: float) -> tuple[int, int]:
-        """Jobs that run, and machines that serve the method."""
-        keys = [f"upscaled:running:{method}", f"upscaled:machines:{method}"]
-        running, machines = cast(list[int], self._count(keys, [lease_s]))
+        """Jobs that run, and machines that serve the method. No script, because a Redis without
+        memory takes none, and then machines may be needed most."""
+        seconds, micros = self.redis.time()
+        alive = f"({seconds + micros / 1e6 - lease_s}"
+        with self.redis.pipeline(transaction=False) as pipe:
+            for kind in ("running", "machines"):
+                pipe.zcount(f"upscaled:{kind}:{method}", alive, "+inf")
+            running, machines = pipe.execute()
         return running, machines
 
     def ends(self, *, is_followed: bool) -> Iterator[Message]:

@@ -103,18 +103,6 @@ return cancelled
 """
 )
 
-# KEYS: running, machines. ARGV: lease_s. Answers with how many of each are not stale.
-COUNT = (
-    _NOW
-    + """
-local alive = now - tonumber(ARGV[1])
-return {
-  redis.call('ZCOUNT', KEYS[1], '(' .. alive, '+inf'),
-  redis.call('ZCOUNT', KEYS[2], '(' .. alive, '+inf'),
-}
-"""
-)
-
 _DROP = """
 local function drop(id)
   local key = 'upscaled:webhook:' .. id

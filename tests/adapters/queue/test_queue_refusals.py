@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,3 +91,30 @@ def test_a_machine_waits_until_redis_takes_writes_again(fleet: Fleet) -> None:
     fleet.submit(fleet.job("after"))
     fleet.check_each_has_one_result(["after"])
     assert machine.process.poll() is None
+
+
+@needs_redis
+def test_the_depth_is_told_while_redis_has_no_memory_left(fleet: Fleet) -> None:
+    fleet.start_machine().wait_ready()
+    fleet.submit(fleet.job("held", hang=True))
+    fleet.wait_running("held")
+    fleet.records.redis.config_set("maxmemory", 1)
+    answer = fleet.command("depth", "--methods", "fake")
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout)["fake"]
+    assert (told["waiting"], told["running"], told["machines"]) == (0, 1, 1)
+
+
+@needs_redis
+def test_a_machine_that_is_sent_away_waits_for_no_redis_that_is_away(fleet: Fleet) -> None:
+    machine = fleet.start_machine("--lease-s", "2", "--grace-s", "0.5").wait_ready()
+    fleet.submit(fleet.job("moved", hang=True))
+    fleet.wait_running("moved")
+    fleet.redis.kill()
+    machine.process.terminate()
+    assert machine.wait_exit() == 0
+    fleet.redis.start()
+    fleet.start_machine("--lease-s", "2")
+    wait_until(lambda: fleet.starts_of("moved") == 2, "the start elsewhere")
+    assert fleet.records.cancel("moved")
+    assert fleet.end_of("moved")["code"] == "cancelled"
