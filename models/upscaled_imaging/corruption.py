@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pyvips
 
 from upscaled_imaging import formats
+from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.jpegrest import is_padded
 from upscaled_imaging.libvips import is_out_of_memory, reason
 from upscaled_imaging.origin import Origin
@@ -21,6 +22,10 @@ PASSED_OVER = frozenset({"jpeg", "gif"})
 _ABOUT_PIXELS = {"jpeg": "Corrupt JPEG data", "gif": ""}
 # Its report of data behind the last row, in a progressive JPEG.
 _BEFORE_THE_END = "extraneous bytes before marker 0xd9"
+
+# The lossless coder writes no zeros for flat colours, the lossy one a byte for 350 pixels at most:
+# more than this needs six empty megapixels at the end.
+_LOSSLESS_ZEROS, _LOSSY_ZEROS = 1024, 16_384
 
 
 def load_strictly(kind: str, origin: Origin, warn: Callable[[str], None]) -> pyvips.Image:
@@ -56,3 +61,13 @@ def load_in_spite(
 def damaged(report: str) -> str:
     """The warning for what a decoder reports, or for another sign of damage."""
     return f"the input may be damaged ({report}): look at the picture before you use it"
+
+
+def webp_ends_in_zeros(read_at: ReadAt) -> bool:
+    """True if a WebP ends in more zeros than an encoder writes. Its decoder takes them for pixels,
+    and has no other sign of damage. Outside of the file's declared length, zeros are harmless."""
+    head = read_at(0, 16)
+    end = 8 + int.from_bytes(head[4:8], "little")
+    count = _LOSSLESS_ZEROS if head[12:16] == b"VP8L" else _LOSSY_ZEROS
+    tail = read_at(max(end - count, 0), count)
+    return len(tail) == count and not any(tail)

@@ -19,7 +19,12 @@ from upscaled_imaging.colour import normalised, straight
 from upscaled_imaging.colour_tags import tagged_profile, warn_of_exif_space
 from upscaled_imaging.compression import Compression, find_compression
 from upscaled_imaging.context import PictureContext
-from upscaled_imaging.corruption import PASSED_OVER, damaged, load_in_spite
+from upscaled_imaging.corruption import (
+    PASSED_OVER,
+    damaged,
+    load_in_spite,
+    webp_ends_in_zeros,
+)
 from upscaled_imaging.filledrows import FilledRows
 from upscaled_imaging.gather import gather
 from upscaled_imaging.gif import with_open_canvas
@@ -230,6 +235,8 @@ def _open(origin: Origin, settings: PictureSettings, context: PictureContext) ->
         context.warn(f"the input holds {pictures} pictures: only the {taken} was taken")
     if kind == "gif":
         image = with_open_canvas(image, origin.read_at)
+    if kind == "webp" and webp_ends_in_zeros(origin.read_at):
+        context.warn(damaged("it ends in zeros"))
     try:
         metadata = gather(kind, origin.read_at, image, context)
         image = with_full_range(kind, image, origin.read_at)

@@ -148,6 +148,35 @@ def test_damage_that_shifts_the_rest_of_a_jpeg_is_told(
     assert "left over behind its last row" in told
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_whose_rest_is_zeros_gets_a_warning(
+    tmp_path: Path, opened: Opener, context: RecordingContext, lossless: bool
+) -> None:
+    path = tmp_path / "stopped.webp"
+    Image.fromarray(NOISE).resize((320, 240)).save(path, lossless=lossless, quality=90)
+    data = path.read_bytes()
+    assert len(data) > 40_000
+    told = "the input may be damaged (it ends in zeros): look at the picture before you use it"
+    for rest, warnings in (
+        (data + bytes(20_000), []),
+        (data[: len(data) // 2].ljust(len(data), b"\0"), [told]),
+    ):
+        path.write_bytes(rest)
+        with opened(image_path=path) as source:
+            read_all(source)
+        assert [text for text in context.warnings if "damaged" in text] == warnings
+
+
+def test_an_empty_webp_is_no_damage(
+    tmp_path: Path, opened: Opener, context: RecordingContext
+) -> None:
+    for quality in (50, 100):
+        Image.new("RGB", (2000, 2000), "white").save(tmp_path / "white.webp", quality=quality)
+        with opened(image_path=tmp_path / "white.webp") as source:
+            read_all(source)
+    assert context.warnings == []
+
+
 @pytest.mark.parametrize("name", [*DAMAGED, "sound.jpg"])
 def test_what_a_decoder_reports_is_not_the_reason_of_the_next_error(
     tmp_path: Path, opened: Opener, name: str
