@@ -16,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -34,6 +35,11 @@ from upscaled_protocol.errors import MEANINGS, ErrorCode
 # A submit waits at most this time for the daemon's answer. Without an answer the job is accepted
 # too, because its row is on disk and the next daemon gets it.
 _ANSWER_S = 5.0
+
+# Watchers hear of a new place in the queue this time after it has changed: once for many ends.
+_RENUMBER_S = 0.25
+# So many jobs from the begin of the queue. Events of a very long queue would take much time.
+_RENUMBERED = 100
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +62,7 @@ class OpenJobs:
         self._unrecorded: dict[str, Record] = {}
         self._takeover = Takeover({}, frozenset())
         self._daemon: ChildDaemon | None = None
+        self._renumbering: asyncio.TimerHandle | None = None
         # When the last job ended, by the monotonic clock; the start, if none has.
         self.last_end = time.monotonic()
         self.journal_fault: str | None = None
@@ -209,6 +216,8 @@ class OpenJobs:
             if kind == "accepted":
                 record.position = message.get("position")
             else:
+                if record.status == "queued":
+                    self._renumber_soon()
                 record.advance(message, time.time())
             self._watchers.notify(record)
         elif kind == "result" or (kind == "error" and not self._is_refused(record, message)):
@@ -246,6 +255,8 @@ class OpenJobs:
 
     def _end(self, record: Record, message: Message) -> None:
         now = time.time()
+        if record.status == "queued":
+            self._renumber_soon()
         if message.get("type") == "result":
             self._take_file(record, message)
             record.complete(message, now)
@@ -269,6 +280,20 @@ class OpenJobs:
         self.last_end = time.monotonic()
         self._accepted.discard(record.job_id)
         self._storage.remove_upload(record.job_id)
+
+    def _renumber_soon(self) -> None:
+        """A job has left the queue: those behind it have moved up."""
+        if self._renumbering is None:
+            loop = asyncio.get_running_loop()
+            self._renumbering = loop.call_later(_RENUMBER_S, self._renumber)
+
+    def _renumber(self) -> None:
+        self._renumbering = None
+        queued = (one for one in self._records.values() if one.status == "queued")
+        for position, record in enumerate(islice(queued, _RENUMBERED)):
+            if record.position != position:
+                record.position = position
+                self._watchers.notify(record)
 
     def _take_file(self, record: Record, message: Message) -> None:
         path = message.get("output_path")

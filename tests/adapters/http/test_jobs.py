@@ -88,6 +88,25 @@ def test_a_client_that_leaves_ends_its_wait_and_not_its_job(
     assert serve.ended(job.job_id)["status"] == "cancelled"
 
 
+def test_a_job_in_the_queue_is_told_that_it_moves_up(serve: RunningServe) -> None:
+    jobs = [serve.submit(steps=100, step_s=0.1) for _ in range(6)]
+    places = []
+    with serve.client.stream("GET", jobs[-1]["events_url"]) as events:
+        for line in events.iter_lines():
+            if line.startswith("data:"):
+                places.append(json.loads(line.removeprefix("data:")).get("position"))
+                if len(places) == 1:
+                    for one in jobs[1:-1]:
+                        serve.client.post(one["cancel_url"])
+                elif places[-1] in (0, None):
+                    break
+    assert places[0] > 0
+    assert places[-1] == 0
+    for one in jobs:
+        serve.client.post(one["cancel_url"])
+        serve.ended(one["job_id"])
+
+
 def test_a_deleted_job_is_gone_at_once_and_its_files_with_its_end(serve: RunningServe) -> None:
     done = serve.ended(serve.submit(output_text="x")["job_id"])
     running = serve.submit(hang=True)
