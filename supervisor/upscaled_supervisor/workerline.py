@@ -53,8 +53,8 @@ def _is_budget(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+def _are_slots(value: Any) -> bool:
+    return type(value) is int and value >= 1  # a lane without slots would never take its jobs
 
 
 def _is_pid(value: Any) -> bool:
@@ -71,7 +71,7 @@ def _are_texts(value: Any) -> bool:
 
 def _are_lanes(value: Any) -> bool:
     return type(value) is dict and all(
-        type(lane) is dict and _are_texts(lane.get("methods")) and _is_count(lane.get("slots"))
+        type(lane) is dict and _are_texts(lane.get("methods")) and _are_slots(lane.get("slots"))
         for lane in value.values()
     )
 

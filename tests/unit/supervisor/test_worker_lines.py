@@ -119,6 +119,7 @@ def test_no_line_of_a_worker_ends_the_supervisor_or_loses_a_job(lines: list[byte
         ERROR | {"job_id": 7},
         READY | {"lanes": 7},
         READY | {"lanes": {"device": {"methods": ["fake"], "slots": "two"}}},
+        READY | {"lanes": {"device": {"methods": ["fake"], "slots": 0}}},
         READY | {"methods": None},
         READY | {"methods": [[]]},
         READY | {"pid": 2**63},
