@@ -48,11 +48,17 @@ func WithCancelGrace(timeout time.Duration) Option {
 // files.
 func WithTempDir(dir string) Option { return func(s *settings) { s.tempDir = dir } }
 
+// mostJobs is how many jobs run at a time: each has a connection and open files. It is more than a server with some workers
+// needs to be busy.
+const mostJobs = 64
+
 // Client is a client of one server. Its methods may be called from any goroutine.
 type Client struct {
 	settings   settings
 	connection *connection
 	calls      sync.WaitGroup
+	// Has an element for each job that runs.
+	turns chan struct{}
 
 	mu sync.Mutex
 	// Closed when no more calls are taken, and when those that are open are to end.
@@ -73,7 +79,10 @@ func New(url string, options ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{settings: s, connection: connection, closing: make(chan struct{}), killed: make(chan struct{})}, nil
+	return &Client{
+		settings: s, connection: connection, turns: make(chan struct{}, mostJobs),
+		closing: make(chan struct{}), killed: make(chan struct{}),
+	}, nil
 }
 
 // Connect makes a client of a server that has answered, and takes the key. The context is for that alone.
@@ -179,7 +188,7 @@ func (c *Client) run(ctx context.Context, job upscaled.Job, isNamed bool, onProg
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		result, err := remote.run(work)
+		result, err := c.takeTurn(work, remote)
 		done <- outcome{result, err}
 	}()
 	reason := c.waitReason(ctx, job, accepted, done)
@@ -206,6 +215,17 @@ func (c *Client) run(ctx context.Context, job upscaled.Job, isNamed bool, onProg
 		late := reason.Message
 		late.Error = fmt.Sprintf("%s; the server did not confirm that within %v", late.Error, c.settings.cancelGrace)
 		return nil, upscaled.NewJobError(late, ctx.Err())
+	}
+}
+
+// takeTurn runs the job as soon as there is a turn for it. The error is the context's if that ends before.
+func (c *Client) takeTurn(ctx context.Context, remote *remoteJob) (*upscaled.Result, error) {
+	select {
+	case c.turns <- struct{}{}:
+		defer func() { <-c.turns }()
+		return remote.run(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

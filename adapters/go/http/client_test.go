@@ -202,3 +202,56 @@ func TestWhatIsNoURLOfAServerIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestManyJobsRun64AtATimeAndOneThatWaitsForItsTurnEndsWithItsContext(t *testing.T) {
+	const jobs = 200
+	arrived, release := make(chan struct{}, jobs+1), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		arrived <- struct{}{}
+		<-release
+		fmt.Fprint(w, `{"job_id":"J1","method":"esrgan","status":"completed"}`)
+	}))
+	defer server.Close()
+	var once sync.Once
+	releaseAll := func() { once.Do(func() { close(release) }) }
+	defer releaseAll()
+	client, err := New(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	job := upscaled.Job{Config: upscaled.EsrganConfig{ImageURL: "http://h/a.png", OutputPath: "a.png"}}
+	ended := make(chan error, jobs)
+	for i := 0; i < jobs; i++ {
+		go func() {
+			_, err := client.Upscale(ctx, job)
+			ended <- err
+		}()
+	}
+	for i := 0; i < 64; i++ {
+		<-arrived
+	}
+	late, stop := context.WithTimeout(ctx, time.Millisecond)
+	defer stop()
+	if _, err := client.Upscale(late, job); !errors.Is(err, upscaled.CodeCancelled) {
+		t.Error(err)
+	}
+	for i := 64; i < jobs; i++ {
+		release <- struct{}{}
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		<-arrived
+		if more := len(arrived); more > 0 {
+			t.Fatalf("%d jobs run at a time", 64+more)
+		}
+	}
+	releaseAll()
+	for i := 0; i < 64; i++ {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -147,6 +147,42 @@ test("an id of a job that is open is refused", async () => {
   await ended;
 });
 
+test("many jobs run 64 at a time, and one that waits for its turn ends at its abort", async (t) => {
+  const held: (() => void)[] = [];
+  let arrived = (): void => {};
+  t.after(() => void server.close().closeAllConnections());
+  const server = createServer(async (request, response) => {
+    await buffer(request);
+    const job = { job_id: "J1", method: "esrgan", status: "completed" };
+    held.push(() => void response.end(JSON.stringify(job)));
+    arrived();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const heldJobs = (jobs: number): Promise<void> => new Promise((resolve) => {
+    arrived = () => held.length >= jobs && resolve();
+    arrived();
+  });
+  const up = new HttpUpscaler({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
+  const abort = new AbortController();
+  const first = heldJobs(64);
+  const calls = Array.from({ length: 200 }, (_, at) =>
+    up.upscale({ method: "esrgan", config: { image_url: "http://h/a.png", output_path: "a.png" } }, at === 199 ? { signal: abort.signal } : {}),
+  );
+  await first;
+  assert.equal(held.length, 64);
+  abort.abort();
+  await assert.rejects(calls.pop() ?? assert.fail(), { code: "cancelled" });
+  for (let jobs = 65; jobs <= 199; jobs++) {
+    const next = heldJobs(jobs);
+    held[jobs - 65]?.();
+    await calls[jobs - 65];
+    await next;
+    assert.equal(held.length, jobs);
+  }
+  for (const end of held) end();
+  await Promise.all(calls);
+});
+
 test("a server that is silent, absent or no server is reported", async () => {
   echo.isSilent = true;
   await assert.rejects(up.health({ timeoutMs: 50 }), NoAnswerError);

@@ -20,6 +20,7 @@ import type { BufferResult } from "../transfer.js";
 import type { Health } from "./api.js";
 import { Connection, parsed } from "./connection.js";
 import { RemoteJob } from "./remotejob.js";
+import { Turns } from "./turns.js";
 
 export interface HttpUpscalerOptions {
   /** The address of `upscaled serve`, as in `http://upscaler:8080`. */
@@ -40,6 +41,9 @@ const CLOSE_TIMEOUT_MS = 30_000;
 const CANCEL_GRACE_MS = 25_000;
 const ASK_TIMEOUT_MS = 60_000;
 
+// Jobs that run at a time: more than a server with some workers needs to be busy.
+const MOST_JOBS = 64;
+
 /** A client for this server that has answered. Rejects as `ready` does. */
 export function connect(options: HttpUpscalerOptions): Promise<HttpUpscaler> {
   return HttpUpscaler.connect(options);
@@ -50,6 +54,7 @@ export class HttpUpscaler {
   readonly #connection: Connection;
   readonly #transfers: Transfers;
   readonly #calls = new Map<string, { call: Call; remote: RemoteJob }>();
+  readonly #turns = new Turns(MOST_JOBS);
   // Called when the last call has ended, while the client is closed.
   #handleIdle: () => void = () => {};
   #closing: Promise<void> | undefined;
@@ -183,7 +188,7 @@ export class HttpUpscaler {
       },
     });
     this.#calls.set(call.id, { call, remote });
-    remote.run().then(
+    this.#turns.run(() => remote.run()).then(
       (result) => call.settle(result),
       (error: unknown) => call.settle(error instanceof Error ? error : new Error(String(error))),
     );

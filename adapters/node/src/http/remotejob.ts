@@ -66,6 +66,8 @@ export class RemoteJob {
 
   /** Runs it. Throws `JobError`, `DaemonGoneError`; after `stop`, any error. */
   async run(): Promise<Result> {
+    // It may have been ended while it waited for its turn.
+    this.#stop.signal.throwIfAborted();
     const config = (this.#job["config"] ?? {}) as Record<string, unknown>;
     const destination = new Destination(this.#id, config);
     await destination.check(config["output_format"] !== undefined);
