@@ -21,6 +21,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Reject
 
 from upscaled_protocol.log import Logger
+from upscaled_queue import scripts
 from upscaled_queue.celeryresults import SCHEME, ResultBackend
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
@@ -241,14 +242,16 @@ class CeleryEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._redis = connect(settings.url.broker) if settings.url.is_redis else None
+        self._renew: Any = None
+        if settings.url.is_redis:
+            self._renew = connect(settings.url.broker).register_script(scripts.RENEW)
 
     def renew(self, leases: list[str]) -> None:
         """Hold what runs here, or waits here for its time, and nothing else: deliveries that leaked
         in an outage must lapse."""
         held = [*leases, *_scheduled()]
-        if self._redis is not None and held:
-            self._redis.zadd(_UNACKED_INDEX, dict.fromkeys(held, time.time()), xx=True)
+        if self._renew is not None and held:
+            self._renew([_UNACKED_INDEX], held)
 
     def waiting(self) -> int:
         """Jobs that wait in all queues of this machine."""

@@ -177,3 +177,15 @@ end
 return 1
 """
 )
+
+# KEYS: the index of what machines have taken from Celery's lists. ARGV: the delivery tags that run
+# here. Gives each of them that is still there another lease.
+RENEW = (
+    _NOW
+    + """
+for _, tag in ipairs(ARGV) do
+  redis.call('ZADD', KEYS[1], 'XX', now, tag)
+end
+return false
+"""
+)

@@ -1,4 +1,4 @@
-"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in four
+"""kombu's Redis transport, for machines that hold their deliveries by a lease. It differs in five
 things.
 
 It takes a message and notes it as taken in one step. kombu takes it by BRPOP and notes it after
@@ -10,6 +10,9 @@ kombu's own way starts running jobs again elsewhere, or ends the worker with an 
 
 A Redis that takes no writes for now (its memory or its disk is full) ends no worker. What was not
 acknowledged comes again after its lease, and its record ends that delivery.
+
+The time of a lease is Redis' own. By its own clock, a machine that is fast would put back what
+others run.
 
 A message that no worker can read is dropped. Celery's worker would exit, and so would the next one,
 because the message comes again.
@@ -33,10 +36,12 @@ from upscaled_queue.job import level_of
 from upscaled_queue.outages import is_outage
 
 # KEYS: lists, the first to be emptied first; then the hash and the index of what is taken.
-# ARGV: the time. The hash has what kombu writes there. Answers with the list, the item, and 1 if it
-# was noted. What `read_item` refuses is not noted, because it is not to come again; nor is what
-# cjson cannot read.
+# The hash has what kombu writes there. The time is Redis' own, as in `scripts`. Answers with the
+# list, the item, and 1 if it was noted. What `read_item` refuses is not noted, because it is not to
+# come again; nor is what cjson cannot read.
 _TAKE = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 for at = 1, #KEYS - 2 do
   local item = redis.call('RPOP', KEYS[at])
   if item then
@@ -45,7 +50,7 @@ for at = 1, #KEYS - 2 do
     local route = type(properties) == 'table' and properties.delivery_info
     local is_noted = type(route) == 'table' and type(properties.delivery_tag) == 'string'
     if is_noted then
-      redis.call('ZADD', KEYS[#KEYS], ARGV[1], properties.delivery_tag)
+      redis.call('ZADD', KEYS[#KEYS], now, properties.delivery_tag)
       redis.call('HSET', KEYS[#KEYS - 1], properties.delivery_tag, '[' .. item .. ','
         .. cjson.encode(route.exchange) .. ',' .. cjson.encode(route.routing_key) .. ']')
     end
@@ -106,8 +111,14 @@ class QoS(redis.QoS):
             super().restore_unacked(client)  # type: ignore[no-untyped-call]
 
     def restore_visible(self, *args: Any, **options: Any) -> None:
-        """Put back what machines that are gone held."""
+        """Put back what machines that are gone held, by Redis' time: a machine whose clock is fast
+        would put back what others run."""
         with _refusals_pass():
+            with self.channel.conn_or_acquire() as client:
+                seconds, micros = client.time()
+            # kombu takes it from the time of this machine.
+            ahead_s = time.time() - seconds - micros / 1e6
+            self.visibility_timeout: float = self.channel.visibility_timeout + ahead_s
             super().restore_visible(*args, **options)  # type: ignore[no-untyped-call]
 
 
@@ -161,7 +172,7 @@ class Channel(redis.Channel):
         self._command = "EVAL"
         lists = [self._list_of(queue, level) for level in self.priority_steps for queue in queues]
         keys = [*lists, self.unacked_key, self.unacked_index_key]
-        connection.send_command("EVAL", _TAKE, len(keys), *keys, time.time())
+        connection.send_command("EVAL", _TAKE, len(keys), *keys)
 
     def _brpop_read(self, **options: Any) -> bool:
         """Deliver the message, if one was taken. Raises `Empty`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from queue_fleet import RedisServer, needs_redis
+from upscaled_queue import celery, transport
 from upscaled_queue.job import read_job
 from upscaled_queue.producer import Producer
 from upscaled_queue.queueurl import read_queue_url
@@ -89,6 +92,44 @@ def test_an_idle_machine_waits_for_a_message_without_taking_it(server: RedisServ
             while len(got) < 2:
                 connection.drain_events(timeout=20)
             assert got == [{"priority": 4}, {"priority": 7}]
+
+
+@pytest.mark.parametrize("ahead_s", [-1000, 1000])
+def test_a_machine_whose_clock_is_wrong_holds_its_leases_and_takes_none_of_others(
+    ahead_s: float, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is 60 s. The message of a machine that is gone has been taken 100 s ago."""
+    real = time.time
+
+    class Clock(types.ModuleType):
+        monotonic, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+
+        @staticmethod
+        def time() -> float:
+            return real() + ahead_s
+
+    wrong = Clock("time")
+    for module in (transport, celery):
+        monkeypatch.setattr(module, "time", wrong)
+    monkeypatch.setattr("kombu.transport.redis.time", wrong.time)
+    options = {**OPTIONS, "visibility_timeout": 60}
+    with kombu.Connection(server.url, transport=TRANSPORT, transport_options=options) as connection:
+        got: list[Any] = []
+        with (
+            connection.Consumer(kombu.Queue("fake"), on_message=got.append) as consumer,
+            connect(server.url) as client,
+        ):
+            publish(connection, 4, 4)
+            while len(got) < 2:
+                connection.drain_events(timeout=20)
+            held, gone = (one.delivery_tag for one in got)
+            assert client.zscore("unacked_index", held) == pytest.approx(real(), abs=50)
+            client.zadd("unacked_index", {held: real() - 100, gone: real() - 100})
+            settings = Settings(url=read_queue_url(server.url))
+            celery.CeleryEngine(settings).renew([held])
+            consumer.channel.qos.restore_visible(interval=1)
+            assert client.zrange("unacked_index", 0, -1) == [held]
+            assert client.llen("fake\x06\x164") == 1
 
 
 def test_each_producer_of_a_process_gives_to_its_own_queue(tmp_path: Path) -> None:
