@@ -256,6 +256,8 @@ class Service:
             self.storage.remove_result(record.file_name)
         self.registry.deliveries.forget(record.job_id)
         self.registry.remove(record.job_id)
+        # Its end may not be recorded yet: then neither it nor its webhook will be.
+        record.is_deleted = True
 
     async def wait(self, record: Record, wait_s: float) -> bool:
         """Wait for a job's end, at most for this time. True if it has ended."""

@@ -56,6 +56,26 @@ def test_a_full_disk_keeps_no_end_from_its_client(
     assert serve.client.get(job["status_url"]).json()["status"] == "cancelled"
 
 
+def test_a_job_that_is_deleted_before_its_end_is_recorded_stays_deleted(
+    serve: RunningServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[str] = []
+    monkeypatch.setattr(
+        serve.service.jobs, "on_recording_end", [lambda record: ends.append(record.job_id)]
+    )
+    job = serve.submit(steps=3, at_step=2, hang=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(serve.service.registry, "update", fail)
+        serve.client.post(job["cancel_url"])
+        assert serve.ended(job["job_id"])["status"] == "cancelled"
+        assert serve.client.delete(job["status_url"]).status_code == 204
+        ends.clear()
+        assert serve.client.get(job["status_url"]).status_code == 404
+    serve.run(lambda: serve.service.remove_expired(time.time()))
+    assert ends == [], "its webhook was recorded"
+    assert serve.client.get(job["status_url"]).status_code == 404
+
+
 def test_a_full_disk_refuses_a_submit_and_leaves_nothing(
     serve: RunningServe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
