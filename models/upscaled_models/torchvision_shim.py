@@ -1,19 +1,20 @@
-"""torchvision's C++ operators, declared where they did not load.
+"""torchvision's C++ operators, declared if they do not load.
 
 Importing torchvision registers Python code for two of its C++ operators. Beside a torch of another
-build (a CPU-only one, say) the library that declares them does not load, and the import dies with
+build (a CPU-only one, say) the library that declares them does not load, and the import ends with
 "operator torchvision::nms does not exist". spandrel imports torchvision for pure Python functions
 alone, so declaring the two without an implementation is all it takes.
+
+They are declared after an import that failed, and not before the first: a library that does load
+ends the process if another one has declared them.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
-from pathlib import Path
 
-import torch
 from torch import library as operators
 
 from upscaled_models.torchparts import compiler_on_demand
@@ -31,32 +32,26 @@ def import_torchvision() -> None:
     """Import torchvision without torch's compiler; does nothing if it is not installed."""
     if find_spec("torchvision") is None:
         return
-    declare_missing_operators()
     with compiler_on_demand():
-        import_module("torchvision")
+        try:
+            import_module("torchvision")
+        except RuntimeError as error:
+            if "operator torchvision::" not in str(error):
+                raise
+            _forget("torchvision")
+            _declare_operators()
+            import_module("torchvision")
 
 
-def declare_missing_operators() -> None:
-    """Make `import torchvision` possible; does nothing where its operators load."""
+def _declare_operators() -> None:
     global _declared  # noqa: PLW0603 - operators are registered once a process
-    if hasattr(torch.ops.torchvision, "nms") or _operators_load():
-        return
     _declared = operators.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         _declared.define(schema)  # type: ignore[no-untyped-call]
 
 
-def _operators_load() -> bool:
-    spec = find_spec("torchvision")
-    if spec is None or spec.submodule_search_locations is None:
-        return False
-    for folder in spec.submodule_search_locations:
-        for suffix in (*EXTENSION_SUFFIXES, ".so"):
-            library = Path(folder) / f"_C{suffix}"
-            if library.is_file():
-                try:
-                    torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-                except OSError:
-                    return False
-                return True
-    return False
+def _forget(package: str) -> None:
+    """Forget modules of an import that failed: the next import would not bind them to it."""
+    for name in list(sys.modules):
+        if name == package or name.startswith(f"{package}."):
+            del sys.modules[name]

@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 # All of torch is imported, which on a busy machine may take half a minute.
 TIMEOUT_S = 200
 
 
-def run_python(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+# Stands in for a torchvision. What it does at its import is put behind it.
+STAND_IN = """
+import torch
+library = torch.library.Library("torchvision", "FRAGMENT")
+
+def define():
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+ITS_OPERATORS_LOAD = "define()"
+ITS_OPERATORS_DO_NOT_LOAD = """
+from . import part
+torch.library.register_fake("torchvision::nms", lambda dets, scores, threshold: dets)
+import torchvision.part
+torchvision.part.name
+"""
+IMPORT = (
+    "from upscaled_models.torchvision_shim import import_torchvision as imported\n"
+    "imported(); imported(); import torch, torchvision\n"
+    "print(torchvision.__name__, torch.ops.torchvision.nms.default)"
+)
+
+
+def run_python(code: str, *folders: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
-        check=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
         timeout=TIMEOUT_S,
         text=True,
     )
-    return done.stdout.strip()
 
 
-def test_operators_that_load_or_are_declared_are_left_alone_and_else_they_are_declared() -> None:
-    code = (
-        "import torch\n"
-        "from upscaled_models import torchvision_shim as shim\n"
-        "really_load, shim._operators_load = shim._operators_load, lambda: True\n"
-        "shim.declare_missing_operators()\n"
-        "print(hasattr(torch.ops.torchvision, 'nms'))\n"
-        "shim._operators_load = lambda: False\n"
-        "library = torch.library.Library('torchvision', 'DEF')\n"
-        "library.define('nms(Tensor boxes) -> Tensor')\n"
-        "shim.declare_missing_operators(); print(torch.ops.torchvision.nms.default)\n"
-        "library._destroy()\n"
-        "shim._operators_load = really_load\n"
-        "shim.import_torchvision()\n"
-        "shim.import_torchvision()\n"
-        "import torchvision; print(torchvision.__name__)"
-    )
-    assert run_python(code).split() == ["False", "torchvision.nms.default", "torchvision"]
+def stand_in(folder: Path, at_import: str) -> Path:
+    package = folder / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(STAND_IN + at_import)
+    (package / "part.py").write_text("name = __name__")
+    return folder
+
+
+def test_the_installed_torchvision_is_imported() -> None:
+    done = run_python(IMPORT)
+    assert done.stdout.split() == ["torchvision", "torchvision.nms.default"], done.stderr
+
+
+@pytest.mark.parametrize("at_import", [ITS_OPERATORS_LOAD, ITS_OPERATORS_DO_NOT_LOAD])
+def test_operators_are_declared_only_if_they_do_not_load(tmp_path: Path, at_import: str) -> None:
+    done = run_python(IMPORT, stand_in(tmp_path, at_import))
+    assert done.stdout.split() == ["torchvision", "torchvision.nms.default"], done.stderr
+
+
+def test_any_other_fault_of_torchvision_is_raised(tmp_path: Path) -> None:
+    done = run_python(IMPORT, stand_in(tmp_path, "raise RuntimeError('no CUDA of this version')"))
+    assert "RuntimeError: no CUDA of this version" in done.stderr
