@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from upscaled import (
     DeadlineExceededError,
     JobCancelledError,
     NoAnswerError,
+    ShuttingDownError,
     Upscaler,
 )
 from upscaled.channel import Channel
@@ -48,6 +50,27 @@ def test_a_question_without_an_answer_has_an_end() -> None:
 
 def test_an_answer_without_an_id_ends_no_job(up: Upscaler) -> None:
     assert run(up, null=True, model="its own") == "its own"
+
+
+def submit_until_closed(up: Upscaler) -> None:
+    """Raises `ShuttingDownError` once a close has begun."""
+    while True:
+        submit(up, text="x" * 2**20).cancel()
+
+
+def test_times_without_a_limit_are_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    reads = "import time\nwhile os.path.exists({!r}): time.sleep(0.01)"  # once the file is gone
+    first = reads.format(str(tmp_path / "go"))
+    up = echo(first, close_timeout_s=math.inf, cancel_grace_s=math.inf)
+    calls = [submit(up, text="x" * 2**20) for _ in range(3)]  # far more than a pipe holds
+    with ThreadPoolExecutor(1) as threads:
+        closed = threads.submit(up.close)
+        with pytest.raises(ShuttingDownError):
+            submit_until_closed(up)
+        (tmp_path / "go").unlink()
+        closed.result(TIMEOUT_S)
+    assert [call.result(TIMEOUT_S).model for call in calls] == ["None"] * 3
 
 
 @pytest.mark.parametrize("how", ["kill", "close"])

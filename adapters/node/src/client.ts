@@ -17,7 +17,7 @@ import type { LogRecord } from "./daemon.js";
 import { CallSite, DaemonGoneError, JobError } from "./errors.js";
 import { checkedId, jobLine, LINE_LIMIT_BYTES } from "./jobline.js";
 import type { JobRequest } from "./jobline.js";
-import { checkedAskOptions, checkedCallOptions } from "./options.js";
+import { boundedTimes, checkedAskOptions, checkedCallOptions } from "./options.js";
 import type { AskOptions, CallOptions, UpscalerOptions } from "./options.js";
 import type { ErrorMessage, HealthReport, Result, Status, WorkerMessage } from "./protocol.js";
 import { Questions } from "./questions.js";
@@ -62,7 +62,7 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
   /** Starts the daemon; does not wait for it. Jobs are taken at once. */
   constructor(options: UpscalerOptions = {}) {
     super();
-    this.#options = options;
+    this.#options = boundedTimes(options);
     this.#restarts = new Restarts(options.restart);
     this.#transfers = new Transfers(options.tempDir);
     this.#ready = new Promise((resolve, reject) => {

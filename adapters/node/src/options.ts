@@ -21,7 +21,7 @@ export interface UpscalerOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** False: it is never started again. */
   readonly restart?: Partial<RestartPolicy> | false;
-  /** The time for jobs in flight when the client is closed. Default: 30 s. */
+  /** The time for jobs in flight when the client is closed. Default: 30 s; `Infinity`: as long as they take. */
   readonly closeTimeoutMs?: number;
   /**
    * The time in which the daemon must end a job after an abort or its `timeout_s`. After that the call ends without it.
@@ -59,6 +59,21 @@ export interface AskOptions {
 
 // The longest delay of a timer.
 const LONGEST_DELAY_MS = 2 ** 31 - 1;
+
+interface Times {
+  readonly closeTimeoutMs?: number;
+  readonly cancelGraceMs?: number;
+}
+
+/** The client's options, with times that a timer can have: a longer one, such as `Infinity`, would be over at once. */
+export function boundedTimes<O extends Times>(options: O): O {
+  const { closeTimeoutMs, cancelGraceMs } = options;
+  return {
+    ...options,
+    ...(closeTimeoutMs !== undefined && { closeTimeoutMs: Math.min(closeTimeoutMs, LONGEST_DELAY_MS) }),
+    ...(cancelGraceMs !== undefined && { cancelGraceMs: Math.min(cancelGraceMs, LONGEST_DELAY_MS) }),
+  };
+}
 
 /** The call's options. Throws `JobError` if one is of a wrong type. */
 export function checkedCallOptions(id: string, options: CallOptions | undefined): CallOptions {

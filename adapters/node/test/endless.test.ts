@@ -188,3 +188,18 @@ test("every call to an unruly daemon settles, whatever its caller does", { timeo
     assert.equal(settled, 30, `seed ${seed}`);
   }
 });
+
+test("times without a limit are waited for", { timeout: TIMEOUT_MS }, async () => {
+  const command = scripted({
+    start: "const ids = [];",
+    job: `ids.push(message.job_id); say({ type: "accepted", job_id: message.job_id, position: 0 });`,
+    end: "setTimeout(() => { for (const id of ids) say(result(id)); process.exit(0); }, 50);",
+  });
+  const up = await Upscaler.start({ command, closeTimeoutMs: Infinity, cancelGraceMs: Infinity });
+  const abort = new AbortController();
+  const calls = [up.upscale(fakeJob(), { signal: abort.signal }), up.upscale(fakeJob())];
+  const settled = Promise.allSettled(calls);
+  abort.abort();
+  await up.close();
+  for (const { status } of await settled) assert.equal(status, "fulfilled");
+});

@@ -32,7 +32,7 @@ from upscaled.protocol import Progress
 from upscaled.questions import Answer, Questions
 from upscaled.restarts import Restarts
 from upscaled.result import Result
-from upscaled.timers import Timers
+from upscaled.timers import Timers, wait_s
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class Client:
                     self._finish(_closed())
                 self._write()
             self._delivery.flush()
-            self._delivery.written.wait(max(0.0, deadline - time.monotonic()))
+            self._delivery.written.wait(wait_s(deadline - time.monotonic()))
             with self._lock:
                 self._delivery.has_ended_input = True
                 if self._daemon is not None:

@@ -12,6 +12,11 @@ from collections.abc import Callable
 _IDLE_S = 5.0
 
 
+def wait_s(seconds: float) -> float:
+    """The time as the waits of `threading` take it: from 0 to their limit, for `math.inf`."""
+    return min(max(0.0, seconds), threading.TIMEOUT_MAX)
+
+
 class Timer:
     """A function that is called once, unless it is cancelled first."""
 
@@ -80,7 +85,7 @@ class Timers:
                 if self._due and self._due[0][0] <= now:
                     return heapq.heappop(self._due)[2]
                 if self._due:
-                    self._changed.wait(min(self._due[0][0] - now, threading.TIMEOUT_MAX))
+                    self._changed.wait(wait_s(self._due[0][0] - now))
                 elif now - idle_since >= _IDLE_S:
                     self._is_running = False
                     return None

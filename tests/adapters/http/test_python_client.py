@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,16 @@ def test_a_forked_child_does_not_wait_for_its_parents_calls(server: EchoServe) -
         os.wait()
         assert call.cancel()
         assert isinstance(call.exception(60), upscaled.JobCancelledError)
+
+
+def test_a_close_timeout_without_a_limit_is_waited_for(server: EchoServe) -> None:
+    up = upscaled.Upscaler(url=server.url, close_timeout_s=math.inf)
+    server.held.clear()
+    call = up.submit(b"picture", bytes, method="flux", prompt="held")
+    assert server.held.wait(60)
+    with ThreadPoolExecutor(1) as threads:
+        closed = threads.submit(up.close)
+        call.cancel()
+        assert closed.result(60) is None
+    with pytest.raises(upscaled.JobCancelledError):
+        call.result(60)

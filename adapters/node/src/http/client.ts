@@ -12,7 +12,7 @@ import { Call, cancelled } from "../call.js";
 import { CallSite, DaemonGoneError, JobError, NoAnswerError } from "../errors.js";
 import { checkedId, jobLine, LINE_LIMIT_BYTES } from "../jobline.js";
 import type { JobLine, JobRequest } from "../jobline.js";
-import { checkedAskOptions, checkedCallOptions } from "../options.js";
+import { boundedTimes, checkedAskOptions, checkedCallOptions } from "../options.js";
 import type { AskOptions, CallOptions, RestartPolicy } from "../options.js";
 import type { HealthReport, Result } from "../protocol.js";
 import { Transfers } from "../transfer.js";
@@ -61,7 +61,7 @@ export class HttpUpscaler {
 
   /** Connects to nothing yet. Throws `TypeError` if the URL is none. */
   constructor(options: HttpUpscalerOptions) {
-    this.#options = options;
+    this.#options = boundedTimes(options);
     this.#connection = new Connection(options.url, options.key, options.retry);
     this.#transfers = new Transfers(options.tempDir);
   }

@@ -37,7 +37,7 @@ from upscaled.messages import Message
 from upscaled.protocol import Progress
 from upscaled.questions import Answer
 from upscaled.result import Result
-from upscaled.timers import Timers
+from upscaled.timers import Timers, wait_s
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class HttpClient:
         with self._changed:
             self._is_closing = True
             self._changed.wait_for(
-                self._has_reported_all, timeout=max(0.0, deadline - time.monotonic())
+                self._has_reported_all, timeout=wait_s(deadline - time.monotonic())
             )
         self.kill()
 
