@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from upscaled_protocol.optionvalues import above_zero
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.queueurl import QueueUrlError, read_queue_url
 from upscaled_queue.settings import DEFAULT_KEEP_S, DEFAULT_LEASE_S, Settings
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             import_module(f"upscaled_queue.{settings.url.engine}")
             check_server(settings.url)
         return run(options, settings, Records(settings.url.record, settings.keep_s))
-    except UnsafeRedisError as error:
+    except (UnsafeRedisError, QueueUrlError) as error:
         print(f"upscaled queue: {error}", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:

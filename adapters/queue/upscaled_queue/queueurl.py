@@ -38,18 +38,28 @@ def read_queue_url(url: str | None, record_url: str | None = None) -> QueueUrl:
     """The queue of these URLs. Raises `QueueUrlError`."""
     if not url:
         raise QueueUrlError("no queue is named: give --queue URL, or set UPSCALED_QUEUE_URL")
-    scheme = urlsplit(url).scheme
+    scheme = _scheme_of(url)
     if scheme not in _SCHEMES:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
         raise QueueUrlError(f"the queue {shown(url)} is of no known kind; known: {known}")
     engine, own = _SCHEMES[scheme]
-    broker = own + url.removeprefix(scheme)
+    broker = own + url[len(scheme) :]
     record = record_url or (broker if own.startswith("redis") else "")
-    if not record.startswith(("redis://", "rediss://")):
+    if _scheme_of(record) not in {"redis", "rediss"}:
         raise QueueUrlError(
             "RabbitMQ keeps no results: give --record redis://..., or set UPSCALED_QUEUE_RECORD"
         )
     return QueueUrl(engine, broker, record)
+
+
+def _scheme_of(url: str) -> str:
+    """The scheme, in lower case. Raises `QueueUrlError` if the rest cannot be read either."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read here, because it raises
+    except ValueError as error:
+        raise QueueUrlError(f"a queue's URL cannot be read: {error}") from None
+    return parts.scheme
 
 
 def shown(url: str) -> str:

@@ -29,6 +29,7 @@ from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_queue import scripts
 from upscaled_queue.job import Message, QueuedJob, without_picture
 from upscaled_queue.outages import is_outage
+from upscaled_queue.queueurl import QueueUrlError, shown
 from upscaled_queue.webhooks import Webhook
 
 T = TypeVar("T")
@@ -62,16 +63,24 @@ class Start(NamedTuple):
 
 
 def connect(url: str) -> redis.Redis:
-    """A client that fails at once: each user has its own way to go on."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors=ENCODING_ERRORS,
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
+    """A client that fails at once: each user has its own way to go on. Raises `QueueUrlError` for
+    an option of the URL that the client does not take."""
+    try:
+        client = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            encoding_errors=ENCODING_ERRORS,
+            socket_timeout=_SOCKET_TIMEOUT_S,
+            socket_connect_timeout=_SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        # The client itself looks at most of them only with its first command.
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError, redis.RedisError) as error:
+        raise QueueUrlError(f"the URL {shown(url)} has a wrong option: {error}") from None
+    return client
 
 
 class Records:

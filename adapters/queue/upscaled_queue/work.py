@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from upscaled_protocol.optionvalues import above_zero, count
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_NO_DAEMON, EXIT_USAGE
-from upscaled_queue.queueurl import read_queue_url
+from upscaled_queue.queueurl import QueueUrlError, read_queue_url
 from upscaled_queue.settings import (
     DEFAULT_GRACE_S,
     DEFAULT_KEEP_S,
@@ -178,7 +178,7 @@ def _work(settings: Settings) -> int:
     log = Logger(2, component="work", machine=settings.machine)
     try:
         check_server(settings.url, log)
-    except UnsafeRedisError as error:
+    except (UnsafeRedisError, QueueUrlError) as error:
         print(f"upscaled work: {error}", file=sys.stderr)
         return EXIT_USAGE
     except Exception as error:

@@ -61,10 +61,38 @@ def test_a_url_names_the_engine_and_the_record_lies_beside_the_jobs(
     assert read_queue_url(url) == (engine, broker, broker)
 
 
-@pytest.mark.parametrize("url", [None, "", "http://h", "amqp://h//"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "http://h",
+        "amqp://h//",
+        "redis://:secret@h:x/0",
+        "redis://h:99999/0",
+        "redis://[::1",
+    ],
+)
 def test_a_url_that_names_no_queue_or_no_record_is_refused(url: str | None) -> None:
     with pytest.raises(QueueUrlError):
         read_queue_url(url)
+
+
+def test_the_scheme_of_a_url_may_have_capitals() -> None:
+    assert read_queue_url("REDIS://h:1/0") == ("celery", "redis://h:1/0", "redis://h:1/0")
+
+
+@pytest.mark.parametrize("engine", ["redis", "bullmq"])
+@pytest.mark.parametrize("command", ["depth", "submit"])
+@pytest.mark.parametrize("option", ["nonsense=1", "db=nonsense"])
+def test_an_option_of_the_url_that_the_client_does_not_take_is_wrong_usage(
+    option: str, command: str, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{engine}://:secret@127.0.0.1:1/0?{option}"
+    assert main([command, "--queue", url]) == 2
+    told = capsys.readouterr().err
+    assert "the URL redis://127.0.0.1:1/0 has a wrong option" in told
+    assert "secret" not in told
 
 
 def test_a_password_is_never_shown() -> None:

@@ -32,7 +32,7 @@ from upscaled_queue.pipeline.process import (
 )
 from upscaled_queue.pipeline.scores import SCORES, Score, ScoreFailedError, find_score
 from upscaled_queue.pipeline.task import QueueAwayError, UnsafeQueueError
-from upscaled_queue.queueurl import QueueUrl, read_queue_url
+from upscaled_queue.queueurl import QueueUrl, QueueUrlError, read_queue_url
 
 _EXIT_INTERRUPTED = 130
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         return asyncio.run(_run(options, bucket, work))
     except ModuleNotFoundError as error:
         return shared.say_missing("upscaled pipeline", error, url.engine if url else None)
-    except UnsafeQueueError as error:
+    except (UnsafeQueueError, QueueUrlError) as error:
         _say(str(error))
         return EXIT_USAGE
     except QueueAwayError as error:
