@@ -548,6 +548,27 @@ def test_a_long_list_asks_for_the_previews_that_can_be_seen(
         expect(oldest.locator("[data-action=compare]")).to_be_disabled()
 
 
+def test_at_200_percent_the_comparison_has_most_of_the_screen(page: Page) -> None:
+    start(page, picture("small.png"))
+    compare(page, "small.png")
+    page.set_viewport_size({"width": 640, "height": 400})
+    height = box(page.locator("#stage"))["height"]
+    assert height > 200
+    assert box(page.locator("#compare-download"))["y"] == pytest.approx(
+        box(page.locator(".zoom"))["y"], abs=10
+    )
+
+
+def test_the_hint_speaks_of_a_line_if_there_is_one(page: Page) -> None:
+    start(page, picture("small.png"))
+    compare(page, "small.png")
+    hint = page.locator("#compare-hint")
+    expect(hint.locator(".of-slider")).to_be_visible()
+    pick(page, "compare-mode", "side")
+    expect(hint.locator(".of-slider")).to_be_hidden()
+    expect(hint).to_be_visible()
+
+
 def test_a_long_list_is_laid_out_once(browser: Browser, serve: RunningServe) -> None:
     remove_jobs(serve)
     for _ in range(30):
