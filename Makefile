@@ -65,7 +65,7 @@ test-long: $(STAMP)  ## the long forms of the chaos and memory tests
 	$(BIN)/python -m pytest -m long
 
 # PyPI's torch asks for CUDA's libraries by version, the build for processors needs none.
-oldest-test: $(STAMP)  ## the tests in memory and of the sidecar, with the oldest libraries that pyproject.toml allows
+oldest-test:  ## the tests in memory and of the sidecar, with the oldest libraries allowed
 	$(PYTHON) -m venv .cache/oldest
 	.cache/oldest/bin/pip install --quiet uv
 	.cache/oldest/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml | \
