@@ -49,7 +49,7 @@ func (f *files) prepare(job Job) (Job, error) {
 	}
 	members := map[string][]byte{}
 	if f.input != nil {
-		if err := f.read(members); err != nil {
+		if err := f.read(job.JobID, members); err != nil {
 			return job, err
 		}
 	}
@@ -106,10 +106,13 @@ func given(config map[string]json.RawMessage, names []string) string {
 	return ""
 }
 
-func (f *files) read(members map[string][]byte) error {
+func (f *files) read(id string, members map[string][]byte) error {
 	head, err := io.ReadAll(io.LimitReader(f.input, inlineBytes+1))
 	if err != nil {
 		return err
+	}
+	if len(head) == 0 {
+		return localError(id, CodeInputUnreadable, "the input is empty: it gave no bytes", nil)
 	}
 	if len(head) <= inlineBytes {
 		members["image_base64"] = []byte(`"` + base64.StdEncoding.EncodeToString(head) + `"`)

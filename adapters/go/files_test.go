@@ -214,6 +214,15 @@ func TestTwoPicturesTwoPlacesOrNoneAreRefused(t *testing.T) {
 	}
 }
 
+func TestAnInputWithoutBytesIsUnreadableAsAnEmptyFileIs(t *testing.T) {
+	t.Parallel()
+	job := upscaled.Job{Config: upscaled.EsrganConfig{}}
+	_, err := unstarted(t).Upscale(bounded(t), job, upscaled.Input(&bytes.Buffer{}), upscaled.Output(io.Discard))
+	if !errors.Is(err, upscaled.CodeInputUnreadable) {
+		t.Error(err)
+	}
+}
+
 type failing struct{ err error }
 
 func (failing) Method() string                 { return "fake" }

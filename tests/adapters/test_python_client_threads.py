@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -59,6 +60,20 @@ def test_what_a_callback_raises_ends_no_call(
     job = {"method": "fake", "config": {"progress": True}}
     assert up.submit_job(job, fail).result(TIMEOUT_S).job_id
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_a_callback_raises_is_shown_if_the_program_has_no_log(
+    up: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    shown: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda what: shown.append(what.exc_type))
+    monkeypatch.setattr(logging.getLogger("upscaled"), "propagate", False)
+    job = {"method": "fake", "config": {"progress": True}}
+    assert up.submit_job(job, fail).result(TIMEOUT_S).job_id
+    assert shown == [ZeroDivisionError]
 
 
 def test_a_callback_that_waits_for_a_job_gets_an_error_and_may_submit_one(up: Upscaler) -> None:

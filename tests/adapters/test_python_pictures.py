@@ -71,6 +71,12 @@ def png(image: Image.Image, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def test_an_input_without_bytes_is_unreadable_as_an_empty_file_is() -> None:
+    with pytest.raises(InputError) as raised:
+        request_of(b"", bytes, {}, by_file=False)
+    assert raised.value.code == "input_unreadable"
+
+
 @pytest.mark.parametrize(
     "url", ["s3://b/a.png", "gs://b/a.png", "az://a/b/c.png", "https://h/a.png?X-Amz-Signature=1"]
 )

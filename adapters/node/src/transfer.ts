@@ -162,6 +162,7 @@ class Transfer {
     } finally {
       await file?.close();
     }
+    if (file === undefined && heldBytes === 0) throw JobError.local(this.#id, "input_unreadable", "the input is empty: it gave no bytes");
     if (file === undefined) return { image_base64: Buffer.concat(held).toString("base64") };
     return { image_path: join(this.#folder, "input") };
   }

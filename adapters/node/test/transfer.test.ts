@@ -139,3 +139,10 @@ test("a host that exits in the middle of a call leaves no file", { timeout: TIME
   assert.deepEqual(await once(host, "exit"), [0, null]);
   await waitUntil(() => readdirSync(tempDir).length === 0, "the folder's removal");
 });
+
+test("an input without bytes is unreadable, as an empty file is", { timeout: TIMEOUT_MS }, async () => {
+  await using up = new Upscaler(OPTIONS);
+  for (const input of [Buffer.alloc(0), Readable.from([]), Readable.from([Buffer.alloc(0)])]) {
+    await assert.rejects(up.upscale(job(), { input, output: "buffer" }), { code: "input_unreadable", retryable: false });
+  }
+});

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from upscaled.errors import local_error
 from upscaled.messages import Message
 from upscaled.protocol import Options, Progress
 from upscaled.result import Result
@@ -117,6 +118,8 @@ def _take_input(picture: Any, *, by_file: bool) -> _Input:
             picture.seek(0)
     memory = BytesIO()
     _write(picture, memory)
+    if not memory.getbuffer().nbytes:
+        raise local_error("input_unreadable", "the input is empty: it gave no bytes")
     return _Input({"image_base64": base64.b64encode(memory.getbuffer()).decode("ascii")})
 
 
