@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from upscaled_models.engine import Device, Engine, Outcome
+from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import JobError
 from upscaled_protocol.log import Logger
 from upscaled_protocol.processtree import from_existing_folder
@@ -15,6 +17,8 @@ from upscaled_worker.starvation import start_failure
 
 # An engine that is started again may preload models, as at the first start.
 _RETRY_BUDGET_S = 600.0
+# How often a job that waits for another job's attempt checks if it is cancelled.
+_CANCEL_CHECK_S = 0.1
 
 
 class Engines:
@@ -70,7 +74,8 @@ class Engines:
     @property
     def faults(self) -> str | None:
         """What is wrong with the broken engines; None if no engine is broken."""
-        return "; ".join(error.message for error in self._broken.values()) or None
+        # A copy: a lane's thread may start a broken engine meanwhile.
+        return "; ".join(error.message for error in list(self._broken.values())) or None
 
     def start(self) -> None:
         """Start all of them. An engine that cannot start is broken; the others work."""
@@ -119,7 +124,7 @@ class Engines:
         attempt, so that at most half of the time goes into attempts that fail.
         """
         method = job.job.method
-        with self._retrying:
+        with self._retry_turn(job):
             if method not in self._broken:
                 return  # another job has started it meanwhile
             if self._clock() >= self._retry_at.get(method, 0.0):
@@ -130,6 +135,19 @@ class Engines:
             if method in self._broken:
                 raise self._broken[method]
         self._on_usable()
+
+    @contextmanager
+    def _retry_turn(self, job: RunningJob) -> Iterator[None]:
+        """One job at a time starts an engine. The others report that they wait, so that they do not
+        count as stalled, and can be cancelled."""
+        if not self._retrying.acquire(blocking=False):
+            job.progress(0, WAITING_STAGE)
+            while not self._retrying.acquire(timeout=_CANCEL_CHECK_S):
+                job.check_cancelled()
+        try:
+            yield
+        finally:
+            self._retrying.release()
 
     def _start(self, method: str) -> None:
         try:
