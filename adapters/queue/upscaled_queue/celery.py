@@ -228,6 +228,11 @@ class CeleryProducer:
         self._app = Celery("upscaled", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
 
+    def check(self) -> None:
+        """Connect once. Raises the errors of Celery's clients."""
+        with self._app.connection_for_write() as connection:
+            connection.connect()
+
     def submit(self, job: QueuedJob) -> None:
         """Put a job into its queue. Raises the errors of Celery's clients at once."""
         options: Message = {"task_id": job.job_id, "retry": False, "ignore_result": False}

@@ -345,6 +345,8 @@ def _requeue(options: argparse.Namespace, settings: Settings, records: Records) 
     from upscaled_queue.job import read_job
     from upscaled_queue.producer import Producer
 
+    producer = Producer(settings, records)
+    producer.check()  # before its end is deleted, because the job is nowhere else
     fields = records.forget(options.id)
     if fields is None:
         print(
@@ -354,7 +356,7 @@ def _requeue(options: argparse.Namespace, settings: Settings, records: Records) 
         )
         return EXIT_FAILED
     job = read_job(fields)
-    Producer(settings, records).submit_again(job)
+    producer.submit_again(job)
     _print([{"type": "queued", "job_id": job.job_id}])
     return EXIT_OK
 

@@ -21,6 +21,12 @@ class Producer:
 
             self._celery = CeleryProducer(settings)
 
+    def check(self) -> None:
+        """Raise the errors of the engine's client if the queue cannot be reached. Redis needs no
+        look, because the record is there too, or was asked before."""
+        if not self._settings.url.is_redis:
+            self._celery.check()
+
     def submit(self, jobs: Sequence[QueuedJob]) -> None:
         """Put jobs into their queues. A job that was submitted before is left as it is."""
         given: dict[str, QueuedJob] = {}

@@ -123,6 +123,8 @@ DELETE = (
     _DROP
     + """
 local id = redis.call('HGET', KEYS[2], 'webhook_id')
+-- Refused if Redis has no memory left: then the job could not be given anew either.
+redis.call('SET', KEYS[1], '')
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
 if id then

@@ -106,6 +106,30 @@ def test_the_depth_is_told_while_redis_has_no_memory_left(fleet: Fleet) -> None:
 
 
 @needs_redis
+def test_a_failed_job_that_cannot_be_given_anew_stays_a_dead_letter(fleet: Fleet) -> None:
+    fleet.start_machine().wait_ready()
+    fleet.submit(fleet.job("failed", error_code="input_not_found"))
+    end = fleet.end_of("failed")
+    # Its script is known to Redis, as it is after some time.
+    fleet.submit(fleet.job("other", error_code="input_not_found"))
+    fleet.end_of("other")
+    assert fleet.command("requeue", "other").returncode == 0
+    fleet.records.redis.config_set("maxmemory", 1)
+    answer = fleet.command("requeue", "failed")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "the queue cannot be used now" in answer.stderr
+    fleet.records.redis.config_set("maxmemory", 0)
+    assert fleet.records.end_of("failed") == end
+    url = fleet.url
+    fleet.use_rabbitmq("amqp://127.0.0.1:1//")
+    assert fleet.command("requeue", "failed").returncode == 1
+    assert fleet.records.end_of("failed") == end
+    fleet.url = url
+    assert fleet.command("requeue", "failed").returncode == 0
+    assert fleet.end_of("failed")["code"] == "input_not_found"
+
+
+@needs_redis
 def test_a_machine_that_is_sent_away_waits_for_no_redis_that_is_away(fleet: Fleet) -> None:
     machine = fleet.start_machine("--lease-s", "2", "--grace-s", "0.5").wait_ready()
     fleet.submit(fleet.job("moved", hang=True))
