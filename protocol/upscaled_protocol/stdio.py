@@ -6,13 +6,14 @@ Call `claim_stdio` before any heavy import: libraries print while they load.
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import select
 import socket
 import stat
 import sys
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Duplicates get this number or a higher one: lower ones are stdio to every program.
 _LOWEST_PRIVATE_FD = 3
@@ -42,10 +43,8 @@ def claim_stdio() -> Wire:
     else:
         os.close(null)
     os.dup2(2, 1)
-    # A new object, because the old one may have been made for a file of another kind. It is line-
-    # buffered, to stay in order with the log lines, and has the error handler of stderr, because a
-    # library that prints a file name must not fail a job.
-    sys.stdout = open(1, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    # New objects, because the old ones may have been made for files of another kind, or be None.
+    sys.stdout, sys.stderr = _printer(1), _printer(2)
     return wire
 
 
@@ -57,6 +56,25 @@ def _private(fd: int) -> int:
         if sys.stderr is not None:  # else `print` would write to stdout
             print(f"{name} is closed, and jobs come and go there: give {instead}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
+
+
+class _Lossy(io.FileIO):
+    """Drops what cannot be written, because the disk is full, or the reader is gone or slow."""
+
+    def write(self, data: Any) -> int:
+        try:
+            taken = super().write(data)
+        except OSError:
+            taken = None
+        return len(data) if taken is None else taken
+
+
+def _printer(fd: int) -> io.TextIOWrapper:
+    """A text stream on which no `print` of a library fails a job: an unwritable line is lost, and a
+    file name that the locale cannot show is escaped. Line-buffered, to stay in order with the log
+    lines."""
+    raw = io.BufferedWriter(_Lossy(fd, "w", closefd=False))
+    return io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)
 
 
 class NonBlockingWriter:

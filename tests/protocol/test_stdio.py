@@ -79,6 +79,21 @@ def test_a_print_that_stderr_cannot_encode_does_not_fail() -> None:
     assert (done.stderr, done.returncode) == (b"cannot read caf\\udce9.png\n", 0)
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_a_print_that_cannot_be_written_does_not_fail(stderr: str) -> None:
+    program = """
+import os, sys
+from upscaled_protocol.stdio import claim_stdio
+wire = claim_stdio()
+print("a line of a library")
+print("another one", file=sys.stderr)
+sys.stderr.flush()
+os.write(wire.write_fd, b"a result\\n")
+"""
+    done = run(program, shell=stderr)
+    assert (done.stdout, done.returncode) == (b"a result\n", 0)
+
+
 def test_the_hosts_lines_are_read_from_the_wire_and_stdin_is_at_its_end() -> None:
     program = (
         "import os, subprocess, sys\n"
