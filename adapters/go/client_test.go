@@ -215,7 +215,7 @@ func TestWrongUsageAndAMissingProgramAreToldAtOnce(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	_, err = upscaled.Start(bounded(t), upscaled.WithCommand("no-such-program"))
-	if !errors.Is(err, exec.ErrNotFound) {
+	if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "install upscaled") {
 		t.Errorf("%v", err)
 	}
 	_, err = upscaled.Start(bounded(t), upscaled.WithCommand("/no/such/program"))

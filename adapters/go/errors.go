@@ -3,6 +3,7 @@ package upscaled
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 )
 
 // ErrDaemonGone is what a DaemonGoneError is, for errors.Is.
@@ -60,6 +61,9 @@ type DaemonGoneError struct {
 }
 
 func (e *DaemonGoneError) Error() string {
+	if errors.Is(e.Err, exec.ErrNotFound) {
+		return fmt.Sprintf("the daemon cannot be started: %v: install upscaled, or name its program by WithCommand", e.Err)
+	}
 	text := fmt.Sprintf("the daemon is gone: %v", e.Err)
 	if e.LastWords != "" {
 		text += "; its log ended with:\n" + e.LastWords
