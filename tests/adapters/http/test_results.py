@@ -55,6 +55,17 @@ def completed(serve: RunningServe, data: bytes, suffix: str, **fields: Any) -> s
     return job_id
 
 
+# More than the buffers of a connection hold: a client that stops reading stops the server.
+LARGE_BYTES = 100_000_000
+
+
+def completed_large(serve: RunningServe, **fields: Any) -> str:
+    """The same with a large file, which takes no room."""
+    job_id = completed(serve, b"", "png", **fields)
+    os.truncate(serve.service.storage.result(f"{job_id}.png"), LARGE_BYTES)
+    return job_id
+
+
 def files_open_in(folder: Path) -> list[str]:
     """The files of a folder that this process has open."""
     paths = (file.path for file in psutil.Process().open_files())
@@ -260,8 +271,7 @@ def test_a_download_of_another_kind_that_breaks_off_does_not_count(
     tmp_path: Path, target: str
 ) -> None:
     with running_serve(tmp_path) as serve:
-        large = bytes(30_000_000)  # more than the buffers of a connection hold
-        job_id = completed(serve, large, "png", retention="delete_after_download")
+        job_id = completed_large(serve, retention="delete_after_download")
         with serve.client.stream("GET", target.format(job_id)) as answer:
             next(answer.iter_bytes(1024))
         wait_until(lambda: not files_open_in(tmp_path / "results"), "the end of the download")
@@ -270,12 +280,12 @@ def test_a_download_of_another_kind_that_breaks_off_does_not_count(
 
 def test_a_result_that_is_removed_while_it_is_sent_stays_removed(tmp_path: Path) -> None:
     with running_serve(tmp_path) as serve:
-        job_id = completed(serve, bytes(30_000_000), "png", retention="delete_after_download")
+        job_id = completed_large(serve, retention="delete_after_download")
         with serve.client.stream("GET", f"/api/results/{job_id}") as answer:
             parts = answer.iter_bytes(1024)
             next(parts)
             assert serve.client.post("/api/cleanup", json={"older_than_s": 0}).status_code == 200
-            assert sum(map(len, parts)) == 30_000_000 - 1024
+            assert sum(map(len, parts)) == LARGE_BYTES - 1024
         assert "result_url" not in serve.client.get(f"/api/jobs/{job_id}").json()
 
 
@@ -316,17 +326,17 @@ def test_more_zips_than_the_server_has_files_for_are_refused(
 ) -> None:
     monkeypatch.setattr("upscaled_http.archives.MAX_OPEN_FILES", 3)
     with running_serve(tmp_path) as serve:
-        ids = [completed(serve, bytes(10_000_000), "png") for _ in range(4)]
+        ids = [completed_large(serve) for _ in range(4)]
 
         def ask(*job_ids: str) -> int:
             return serve.client.head("/api/results.zip", params={"job_id": job_ids}).status_code
 
         with serve.client.stream("GET", "/api/results.zip", params={"job_id": ids[:2]}) as slow:
-            next(slow.iter_bytes(1024))
+            parts = slow.iter_bytes(1024)  # the end of this generator would end the download
+            next(parts)
             assert ask(ids[2]) == 200
             answer = serve.client.get("/api/results.zip", params={"job_id": ids[2:]})
             assert (answer.status_code, answer.json()["retryable"]) == (503, True)
             assert int(answer.headers["retry-after"]) > 0
             assert serve.client.get(f"/api/results/{ids[2]}").status_code == 200
-        wait_until(lambda: ask(*ids[2:]) == 200, "room for another zip")
-        assert ask(*ids[1:]) == 200
+        wait_until(lambda: ask(*ids[1:]) == 200, "room for another zip")
