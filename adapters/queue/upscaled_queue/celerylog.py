@@ -23,8 +23,12 @@ def log_little(**_: Any) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
+# It shows a message that it cannot take whole, below a line of its own.
+_CONSUMER = "celery.worker.consumer.consumer"
+
+
 class SeldomLines(logging.Filter):
-    """Passes a line once per minute."""
+    """Passes a line once per minute, and nothing of a message: its URLs may have tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,4 +38,7 @@ class SeldomLines(logging.Filter):
         """False for a line that was logged within the last minute, and for one about a setting that
         is set here: Celery shows it in spite of the filter of warnings."""
         line = record.getMessage()
+        if record.name == _CONSUMER:
+            line = line.partition("\n")[0].partition(" [type:")[0]
+            record.msg, record.args = line, ()
         return CPendingDeprecationWarning.__name__ not in line and self._seldom.is_due(line)

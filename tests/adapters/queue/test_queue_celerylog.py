@@ -8,8 +8,12 @@ import pytest
 
 pytest.importorskip("celery", reason="celery is not installed")
 
+from celery.worker.consumer import consumer
+
 from upscaled_queue.celerylog import SeldomLines
 from upscaled_queue.seldom import Seldom
+
+SECRET = "https://storage.example/a.png?token=secret"
 
 
 def line(text: str) -> logging.LogRecord:
@@ -35,3 +39,23 @@ def test_celerys_lines_are_logged_as_seldom() -> None:
 def test_what_celery_says_of_settings_that_are_set_here_is_not_logged() -> None:
     told = line("consumer.py:427: CPendingDeprecationWarning: In Celery 5.1")
     assert not SeldomLines().filter(told)
+
+
+@pytest.mark.parametrize(
+    ("template", "arguments", "shown"),
+    [
+        (consumer.UNKNOWN_TASK_ERROR, ("'odd'", SECRET, SECRET, SECRET), "of type 'odd'."),
+        (consumer.INVALID_TASK_ERROR, ("no id", SECRET), "message: no id"),
+        (consumer.UNKNOWN_FORMAT, (SECRET,), "Wrong destination?!?"),
+        (consumer.MESSAGE_DECODE_ERROR, ("cut", "t", "utf-8", SECRET, SECRET), "body: 'cut'"),
+    ],
+)
+def test_nothing_of_a_message_that_celery_cannot_take_is_logged(
+    template: str, arguments: tuple[str, ...], shown: str
+) -> None:
+    record = logging.LogRecord(
+        "celery.worker.consumer.consumer", logging.ERROR, "", 0, template, arguments, None
+    )
+    assert SeldomLines().filter(record)
+    assert record.getMessage().endswith(shown)
+    assert "\n" not in record.getMessage()
