@@ -291,7 +291,8 @@ class OpenJobs:
         self._renumbering = None
         queued = (one for one in self._records.values() if one.status == "queued")
         for position, record in enumerate(islice(queued, _RENUMBERED)):
-            if record.position != position:
+            # The daemon has counted less if a worker has taken jobs that it has not begun yet.
+            if record.position is not None and record.position > position:
                 record.position = position
                 self._watchers.notify(record)
 

@@ -207,8 +207,9 @@ def test_one_stream_has_all_jobs(serve: RunningServe) -> None:
 
 def test_past_the_queues_limit_a_submit_is_refused(serve: RunningServe) -> None:
     jobs = [serve.submit(hang=True) for _ in range(MAX_QUEUE)]
-    positions = [job["position"] for job in jobs]
-    assert positions == sorted(positions)
+    # Those that have started meanwhile do not count.
+    assert all(job["position"] <= before for before, job in enumerate(jobs))
+    assert jobs[-1]["position"] > 0
     answer = serve.client.post("/api/upscale/fake", json={})
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert answer.headers["retry-after"].isdecimal()
