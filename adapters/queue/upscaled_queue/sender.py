@@ -165,8 +165,11 @@ class WebhookSender:
             protocol=2,
             socket_timeout=_SOCKET_TIMEOUT_S,
         )
+        task = asyncio.current_task()
+        assert task is not None
         async with client:
-            while True:
+            # If a connection breaks, redis-py may raise its error in place of a cancel.
+            while not task.cancelling():
                 try:
                     found = await client.xread({OUTBOX: place}, count=1000, block=_FOLLOW_MS)
                 except self._outbox.outages:
