@@ -12,9 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import redis.asyncio
 from prometheus_client import Metric
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from upscaled_protocol.log import Logger
 from upscaled_queue.outages import reason_of
@@ -30,8 +33,9 @@ from upscaled_webhooks.webhooks import Outcome, SystemClock, Webhooks, attempts_
 _RENEWALS_PER_LEASE = 4
 # How long a process that leaves sends what is due: the time that a machine has after its grace.
 _DRAIN_S = 3.0
-# How long Redis waits for an end before it answers without one.
-_FOLLOW_MS = 1000
+# How long Redis waits for an end before it answers without one. A sender that stops waits for the
+# answer.
+_FOLLOW_MS = 250
 # The time limit of an answer. It is longer than the wait for an end.
 _SOCKET_TIMEOUT_S = 5.0
 # Between two tries to follow the ends.
@@ -133,47 +137,50 @@ class WebhookSender:
         # First the stream's place, then all webhooks that wait, so that none in between is missed.
         place = self._outbox.last_end()
         webhooks.start()
-        following = asyncio.create_task(self._follow(webhooks, place))
+        ended = asyncio.Event()
+        following = asyncio.create_task(self._follow(webhooks, place, ended))
         try:
             await self._send_while_held(webhooks)
         finally:
-            following.cancel()
+            # Not cancelled: redis-py loses a cancel that comes while it connects, or its socket.
+            ended.set()
             await asyncio.gather(following, return_exceptions=True)
             await webhooks.stop()
             self._counts += webhooks.counts
             self._webhooks = None
 
     async def _send_while_held(self, webhooks: Webhooks) -> None:
-        while not await self._is_stopping():
+        is_stopping = False
+        while not is_stopping:
+            is_stopping = await self._is_stopping()
+            # Also at the end: the machine's last jobs have just ended, and by the time of an earlier
+            # answer of Redis they would not be due yet.
             if self._outbox.is_lost or not self._hold():
                 return
             # The stream may have been cut, so ask for the webhooks of all receivers.
             webhooks.start()
-        # The machine's last jobs have just ended.
-        webhooks.start()
         await webhooks.drain(_DRAIN_S)
         if waiting := webhooks.pending:
             self._log.log("info", "webhooks_left", count=waiting)
         self._outbox.leave()
 
-    async def _follow(self, webhooks: Webhooks, place: str) -> None:
-        """Wake the receivers of the jobs that end after that place."""
+    async def _follow(self, webhooks: Webhooks, place: str, ended: asyncio.Event) -> None:
+        """Wake the receivers of the jobs that end after that place, until `ended` is set."""
         client = redis.asyncio.from_url(
             self._settings.url.record,
             decode_responses=True,
             encoding_errors=ENCODING_ERRORS,
             protocol=2,
             socket_timeout=_SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # this loop is one
         )
-        task = asyncio.current_task()
-        assert task is not None
         async with client:
-            # If a connection breaks, redis-py may raise its error in place of a cancel.
-            while not task.cancelling():
+            while not ended.is_set():
                 try:
                     found = await client.xread({OUTBOX: place}, count=1000, block=_FOLLOW_MS)
                 except self._outbox.outages:
-                    await asyncio.sleep(_FOLLOW_AGAIN_S)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), _FOLLOW_AGAIN_S)
                     continue
                 last, receivers = read_ended(found)
                 place = last or place
