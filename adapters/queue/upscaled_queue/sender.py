@@ -153,8 +153,8 @@ class WebhookSender:
         is_stopping = False
         while not is_stopping:
             is_stopping = await self._is_stopping()
-            # Also at the end: the machine's last jobs have just ended, and by the time of an earlier
-            # answer of Redis they would not be due yet.
+            # Also at the end: the machine's last jobs have just ended, and would not be due yet by
+            # the time of an earlier answer of Redis.
             if self._outbox.is_lost or not self._hold():
                 return
             # The stream may have been cut, so ask for the webhooks of all receivers.
