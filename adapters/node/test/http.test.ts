@@ -175,7 +175,6 @@ test("many jobs run 64 at a time, and one that waits for its turn ends at its ab
   for (let jobs = 65; jobs <= 199; jobs++) {
     const next = heldJobs(jobs);
     held[jobs - 65]?.();
-    await calls[jobs - 65];
     await next;
     assert.equal(held.length, jobs);
   }

@@ -174,8 +174,8 @@ def test_a_machine_that_is_killed_before_its_receiver_answers_loses_no_webhook(
     assert fleet.starts_of("survives") == 1
     # A machine that leaves sends the end of its last job.
     second.wait_ready()
-    fleet.submit(alone.job("last", steps=10, step_s=0.1))
-    fleet.wait_running("last")
+    fleet.submit(alone.job("last", steps=20, step_s=0.1))
+    fleet.wait_progress("last")
     second.process.send_signal(signal.SIGTERM)
     assert second.wait_exit() == 0
     assert receiver.next()["data"]["job_id"] == "last"
