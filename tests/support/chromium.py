@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    FilePayload,
+    Locator,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 # Chromium as root has no sandbox, and a container's /dev/shm is small. The rest keeps it from
 # asking its makers' servers.
@@ -91,6 +99,18 @@ def start(page: Page, *files: FilePayload) -> None:
 def pick(page: Page, name: str, value: str) -> None:
     """Choose a radio button, which lies under its label."""
     page.locator(f"input[name={name}][value='{value}']").check(force=True)
+
+
+def add_model(page: Page, **fields: object) -> None:
+    """As if the server had one more model, which is the default of its method."""
+
+    def with_one_more(route: Route) -> None:
+        answer = route.fetch()
+        listed = answer.json()
+        listed["models"].append({"installed": True, "default": True, **fields})
+        route.fulfill(response=answer, json=listed)
+
+    page.route("**/api/models", with_one_more)
 
 
 def staged(page: Page, name: str) -> Locator:
