@@ -202,32 +202,34 @@ def number_of_the_fourth_tile(data: bytearray, tag: int) -> tuple[int, int]:
     return at, struct.unpack_from("<I", data, at)[0]
 
 
-@pytest.mark.parametrize("damage", ["cut off", "zeros"])
-def test_a_tile_that_cannot_be_read_is_an_error(
-    tmp_path: Path, opened: Opener, damage: str
+BLACK_TILE = NOISE.copy()
+BLACK_TILE[64:, :64] = 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"), [("cut off", None), ("zeros", None), ("no data", BLACK_TILE)]
+)
+def test_a_tile_that_cannot_be_read_is_an_error_and_one_without_data_is_black(
+    tmp_path: Path,
+    opened: Opener,
+    context: RecordingContext,
+    damage: str,
+    read: np.ndarray | None,
 ) -> None:
     path = tiled(tmp_path / "tiles.tif")
     data = bytearray(path.read_bytes())
-    at, place = number_of_the_fourth_tile(data, TILE_PLACES)
-    if damage == "zeros":
-        _, size = number_of_the_fourth_tile(data, TILE_SIZES)
+    place_at, place = number_of_the_fourth_tile(data, TILE_PLACES)
+    size_at, size = number_of_the_fourth_tile(data, TILE_SIZES)
+    if damage == "cut off":
+        struct.pack_into("<I", data, place_at, len(data) - 100)
+    elif damage == "zeros":
         data[place : place + size] = bytes(size)
     else:
-        struct.pack_into("<I", data, at, len(data) - 100)
+        struct.pack_into("<I", data, size_at, 0)
     path.write_bytes(data)
-    assert error_of(opened, image_path=path).code is ErrorCode.INPUT_UNREADABLE
-
-
-def test_a_tile_without_data_is_black(
-    tmp_path: Path, opened: Opener, context: RecordingContext
-) -> None:
-    path = tiled(tmp_path / "sparse.tif")
-    data = bytearray(path.read_bytes())
-    at, _ = number_of_the_fourth_tile(data, TILE_SIZES)
-    struct.pack_into("<I", data, at, 0)
-    path.write_bytes(data)
-    expected = NOISE.copy()
-    expected[64:, :64] = 0
-    with opened(image_path=path) as source:
-        assert np.array_equal(read_all(source), expected)
-    assert context.warnings == []
+    if read is None:
+        assert error_of(opened, image_path=path).code is ErrorCode.INPUT_UNREADABLE
+    else:
+        with opened(image_path=path) as source:
+            assert np.array_equal(read_all(source), read)
+        assert context.warnings == []
