@@ -151,13 +151,16 @@ export class Entries extends EventTarget {
     for (const job of jobs) this.take(job);
   }
 
-  /** Take the server's list: jobs that it no longer has are removed here. */
-  async reconcile(jobs) {
+  /** Take the list that `listJobs` asks the server for: jobs that it no longer has are removed here. */
+  async reconcile(listJobs) {
+    // An upload that becomes a job meanwhile may be missing in the list.
+    const known = [...this.byJob.values()];
+    const jobs = await listJobs();
     // In one task: the browser would lay the page out anew for each job.
     const kept = await originals.all();
     const ids = new Set(jobs.map((job) => job.job_id));
-    for (const entry of [...this.all]) {
-      if (entry.phase === "job" && !ids.has(entry.job.job_id)) this.remove(entry);
+    for (const entry of known) {
+      if (this.all.has(entry) && !ids.has(entry.job.job_id)) this.remove(entry);
     }
     for (const job of jobs) {
       const found = this.update(job);

@@ -22,7 +22,7 @@ export async function followJobs(entries, onConnection) {
     try {
       const stream = await request("events", { headers: { Accept: "text/event-stream" }, answerMs: ANSWER_MS });
       // The list is asked for after the stream was opened, so no change is missed.
-      await entries.reconcile(await listJobs());
+      await entries.reconcile(listJobs);
       onConnection(true);
       failures = 0;
       for await (const { event, data } of messages(stream.body, SILENCE_MS)) {

@@ -29,6 +29,21 @@ def test_a_reload_in_mid_job_finds_the_job_its_picture_and_its_end(
     expect(page.get_by_role("slider")).to_be_enabled()
 
 
+def test_a_picture_that_becomes_a_job_while_the_list_is_read_stays(page: Page) -> None:
+    start(page, picture("older.png"))
+    expect(card(page, "older.png")).to_be_visible()
+    listed = page.request.get(f"{page.url}api/jobs?limit=500").json()
+    held: list[Route] = []
+    page.route("**/api/jobs?*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright counts its parameters
+    with page.expect_request("**/api/jobs?*"):
+        page.reload()
+    start(page, picture("newer.png"))
+    expect(card(page, "newer.png")).to_be_visible()
+    held.pop().fulfill(json=listed)
+    expect(card(page, "older.png")).to_be_visible()
+    expect(card(page, "newer.png")).to_be_visible()
+
+
 def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> None:
     held_jobs.touch()
     start(page, picture("mine.png"))
