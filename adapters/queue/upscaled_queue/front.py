@@ -53,12 +53,11 @@ _TICK_MS = 50
 _IDLE_MS = 1000
 # How often the progress of the open jobs is read.
 _PROGRESS_S = 0.5
-# How often the ends of all open jobs are read, because those of an outage are not in the stream.
+# How often all open jobs are looked up: the ends of an outage are not in the stream, and an emptied
+# Redis has lost jobs.
 _SWEEP_S = 5.0
 _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 2.0
-# Keys per command to Redis.
-_BATCH = 500
 # Lines that are kept while Redis is away, about ten thousand jobs. The rest waits in the pipe.
 _KEPT_BYTES = 8 * 1024 * 1024
 
@@ -71,11 +70,15 @@ class _HostGoneError(Exception):
 
 @dataclass
 class _OpenJob:
-    """progress: the newest progress that the host has got, as text."""
+    """line: the job as it was given, which takes less memory than its fields. progress: the newest
+    progress that the host has got, as text."""
 
-    method: str
-    webhook_url: str | None
+    line: bytes
     progress: str | None = None
+
+    @property
+    def job(self) -> QueuedJob:
+        return read_job(decode_line(self.line))
 
 
 class Front:
@@ -227,7 +230,7 @@ class Front:
             )
 
     def _accept(self, job: QueuedJob) -> None:
-        self._open[job.job_id] = _OpenJob(job.method, job.webhook_url)
+        self._open[job.job_id] = _OpenJob(encode_line(job.fields))
         self._new.append(job)
         # A cancel that came before its job is in the record, so the machine finds it.
         self._admission.note_accepted(job.job_id)
@@ -247,20 +250,21 @@ class Front:
         self._patiently(lambda: self._send_ends([job.job_id for job in jobs]))
 
     def _cancel(self, job_id: str) -> None:
-        job = self._open.get(job_id)
-        if not self._records.cancel(job_id) or job is None:
+        open_job = self._open.get(job_id)
+        if not self._records.cancel(job_id) or open_job is None:
             return
         status = self._records.status_of(job_id, self._settings.lease_s)
         if status["state"] != "running":
             # There may be no machine that would see the cancel.
             error = JobError(ErrorCode.CANCELLED, "the job was cancelled", job_id=job_id)
-            event, url = error_event(error, job_id), job.webhook_url
+            job, event = open_job.job, error_event(error, job_id)
+            url = job.webhook_url
             webhook = None if url is None else message_of(url, job.method, event)
             self._records.settle(job_id, job.method, event, None, webhook)
 
     def _replay(self, job_ids: Iterable[str]) -> None:
         """Send the ends of these jobs again."""
-        for event in self._records.ends_of(list(job_ids), _BATCH):
+        for event in self._records.ends_of(list(job_ids)):
             self._end(event)
 
     def _report(self, request_id: str | None) -> HealthReport:
@@ -297,7 +301,7 @@ class Front:
     # --- the record -----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Send the ends of open jobs, and their progress if it is new."""
+        """Send the ends of open jobs, and their progress if it is new; give again what was lost."""
         for job_id in self._follower.ended():
             if job_id in self._open:
                 self._send_ends([job_id])
@@ -305,17 +309,25 @@ class Front:
         if self._open and now >= self._next_sweep:
             self._next_sweep = now + _SWEEP_S
             self._send_ends(list(self._open))
+            self._submit_lost()
         if self._open and now >= self._next_progress:
             self._next_progress = now + _PROGRESS_S
             self._send_progress()
 
     def _send_ends(self, job_ids: list[str]) -> None:
-        for event in self._records.ends_of(job_ids, _BATCH):
+        for event in self._records.ends_of(job_ids):
             if event["job_id"] in self._open:
                 self._end(event)
 
+    def _submit_lost(self) -> None:
+        """Submit again the open jobs that Redis has lost."""
+        lost = self._records.not_given(list(self._open))
+        if lost:
+            self._log.log("warning", "jobs_given_again", jobs=len(lost))
+            self._producer.submit([self._open[job_id].job for job_id in lost])
+
     def _send_progress(self) -> None:
-        for job_id, text in self._records.progress_of(list(self._open), _BATCH):
+        for job_id, text in self._records.progress_of(list(self._open)):
             job = self._open[job_id]
             if text != job.progress:
                 job.progress = text

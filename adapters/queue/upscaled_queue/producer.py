@@ -29,11 +29,10 @@ class Producer:
 
     def submit(self, jobs: Sequence[QueuedJob]) -> None:
         """Put jobs into their queues. A job that was submitted before is left as it is."""
-        given: dict[str, QueuedJob] = {}
+        by_id: dict[str, QueuedJob] = {}
         for job in jobs:
-            if not self._records.is_given(job.job_id):
-                given.setdefault(job.job_id, job)
-        new = list(given.values())
+            by_id.setdefault(job.job_id, job)
+        new = [by_id[job_id] for job_id in self._records.not_given(list(by_id))]
         if self._settings.url.engine == "bullmq":
             from upscaled_queue import bullmq
 

@@ -47,6 +47,8 @@ _FIRST_DELAY_S = 0.05
 _LAST_DELAY_S = 1.0
 # The server waits so long for a new id before it answers with none.
 _FOLLOW_MS = 1000
+# Jobs per question to Redis.
+_BATCH = 500
 
 
 class RecordLostError(Exception):
@@ -194,10 +196,24 @@ class Records:
 
     def is_given(self, job_id: str) -> bool:
         """Whether the job was put into the queue, or has ended."""
-        return bool(
-            self.redis.hexists(f"upscaled:job:{job_id}", "given_at")
-            or self.redis.exists(f"upscaled:record:{job_id}")
-        )
+        return not self.not_given([job_id])
+
+    def not_given(self, job_ids: Sequence[str]) -> list[str]:
+        """Those jobs that were neither put into the queue nor have ended, as far as Redis knows. If
+        they were, Redis has lost them."""
+        missing = []
+        for start in range(0, len(job_ids), _BATCH):
+            some = job_ids[start : start + _BATCH]
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in some:
+                    pipe.hexists(f"upscaled:job:{job_id}", "given_at")
+                    pipe.exists(f"upscaled:record:{job_id}")
+                known = iter(pipe.execute())
+            pairs = zip(some, known, known, strict=True)
+            missing += [
+                job_id for job_id, is_given, has_ended in pairs if not (is_given or has_ended)
+            ]
+        return missing
 
     def end_of(self, job_id: str) -> Message | None:
         """The job's terminal event; None if it has not ended, or its record was not kept."""
@@ -293,18 +309,18 @@ class Records:
                     if event is not None:
                         yield event
 
-    def ends_of(self, job_ids: Sequence[str], batch: int) -> Iterator[Message]:
+    def ends_of(self, job_ids: Sequence[str]) -> Iterator[Message]:
         """The terminal events of those jobs that have ended."""
-        for start in range(0, len(job_ids), batch):
-            keys = [f"upscaled:record:{one}" for one in job_ids[start : start + batch]]
+        for start in range(0, len(job_ids), _BATCH):
+            keys = [f"upscaled:record:{one}" for one in job_ids[start : start + _BATCH]]
             for text in cast(list[str | None], self.redis.mget(keys)):
                 if text is not None:
                     yield decode_line(text.encode())
 
-    def progress_of(self, job_ids: Sequence[str], batch: int) -> Iterator[tuple[str, str]]:
+    def progress_of(self, job_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The newest progress of those jobs that have one, as lines."""
-        for start in range(0, len(job_ids), batch):
-            some = job_ids[start : start + batch]
+        for start in range(0, len(job_ids), _BATCH):
+            some = job_ids[start : start + _BATCH]
             with self.redis.pipeline(transaction=False) as pipe:
                 for job_id in some:
                     pipe.hget(f"upscaled:job:{job_id}", "progress")

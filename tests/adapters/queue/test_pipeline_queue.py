@@ -196,6 +196,22 @@ def test_a_picture_whose_job_ended_badly_is_given_anew_and_a_filed_one_is_not(si
 
 @needs_redis
 @pytest.mark.parametrize("fleet", ["redis"], indirect=True, ids=["celery"])
+def test_an_emptied_redis_gets_the_open_pictures_again(site: Site) -> None:
+    picture = Picture.of_file(site.picture("lost.png"))
+    settings = Settings(url=read_queue_url(site.fleet.url))
+
+    async def process() -> PipelineResult:
+        end = await QueuedPipeline(site.bucket, settings, scale=2).give(picture)
+        site.fleet.records.redis.flushall()
+        site.start_machine()
+        return await end
+
+    assert asyncio.run(process()).folder == "upscaled"
+    assert site.where(picture.key) == ["upscaled"]
+
+
+@needs_redis
+@pytest.mark.parametrize("fleet", ["redis"], indirect=True, ids=["celery"])
 def test_a_native_task_names_a_picture_that_is_in_the_bucket_and_can_be_cancelled(
     site: Site,
 ) -> None:

@@ -149,6 +149,19 @@ def test_redis_may_be_killed_under_it(fleet: Fleet) -> None:
     fleet.check_each_has_one_result(["survives", "later"])
 
 
+@pytest.mark.parametrize("fleet", ["redis"], indirect=True, ids=["celery"])
+def test_an_emptied_redis_gets_the_open_jobs_again(fleet: Fleet) -> None:
+    ids = [f"lost-{number}" for number in range(3)]
+    with front(fleet) as upscaler:
+        calls = [upscaler.submit_job(fleet.job(job_id)) for job_id in ids]
+        wait_until(lambda: not fleet.records.not_given(ids), "the jobs in the queue")
+        fleet.records.redis.flushall()
+        fleet.start_machine("--lease-s", str(LEASE_S))
+        for call in calls:
+            call.result(TIMEOUT_S)
+    fleet.check_each_has_one_result(ids)
+
+
 def test_the_reason_of_an_outage_names_no_part_of_a_job(shared: Fleet) -> None:
     redis = shared.records.redis
     redis.config_set("min-replicas-to-write", 1)

@@ -7,9 +7,10 @@ result <────────────── the queue's record <───
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from upscaled.errors import error_of
 from upscaled_queue.job import PIPELINE, Message, QueuedJob, read_job
@@ -27,12 +28,19 @@ T = TypeVar("T")
 
 # How soon the end of a picture is seen.
 _LOOK_S = 0.5
+# How many looks after one another are for ends alone, before lost jobs are looked for.
+_LOOKS_PER_SWEEP = 10
 # While the record is away.
 _LAST_DELAY_S = 5.0
-# Keys in one question to Redis.
-_BATCH = 500
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Open(NamedTuple):
+    """A job that was given, and the future of its end."""
+
+    job: QueuedJob
+    end: asyncio.Future[Message]
 
 
 class QueuedPipeline:
@@ -48,7 +56,7 @@ class QueuedPipeline:
         self._records = Records(settings.url.record, settings.keep_s)
         self._producer = Producer(settings, self._records)
         self._giving = asyncio.Lock()
-        self._open: dict[str, asyncio.Future[Message]] = {}
+        self._open: dict[str, _Open] = {}
         self._watching: asyncio.Task[None] | None = None
 
     async def process(self, picture: Picture) -> PipelineResult:
@@ -68,7 +76,7 @@ class QueuedPipeline:
         task = PictureTask(bucket=self._bucket.url, key=picture.key, **self._options)
         job = read_job(task.message())
         await self._queue(job, picture)
-        return asyncio.ensure_future(self._result(job.job_id, picture))
+        return asyncio.ensure_future(self._result(job, picture))
 
     async def has_machines(self) -> bool:
         """Whether a machine serves the pipeline now. Raises `QueueAwayError` and
@@ -94,8 +102,8 @@ class QueuedPipeline:
             else:
                 await _asked(self._producer.submit, [job])
 
-    async def _result(self, job_id: str, picture: Picture) -> PipelineResult:
-        event = await self._end_of(job_id)
+    async def _result(self, job: QueuedJob, picture: Picture) -> PipelineResult:
+        event = await self._end_of(job)
         if event["type"] == "error":
             raise error_of(event)
         if picture.path is not None:
@@ -103,22 +111,36 @@ class QueuedPipeline:
             await self._bucket.delete(f"{INCOMING}/{picture.key}")
         return PipelineResult.of_fields(event)
 
-    async def _end_of(self, job_id: str) -> Message:
-        if job_id not in self._open:
-            self._open[job_id] = asyncio.get_running_loop().create_future()
+    async def _end_of(self, job: QueuedJob) -> Message:
+        if job.job_id not in self._open:
+            self._open[job.job_id] = _Open(job, asyncio.get_running_loop().create_future())
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
-        return await asyncio.shield(self._open[job_id])
+        return await asyncio.shield(self._open[job.job_id].end)
 
     async def _watch(self) -> None:
         """Settle the open pictures, as long as there are any."""
+        looks = 0
         while self._open:
             for event in await _patiently(self._ends):
-                self._open.pop(event["job_id"]).set_result(event)
+                self._open.pop(event["job_id"]).end.set_result(event)
+            looks += 1
+            if looks % _LOOKS_PER_SWEEP == 0:
+                with contextlib.suppress(QueueAwayError):  # the next sweep finds them too
+                    async with self._giving:
+                        await _asked(self._submit_lost)
             await asyncio.sleep(_LOOK_S)
 
     def _ends(self) -> list[Message]:
-        return list(self._records.ends_of(list(self._open), _BATCH))
+        return list(self._records.ends_of(list(self._open)))
+
+    def _submit_lost(self) -> None:
+        """Submit again the open jobs that Redis has lost. Their pictures are in the bucket."""
+        known = self._open.copy()  # in one step, because this runs in a thread
+        lost = self._records.not_given(list(known))
+        if lost:
+            _LOG.warning("the queue has lost %d pictures: they are given again", len(lost))
+            self._producer.submit([known[job_id].job for job_id in lost])
 
 
 async def _asked(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
