@@ -224,13 +224,13 @@ func TestWrongUsageAndAMissingProgramAreToldAtOnce(t *testing.T) {
 	}
 }
 
-func TestAProgramThatIsReplacedUnderItsClientIsStartedAgain(t *testing.T) {
+func TestAProgramThatIsReplacedUnderItsClientIsStartedAgainAndAnswersWhatWasAskedMeanwhile(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "daemon")
 	install := func() {
 		t.Helper()
 		script := "#!/bin/sh\necho '{\"type\":\"status\",\"message\":\"ready\"}'\nexec cat\n"
-		// By a rename: a file that is open for writing cannot be started.
+		// `cat` answers each question with its `request_id`. By a rename: a file that is open for writing cannot be started.
 		if err := os.WriteFile(program+".new", []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -252,8 +252,18 @@ func TestAProgramThatIsReplacedUnderItsClientIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitUntil(t, "the end of the daemon", func() bool { return client.PID() == 0 })
+	answered := make(chan error)
+	go func() {
+		_, err := client.Health(bounded(t))
+		answered <- err
+	}()
 	install()
-	waitUntil(t, "another daemon", func() bool { return client.PID() != 0 })
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if client.PID() == 0 {
+		t.Error("no daemon has answered")
+	}
 }
 
 func TestAStartEndsWithItsContext(t *testing.T) {

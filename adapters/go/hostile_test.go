@@ -419,15 +419,41 @@ func TestACallThatWaitsForADaemonEndsWithItsContextAndWithAClose(t *testing.T) {
 		_, err := client.Upscale(ctx, fake(upscaled.FakeConfig{}))
 		ended <- err
 	}
+	questions := []func(ctx context.Context) error{
+		func(ctx context.Context) error { _, err := client.Health(ctx); return err },
+		func(ctx context.Context) error { _, err := client.Trim(ctx); return err },
+		func(ctx context.Context) error { return client.Replay(ctx) },
+	}
+	ask := func(ctx context.Context) {
+		for _, question := range questions {
+			go func(question func(context.Context) error) { ended <- question(ctx) }(question)
+		}
+	}
 	go upscale(ctx)
 	cancel()
 	if err := <-ended; !errors.Is(err, upscaled.CodeCancelled) || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
+	ask(ctx)
+	for range questions {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("a question: %v", err)
+		}
+	}
 	go upscale(context.Background())
+	ask(context.Background())
 	client.Close()
-	if err := <-ended; !errors.Is(err, upscaled.CodeShuttingDown) {
-		t.Errorf("%v", err)
+	shutDown := 0
+	for i := 0; i <= len(questions); i++ {
+		switch err := <-ended; {
+		case errors.Is(err, upscaled.CodeShuttingDown):
+			shutDown++
+		case !errors.Is(err, upscaled.ErrClosed):
+			t.Errorf("a question: %v", err)
+		}
+	}
+	if shutDown != 1 {
+		t.Errorf("%d calls ended by the close", shutDown)
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 	"strconv"
 )
 
-// Health returns the daemon's state. It fails when the context ends before the answer.
+// Health returns the daemon's state. A question that finds no daemon, because the last one has exited, is for the next one.
+// It fails when the context ends before the answer.
 func (c *Client) Health(ctx context.Context) (*HealthReport, error) {
 	id, answer := c.newQuestion()
 	return c.ask(ctx, id, Health{Type: "health", RequestID: id}, answer)
@@ -21,7 +22,7 @@ func (c *Client) Trim(ctx context.Context) (*HealthReport, error) {
 
 // Replay has a daemon with a journal say again how these jobs ended, or all; see WithMessages.
 func (c *Client) Replay(ctx context.Context, jobIDs ...string) error {
-	d, err := c.current()
+	d, err := c.next(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func (c *Client) Replay(ctx context.Context, jobIDs ...string) error {
 
 func (c *Client) ask(ctx context.Context, id string, question any, answer <-chan HealthReport) (*HealthReport, error) {
 	defer c.forgetQuestion(id)
-	d, err := c.current()
+	d, err := c.next(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -60,18 +61,26 @@ func (c *Client) send(ctx context.Context, d *daemon, message any) error {
 	return err
 }
 
-func (c *Client) current() (*daemon, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.closing:
-		return nil, ErrClosed
-	case c.end != nil:
-		return nil, c.end
-	case c.daemon == nil:
-		return nil, ErrDaemonGone
+// next is the daemon; if there is none, the one that is started next.
+func (c *Client) next(ctx context.Context) (*daemon, error) {
+	for {
+		c.mu.Lock()
+		d, end, isClosing, changed := c.daemon, c.end, c.closing, c.changed
+		c.mu.Unlock()
+		switch {
+		case isClosing:
+			return nil, ErrClosed
+		case end != nil:
+			return nil, end
+		case d != nil:
+			return d, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return c.daemon, nil
 }
 
 // newQuestion returns a new request_id and the channel that gets its answer.

@@ -174,6 +174,23 @@ def test_with_a_journal_an_accepted_job_ends_as_the_next_daemon_says(tmp_path: P
         assert run(up) == "from the journal"
 
 
+def test_a_replay_that_is_asked_for_while_there_is_no_daemon_is_the_next_ones(
+    tmp_path: Path,
+) -> None:
+    replayed = threading.Event()
+
+    def listen(message: dict[str, Any]) -> None:
+        if message.get("job_id") == "kept":
+            replayed.set()
+
+    code = fails_first(tmp_path / "1", ACCEPT) + REPLAYS
+    with echo(code, on_message=listen, restart_delay_s=0.1, attempts=2) as up:
+        with pytest.raises(DaemonGoneError):
+            run(up)
+        up.replay(["kept"])
+        assert replayed.wait(TIMEOUT_S)
+
+
 # Keeps the next two lines that it reads, and says that the job was cancelled.
 OBEYS = """
 lines = [json.loads(sys.stdin.buffer.readline()) for _ in range(2)]

@@ -152,8 +152,8 @@ export class Upscaler extends EventEmitter<UpscalerEvents> {
 
   /** Ask a daemon with a journal to send the ends of these jobs again, or of all jobs; see `events`. Throws `JobError`. */
   replay(jobIds?: readonly string[]): void {
-    const ids = jobIds === undefined ? {} : { job_ids: jobIds.map(checkedId) };
-    this.#daemon?.channel.send({ type: "replay", ...ids });
+    this.#questions.replay(jobIds?.map(checkedId));
+    this.#write();
   }
 
   /** Every message of the daemon from now on, until the client ends. They are kept until the loop takes them. */

@@ -1,4 +1,4 @@
-/** Questions for the daemon's health, and their answers. */
+/** Questions for the daemon's health, and their answers. Those that find no daemon are for the next one. */
 
 import { clearTimeout, setTimeout } from "node:timers";
 
@@ -6,7 +6,7 @@ import { onAbort } from "./aborts.js";
 import type { Channel } from "./channel.js";
 import { NoAnswerError } from "./errors.js";
 import type { AskOptions } from "./options.js";
-import type { HealthReport } from "./protocol.js";
+import type { HealthReport, Replay } from "./protocol.js";
 
 // A daemon answers at once; one that is being started takes some seconds.
 const TIMEOUT_MS = 60_000;
@@ -21,6 +21,8 @@ interface Question {
 export class Questions {
   // By `request_id`, in the order of asking.
   readonly #open = new Map<string, Question>();
+  // Those that are not written yet.
+  readonly #replays: Replay[] = [];
   #asked = 0;
 
   get size(): number {
@@ -53,8 +55,14 @@ export class Questions {
     });
   }
 
+  /** Ask for the ends of these jobs, or of all. They come as messages of the jobs. */
+  replay(jobIds: readonly string[] | undefined): void {
+    this.#replays.push({ type: "replay", ...(jobIds !== undefined && { job_ids: [...jobIds] }) });
+  }
+
   /** Write those that are not written yet, as long as there is room: a daemon that hangs gets no more than that. */
   write(channel: Channel): void {
+    for (const replay of this.#replays.splice(0)) channel.send(replay);
     for (const [id, question] of this.#open) {
       if (question.isSent || !channel.hasRoom) continue;
       question.isSent = true;

@@ -15,10 +15,11 @@ export function startFake(options: UpscalerOptions = {}): Promise<Upscaler> {
 }
 
 /**
- * The command of a daemon in a few lines of JavaScript. `job` and `question` handle what comes, with `message`
+ * The command of a daemon in a few lines of JavaScript. `job`, `question` and `replay` handle what comes, with `message`
  * and `say`; `start` comes first of all, and ends it all with a `return`; `end` comes at the end of the input.
  */
-export function scripted({ start = "", job = "", question = "", end = "process.exit(0);" }: Record<string, string>): string[] {
+export function scripted(handlers: Record<string, string>): string[] {
+  const { start = "", job = "", question = "", replay = "", end = "process.exit(0);" } = handlers;
   const script = `
     const fs = require("node:fs");
     const say = (message) => fs.writeSync(1, JSON.stringify(message) + "\\n");
@@ -29,6 +30,7 @@ export function scripted({ start = "", job = "", question = "", end = "process.e
       const message = JSON.parse(line);
       if (message.method) { ${job} }
       if (message.type === "health") { ${question} }
+      if (message.type === "replay") { ${replay} }
     }).on("close", () => { ${end} });`;
   return [process.execPath, "-e", `(() => {${script}})()`];
 }

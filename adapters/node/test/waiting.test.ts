@@ -43,7 +43,8 @@ function secondLife(first: string, options: UpscalerOptions = {}): Upscaler {
     const isFirst = !fs.existsSync(${JSON.stringify(life)});
     fs.writeFileSync(${JSON.stringify(life)}, "");
     if (isFirst) { ${first} }`;
-  const command = scripted({ start, job: "if (isFirst) handleJob(message); else say(result(message.job_id));" });
+  const job = "if (isFirst) handleJob(message); else say(result(message.job_id));";
+  const command = scripted({ start, job, replay: "for (const id of message.job_ids) say(result(id));" });
   return new Upscaler({ command, restart: { delayMs: 1 }, ...options });
 }
 
@@ -118,6 +119,15 @@ test("a job given before a first start that fails is run by the next daemon", { 
     await gone;
     for (const result of await Promise.all(calls)) assert.equal(result.status, "completed");
   }
+});
+
+test("a replay that is asked for while there is no daemon is the next one's", { timeout: TIMEOUT_MS }, async () => {
+  await using up = secondLife("process.exit(3);");
+  const ended: string[] = [];
+  up.on("message", (message) => message.type === "result" && ended.push(message.job_id));
+  up.once("gone", () => up.replay(["kept"]));
+  const { job_id } = await up.upscale(fakeJob());
+  assert.deepEqual(ended, ["kept", job_id]);
 });
 
 test("a job that was accepted ends with its daemon, with an error to retry; one that was not does not", { timeout: TIMEOUT_MS }, async () => {

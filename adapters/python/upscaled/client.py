@@ -156,8 +156,9 @@ class Client:
         line = line_of(message)
         self.start()
         with self._lock:
-            if self._daemon is not None:
-                self._daemon.channel.send(line)
+            self._questions.replay(line)
+            self._write()
+        self._delivery.flush()
 
     def close(self) -> None:
         """Take no more jobs, let the daemon finish the jobs that it has, and end it. After the

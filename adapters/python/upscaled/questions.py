@@ -1,4 +1,5 @@
-"""Questions for the daemon's health, and their answers."""
+"""Questions for the daemon's health, and their answers. Those that find no daemon are for the next
+one."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ class Questions:
         self._timers = timers
         # By `request_id`, in the order of the questions.
         self._open: dict[str, _Question] = {}
+        self._replays: list[bytes] = []  # that are not written yet
         self._asked = 0
 
     def ask(self, kind: str, timeout_s: float) -> Answer:
@@ -45,9 +47,15 @@ class Questions:
         question.timer = self._timers.start(timeout_s, give_up)
         return question.answer
 
+    def replay(self, line: bytes) -> None:
+        """Ask for the ends of jobs. They come as messages of the jobs."""
+        self._replays.append(line)
+
     def write(self, channel: Channel) -> None:
         """Write the unsent questions, as long as there is room. A daemon that hangs gets no
         more."""
+        while self._replays:
+            channel.send(self._replays.pop(0))
         for request_id, question in list(self._open.items()):  # a timer may take one out
             if not question.is_sent and channel.has_room:
                 question.is_sent = True
