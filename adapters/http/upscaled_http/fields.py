@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from upscaled_http.messages import FieldError, Retention
 from upscaled_http.problems import ProblemError, sentence_of
 from upscaled_protocol.configs import Config
+from upscaled_protocol.envelope import MAX_PRIORITY
 from upscaled_protocol.errors import ErrorCode
 from upscaled_protocol.messages import CONFIGS
 
@@ -26,7 +27,7 @@ ALIASES = {
 }
 # Clients give no paths, and fetch results by their address.
 HIDDEN = frozenset({"image_path", "image_base64", "output_path", "output_base64", "output_url"})
-JOB_FIELDS = ("timeout_s", "label", "retention", "webhook")
+JOB_FIELDS = ("priority", "timeout_s", "label", "retention", "webhook")
 MAX_LABEL = 100
 
 
@@ -94,6 +95,13 @@ def form_fields() -> dict[str, Any]:
                 options = known.get("anyOf", [known])
                 fields[name] = {"anyOf": [*options, schema]} if schema not in options else known
     return fields | {
+        "priority": {
+            "type": "integer",
+            "minimum": -MAX_PRIORITY,
+            "maximum": MAX_PRIORITY,
+            "default": 0,
+            "description": "Higher first, among all jobs of the server.",
+        },
         "timeout_s": {"type": "number", "exclusiveMinimum": 0},
         "label": {
             "type": "string",

@@ -20,6 +20,7 @@ from prometheus_client import Metric
 
 from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError, error_of
 from upscaled_http.config import PipelineSettings
+from upscaled_http.fields import JOB_FIELDS
 from upscaled_http.filings import Filing
 from upscaled_http.pictures import picture_size
 from upscaled_http.problems import HttpCode, ProblemError, sentence_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from upscaled_queue.pipeline.process import Faces, PipelineResult
 
 # What a client may say about the job of a picture that is upscaled.
-FIELDS = ("model", "faces", "timeout_s", "label", "retention", "webhook")
+FIELDS = ("model", "faces", *JOB_FIELDS)
 # How often a request that waits for its job looks whether the server stops.
 _WAIT_TURN_S = 60.0
 

@@ -173,6 +173,7 @@ class Intake:
             batch_id=batch_id,
             label=submission.label,
             name=upload.name if upload is not None else None,
+            priority=submission.priority,
             retention=submission.retention,
             webhook=submission.webhook,
             input_size=size,
@@ -202,6 +203,7 @@ class Intake:
             "job_id": job_id,
             "method": submission.method,
             "config": config,
+            "priority": submission.priority,
             "timeout_s": submission.timeout_s,
         }
         return orjson.dumps(job) + b"\n"
@@ -220,6 +222,7 @@ def _fingerprint(submission: Submission, uploads: Sequence[Upload]) -> bytes:
     fields = {
         "method": submission.method,
         "config": submission.config,
+        "priority": submission.priority,
         "timeout_s": submission.timeout_s,
         "label": submission.label,
         "retention": submission.retention,

@@ -16,7 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
+from itertools import takewhile
 from pathlib import Path
 
 import orjson
@@ -92,14 +92,10 @@ class OpenJobs:
         """The number of jobs that have started."""
         return sum(record.status == "processing" for record in self._records.values())
 
-    def position(self, record: Record) -> int:
-        """The number of waiting jobs that were submitted before this one."""
-        count = 0
-        for other in self._records.values():
-            if other is record:
-                break
-            count += other.status == "queued"
-        return count
+    def renumber(self, record: Record) -> None:
+        """Have a waiting job's place as it is now."""
+        before = takewhile(lambda other: other is not record, self._waiting())
+        _move_up(record, sum(1 for _ in before))
 
     # --- requests of clients ----------------------------------------------------------------------
 
@@ -212,10 +208,11 @@ class OpenJobs:
         record.heard_at = time.monotonic()
         kind = message.get("type")
         if kind in ("accepted", "progress"):
-            self._accept(record)
             if kind == "accepted":
+                self._overtake(record)
                 record.position = message.get("position")
-            else:
+            self._accept(record)
+            if kind == "progress":
                 if record.status == "queued":
                     self._renumber_soon()
                 record.advance(message, time.time())
@@ -281,6 +278,20 @@ class OpenJobs:
         self._accepted.discard(record.job_id)
         self._storage.remove_upload(record.job_id)
 
+    def _waiting(self) -> list[Record]:
+        """The jobs that have not started, in the order in which they start."""
+        waiting = [one for one in self._records.values() if one.status == "queued"]
+        return sorted(waiting, key=lambda one: -one.priority)  # stable
+
+    def _overtake(self, record: Record) -> None:
+        """A job comes into the queue: those of a lower priority move down."""
+        if record.job_id in self._accepted:
+            return
+        for other in self._records.values():
+            if other.position is not None and other.priority < record.priority:
+                other.position += 1
+                self._watchers.notify(other)
+
     def _renumber_soon(self) -> None:
         """A job has left the queue: those behind it have moved up."""
         if self._renumbering is None:
@@ -289,11 +300,8 @@ class OpenJobs:
 
     def _renumber(self) -> None:
         self._renumbering = None
-        queued = (one for one in self._records.values() if one.status == "queued")
-        for position, record in enumerate(islice(queued, _RENUMBERED)):
-            # The daemon has counted less if a worker has taken jobs that it has not begun yet.
-            if record.position is not None and record.position > position:
-                record.position = position
+        for position, record in enumerate(self._waiting()[:_RENUMBERED]):
+            if record.position is not None and _move_up(record, position):
                 self._watchers.notify(record)
 
     def _take_file(self, record: Record, message: Message) -> None:
@@ -331,6 +339,15 @@ class OpenJobs:
     def _send_cancel(self, job_id: str) -> None:
         if self._daemon is not None:
             self._daemon.send(orjson.dumps({"type": "cancel", "job_id": job_id}) + b"\n")
+
+
+def _move_up(record: Record, position: int) -> bool:
+    """Set a job's place in the queue, if that is less than the known one. The daemon has counted
+    less if a worker has taken jobs that it has not begun yet."""
+    if record.position is not None and record.position <= position:
+        return False
+    record.position = position
+    return True
 
 
 def _cancelled() -> Message:

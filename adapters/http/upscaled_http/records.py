@@ -44,6 +44,7 @@ class Record:
     batch_id: str | None = None
     label: str | None = None
     name: str | None = None
+    priority: int = 0
     retention: Retention = "keep"
     webhook: str | None = None
     input_size: Pixels | None = None

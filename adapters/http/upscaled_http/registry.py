@@ -69,7 +69,7 @@ _UPDATE = (
     "WHERE job_id = ?"
 )
 # Fields in the column `more`, as JSON.
-_MORE = ("name", "retention", "started_at", "progress", "attempt", "outcome")
+_MORE = ("name", "priority", "retention", "started_at", "progress", "attempt", "outcome")
 
 
 class RegistryError(Exception):

@@ -212,7 +212,7 @@ class Service:
                 f"{self.settings.storage.keep_records_days:g} days.",
             )
         if record.status == "queued":
-            record.position = self.jobs.position(record)
+            self.jobs.renumber(record)
         return record
 
     def batch(self, owner: str, batch_id: str) -> list[Record]:

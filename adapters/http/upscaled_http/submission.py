@@ -5,6 +5,7 @@ A form's values are texts, and a JSON body's have types. The config's model chec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,7 @@ from upscaled_protocol.configs import (
     FluxConfig,
     ImageConfig,
 )
+from upscaled_protocol.envelope import MAX_PRIORITY
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import CONFIGS, Size
 from upscaled_protocol.urlpolicy import HostNotAllowedError
@@ -46,6 +48,7 @@ DEFAULT_METHOD = "esrgan"
 _METHOD_ALIASES = {"face-enhance": "face"}
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 _MAX_URL = 8192
+_WHOLE = re.compile(r"[+-]?\d{1,20}", re.ASCII)
 _SUFFIXES = {"jpeg": "jpg"}
 # Stands for the upload. Its path is known once the job has an id.
 _PLACE = "/upload"
@@ -59,6 +62,7 @@ class Submission:
     config: dict[str, Any]
     model: Config
     suffix: str | None
+    priority: int
     timeout_s: float
     label: str | None
     retention: Retention
@@ -125,6 +129,7 @@ class SubmissionReader:
             config=config,
             model=model,
             suffix=suffix,
+            priority=_priority(job.get("priority"), is_text=is_text),
             timeout_s=self._timeout_s(job.get("timeout_s"), is_text=is_text),
             label=_label(job.get("label")),
             retention=self._retention(job.get("retention")),
@@ -293,6 +298,16 @@ def _imagen_factor(factor: Any) -> Any:
         return f"x{float(factor):g}"
     except (TypeError, ValueError, OverflowError):
         return factor
+
+
+def _priority(value: Any, *, is_text: bool) -> int:
+    if value is None:
+        return 0
+    number = int(value) if is_text and _WHOLE.fullmatch(value) else value
+    if type(number) is not int or abs(number) > MAX_PRIORITY:
+        text = f"priority is a whole number from {-MAX_PRIORITY} to {MAX_PRIORITY}, higher first."
+        raise ProblemError.field("priority", text, ErrorCode.INVALID_JOB)
+    return number
 
 
 def _label(value: Any) -> str | None:

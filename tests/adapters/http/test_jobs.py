@@ -107,6 +107,25 @@ def test_a_job_in_the_queue_is_told_that_it_moves_up(serve: RunningServe) -> Non
         serve.ended(one["job_id"])
 
 
+def test_jobs_of_a_higher_priority_start_first_and_the_others_are_told(serve: RunningServe) -> None:
+    # One runs, and the worker has a second one already.
+    held = [serve.submit(hang=True, steps=2, at_step=1) for _ in range(2)]
+    first = held[0]["status_url"]
+    wait_until(lambda: serve.client.get(first).json()["status"] == "processing", "the first job")
+    low = serve.submit(priority=-1)["job_id"]
+    plain = serve.client.post("/api/upscale/fake", data={"steps": "1"}).json()["job_id"]
+    high = serve.client.post("/api/upscale/fake", data={"priority": "10"}).json()["job_id"]
+    listed = serve.client.get("/api/jobs", params={"status": "queued"}).json()["jobs"]
+    places = {job["job_id"]: job["position"] for job in listed}
+    assert places[high] < places[plain] < places[low]
+    for one in (high, plain, low):
+        assert serve.client.get(f"/api/jobs/{one}").json()["position"] == places[one]
+    for one in held:
+        serve.client.post(one["cancel_url"])
+    ends = [serve.ended(one)["finished_at"] for one in (high, plain, low)]
+    assert ends == sorted(ends)
+
+
 def test_a_deleted_job_is_gone_at_once_and_its_files_with_its_end(serve: RunningServe) -> None:
     done = serve.ended(serve.submit(output_text="x")["job_id"])
     running = serve.submit(hang=True)

@@ -51,8 +51,8 @@ def test_a_forms_texts_become_the_protocols_config(
 
 
 def test_jsons_values_are_taken_as_they_are() -> None:
-    found = read({"scale": 2, "tile_size": 0, "timeout_s": 9}, "flux", is_text=False)
-    assert (found.config["upscale_factor"], found.timeout_s) == (2.0, 9.0)
+    found = read({"scale": 2, "tile_size": 0, "timeout_s": 9, "priority": 5}, "flux", is_text=False)
+    assert (found.config["upscale_factor"], found.timeout_s, found.priority) == (2.0, 9.0, 5)
     with pytest.raises(ProblemError, match="scale"):
         read({"scale": "2"}, is_text=False)
 
@@ -118,6 +118,9 @@ def test_settings_fill_what_a_request_leaves_out() -> None:
         ({"timeout_s": "nan"}, "invalid_job", "timeout_s"),
         ({"timeout_s": "1e9"}, "invalid_job", "timeout_s"),
         ({"timeout_s": 10**400}, "invalid_job", "timeout_s"),
+        ({"priority": "1.5"}, "invalid_job", "priority"),
+        ({"priority": "-1000001"}, "invalid_job", "priority"),
+        ({"priority": 10**400}, "invalid_job", "priority"),
         ({"method": "imagen", "scale": "\u00b2"}, "invalid_job", "scale"),
         ({"method": "imagen", "scale": 10**400}, "invalid_job", "scale"),
         ({"retention": "x"}, "invalid_job", "retention"),
