@@ -22,12 +22,12 @@ from upscaled.errors import JobCancelledError, ShuttingDownError, UpscaledError,
 from upscaled_http.config import PipelineSettings
 from upscaled_http.fields import JOB_FIELDS
 from upscaled_http.filings import Filing
+from upscaled_http.incoming import Upload, storage_problem
 from upscaled_http.pictures import picture_size
 from upscaled_http.problems import HttpCode, ProblemError, sentence_of
 from upscaled_http.records import Record
 from upscaled_http.results import check_result
 from upscaled_http.submission import DEFAULT_METHOD, Submission
-from upscaled_http.uploads import Upload, storage_problem
 from upscaled_protocol.choices import FORMATS
 from upscaled_protocol.errors import ErrorCode
 

@@ -20,10 +20,11 @@ from upscaled_http.admission import RETRY_AFTER_S, check_room
 from upscaled_http.config import PipelineSettings
 from upscaled_http.filer import Filer
 from upscaled_http.filings import Filing
+from upscaled_http.incoming import Upload, storage_problem
 from upscaled_http.messages import PictureEvent, PipelineStats, ScoreCount
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.records import time_of
-from upscaled_http.uploads import Body, Upload, storage_problem
+from upscaled_http.uploads import Body
 from upscaled_protocol.errors import ErrorCode
 
 if TYPE_CHECKING:

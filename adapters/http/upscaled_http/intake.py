@@ -12,6 +12,7 @@ import orjson
 
 from upscaled_http.admission import Room, check_room
 from upscaled_http.config import Settings
+from upscaled_http.incoming import Upload, storage_problem
 from upscaled_http.openjobs import OpenJobs
 from upscaled_http.pictures import picture_size
 from upscaled_http.problems import HttpCode, ProblemError
@@ -19,7 +20,6 @@ from upscaled_http.records import Record
 from upscaled_http.registry import KeptAnswer, Registry
 from upscaled_http.storage import Storage
 from upscaled_http.submission import Submission, SubmissionReader
-from upscaled_http.uploads import Upload, storage_problem
 
 
 class SubmittedBatch(NamedTuple):

@@ -20,6 +20,7 @@ from upscaled_http.daemon import ChildDaemon
 from upscaled_http.daemoncommand import daemon_command, daemon_environment
 from upscaled_http.filingqueue import open_filing
 from upscaled_http.healthreport import JobCounts, health_of
+from upscaled_http.incoming import Upload
 from upscaled_http.intake import Intake, SubmittedBatch
 from upscaled_http.jobmetrics import JobMetrics
 from upscaled_http.messages import Cleanup, Health, JobStatus, MethodStats, Stats
@@ -30,7 +31,7 @@ from upscaled_http.records import Record
 from upscaled_http.registry import Page, Registry
 from upscaled_http.storage import Storage
 from upscaled_http.submission import Submission, SubmissionReader
-from upscaled_http.uploads import BodyReader, Upload
+from upscaled_http.uploads import BodyReader
 from upscaled_http.watching import Watchers
 from upscaled_http.webhooks import open_webhooks
 from upscaled_protocol.messages import HealthReport

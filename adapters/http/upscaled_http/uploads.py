@@ -1,7 +1,5 @@
-"""A request's body: a form, whose files are written to disk as they come, or one JSON object.
-
-A file is in the incoming folder under a random name until its job is accepted. If the request ends
-before that, the file is removed.
+"""A request's body: a form, whose files are written to disk as they come, or one JSON object, which
+is on disk until it is whole and there is memory for it. A client that stalls takes no memory.
 """
 
 from __future__ import annotations
@@ -10,15 +8,11 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import errno
-import hashlib
 import json
-import os
 import re
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from python_multipart import MultipartParser
@@ -26,8 +20,9 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from upscaled_http.bodymemory import BodyMemory
+from upscaled_http.bodymemory import SMALL_BYTES, BodyMemory
 from upscaled_http.fields import check_field_names, too_many_fields
+from upscaled_http.incoming import IncomingFile, IncomingText, Upload
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_protocol.errors import ErrorCode
 
@@ -36,20 +31,7 @@ _MAX_FIELD_BYTES = 64 * 1024
 _MAX_FIELDS = 64
 # Of a JSON body: brackets and commas. A job has some tens, and a long prompt some hundreds.
 _MAX_VALUES = 10_000
-_MAX_NAME = 200
-_NOT_SHOWN = re.compile(r"[^\w .()+,=@-]+")
 _DATA_URL = re.compile(r"data:image/[\w.+-]{1,64}(;[\w=-]{1,64})?;base64,")
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-
-
-class Upload(NamedTuple):
-    """A received file. name: the client's file name, cleaned, only for display. sha256: only if the
-    request has an `Idempotency-Key`."""
-
-    path: Path
-    name: str | None
-    size_bytes: int
-    sha256: bytes | None
 
 
 @dataclass
@@ -95,35 +77,33 @@ class BodyReader:
                 form.discard()
                 raise
         if kind in (b"application/x-www-form-urlencoded", b"application/json"):
-            async with self._memory.reserved(request.headers.get("content-length")):
-                text = bytearray()
+            with IncomingText(self._incoming) as text:
                 await self._read_all(request, text)
-                if kind == b"application/json":
-                    return await self._json_body(text, needs_hash)
-                return _urlencoded(text)
+                async with self._memory.reserved(text.size_bytes):
+                    if kind == b"application/json":
+                        return await self._json_body(text, needs_hash)
+                    return _urlencoded(text.take())
         raise ProblemError(
             HttpCode.UNSUPPORTED_MEDIA_TYPE,
             "Send multipart/form-data with a file `image`, or application/json.",
         )
 
-    async def _read_all(self, request: Request, into: _Form | bytearray) -> None:
+    async def _read_all(self, request: Request, into: _Form | IncomingText) -> None:
         """Read the body to its end. `LimitedBody` limits its size and its time."""
         try:
             async for chunk in request.stream():
-                if isinstance(into, bytearray):
-                    into += chunk
-                else:
-                    into.feed(chunk)
+                into.feed(chunk)
         except ClientDisconnect:
             raise ProblemError(HttpCode.INVALID_REQUEST, "The upload was not completed.") from None
 
-    async def _json_body(self, text: bytearray, needs_hash: bool) -> Body:
+    async def _json_body(self, text: IncomingText, needs_hash: bool) -> Body:
         # Another thread decodes a large body, because base64 takes time.
-        if len(text) > _MAX_FIELD_BYTES:
+        if text.size_bytes > SMALL_BYTES:
             return await asyncio.to_thread(self._parse_json, text, needs_hash)
         return self._parse_json(text, needs_hash)
 
-    def _parse_json(self, text: bytearray, needs_hash: bool) -> Body:
+    def _parse_json(self, body: IncomingText, needs_hash: bool) -> Body:
+        text = body.take()
         # To parse millions of values takes gigabytes, and no other thread runs meanwhile.
         if sum(map(text.count, (b"[", b"{", b","))) > _MAX_VALUES:
             raise ProblemError(
@@ -139,7 +119,7 @@ class BodyReader:
         uploads = []
         picture = fields.pop("image_base64", None)
         if picture is not None:
-            file = _File(self._incoming, fields.pop("name", None), needs_hash=needs_hash)
+            file = IncomingFile(self._incoming, fields.pop("name", None), needs_hash=needs_hash)
             try:
                 file.write(_decoded(picture))
             except BaseException:
@@ -147,56 +127,6 @@ class BodyReader:
                 raise
             uploads.append(file.close())
         return Body(fields, is_text=False, uploads=uploads)
-
-
-def clean_name(name: object) -> str | None:
-    """A client's file name for display and downloads, without folders and without characters that
-    have a meaning in a header or a shell."""
-    if not isinstance(name, str):
-        return None
-    last = name.replace("\\", "/").rpartition("/")[2]
-    cleaned = _NOT_SHOWN.sub("_", last).strip(" .")[:_MAX_NAME]
-    return cleaned or None
-
-
-class _File:
-    """A file that is being received."""
-
-    def __init__(self, folder: Path, name: object, *, needs_hash: bool) -> None:
-        self._path = folder / secrets.token_hex(16)
-        self._name = clean_name(name)
-        self._size = 0
-        self._hash = hashlib.sha256() if needs_hash else None
-        try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-        except OSError as error:
-            raise storage_problem(error) from None
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append."""
-        self._size += len(data)
-        if self._hash is not None:
-            self._hash.update(data)
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            raise storage_problem(error) from None
-
-    def close(self) -> Upload:
-        """Close the complete file."""
-        os.close(self._fd)
-        digest = None if self._hash is None else self._hash.digest()
-        return Upload(self._path, self._name, self._size, digest)
-
-    def discard(self) -> None:
-        """Remove the file."""
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        with contextlib.suppress(OSError):
-            self._path.unlink()
 
 
 class _Form:
@@ -212,7 +142,7 @@ class _Form:
         self._header_value = b""
         self._name = ""
         self._text: bytearray | None = None
-        self._file: _File | None = None
+        self._file: IncomingFile | None = None
         self._is_whole = False
         self._parser = MultipartParser(
             boundary,
@@ -283,7 +213,7 @@ class _Form:
                 else f"Send at most {self._max_files} pictures at once."
             )
             raise ProblemError.field(self._name, text)
-        self._file = _File(
+        self._file = IncomingFile(
             self._folder, file_name.decode(errors="replace"), needs_hash=self._needs_hash
         )
 
@@ -309,13 +239,7 @@ class _Form:
         self._is_whole = True
 
 
-def storage_problem(error: OSError) -> ProblemError:
-    """The problem of a file that cannot be written."""
-    why = "is full" if error.errno in _NO_SPACE else "cannot be written"
-    return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")
-
-
-def _urlencoded(text: bytearray) -> Body:
+def _urlencoded(text: bytes | bytearray) -> Body:
     """A form without files, as `curl -d` sends it."""
     limit_bytes = _MAX_FIELDS * _MAX_FIELD_BYTES
     if len(text) > limit_bytes:

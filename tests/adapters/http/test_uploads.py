@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from upscaled_http.bodymemory import BodyMemory
+from upscaled_http.incoming import clean_name
 from upscaled_http.problems import ProblemError
-from upscaled_http.uploads import Body, BodyReader, clean_name
+from upscaled_http.uploads import Body, BodyReader
 
 FORM = "multipart/form-data; boundary=b0undary"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
@@ -160,6 +161,47 @@ def test_a_picture_in_json_is_written_to_a_file(tmp_path: Path, text: str) -> No
         assert (found.fields, found.is_text) == ({"scale": 2}, False)
         assert found.uploads[0].path.read_bytes().startswith(PNG)
         assert found.uploads[0].name == "y.png"
+
+
+def test_a_large_json_leaves_its_picture_alone_on_disk(tmp_path: Path) -> None:
+    picture = PNG * 20_000
+    body = json.dumps({"image_base64": base64.b64encode(picture).decode()}).encode()
+    with read(tmp_path, [body[:100], body[100:90_000], body[90_000:]], "application/json") as found:
+        (upload,) = found.uploads
+        assert upload.path.read_bytes() == picture
+        assert list(tmp_path.iterdir()) == [upload.path]
+    assert list(tmp_path.iterdir()) == []
+    refusal(tmp_path, body[:-10], "application/json")
+    refusal(tmp_path, body[:-10], "application/json", breaks_off=True)
+
+
+def test_clients_that_stall_within_large_json_delay_no_other(tmp_path: Path) -> None:
+    body = json.dumps({"image_base64": base64.b64encode(PNG * 20_000).decode()}).encode()
+    reader = BodyReader(tmp_path, BodyMemory(len(body)))
+
+    def request(*messages: Message) -> Request:
+        rest = list(messages)
+
+        async def receive() -> Message:
+            return rest.pop(0) if rest else await asyncio.Future()
+
+        told = {"content-type": "application/json", "content-length": str(len(body))}
+        headers = [(name.encode(), value.encode()) for name, value in told.items()]
+        return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+    async def run() -> None:
+        half: Message = {"type": "http.request", "body": body[:-100], "more_body": True}
+        stalled = [asyncio.create_task(reader.read(request(half), 1)) for _ in range(10)]
+        await asyncio.sleep(0)
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        async with asyncio.timeout(20):
+            (await reader.read(request(whole), 1)).__exit__()
+        for one in stalled:
+            one.cancel()
+        await asyncio.wait(stalled)
+        assert list(tmp_path.iterdir()) == []
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
