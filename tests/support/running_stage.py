@@ -9,6 +9,7 @@ from tiny_networks import in_bands
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import Tile
+from upscaled_protocol.errors import ErrorCode, JobError
 
 
 class RecordingHost:
@@ -25,7 +26,9 @@ class RecordingHost:
     def make_room(self) -> None:
         self.rooms_made += 1
 
-    def full_precision(self) -> Network:
+    def full_precision(self, failed: Network) -> Network:
+        if failed.dtype == torch.float32:
+            raise JobError(ErrorCode.MODEL_CORRUPT, "the network gives no numbers")
         assert self._spare is not None
         return self._spare
 

@@ -8,7 +8,7 @@ from upscaled_models.esrgan.loading import Descriptor
 
 
 class ImpreciseError(ArithmeticError):
-    """Raised when a half-precision result is no number, or of one value if the source is not."""
+    """Raised when a result is no number, or if half precision made a source with details flat."""
 
 
 def supported(descriptor: Descriptor, dtype: torch.dtype) -> torch.dtype:

@@ -38,8 +38,8 @@ class Host(Protocol):
     def make_room(self) -> None:
         """Free memory that no job uses: it ran out, and a smaller tile is tried next."""
 
-    def full_precision(self) -> Network:
-        """The same network in float32, from now on."""
+    def full_precision(self, failed: Network) -> Network:
+        """The network in float32, from now on. Raises `JobError` (model_corrupt) if `failed` is."""
 
 
 class Stage:
@@ -186,10 +186,11 @@ class Stage:
         if ready.dtype != torch.uint8:
             if self._as_bytes:
                 ready, finite = to_bytes(ready)
-            elif self._network.dtype != torch.float32:
+            else:
                 # A sum is finite if all its terms are: the cheapest way to check all of them.
                 finite = bool(torch.isfinite(ready.sum(dtype=torch.float32)))
-        if self._network.dtype != torch.float32 and not (finite and self._is_plausible(ready)):
+        is_half = self._network.dtype != torch.float32
+        if not finite or (is_half and not self._is_plausible(ready)):
             raise ImpreciseError
         return ready
 
@@ -214,7 +215,7 @@ class Stage:
     def _recover(self, error: Exception) -> bool:
         """Change what made the band fail, and go back to it. False if nothing helps."""
         if isinstance(error, ImpreciseError):
-            full = self._host.full_precision()
+            full = self._host.full_precision(self._network)
             self._network = full if self._network.by_rows or not full.by_rows else full.in_tiles()
         elif is_out_of_memory(error):
             # Free memory first: to cut the picture the network may have to be probed. The error

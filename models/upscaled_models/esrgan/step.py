@@ -17,6 +17,7 @@ from upscaled_models.esrgan.pixels import to_bands, to_planes
 from upscaled_models.esrgan.rows.buffer import RowBuffer
 from upscaled_models.esrgan.stage import Stage
 from upscaled_models.esrgan.tile import choose_tile, rows_fit
+from upscaled_protocol.errors import ErrorCode, JobError
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,17 @@ class Step:
     def make_room(self) -> None:
         self._host.make_room()
 
-    def full_precision(self) -> Network:
-        """The network in float32, after half precision failed."""
+    def full_precision(self, failed: Network) -> Network:
+        """The network in float32, after half precision failed.
+
+        Raises `JobError` (model_corrupt) if it failed in float32.
+        """
+        if failed.dtype == torch.float32:
+            raise JobError(
+                ErrorCode.MODEL_CORRUPT,
+                f"{self._loaded.name} gave a picture that holds no numbers: fetch the file again, "
+                "or choose another model",
+            )
         if self._network.dtype != torch.float32:
             self._host.warn(f"half precision failed with {self._loaded.name}: fp32 was used")
             self._network = self._loaded.full_precision()

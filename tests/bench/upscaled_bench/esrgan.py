@@ -273,7 +273,7 @@ class _Watched:
 
     def make_room(self) -> None: ...
 
-    def full_precision(self) -> Network:
+    def full_precision(self, failed: Network) -> Network:
         raise NotImplementedError
 
 

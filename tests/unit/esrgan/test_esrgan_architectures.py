@@ -236,7 +236,7 @@ class Host:
     def make_room(self) -> None:
         raise AssertionError("memory is enough")
 
-    def full_precision(self) -> Any:
+    def full_precision(self, failed: Network) -> Any:
         raise AssertionError("this is full precision")
 
 

@@ -451,6 +451,22 @@ def test_a_model_that_is_black_in_half_precision_is_used_in_full_precision(
     assert again.warnings == []
 
 
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_model_that_computes_no_numbers_ends_the_job_and_leaves_no_file(
+    engine: EsrganEngine, folder: Path, precision: str
+) -> None:
+    model = compact()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e30)
+    save(model, folder / "models" / "upscale_models" / "huge.safetensors")
+    with pytest.raises(JobError) as failed:
+        run(engine, write(folder / "in.png", photograph()), model="huge", precision=precision)
+    assert failed.value.code == ErrorCode.MODEL_CORRUPT
+    assert failed.value.message.startswith("huge gave a picture that holds no numbers")
+    assert not (folder / "out.png").exists()
+
+
 def test_a_job_that_ran_out_of_memory_unloads_what_it_does_not_need(
     engine: EsrganEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,9 +271,14 @@ def test_a_flat_picture_is_no_failure_of_half_precision() -> None:
     assert not upscaled(flat, torch.zeros(1, 3, 50, 40), Tile(40, 16)).any()
 
 
-def test_full_precision_has_nothing_to_fall_back_to() -> None:
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("by_rows", [True, False], ids=["by rows", "in tiles"])
+def test_a_failure_of_full_precision_ends_the_job(by_rows: bool, as_bytes: bool) -> None:
     model = compact()
     with torch.no_grad():
         model.body[0].bias[0] = torch.nan  # type: ignore[index,union-attr]
-    result = upscaled(network(model), random_picture(20, 20), Tile(20, 8))
-    assert result.isnan().any()
+    small = network(model) if by_rows else network(model).in_tiles()
+    stage = Stage(small, 20, 20, Tile(20, 8), RecordingHost(), as_bytes=as_bytes)
+    with pytest.raises(JobError) as failed:
+        list(stage.run(in_bands(random_picture(20, 20), 13)))
+    assert failed.value.code == ErrorCode.MODEL_CORRUPT

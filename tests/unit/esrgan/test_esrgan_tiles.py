@@ -25,7 +25,7 @@ class RecordingHost:
 
     def make_room(self) -> None: ...
 
-    def full_precision(self) -> Network:
+    def full_precision(self, failed: Network) -> Network:
         raise NotImplementedError
 
 
