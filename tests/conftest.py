@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -38,6 +39,8 @@ settings.load_profile("patient")
 
 Line = dict[str, Any]
 
+_STDERR = pytest.StashKey[int]()
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
@@ -65,8 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long: list[pytest.Item] = []
     short: list[pytest.Item] = []
     for item in items:
-        marker = item.get_closest_marker("timeout")
-        (long if marker is not None and marker.args[0] > usual_s else short).append(item)
+        (long if time_limit_s(item) > usual_s else short).append(item)
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     beginnings = (processes + 1) // 2
     left = len(items)
@@ -79,6 +81,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items += head + short[:rest]
         del short[:rest]
     items += short
+
+
+def time_limit_s(item: pytest.Item) -> float:
+    """The test's time limit, at which pytest-timeout fails it."""
+    marker = item.get_closest_marker("timeout")
+    return float(item.config.getini("timeout") if marker is None else marker.args[0])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(2)  # each test's own is captured
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End the process, with the stacks of all threads, if the test's time limit does not end it.
+
+    The limit raises an exception in the test, once. What waits without a bound after that, as a
+    fixture's end may, would hold up the whole run.
+    """
+    limit_s = time_limit_s(item) + TIMEOUT_S
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=item.config.stash[_STDERR])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """The same once more: if a test fails, pytest cancels the first one."""
+    pytest_runtest_setup(item)
+
+
+def pytest_runtest_logfinish() -> None:
+    """The test has ended."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 class Daemon(Conversation):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from free_ports import free_port
 from images import GO_IMAGE, NEST_IMAGE, ROOT, Store
 from waiting import TIMEOUT_S
 
@@ -56,12 +56,6 @@ def _options(service: dict[str, Any], folder: Path, **changes: str) -> list[str]
     return options + [f"--env={name}={value}" for name, value in values.items()]
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
 @contextmanager
 def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
@@ -100,7 +94,7 @@ def test_the_nest_backend_answers_each_route_and_stops(store: Store, tmp_path: P
     store.build_nest()
     redis = _service("compose.stack.yaml", "redis")["command"]
     backend = _service("compose.stack.yaml", "backend")
-    redis_port, port, log = _free_port(), _free_port(), tmp_path / "log"
+    redis_port, port, log = free_port(), free_port(), tmp_path / "log"
     options = _options(
         backend, tmp_path, PORT=str(port), REDIS_HOST="127.0.0.1", REDIS_PORT=str(redis_port)
     )
@@ -117,7 +111,7 @@ def test_the_nest_backend_answers_each_route_and_stops(store: Store, tmp_path: P
 def test_the_go_backend_answers_each_route_and_stops(store: Store, tmp_path: Path) -> None:
     store.build_go()
     backend = _service("compose.go.yaml", "backend")
-    port, log = _free_port(), tmp_path / "log"
+    port, log = free_port(), tmp_path / "log"
     assert backend["command"] == ["-address", "0.0.0.0:8090"]
     command = ["-address", f"127.0.0.1:{port}"]
     options = _options(backend, tmp_path)

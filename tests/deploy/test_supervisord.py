@@ -7,7 +7,6 @@ from __future__ import annotations
 import configparser
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pytest
 from supervisor.xmlrpc import SupervisorTransport
 
 import upscaled_supervisor.supervisord
+from free_ports import free_port
 from waiting import TIMEOUT_S, wait_until
 
 _SHIPPED = Path(upscaled_supervisor.supervisord.__file__).with_name("supervisord.conf")
@@ -101,8 +101,7 @@ class Supervised:
 def _supervised(
     folder: Path, *watch_options: str, command: str | None = None
 ) -> Iterator[Supervised]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = configparser.RawConfigParser()
     settings.read(_SHIPPED)
     python = sys.executable

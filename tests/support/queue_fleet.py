@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import psutil
 import pytest
 
 import nearest_engine
+from free_ports import free_port
 from object_store import ObjectStore
 from upscaled_queue.record import Records, connect
 from waiting import TIMEOUT_S, wait_until
@@ -66,6 +66,7 @@ class RedisServer:
         wait_until(self._answers, "Redis' answer")
 
     def _answers(self) -> bool:
+        assert self.process.poll() is None, "redis-server has ended"
         with contextlib.suppress(Exception), connect(self.url) as client:
             return bool(client.ping())
         return False
@@ -150,13 +151,6 @@ def kill_tree(pid: int) -> None:
         for one in (*all_of_it, *first.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Machine:

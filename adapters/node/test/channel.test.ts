@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { Channel } from "../src/index.js";
 import type { WorkerMessage } from "../src/index.js";
+import { TIMEOUT_MS } from "./daemons.js";
 
 function channelOf(highWaterMark?: number): {
   channel: Channel;
@@ -46,7 +47,7 @@ async function readAll(...lines: (Buffer | string)[]): Promise<ReturnType<typeof
   return made;
 }
 
-test("lines that are cut anywhere, within a letter too, arrive whole", async () => {
+test("lines that are cut anywhere, within a letter too, arrive whole", { timeout: TIMEOUT_MS }, async () => {
   const message = { type: "result", job_id: "é—😀", output_path: "/out/été.png" };
   const bytes = Buffer.from(`\r\n${JSON.stringify(message)}\r\n \n${JSON.stringify(message)}`);
   for (const size of [1, 2, 3, 7]) {
@@ -59,14 +60,14 @@ test("lines that are cut anywhere, within a letter too, arrive whole", async () 
   }
 });
 
-test("what is no message is passed over", async () => {
+test("what is no message is passed over", { timeout: TIMEOUT_MS }, async () => {
   const { read, messages } = channelOf();
   read.end(`null\n[1]\n"ready"\n{"type":7}\n{}\n{"type":"status"\n${"[".repeat(50_000)}\n{"type":"status"}\n`);
   await once(read, "close");
   assert.deepEqual(messages, [{ type: "status" }]);
 });
 
-test("a daemon that does not read is written no more than it has room for", async () => {
+test("a daemon that does not read is written no more than it has room for", { timeout: TIMEOUT_MS }, async () => {
   const { channel, write, counts } = channelOf(64);
   assert.ok(channel.hasRoom);
   channel.send({ type: "cancel", job_id: "x".repeat(64) });
@@ -79,7 +80,7 @@ test("a daemon that does not read is written no more than it has room for", asyn
   assert.equal(counts.room, 1);
 });
 
-test("sending to a daemon that is gone raises nothing, and is reported once", async () => {
+test("sending to a daemon that is gone raises nothing, and is reported once", { timeout: TIMEOUT_MS }, async () => {
   const { channel, write, counts } = channelOf();
   write.destroy(new Error("EPIPE"));
   await new Promise<void>((resolve) => write.once("close", resolve));
@@ -89,7 +90,7 @@ test("sending to a daemon that is gone raises nothing, and is reported once", as
   assert.ok(!channel.hasRoom);
 });
 
-test("a result or an error past the limit ends its job with line_too_long", async () => {
+test("a result or an error past the limit ends its job with line_too_long", { timeout: TIMEOUT_MS }, async () => {
   const id = "😀".repeat(128);
   const escaped = "\\ud83d\\ude00".repeat(128);
   const { messages, faults } = await readAll(
@@ -109,7 +110,7 @@ test("a result or an error past the limit ends its job with line_too_long", asyn
   assert.deepEqual(faults, [undefined]);
 });
 
-test("any other line past the limit changes nothing", async () => {
+test("any other line past the limit changes nothing", { timeout: TIMEOUT_MS }, async () => {
   const { messages, faults } = await readAll(
     long('{"type":"progress","job_id":"a","stage":"'),
     long('{"type":"error","job_id":null,"error":"'),
@@ -122,7 +123,7 @@ test("any other line past the limit changes nothing", async () => {
 });
 
 for (const head of ['{"output_base64":"', '{"type":"result","output_base64":"', '{"type":"result","job_id":"']) {
-  test(`a line past the limit that names no job ends the reading: ${head}`, async () => {
+  test(`a line past the limit that names no job ends the reading: ${head}`, { timeout: TIMEOUT_MS }, async () => {
     const { messages, faults } = await readAll('{"type":"status"}\n', long(head), '{"type":"status"}\n');
     assert.deepEqual(messages, [{ type: "status" }]);
     assert.equal(faults.length, 1);

@@ -12,6 +12,7 @@ import { after, before, beforeEach, test } from "node:test";
 import { connect, HttpUpscaler } from "../src/http/index.js";
 import { DaemonGoneError, JobError, NoAnswerError } from "../src/index.js";
 import type { Upscaler } from "../src/index.js";
+import { TIMEOUT_MS } from "./daemons.js";
 
 const JOB = { method: "esrgan", config: { upscale_factor: 2 } } as const;
 const SIZE = { width: 7, height: 5 };
@@ -75,7 +76,7 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "upscaled-test-"));
 });
 
-test("it stands in for a client that starts a daemon", async () => {
+test("it stands in for a client that starts a daemon", { timeout: TIMEOUT_MS }, async () => {
   const sameCalls: Pick<Upscaler, "upscale" | "health" | "close" | "kill"> = up;
   assert.equal((await sameCalls.health()).queue_size, 2);
   const connected = await connect({ url: echo.url });
@@ -83,7 +84,7 @@ test("it stands in for a client that starts a daemon", async () => {
   await connected.close();
 });
 
-test("a buffer goes in and a buffer comes out", async () => {
+test("a buffer goes in and a buffer comes out", { timeout: TIMEOUT_MS }, async () => {
   const seen: string[] = [];
   const options = { input: Buffer.from("picture"), output: "buffer" as const, onProgress: ({ stage }: { stage: string }) => seen.push(stage) };
   const result = await up.upscale(JOB, options);
@@ -93,7 +94,7 @@ test("a buffer goes in and a buffer comes out", async () => {
   assert.match(String(echo.bodies.at(-1)), /name="upscale_factor"\r\n\r\n2\r\n/);
 });
 
-test("streams larger than a line go in and out, and leave no file", async () => {
+test("streams larger than a line go in and out, and leave no file", { timeout: TIMEOUT_MS }, async () => {
   const piece = Buffer.alloc(700_000, "x");
   const up = new HttpUpscaler({ url: echo.url, tempDir: folder });
   const pieces: Buffer[] = [];
@@ -103,7 +104,7 @@ test("streams larger than a line go in and out, and leave no file", async () => 
   assert.deepEqual(await readdir(folder), []);
 });
 
-test("a file is uploaded under its own name, and the result written", async () => {
+test("a file is uploaded under its own name, and the result written", { timeout: TIMEOUT_MS }, async () => {
   const image_path = join(folder, 'a "b".png');
   const output_path = join(folder, "out.jpg");
   await writeFile(image_path, "picture");
@@ -114,7 +115,7 @@ test("a file is uploaded under its own name, and the result written", async () =
   assert.match(String(echo.bodies.at(-1)), /name="output_format"\r\n\r\njpeg\r\n/);
 });
 
-test("an abort cancels the job, and its reason is the cause", async () => {
+test("an abort cancels the job, and its reason is the cause", { timeout: TIMEOUT_MS }, async () => {
   const abort = new AbortController();
   const reason = new Error("enough");
   echo.onHeld = () => abort.abort(reason);
@@ -126,7 +127,7 @@ test("an abort cancels the job, and its reason is the cause", async () => {
   });
 });
 
-test("a kill cancels what is open, and nothing is taken any more", async () => {
+test("a kill cancels what is open, and nothing is taken any more", { timeout: TIMEOUT_MS }, async () => {
   const held = new Promise<void>((resolve) => (echo.onHeld = resolve));
   const call = up.upscale({ ...JOB, job_id: "held" }, { input: Buffer.from("picture"), output: "buffer" });
   const ended = assert.rejects(call, (error: JobError) => error.code === "cancelled");
@@ -136,7 +137,7 @@ test("a kill cancels what is open, and nothing is taken any more", async () => {
   await assert.rejects(up.upscale(JOB, { input: Buffer.from("x"), output: "buffer" }), (error: JobError) => error.code === "shutting_down");
 });
 
-test("an id of a job that is open is refused", async () => {
+test("an id of a job that is open is refused", { timeout: TIMEOUT_MS }, async () => {
   const held = new Promise<void>((resolve) => (echo.onHeld = resolve));
   const request = { ...JOB, job_id: "held" };
   const call = up.upscale(request, { input: Buffer.from("picture"), output: "buffer" });
@@ -147,7 +148,7 @@ test("an id of a job that is open is refused", async () => {
   await ended;
 });
 
-test("many jobs run 64 at a time, and one that waits for its turn ends at its abort", async (t) => {
+test("many jobs run 64 at a time, and one that waits for its turn ends at its abort", { timeout: TIMEOUT_MS }, async (t) => {
   const held: (() => void)[] = [];
   let arrived = (): void => {};
   t.after(() => void server.close().closeAllConnections());
@@ -182,7 +183,7 @@ test("many jobs run 64 at a time, and one that waits for its turn ends at its ab
   await Promise.all(calls);
 });
 
-test("a server that is silent, absent or no server is reported", async () => {
+test("a server that is silent, absent or no server is reported", { timeout: TIMEOUT_MS }, async () => {
   echo.isSilent = true;
   await assert.rejects(up.health({ timeoutMs: 50 }), NoAnswerError);
   echo.isSilent = false;

@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 import nearest_engine
+from free_ports import free_port
 from object_store import ObjectStore, running_object_store
-from queue_fleet import Fleet, Machine, free_port, needs_redis, running_fleet
+from queue_fleet import Fleet, Machine, needs_redis, running_fleet
 from upscaled.errors import NotAllowedError, OutOfMemoryError
 from upscaled_http.config import Settings as ServerSettings
 from upscaled_http.queuedepth import queue_depth

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from queue_fleet import Fleet, free_port, needs_redis, running_fleet
+from free_ports import free_port
+from queue_fleet import Fleet, needs_redis, running_fleet
 from upscaled_queue.command import main
 from waiting import wait_until
 

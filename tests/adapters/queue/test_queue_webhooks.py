@@ -13,7 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from queue_fleet import Fleet, free_port, needs_redis, running_fleet
+from free_ports import free_port
+from queue_fleet import Fleet, needs_redis, running_fleet
 from upscaled import JobCancelledError, Upscaler
 from upscaled_queue.webhooks import message_of
 from waiting import TIMEOUT_S, wait_until
