@@ -130,14 +130,13 @@ def _device(result: Message, health: Message) -> Finding:
     if health.get("gpu_name"):
         free = f"{health.get('gpu_memory_free', 0):.1f} GB free"
         return Finding("device", "ok", f"{health['gpu_name']}, {free}, {precision}")
-    hardware = "bf16 in hardware" if precision == "bf16" else "fp32: it has no bf16 in hardware"
     if not Path("/proc/driver/nvidia/version").exists():
-        return Finding("device", "ok", f"cpu, {hardware}")
+        return Finding("device", "ok", f"cpu, {precision}")
     is_cpu_build = "+cpu" in importlib.metadata.version("torch")
     missing = "this torch is a CPU build" if is_cpu_build else "torch cannot use it"
     return Finding(
         "device",
         "note",
-        f"cpu, {hardware}; there is an NVIDIA driver, but {missing}",
+        f"cpu, {precision}; there is an NVIDIA driver, but {missing}",
         "install torch and torchvision in the build for your CUDA; look at CUDA_VISIBLE_DEVICES",
     )
