@@ -115,7 +115,7 @@ def _model(path: Path, weights: dict[Any, Any]) -> Any:
             raise useless(path, morearchitectures.how_to_load(extra))
         try:
             with _NoRandomWeights():
-                return morearchitectures.load(candidate)
+                model = morearchitectures.load(candidate)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except UnsupportedModelError:
@@ -126,6 +126,12 @@ def _model(path: Path, weights: dict[Any, Any]) -> Any:
             raise useless(
                 path, "its weights do not fit their architecture; fetch the file again"
             ) from error
+        if _are_whole_numbers(candidate):
+            raise useless(
+                path,
+                "its weights are no floats but whole numbers: get the same model in fp16 or fp32",
+            )
+        return model
     kind = what_it_is(weights) or (
         "its architecture is not known: choose a super-resolution model that spandrel knows"
     )
@@ -152,6 +158,16 @@ def _are_finite(weights: Iterable[torch.Tensor]) -> bool:
     sums = torch.stack([each.sum(dtype=torch.float32) for each in numbers])
     # A sum of finite numbers may overflow too.
     return bool(sums.isfinite().all()) or all(bool(each.isfinite().all()) for each in numbers)
+
+
+def _are_whole_numbers(weights: dict[Any, Any]) -> bool:
+    """True if a layer has other numbers than floats. They would be taken as floats, without their
+    scale."""
+    return any(
+        isinstance(value, torch.Tensor) and not value.is_floating_point()
+        for name, value in weights.items()
+        if isinstance(name, str) and name.endswith((".weight", ".bias"))
+    )
 
 
 def _candidates(weights: dict[Any, Any]) -> Iterator[dict[Any, Any]]:

@@ -38,6 +38,8 @@ _OTHER_WEIGHTS = {
     "a NumPy array": re.compile(rb"\x93NUMPY"),
     "an OpenVINO model": re.compile(rb"\s{0,64}(<\?xml[^>]{0,200}>\s{0,64})?<net\s"),
 }
+# What torch says of the first byte in a pickle of protocol 4 or 5, which it does not read.
+_FRAME = f"Unsupported operand {pickle.FRAME[0]}\n"
 _GLOBAL = re.compile(r"(?:GLOBAL|function) (?:<[\w ]{1,40})?([\w.]{1,100})")
 
 allow_standins()
@@ -110,15 +112,19 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     """Refuse a ZIP that is not one of torch's files. torch itself refuses a broken one."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
+            parts = archive.infolist()
     except zipfile.BadZipFile:
         return
+    names = [part.filename for part in parts]
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise _unsafe(path, "it is TorchScript, which is a program")
     if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         inside = next((name for name in names if Path(name).suffix in _SUFFIXES), None)
         which = f"the file {Path(inside).name}" if inside else "a file of weights, if one is inside"
         raise useless(path, f"it is a ZIP archive: unpack it, and give {which}")
+    # torch compresses nothing. A few kilobytes of a compressed part may become gigabytes.
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise useless(path, "its parts are compressed, but torch saves them as they are")
 
 
 def _not_weights(path: Path, head: bytes) -> JobError:
@@ -143,6 +149,10 @@ def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> JobError:
     # torch names what the pickle asked for ("Unsupported global: GLOBAL posix.system ..."). If the
     # bytes are no pickle, it says "Unsupported operand".
     text = str(error)
+    if _FRAME in text:
+        return useless(
+            path, "it is a pickle of protocol 4 or 5: get the same model as .safetensors"
+        )
     if "GLOBAL" not in text and "unrecognized function" not in text:
         return _truncated(path)
     wanted = _GLOBAL.search(text)

@@ -176,6 +176,17 @@ def test_weights_that_are_not_finite_are_corrupt(tmp_path: Path, value: float) -
     assert "finite" in error.message
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+def test_weights_that_are_no_floats_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = weights(compact())
+    tensors["body.2.weight"] = (tensors["body.2.weight"] * 100).to(dtype)
+    path = tmp_path / "quantized.safetensors"
+    safetensors.torch.save_file(tensors, path)
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert "whole numbers" in error.message
+
+
 def mosr_of_the_same_size() -> nn.Module:
     """Of these spandrel says that they upscale, too."""
     from spandrel.architectures.MoSR import MoSR
@@ -258,6 +269,38 @@ def test_pickled_weights_of_any_name_are_read(tmp_path: Path, name: str, new_for
     path = tmp_path / name
     torch.save(weights(compact()), path, _use_new_zipfile_serialization=new_format)
     assert load_descriptor(path).architecture.id == "Compact"
+
+
+def test_compressed_weights_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    saved, path = tmp_path / "saved.pth", tmp_path / "bomb.pth"
+    torch.save({"body.0.weight": torch.zeros(1000)}, saved)
+    with (
+        zipfile.ZipFile(saved) as parts,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for part in parts.namelist():
+            archive.writestr(part, parts.read(part))
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert "compressed" in error.message
+
+
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_pickle_of_a_newer_protocol_is_named(
+    tmp_path: Path, protocol: int, new_format: bool
+) -> None:
+    path = tmp_path / "newer.pth"
+    torch.save(
+        weights(compact()),
+        path,
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=new_format,
+    )
+    with pytest.warns(UserWarning, match="pickle protocol"):
+        error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert "a pickle of protocol 4 or 5" in error.message
 
 
 def test_an_archive_with_a_model_inside_names_that(tmp_path: Path) -> None:
