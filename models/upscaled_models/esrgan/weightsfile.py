@@ -124,7 +124,7 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         raise useless(path, f"it is a ZIP archive: unpack it, and give {which}")
     # torch compresses nothing. A few kilobytes of a compressed part may become gigabytes.
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-        raise useless(path, "its parts are compressed, but torch saves them as they are")
+        raise useless(path, "its parts are compressed: get the same model as .safetensors")
 
 
 def _not_weights(path: Path, head: bytes) -> JobError:
