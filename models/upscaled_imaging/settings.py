@@ -8,6 +8,7 @@ from pathlib import Path
 from upscaled_imaging.urlaccess import url_prefix
 from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import flag
+from upscaled_protocol.optionvalues import given_path
 from upscaled_protocol.urlpolicy import UrlPolicy
 
 
@@ -42,7 +43,7 @@ class Access:
 
     roots: tuple[Path, ...] = flag(
         "confine every path of a job to DIR; may be repeated",
-        lambda text: Path(text).resolve(),
+        lambda text: given_path(text).resolve(),
         default=(),
         name="allow-root",
         metavar="DIR",
@@ -60,7 +61,7 @@ class Access:
     )
     output_dir: Path | None = flag(
         "for outputs without a path (default: OUTPUT_DIR, else the input's folder)",
-        Path,
+        given_path,
         default=None,
         variable="OUTPUT_DIR",
     )

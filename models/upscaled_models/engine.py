@@ -19,7 +19,7 @@ from upscaled_models.catalog import default_model_dir
 from upscaled_protocol.faces import Face
 from upscaled_protocol.flags import flag
 from upscaled_protocol.messages import CropInfo, Size
-from upscaled_protocol.optionvalues import count
+from upscaled_protocol.optionvalues import count, given_path
 
 ConfigT = TypeVar("ConfigT")
 
@@ -30,7 +30,7 @@ class Settings(PictureSettings):
 
     model_dir: Path = flag(
         "the folder of weights (default: MODEL_CACHE_DIR or %(default)s)",
-        Path,
+        given_path,
         default_factory=default_model_dir,
     )
     device: str = flag("auto, cpu, cuda, cuda:N or mps (default: %(default)s)", default="auto")

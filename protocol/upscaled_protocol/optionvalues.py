@@ -1,4 +1,4 @@
-"""Numbers on a command line. Each error says which numbers are allowed.
+"""Numbers and paths on a command line. Each error says which are allowed.
 
 `argparse` itself would say "invalid count value", with the name of the function.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
+from pathlib import Path
 
 
 def whole_number(text: str) -> int:
@@ -50,3 +51,10 @@ def at_least_zero(text: str) -> float:
     if value < 0:
         raise ArgumentTypeError(f"{text!r} is below 0")
     return value
+
+
+def given_path(text: str) -> Path:
+    """A path. An empty one, as of a variable that is not set, would be the working folder."""
+    if not text:
+        raise ArgumentTypeError("the path is empty: give one, or . for the working folder")
+    return Path(text)

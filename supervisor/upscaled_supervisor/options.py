@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscaled_protocol.lines import DEFAULT_LINE_LIMIT_BYTES
-from upscaled_protocol.optionvalues import above_zero, count
+from upscaled_protocol.optionvalues import above_zero, count, given_path
 from upscaled_supervisor.devices import read_devices
 
 EXIT_COMPLETED = 0
@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     jobs.add_argument(
         "--journal",
-        type=Path,
+        type=given_path,
         help="SQLite file that keeps accepted jobs if the supervisor is killed",
     )
     limits = arguments.add_argument_group("limits of a worker")

@@ -72,6 +72,15 @@ def test_a_count_is_at_least_one(text: str, capsys: pytest.CaptureFixture[str]) 
     assert "--max-jobs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--allow-root", "--output-dir", "--model-dir"])
+def test_an_empty_path_is_not_the_working_folder(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args([option, ""])
+    assert f"argument {option}: the path is empty" in capsys.readouterr().err
+
+
 def test_the_flags_of_a_worker_are_those_of_its_settings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,8 +8,9 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from upscaled_protocol.optionvalues import given_path
 
 if TYPE_CHECKING:
     from upscaled_http.config import Settings
@@ -98,12 +99,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    arguments.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML")
+    arguments.add_argument("--config", type=given_path, metavar="FILE", help="settings in YAML")
     arguments.add_argument("--host", help="the address to listen at (default: 127.0.0.1)")
     arguments.add_argument("--port", help="default: 8080; 0: any free port")
     arguments.add_argument(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="the folder of uploads, results and records (default: ./data)",
     )

@@ -24,6 +24,7 @@ from upscaled_cli.sizes import paper_remark
 from upscaled_cli.stamp import Stamp
 from upscaled_cli.streams import STREAM
 from upscaled_cli.terminal import reason_of
+from upscaled_protocol.optionvalues import given_path
 
 _EXAMPLES = f"""examples:
   upscaled batch photos -o large
@@ -230,9 +231,16 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder of the pictures")
     arguments.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", required=True, help="the folder for the outputs"
+        "folder", type=given_path, metavar="DIR", help="the folder of the pictures"
+    )
+    arguments.add_argument(
+        "-o",
+        "--output",
+        type=given_path,
+        metavar="DIR",
+        required=True,
+        help="the folder for the outputs",
     )
     arguments.add_argument(
         "--force",

@@ -7,9 +7,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from upscaled_cli import exits
+from upscaled_protocol.optionvalues import given_path
 
 _OF_HTTP = {"http": "openapi.json", "postman": "postman.json"}
 
@@ -68,5 +68,5 @@ def parser() -> argparse.ArgumentParser:
         choices=("host", "worker", "errors", *_OF_HTTP),
         help="default: one object with the first three",
     )
-    arguments.add_argument("--output", type=Path, metavar="DIR", help="write files instead")
+    arguments.add_argument("--output", type=given_path, metavar="DIR", help="write files instead")
     return arguments

@@ -21,6 +21,7 @@ from upscaled_supervisor.options import read_options
         ("--memory-limit-mb", "-5"),
         ("--gpu-memory-limit-mb", "nan"),
         ("--max-age-s", "inf"),
+        ("--journal", ""),
     ],
 )
 def test_an_option_that_means_nothing_is_refused_by_its_name(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from upscaled import AsyncUpscaler
 from upscaled.errors import UpscaledError
 from upscaled_imaging.storage import ObjectStorageError
-from upscaled_protocol.optionvalues import at_least_zero, count
+from upscaled_protocol.optionvalues import at_least_zero, count, given_path
 from upscaled_queue import options as shared
 from upscaled_queue.exits import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from upscaled_queue.pipeline.bucket import BadRecordError, Bucket
@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = run.add_argument
-    add("pictures", type=Path, nargs="+", metavar="PICTURE")
+    add("pictures", type=given_path, nargs="+", metavar="PICTURE")
     add(
         "--bucket",
         required="S3_BUCKET" not in os.environ,

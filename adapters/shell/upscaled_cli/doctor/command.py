@@ -20,6 +20,7 @@ from upscaled_cli.doctor import installation, surroundings, trial, weights
 from upscaled_cli.doctor.finding import Finding
 from upscaled_cli.session import DAEMON, Session
 from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_protocol.optionvalues import given_path
 
 _EXAMPLES = """examples:
   upscaled doctor
@@ -117,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--json", action="store_true", help="print JSON, for programs")
     arguments.add_argument(
         "--model-dir",
-        type=Path,
+        type=given_path,
         default=default_model_dir(),
         help="default: MODEL_CACHE_DIR or %(default)s",
     )

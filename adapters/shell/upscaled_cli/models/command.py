@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from upscaled_cli import exits
 from upscaled_cli.download import RETRY_PAUSES_S
@@ -14,6 +13,7 @@ from upscaled_cli.models.listing import list_models
 from upscaled_cli.models.pull import pull
 from upscaled_cli.models.verify import verify
 from upscaled_models.catalog import Catalog, Model, default_model_dir
+from upscaled_protocol.optionvalues import given_path
 
 _EXAMPLES = """examples:
   upscaled models list
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     for action in (listing, pulling, adding, verifying):
         action.add_argument(
             "--model-dir",
-            type=Path,
+            type=given_path,
             default=default_model_dir(),
             help="default: MODEL_CACHE_DIR or %(default)s",
         )
