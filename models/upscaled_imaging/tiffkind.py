@@ -26,6 +26,7 @@ _READ_BITS = (1, 2, 4, 8, 16)
 _READ_COLOURS = (0, 1, 2, _PALETTE_COLOURS, 5)
 # Gray, RGB and CMYK may store each channel in separate tiles.
 _APART_COLOURS = (0, 1, 2, 5)
+_CONVERT = "convert it to gray, RGB or CMYK of 8 or 16 bits per channel"
 _COLOUR_NAMES = {4: "mask", _YCBCR: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab", 32803: "camera raw"}
 
 
@@ -50,9 +51,11 @@ def check_tiff(read_at: Callable[[int, int], bytes]) -> None:
     bits = values.get(_BITS, 1)
     if values.get(_KIND, 0) & _REDUCED:
         # If a camera's thumbnail were upscaled, the job would seem to succeed.
-        raise _unsupported("begins with a small preview, as camera raw files do")
+        what = "begins with a small preview, as camera raw files do"
+        raise _unsupported(what, "save its full picture as PNG or TIFF")
     if compression not in _READ_COMPRESSIONS:
-        raise _unsupported(f"is compressed with {_COMPRESSIONS.get(compression, compression)}")
+        what = f"is compressed with {_COMPRESSIONS.get(compression, f'method {compression}')}"
+        raise _unsupported(what, "save it with LZW or deflate, or without compression")
     if colours not in _READ_COLOURS and (colours, compression) != (_YCBCR, _JPEG):
         raise _unsupported(f"has {_COLOUR_NAMES.get(colours, f'photometric {colours}')} pixels")
     if bits not in _READ_BITS:
@@ -84,11 +87,10 @@ def tile_failures(read_at: Callable[[int, int], bytes]) -> FailOn:
     return "warning"
 
 
-def _unsupported(what: str) -> JobError:
+def _unsupported(what: str, remedy: str = _CONVERT) -> JobError:
     return JobError(
         ErrorCode.UNSUPPORTED_FORMAT,
-        f"the input is a TIFF that {what}, which is not read here: convert it to gray, RGB or "
-        "CMYK of 8 or 16 bits per channel",
+        f"the input is a TIFF that {what}, which is not read here: {remedy}",
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # The files that `loading.py` reads.
 _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+# The fields that say how faces are restored.
+_OF_FACES = {"face_model", "face_strength"}
 
 
 class EsrganEngine(LocalEngine[EsrganConfig]):
@@ -57,6 +59,8 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         networks = self._started()
         enlarge = networks.prepare(config, context)
         if not config.faces:
+            for name in sorted(_OF_FACES & config.model_fields_set):
+                context.warn(f"{name} has no effect without \"faces\": true")
             return enlarge
         precision = config.precision if config.use_fp16 else "fp32"
         request = Request(config.face_model, config.face_strength, precision, is_step=True)

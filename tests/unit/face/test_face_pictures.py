@@ -208,3 +208,16 @@ def test_the_file_is_the_same_to_the_bit_for_any_number_of_threads(
         assert file(1) == file(4) == file(4) == file(3)
     finally:
         compute_with(threads)
+
+
+@pytest.mark.parametrize(("field", "value"), [("face_strength", 0.5), ("face_model", "other")])
+def test_a_field_for_faces_is_told_if_the_job_restores_none(
+    tmp_path: Path, esrgan_engine: EsrganEngine, field: str, value: float | str
+) -> None:
+    path = picture(tmp_path, "gray")
+    fields: dict[str, Any] = {"model": "tiny", "upscale_factor": 2, field: value}
+    context = RecordingContext()
+    output_path = str(tmp_path / "out.png")
+    config = EsrganConfig(image_path=str(path), output_path=output_path, **fields)
+    esrgan_engine.run(config, context)
+    assert context.warnings == [f'{field} has no effect without "faces": true']

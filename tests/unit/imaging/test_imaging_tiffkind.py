@@ -67,15 +67,15 @@ def test_ycbcr_in_jpeg_is_read(tmp_path: Path, opened: Opener) -> None:
 @pytest.mark.parametrize(
     ("number", "value", "named"),
     [
-        (COMPRESSION, 34925, "LZMA"),
+        (COMPRESSION, 34925, "LZMA, which is not read here: save it with LZW or deflate"),
         (COMPRESSION, 50000, "Zstandard"),
-        (COMPRESSION, 12345, "12345"),
-        (BITS, 12, "12 bits"),
+        (COMPRESSION, 12345, "method 12345"),
+        (BITS, 12, "12 bits per channel, which is not read here: convert it to gray"),
         (COLOURS, 32803, "camera raw"),
         (COLOURS, 4, "mask"),
     ],
 )
-def test_compressions_that_libtiff_does_not_decode_are_named(
+def test_what_is_not_read_is_named_with_what_to_do(
     tmp_path: Path, opened: Opener, number: int, value: int, named: str
 ) -> None:
     error = error_of(opened, change(tiff(tmp_path / "in.tif", "L"), number, value))
@@ -99,7 +99,8 @@ def test_a_camera_raw_files_preview_is_not_taken_for_its_picture(
     path = tiff(tmp_path / "in.dng", tiffinfo={KIND: 1})
     error = error_of(opened, path)
     assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert "preview" in error.message
+    assert "a small preview" in error.message
+    assert error.message.endswith("save its full picture as PNG or TIFF")
 
 
 @pytest.mark.parametrize("number", [PALETTE, PROFILE])
