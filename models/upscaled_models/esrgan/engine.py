@@ -60,7 +60,7 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
         enlarge = networks.prepare(config, context)
         if not config.faces:
             for name in sorted(_OF_FACES & config.model_fields_set):
-                context.warn(f"{name} has no effect without \"faces\": true")
+                context.warn(f'{name} has no effect without "faces": true')
             return enlarge
         precision = config.precision if config.use_fp16 else "fp32"
         request = Request(config.face_model, config.face_strength, precision, is_step=True)
