@@ -63,14 +63,21 @@ def open_answer(data: bytes, due: Size, bands: int, warn: Callable[[str], None])
     """Rows of the service's picture, (h, W, bands) of 8 bits with bands 1 or 3, from the top down.
 
     The picture is decoded while rows are asked for. If it has another size but the right aspect
-    ratio, it is resampled. Raises `JobError` (upstream_unavailable), also while rows are read.
+    ratio, and at least half of the width that is due, it is resampled. Raises `JobError`
+    (upstream_unavailable), also while rows are read.
     """
     try:
         kind = recognise(data[:HEAD_BYTES])
         image = formats.load(kind, pyvips.Source.new_from_memory(data))
         shape = image.width / image.height
         is_too_large = image.width * image.height > MAX_OUTPUT_PIXELS
-        if is_too_large or abs(shape - due.width / due.height) > ASPECT_TOLERANCE * shape:
+        # The least factor is 2: with less than half, the service made the picture smaller.
+        is_too_small = 2 * image.width < due.width
+        if (
+            is_too_large
+            or is_too_small
+            or abs(shape - due.width / due.height) > ASPECT_TOLERANCE * shape
+        ):
             raise _unusable(f"of {image.width}x{image.height}, not {due.width}x{due.height}")
         if (image.width, image.height) != (due.width, due.height):
             warn(

@@ -111,6 +111,13 @@ def test_an_answer_of_another_shape_is_refused() -> None:
     assert refused.value.code == ErrorCode.UPSTREAM_UNAVAILABLE
 
 
+def test_an_answer_that_is_smaller_than_what_was_sent_is_refused() -> None:
+    blank = encoded(np.zeros((1, 1, 3), np.uint8))[0]
+    with pytest.raises(JobError, match="1x1, not 200x200") as refused:
+        open_answer(blank, Size(width=200, height=200), 3, print)
+    assert refused.value.code == ErrorCode.UPSTREAM_UNAVAILABLE
+
+
 def test_an_answer_of_more_pixels_than_the_service_gives_is_refused() -> None:
     huge = pyvips.Image.black(8000, 4000, bands=3).pngsave_buffer()
     with pytest.raises(JobError, match="8000x4000, not 200x100") as refused:
