@@ -42,6 +42,14 @@ func newDestination(id string, config fields) (*destination, error) {
 		_, isGiven := config.text(name)
 		d.hasInput = d.hasInput || isGiven
 	}
+	for _, name := range []string{"image_path", "image_base64", "output_path"} {
+		if text, isGiven := config.text(name); isGiven && text == "" {
+			return nil, newError(id, upscaled.CodeInvalidJob, name+" is empty", nil)
+		}
+	}
+	if strings.Contains(d.input+d.output, "\x00") {
+		return nil, newError(id, upscaled.CodeInvalidJob, "a path holds a zero character", nil)
+	}
 	_, hasFormat := config.text("output_format")
 	if d.isBase64 {
 		return d, nil

@@ -207,7 +207,7 @@ func fileOf(id, path string) (*picture, error) {
 	case err != nil:
 		return nil, newError(id, upscaled.CodeInputUnreadable, fmt.Sprintf("the input cannot be read: %v", err), err)
 	case !file.Mode().IsRegular():
-		return nil, newError(id, upscaled.CodeInputUnreadable, path+" is no ordinary file", nil)
+		return nil, newError(id, upscaled.CodeInputNotFound, path+" is no ordinary file", nil)
 	}
 	open := func() (io.ReadCloser, error) { return os.Open(path) }
 	return &picture{name: filepath.Base(path), bytes: file.Size(), open: open}, nil

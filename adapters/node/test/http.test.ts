@@ -76,6 +76,20 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "upscaled-test-"));
 });
 
+test("a file name that is no UTF-8 is read and written", { timeout: TIMEOUT_MS }, async () => {
+  const bytes = (text: string): Buffer => Buffer.concat([Buffer.from(join(folder, text)), Buffer.of(0xff, 0xc3)]);
+  await writeFile(bytes("in"), "picture");
+  const path = (text: string): string => `${join(folder, text)}\udcff\udcc3`;
+  for (const output_path of [path("out"), undefined]) {
+    const config = { image_path: path("in"), ...(output_path && { output_path }) };
+    const result = await up.upscale({ method: "esrgan", config });
+    assert.equal(result.output_path, output_path ?? `${path("in")}_esrgan_0x.png`);
+  }
+  assert.equal(await readFile(bytes("out"), "utf8"), "picture");
+  const names = await readdir(Buffer.from(folder), { encoding: "buffer" });
+  assert.deepEqual(names.map((name) => name.toString("latin1")).sort(), ["in\xff\xc3", "in\xff\xc3_esrgan_0x.png", "out\xff\xc3"]);
+});
+
 test("it stands in for a client that starts a daemon", { timeout: TIMEOUT_MS }, async () => {
   const sameCalls: Pick<Upscaler, "upscale" | "health" | "close" | "kill"> = up;
   assert.equal((await sameCalls.health()).queue_size, 2);

@@ -6,6 +6,7 @@ import { basename, dirname, extname, join } from "node:path";
 
 import { JobError } from "../errors.js";
 import type { Job } from "./api.js";
+import { osPath } from "./paths.js";
 
 type Fields = Record<string, unknown>;
 
@@ -41,6 +42,10 @@ export class Destination {
     this.#output = typeof output === "string" ? output : undefined;
     this.#hasInput = [input, config["image_base64"], config["image_url"]].some((one) => one !== undefined && one !== null);
     this.isBase64 = config["output_base64"] === true;
+    for (const name of ["image_path", "image_base64", "output_path"]) {
+      if (config[name] === "") throw this.#refusal("invalid_job", `${name} is empty`);
+    }
+    if (`${this.#input}${this.#output}`.includes("\0")) throw this.#refusal("invalid_job", "a path holds a zero character");
   }
 
   /** The output's format by its suffix; undefined if no path is given. */
@@ -58,7 +63,7 @@ export class Destination {
       if (!this.#hasInput) return;
       throw this.#refusal("invalid_job", "give output_path or output_base64, because an input that is no file has no folder");
     }
-    const folder = await stat(dirname(path)).catch(() => undefined);
+    const folder = await stat(osPath(dirname(path))).catch(() => undefined);
     if (!folder?.isDirectory()) throw this.#refusal("output_unwritable", `there is no folder ${dirname(path)}: make it first`);
     if (this.#output === undefined) return;
     const suffix = extname(path);
@@ -66,7 +71,7 @@ export class Destination {
       const known = "use .png, .tif, .jpg, .webp or .avif, or give output_format";
       throw this.#refusal("unsupported_format", `${suffix} is not written here: ${known}`);
     }
-    const [old, input] = await Promise.all([path, this.#input ?? ""].map((one) => stat(one).catch(() => undefined)));
+    const [old, input] = await Promise.all([path, this.#input ?? ""].map((one) => stat(osPath(one)).catch(() => undefined)));
     if (old !== undefined && !old.isFile()) throw this.#refusal("output_unwritable", `${path} exists and is no ordinary file`);
     if (old !== undefined && old.ino === input?.ino && old.dev === input.dev) {
       throw this.#refusal("invalid_job", `the output ${path} is the input itself: give another output_path`);
@@ -83,17 +88,17 @@ export class Destination {
     const target = this.#output ?? this.#named(job);
     const pending = join(dirname(target), `.upscaled-${randomUUID()}`);
     try {
-      const file = await this.#unlessDiskFails(open(pending, "wx"));
+      const file = await this.#unlessDiskFails(open(osPath(pending), "wx"));
       try {
         for await (const piece of pieces) await this.#unlessDiskFails(file.writeFile(piece));
       } finally {
         await file.close();
       }
       if (this.#output === undefined) return await this.#unlessDiskFails(renamedToFree(pending, target));
-      await this.#unlessDiskFails(rename(pending, target));
+      await this.#unlessDiskFails(rename(osPath(pending), osPath(target)));
       return target;
     } finally {
-      await rm(pending, { force: true });
+      await rm(osPath(pending), { force: true });
     }
   }
 
@@ -123,7 +128,7 @@ async function renamedToFree(pending: string, target: string): Promise<string> {
   for (let number = 1; ; number++) {
     const path = number === 1 ? target : `${target.slice(0, -suffix.length)}-${number}${suffix}`;
     try {
-      await link(pending, path);
+      await link(osPath(pending), osPath(path));
       return path;
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;

@@ -7,6 +7,7 @@ import { basename } from "node:path";
 
 import { JobError } from "../errors.js";
 import type { Exchange } from "./connection.js";
+import { osPath } from "./paths.js";
 
 type Fields = Record<string, unknown>;
 
@@ -37,6 +38,7 @@ export class Submission {
     const given = (config ?? {}) as Fields;
     const fields: Fields = { ...(format && { output_format: format }), ...rest };
     for (const [name, value] of Object.entries(given)) if (!PLACES.has(name)) fields[name] = value;
+    for (const [name, value] of Object.entries(fields)) if (value === null) delete fields[name];
     if (isNamed && id.length <= LONGEST_LABEL) fields["label"] = id;
     if (given["image_url"] !== undefined) fields["image_url"] = given["image_url"];
     return new Submission(String(method), fields, await pictureOf(id, given));
@@ -103,7 +105,13 @@ async function pictureOf(id: string, config: Fields): Promise<Picture | undefine
   if (typeof path === "string") return fileOf(id, path);
   if (typeof base64 === "string") {
     // A data: URL has its bytes behind the comma.
-    const bytes = Buffer.from(base64.slice(base64.startsWith("data:") ? base64.indexOf(",") + 1 : 0), "base64");
+    const text = base64.slice(base64.startsWith("data:") ? base64.indexOf(",") + 1 : 0);
+    const bytes = Buffer.from(text, "base64");
+    // `from` passes over what is no base64.
+    if (bytes.length === 0 || bytes.toString("base64") !== text) {
+      const sentence = "image_base64 is no base64: send the standard alphabet, padded, without line breaks";
+      throw JobError.local(id, "input_unreadable", sentence);
+    }
     return { name: "image", bytes: bytes.length, read: () => piecesOf(bytes) };
   }
   if (typeof url === "string") return undefined;
@@ -113,9 +121,9 @@ async function pictureOf(id: string, config: Fields): Promise<Picture | undefine
 
 async function fileOf(id: string, path: string): Promise<Picture> {
   try {
-    const file = await stat(path);
-    if (!file.isFile()) throw JobError.local(id, "input_unreadable", `${path} is no ordinary file`);
-    return { name: basename(path), bytes: file.size, read: () => createReadStream(path) };
+    const file = await stat(osPath(path));
+    if (!file.isFile()) throw JobError.local(id, "input_not_found", `${path} is no ordinary file`);
+    return { name: basename(path), bytes: file.size, read: () => createReadStream(osPath(path)) };
   } catch (error) {
     if (error instanceof JobError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;

@@ -32,6 +32,11 @@ class Destination:
         # A job without a picture, such as a test partner's, may have no result.
         inputs = ("image_path", "image_base64", "image_url")
         self._has_input = any(config.get(name) is not None for name in inputs)
+        for name in ("image_path", "image_base64", "output_path"):
+            if config.get(name) == "":
+                raise self._error("invalid_job", f"{name} is empty")
+        if "\0" in f"{source}{output}":
+            raise self._error("invalid_job", "a path holds a zero character")
         self.output_format: str | None = None
         if not self._is_base64:
             self._check(has_format=config.get("output_format") is not None)

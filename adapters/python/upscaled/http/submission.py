@@ -100,7 +100,7 @@ def _picture(config: Message, job_id: str) -> tuple[str, int, Callable[[], Itera
         # A data: URL has its bytes behind the comma.
         encoded = text.partition(",")[2] if text.startswith("data:") else text
         try:
-            data = base64.b64decode(encoded)
+            data = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             sentence = f"image_base64 is no base64: {error}"
             raise local_error("input_unreadable", sentence, job_id) from error
@@ -113,10 +113,10 @@ def _size(path: str, job_id: str) -> int:
         status = os.stat(path)  # noqa: PTH116 - a name that is no UTF-8 too
     except FileNotFoundError as error:
         raise local_error("input_not_found", f"there is no file {path}", job_id) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _unreadable(f"the input cannot be read: {error}", job_id) from error
     if not stat.S_ISREG(status.st_mode):
-        raise _unreadable(f"{path} is no ordinary file", job_id)
+        raise local_error("input_not_found", f"{path} is no ordinary file", job_id)
     if not os.access(path, os.R_OK):
         raise _unreadable(f"the input cannot be read: {path}", job_id)
     return status.st_size
