@@ -143,10 +143,11 @@ class Machine:
             run.outcome.set_exception(error)
             raise
         finally:
+            # Before the run is removed: with no run the machine may be idle.
+            self.last_delivery = time.monotonic()
             with self._lock:
                 del self.runs[job.job_id]
             self.news.pop(job.job_id, None)
-            self.last_delivery = time.monotonic()
         return outcome
 
     def _run(self, run: Run, token: str, on_progress: ProgressListener | None) -> Outcome:

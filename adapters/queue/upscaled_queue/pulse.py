@@ -106,11 +106,20 @@ class Pulse:
         machine, limit_s = self._machine, self._machine.settings.idle_exit_s or 0.0
         while not machine.is_stopping:
             left_s = machine.last_delivery + limit_s - time.monotonic()
-            if left_s <= 0 and not machine.runs and self._has_no_work():
+            if left_s <= 0 and self._is_idle(limit_s):
                 machine.log.log("info", "idle", idle_s=limit_s)
                 self._leave()
                 return
             machine.given_up.wait(max(left_s, _IDLE_LOOK_S))
+
+    def _is_idle(self, limit_s: float) -> bool:
+        # In this order: a job that waits no more may run by now, and one that runs no more has set
+        # the time.
+        return (
+            self._has_no_work()
+            and not self._machine.runs
+            and time.monotonic() - self._machine.last_delivery >= limit_s
+        )
 
     def _has_no_work(self) -> bool:
         """True if no job waits: one may, while the engine's worker still connects."""
