@@ -99,8 +99,8 @@ class ServeProcess:
         return self.job(job_id)
 
     def running(self, job_id: str) -> dict[str, Any]:
-        """The job, once it runs."""
-        return self.wait_for(job_id, lambda job: job["status"] == "processing", "the start")
+        """The job, once it runs; a short one may have ended."""
+        return self.wait_for(job_id, lambda job: job["status"] != "queued", "the start")
 
     def ended(self, job_id: str) -> dict[str, Any]:
         """The job, once it has ended."""

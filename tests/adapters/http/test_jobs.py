@@ -89,7 +89,7 @@ def test_a_client_that_leaves_ends_its_wait_and_not_its_job(
 
 
 def test_a_job_in_the_queue_is_told_that_it_moves_up(serve: RunningServe) -> None:
-    jobs = [serve.submit(steps=100, step_s=0.1) for _ in range(6)]
+    jobs = [serve.submit(steps=6000, step_s=0.1) for _ in range(6)]
     places = []
     with serve.client.stream("GET", jobs[-1]["events_url"]) as events:
         for line in events.iter_lines():

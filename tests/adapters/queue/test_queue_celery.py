@@ -91,10 +91,13 @@ def test_a_result_that_redis_refuses_is_written_as_soon_as_it_takes_writes(
 ) -> None:
     (machine,) = fleet.machines
     redis = fleet.records.redis
-    result = give(backend, fleet.job("full", steps=2, step_s=0.5))
-    fleet.wait_running("full")
+    held = fleet.job("full", steps=2, at_step=1, hang=True, only_on_attempt=1)
+    result = give(backend, held)
+    fleet.wait_progress("full")
     redis.config_set("maxmemory", 1)
     try:
+        *_, worker = machine.daemon.children(recursive=True)
+        worker.kill()
         fleet.end_of("full")
         wait_until(lambda: "_store_result" in "".join(machine.log), "the refusal of the result")
     finally:

@@ -96,7 +96,7 @@ def test_a_daemon_that_is_lost_is_started_again_within_the_delivery(fleet: Fleet
     fleet.wait_progress("kept")
     machine.daemon.kill()
     wait_until(lambda: fleet.starts_of("kept") == 2, "the second start")
-    assert machine.has_logged("daemon_lost")
+    wait_until(lambda: machine.has_logged("daemon_lost"), "the log's line")
     assert fleet.records.cancel("kept")
     assert fleet.end_of("kept")["code"] == "cancelled"
     assert machine.process.poll() is None
