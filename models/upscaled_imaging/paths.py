@@ -30,11 +30,11 @@ def given_path(text: str) -> Path:
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
     """True if a path lies in one of the folders after its symbolic links were followed."""
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError):  # links in a circle lead nowhere
-        return False
-    return _is_inside(real, roots)
+    real = Path(os.path.realpath(path))
+    # Links in a circle are left as they are. They lead nowhere. `Path.is_symlink` would raise for
+    # a folder that may not be searched.
+    is_circle = any(os.path.islink(part) for part in (real, *real.parents))  # noqa: PTH114
+    return not is_circle and _is_inside(real, roots)
 
 
 def check_allowed(path: Path, roots: Sequence[Path]) -> None:

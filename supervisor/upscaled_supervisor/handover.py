@@ -6,6 +6,7 @@ lines wait, for as long as the former daemon may take.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 
@@ -76,7 +77,11 @@ class Handover:
 
         assert self._options.journal is not None
         try:
-            self._ledger.restore(Journal(self._options.journal))
+            journal = Journal(self._options.journal)
+            with contextlib.ExitStack() as failed:
+                failed.callback(journal.close)
+                self._ledger.restore(journal)
+                failed.pop_all()
         except JournalHeldError as error:
             if now < self._give_up_at:
                 self._wait("journal_held", f"{error}; no job is accepted until it is free")

@@ -76,27 +76,10 @@ class Journal:
             self._db = sqlite3.connect(
                 path.absolute(), timeout=_LOCK_TIMEOUT_S, isolation_level=None
             )
-            self._db.text_factory = _text
-            # A second supervisor on the same file would run every job twice. NORMAL does not call
-            # fsync at each commit: a row survives any kill, but not a loss of power.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise JournalError(f"the journal {path} has version {version}, not {_VERSION}")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            fault = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if fault != "ok":
-                raise JournalError(f"the journal {path} is damaged: {fault}")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
-            self._seq, self._event_bytes = self._db.execute(
-                "SELECT coalesce(CAST(max(seq) AS INTEGER), 0), "
-                "coalesce(sum(length(event)), 0) FROM jobs"
-            ).fetchone()
-            self._forget_runs()
-            self._db.execute("UPDATE runs SET deaths = deaths + 1, is_running = 0 WHERE is_running")
-            self._file = _identity(path)
+            with contextlib.ExitStack() as failed:
+                failed.callback(self._db.close)
+                self._begin()
+                failed.pop_all()
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 text = f"cannot open the journal {path}: another supervisor holds it"
@@ -106,6 +89,30 @@ class Journal:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from None
         self._until_prune = _PRUNE_EVERY
+
+    def _begin(self) -> None:
+        """Take the file for this process alone, and check it."""
+        self._db.text_factory = _text
+        # A second supervisor on the same file would run every job twice. NORMAL does not call
+        # fsync at each commit: a row survives any kill, but not a loss of power.
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise JournalError(f"the journal {self._path} has version {version}, not {_VERSION}")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        fault = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if fault != "ok":
+            raise JournalError(f"the journal {self._path} is damaged: {fault}")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._seq, self._event_bytes = self._db.execute(
+            "SELECT coalesce(CAST(max(seq) AS INTEGER), 0), "
+            "coalesce(sum(length(event)), 0) FROM jobs"
+        ).fetchone()
+        self._forget_runs()
+        self._db.execute("UPDATE runs SET deaths = deaths + 1, is_running = 0 WHERE is_running")
+        self._file = _identity(self._path)
 
     def pending(self) -> list[PendingJob]:
         """The jobs without a terminal event, in the order of their acceptance. Raises

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,18 +112,24 @@ class Registry:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         try:
             self._db = sqlite3.connect(path.absolute(), isolation_level=None)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
-                raise RegistryError(f"{path.name} has version {version}, not {_VERSION}")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # Rows survive a kill of any process, but perhaps not a loss of power.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-            self.deliveries = RegistryDeliveries(self._db)
-            self.filings = Filings(self._db)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            with ExitStack() as failed:
+                failed.callback(self._db.close)
+                self._begin(path.name)
+                failed.pop_all()
         except sqlite3.Error as error:
             raise RegistryError(f"{path.name} cannot be opened: {error}") from None
+
+    def _begin(self, name: str) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _VERSION):
+            raise RegistryError(f"{name} has version {version}, not {_VERSION}")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # Rows survive a kill of any process, but perhaps not a loss of power.
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+        self.deliveries = RegistryDeliveries(self._db)
+        self.filings = Filings(self._db)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Merge the write-ahead log into the file."""

@@ -7,6 +7,7 @@ job never reached the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
@@ -28,19 +29,16 @@ class Takeover(NamedTuple):
 def read_journal(path: Path, job_ids: list[str]) -> Takeover | None:
     """The journal's content about these jobs; None while another process uses the journal."""
     try:
-        journal = Journal(path)
+        with contextlib.closing(Journal(path)) as journal:
+            ends = {}
+            for job_id, event in zip(job_ids, journal.events(job_ids), strict=True):
+                if event:
+                    ends[job_id] = decode_line(event)
+            pending = frozenset(job.job_id for job in journal.pending())
     except JournalHeldError:
         return None
     except JournalError as error:
         return Takeover({}, frozenset(), str(error))
-    try:
-        ends = {}
-        for job_id, event in zip(job_ids, journal.events(job_ids), strict=True):
-            if event:
-                ends[job_id] = decode_line(event)
-        pending = frozenset(job.job_id for job in journal.pending())
     except sqlite3.Error as error:
         return Takeover({}, frozenset(), f"the journal cannot be read: {error}")
-    finally:
-        journal.close()
     return Takeover(ends, pending)
