@@ -12,14 +12,20 @@ import hashlib
 import os
 import re
 import secrets
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple, Self
+from urllib.parse import unquote
 
 from upscaled_http.bodymemory import SMALL_BYTES
 from upscaled_http.problems import HttpCode, ProblemError
 
 _MAX_NAME = 200
-_NOT_SHOWN = re.compile(r"[^\w .()+,=@-]+")
+# What stands for characters that are not shown, one for each row of them.
+_LEFT_OUT = re.compile("\0+")
+_SHOWN_ASCII = frozenset(" _.()+,=@-")
+# They join the letters of some scripts, and the parts of an emoji.
+_JOINERS = "\u200c\u200d"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -117,9 +123,23 @@ def clean_name(name: object) -> str | None:
     have a meaning in a header or a shell."""
     if not isinstance(name, str):
         return None
-    last = name.replace("\\", "/").rpartition("/")[2]
-    cleaned = _NOT_SHOWN.sub("_", last).strip(" .")[:_MAX_NAME]
+    # Some systems write an accent behind its letter.
+    last = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    shown = "".join(one if _is_shown(one) else "\0" for one in last)
+    cleaned = _LEFT_OUT.sub("_", shown).strip(" .")[:_MAX_NAME]
     return cleaned or None
+
+
+def name_in(url: str) -> str | None:
+    """The file name at the end of an address, cleaned. The address may be wrong."""
+    path = re.split("[?#]", url, maxsplit=1)[0].partition("://")[2].partition("/")[2]
+    return clean_name(unquote(path))
+
+
+def _is_shown(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum() or character in _SHOWN_ASCII
+    return character.isprintable() or character in _JOINERS
 
 
 def storage_problem(error: OSError) -> ProblemError:

@@ -12,7 +12,7 @@ import orjson
 
 from upscaled_http.admission import Room, check_room
 from upscaled_http.config import Settings
-from upscaled_http.incoming import Upload, storage_problem
+from upscaled_http.incoming import Upload, name_in, storage_problem
 from upscaled_http.openjobs import OpenJobs
 from upscaled_http.pictures import picture_size
 from upscaled_http.problems import HttpCode, ProblemError
@@ -161,9 +161,12 @@ class Intake:
         batch_id: str | None = None,
     ) -> Record:
         check_room(self._room, self._settings.limits.max_queue)
-        size = None
+        size = name = None
         if upload is not None:
+            name = upload.name
             size = picture_size(upload.path, self._settings.limits.max_input_megapixels)
+        elif submission.image_url is not None:
+            name = name_in(submission.image_url)
         record = Record(
             job_id=job_id,
             owner=owner,
@@ -172,7 +175,7 @@ class Intake:
             line=self._line(submission, job_id, has_upload=upload is not None),
             batch_id=batch_id,
             label=submission.label,
-            name=upload.name if upload is not None else None,
+            name=name,
             priority=submission.priority,
             retention=submission.retention,
             webhook=submission.webhook,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from upscaled_http.bodymemory import BodyMemory
-from upscaled_http.incoming import clean_name
+from upscaled_http.incoming import clean_name, name_in
 from upscaled_http.problems import ProblemError
 from upscaled_http.uploads import Body, BodyReader
 
@@ -244,6 +244,9 @@ def test_other_bodies_are_refused(tmp_path: Path, content_type: str) -> None:
         ("C:\\photos\\a b.png", "a b.png"),
         ("a\0b\r\nSet-Cookie: x.png", "a_b_Set-Cookie_ x.png"),
         ("Übung.png", "Übung.png"),
+        ("U\u0308bung.png", "Übung.png"),
+        ("हिन्दी ภาพที่ 👩‍🎨❤️.png", "हिन्दी ภาพที่ 👩‍🎨❤️.png"),
+        ("line\u202egnp.exe\u2028\ud83d.png", "line_gnp.exe_.png"),
         ("..", None),
         ("", None),
         ("x" * 300 + ".png", "x" * 200),
@@ -252,3 +255,19 @@ def test_other_bodies_are_refused(tmp_path: Path, content_type: str) -> None:
 )
 def test_a_file_name_is_a_name_to_show_and_never_a_path(told: str, name: str | None) -> None:
     assert clean_name(told) == name
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://example.com/photos/sea%20view.jpg?size=9#top", "sea view.jpg"),
+        ("https://example.com/a%2F..%2Fb.png", "b.png"),
+        ("https://example.com", None),
+        ("https://example.com/photos/", None),
+        ("https://[::1/a.png", "a.png"),
+    ],
+)
+def test_the_name_of_a_picture_with_an_address_is_the_end_of_its_path(
+    url: str, name: str | None
+) -> None:
+    assert name_in(url) == name

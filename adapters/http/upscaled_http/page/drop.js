@@ -1,4 +1,5 @@
-// Pictures come by drop anywhere, by paste, from a file dialog or from the camera.
+// Pictures come by drop anywhere, by paste, from a file dialog or from the camera. A folder that is
+// dropped gives all its files.
 
 const veil = document.getElementById("veil");
 const isFiles = (event) => event.dataTransfer?.types.includes("Files");
@@ -38,6 +39,31 @@ export function watchDrops(take) {
     if (!isFiles(event)) return;
     event.preventDefault();
     show(-depth);
-    take([...event.dataTransfer.files]);
+    filesOf(event.dataTransfer).then(take);
   });
+}
+
+/** The files of a drop, which can be asked for only while its event is handled. */
+async function filesOf(transfer) {
+  const items = [...transfer.items].filter(({ kind }) => kind === "file");
+  const dropped = items.map((item) => {
+    const entry = item.webkitGetAsEntry();
+    return entry?.isDirectory ? filesIn(entry) : item.getAsFile();
+  });
+  return (await Promise.all(dropped)).flat();
+}
+
+/** All files of a folder and of the folders in it, by their names. Hidden ones are no pictures. */
+async function filesIn(folder) {
+  const entries = [];
+  const reader = folder.createReader();
+  const read = () => new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
+  // Each time it gives at most a hundred, and at last none.
+  for (let some = await read(); some.length; some = await read()) entries.push(...some);
+  const listed = entries.filter(({ name }) => !name.startsWith("."));
+  listed.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  const files = listed.map((entry) =>
+    entry.isDirectory ? filesIn(entry) : new Promise((resolve) => entry.file(resolve, () => resolve([]))),
+  );
+  return (await Promise.all(files)).flat();
 }

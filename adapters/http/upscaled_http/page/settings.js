@@ -97,7 +97,7 @@ export class Settings extends EventTarget {
   }
 
   /** The form's values, numbers as numbers. */
-  get values() {
+  read() {
     const isFactor = checked("size") === "factor";
     const factor = checked("factor");
     const dpi = checked("dpi");
@@ -167,16 +167,13 @@ export class Settings extends EventTarget {
 
   update() {
     this.listModels();
+    this.limitFactors();
+    // Kept, because each picture of a long list asks for them.
+    this.values = this.read();
     const { method, size, paper, cut, faces } = this.values;
     const isFake = method === "fake";
     element("method-hint").textContent = METHODS[method]?.[1] ?? "";
     for (const pane of form.querySelectorAll("[data-size]")) pane.hidden = pane.dataset.size !== size;
-    element("factor-1").hidden = method !== "face";
-    for (const radio of form.querySelectorAll("input[name=factor]")) {
-      const isForFaces = radio.value === "1";
-      radio.disabled = isForFaces ? method !== "face" && method !== null : method === "imagen" && !IMAGEN_FACTORS.includes(radio.value);
-      if (radio.disabled && radio.checked) this.choose("factor", "4");
-    }
     element("size-field").hidden = isFake;
     element("other-factor").hidden = checked("factor") !== "other";
     element("other-dpi").hidden = checked("dpi") !== "other";
@@ -194,6 +191,16 @@ export class Settings extends EventTarget {
       .join(", ");
     store(this.values);
     this.dispatchEvent(new Event("change"));
+  }
+
+  limitFactors() {
+    const { method } = this;
+    element("factor-1").hidden = method !== "face";
+    for (const radio of form.querySelectorAll("input[name=factor]")) {
+      const isForFaces = radio.value === "1";
+      radio.disabled = isForFaces ? method !== "face" && method !== null : method === "imagen" && !IMAGEN_FACTORS.includes(radio.value);
+      if (radio.disabled && radio.checked) this.choose("factor", "4");
+    }
   }
 
   listModels() {

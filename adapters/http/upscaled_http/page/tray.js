@@ -19,6 +19,7 @@ export class Tray {
     this.limits = null;
     this.pictures = [];
     this.picked = null;
+    this.shown = null; // the picture whose result is drawn
     settings.addEventListener("change", () => this.update());
     document.getElementById("tray-clear").addEventListener("click", () => this.clear());
     this.update();
@@ -46,8 +47,10 @@ export class Tray {
         image.alt = "";
         picture.element.querySelector(".thumb").replaceChildren(image);
       }
-      this.update();
+      if (this.shown === null || this.picked === picture) this.update();
+      else this.showPicture(picture);
     }
+    this.update();
   }
 
   stage(file) {
@@ -136,9 +139,9 @@ export class Tray {
     section.hidden = this.pictures.length === 0;
     document.body.classList.toggle("has-staged", this.pictures.length > 0);
     const measured = this.pictures.filter((one) => one.size && !one.fault);
-    const shown = measured.includes(this.picked) ? this.picked : (measured[0] ?? null);
-    for (const picture of this.pictures) this.showPicture(picture, picture === shown);
-    this.showOutcome(shown);
+    this.shown = measured.includes(this.picked) ? this.picked : (measured[0] ?? null);
+    for (const picture of this.pictures) this.showPicture(picture);
+    this.showOutcome();
     const startable = this.startable.length;
     const isMeasuring = this.pictures.some((one) => !one.isMeasured);
     title.textContent = isMeasuring ? "Reading the pictures" : "Ready to start";
@@ -147,10 +150,10 @@ export class Tray {
     sizeFault.textContent = settings.fault ?? "";
   }
 
-  showPicture(picture, isShown) {
+  showPicture(picture) {
     const { element } = picture;
     const { plan, fault } = this.outcome(picture);
-    element.querySelector(".staged-pick").setAttribute("aria-pressed", String(isShown));
+    element.querySelector(".staged-pick").setAttribute("aria-pressed", String(picture === this.shown));
     element.classList.toggle("is-refused", fault !== null);
     element.classList.toggle("is-measuring", !picture.isMeasured);
     const size = element.querySelector(".staged-size");
@@ -160,8 +163,8 @@ export class Tray {
     else size.textContent = picture.size ? pixels(picture.size) : "The server finds its size after the upload.";
   }
 
-  showOutcome(shown) {
-    const { settings } = this;
+  showOutcome() {
+    const { settings, shown } = this;
     const values = settings.values;
     if (settings.fault || values.method === "fake") {
       drawNothing(settings.fault || !settings.method ? "—" : "No result size", null, values);

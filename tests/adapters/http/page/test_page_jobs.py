@@ -38,7 +38,9 @@ def test_a_picture_that_becomes_a_job_while_the_list_is_read_stays(page: Page) -
     with page.expect_request("**/api/jobs?*"):
         page.reload()
     start(page, picture("newer.png"))
-    expect(card(page, "newer.png")).to_be_visible()
+    # Its upload has ended. The job's own end is told after the list.
+    sent = page.locator(".row, .card", has_text="newer.png")
+    expect(sent).not_to_have_attribute("data-status", re.compile("waiting|uploading"))
     held.pop().fulfill(json=listed)
     expect(card(page, "older.png")).to_be_visible()
     expect(card(page, "newer.png")).to_be_visible()
@@ -56,6 +58,14 @@ def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> 
     card(page, "mine.png").get_by_role("button", name="Remove").click()
     expect(page.locator(".card")).to_have_count(0)
     expect(page.get_by_text("The queue is empty")).to_be_visible()
+
+
+def test_a_picture_that_is_fetched_has_the_name_of_its_address(
+    page: Page, serve: RunningServe
+) -> None:
+    url = "http://127.0.0.1:9/photos/sea%20view.jpg?size=9"
+    serve.submit("/api/upscale/esrgan", image_url=url)
+    expect(row(page, "sea view.jpg")).to_be_visible()
 
 
 def test_the_header_shows_the_queue_the_workers_and_their_memory(

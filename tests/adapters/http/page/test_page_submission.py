@@ -64,6 +64,45 @@ def test_pictures_come_by_drop_and_by_paste(page: Page) -> None:
     expect(page.locator("#start")).to_have_text("Start 2 pictures")
 
 
+def test_a_dropped_folder_gives_the_files_that_are_in_it(page: Page, tmp_path: Path) -> None:
+    folder = tmp_path / "holiday"
+    names = [
+        "1.png",
+        "2.png",
+        "10.png",
+        "sea/3.png",
+        "sea/deeper/4.png",
+        ".hidden/5.png",
+        "._1.png",
+    ]
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(name)["buffer"])
+    alone = tmp_path / "alone.png"
+    alone.write_bytes(picture("alone")["buffer"])
+    # A drop of real files, which a script cannot make.
+    browser = page.context.new_cdp_session(page)
+    dropped = {"items": [], "files": [str(alone), str(folder)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": dropped})
+    expect(page.locator("#start")).to_have_text("Start 6 pictures")
+    expect(page.locator(".staged-name")).to_have_text(
+        ["alone.png", "1.png", "2.png", "10.png", "3.png", "4.png"]
+    )
+
+
+def test_each_picture_of_a_long_list_is_shown_anew_a_few_times_only(page: Page) -> None:
+    page.evaluate("""() => {
+        window.changes = 0;
+        const watch = { childList: true, attributes: true, subtree: true };
+        new MutationObserver((changes) => { window.changes += changes.length; })
+            .observe(document.getElementById("tray-list"), watch);
+    }""")
+    choose(page, *(picture(f"{number}.png") for number in range(60)))
+    assert page.evaluate("window.changes") < 60 * 40
+
+
 def test_a_refused_file_keeps_its_reason(page: Page) -> None:
     torn = picture("torn.png", 300, 300)
     torn["buffer"] = torn["buffer"][:20]
