@@ -83,18 +83,20 @@ test("no end of a call leaves a file, and each is the call's own", { timeout: TI
   const halfway = Readable.from((async function* () { yield LARGE; throw broken; })());
   const full = new Writable({ write: (_chunk, _encoding, done) => done(broken) });
   const isCode = (code: string) => (error: unknown): boolean => error instanceof JobError && error.code === code;
-  const abort = (): AbortSignal => AbortSignal.timeout(20);
-  const ends: [EsrganConfig, CallOptions, (error: unknown) => boolean][] = [
+  const ends: [EsrganConfig, CallOptions & { abort?: true }, (error: unknown) => boolean][] = [
     [{ model: "fail" }, { input: LARGE, output: "buffer" }, isCode("input_unreadable")],
-    [{ model: "hang" }, { input: LARGE, output: "buffer", signal: abort() }, isCode("cancelled")],
+    [{ model: "hang" }, { input: LARGE, output: "buffer", abort: true }, isCode("cancelled")],
     [{ model: "die" }, { input: LARGE, output: "buffer" }, (error) => error instanceof DaemonGoneError],
     [{}, { input: halfway, output: "buffer" }, (error) => error === broken],
-    [{}, { input: new PassThrough(), output: "buffer", signal: abort() }, isCode("cancelled")],
+    [{}, { input: new PassThrough(), output: "buffer", abort: true }, isCode("cancelled")],
     [{}, { input: Readable.from([LARGE, "text"]) as Readable, output: "buffer" }, isCode("invalid_job")],
     [{}, { input: LARGE, output: full }, (error) => error === broken],
   ];
   await using up = await Upscaler.start(OPTIONS);
-  for (const [config, options, isRight] of ends) {
+  for (const [config, { abort, ...options }, isRight] of ends) {
+    const aborting = new AbortController();
+    if (abort) setTimeout(() => aborting.abort(), 20);
+    options.signal = aborting.signal;
     await assert.rejects(up.upscale(job(config), options), isRight, JSON.stringify(config));
     assert.deepEqual(readdirSync(tempDir), []);
   }

@@ -56,7 +56,8 @@ def test_a_job_belongs_to_its_key(locked: ServeProcess) -> None:
     assert locked.client.delete(job["status_url"], headers=key("bob")).status_code == 404
     assert locked.client.post(job["cancel_url"], headers=key("bob")).status_code == 404
     assert locked.client.get("/api/jobs", headers=key("bob")).json()["jobs"] == []
-    assert len(locked.client.get("/api/jobs", headers=key("alice")).json()["jobs"]) == 1
+    hers = locked.client.get("/api/jobs", headers=key("alice")).json()["jobs"]
+    assert job["job_id"] in [one["job_id"] for one in hers]
 
 
 def test_only_the_named_origin_reads_answers_and_also_errors(locked: ServeProcess) -> None:
@@ -100,4 +101,4 @@ def test_no_key_is_in_any_log_or_answer(locked: ServeProcess) -> None:
     for text in KEYS.values():
         assert text.encode() not in locked.log
         assert text not in health
-    assert b'"key": "alice"' in locked.log
+    wait_until(lambda: b'"key": "alice"' in locked.log, "the log's line")

@@ -159,7 +159,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_calls(server: EchoServe) -
         call = up.submit(b"picture", method="flux", prompt="wait")
         assert server.held.wait(60)
         reader, writer = os.pipe()
-        if os.fork() == 0:
+        if (child := os.fork()) == 0:
             try:
                 error = type(call.exception(60)).__name__
                 image = up.upscale(b"picture").image
@@ -169,7 +169,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_calls(server: EchoServe) -
         os.close(writer)
         assert os.read(reader, 100) == b"ForkedError b'picture'"
         os.close(reader)
-        os.wait()
+        os.waitpid(child, 0)
         assert call.cancel()
         assert isinstance(call.exception(60), upscaled.JobCancelledError)
 

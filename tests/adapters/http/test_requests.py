@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from running_serve import RunningServe, running_serve
+from waiting import wait_until
 
 MAX_QUEUE = 12
 
@@ -216,3 +217,7 @@ def test_past_the_queues_limit_a_submit_is_refused(serve: RunningServe) -> None:
     assert serve.client.get("/api/health/ready").status_code == 503
     for job in jobs:
         serve.client.delete(job["status_url"])
+    # Each of them takes its place until it has ended.
+    wait_until(
+        lambda: serve.client.get("/api/health").json()["in_flight"] == 0, "the deleted jobs' ends"
+    )
