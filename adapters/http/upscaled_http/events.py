@@ -19,6 +19,7 @@ LAST_ID = "end"
 # Proxies close a connection that is silent for about half a minute.
 PING_S = 15.0
 _PING = b": ping\n\n"
+_REMOVED = b'event: removed\ndata: {"job_id":"%s"}\n\n'
 # The least time between two events of the stream of all jobs.
 _TURN_S = 0.05
 
@@ -46,7 +47,8 @@ async def job_events(watchers: Watchers, record: Record) -> AsyncIterator[bytes]
 async def owner_events(
     watchers: Watchers, owner: str, records: list[Record]
 ) -> AsyncIterator[bytes]:
-    """The newest state of each of an owner's jobs, the open ones first, until the server ends."""
+    """The newest state of each of an owner's jobs, the open ones first, until the server ends. A job
+    that its owner deletes is an event `removed`."""
     with watchers.owner(owner) as feed:
         yield b": open\n\n" + b"".join(event_of(record, "job") for record in records)
         while not feed.is_closed:
@@ -58,8 +60,10 @@ async def owner_events(
 
 
 def _events_of(feed: Feed) -> bytes:
-    records = feed.take()
-    return b"".join(event_of(record, "job") for record in records if not record.is_deleted)
+    return b"".join(
+        _REMOVED % record.job_id.encode() if record.is_deleted else event_of(record, "job")
+        for record in feed.take()
+    )
 
 
 async def _is_set(event: asyncio.Event, within_s: float) -> bool:

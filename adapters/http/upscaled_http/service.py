@@ -252,6 +252,7 @@ class Service:
         record = self.find(owner, job_id)
         if not record.has_ended:
             self.jobs.remove(record)
+            self.watchers.notify(record)
             return
         if record.file_name is not None:
             self.storage.remove_result(record.file_name)
@@ -259,6 +260,7 @@ class Service:
         self.registry.remove(record.job_id)
         # Its end may not be recorded yet: then neither it nor its webhook will be.
         record.is_deleted = True
+        self.watchers.notify(record)
 
     async def wait(self, record: Record, wait_s: float) -> bool:
         """Wait for a job's end, at most for this time. True if it has ended."""

@@ -361,6 +361,19 @@ def test_one_stream_has_the_news_of_all_jobs(serve: ServeProcess) -> None:
         job = serve.submit()
         ends = ('"status":"completed"', job["job_id"])
         assert any(all(part in line for part in ends) for line in lines)
+        serve.client.delete(job["status_url"])
+        assert "event: removed" in lines
+        assert next(lines) == f'data: {{"job_id":"{job["job_id"]}"}}'
+
+
+def test_the_stream_of_all_jobs_tells_that_a_running_job_was_deleted(serve: ServeProcess) -> None:
+    job = serve.submit(hang=True)
+    with serve.client.stream("GET", "/api/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        serve.client.delete(job["status_url"])
+        assert "event: removed" in lines
+        assert next(lines) == f'data: {{"job_id":"{job["job_id"]}"}}'
 
 
 # --- the server ---------------------------------------------------------------------------------

@@ -101,6 +101,12 @@ export class Entries extends EventTarget {
     this.emit("moved", entry);
   }
 
+  /** A job was deleted, here or by another page. */
+  drop(jobId) {
+    const entry = this.byJob.get(jobId);
+    if (entry) this.remove(entry);
+  }
+
   /** The server took the upload of this entry as a job. */
   adopt(entry, job) {
     const newest = this.unknown.get(job.job_id) ?? job;

@@ -27,6 +27,7 @@ export async function followJobs(entries, onConnection) {
       failures = 0;
       for await (const { event, data } of messages(stream.body, SILENCE_MS)) {
         if (event === "job") entries.take(JSON.parse(data));
+        else if (event === "removed") entries.drop(JSON.parse(data).job_id);
       }
     } catch {
       // Try again below after every failure.

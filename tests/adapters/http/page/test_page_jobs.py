@@ -60,6 +60,16 @@ def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> 
     expect(page.get_by_text("The queue is empty")).to_be_visible()
 
 
+def test_a_picture_that_one_page_removes_leaves_the_other(page: Page) -> None:
+    start(page, picture("mine.png"))
+    expect(card(page, "mine.png")).to_be_visible()
+    with page.context.new_page() as other:
+        other.goto(page.url)
+        card(other, "mine.png").get_by_role("button", name="Remove").click()
+        expect(other.locator(".card")).to_have_count(0)
+    expect(page.locator(".card")).to_have_count(0)
+
+
 def test_a_picture_that_is_fetched_has_the_name_of_its_address(
     page: Page, serve: RunningServe
 ) -> None:
