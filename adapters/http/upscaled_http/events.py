@@ -47,8 +47,10 @@ async def job_events(watchers: Watchers, record: Record) -> AsyncIterator[bytes]
 async def owner_events(
     watchers: Watchers, owner: str, records: list[Record]
 ) -> AsyncIterator[bytes]:
-    """The newest state of each of an owner's jobs, the open ones first, until the server ends. A job
-    that its owner deletes is an event `removed`."""
+    """The newest state of each of an owner's jobs, the open ones first, until the server ends.
+
+    A job that its owner deletes is an event `removed`.
+    """
     with watchers.owner(owner) as feed:
         yield b": open\n\n" + b"".join(event_of(record, "job") for record in records)
         while not feed.is_closed:
