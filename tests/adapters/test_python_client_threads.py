@@ -132,6 +132,21 @@ def test_a_forked_child_has_its_own_daemon_and_the_parents_daemon_continues(up: 
     assert not held.done()
 
 
+# Reports progress of the first job, and nothing more.
+HALF_DONE = """
+job_id = json.loads(sys.stdin.buffer.readline())["job_id"]
+say(type="progress", job_id=job_id, progress=50.0, stage="tile")
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_its_parents_progress() -> None:
+    with echo(HALF_DONE) as up:
+        progress = iter(submit(up))
+        assert next(progress).stage == "tile"
+        assert in_child(lambda: next(progress)) == ForkedError.__name__
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_many_forks_in_the_middle_of_many_calls_end_no_call(up: Upscaler) -> None:
     stop = threading.Event()

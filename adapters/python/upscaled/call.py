@@ -53,6 +53,8 @@ class Call(Future[Result[T]], Generic[T]):
         self._made: Result[T] | None = None
         self._lock = threading.Lock()
         self._listeners: list[Callable[[Progress], None]] = []
+        # Of those that iterate over it. None: the end.
+        self._iterations: list[queue.SimpleQueue[Progress | None]] = []
         self._latest: Progress | None = None
         # The client's, under its lock. line: to write, until a daemon has accepted the job. losses:
         # daemons that ended before that. ending: the call's end if the daemon does not end it.
@@ -98,6 +100,7 @@ class Call(Future[Result[T]], Generic[T]):
     def __iter__(self) -> Iterator[Progress]:
         self._owner.check_may_wait()
         news: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+        self._iterations.append(news)
         self.listen(news.put)
         self.add_done_callback(lambda _: news.put(None))
         while (progress := news.get()) is not None:
@@ -142,3 +145,5 @@ class Call(Future[Result[T]], Generic[T]):
         Future.__init__(self)
         self._lock = threading.Lock()
         self.set_exception(error)
+        for news in self._iterations:
+            news.put(None)
