@@ -126,6 +126,11 @@ class RabbitServer:
         kill_tree(self.process.pid)
         self.process.wait()
 
+    def control(self, *arguments: str) -> None:
+        """Run its `rabbitmqctl`."""
+        program = Path(self.program).with_name("rabbitmqctl")
+        subprocess.run([program, *arguments], check=True, env=self._environment, stdout=self._log)
+
     @property
     def url(self) -> str:
         """For Celery."""

@@ -14,7 +14,8 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, signals
@@ -40,6 +41,10 @@ _LONGEST_PAUSE_S = 1.0
 # The time limit of a command to Redis. The wait for a message has none: the event loop does it.
 _SOCKET_TIMEOUT_S = 10
 _UNACKED_INDEX = "unacked_index"
+# How long RabbitMQ may take to answer a producer. Without memory it takes no job, and says nothing.
+_RABBITMQ_TIMEOUT_S = 5
+# Its answers for a message that no queue would get, and for an exchange that is not there.
+_NO_ROUTE, _NOT_FOUND = 312, 404
 
 
 class UpscaleFailedError(Exception):
@@ -70,14 +75,19 @@ class UpscaleTask(Task):  # type: ignore[misc]
         task_id = task_id or str(job.get("job_id") or uuid.uuid4())
         job.setdefault("job_id", task_id)
         options = _routed(_settings, job, options)
-        return super().apply_async((job,), {}, task_id=task_id, **options)
+        send = partial(super().apply_async, (job,), {}, task_id=task_id, **options)
+        is_delayed = bool(options.get("countdown") or options.get("eta"))
+        return _sent(self.app, send, options["queue"], is_delayed=is_delayed)
 
 
 def _routed(settings: Settings, job: Mapping[str, Any], options: Message) -> Message:
     """The options of Celery's `apply_async` with the job's queue and priority."""
     priority = job.get("priority")
     priority = priority if isinstance(priority, int) else 0
-    more: Message = {"priority": level_of(priority)} if settings.url.is_redis else {}
+    more: Message = {"priority": level_of(priority)}
+    if not settings.url.is_redis:
+        # A job that no queue would get is an error.
+        more = {"mandatory": True, "confirm_timeout": _RABBITMQ_TIMEOUT_S}
     urgent = URGENT if not settings.url.is_redis and priority > 0 else ""
     return {
         **more,
@@ -88,6 +98,28 @@ def _routed(settings: Settings, job: Mapping[str, Any], options: Message) -> Mes
         # For `queue depth`, which shows how long the oldest job has waited.
         "headers": {**options.get("headers", {}), "given_at": time.time()},
     }
+
+
+def _sent(app: Celery, send: Callable[[], Any], queue: str, *, is_delayed: bool = False) -> Any:
+    """Send a message. If RabbitMQ does not have its queue any more, or not yet what delays it, make
+    that and send it again."""
+    from amqp.exceptions import ChannelError
+
+    try:
+        return send()
+    except ChannelError as error:
+        if error.reply_code not in {_NO_ROUTE, _NOT_FOUND}:
+            raise
+    if is_delayed:
+        from kombu.transport import native_delayed_delivery as delays
+
+        with app.connection_for_write() as connection:
+            own = app.amqp.queues[queue]
+            own(connection.default_channel).declare()
+            delays.declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+            delays.bind_queue_to_native_delayed_delivery_exchange(connection, own)
+    # On a new connection, which declares the queue.
+    return send()
 
 
 app = Celery("upscaled", set_as_current=False)
@@ -167,6 +199,9 @@ def _rabbitmq() -> dict[str, Any]:
     return {
         "task_default_queue_type": "quorum",
         "task_create_missing_queue_type": "quorum",
+        # With direct exchanges a machine holds a job with a `countdown` in one of its slots.
+        "task_default_exchange_type": "topic",
+        "task_create_missing_queue_exchange_type": "topic",
         "broker_heartbeat": 10,
         "broker_transport": None,
         "broker_transport_options": {"confirm_publish": True},
@@ -227,6 +262,10 @@ class CeleryProducer:
         self._settings = settings
         self._app = Celery("upscaled", set_as_current=False)
         self._app.conf.update(celery_settings(settings))
+        if not settings.url.is_redis:
+            # To close the connection takes an answer too.
+            limits = dict.fromkeys(("read_timeout", "write_timeout"), _RABBITMQ_TIMEOUT_S)
+            self._app.conf.broker_transport_options |= limits
 
     def check(self) -> None:
         """Connect once. Raises the errors of Celery's clients."""
@@ -237,8 +276,11 @@ class CeleryProducer:
         """Put a job into its queue. Raises the errors of Celery's clients at once."""
         options: Message = {"task_id": job.job_id, "retry": False, "ignore_result": False}
         task = pipeline if job.method == PIPELINE else upscale
-        self._app.send_task(
-            task.name, (job.fields,), **_routed(self._settings, job.fields, options)
+        options = _routed(self._settings, job.fields, options)
+        _sent(
+            self._app,
+            lambda: self._app.send_task(task.name, (job.fields,), **options),
+            options["queue"],
         )
 
 

@@ -15,6 +15,8 @@ from upscaled_queue.settings import URGENT, Settings
 # kombu's names of a list for each priority: the first has the queue's own name.
 _SEPARATOR = "\x06\x16"
 _LEVELS = range(10)
+# A RabbitMQ that does not answer for so long is away.
+_TIMEOUT_S = 5
 
 
 def depth(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
@@ -80,16 +82,16 @@ def _bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]
 
 
 def _rabbitmq_waiting(broker: str, queue: str) -> int:
+    from amqp.exceptions import NotFound
     from kombu.connection import Connection
-    from kombu.exceptions import ChannelError
 
-    total = 0
-    with Connection(broker) as connection:  # type: ignore[no-untyped-call]
+    total, options = 0, {"read_timeout": _TIMEOUT_S, "write_timeout": _TIMEOUT_S}
+    with Connection(broker, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         for name in (queue, queue + URGENT):
             try:
                 with connection.channel() as channel:
                     total += channel.queue_declare(name, passive=True).message_count
-            except (ChannelError, *connection.channel_errors):
+            except NotFound:
                 continue  # not used yet
     return total
 

@@ -23,7 +23,7 @@ _CODES = re.compile(r"(?:MISCONF|NOREPLICAS|BUSY) ")
 def reason_of(error: BaseException) -> str:
     """What went wrong, as Redis says it. Before that the client puts a part of the pipeline's
     command, in which a URL of the job may stand."""
-    return str(error).rpartition(" of pipeline caused error: ")[2]
+    return str(error).rpartition(" of pipeline caused error: ")[2] or type(error).__name__
 
 
 def is_outage(error: BaseException) -> bool:

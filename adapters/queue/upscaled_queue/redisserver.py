@@ -43,8 +43,9 @@ def _check(url: str, log: Logger | None) -> None:
 def is_away(error: Exception) -> bool:
     """True if Redis or RabbitMQ cannot be reached, or takes nothing for now."""
     if "kombu" in sys.modules:
+        from amqp.exceptions import AMQPError, MessageNacked
         from kombu.exceptions import OperationalError
 
-        if isinstance(error, OperationalError):
+        if isinstance(error, OperationalError | AMQPError | MessageNacked):
             return True
     return is_outage(error)

@@ -178,6 +178,10 @@ def _work(settings: Settings) -> int:
     log = Logger(2, component="work", machine=settings.machine)
     try:
         check_server(settings.url, log)
+        if not settings.url.is_redis:
+            from upscaled_queue.celery import CeleryProducer
+
+            CeleryProducer(settings).check()
     except (UnsafeRedisError, QueueUrlError) as error:
         print(f"upscaled work: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_fleet import Fleet, running_fleet
+from queue_fleet import Fleet, RabbitServer, running_fleet
 
 
 @pytest.fixture(params=["redis", "bullmq"], ids=["celery", "bullmq"])
@@ -15,3 +15,17 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
     """Without machines."""
     with running_fleet(request.param, tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
+    """RabbitMQ without queues."""
+    if not Path(RabbitServer.program).exists():
+        pytest.skip("rabbitmq-server is not installed")
+    server = RabbitServer(tmp_path / "rabbitmq")
+    try:
+        if server.process.poll() is not None:
+            pytest.skip("rabbitmq-server does not run here")
+        yield server
+    finally:
+        server.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -205,20 +205,6 @@ def test_long_four_machines_do_nearly_four_times_the_work_of_one(fleet: Fleet) -
         took_s.append(time.monotonic() - began)
     # Ten jobs per machine each time.
     assert took_s[0] / took_s[1] >= 0.85
-
-
-@pytest.fixture
-def rabbit(tmp_path: Path) -> Iterator[RabbitServer]:
-    """RabbitMQ without queues."""
-    if not Path(RabbitServer.program).exists():
-        pytest.skip("rabbitmq-server is not installed")
-    server = RabbitServer(tmp_path / "rabbitmq")
-    try:
-        if server.process.poll() is not None:
-            pytest.skip("rabbitmq-server does not run here")
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.mark.long
