@@ -83,8 +83,12 @@ def upload(
 
 def check_object_url(field: str, url: str, settings: PictureSettings) -> None:
     """Check an object's URL before the work. Raises `JobError` (path_not_allowed, invalid_job)."""
-    if allowed_url(field, url, settings.access.url_prefixes).query:
+    parts = allowed_url(field, url, settings.access.url_prefixes)
+    if parts.query:
         raise JobError(ErrorCode.INVALID_JOB, f"{field}: the URL of an object has no query")
+    if "//" in parts.path:
+        # obstore would take it as another object's, with one slash.
+        raise JobError(ErrorCode.INVALID_JOB, f"{field}: the URL has a folder without a name")
 
 
 def _opened(field: str, url: str, settings: PictureSettings) -> tuple[str, ObjectStore, str]:

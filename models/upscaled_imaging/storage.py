@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -49,10 +50,12 @@ def open_store(url: str) -> ObjectStore:
     from obstore.store import from_url
 
     scheme, _, place = url.partition("://")
-    if scheme not in SCHEMES or not place.strip("/"):
+    bucket, _, folder = place.rstrip("/").partition("/")
+    if scheme not in SCHEMES or not bucket or "//" in place.rstrip("/"):
         raise ValueError(f"{url!r} is no bucket: use s3://NAME, gs://NAME or az://NAME")
     try:
-        return from_url(url, retry_config=RETRIES)
+        # obstore reads escapes in a URL's folder, and none in an object's name. We have no escapes.
+        return from_url(f"{scheme}://{bucket}/{quote(folder)}", retry_config=RETRIES)
     except ValueError as error:
         raise ValueError(f"{url!r} is no bucket: {error}") from None
     except BaseError as error:
@@ -67,7 +70,10 @@ def plain_errors() -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "NoSuchUpload" in str(error):
+            # An upload's end was asked for again, because the answer was lost: it may be whole.
+            raise ObjectStorageError(_reason(error)) from None
         raise
     except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
         raise ObjectStorageRefusedError(_reason(error)) from None

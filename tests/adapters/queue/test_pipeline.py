@@ -274,6 +274,19 @@ def test_a_bucket_that_is_not_ours_is_refused_without_a_secret_in_the_sentence(
     assert "X-Amz" not in str(caught.value)
 
 
+def test_a_bucket_that_is_missing_is_told_and_not_a_missing_picture(
+    bucket: Bucket, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise FileNotFoundError("404 Not Found: <Code>NoSuchBucket</Code>")
+
+    monkeypatch.setattr("obstore.put_async", refuse)
+    with pytest.raises(ObjectStorageError, match="there is no such bucket"):
+        asyncio.run(bucket.write("good_quality/a.png", small))
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(bucket.write("good_quality/a.png", small.with_name("gone.png")))
+
+
 @pytest.mark.parametrize("url", ["ftp://bucket", "pictures", "/tmp/pictures", "https://bucket"])
 def test_only_buckets_are_taken(url: str) -> None:
     with pytest.raises(ValueError, match="s3://"):

@@ -259,6 +259,20 @@ class Faulty(BaseHTTPRequestHandler):
         self.server.taken[self.path] = body, self.headers["Content-Type"]  # type: ignore[attr-defined]
         self.answer(200, b"")
 
+    def do_POST(self) -> None:
+        """The start of an upload in parts, and its end, which was done before."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path.endswith("?uploads="):
+            upload = b"<UploadId>1</UploadId>"
+            self.answer(
+                200, b"<InitiateMultipartUploadResult>%b</InitiateMultipartUploadResult>" % upload
+            )
+        else:
+            self.answer(404, b"<Error><Code>NoSuchUpload</Code></Error>")
+
+    def do_DELETE(self) -> None:
+        self.answer(204, b"")
+
     def repeated(self) -> bytes:
         """What a server answers that shows what was asked, and how it was signed."""
         query = self.path.partition("?")[2]
@@ -315,6 +329,29 @@ def test_a_storage_that_keeps_failing_is_unavailable(
         assert (error.code, error.retryable) == (ErrorCode.STORAGE_UNAVAILABLE, True)
         assert "secret" not in error.message
     assert faulty.taken == {}
+
+
+def test_an_upload_whose_end_was_answered_to_nobody_is_unavailable(
+    faulty: Any, picture: str
+) -> None:
+    error = refused(image_path=picture, output_url="s3://broken/out.png")
+    assert (error.code, error.retryable) == (ErrorCode.STORAGE_UNAVAILABLE, True)
+    assert "NoSuchUpload" in error.message
+
+
+def test_a_folder_is_taken_as_it_is_written_as_a_name_is(faulty: Any, tmp_path: Path) -> None:
+    copied(image_url="s3://broken/a%20b/ü/c%20d.png", output_path=str(tmp_path / "out.png"))
+    assert faulty.asked == ["/broken/a%2520b/%C3%BC/c%2520d.png"]
+
+
+def test_a_folder_without_a_name_is_refused_because_another_object_would_be_read(
+    picture: str,
+) -> None:
+    for url in ("s3://broken/a//b.png", "s3://broken//b.png"):
+        for fields in ({"image_url": url}, {"image_path": picture, "output_url": url}):
+            error = refused(**fields)
+            assert error.code is ErrorCode.INVALID_JOB
+            assert "a folder without a name" in error.message
 
 
 @pytest.mark.parametrize("status", [503, 409, 403, "reset"])

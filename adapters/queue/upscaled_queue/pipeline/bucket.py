@@ -58,8 +58,13 @@ class Bucket:
         """Make an object of a file: whole, or not at all. Raises `ObjectStorageError`."""
         import obstore
 
-        with plain_errors():
-            await obstore.put_async(self._store, place, path)
+        try:
+            with plain_errors():
+                await obstore.put_async(self._store, place, path)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+            raise ObjectStorageError("there is no such bucket") from None
 
     async def delete(self, place: str) -> None:
         """Delete an object, if there is one. Raises `ObjectStorageError`."""
