@@ -63,7 +63,7 @@ async def events(request: Request, service: ServiceOf, caller: CallerOf, job_id:
 
 @router.get("/events", response_class=StreamingResponse, responses=_STREAM)
 async def all_events(_request: Request, service: ServiceOf, caller: CallerOf) -> Response:
-    """`job` for each of your jobs that is open or changes, `removed` if it is deleted: one stream."""
+    """One stream for your jobs: `job` if one is open or changes, `removed` if it is deleted."""
     records = [
         record
         for record in service.jobs.records()
