@@ -262,8 +262,11 @@ function stateText(entry) {
   return `${sentence(job.error ?? "The job failed")}${advice}`;
 }
 
-// Errors of jobs have no full stop.
-const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
+/** The text with a full stop, and with a capital unless it begins with a name: jobs tell errors and warnings without. */
+function sentence(text) {
+  const begun = text.replace(/^[a-z](?=[a-z]*(?:'s)? )/, (letter) => letter.toUpperCase());
+  return /[.!?]$/.test(begun) ? begun : `${begun}.`;
+}
 
 function fillCard(item, entry) {
   const { job, hasResult } = entry;
@@ -277,7 +280,7 @@ function fillCard(item, entry) {
   const faces = facesText(job);
   part("faces").hidden = faces === null;
   part("faces").textContent = faces;
-  const notes = [...(job.warnings ?? []), ...(hasResult ? [] : ["Its file is no longer on the server."])];
+  const notes = [...(job.warnings ?? []).map(sentence), ...(hasResult ? [] : ["Its file is no longer on the server."])];
   part("note").hidden = notes.length === 0;
   part("note").textContent = notes.join(" ");
   part("picture").disabled = !entry.hasPicture;

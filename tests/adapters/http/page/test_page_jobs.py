@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from chromium import card, compare, opened_page, picture, row, start
+from chromium import card, choose, compare, opened_page, picture, row, start
 from running_serve import RunningServe
 
 RUNS = re.compile("queued|processing")
@@ -58,6 +60,17 @@ def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> 
     card(page, "mine.png").get_by_role("button", name="Remove").click()
     expect(page.locator(".card")).to_have_count(0)
     expect(page.get_by_text("The queue is empty")).to_be_visible()
+
+
+def test_warnings_are_sentences(page: Page) -> None:
+    data = io.BytesIO()
+    Image.new("RGBA", (64, 48), (200, 90, 30, 128)).save(data, "PNG", dpi=(300, 150))
+    choose(page, {"name": "mine.png", "mimeType": "image/png", "buffer": data.getvalue()})
+    page.locator("select[name=format]").select_option("jpeg")
+    page.locator("#start").click()
+    expect(card(page, "mine.png").locator(".card-note")).to_have_text(
+        re.compile(r"^The input's pixels .*: no dpi was kept\. [A-Z].*white\S*[^.]*\.$")
+    )
 
 
 def test_a_picture_that_one_page_removes_leaves_the_other(page: Page) -> None:
