@@ -197,7 +197,15 @@ class _Form:
         if kind != b"form-data" or name is None:
             raise ProblemError(HttpCode.INVALID_REQUEST, "A part of the form has no name.")
         self._name = _text(name, "a field's name")
+        if file_name is None and "filename*=" in disposition:
+            file_name = b""  # of old clients: RFC 7578 forbids it, and the parser leaves it out
         if file_name is None:
+            if self._name in ("image", "file"):
+                raise ProblemError.field(
+                    self._name,
+                    f"`{self._name}` came as a text: send it as a file with a name, as "
+                    f"`curl -F {self._name}=@photo.png` does.",
+                )
             check_field_names([*self._body.fields, self._name], _MAX_FIELDS)
             self._text = bytearray()
             return

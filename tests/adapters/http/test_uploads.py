@@ -80,6 +80,12 @@ def test_a_file_goes_to_disk_and_fields_stay_text(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_whose_name_has_another_form_is_a_file(tmp_path: Path) -> None:
+    told = part("image", PNG, "a.png").replace(b'filename="a.png"', b"filename*=UTF-8''%C3%A4.png")
+    with read(tmp_path, form(told)) as found:
+        assert [(one.name, one.size_bytes) for one in found.uploads] == [(None, len(PNG))]
+
+
 def test_a_form_is_read_the_same_however_it_is_cut(tmp_path: Path) -> None:
     body = form(part("scale", b"2"), part("file", b"\r\n--b0undar\r\n", "a.png"))
     with read(tmp_path, (body[at : at + 1] for at in range(len(body)))) as found:
@@ -99,6 +105,7 @@ def test_a_hash_is_made_if_the_request_has_a_key(tmp_path: Path) -> None:
         ([part("scale", b"2"), part("scale", b"3")], "scale"),
         ([part("image", PNG, "a.png"), part("image", PNG, "b.png")], "image"),
         ([part("picture", PNG, "a.png")], "picture"),
+        ([part("image", b"photo.png")], "image"),
         ([part("prompt", b"x" * 70_000)], "prompt"),
         ([part("label", b"\xff")], "label"),
         ([part(f"field{n}", b"") for n in range(65)], ""),
