@@ -13,12 +13,12 @@ from nearest_engine import HOLD, environment
 from running_serve import RunningServe, running_serve
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def held_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("held") / "hold"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def daemon_environment(held_file: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
@@ -33,7 +33,7 @@ def held_jobs(held_file: Path) -> Iterator[Path]:
     held_file.unlink(missing_ok=True)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def shared_serve(
     daemon_environment: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServe]:
@@ -51,7 +51,7 @@ def serve(shared_serve: RunningServe) -> RunningServe:
 
 
 # Chromium is driven by an event loop in the tests' thread, so it must not outlive these tests.
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with running_chromium() as running:
         yield running
