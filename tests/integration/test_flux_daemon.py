@@ -42,12 +42,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def worker(
     start_shared_daemon: StartDaemon, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
-    """One that may make no socket, and that has tried none when it ends."""
+    """A ready one, without FLUX's libraries. It may make no socket, and has tried none when it
+    ends."""
     folder = tmp_path_factory.mktemp("audit")
     (folder / "sitecustomize.py").write_text(_NO_SOCKETS)
     paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     methods = options(models, "esrgan", "flux")
     worker = start_shared_daemon("upscaled_worker", *methods, env={"PYTHONPATH": paths})
+    ready = worker.wait_status("ready")
+    assert ready["methods"] == ["esrgan", "flux"]
+    assert "flux1-dev-Q8_0" in ready["models"]
+    assert not maps_tokenizers(worker.pid)
     yield worker
     worker.finish()
     refused = {line for line in worker.stderr.splitlines() if line.startswith(b"refused")}
@@ -101,10 +106,6 @@ def maps_tokenizers(pid: int) -> bool:
 def test_a_job_opens_no_socket_and_brings_the_libraries_with_it(
     worker: Daemon, picture: Path
 ) -> None:
-    ready = worker.wait_status("ready")
-    assert ready["methods"] == ["esrgan", "flux"]
-    assert "flux1-dev-Q8_0" in ready["models"]
-    assert not maps_tokenizers(worker.pid)
     first = send(worker, "first", picture, prompt="a cat")
     result = worker.wait_terminal("first")
     assert result["type"] == "result", result
@@ -112,7 +113,8 @@ def test_a_job_opens_no_socket_and_brings_the_libraries_with_it(
     assert first.is_file()
     assert {"load", "decode", "inference", "encode"} <= set(result["timings"])
     assert maps_tokenizers(worker.pid)
-    percents = [line["progress"] for line in worker.lines if line["type"] == "progress"]
+    told = [line for line in worker.lines if line.get("job_id") == "first"]
+    percents = [line["progress"] for line in told if line["type"] == "progress"]
     assert percents == sorted(percents)
     assert percents[-1] == 100
 
