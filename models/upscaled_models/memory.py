@@ -43,6 +43,14 @@ _KEPT_BYTES = 256 * 1024 * 1024
 _MOST_BYTES = 2**31 - 1
 
 
+def file_version(status: os.stat_result) -> tuple[int, int, int]:
+    """What differs if a model's file was replaced or written again.
+
+    The time of its content alone may stay the same: archives, package managers and `cp -p` set it.
+    """
+    return status.st_ctime_ns, status.st_mtime_ns, status.st_size
+
+
 @dataclass
 class _Entry:
     name: str

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from upscaled_models.memory import ModelCache, shared_models
+from upscaled_models.memory import ModelCache, file_version, shared_models
 from upscaled_protocol.memorygroup import available_bytes, total_bytes
-from waiting import TIMEOUT_S
+from waiting import TIMEOUT_S, wait_until
 
 
 @dataclass
@@ -294,3 +296,17 @@ libc.fflush(out)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
 def test_threads_share_two_heaps() -> None:
     assert 1 <= printed(_COUNTS_HEAPS).count("<heap ") <= 2
+
+
+def test_a_file_that_was_written_again_is_another_also_under_its_old_time(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+    before = path.stat()
+
+    def written_again() -> bool:
+        path.write_bytes(b"new")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return file_version(path.stat()) != file_version(before)
+
+    wait_until(written_again, "another version")
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)

@@ -28,6 +28,7 @@ from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.probecache import ProbeCache
 from upscaled_models.esrgan.step import Loaded
+from upscaled_models.memory import file_version
 from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -252,7 +253,7 @@ class Networks(DeviceModels):
                 ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
             ) from None
         # A file that was replaced is another model.
-        key = (path, status.st_mtime_ns, status.st_size, dtype)
+        key = (path, file_version(status), dtype)
 
         def load() -> Network:
             return self.compute(lambda: self._load(path, status, dtype))

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from upscaled_models.device.precision import NAMES
 from upscaled_models.esrgan.receptive import LARGEST_RADIUS, ReceptiveField
 from upscaled_models.keptfiles import KeptFiles
+from upscaled_models.memory import file_version
 
 FOLDER = "learnt"
 # Files of some hundred bytes.
@@ -132,11 +133,7 @@ class ProbeCache:
             now = self._path.stat()
         except OSError:
             return False
-        return _identity(now) == _identity(self._status)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_mtime_ns, status.st_size
+        return file_version(now) == file_version(self._status)
 
 
 @cache

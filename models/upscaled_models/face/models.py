@@ -17,6 +17,7 @@ from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.networks import Networks
 from upscaled_models.face.faces import Floats
 from upscaled_models.face.networks import FaceNetwork
+from upscaled_models.memory import file_version
 from upscaled_protocol.errors import ErrorCode, JobError
 
 
@@ -34,7 +35,7 @@ def face_network(models: Networks, path: Path, dtype: torch.dtype) -> Iterator[F
         return models.compute(lambda: FaceNetwork(load_face_descriptor(path), models.device, dtype))
 
     # A file that was replaced is another model.
-    key = ("face", path, status.st_mtime_ns, status.st_size, dtype)
+    key = ("face", path, file_version(status), dtype)
     with models.models.use(key, path.stem, status.st_size, load) as network:
         yield network
 

@@ -20,6 +20,7 @@ from upscaled_models.flux.models import FluxModels, load_models
 from upscaled_models.flux.text import Embeddings, Tokens, encode
 from upscaled_models.flux.transformer import check_transformer
 from upscaled_models.flux.weights import EachTensor
+from upscaled_models.memory import file_version
 
 # 18 GB from a cold, slow disk.
 _LOAD_BUDGET_S = 1800.0
@@ -76,7 +77,7 @@ class Pipeline(DeviceModels):
         stats = [path.stat() for path in (files.transformer, files.autoencoder)]
         # A file that was replaced is another model, and so are the same weights with other configs.
         configs = (repr(sorted(files.config(part).items())) for part in ("transformer", "vae"))
-        key = (files, *((status.st_mtime_ns, status.st_size) for status in stats), *configs)
+        key = (files, *map(file_version, stats), *configs)
         size = sum(status.st_size for status in stats)
 
         def load() -> FluxModels:
