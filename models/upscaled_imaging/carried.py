@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from upscaled_imaging.exif import from_texts
+from upscaled_imaging.exif import descriptive_tags, from_texts
 from upscaled_imaging.jpeg import (
     MAX_COMMENT_BYTES,
     MAX_EXIF_BYTES,
@@ -40,11 +40,16 @@ def carried(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None])
 
 
 def _with_texts(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], None]) -> Metadata:
-    """Texts become EXIF if the picture has none, and a JPEG's comments."""
+    """Texts become EXIF if the picture has none, and a JPEG's comments. What EXIF says too is kept
+    there."""
     kept: list[Text] = []
     tags: dict[int, str] = {}
     lost: list[str] = []
+    tags_there = descriptive_tags(metadata.exif or b"")
+    said = {tag.data for tag in tags_there if isinstance(tag.data, bytes)}
     for text in metadata.texts:
+        if text.text.encode() + b"\0" in said:
+            continue
         number = _EXIF_TAGS.get(text.keyword)
         if kind == "jpeg" and text.keyword == COMMENT and _fits_jpeg(text):
             kept.append(text)

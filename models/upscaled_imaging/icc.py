@@ -11,13 +11,18 @@ _HEADER_BYTES = 128
 _ENTRY_BYTES = 12
 # Real profiles have about 10 to 50.
 _MOST_TAGS = 4096
-_SPACE = slice(16, 20)
+_CLASS, _SPACE = slice(12, 16), slice(16, 20)
+# Those of a picture's colours. Device links, abstract profiles and named colours are none.
+_CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 _SIGNATURE = slice(36, 40)
 
 
 def usable(profile: bytes) -> bytes | None:
-    """The profile without the bytes behind its end; None if it is broken or cut off."""
+    """The profile without the bytes behind its end; None if it is broken or cut off, or if its class
+    is not one of a picture's colours."""
     if len(profile) < _HEADER_BYTES + 4 or profile[_SIGNATURE] != b"acsp":
+        return None
+    if profile[_CLASS] not in _CLASSES:
         return None
     (size,) = struct.unpack_from(">I", profile)
     (tags,) = struct.unpack_from(">I", profile, _HEADER_BYTES)

@@ -34,11 +34,22 @@ def no_profile(profile: bytes) -> bytes:
     return profile[:36] + b"none" + profile[40:]
 
 
+def device_link(profile: bytes) -> bytes:
+    return profile[:12] + b"link" + profile[16:]
+
+
 def tag_outside(profile: bytes) -> bytes:
     return profile[:136] + struct.pack(">I", len(profile)) + profile[140:]
 
 
-BROKEN = [cut, no_profile, tag_outside, lambda profile: profile[:130], lambda profile: b"abc"]
+BROKEN = [
+    cut,
+    no_profile,
+    device_link,
+    tag_outside,
+    lambda profile: profile[:130],
+    lambda profile: b"abc",
+]
 
 
 @pytest.mark.parametrize("damage", BROKEN)

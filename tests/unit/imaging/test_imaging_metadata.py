@@ -28,6 +28,7 @@ Opener = Callable[..., Any]
 Upscale = Callable[..., str]
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 ARTIST, DESCRIPTION = 315, 270
+GPS, NORTH_OR_SOUTH = 0x8825, 1
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a>sea</a></x:xmpmeta>'
 # Two records of application 2: a caption and an author.
 IPTC = b"\x1c\x02\x78\0\x09A caption\x1c\x02\x50\0\x03Ada"
@@ -39,6 +40,7 @@ def exif(orientation: int = 1) -> bytes:
     block = Image.Exif()
     block[ARTIST] = "Ada"
     block[ORIENTATION] = orientation
+    block.get_ifd(GPS)[NORTH_OR_SOUTH] = "N"
     return block.tobytes().removeprefix(b"Exif\0\0")
 
 
@@ -220,7 +222,17 @@ def test_texts_beside_exif_are_named(
     path = png(tmp_path / "in.png", TEXTS + chunk(b"eXIf", exif()))
     upscale(image_path=str(path), output_path=str(tmp_path / f"out.{kind}"))
     (warning,) = context.warnings
-    assert "(Author, Title)" in warning
+    assert "(Title)" in warning  # EXIF has the author
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tif"])
+def test_a_text_that_exif_has_too_is_kept_there(
+    tmp_path: Path, upscale: Upscale, context: RecordingContext, kind: str
+) -> None:
+    path = png(tmp_path / "in.png", text("Artist", b"Ada") + chunk(b"eXIf", exif()))
+    out = picture(upscale(image_path=str(path), output_path=str(tmp_path / f"out.{kind}")))
+    assert (out.tag_v2 if kind == "tif" else out.getexif())[ARTIST] == "Ada"
+    assert context.warnings == []
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
