@@ -18,8 +18,8 @@ _SIGNATURE = slice(36, 40)
 
 
 def usable(profile: bytes) -> bytes | None:
-    """The profile without the bytes behind its end; None if it is broken or cut off, or if its class
-    is not one of a picture's colours."""
+    """The profile without the bytes behind its end; None if it is broken, cut off, or of a class
+    that is not for a picture's colours."""
     if len(profile) < _HEADER_BYTES + 4 or profile[_SIGNATURE] != b"acsp":
         return None
     if profile[_CLASS] not in _CLASSES:
