@@ -122,7 +122,13 @@ class Transfer {
     const { output_path = "", ...rest } = result;
     const options = signal === undefined ? {} : { signal };
     if (this.#output === "buffer") return { ...rest, output: await readFile(output_path, options) };
-    await pipeline(createReadStream(output_path), this.#output as NodeJS.WritableStream, options);
+    const output = this.#output as Writable;
+    try {
+      await pipeline(createReadStream(output_path), output, options);
+    } catch (error) {
+      // An HTTP response is closed after its end, and its close may abort the signal: the picture is there all the same.
+      if (!output.writableFinished) throw error;
+    }
     return rest;
   }
 

@@ -63,6 +63,17 @@ test("bytes and streams of every kind go in, and bytes come out", { timeout: TIM
   assert.deepEqual(readdirSync(tempDir), []);
 });
 
+test("a signal that the output's own close aborts does not undo the result", { timeout: TIMEOUT_MS }, async () => {
+  await using up = new Upscaler(OPTIONS);
+  const gone = new AbortController();
+  const got: Buffer[] = [];
+  const output = new Writable({ write: (piece: Buffer, _, done) => (got.push(piece), done()) });
+  output.once("close", () => gone.abort()); // as an HTTP handler does it
+  const { status } = await up.upscale(job(), { input: LARGE, output, signal: gone.signal });
+  assert.equal(status, "completed");
+  assert.ok(Buffer.concat(got).equals(backwards(LARGE)));
+});
+
 test("a stream gets the picture and its end, a path goes with either", { timeout: TIMEOUT_MS }, async () => {
   await using up = new Upscaler(OPTIONS);
   const read = async (start: (output: Writable) => Promise<Result>): Promise<Buffer> => {
