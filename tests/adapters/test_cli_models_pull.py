@@ -183,8 +183,9 @@ def test_a_difficult_server_is_coped_with(
         {"statuses": [403]},
         {"statuses": [500] * 9},
         {"cuts": [0] * 9},
+        {"cuts": [1000] * 9, "wrong_range": True},
     ],
-    ids=["other bytes", "too long", "too short", "missing", "forbidden", "broken", "cut"],
+    ids=["other bytes", "too long", "too short", "missing", "forbidden", "broken", "cut", "ranges"],
 )
 def test_the_next_source_is_tried_and_without_one_nothing_is_left(
     server: Server, tmp_path: Path, moods: dict[str, Any], capsys: pytest.CaptureFixture[str]

@@ -125,12 +125,14 @@ class _Transfer:
 
     def _fetch_patiently(self, source: str) -> None:
         pauses = iter(self.pauses_s)
+        most = 0
         while self.size_bytes is None or self.part.size != self.size_bytes:
-            before = self.part.size
             try:
                 self._fetch_once(source)
             except _CutError as problem:
-                if self.part.size > before:
+                # Bytes that are fetched again after a restart are not new.
+                if self.part.size > most:
+                    most = self.part.size
                     pauses = iter(self.pauses_s)
                 pause_s = next(pauses, None)
                 if pause_s is None:
@@ -195,9 +197,10 @@ def _refuse(error: urllib.error.HTTPError, part: PartFile) -> NoReturn:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.restart()
             raise _CutError("its file is shorter than what was fetched before")
+        answer = f"it answers {error.code} {error.reason}".splitlines()[0]
         if error.code in _PASSING_STATUSES:
-            raise _CutError(f"it answers {error.code} {error.reason}")
-        raise _UnusableSourceError(f"it answers {error.code} {error.reason}")
+            raise _CutError(answer)
+        raise _UnusableSourceError(answer)
 
 
 def _length(response: http.client.HTTPResponse, part: PartFile) -> int | None:
