@@ -171,9 +171,9 @@ class BullWorker:
     def renew(self, leases: list[str]) -> None:
         """BullMQ renews its locks itself."""
 
-    def waiting(self) -> int:
+    def waiting(self, *, is_soon: bool) -> int:
         """Jobs that wait in all queues of this machine."""
-        return count_waiting(self._settings)
+        return count_waiting(self._settings, is_soon=is_soon)
 
     def _log_error(self, error: Exception, *_: Any) -> None:
         if self._seldom.is_due(reason := reason_of(error)):

@@ -1,20 +1,17 @@
-"""Celery, on Redis or RabbitMQ: the app, its two tasks, and the settings of its workers.
+"""Celery, on Redis or RabbitMQ: the app, its two tasks, and its machines.
 
-    celery -A upscaled_queue.celery worker -Q esrgan      # takes its settings from UPSCALED_QUEUE_*
-    from upscaled_queue.celery import upscale; upscale.delay(job)
-
-Without any one of these settings a trial lost jobs, or ran them again and again.
+celery -A upscaled_queue.celery worker -Q esrgan      # takes its settings from UPSCALED_QUEUE_*
+from upscaled_queue.celery import upscale; upscale.delay(job)
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +20,13 @@ from celery.exceptions import Reject
 
 from upscaled_protocol.log import Logger
 from upscaled_queue import scripts
-from upscaled_queue.celeryresults import SCHEME, ResultBackend
+from upscaled_queue.celeryproducer import PIPELINE_TASK, UPSCALE_TASK, routed, sent
+from upscaled_queue.celeryresults import ResultBackend
+from upscaled_queue.celerysettings import celery_settings
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended
 from upscaled_queue.exits import EXIT_OK, EXIT_STUCK
-from upscaled_queue.job import PIPELINE, Message, QueuedJob, level_of
+from upscaled_queue.job import PIPELINE, Message
 from upscaled_queue.record import RecordLostError, connect
 from upscaled_queue.settings import URGENT, Settings, settings_from
 from upscaled_queue.webhooks import read_webhook_settings
@@ -36,15 +35,9 @@ if TYPE_CHECKING:  # a backend that gives jobs has no machine
     from upscaled_queue.machine import Machine
 
 # A message that is given back is delivered again at once if nothing else waits, so the task sleeps
-# for a part of the delay. Also the longest pause before a result is written again.
+# for a part of the delay.
 _LONGEST_PAUSE_S = 1.0
-# The time limit of a command to Redis. The wait for a message has none: the event loop does it.
-_SOCKET_TIMEOUT_S = 10
 _UNACKED_INDEX = "unacked_index"
-# How long RabbitMQ may take to answer a producer. Without memory it takes no job, and says nothing.
-_RABBITMQ_TIMEOUT_S = 5
-# Its answers for a message that no queue would get, and for an exchange that is not there.
-_NO_ROUTE, _NOT_FOUND = 312, 404
 
 
 class UpscaleFailedError(Exception):
@@ -74,52 +67,10 @@ class UpscaleTask(Task):  # type: ignore[misc]
             job.setdefault("method", PIPELINE)
         task_id = task_id or str(job.get("job_id") or uuid.uuid4())
         job.setdefault("job_id", task_id)
-        options = _routed(_settings, job, options)
+        options = routed(_settings, job, options)
         send = partial(super().apply_async, (job,), {}, task_id=task_id, **options)
         is_delayed = bool(options.get("countdown") or options.get("eta"))
-        return _sent(self.app, send, options["queue"], is_delayed=is_delayed)
-
-
-def _routed(settings: Settings, job: Mapping[str, Any], options: Message) -> Message:
-    """The options of Celery's `apply_async` with the job's queue and priority."""
-    priority = job.get("priority")
-    priority = priority if isinstance(priority, int) else 0
-    more: Message = {"priority": level_of(priority)}
-    if not settings.url.is_redis:
-        # A job that no queue would get is an error.
-        more = {"mandatory": True, "confirm_timeout": _RABBITMQ_TIMEOUT_S}
-    urgent = URGENT if not settings.url.is_redis and priority > 0 else ""
-    return {
-        **more,
-        "queue": settings.queue_of(str(job.get("method"))) + urgent,
-        # Celery's events and Flower show the arguments, and the job's URLs may have secrets.
-        "argsrepr": "(...)",
-        **options,
-        # For `queue depth`, which shows how long the oldest job has waited.
-        "headers": {**options.get("headers", {}), "given_at": time.time()},
-    }
-
-
-def _sent(app: Celery, send: Callable[[], Any], queue: str, *, is_delayed: bool = False) -> Any:
-    """Send a message. If RabbitMQ does not have its queue any more, or not yet what delays it, make
-    that and send it again."""
-    from amqp.exceptions import ChannelError
-
-    try:
-        return send()
-    except ChannelError as error:
-        if error.reply_code not in {_NO_ROUTE, _NOT_FOUND}:
-            raise
-    if is_delayed:
-        from kombu.transport import native_delayed_delivery as delays
-
-        with app.connection_for_write() as connection:
-            own = app.amqp.queues[queue]
-            own(connection.default_channel).declare()
-            delays.declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
-            delays.bind_queue_to_native_delayed_delivery_exchange(connection, own)
-    # On a new connection, which declares the queue.
-    return send()
+        return sent(self.app, send, options["queue"], is_delayed=is_delayed)
 
 
 app = Celery("upscaled", set_as_current=False)
@@ -134,82 +85,8 @@ def configure(settings: Settings) -> None:
     app.conf.update(celery_settings(settings))
 
 
-def celery_settings(settings: Settings) -> dict[str, Any]:
-    """Celery's configuration for these settings, under Celery's own names."""
-    common: dict[str, Any] = {
-        "broker_url": settings.url.broker,
-        "result_backend": SCHEME + settings.url.record,
-        "result_expires": settings.keep_s,
-        # A result that cannot be written would be raised, and the message acknowledged.
-        "result_backend_always_retry": True,
-        "result_backend_max_retries": math.inf,
-        "result_backend_max_sleep_between_retries_ms": _LONGEST_PAUSE_S * 1000,
-        "broker_connection_max_retries": None,
-        "broker_connection_retry_on_startup": True,
-        # The daemon's processes isolate jobs. In a prefork pool each child would load a model, and
-        # CUDA does not work after a fork.
-        "worker_pool": "threads",
-        "worker_concurrency": settings.slots,
-        "worker_consumer": "upscaled_queue.consumer:Consumer",
-        # Acknowledge after the end, because else a killed machine's jobs are lost.
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
-        # A running job keeps its lease while the connection is lost.
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_prefetch_multiplier": 1,
-        # With late acknowledgement the prefetch count grows, and the worker holds jobs that others
-        # could run.
-        "worker_disable_prefetch": settings.url.is_redis,
-        # Saves one write per job, because the record has what runs.
-        "task_track_started": False,
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "accept_content": ["json"],
-        "task_default_queue": settings.queue_of("esrgan"),
-    }
-    return {**common, **(_redis(settings) if settings.url.is_redis else _rabbitmq())}
-
-
-def _redis(settings: Settings) -> dict[str, Any]:
-    return {
-        # A Redis that takes no writes for now is asked again, also while the worker starts.
-        "broker_channel_error_retry": True,
-        "task_default_queue_type": "classic",
-        "task_create_missing_queue_type": "classic",
-        "broker_transport": "upscaled_queue.transport:Transport",
-        "broker_transport_options": {
-            "visibility_timeout": settings.lease_s,
-            # By default, abandoned messages are searched for every 100 s, and a machine that is
-            # killed during a search keeps the others from searching for 300 s.
-            "unacked_restore_interval": 1,
-            "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": max(1, math.ceil(settings.lease_s / 4)),
-            "queue_order_strategy": "priority",
-            "priority_steps": list(range(10)),
-            "socket_timeout": _SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": _SOCKET_TIMEOUT_S,
-            "socket_keepalive": True,
-        },
-    }
-
-
-def _rabbitmq() -> dict[str, Any]:
-    # No x-delivery-limit: it also counts jobs that are given back, and drops those above the limit.
-    # The record counts deliveries.
-    return {
-        "task_default_queue_type": "quorum",
-        "task_create_missing_queue_type": "quorum",
-        # With direct exchanges a machine holds a job with a `countdown` in one of its slots.
-        "task_default_exchange_type": "topic",
-        "task_create_missing_queue_exchange_type": "topic",
-        "broker_heartbeat": 10,
-        "broker_transport": None,
-        "broker_transport_options": {"confirm_publish": True},
-    }
-
-
 @app.task(
-    name="upscaled.upscale",
+    name=UPSCALE_TASK,
     base=UpscaleTask,
     bind=True,
     throws=(UpscaleFailedError,),
@@ -221,7 +98,7 @@ def upscale(self: Any, job: Message) -> Message:
 
 
 @app.task(
-    name="upscaled.pipeline",
+    name=PIPELINE_TASK,
     base=UpscaleTask,
     bind=True,
     throws=(UpscaleFailedError,),
@@ -254,36 +131,6 @@ def _deliver(task: Any, job: Message) -> Message:
     raise Reject("given back", requeue=True)
 
 
-class CeleryProducer:
-    """Gives jobs to one queue. It has an app of its own, because `app` keeps the connections of the
-    settings with which it was used first."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._app = Celery("upscaled", set_as_current=False)
-        self._app.conf.update(celery_settings(settings))
-        if not settings.url.is_redis:
-            # To close the connection takes an answer too.
-            limits = dict.fromkeys(("read_timeout", "write_timeout"), _RABBITMQ_TIMEOUT_S)
-            self._app.conf.broker_transport_options |= limits
-
-    def check(self) -> None:
-        """Connect once. Raises the errors of Celery's clients."""
-        with self._app.connection_for_write() as connection:
-            connection.connect()
-
-    def submit(self, job: QueuedJob) -> None:
-        """Put a job into its queue. Raises the errors of Celery's clients at once."""
-        options: Message = {"task_id": job.job_id, "retry": False, "ignore_result": False}
-        task = pipeline if job.method == PIPELINE else upscale
-        options = _routed(self._settings, job.fields, options)
-        _sent(
-            self._app,
-            lambda: self._app.send_task(task.name, (job.fields,), **options),
-            options["queue"],
-        )
-
-
 class CeleryEngine:
     """The engine as the pulse uses it, on a connection of its own."""
 
@@ -300,9 +147,9 @@ class CeleryEngine:
         if self._renew is not None and held:
             self._renew([_UNACKED_INDEX], held)
 
-    def waiting(self) -> int:
+    def waiting(self, *, is_soon: bool) -> int:
         """Jobs that wait in all queues of this machine."""
-        return count_waiting(self._settings)
+        return count_waiting(self._settings, is_soon=is_soon)
 
 
 def _scheduled() -> list[str]:

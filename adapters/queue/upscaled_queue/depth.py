@@ -15,6 +15,10 @@ from upscaled_queue.settings import URGENT, Settings
 # kombu's names of a list for each priority: the first has the queue's own name.
 _SEPARATOR = "\x06\x16"
 _LEVELS = range(10)
+# The longest pause before another try of a job. BullMQ keeps such jobs apart.
+_SOON_S = 60.0
+# BullMQ's score of a delayed job is its time in milliseconds, shifted by the bits of a counter.
+_SCORE_PER_MS = 0x1000
 # A RabbitMQ that does not answer for so long is away.
 _TIMEOUT_S = 5
 
@@ -25,7 +29,7 @@ def depth(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
     of the engines' clients."""
     depths = {}
     for method in settings.methods:
-        waiting, oldest_s = _waiting(settings, method)
+        waiting, oldest_s = _waiting(settings, method, is_soon=True)
         running, machines = records.counts(method, settings.lease_s)
         depths[method] = {
             "waiting": waiting,
@@ -36,16 +40,16 @@ def depth(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
     return depths
 
 
-def count_waiting(settings: Settings) -> int:
-    """Jobs that wait in the queues of these methods, and could be delivered now. Raises the errors
-    of the engines' clients."""
-    return sum(_waiting(settings, method)[0] for method in settings.methods)
+def count_waiting(settings: Settings, *, is_soon: bool) -> int:
+    """Jobs that wait in the queues of these methods, and could be delivered now, or if `is_soon`
+    within a minute. Raises the errors of the engines' clients."""
+    return sum(_waiting(settings, method, is_soon=is_soon)[0] for method in settings.methods)
 
 
-def _waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+def _waiting(settings: Settings, method: str, *, is_soon: bool) -> tuple[int, float | None]:
     """How many jobs wait, and for how many seconds the oldest has."""
     if settings.url.engine == "bullmq":
-        return _bullmq_waiting(settings, method)
+        return _bullmq_waiting(settings, method, is_soon=is_soon)
     return _celery_waiting(settings, method)
 
 
@@ -63,7 +67,7 @@ def _celery_waiting(settings: Settings, method: str) -> tuple[int, float | None]
     return sum(answers[::2]), _age(min(filter(None, given), default=None))
 
 
-def _bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]:
+def _bullmq_waiting(settings: Settings, method: str, *, is_soon: bool) -> tuple[int, float | None]:
     """Jobs of a paused queue are not counted, because no machine would get them."""
     root = f"bull:{settings.queue_of(method)}"
     with connect(settings.url.broker) as client:
@@ -74,11 +78,13 @@ def _bullmq_waiting(settings: Settings, method: str) -> tuple[int, float | None]
             pipe.zcard(f"{root}:prioritized")
             pipe.lindex(f"{root}:wait", -1)
             pipe.zrange(f"{root}:prioritized", 0, 0)
-            plain, prioritized, oldest, first = pipe.execute()
+            latest_ms = (time.time() + _SOON_S) * 1000 if is_soon else 0
+            pipe.zcount(f"{root}:delayed", "-inf", latest_ms * _SCORE_PER_MS)
+            plain, prioritized, oldest, first, delayed = pipe.execute()
         ids = [one for one in (oldest, *first) if one]
         given = [cast(str | None, client.hget(f"{root}:{one}", "timestamp")) for one in ids]
     oldest_at = min((float(one) / 1000 for one in given if one), default=None)
-    return plain + prioritized, _age(oldest_at)
+    return plain + prioritized + delayed, _age(oldest_at)
 
 
 def _rabbitmq_waiting(broker: str, queue: str) -> int:

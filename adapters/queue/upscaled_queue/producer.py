@@ -17,7 +17,7 @@ class Producer:
         self._settings = settings
         self._records = records
         if settings.url.engine == "celery":
-            from upscaled_queue.celery import CeleryProducer
+            from upscaled_queue.celeryproducer import CeleryProducer
 
             self._celery = CeleryProducer(settings)
 

@@ -36,9 +36,9 @@ class Engine(Protocol):
     def renew(self, leases: list[str]) -> None:
         """Hold these deliveries for another lease. Raises any error of an outage."""
 
-    def waiting(self) -> int:
-        """Jobs that wait in this machine's queues, and could be delivered now. Raises any error of
-        an outage."""
+    def waiting(self, *, is_soon: bool) -> int:
+        """Jobs that wait in this machine's queues, and could be delivered now, or if `is_soon`
+        within a minute. Raises any error of an outage."""
 
 
 class Pulse:
@@ -91,7 +91,7 @@ class Pulse:
     def _check_deliveries(self) -> None:
         machine = self._machine
         has_room = len(machine.runs) < self._capacity and not machine.is_stopping
-        waiting = self._engine.waiting() if has_room else 0
+        waiting = self._engine.waiting(is_soon=False) if has_room else 0
         if not waiting:
             self._starved_since = None
             return
@@ -122,9 +122,10 @@ class Pulse:
         )
 
     def _has_no_work(self) -> bool:
-        """True if no job waits: one may, while the engine's worker still connects."""
+        """True if no job waits, as one does while the engine's worker still connects, or before its
+        next try."""
         try:
-            return self._engine.waiting() == 0
+            return self._engine.waiting(is_soon=True) == 0
         except Exception:  # noqa: BLE001 - an engine's outage has any class
             return False
 

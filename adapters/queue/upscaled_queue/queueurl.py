@@ -49,6 +49,10 @@ def read_queue_url(url: str | None, record_url: str | None = None) -> QueueUrl:
         raise QueueUrlError(
             "RabbitMQ keeps no results: give --record redis://..., or set UPSCALED_QUEUE_RECORD"
         )
+    for one in {broker, record}:
+        database = urlsplit(one).path.strip("/")
+        if one.startswith("redis") and database and not database.isdecimal():
+            raise QueueUrlError(f"the URL {shown(one)} names no database of Redis: it is a number")
     return QueueUrl(engine, broker, record)
 
 

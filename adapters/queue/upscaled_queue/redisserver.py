@@ -1,9 +1,12 @@
-"""Whether a Redis may hold jobs: one that evicts keys loses them when its memory is full."""
+"""Whether a Redis may hold jobs: one that evicts keys loses them when its memory is full, and a
+cluster takes none."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, cast
+
+from redis.exceptions import NoPermissionError
 
 from upscaled_protocol.log import Logger
 from upscaled_queue.outages import is_outage
@@ -12,7 +15,7 @@ from upscaled_queue.record import connect
 
 
 class UnsafeRedisError(Exception):
-    """Raised for a Redis that would lose jobs. `str(error)` says how to set it."""
+    """Raised for a Redis that would lose jobs, or that takes none. `str(error)` says what to do."""
 
 
 def check_server(url: QueueUrl, log: Logger | None = None) -> None:
@@ -26,6 +29,11 @@ def _check(url: str, log: Logger | None) -> None:
     with connect(url) as server:
         # Not CONFIG GET, which hosted servers refuse.
         info = cast(dict[str, Any], server.info())
+    if info.get("cluster_enabled"):
+        raise UnsafeRedisError(
+            f"the Redis at {shown(url)} is a cluster, on which neither Celery nor BullMQ nor the "
+            "record works: use a single Redis, with replicas if you like"
+        )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise UnsafeRedisError(
@@ -41,11 +49,12 @@ def _check(url: str, log: Logger | None) -> None:
 
 
 def is_away(error: Exception) -> bool:
-    """True if Redis or RabbitMQ cannot be reached, or takes nothing for now."""
+    """True if Redis or RabbitMQ cannot be reached, refuses this user, or takes nothing for now."""
     if "kombu" in sys.modules:
         from amqp.exceptions import AMQPError, MessageNacked
         from kombu.exceptions import OperationalError
 
         if isinstance(error, OperationalError | AMQPError | MessageNacked):
             return True
-    return is_outage(error)
+    is_refused = isinstance(error, NoPermissionError) or "DB index is out of range" in str(error)
+    return is_refused or is_outage(error)

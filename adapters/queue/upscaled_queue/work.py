@@ -179,7 +179,7 @@ def _work(settings: Settings) -> int:
     try:
         check_server(settings.url, log)
         if not settings.url.is_redis:
-            from upscaled_queue.celery import CeleryProducer
+            from upscaled_queue.celeryproducer import CeleryProducer
 
             CeleryProducer(settings).check()
     except (UnsafeRedisError, QueueUrlError) as error:

@@ -21,8 +21,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.log import Logger
 from upscaled_queue import celery, redisserver, transport
 from upscaled_queue.bullmq import BullWorker, bullmq_id, failed_reason
-from upscaled_queue.celery import app, celery_settings, pipeline, upscale
+from upscaled_queue.celery import app, pipeline, upscale
 from upscaled_queue.celeryresults import ResultBackend
+from upscaled_queue.celerysettings import celery_settings
 from upscaled_queue.command import main
 from upscaled_queue.consumer import Consumer
 from upscaled_queue.daemonargs import daemon_args, takes_paths
@@ -70,6 +71,7 @@ def test_a_url_names_the_engine_and_the_record_lies_beside_the_jobs(
         "amqp://h//",
         "redis://:secret@h:x/0",
         "redis://h:99999/0",
+        "redis://h/pictures",
         "redis://[::1",
     ],
 )

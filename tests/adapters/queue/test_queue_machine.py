@@ -166,6 +166,14 @@ def test_what_a_stranger_gives_is_refused(shared: Fleet, tmp_path: Path) -> None
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, "invalid_job")
 
 
+@pytest.mark.parametrize("fleet", ["bullmq"], indirect=True)
+def test_an_idle_machine_stays_for_a_job_that_is_tried_again_soon(fleet: Fleet) -> None:
+    fleet.submit({"job_id": "tried", "method": "fake", "config": {"error_code": "upstream_quota"}})
+    machine = fleet.start_machine("--idle-exit-s", "0.2", "--max-deliveries", "2")
+    assert fleet.end_of("tried")["code"] == "upstream_quota"
+    assert machine.wait_exit() == 0
+
+
 def test_a_job_that_sigterm_interrupts_goes_back_uncharged_and_an_idle_machine_leaves(
     fleet: Fleet,
 ) -> None:

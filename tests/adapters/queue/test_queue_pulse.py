@@ -30,8 +30,9 @@ class Queue:
     def renew(self, leases: list[str]) -> None:
         """Nothing runs."""
 
-    def waiting(self) -> int:
+    def waiting(self, *, is_soon: bool) -> int:
         """The next answer; the last one again and again."""
+        assert not is_soon
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -93,7 +94,7 @@ class Worked(SimpleNamespace):
     def leaves(self, waiting: Callable[[], int]) -> bool:
         """Whether it leaves, because it is idle."""
         left: list[bool] = []
-        queue = SimpleNamespace(waiting=waiting)
+        queue = SimpleNamespace(waiting=lambda is_soon: waiting() if is_soon else 0)
         Pulse(cast(Any, self), cast(Any, queue), 1, lambda: left.append(True))._watch_idleness()
         return bool(left)
 

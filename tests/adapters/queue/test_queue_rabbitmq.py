@@ -12,7 +12,8 @@ import pytest
 from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, NotFound
 
 from queue_fleet import Fleet, RabbitServer, needs_redis, running_fleet
-from upscaled_queue.celery import CeleryProducer, celery_settings
+from upscaled_queue.celeryproducer import CeleryProducer
+from upscaled_queue.celerysettings import celery_settings
 from upscaled_queue.job import read_job
 from upscaled_queue.outages import reason_of
 from upscaled_queue.queueurl import read_queue_url

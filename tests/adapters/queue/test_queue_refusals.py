@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,9 @@ pytest.importorskip("celery", reason="celery is not installed")
 from celery.worker import state
 from celery.worker.consumer import consumer as celerys
 
-from queue_fleet import Fleet, needs_redis
+from queue_fleet import Fleet, needs_redis, running_fleet
 from upscaled_queue import consumer
-from upscaled_queue.celery import celery_settings
+from upscaled_queue.celerysettings import celery_settings
 from upscaled_queue.consumer import Consumer
 from upscaled_queue.queueurl import read_queue_url
 from upscaled_queue.settings import Settings
@@ -91,6 +92,27 @@ def test_a_machine_waits_until_redis_takes_writes_again(fleet: Fleet) -> None:
     fleet.submit(fleet.job("after"))
     fleet.check_each_has_one_result(["after"])
     assert machine.process.poll() is None
+
+
+@needs_redis
+@pytest.mark.parametrize("scheme", ["redis", "bullmq"])
+def test_a_cluster_is_refused_at_once(scheme: str, tmp_path: Path) -> None:
+    with running_fleet(scheme, tmp_path, "--cluster-enabled", "yes") as fleet:
+        answer = fleet.command("submit", jobs=[{"method": "fake", "config": {}}])
+        assert answer.returncode == 2
+        assert "is a cluster" in answer.stderr
+
+
+@needs_redis
+def test_what_a_user_may_not_do_is_one_sentence(fleet: Fleet) -> None:
+    fleet.records.redis.acl_setuser(
+        "few", enabled=True, passwords=["+pw"], keys=["*"], categories=["+@all", "-@dangerous"]
+    )
+    fleet.url = fleet.url.replace("://", "://few:pw@")
+    answer = fleet.command("submit", jobs=[fleet.job("refused")])
+    assert answer.returncode == 1
+    told = "upscaled queue: the queue cannot be used now: this user has no permissions"
+    assert answer.stderr.startswith(told)
 
 
 @needs_redis

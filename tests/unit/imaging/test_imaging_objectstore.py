@@ -348,8 +348,7 @@ def test_a_folder_without_a_name_is_refused_because_another_object_would_be_read
     picture: str,
 ) -> None:
     for url in ("s3://broken/a//b.png", "s3://broken//b.png"):
-        for fields in ({"image_url": url}, {"image_path": picture, "output_url": url}):
-            error = refused(**fields)
+        for error in (refused(image_url=url), refused(image_path=picture, output_url=url)):
             assert error.code is ErrorCode.INVALID_JOB
             assert "a folder without a name" in error.message
 
