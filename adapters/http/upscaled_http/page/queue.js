@@ -258,7 +258,7 @@ function stateText(entry) {
     return [`${stage}, ${Math.floor(job.progress)} %`, left, again].filter(Boolean).join(", ");
   }
   if (status === "cancelled") return "Cancelled.";
-  const advice = entry.file ? "" : " To try again, choose the picture again.";
+  const advice = entry.file || !job.retryable ? "" : " To try again, choose the picture again.";
   return `${sentence(job.error ?? "The job failed")}${advice}`;
 }
 

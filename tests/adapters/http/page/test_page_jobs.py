@@ -62,6 +62,18 @@ def test_a_job_is_cancelled_retried_and_removed(page: Page, held_jobs: Path) -> 
     expect(page.get_by_text("The queue is empty")).to_be_visible()
 
 
+def test_only_a_failure_that_may_pass_has_the_advice_to_try_again(
+    page: Page, serve: RunningServe
+) -> None:
+    for code, is_told in (("out_of_memory", True), ("input_unreadable", False)):
+        job = serve.submit(error_code=code)
+        state = page.locator(".row[data-status=failed] .row-state")
+        told = expect(state)
+        told.to_contain_text("To try again") if is_told else told.not_to_contain_text("try again")
+        serve.client.delete(job["status_url"])
+        expect(state).to_have_count(0)
+
+
 def test_warnings_are_sentences(page: Page) -> None:
     data = io.BytesIO()
     Image.new("RGBA", (64, 48), (200, 90, 30, 128)).save(data, "PNG", dpi=(300, 150))
