@@ -150,6 +150,15 @@ func TestAFileNameThatIsNoUTF8IsReadAndWritten(t *testing.T) {
 	}
 }
 
+func TestAFileThatGrowsWhileItIsUploadedIsReportedAndSentOnce(t *testing.T) {
+	// It has the size 0, and some text.
+	config := upscaled.EsrganConfig{ImagePath: "/proc/version", OutputPath: filepath.Join(t.TempDir(), "out.png")}
+	_, err := newEcho(t).client(t).Upscale(context.Background(), upscaled.Job{Config: config})
+	if !errors.Is(err, upscaled.CodeInputUnreadable) || !strings.Contains(err.Error(), "changed while it was sent") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestTheEndOfAContextCancelsItsJob(t *testing.T) {
 	e := newEcho(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	upscaled "github.com/upscaled/upscaled/adapters/go"
@@ -114,6 +115,9 @@ func (c *connection) send(ctx context.Context, x exchange) (*http.Response, erro
 			}
 			return nil, ctx.Err()
 		}
+		if own := (*upscaled.JobError)(nil); errors.As(err, &own) {
+			return nil, own // the body's own
+		}
 		if err != nil {
 			if err = tries.wait(ctx, c.lost(err), 0); err != nil {
 				return nil, err
@@ -168,16 +172,23 @@ func (c *connection) read(ctx context.Context, x exchange) ([]byte, error) {
 	}
 }
 
-func (c *connection) try(ctx context.Context, x exchange) (*http.Response, error) {
+func (c *connection) try(ctx context.Context, x exchange) (response *http.Response, failure error) {
 	request, err := http.NewRequestWithContext(ctx, x.method, c.base+x.path, nil)
 	if err != nil {
 		return nil, err
 	}
 	if x.body != nil {
-		if request.Body, err = x.body(); err != nil {
+		opened, err := x.body()
+		if err != nil {
 			return nil, err
 		}
-		request.ContentLength = x.bytes
+		body := &noted{ReadCloser: opened}
+		request.Body, request.ContentLength = body, x.bytes
+		defer func() {
+			if own := body.err.Load(); failure != nil && own != nil {
+				failure = *own // the transport gives its text alone
+			}
+		}()
 	}
 	for name, value := range x.headers {
 		request.Header.Set(name, value)
@@ -186,6 +197,20 @@ func (c *connection) try(ctx context.Context, x exchange) (*http.Response, error
 		request.Header.Set("Authorization", "Bearer "+c.key)
 	}
 	return c.client.Do(request)
+}
+
+// noted notes the error of a body.
+type noted struct {
+	io.ReadCloser
+	err atomic.Pointer[error]
+}
+
+func (n *noted) Read(piece []byte) (int, error) {
+	count, err := n.ReadCloser.Read(piece)
+	if err != nil && err != io.EOF {
+		n.err.Store(&err)
+	}
+	return count, err
 }
 
 // lost is what a request ends with whose server does not answer.

@@ -209,9 +209,40 @@ func fileOf(id, path string) (*picture, error) {
 	case !file.Mode().IsRegular():
 		return nil, newError(id, upscaled.CodeInputNotFound, path+" is no ordinary file", nil)
 	}
-	open := func() (io.ReadCloser, error) { return os.Open(path) }
+	unreadable := func(sentence string, reason error) error {
+		return newError(id, upscaled.CodeInputUnreadable, sentence, reason)
+	}
+	open := func() (io.ReadCloser, error) {
+		opened, err := os.Open(path)
+		if err != nil {
+			return nil, unreadable(fmt.Sprintf("the input cannot be read: %v", err), err)
+		}
+		return &wholeFile{file: opened, left: file.Size(), unreadable: unreadable}, nil
+	}
 	return &picture{name: filepath.Base(path), bytes: file.Size(), open: open}, nil
 }
+
+// wholeFile is a file of so many bytes, as the request's head has said. Its errors are JobErrors.
+type wholeFile struct {
+	// Not embedded: its WriteTo would pass by Read.
+	file       *os.File
+	left       int64
+	unreadable func(sentence string, reason error) error
+}
+
+func (f *wholeFile) Read(piece []byte) (int, error) {
+	count, err := f.file.Read(piece)
+	f.left -= int64(count)
+	switch {
+	case f.left < 0 || err == io.EOF && f.left > 0:
+		return 0, f.unreadable(f.file.Name()+" changed while it was sent: send it once it is whole", nil)
+	case err != nil && err != io.EOF:
+		err = f.unreadable(fmt.Sprintf("the input cannot be read: %v", err), err)
+	}
+	return count, err
+}
+
+func (f *wholeFile) Close() error { return f.file.Close() }
 
 // quoted is a name as browsers write it (WHATWG HTML, section 4.10.21.8).
 func quoted(name string) string {

@@ -60,6 +60,15 @@ def test_a_file_without_an_output_is_written_beside_the_input(
         assert (tmp_path / name).read_bytes() == b"picture"
 
 
+def test_a_file_that_grows_while_it_is_uploaded_is_reported_and_sent_once(
+    up: upscaled.Upscaler, tmp_path: Path
+) -> None:
+    # It has the size 0, and some text.
+    with pytest.raises(upscaled.InputError, match="changed while it was sent") as caught:
+        up.upscale("/proc/version", tmp_path / "out.png")
+    assert caught.value.code == "input_unreadable"
+
+
 def test_pictures_in_memory_go_over_http_and_come_back(up: upscaled.Upscaler) -> None:
     assert up.upscale(b"picture").image == b"picture"
     assert up.upscale(io.BytesIO(b"picture"), bytes).image == b"picture"

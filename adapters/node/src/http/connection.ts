@@ -96,6 +96,8 @@ export class Connection {
         response = await this.#fetch(path, exchange);
       } catch (error) {
         exchange.signal.throwIfAborted();
+        const { cause } = error as Error;
+        if (cause instanceof JobError) throw cause; // the body's own
         await patience.wait(this.lost(error), exchange.signal);
         continue;
       }

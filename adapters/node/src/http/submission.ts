@@ -123,13 +123,29 @@ async function fileOf(id: string, path: string): Promise<Picture> {
   try {
     const file = await stat(osPath(path));
     if (!file.isFile()) throw JobError.local(id, "input_not_found", `${path} is no ordinary file`);
-    return { name: basename(path), bytes: file.size, read: () => createReadStream(osPath(path)) };
+    return { name: basename(path), bytes: file.size, read: () => piecesOfFile(id, path, file.size) };
   } catch (error) {
     if (error instanceof JobError) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") throw JobError.local(id, "input_not_found", `there is no file ${path}`, { cause: error });
     throw JobError.local(id, "input_unreadable", `the input cannot be read: ${message}`, { cause: error });
   }
+}
+
+/** So many bytes, as the request's head has said. */
+async function* piecesOfFile(id: string, path: string, bytes: number): AsyncGenerator<Uint8Array, void, void> {
+  let left = bytes;
+  try {
+    for await (const piece of createReadStream(osPath(path)) as AsyncIterable<Uint8Array>) {
+      left -= piece.length;
+      if (left < 0) break;
+      yield piece;
+    }
+  } catch (error) {
+    const { message } = error as Error;
+    throw JobError.local(id, "input_unreadable", `the input cannot be read: ${message}`, { cause: error });
+  }
+  if (left !== 0) throw JobError.local(id, "input_unreadable", `${path} changed while it was sent: send it once it is whole`);
 }
 
 async function* piecesOf(bytes: Uint8Array): AsyncGenerator<Uint8Array, void, void> {

@@ -176,6 +176,10 @@ class Connection:
                 error, wait_s = _refusal(response, exchange.job_id)
             except (OSError, http.client.HTTPException) as failure:
                 error = self.lost(failure)
+            except BaseException:  # the body's own
+                stop.hold(None)
+                connection.close()
+                raise
             stop.hold(None)
             connection.close()
             stop.check()

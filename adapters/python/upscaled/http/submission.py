@@ -95,7 +95,8 @@ def _picture(config: Message, job_id: str) -> tuple[str, int, Callable[[], Itera
     """The picture's name, its size and its reader; None if the server fetches the picture."""
     path, text = config.get("image_path"), config.get("image_base64")
     if isinstance(path, str):
-        return os.path.basename(path), _size(path, job_id), lambda: _pieces_of(path)  # noqa: PTH119
+        size = _size(path, job_id)
+        return os.path.basename(path), size, lambda: _pieces_of(path, size, job_id)  # noqa: PTH119
     if isinstance(text, str):
         # A data: URL has its bytes behind the comma.
         encoded = text.partition(",")[2] if text.startswith("data:") else text
@@ -126,10 +127,18 @@ def _unreadable(sentence: str, job_id: str) -> UpscaledError:
     return local_error("input_unreadable", sentence, job_id)
 
 
-def _pieces_of(path: str) -> Iterator[bytes]:
-    with open(path, "rb") as file:  # noqa: PTH123
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
+def _pieces_of(path: str, size: int, job_id: str) -> Iterator[bytes]:
+    """So many bytes, as the request's head has said."""
+    left = size
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            while left >= 0 and (piece := file.read(min(_PIECE_BYTES, left + 1))):
+                left -= len(piece)
+                yield piece[:left] if left < 0 else piece
+    except OSError as error:
+        raise _unreadable(f"the input cannot be read: {error}", job_id) from error
+    if left != 0:
+        raise _unreadable(f"{path} changed while it was sent: send it once it is whole", job_id)
 
 
 def _part(boundary: str, name: str) -> str:
