@@ -12,12 +12,13 @@ import hashlib
 import re
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 import redis.exceptions
-from bullmq import Queue, Worker
+from bullmq import Job, Queue, Worker
 from bullmq.custom_errors import DelayedError, UnrecoverableError
 from bullmq.queue_keys import QueueKeys
 from redis.asyncio.retry import Retry
@@ -25,6 +26,7 @@ from redis.backoff import ExponentialBackoff
 
 from upscaled.protocol import ERROR_CODES
 from upscaled_protocol.envelope import MAX_JOB_ID_LENGTH
+from upscaled_protocol.errors import ErrorCode
 from upscaled_queue.depth import count_waiting
 from upscaled_queue.ends import Ended, GivenBack, Outcome
 from upscaled_queue.job import Message, QueuedJob, bullmq_priority
@@ -79,6 +81,37 @@ def bullmq_id(job_id: str) -> str:
     return "h" + hashlib.sha256(job_id.encode(errors="surrogatepass")).hexdigest()
 
 
+class _Reader(Worker):  # type: ignore[misc]
+    """Fails a job that cannot be read. BullMQ's own worker would take it once per lease, until its
+    limit of stalls ends it."""
+
+    # Called with a queue and the reason if a job of it was failed.
+    on_dropped: Callable[[str, str], None] = staticmethod(lambda queue, reason: None)  # noqa: ARG005
+
+    async def nextJobFromJobData(  # noqa: N802 - BullMQ's
+        self,
+        job_data: dict[str, Any] | None = None,
+        job_id: str | None = None,
+        limit_until: int = 0,
+        delay_until: int = 0,
+        token: str | None = None,
+    ) -> Any:
+        """BullMQ's own, which makes a job of its fields in Redis."""
+        try:
+            return await super().nextJobFromJobData(
+                job_data, job_id, limit_until, delay_until, token
+            )
+        except Exception:
+            if not job_data:
+                raise
+        reason = f"the fields of job {job_id} in Redis cannot be read"
+        self.on_dropped(self.name, reason)
+        job = Job(self, "", {}, {}, job_id)
+        job.token = token
+        job.deferredFailure = f"{ErrorCode.INVALID_JOB}: {reason}"
+        return job
+
+
 class BullWorker:
     """Takes the jobs of one machine's queues, in the running loop."""
 
@@ -122,7 +155,7 @@ class BullWorker:
 
     def _worker(self, queue: str) -> Any:
         lease_ms = round(self._settings.lease_s * 1000)
-        worker = Worker(
+        worker = _Reader(
             queue,
             self._process,
             {
@@ -140,6 +173,7 @@ class BullWorker:
             },
         )
         worker.on("error", self._log_error)
+        worker.on_dropped = self._log_dropped
         return worker
 
     async def _process(self, job: Any, token: str) -> Message:
@@ -178,6 +212,9 @@ class BullWorker:
     def _log_error(self, error: Exception, *_: Any) -> None:
         if self._seldom.is_due(reason := reason_of(error)):
             self._machine.log.log("warning", "bullmq_error", detail=reason)
+
+    def _log_dropped(self, queue: str, reason: str) -> None:
+        self._machine.log.log("error", "message_dropped", queue=queue, detail=reason)
 
     def _stop(self) -> None:
         self._machine.stop()

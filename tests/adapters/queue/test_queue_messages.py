@@ -174,3 +174,20 @@ def test_a_message_that_no_worker_can_read_is_dropped_and_the_machine_goes_on(
         assert '"queue":"fake"' in dropped()[0]
         wait_until(lambda: not redis.exists(LIST, "unacked", "unacked_index"), "an empty queue")
     assert machine.process.poll() is None
+
+
+@needs_redis
+@pytest.mark.parametrize("fleet", ["bullmq"], indirect=True)
+def test_a_job_of_bullmq_that_cannot_be_read_fails_and_the_machine_goes_on(fleet: Fleet) -> None:
+    redis = fleet.records.redis
+    for job_id, options in (("broken", "{}"), ("bare", "[")):
+        redis.hset(f"bull:fake:{job_id}", items=["name", "fake", "data", "{no", "opts", options])
+        redis.lpush("bull:fake:wait", job_id)
+    machine = fleet.start_machine("--slots", "1")
+    fleet.submit(fleet.job("after"))
+    fleet.check_each_has_one_result(["after"])
+    wait_until(lambda: redis.llen("bull:fake:active") == 0, "the end of all of them in BullMQ")
+    for job_id in ("broken", "bare"):
+        reason = redis.hget(f"bull:fake:{job_id}", "failedReason")
+        assert reason == f"invalid_job: the fields of job {job_id} in Redis cannot be read"
+    assert machine.has_logged("message_dropped")
