@@ -127,6 +127,16 @@ def test_a_file_name_is_text_and_never_markup(page: Page) -> None:
     expect(page.locator("img[src=x]")).to_have_count(0)
 
 
+def test_a_name_that_is_too_long_keeps_its_beginning_in_every_script(page: Page) -> None:
+    choose(page, picture("صورة.png"), picture("sea.png"))
+    for name, direction in (("صورة.png", "rtl"), ("sea.png", "ltr")):
+        expect(staged(page, name).locator(".staged-name")).to_have_css("direction", direction)
+    page.locator("#start").click()
+    expect(card(page, "صورة.png").locator(".card-name")).to_have_css("direction", "rtl")
+    compare(page, "صورة.png")
+    expect(page.locator("#compare-title")).to_have_css("direction", "rtl")
+
+
 def test_a_print_size_is_shown_in_pixels_and_is_what_the_result_has(page: Page) -> None:
     choose(page, picture("wide.png", 96, 48))
     pick(page, "size", "print")
