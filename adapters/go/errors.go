@@ -28,7 +28,14 @@ type JobError struct {
 }
 
 func (e *JobError) Error() string {
-	return fmt.Sprintf("job %s: %s (%s)", e.JobID, e.Message.Error, e.Message.Code)
+	text := e.Message.Error
+	if e.JobID != "" {
+		text = fmt.Sprintf("job %s: %s", e.JobID, text)
+	}
+	if e.Message.Code != "" {
+		text += fmt.Sprintf(" (%s)", e.Message.Code)
+	}
+	return text
 }
 
 // Unwrap is the error's Code.

@@ -192,6 +192,15 @@ func TestAServerThatIsNotThereIsADaemonThatIsGone(t *testing.T) {
 	}
 }
 
+func TestARefusalThatIsAboutNoJobNamesNone(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	_, err := Connect(context.Background(), server.URL)
+	if err == nil || err.Error() != "the server answered 404: 404 page not found" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAServerThatIsSilentIsWaitedForAsLongAsTheContextSays(t *testing.T) {
 	done := make(chan struct{})
 	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-done }))
