@@ -55,6 +55,8 @@ class OpenJobs:
         self._registry = registry
         self._watchers = watchers
         self._records: dict[str, Record] = {r.job_id: r for r in registry.open_jobs()}
+        # No job has a lower priority: most servers get one priority, and need no look at each job.
+        self._lowest = min((record.priority for record in self._records.values()), default=0)
         # Submits whose job the daemon has neither accepted nor refused yet.
         self._answers: dict[str, asyncio.Future[None]] = {}
         self._accepted: set[str] = set()
@@ -116,6 +118,7 @@ class OpenJobs:
         except sqlite3.Error as error:
             raise _registry_problem(error) from None
         self._records[record.job_id] = record
+        self._lowest = min(self._lowest, record.priority)
         self._watchers.notify(record)
         accepted = asyncio.get_running_loop().create_future()
         self._answers[record.job_id] = accepted
@@ -285,7 +288,7 @@ class OpenJobs:
 
     def _overtake(self, record: Record) -> None:
         """A job comes into the queue: those of a lower priority move down."""
-        if record.job_id in self._accepted:
+        if record.job_id in self._accepted or record.priority <= self._lowest:
             return
         for other in self._records.values():
             if other.position is not None and other.priority < record.priority:
