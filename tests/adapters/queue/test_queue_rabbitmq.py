@@ -92,6 +92,20 @@ def test_a_job_with_a_countdown_holds_no_slot_and_needs_no_machine_yet(fleet: Fl
 
 @needs_redis
 @pytest.mark.long
+def test_a_job_that_is_tried_again_later_is_not_dropped_as_delivered_too_often(
+    fleet: Fleet, rabbit: RabbitServer
+) -> None:
+    # RabbitMQ 4 has such a limit by default, of 20.
+    limit = json.dumps({"delivery-limit": 1})
+    rabbit.control("set_policy", "limit", ".*", limit, "--apply-to", "queues")
+    fleet.start_machine("--max-deliveries", "3").wait_ready()
+    fleet.submit({"job_id": "tried", "method": "fake", "config": {"error_code": "upstream_quota"}})
+    assert fleet.end_of("tried")["code"] == "upstream_quota"
+    assert fleet.starts_of("tried") == 3
+
+
+@needs_redis
+@pytest.mark.long
 def test_a_wrong_password_is_told_by_each_command(fleet: Fleet) -> None:
     fleet.url = fleet.url.replace("guest:guest", "guest:wrong")
     for command in ("submit", "depth"):
