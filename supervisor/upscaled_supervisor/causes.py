@@ -26,6 +26,12 @@ _SENTENCES = {
 }
 
 
+_NO_INSTRUCTION = (
+    "a library needs an instruction that this processor does not have (NumPy needs SSE4.2): in a "
+    "virtual machine, choose the host's type of processor"
+)
+
+
 class Cause(dict[str, Any]):
     """The `cause` of a message: `reason`, and `exit_code`, `signal`, `detail` if known."""
 
@@ -68,7 +74,8 @@ def cause_of_fork_server_exit(exit_code: int) -> Cause:
 
 
 def _cause_of_signal(signum: int, detail: str | None) -> Cause:
-    detail = _joined(detail, killing_limit(signum))
+    advice = _NO_INSTRUCTION if signum == signal.SIGILL else killing_limit(signum)
+    detail = _joined(detail, advice)
     return Cause("signal", signal=_signal_name(signum), detail=detail)
 
 

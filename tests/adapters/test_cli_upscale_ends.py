@@ -75,6 +75,33 @@ def press_ctrl_c(cli: subprocess.Popen[str]) -> None:
     os.killpg(cli.pid, signal.SIGINT)
 
 
+# Its workers exit, and it goes on starting them. It ends with its input.
+FAILING = """
+import json, sys
+def say(**message):
+    print(json.dumps({"type": "status", **message}), flush=True)
+for message in sys.argv[1:]:
+    say(message=message, cause={"reason": "signal"}, detail="the worker was ended by SIGILL")
+for line in sys.stdin:
+    job_id = json.loads(line).get("job_id")
+    if job_id and "ready" in sys.argv:
+        say(type="result", job_id=job_id)
+"""
+
+
+def test_a_command_does_not_wait_for_workers_that_never_get_ready(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([sys.executable, "-c", FAILING, "degraded"], "a.jpg") == exits.FAILED
+    assert "no worker gets ready: the worker was ended by SIGILL" in capsys.readouterr().err
+
+
+def test_a_command_waits_for_workers_that_were_ready_before() -> None:
+    with Session([sys.executable, "-c", FAILING, "ready", "degraded"]) as client:
+        client.submit("esrgan", {})
+        assert [one.get("message") for one in client.events()] == ["ready", "degraded", None]
+
+
 def test_ctrl_c_cancels_the_jobs_and_waits_for_their_end(daemon: list[str]) -> None:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with start(instructed(daemon, wait=1), "-v", **streams) as cli:

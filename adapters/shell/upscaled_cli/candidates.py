@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from upscaled_cli.__main__ import SUBCOMMANDS
 from upscaled_models.catalog import Catalog, default_model_dir, is_file
+from upscaled_protocol.optionvalues import given_path
 
 # `run` passes options to the workers, so they are completed too.
 _PARSERS = {"run": ("upscaled_supervisor.options", "upscaled_worker.__main__")}
@@ -130,7 +130,7 @@ class _Line:
             return Candidates(dict.fromkeys(_WORDS[metavar](), ""))
         if metavar in _FOLDERS:
             return Candidates(names="folders")
-        return Candidates(names="files" if metavar in _FILES or action.type is Path else "none")
+        return Candidates(names="files" if metavar in _FILES or action.type is given_path else "none")
 
 
 def _is_assignment(word: str) -> bool:

@@ -30,6 +30,7 @@ class Session:
         self._said: queue.SimpleQueue[Message | Call[Any] | DaemonGoneError] = queue.SimpleQueue()
         self._pending: set[str] = set()
         self._count = 0
+        self._was_ready = False
         self._client = Client(
             ClientOptions(
                 command=command,
@@ -102,6 +103,12 @@ class Session:
 
     def _take(self, message: Message) -> None:
         """Take a message, in the reader's thread. The ends of jobs come from their calls."""
+        status = message.get("message")
+        self._was_ready = self._was_ready or status == "ready"
+        if status == "degraded" and "cause" in message and not self._was_ready:
+            # The daemon goes on, because a service may wait until the machine has room again.
+            self._said.put(DaemonGoneError(f"no worker gets ready: {message.get('detail')}"))
+            return
         is_end = message.get("type") in ("result", "error") and message.get("job_id") is not None
         if not is_end:
             self._said.put(message)

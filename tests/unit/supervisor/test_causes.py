@@ -35,6 +35,12 @@ def test_a_signal_is_named(name: str) -> None:
     assert cause == {"reason": "signal", "signal": name}
 
 
+def test_a_missing_instruction_is_named() -> None:
+    sentence = cause_of_fork_server_exit(-signal.SIGILL).sentence()
+    assert "SIGILL" in sentence
+    assert "SSE4.2" in sentence
+
+
 def test_a_kill_is_the_kernels_if_its_counter_rose() -> None:
     killed = wait_status("import os; os.kill(os.getpid(), 9)")
     assert cause_of_exit(killed, 1, None) == {"reason": "oom_kill", "signal": "SIGKILL"}
