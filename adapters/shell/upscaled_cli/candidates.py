@@ -130,7 +130,8 @@ class _Line:
             return Candidates(dict.fromkeys(_WORDS[metavar](), ""))
         if metavar in _FOLDERS:
             return Candidates(names="folders")
-        return Candidates(names="files" if metavar in _FILES or action.type is given_path else "none")
+        takes_file = metavar in _FILES or action.type is given_path
+        return Candidates(names="files" if takes_file else "none")
 
 
 def _is_assignment(word: str) -> bool:
