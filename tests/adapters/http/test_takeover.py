@@ -24,4 +24,4 @@ def test_a_journal_without_a_column_is_a_fault_and_can_be_opened_again(tmp_path:
         database.execute("ALTER TABLE jobs RENAME COLUMN removed TO line")
     mended = read_journal(path, ["a"])
     assert mended is not None
-    assert (mended.pending, mended.fault) == ({"a"}, None)
+    assert (mended.pending, mended.fault) == (frozenset("a"), None)
