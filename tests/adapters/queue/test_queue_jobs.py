@@ -38,6 +38,7 @@ from upscaled_queue.job import (
 )
 from upscaled_queue.machine import Machine
 from upscaled_queue.options import say_missing
+from upscaled_queue.outages import is_outage
 from upscaled_queue.queueurl import QueueUrlError, read_queue_url, shown
 from upscaled_queue.record import RecordLostError, Records
 from upscaled_queue.settings import Settings
@@ -379,7 +380,15 @@ def test_a_closed_stdin_is_wrong_usage(
 )
 def test_a_redis_that_takes_no_writes_for_now_counts_as_away(answer: str, passes: bool) -> None:
     parse: Any = redis.connection.DefaultParser.parse_error
-    assert redisserver.is_away(parse(answer)) is passes
+    assert is_outage(parse(answer)) is passes
+
+
+def test_a_user_without_rights_is_told_as_a_wrong_password_is_and_a_machine_does_not_wait() -> None:
+    parse: Any = redis.connection.DefaultParser.parse_error
+    for answer in ("NOPERM this user has no permissions", "WRONGPASS invalid username-password"):
+        assert redisserver.is_away(parse(answer))
+    assert not redisserver.is_away(parse("WRONGTYPE Operation against a key"))
+    assert not is_outage(parse("NOPERM this user has no permissions"))
 
 
 def test_a_machine_for_pictures_without_the_storage_extra_names_it(
