@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -16,6 +15,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from upscaled_http.access import ALIAS_PREFIX, API_PREFIX, OPEN_ROUTES, Access, api_route
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import ServiceState
+from upscaled_http.docspage import add_docs
 from upscaled_http.errors import add_error_handlers
 from upscaled_http.headers import SafeHeaders
 from upscaled_http.heads import Heads
@@ -94,10 +94,10 @@ def create_app(settings: Settings, service: ServiceState) -> FastAPI:
             }
         },
     }
+    openapi_url = "/openapi.json" if settings.features.docs else None
+    app = FastAPI(openapi_url=openapi_url, docs_url=None, redoc_url=None, **options)
     if settings.features.docs:
-        app = FastAPIOffline("/docs", None, static_url="/docs/static", **options)
-    else:
-        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, **options)
+        add_docs(app)
     app.state.settings = settings
     app.state.service = service
     # One router: each included router costs every request another search.
@@ -153,6 +153,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title,
             version=app.version,
             description=app.description,
+            servers=[{"url": "./"}],  # beside this document, also behind a proxy
             routes=app.routes,
             webhooks=webhooks.router.routes,
         )

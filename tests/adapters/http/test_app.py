@@ -150,13 +150,15 @@ def test_answers_cannot_be_framed_cached_or_taken_for_another_type(
     assert headers["cache-control"] == "no-store"
 
 
-def test_the_documents_need_no_other_server(app: FastAPI) -> None:
+def test_the_documents_need_no_other_server_and_may_be_below_a_path(app: FastAPI) -> None:
     page = ask(app, "GET", "/docs").body.decode()
     sources = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert sources
     for source in sources:
-        assert source.startswith("/docs/static/")
-        assert ask(app, "GET", source).status == 200
+        assert source.startswith("docs/static/")
+        assert ask(app, "GET", f"/{source}").status == 200
+    assert "url: 'openapi.json'" in page
+    assert ask(app, "GET", "/openapi.json").json["servers"] == [{"url": "./"}]
     assert "//" not in re.sub(r"//[^\n]*", "", page.partition("<script>")[2])
 
 
