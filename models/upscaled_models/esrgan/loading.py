@@ -37,6 +37,9 @@ _FOREIGN_PURPOSES = {
     "Inpainting": "is for inpainting: choose a model that upscales or restores whole pictures",
 }
 
+# A layer of zeros alone adds nothing, so no network keeps many of them. They make a picture black.
+_MOST_EMPTY = 0.1
+
 _RANDOM_WEIGHTS = (init.kaiming_normal_, init.kaiming_uniform_, init.uniform_, init.normal_)
 
 
@@ -101,6 +104,10 @@ def as_face_network(path: Path, model: Any) -> Descriptor:
 def _for_inference(path: Path, model: Descriptor) -> Descriptor:
     if not _are_finite(model.model.state_dict().values()):
         raise useless(path, "its weights hold numbers that are not finite; fetch the file again")
+    if _share_of_empty(model.model.parameters()) > _MOST_EMPTY:
+        raise useless(
+            path, "whole layers hold only zeros, as after a download that was cut; fetch it again"
+        )
     model.eval().float()
     for parameter in model.model.parameters():
         parameter.requires_grad_(False)
@@ -158,6 +165,13 @@ def _are_finite(weights: Iterable[torch.Tensor]) -> bool:
     sums = torch.stack([each.sum(dtype=torch.float32) for each in numbers])
     # A sum of finite numbers may overflow too.
     return bool(sums.isfinite().all()) or all(bool(each.isfinite().all()) for each in numbers)
+
+
+def _share_of_empty(weights: Iterable[torch.Tensor]) -> float:
+    """The share of the numbers of convolutions and other matrices that are in matrices of zeros."""
+    matrices = [each for each in weights if each.ndim > 1]
+    empty = sum(each.numel() for each in matrices if not each.any())
+    return empty / max(1, sum(each.numel() for each in matrices))
 
 
 def _are_whole_numbers(weights: dict[Any, Any]) -> bool:

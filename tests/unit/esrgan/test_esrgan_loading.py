@@ -165,6 +165,18 @@ def test_weights_of_the_wrong_shape_are_corrupt(tmp_path: Path) -> None:
     assert refused(path).code is ErrorCode.MODEL_CORRUPT
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8])
+def test_a_file_that_holds_zeros_from_some_byte_on_is_corrupt(tmp_path: Path, share: float) -> None:
+    path = save(rrdb(), tmp_path / "cut.safetensors")
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    kept = start + int((len(data) - start) * share)
+    path.write_bytes(data[:kept] + bytes(len(data) - kept))
+    error = refused(path)
+    assert error.code is ErrorCode.MODEL_CORRUPT
+    assert "whole layers hold only zeros" in error.message
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_weights_that_are_not_finite_are_corrupt(tmp_path: Path, value: float) -> None:
     tensors = weights(compact())
