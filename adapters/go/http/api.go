@@ -100,7 +100,7 @@ type Job struct {
 	Attempt  int  `json:"attempt,omitempty"`
 	// The client's own name for it.
 	Label string `json:"label,omitempty"`
-	// The upload's file name, cleaned: for display.
+	// The upload's file name, or the end of `image_url`, cleaned: for display.
 	Name       string `json:"name,omitempty"`
 	CreatedAt  string `json:"created_at"`
 	StartedAt  string `json:"started_at,omitempty"`

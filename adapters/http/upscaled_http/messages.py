@@ -40,7 +40,9 @@ class Job(Body):
     position: int | None = Field(None, ge=0, description="Jobs that start before this one.")
     attempt: int = Field(1, ge=1)
     label: str | None = Field(None, description="The client's own name for it.")
-    name: str | None = Field(None, description="The upload's file name, cleaned: for display.")
+    name: str | None = Field(
+        None, description="The upload's file name, or the end of `image_url`, cleaned: for display."
+    )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

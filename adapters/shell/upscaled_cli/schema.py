@@ -17,7 +17,7 @@ _EXAMPLES = """examples:
   upscaled schema host > host.json       # what a host sends
   upscaled schema worker > worker.json   # what a host receives
   upscaled schema errors                 # every code, and if a retry may help
-  upscaled schema --output schemas/      # all three as files
+  upscaled schema --output schemas/      # the first three as files
   upscaled schema http > openapi.json    # the API of `upscaled serve`
   upscaled schema postman > api.json     # the same as a Postman collection
 

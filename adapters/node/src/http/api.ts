@@ -98,7 +98,7 @@ export interface Job {
   attempt?: number;
   /** The client's own name for it. */
   label?: string;
-  /** The upload's file name, cleaned: for display. */
+  /** The upload's file name, or the end of `image_url`, cleaned: for display. */
   name?: string;
   created_at: string;
   started_at?: string;
