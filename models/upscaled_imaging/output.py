@@ -28,6 +28,8 @@ _LONGEST_SIDE: dict[OutputFormat, int] = {
     "webp": 16_383,
     "avif": 16_384,
 }
+# The formats of 8 bits per channel. The others take 16, of which AVIF keeps 12.
+EIGHT_BITS: dict[OutputFormat, str] = {"jpeg": "JPEG", "webp": "WebP"}
 # Twice what the tolerance of aspect ratios allows for 2:3. Only narrower pictures come near it.
 _MOST_STRETCH = 0.03
 
@@ -77,6 +79,8 @@ def plan_output(
         )
     if source.has_alpha and kind == "jpeg":
         context.warn("JPEG has no transparency: the picture was laid on white")
+    if source.bits > 8 and kind in EIGHT_BITS:
+        context.warn(f"{EIGHT_BITS[kind]} has 8 bits per channel: the input's were reduced to that")
     metadata = source.metadata.resized(
         plan.output.width, plan.output.height, plan.dpi or source.metadata.dpi
     )

@@ -16,7 +16,7 @@ from upscaled_imaging.encodetime import expected_s, keep_encode_time
 from upscaled_imaging.fit import fitted
 from upscaled_imaging.jpeg import write_jpeg
 from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
-from upscaled_imaging.output import Output
+from upscaled_imaging.output import EIGHT_BITS, Output
 from upscaled_imaging.png import write_png
 from upscaled_imaging.rows import Picture, on_white
 from upscaled_imaging.tiff import write_tiff
@@ -30,8 +30,6 @@ _QUEUE_BYTES = 16 * 1024 * 1024
 _ENCODE_BUDGET_S = 1800.0
 # Formats whose encoders need the whole picture.
 _WHOLE = ("webp", "avif")
-# 8-bit formats. The others take 16 bits per channel, of which AVIF keeps 12.
-_EIGHT_BITS = ("jpeg", "webp")
 _LOSSY = {"jpeg": write_jpeg, "webp": write_webp, "avif": write_avif}
 
 # An encoder that waits for rows stops at once; one that has all rows cannot be interrupted.
@@ -189,7 +187,7 @@ class Sink:
 
     def _encode_rows(self, rows: Iterator[np.ndarray]) -> None:
         plan, kind = self._output.plan, self._output.format
-        bands, bits = self._bands, 8 if kind in _EIGHT_BITS else self._bits
+        bands, bits = self._bands, 8 if kind in EIGHT_BITS else self._bits
         rows = fitted(rows, plan, native=self._native, native_bits=self._bits, bits=bits)
         if kind == "jpeg" and bands in (2, 4):
             rows, bands = on_white(rows), bands - 1

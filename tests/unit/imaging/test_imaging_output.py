@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image
 
 from recording import RecordingContext
@@ -152,6 +153,31 @@ def test_a_narrow_picture_that_is_stretched_gets_a_warning(
         "because width / height differ by less than 0.01"
     )
     assert context.warnings == ([told] if is_told else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("png", []),
+        ("tiff", []),
+        ("avif", []),
+        (
+            "jpeg",
+            [
+                "JPEG has no transparency: the picture was laid on white",
+                "JPEG has 8 bits per channel: the input's were reduced to that",
+            ],
+        ),
+        ("webp", ["WebP has 8 bits per channel: the input's were reduced to that"]),
+    ],
+)
+def test_what_a_format_cannot_keep_of_the_pixels_is_told(
+    planned: Planner, context: RecordingContext, tmp_path: Path, kind: str, told: list[str]
+) -> None:
+    deep = pyvips.Image.black(4, 3, bands=4).cast("ushort").copy(interpretation="rgb16")
+    deep.write_to_file(tmp_path / "deep.png")
+    planned(image_path=str(tmp_path / "deep.png"), output_format=kind)
+    assert context.warnings == told
 
 
 def test_the_output_folder_is_made(planned: Planner, tmp_path: Path) -> None:
