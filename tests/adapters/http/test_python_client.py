@@ -7,6 +7,8 @@ import asyncio
 import io
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,31 @@ def test_a_file_that_grows_while_it_is_uploaded_is_reported_and_sent_once(
     with pytest.raises(upscaled.InputError, match="changed while it was sent") as caught:
         up.upscale("/proc/version", tmp_path / "out.png")
     assert caught.value.code == "input_unreadable"
+
+
+def test_an_output_for_which_the_disk_has_no_room_is_reported(
+    server: EchoServe, tmp_path: Path
+) -> None:
+    # Less than a buffer, so that the file's close writes it.
+    (tmp_path / "in.png").write_bytes(b"x" * 6000)
+    script = (
+        "import resource, sys, upscaled\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "with upscaled.Upscaler(url=sys.argv[1]) as up:\n"
+        "    error = up.submit('in.png', 'out.png').exception(60)\n"
+        "print(type(error).__name__, error.code, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, server.url],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = "OutputError output_unwritable the output cannot be written: [Errno 27] File too large\n"
+    assert (done.stdout, done.stderr) == (said, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
 def test_pictures_in_memory_go_over_http_and_come_back(up: upscaled.Upscaler) -> None:

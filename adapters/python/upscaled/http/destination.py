@@ -80,37 +80,32 @@ class Destination:
         return self._is_base64 or self._output is not None or self._has_input
 
     def write(self, job: Message, pieces: Iterable[bytes]) -> Message:
-        """Write the picture. Returns the result's field of its place. Raises `UpscaledError`, and
-        what the pieces raise."""
+        """Write the picture. Returns the result's field of its place. Raises `UpscaledError`.
+
+        pieces: may raise anything but an `OSError` of their own, which would count as one of the
+        output.
+        """
         if self._is_base64:
             return {"output_base64": base64.b64encode(b"".join(pieces)).decode("ascii")}
         target = self._output or self._named(job)
         pending = target.with_name(f".upscaled-{uuid.uuid4()}")
         try:
-            try:
-                file = pending.open("xb")
-            except OSError as error:
-                raise self._unwritable(error) from error
-            with file:
+            with pending.open("xb") as file:  # its close writes too
                 for piece in pieces:
-                    self._put(file, piece)
-            try:
-                if self._output is None:
-                    target = _renamed_to_free(pending, target)
-                else:
-                    pending.replace(target)
-            except OSError as error:
-                raise self._unwritable(error) from error
+                    file.write(piece)
+            if self._output is None:
+                target = _renamed_to_free(pending, target)
+            else:
+                pending.replace(target)
+        except UpscaledError:  # of the pieces: some are a `TimeoutError`, and so an `OSError`
+            raise
+        except OSError as error:
+            sentence = f"the output cannot be written: {error}"
+            raise self._error("output_unwritable", sentence) from error
         finally:
             with contextlib.suppress(OSError):
                 pending.unlink(missing_ok=True)
         return {"output_path": os.fspath(target)}
-
-    def _put(self, file: object, piece: bytes) -> None:
-        try:
-            file.write(piece)  # type: ignore[attr-defined]
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def _named(self, job: Message) -> Path:
         """The name that a daemon gives it, beside the input."""
@@ -118,9 +113,6 @@ class Destination:
         factor = f"{job.get('scale_factor') or 0:.2f}".rstrip("0").rstrip(".")
         suffix = _SUFFIXES.get(job.get("media_type") or "", ".png")
         return self._source.with_name(f"{self._source.stem}_{job.get('method')}_{factor}x{suffix}")
-
-    def _unwritable(self, error: OSError) -> UpscaledError:
-        return self._error("output_unwritable", f"the output cannot be written: {error}")
 
     def _error(self, code: str, sentence: str) -> UpscaledError:
         return local_error(code, sentence, self._job_id)
