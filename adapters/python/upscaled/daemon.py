@@ -73,7 +73,6 @@ class Daemon:
         self._end_timer: Timer | None = None
         self._deadline: Timer | None = None  # starts with the end of its input
         self._is_killed = False
-        self.gone = threading.Event()
         fds: list[int] = []
         try:
             for _ in range(2 if show_log else 3):
@@ -210,7 +209,6 @@ class Daemon:
     def _report_gone(self) -> None:
         self.channel.close()
         self._listener.on_gone(self._error())
-        self.gone.set()
         # Once the reader and the writer have ended, which may be the thread that calls this.
         self._timers.start(0.0, self._release)
 

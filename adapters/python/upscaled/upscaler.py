@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypedDict, TypeVar, Unpac
 
 from upscaled.call import Call
 from upscaled.client import ASK_TIMEOUT_S, Client
-from upscaled.errors import UpscaledError, local_error
+from upscaled.errors import local_error
 from upscaled.messages import Message, read
 from upscaled.options import ClientOptions, StrPath
 from upscaled.protocol import HealthReport, Job, Progress, Status
@@ -115,13 +115,9 @@ def checked_request(
     try:
         return request_of(picture, output, options, by_file=by_file)
     except OSError as error:
-        raise _input_error("input_unreadable", f"the input cannot be read: {error}") from error
+        raise local_error("input_unreadable", f"the input cannot be read: {error}") from error
     except ValueError as error:
-        raise _input_error("unsupported_format", str(error)) from error
-
-
-def _input_error(code: str, sentence: str) -> UpscaledError:
-    return local_error(code, sentence)
+        raise local_error("unsupported_format", str(error)) from error
 
 
 class Upscaler:

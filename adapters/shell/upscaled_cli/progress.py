@@ -19,9 +19,6 @@ LOG_INTERVAL_S = 30.0
 _LEAST_NAME, _MOST_NAME = 8, 30
 _LEAST_BAR = 4
 
-# The least time between two draws of the bars, if only numbers have changed.
-_FRAME_S = 0.1
-
 # In these stages another picture may have the device.
 _IDLE_STAGES = ("waiting", "running")
 
@@ -83,8 +80,6 @@ class Progress:
         self._first: tuple[float, float] | None = None
         self._in_work: dict[str, _Picture] = {}
         self._ended = self._failed = 0
-        self._drawn: tuple[str, str] | None = None
-        self._drawn_s = 0.0
         self._bars = _Bars(pictures, self._stream) if _has_columns(self._stream) else None
 
     @property
