@@ -59,7 +59,7 @@ class Handover:
         address = self._options.metrics_address or ""
         try:
             self._serve_metrics(address)
-        except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             detail = f"cannot serve metrics on {address}: {error}"
             # A `RuntimeError`: the machine has no room for the server's thread. Once jobs may run,
             # the daemon works without the port, whatever the reason is.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,6 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from upscaled_protocol import metricsserver
 from upscaled_protocol.outbox import Outbox
 from upscaled_supervisor.fleet import Fleet
 from upscaled_supervisor.ledger import DURATION_BUCKETS_S, Ledger
@@ -31,13 +31,8 @@ _MIB = 1024 * 1024
 
 
 def serve_metrics(address: str, fleet: Fleet, ledger: Ledger, outbox: Outbox) -> None:
-    """Serve on HOST:PORT in a thread of the library. Raises `OSError` or `ValueError`."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        raise ValueError("give HOST:PORT, as in 127.0.0.1:9464")
-    registry = CollectorRegistry()
-    registry.register(FleetCollector(fleet, ledger, outbox))
-    start_http_server(int(port), addr=host.strip("[]") or "127.0.0.1", registry=registry)
+    """Serve the metrics at HOST:PORT. Raises as `metricsserver` does."""
+    metricsserver.serve_metrics(address, FleetCollector(fleet, ledger, outbox))
 
 
 class FleetCollector(Collector):

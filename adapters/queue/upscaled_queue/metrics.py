@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from upscaled_protocol import metricsserver
 from upscaled_queue.depth import depth
 from upscaled_queue.machine import Machine
 from upscaled_queue.outbox import Outbox
@@ -76,10 +76,5 @@ class QueueCollector(Collector):
 
 
 def serve_metrics(machine: Machine, address: str) -> None:
-    """Serve the metrics at HOST:PORT, in a thread. Raises `ValueError` and `OSError`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"--metrics-address takes HOST:PORT, not {address}")
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(machine))
-    start_http_server(int(port), host.strip("[]"), registry)
+    """Serve the metrics at HOST:PORT. Raises as `metricsserver` does."""
+    metricsserver.serve_metrics(address, QueueCollector(machine))

@@ -205,8 +205,9 @@ def _work(settings: Settings) -> int:
 
         try:
             serve_metrics(machine, settings.metrics_address)
-        except (ValueError, OSError) as error:
-            print(f"upscaled work: metrics cannot be served: {error}", file=sys.stderr)
+        except (OSError, ValueError) as error:
+            address = settings.metrics_address
+            print(f"upscaled work: cannot serve metrics on {address}: {error}", file=sys.stderr)
             return EXIT_USAGE
     try:
         workers = machine.start()
