@@ -170,13 +170,14 @@ class RunningJob:
             warnings=self._warnings + outcome.warnings,
         )
 
-    def failure(self, code: ErrorCode, text: str, error: BaseException | None = None) -> Error:
-        """The terminal message of a job that failed. error: gives `internal` its traceback."""
+    def failure(self, error: JobError, reason: BaseException | None = None) -> Error:
+        """The terminal message of a job that failed. reason: gives `internal` its traceback."""
+        is_internal = error.code is ErrorCode.INTERNAL
         return Error(
             job_id=self.job_id,
-            error=text,
-            code=code,
-            retryable=JobError(code, text).retryable,
+            error=error.message,
+            code=error.code,
+            retryable=error.retryable,
             attempt=self.attempt,
-            traceback=traceback_of(error) if error and code is ErrorCode.INTERNAL else None,
+            traceback=traceback_of(reason) if reason and is_internal else None,
         )

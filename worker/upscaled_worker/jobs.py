@@ -118,7 +118,8 @@ class Jobs:
                 return
             job = self._jobs.get(job_id)
             if job is not None:
-                self._cancel(job)
+                job.cancel()
+                self._end_waiting(job)
             elif not self._supervised:
                 # A supervisor never cancels a job before its line, so that job was refused.
                 self._admission.note_cancel(job_id)
@@ -139,7 +140,7 @@ class Jobs:
         with self._lock:
             self._admission.refuse_held(ErrorCode.WORKER_CRASHED, reason)
             for job in self._jobs.values():
-                self._send(job.failure(ErrorCode.WORKER_CRASHED, reason))
+                self._send(job.failure(JobError(ErrorCode.WORKER_CRASHED, reason)))
             self._jobs.clear()
 
     def _accept(self, job: Job) -> None:
@@ -158,10 +159,6 @@ class Jobs:
         if is_cancelled:
             self._end_waiting(running)
 
-    def _cancel(self, job: RunningJob) -> None:
-        job.cancel()
-        self._end_waiting(job)
-
     def _end_waiting(self, job: RunningJob) -> None:
         """End a job that is cancelled or overdue. One that runs ends at its next check."""
         if self.lanes.of(job.job.method).withdraw(job):
@@ -175,8 +172,10 @@ class Jobs:
         try:
             job.start()
             message = job.result(self._engines.run(job))
+        except JobError as error:
+            message = job.failure(error)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: a job ends no worker
-            message = _failure(job, error)
+            message = job.failure(_unexpected(error), error)
         with self._lock:
             if job.job_id not in self._jobs:  # `fail_all` has answered it
                 return
@@ -196,11 +195,9 @@ class Jobs:
         self._send(Error(**fields))
 
 
-def _failure(job: RunningJob, error: BaseException) -> Error:
-    if isinstance(error, JobError):
-        return job.failure(error.code, error.message)
+def _unexpected(error: BaseException) -> JobError:
+    """An exception of an engine, with a code."""
     if isinstance(error, MemoryError):
-        return job.failure(ErrorCode.OUT_OF_MEMORY, "memory ran out")
+        return JobError(ErrorCode.OUT_OF_MEMORY, "memory ran out")
     text = f"unexpected {type(error).__name__}: {error}"
-    known = missing_resource(text, error) or JobError(ErrorCode.INTERNAL, text)
-    return job.failure(known.code, known.message, error)
+    return missing_resource(text, error) or JobError(ErrorCode.INTERNAL, text)
