@@ -36,7 +36,8 @@ class Dispatcher:
             room = self._room()
             job = queue.peek(room, with_kill_suspects=not self._has_running_suspect())
             if job is None:
-                return self._fail_unserved()
+                self._fail_unserved()
+                return
             queue.remove(job)
             child = min(
                 room[job.method],
@@ -51,7 +52,6 @@ class Dispatcher:
                 child.reserved_for = job
             else:
                 self._give(job, child)
-        return None
 
     def fail_all(self, text: str) -> None:
         """End every waiting job, because no worker can be started."""

@@ -9,7 +9,7 @@ import sqlite3
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from upscaled_protocol.admission import Admission
 from upscaled_protocol.envelope import open_envelope
@@ -23,6 +23,8 @@ from upscaled_supervisor.journal import Journal, PendingJob
 from upscaled_supervisor.queue import Job, JobQueue, with_accepted_as
 from upscaled_supervisor.replays import Replays
 from upscaled_supervisor.system import System
+
+P = ParamSpec("P")
 
 # A line may hold a picture as base64, so the queue is bounded in bytes too.
 MAX_QUEUED_BYTES = 1024 * 1024 * 1024
@@ -107,7 +109,8 @@ class Ledger:
                 job = _restored(pending)
             except JobError as error:  # damaged on disk, or accepted by another release
                 error.job_id = pending.job_id
-                self._record_event(pending.job_id, encode_line(self.admission.refuse(error)))
+                event = encode_line(self.admission.refuse(error))
+                self._record(Journal.finish, pending.job_id, event)
                 continue
             job.attempts = pending.attempts
             job.daemon_kills = pending.daemon_kills
@@ -150,15 +153,12 @@ class Ledger:
         begun, self._begun = self._begun, []
         for job in begun:
             if job.is_running and self.jobs.get(job.job_id) is job:
-                self._record_run(job.job_id)
-
-    def _record_run(self, job_id: str) -> None:
-        self._record(lambda journal: journal.mark_running(job_id))
+                self._record(Journal.mark_running, job.job_id)
 
     def mark_clean_stop(self) -> None:
         """The daemon stops on purpose: if it is killed from now on, no job is charged."""
         self._begun = None
-        self._record(lambda journal: journal.mark_clean_stop())
+        self._record(Journal.mark_clean_stop)
 
     def progress(self, job: Job, line: bytes, fields: dict[str, Any]) -> None:
         """Forward progress. A second attempt never reports less than the first one did."""
@@ -177,7 +177,7 @@ class Ledger:
         job.waiting = False
         if job.is_running:
             job.is_running = False
-            self._record(lambda journal: journal.mark_waiting(job.job_id))
+            self._record(Journal.mark_waiting, job.job_id)
         self.queue.push(job)
 
     def handle_lost_worker(self, job: Job, cause: Cause | None) -> None:
@@ -195,7 +195,7 @@ class Ledger:
             self.requeue(job)
         else:
             job.attempts += 1
-            self._record(lambda journal: journal.charge(job.job_id, job.attempts))
+            self._record(Journal.charge, job.job_id, job.attempts)
             if job.attempts < job.max_attempts:
                 self.requeue(job)
             else:
@@ -210,7 +210,7 @@ class Ledger:
         self.outcomes[job.method, outcome] += 1
         self._count_duration(job)
         event = line + b"\n"
-        self._record_event(job.job_id, event)
+        self._record(Journal.finish, job.job_id, event)
         self._outbox.put(event)
 
     def drop(self, job: Job) -> None:
@@ -298,14 +298,14 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):  # logged when it failed first
                 self.journal.catch_up()
 
-    def _record_event(self, job_id: str, event: bytes) -> None:
-        self._record(lambda journal: journal.finish(job_id, event))
-
-    def _record(self, write: Callable[[Journal], None]) -> None:
+    def _record(
+        self, write: Callable[Concatenate[Journal, P], None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call a method of the journal, if there is one."""
         if self.journal is None:
             return
         try:
-            write(self.journal)
+            write(self.journal, *args, **kwargs)
         except sqlite3.Error as error:
             # The host gets its event all the same. If the daemon is killed before the disk has
             # room again, the next one does the job a second time.

@@ -145,14 +145,12 @@ class JobQueue:
         heads = [waiting[0] for waiting in lists if waiting]
         return min(heads)[2] if heads else None
 
-    def remove(self, job: Job) -> bool:
-        """Remove a job; False if it is not in the queue."""
+    def remove(self, job: Job) -> None:
+        """Remove a job, if it is in the queue."""
         waiting = self._waiting.get(_list_of(job), [])
         index = bisect_left(waiting, (-job.priority, job.order))
-        if index == len(waiting) or waiting[index][2] is not job:
-            return False
-        del waiting[index]
-        return True
+        if index < len(waiting) and waiting[index][2] is job:
+            del waiting[index]
 
 
 def _list_of(job: Job) -> tuple[str, bool]:

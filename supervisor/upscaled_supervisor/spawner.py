@@ -127,12 +127,13 @@ class Spawner:
             notices = self._fork_server.read()
         except ValueError as error:
             self._log.log("error", "fork_server_line_unreadable", detail=str(error))
-            return self.kill_fork_server()
+            self.kill_fork_server()
+            return
         if notices is None:
-            return self._handle_fork_server_exit()
+            self._handle_fork_server_exit()
+            return
         for notice in notices:
             self._handle_notice(notice)
-        return None
 
     def _handle_notice(self, notice: dict[str, Any]) -> None:
         if "spawn" in notice and notice["spawn"] in self._children:
