@@ -19,7 +19,6 @@ from upscaled_queue.queueurl import QueueUrlError, read_queue_url
 from upscaled_queue.settings import DEFAULT_KEEP_S, DEFAULT_LEASE_S, Settings
 
 if TYPE_CHECKING:
-    from upscaled_protocol.errors import JobError
     from upscaled_queue.job import QueuedJob
     from upscaled_queue.record import Records
 
@@ -240,7 +239,7 @@ def _submit(options: argparse.Namespace, settings: Settings, records: Records) -
                 answers.append({"type": "queued", "job_id": jobs[-1].job_id})
             except JobError as error:
                 status = EXIT_FAILED
-                answers.append(_refusal(error))
+                answers.append(error.message_fields())
         producer.submit(jobs)
         _print(answers)
     return status
@@ -275,12 +274,6 @@ def _job_of(line: bytes | None) -> QueuedJob:
     if isinstance(fields, dict):
         fields.setdefault("job_id", str(uuid.uuid4()))
     return read_job(fields)
-
-
-def _refusal(error: JobError) -> dict[str, Any]:
-    from upscaled_queue.job import error_event
-
-    return {**error_event(error, ""), "job_id": error.job_id}
 
 
 def _results(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001

@@ -77,7 +77,7 @@ class Ends:
         job_id = error.job_id
         self._log.log("warning", "job_refused", job_id=job_id, detail=error.message)
         if job_id is None:
-            return Ended({**error_event(error, ""), "job_id": None})
+            return Ended(error.message_fields())
         given: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
         event, method = error_event(error, job_id), str(given.get("method"))
         webhook = webhook_of(given.get("webhook_url"), method, event, self._settings.webhooks)

@@ -158,14 +158,7 @@ def bullmq_priority(priority: int) -> int:
 
 def error_event(error: JobError, job_id: str, **more: Any) -> Message:
     """The terminal event of a job that ends without a daemon."""
-    return {
-        "type": "error",
-        "job_id": job_id,
-        "error": error.message,
-        "code": error.code.value,
-        "retryable": error.retryable,
-        **more,
-    }
+    return {**error.message_fields(), "job_id": job_id, **more}
 
 
 def event_of(error: UpscaledError, job_id: str) -> Message:
