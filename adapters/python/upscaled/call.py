@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from upscaled.errors import JobCancelledError, UpscaledError, error_of
+from upscaled.errors import ForkedError, JobCancelledError, UpscaledError, error_of, local_error
 from upscaled.jobline import JobLine
 from upscaled.messages import Message, read
 from upscaled.protocol import Progress
@@ -140,10 +140,16 @@ class Call(Future[Result[T]], Generic[T]):
             return ending or error
         return error
 
-    def forget(self, error: UpscaledError) -> None:
+    def late_error(self) -> UpscaledError:
+        """The end of a call whose `timeout_s` is over."""
+        text = f"timeout_s is over: {self.timeout_s:g} s"
+        return local_error("deadline_exceeded", text, self.job_id)
+
+    def forget(self) -> None:
         """End the call in a forked child, where nothing else will. Its locks may be held."""
         Future.__init__(self)
         self._lock = threading.Lock()
-        self.set_exception(error)
+        text = "the job belongs to the parent of this forked process, which gets its end"
+        self.set_exception(ForkedError(text, job_id=self.job_id))
         for news in self._iterations:
             news.put(None)

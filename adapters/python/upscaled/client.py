@@ -19,10 +19,11 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from upscaled.call import Call
+from upscaled.callbacks import guarded
 from upscaled.command import default_command
 from upscaled.daemon import Daemon
-from upscaled.delivery import Delivery, guarded
-from upscaled.errors import DaemonGoneError, ForkedError, local_error
+from upscaled.delivery import Delivery
+from upscaled.errors import DaemonGoneError, local_error
 from upscaled.forks import prepare_for_forks
 from upscaled.greenlets import check_greenlets
 from upscaled.jobline import check_id, job_line, line_of
@@ -332,8 +333,7 @@ class Client:
         if daemon is not None:
             daemon.forget()
         for call in calls:
-            text = "the job belongs to the parent of this forked process, which gets its end"
-            call.forget(ForkedError(text, job_id=call.job_id))
+            call.forget()
 
 
 def _closed() -> DaemonGoneError:

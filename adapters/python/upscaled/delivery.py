@@ -12,7 +12,6 @@ A cancel settles a call at once if its job is not written yet.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +19,15 @@ from typing import Any
 
 from upscaled.backlog import Backlog
 from upscaled.call import Call
+from upscaled.callbacks import guarded
 from upscaled.channel import Channel
-from upscaled.errors import DaemonGoneError, UpscaledError, error_of, local_error
+from upscaled.errors import (
+    DaemonGoneError,
+    UpscaledError,
+    closed_error,
+    duplicate_error,
+    error_of,
+)
 from upscaled.jobline import line_of
 from upscaled.messages import Message
 from upscaled.options import ClientOptions
@@ -33,8 +39,6 @@ _RESUME_S = 30.0
 
 # Ids in one `replay`, so that its line stays short.
 _REPLAYED_IDS = 1000
-
-_LOG = logging.getLogger("upscaled")
 
 
 class Delivery:
@@ -71,10 +75,9 @@ class Delivery:
     def add(self, call: Call[Any]) -> None:
         """Give a daemon the call's job. Raises `InvalidJobError` and `ShuttingDownError`."""
         if self.is_closing:
-            raise local_error("shutting_down", "the client is closed", call.job_id)
+            raise closed_error(call.job_id)
         if call.job_id in self.calls or self.backlog.holds(call.job_id):
-            text = f"job {call.job_id!r} is in flight"
-            raise local_error("duplicate_job", text, call.job_id)
+            raise duplicate_error(call.job_id)
         self.calls[call.job_id] = call
         self._start_deadline(call)
         self.backlog.add(call)
@@ -139,9 +142,7 @@ class Delivery:
         """Start the job's time. It starts again when a daemon accepts the job: before that it
         limits the wait."""
         if call.timeout_s is not None:
-            text = f"timeout_s is over: {call.timeout_s:g} s"
-            error = local_error("deadline_exceeded", text, call.job_id)
-            self._start_timer(call, call.timeout_s, lambda: self.end(call, error))
+            self._start_timer(call, call.timeout_s, lambda: self.end(call, call.late_error()))
 
     def _start_timer(self, call: Call[Any], delay_s: float, then: Callable[[], object]) -> None:
         def fire() -> None:
@@ -243,30 +244,3 @@ class Delivery:
                 if call.is_resuming:
                     self.settle(call, error.of_job(call.job_id))
         self.flush()
-
-
-def guarded(callback: Callable[[Any], None]) -> Callable[[Any], None]:
-    """The callback, whose exceptions are logged: they must not end the thread that calls it. If the
-    program has no log, `threading.excepthook` gets them."""
-
-    def call(message: Any) -> None:
-        try:
-            callback(message)
-        except Exception as error:  # noqa: BLE001 - whatever it is
-            if _is_log_handled():
-                _LOG.exception("a callback failed")
-            else:
-                what = type(error), error, error.__traceback__, threading.current_thread()
-                threading.excepthook(threading.ExceptHookArgs(what))
-
-    return call
-
-
-def _is_log_handled() -> bool:
-    """True if the program handles the log. This package's own handler writes nothing."""
-    logger: logging.Logger | None = _LOG
-    while logger is not None:
-        if any(not isinstance(one, logging.NullHandler) for one in logger.handlers):
-            return True
-        logger = logger.parent if logger.propagate else None
-    return False

@@ -177,6 +177,16 @@ def error_of(message: Mapping[str, Any]) -> UpscaledError:
     )
 
 
+def closed_error(job_id: str) -> UpscaledError:
+    """The error of a job that a closed client does not take, or does not wait for."""
+    return local_error("shutting_down", "the client is closed", job_id)
+
+
+def duplicate_error(job_id: str) -> UpscaledError:
+    """The error of a job whose id is taken."""
+    return local_error("duplicate_job", f"job {job_id!r} is in flight", job_id)
+
+
 def local_error(code: str, message: str, job_id: str | None = None) -> UpscaledError:
     """The error that the daemon would send, for a job that is not sent to it."""
     details = {"error": message, "code": code, "retryable": ERROR_CODES[code], "job_id": job_id}

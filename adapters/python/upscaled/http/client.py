@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from upscaled.call import Call
-from upscaled.delivery import guarded
+from upscaled.callbacks import guarded
 from upscaled.errors import (
     DaemonGoneError,
-    ForkedError,
     NoAnswerError,
     UpscaledError,
+    closed_error,
+    duplicate_error,
     error_of,
     local_error,
 )
@@ -124,10 +125,9 @@ class HttpClient:
         )
         with self._lock:
             if self._is_closing:
-                raise local_error("shutting_down", "the client is closed", call.job_id)
+                raise closed_error(call.job_id)
             if call.job_id in self._open:
-                text = f"job {call.job_id!r} is in flight"
-                raise local_error("duplicate_job", text, call.job_id)
+                raise duplicate_error(call.job_id)
             self._open[call.job_id] = call, remote
             call.line = b""
             self._start_deadline(call)
@@ -173,7 +173,7 @@ class HttpClient:
             self._is_closing = True
             calls = [call for call, _ in self._open.values()]
         for call in calls:
-            self._end(call, local_error("shutting_down", "the client is closed", call.job_id))
+            self._end(call, closed_error(call.job_id))
         with self._changed:
             self._changed.wait_for(self._has_reported_all)
 
@@ -218,13 +218,11 @@ class HttpClient:
         """Start the job's time. It starts again when the server accepts the job: before that it
         limits the wait."""
         if call.timeout_s is not None:
-            text = f"timeout_s is over: {call.timeout_s:g} s"
-            error = local_error("deadline_exceeded", text, call.job_id)
             if call.timer is not None:
                 call.timer.cancel()
 
             def end() -> None:
-                self._end(call, error)
+                self._end(call, call.late_error())
 
             call.timer = self._timers.start(call.timeout_s, end)
 
@@ -318,8 +316,7 @@ class HttpClient:
         calls = [call for call, _ in self._open.values()]
         self._begin()
         for call in calls:
-            text = "the job belongs to the parent of this forked process, which gets its end"
-            call.forget(ForkedError(text, job_id=call.job_id))
+            call.forget()
 
 
 def _refuse(kind: str) -> NoReturn:
