@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conversation import TIMEOUT_S
+from upscaled_models.engine import Context, Outcome
+from upscaled_models.fake import FakeEngine
+from upscaled_protocol.configs import FakeConfig
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.messages import FakeJob, Progress
 from upscaled_worker.job import RunningJob
 from upscaled_worker.lanes import Lane
@@ -186,6 +190,23 @@ def test_a_failing_job_gives_one_error_and_the_next_works(
     assert error["code"] == code
     assert ("traceback" in error) == (code == "internal")
     assert worker.wait_terminal("good")["type"] == "result"
+
+
+class BusyEngine(FakeEngine):
+    """Fails in a way that may pass, or not, whatever the code says."""
+
+    def run(self, config: FakeConfig, context: Context) -> Outcome:
+        is_retryable = config.model == "passing"
+        raise JobError(ErrorCode.INTERNAL, "busy", retryable=is_retryable)
+
+
+@pytest.mark.parametrize(("model", "is_retryable"), [("passing", True), ("lasting", False)])
+def test_an_error_is_as_retryable_as_its_engine_says(
+    start_worker: StartWorker, model: str, is_retryable: bool
+) -> None:
+    worker = start_worker({"fake": BusyEngine(start_worker.settings)})
+    worker.job("a", model=model)
+    assert worker.wait_terminal("a")["retryable"] is is_retryable
 
 
 def test_jobs_that_there_is_no_room_for_are_done_in_their_order(start_worker: StartWorker) -> None:
