@@ -8,7 +8,7 @@ from pathlib import Path
 from upscaled_imaging.urlaccess import url_prefix
 from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
 from upscaled_protocol.flags import flag
-from upscaled_protocol.optionvalues import given_path
+from upscaled_protocol.optionvalues import above_zero, given_path
 from upscaled_protocol.urlpolicy import UrlPolicy
 
 
@@ -19,13 +19,13 @@ class Limits:
     max_input_bytes: int = 512 * 1024 * 1024
     max_input_megapixels: float = flag(
         "the largest input that is read (default: %(default)s)",
-        float,
+        above_zero,
         default=250.0,
         variable="MAX_INPUT_MEGAPIXELS",
     )
     max_output_megapixels: float = flag(
         "the largest output that is made (default: %(default)s)",
-        float,
+        above_zero,
         default=4000.0,
         variable="MAX_OUTPUT_MEGAPIXELS",
     )

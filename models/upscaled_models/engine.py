@@ -7,11 +7,10 @@ A new engine is one folder with an `Engine` in it, one config model in the proto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.settings import PictureSettings
@@ -19,7 +18,7 @@ from upscaled_models.catalog import default_model_dir
 from upscaled_protocol.faces import Face
 from upscaled_protocol.flags import flag
 from upscaled_protocol.messages import CropInfo, Size
-from upscaled_protocol.optionvalues import count, given_path
+from upscaled_protocol.optionvalues import above_zero, at_least_zero, count, given_path
 
 ConfigT = TypeVar("ConfigT")
 
@@ -35,16 +34,16 @@ class Settings(PictureSettings):
     )
     device: str = flag("auto, cpu, cuda, cuda:N or mps (default: %(default)s)", default="auto")
     threads: int | None = flag(
-        "CPU threads of the network (default: one per core)", int, default=None
+        "CPU threads of the network (default: one per core)", count, default=None
     )
     preload: tuple[str, ...] = flag(
         "load before ready; may be repeated", default=(), metavar="MODEL", collect=tuple
     )
     model_memory_gb: float | None = flag(
-        "memory for loaded models; the oldest are unloaded first", float, default=None
+        "memory for loaded models; the oldest are unloaded first", above_zero, default=None
     )
     model_idle_s: float | None = flag(
-        "unload a model that no job has used for so long", float, default=None
+        "unload a model that no job has used for so long", at_least_zero, default=None
     )
     cloud_jobs: int = flag(
         "imagen jobs, and calls, at once (default: MAX_CONCURRENT_JOBS or 10)",
@@ -56,7 +55,7 @@ class Settings(PictureSettings):
         "imagen calls that begin in any minute (default: %(default)s)", count, default=50
     )
     cloud_budget_s: float = flag(
-        "time for one call with its retries (default: %(default)g)", count, default=300
+        "time for one call with its retries (default: %(default)g)", above_zero, default=300.0
     )
 
 
@@ -166,6 +165,3 @@ class Engine(ABC, Generic[ConfigT]):
 
     def close(self) -> None:
         """Release everything, because the process is about to exit."""
-
-
-Engines = Mapping[str, Engine[Any]]

@@ -72,6 +72,27 @@ def test_a_count_is_at_least_one(text: str, capsys: pytest.CaptureFixture[str]) 
     assert "--max-jobs" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "fault"),
+    [
+        ("--threads", "0", "'0' is below 1"),
+        ("--threads", "many", "'many' is not a whole number"),
+        ("--model-memory-gb", "nan", "'nan' is not a number"),
+        ("--model-memory-gb", "0", "'0' is not above 0"),
+        ("--model-idle-s", "-1", "'-1' is below 0"),
+        ("--cloud-budget-s", "0", "'0' is not above 0"),
+        ("--max-input-megapixels", "nan", "'nan' is not a number"),
+        ("--max-output-megapixels", "-1", "'-1' is not above 0"),
+    ],
+)
+def test_a_number_that_limits_nothing_is_wrong_usage(
+    option: str, value: str, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args([option, value])
+    assert f"argument {option}: {fault}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--allow-root", "--output-dir", "--model-dir"])
 def test_an_empty_path_is_not_the_working_folder(
     option: str, capsys: pytest.CaptureFixture[str]
