@@ -9,6 +9,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -206,7 +207,7 @@ def why_unreadable(model_dir: Path) -> str | None:
     """One sentence if the model folder exists and cannot be read, so that it counts as empty."""
     try:
         for folder in (model_dir, *_all_folders(model_dir)):
-            if folder.exists():
+            with suppress(FileNotFoundError):
                 next(folder.iterdir(), None)
     except OSError as error:
         return (

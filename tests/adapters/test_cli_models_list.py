@@ -53,6 +53,17 @@ def test_the_list_says_what_is_installed(
     assert not {"gone", "folder"} & set(rows)
 
 
+def test_a_model_folder_that_cannot_be_read_counts_as_empty_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / ("m" * 300)  # a name that is too long fails for root too
+    for action, status in (("list", exits.OK), ("verify", exits.FAILED)):
+        assert main([action, "--model-dir", str(folder)]) == status
+        said = capsys.readouterr()
+        assert "compact-x4" in said.out
+        assert f"{folder} cannot be read and counts as empty" in said.err
+
+
 def test_the_list_for_people_names_every_model_of_the_catalogue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

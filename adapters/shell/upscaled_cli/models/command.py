@@ -12,7 +12,13 @@ from upscaled_cli.models.add import add
 from upscaled_cli.models.listing import list_models
 from upscaled_cli.models.pull import pull
 from upscaled_cli.models.verify import verify
-from upscaled_models.catalog import Catalog, Model, default_model_dir
+from upscaled_models.catalog import (
+    Catalog,
+    Model,
+    default_model_dir,
+    is_file,
+    why_unreadable,
+)
 from upscaled_protocol.optionvalues import given_path
 
 _EXAMPLES = """examples:
@@ -40,6 +46,9 @@ def main(
     arguments = parser()
     options = arguments.parse_args(argv)
     catalog = catalog or Catalog.load()
+    unreadable = why_unreadable(options.model_dir)
+    if unreadable is not None:
+        print(f"upscaled models: {unreadable}", file=sys.stderr)
     try:
         if options.action == "list":
             return list_models(catalog, options.model_dir, options.json)
@@ -57,8 +66,9 @@ def main(
             chosen = [path for stem, path in own.items() if stem in options.names]
             return verify(named, chosen, options.model_dir, options.json)
         # Without names, only installed models are checked, and bundled ones, which must be there.
-        there = [m for m in catalog if m.bundled or m.path(options.model_dir).is_file()]
-        return verify(there, list(own.values()), options.model_dir, options.json)
+        there = [m for m in catalog if m.bundled or is_file(m.path(options.model_dir))]
+        status = verify(there, list(own.values()), options.model_dir, options.json)
+        return exits.FAILED if unreadable else status
     except KeyboardInterrupt:
         print("interrupted: run the same again to continue", file=sys.stderr)
         return exits.INTERRUPTED

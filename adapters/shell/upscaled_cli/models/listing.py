@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upscaled_cli import exits
-from upscaled_models.catalog import Catalog, Model
+from upscaled_models.catalog import Catalog, Model, is_file
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def list_models(catalog: Catalog, model_dir: Path, as_json: bool) -> int:
 def installed(model: Model, model_dir: Path) -> str:
     """The state of its file, as a word of `Listed.installed`."""
     path = model.path(model_dir)
-    if path.is_file():
+    if is_file(path):
         if model.size_bytes not in (None, path.stat().st_size):
             return "damaged"
         return "bundled" if model.bundled else "yes"
-    return "partial" if path.with_name(path.name + ".part").is_file() else "no"
+    return "partial" if is_file(path.with_name(path.name + ".part")) else "no"
 
 
 def size_text(size_bytes: int | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from upscaled_cli import exits
 from upscaled_cli.download import sha256_of
 from upscaled_cli.models.contents import read_contents
-from upscaled_models.catalog import Model
+from upscaled_models.catalog import Model, is_file
 from upscaled_protocol.errors import JobError
 
 _FAULTS = ("wrong", "missing", "unreadable")
@@ -42,7 +42,7 @@ def verify(models: Sequence[Model], own: Sequence[Path], model_dir: Path, as_jso
 
 
 def _verified(model: Model, path: Path) -> Verified:
-    if not path.is_file():
+    if not is_file(path):
         return Verified(model.name, str(path), "missing")
     actual = sha256_of(path)
     outcome = "unpublished" if model.sha256 is None else "ok" if actual == model.sha256 else "wrong"
