@@ -80,6 +80,8 @@ def test_a_count_is_at_least_one(text: str, capsys: pytest.CaptureFixture[str]) 
         ("--model-memory-gb", "nan", "'nan' is not a number"),
         ("--model-memory-gb", "0", "'0' is not above 0"),
         ("--model-idle-s", "-1", "'-1' is below 0"),
+        ("--cloud-jobs", "0", "'0' is below 1"),
+        ("--cloud-calls-per-minute", "0", "'0' is below 1"),
         ("--cloud-budget-s", "0", "'0' is not above 0"),
         ("--max-input-megapixels", "nan", "'nan' is not a number"),
         ("--max-output-megapixels", "-1", "'-1' is not above 0"),
