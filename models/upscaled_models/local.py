@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from upscaled_models.allocator import keep_freed_memory
 from upscaled_models.device.threads import settle_waiting
 from upscaled_models.engine import Device, Settings
-from upscaled_models.memory import keep_freed_memory
 from upscaled_models.picture import PictureConfigT, PictureEngine
 from upscaled_models.torchcache import settle_torch_cache
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from upscaled_models.memory import return_freed_memory
+from upscaled_models.allocator import return_freed_memory
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # Messages of torch's CPU allocator, which has no exception of its own for it.

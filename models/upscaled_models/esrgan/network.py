@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from upscaled_models.allocator import reusing_large_blocks
 from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
@@ -34,7 +35,6 @@ from upscaled_models.esrgan.receptive import (
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
 from upscaled_models.esrgan.tilestream import TileStream
-from upscaled_models.memory import reusing_large_blocks
 from upscaled_protocol.errors import ErrorCode, JobError
 
 # Side of the tile that a network's memory and speed are measured with.

@@ -3,8 +3,8 @@
 # ruff: noqa: E402
 from __future__ import annotations
 
+from upscaled_models.allocator import keep_freed_memory
 from upscaled_models.device.threads import settle_waiting
-from upscaled_models.memory import keep_freed_memory
 
 settle_waiting()
 keep_freed_memory()

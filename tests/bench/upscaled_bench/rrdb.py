@@ -7,8 +7,8 @@ and bare forwards without files, of torch, and of OpenVINO and ncnn if they are 
 # ruff: noqa: E402
 from __future__ import annotations
 
+from upscaled_models.allocator import keep_freed_memory
 from upscaled_models.device.threads import computing_thread, settle_waiting
-from upscaled_models.memory import keep_freed_memory
 
 # The same settings as in a worker, for all rivals. torch reads them at import.
 settle_waiting()
