@@ -70,6 +70,17 @@ def too_large(limit_bytes: int) -> JobError:
     )
 
 
+def keep(data: bytes | memoryview, file: BinaryIO) -> None:
+    """Append received data. Raises `JobError`: a full disk is no fault of the network."""
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        raise JobError(
+            ErrorCode.OUTPUT_UNWRITABLE, f"the data of image_url cannot be stored: {error.strerror}"
+        ) from None
+
+
 def _redirected(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
@@ -104,19 +115,9 @@ def _receive(response: http.client.HTTPResponse, file: BinaryIO, limit_bytes: in
         received += len(chunk)
         if received > limit_bytes:
             raise too_large(limit_bytes)
-        _keep(chunk, file)
+        keep(chunk, file)
     if announced is not None and received < announced:
         raise _unreadable(f"image_url ended after {received} of {announced} bytes")
-
-
-def _keep(data: bytes, file: BinaryIO) -> None:
-    try:
-        file.write(data)
-        file.flush()
-    except OSError as error:  # not a network error
-        raise JobError(
-            ErrorCode.OUTPUT_UNWRITABLE, f"the data of image_url cannot be stored: {error.strerror}"
-        ) from None
 
 
 def _unreadable(message: str) -> JobError:

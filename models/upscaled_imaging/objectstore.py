@@ -8,7 +8,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, BinaryIO
 
 from upscaled_imaging.context import PictureContext
-from upscaled_imaging.fetch import too_large
+from upscaled_imaging.fetch import keep, too_large
 from upscaled_imaging.leftbehind import LOOK_S, LeftBehind
 from upscaled_imaging.settings import PictureSettings
 from upscaled_imaging.storage import (
@@ -54,7 +54,7 @@ def download(url: str, file: BinaryIO, settings: PictureSettings, context: Pictu
         for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
             if stop.is_set():
                 return
-            _keep(memoryview(chunk), file)
+            keep(memoryview(chunk), file)
 
     context.progress(0, "fetch", budget_s=_BUDGET_S)
     with _translated(place, ErrorCode.INPUT_NOT_FOUND):
@@ -117,17 +117,6 @@ def _chunks(file: BinaryIO, stop: Event) -> Iterator[bytes]:
         if stop.is_set():
             raise _StoppedError
         yield chunk
-
-
-def _keep(chunk: memoryview, file: BinaryIO) -> None:
-    try:
-        file.write(chunk)
-        file.flush()
-    except OSError as error:
-        raise JobError(
-            ErrorCode.OUTPUT_UNWRITABLE,
-            f"the data of image_url cannot be stored: {error.strerror}",
-        ) from None
 
 
 def _wait_for(transfer: Callable[[Event], None], context: PictureContext) -> None:
