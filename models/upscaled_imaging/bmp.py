@@ -12,6 +12,7 @@ import pyvips
 
 from upscaled_imaging.chunks import ReadAt
 from upscaled_imaging.formats import broken
+from upscaled_imaging.metadata import METRES_PER_INCH
 from upscaled_imaging.origin import Origin
 from upscaled_imaging.pillow import load_by_pillow
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -22,7 +23,6 @@ _RUN_LENGTHS = (1, 2)
 # Pillow decodes run lengths in Python, and takes up to 0.1 us per pixel.
 _MOST_RUN_LENGTH_PIXELS = 50_000_000
 _EMBEDDED, _LINKED, _CALIBRATED = b"DEBM", b"KNIL", bytes(4)
-_METRES_AN_INCH = 0.0254
 
 
 def load_bmp(
@@ -57,7 +57,7 @@ def bmp_resolution(read_at: ReadAt) -> tuple[float, float] | None:
     if len(header) < 40:
         return None
     across, down = struct.unpack_from("<ii", header, 24)
-    return across * _METRES_AN_INCH, down * _METRES_AN_INCH
+    return across * METRES_PER_INCH, down * METRES_PER_INCH
 
 
 def _header(read_at: ReadAt) -> bytes:

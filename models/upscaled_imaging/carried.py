@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from upscaled_imaging.exif import descriptive_tags, from_texts
+from upscaled_imaging.exif import DESCRIPTION, descriptive_tags, from_texts
 from upscaled_imaging.jpeg import (
     MAX_COMMENT_BYTES,
     MAX_EXIF_BYTES,
@@ -17,9 +17,15 @@ from upscaled_imaging.metadata import COMMENT, Metadata, Text
 from upscaled_protocol.choices import OutputFormat
 
 _HAVE_IPTC = ("png", "tiff", "jpeg")
-# Texts that EXIF has a tag for. A comment gets the description's tag if that is free.
-_DESCRIPTION = "Description"
-_EXIF_TAGS = {"Title": 270, _DESCRIPTION: 270, "Author": 315, "Copyright": 33432, "Software": 305}
+# Texts that EXIF has a tag for: the first text of a tag gets it.
+_EXIF_TAGS = {
+    "Title": DESCRIPTION,
+    "Description": DESCRIPTION,
+    COMMENT: DESCRIPTION,
+    "Author": 315,
+    "Copyright": 33432,
+    "Software": 305,
+}
 _NAMED = 5
 # ImageMagick's copies of other metadata: the file's dates, the profile's name, EXIF.
 _COPIES, _EXIF_COPIES = ("date:", "icc:"), ("exif:", "tiff:")
@@ -55,8 +61,6 @@ def _with_texts(metadata: Metadata, kind: OutputFormat, warn: Callable[[str], No
             kept.append(text)
         elif metadata.exif is None and number is not None and number not in tags:
             tags[number] = text.text
-        elif metadata.exif is None and text.keyword == COMMENT and 270 not in tags:
-            tags[270] = text.text
         else:
             lost.append(text.keyword)
     if lost:

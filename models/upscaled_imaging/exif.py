@@ -31,7 +31,7 @@ _INDEX = 1  # of the interoperability directory
 _PIXEL_X_DIMENSION, _PIXEL_Y_DIMENSION = 40962, 40963
 # Offset and length of a thumbnail's bytes: as JPEG, and in strips.
 _THUMBNAILS = ((513, 514), (273, 279))
-_INCHES_A_UNIT = {2: 1.0, 3: 1 / 2.54}
+_INCHES_PER_UNIT = {2: 1.0, 3: 1 / 2.54}
 _INCH = 2
 _ENTRY_BYTES = 12
 _EMPTY = header(8, big=False) + pack([], 8)
@@ -114,7 +114,7 @@ def tiff_resolution(read_at: Callable[[int, int], bytes]) -> tuple[float, float]
         reader = Reader(read_at)
         tags = {entry.number: entry for entry in reader.entries(reader.first)[0]}
         unit = reader.integer(tags[_RESOLUTION_UNIT]) if _RESOLUTION_UNIT in tags else _INCH
-        inches = _INCHES_A_UNIT[unit]
+        inches = _INCHES_PER_UNIT[unit]
         across = reader.fraction(tags[_X_RESOLUTION]) / inches
         down = reader.fraction(tags.get(_Y_RESOLUTION, tags[_X_RESOLUTION])) / inches
     except (ValueError, KeyError, ZeroDivisionError):

@@ -14,7 +14,7 @@ from upscaled_imaging.giftext import gif_texts
 from upscaled_imaging.leftout import warn_of_left_out
 from upscaled_imaging.metadata import COMMENT, Metadata, Text
 from upscaled_imaging.pngtext import png_texts
-from upscaled_imaging.resolution import dots_an_inch
+from upscaled_imaging.resolution import dots_per_inch
 from upscaled_imaging.tags import Reader
 
 # Much longer than any real packet. A forged one must not block the daemon.
@@ -48,7 +48,7 @@ def gather(kind: str, read_at: ReadAt, image: pyvips.Image, context: PictureCont
         context.warn(
             "the input has Photoshop's image resources, such as paths and guides: left out"
         )
-    dpi = dots_an_inch(kind, read_at, found.exif, context.warn, resources)
+    dpi = dots_per_inch(kind, read_at, found.exif, context.warn, resources)
     iptc = found.iptc or photoshop.iptc(resources)
     return Metadata(exif=found.exif, xmp=xmp, dpi=dpi, iptc=iptc, texts=found.texts)
 

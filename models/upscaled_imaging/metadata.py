@@ -10,6 +10,8 @@ from upscaled_imaging.xmp import revised_xmp
 
 # The name of a text without one: PNG has registered it, and JPEG and GIF texts have no name.
 COMMENT = "Comment"
+# Files of some formats have dots per metre.
+METRES_PER_INCH = 0.0254
 
 
 class Text(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 from isal import isal_zlib
 
 from upscaled_imaging.cores import computing_threads
-from upscaled_imaging.metadata import Metadata
+from upscaled_imaging.metadata import METRES_PER_INCH, Metadata
 from upscaled_imaging.pngtext import packed_iptc, text_chunk
 from upscaled_imaging.rows import Picture
 
@@ -35,7 +35,6 @@ _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"
 # The least size of a part: each one starts without a history, which costs some bytes.
 _PART_BYTES = 256 * 1024
-_METRES_AN_INCH = 0.0254
 
 
 def write_png(
@@ -126,7 +125,7 @@ def _write_metadata(file: BinaryIO, metadata: Metadata) -> None:
     if metadata.icc is not None:
         _chunk(file, b"iCCP", b"ICC profile\0\0" + isal_zlib.compress(metadata.icc))
     if metadata.dpi is not None:
-        dots = round(metadata.dpi / _METRES_AN_INCH)
+        dots = round(metadata.dpi / METRES_PER_INCH)
         _chunk(file, b"pHYs", struct.pack(">IIB", dots, dots, 1))
     if metadata.exif is not None:
         _chunk(file, b"eXIf", metadata.exif)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from upscaled_imaging.bmp import bmp_resolution
 from upscaled_imaging.chunks import ReadAt, jpeg_segments, png_chunks
 from upscaled_imaging.exif import resolution, tiff_resolution
+from upscaled_imaging.metadata import METRES_PER_INCH
 from upscaled_imaging.photoshop import resolution as photoshop_resolution
 
-_METRES_AN_INCH = 0.0254
 _JFIF, _JFIF_BYTES = b"JFIF\0", 12
 _JFIF_UNITS = {1: 1.0, 2: 2.54}  # dots per inch, dots per centimetre; 0 is an aspect ratio
 # The limit of `target_dpi`. A file with a higher resolution is broken.
@@ -19,7 +19,7 @@ _HIGHEST_DPI = 100_000
 _TOLERANCE = 0.01
 
 
-def dots_an_inch(
+def dots_per_inch(
     kind: str,
     read_at: ReadAt,
     exif: bytes | None,
@@ -48,7 +48,7 @@ def _of_png(read_at: ReadAt) -> tuple[float, float] | None:
     for chunk in png_chunks(read_at):
         if chunk.kind == b"pHYs" and chunk.end - chunk.start == 9:
             across, down, unit = struct.unpack(">IIB", read_at(chunk.start, 9).ljust(9, b"\0"))
-            metres = _METRES_AN_INCH if unit == 1 else 0  # otherwise an aspect ratio
+            metres = METRES_PER_INCH if unit == 1 else 0  # otherwise an aspect ratio
             return (across * metres, down * metres)
     return None
 

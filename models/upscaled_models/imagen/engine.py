@@ -91,7 +91,7 @@ class ImagenEngine(PictureEngine[ImagenConfig]):
 
                 self._service = Service(
                     calls_at_once=self.settings.cloud_jobs,
-                    calls_a_minute=self.settings.cloud_calls_per_minute,
+                    calls_per_minute=self.settings.cloud_calls_per_minute,
                     budget_s=self.settings.cloud_budget_s,
                 )
         return self._service

@@ -150,9 +150,9 @@ class _Budget:
 class Service:
     """Vertex AI, for all jobs of a worker. Safe to use from any thread."""
 
-    def __init__(self, *, calls_at_once: int, calls_a_minute: int, budget_s: float) -> None:
+    def __init__(self, *, calls_at_once: int, calls_per_minute: int, budget_s: float) -> None:
         self._budget_s = budget_s
-        self._rate = RateLimit(calls_a_minute)
+        self._rate = RateLimit(calls_per_minute)
         self._room = asyncio.Semaphore(calls_at_once)
         self._credentials: Any = None
         self._signing_in: asyncio.Task[Any] | None = None

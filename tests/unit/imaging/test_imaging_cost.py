@@ -24,7 +24,7 @@ from upscaled_imaging.leftout import warn_of_left_out
 from upscaled_imaging.metadata import Metadata
 from upscaled_imaging.photoshop import resources
 from upscaled_imaging.pngtext import png_texts
-from upscaled_imaging.resolution import dots_an_inch
+from upscaled_imaging.resolution import dots_per_inch
 from upscaled_imaging.tiffkind import check_tiff
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -148,7 +148,7 @@ def test_any_chunks_are_read_in_steps_that_follow_the_length(data: bytes, kind: 
     with suppress(JobError):
         check_jpeg(reader)
     tagged_profile(kind, reader, is_gray=False, warn=lambda _: None)
-    dots_an_inch(kind, reader, None, lambda _: None)
+    dots_per_inch(kind, reader, None, lambda _: None)
     assert reader.calls <= 6 * len(data) + 100
 
 
