@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 from echo_daemon import TIMEOUT_S, echo, run, submit
 from upscaled import (
+    Call,
     DaemonGoneError,
     DeadlineExceededError,
     JobCancelledError,
@@ -22,6 +25,7 @@ from upscaled import (
     Upscaler,
 )
 from upscaled.channel import Channel
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -40,6 +44,55 @@ def test_a_silent_daemon_is_not_waited_for_longer_than_one_wants(up: Upscaler) -
     job = {"method": "fake", "config": {"accept": True}, "timeout_s": 0.01}
     with pytest.raises(DeadlineExceededError, match="did not confirm"):
         up.submit_job(job).result(TIMEOUT_S)
+
+
+# Ends the first job as soon as it is cancelled.
+CANCELLED = """
+job_id = json.loads(sys.stdin.buffer.readline())["job_id"]
+kind = json.loads(sys.stdin.buffer.readline())["type"]
+say(type="error", job_id=job_id, code="cancelled", error=f"by a {kind}", retryable=False)
+"""
+
+
+def test_an_upscale_whose_wait_is_interrupted_cancels_its_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[Call[Any]] = []
+
+    def interrupt(call: Call[Any], timeout: float | None = None) -> NoReturn:
+        calls.append(call)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Call, "result", interrupt)
+    with echo(CANCELLED, cancel_grace_s=TIMEOUT_S) as up:
+        with pytest.raises(KeyboardInterrupt):
+            up.upscale("in.png", "out.png")
+        assert "by a cancel" in str(calls[0].exception(TIMEOUT_S))
+
+
+# Ends the first job once the pipe of its model is opened.
+GO_ON = """
+job = json.loads(sys.stdin.buffer.readline())
+say(type="accepted", job_id=job["job_id"], position=0)
+open(job["config"]["model"]).read()
+say(type="result", job_id=job["job_id"], model="whole")
+"""
+
+
+def test_a_daemon_whose_upscaler_does_not_exist_any_more_ends_its_calls_and_then_itself(
+    tmp_path: Path,
+) -> None:
+    go_on = tmp_path / "go-on"
+    os.mkfifo(go_on)
+    up = echo(GO_ON)
+    call = submit(up, model=str(go_on))
+    assert up.pid is not None
+    daemon = psutil.Process(up.pid)
+    del up
+    gc.collect()
+    go_on.write_text("")
+    assert call.result(TIMEOUT_S).model == "whole"
+    wait_until(lambda: not daemon.is_running(), "the daemon's end")
 
 
 def test_a_question_without_an_answer_has_an_end() -> None:

@@ -51,15 +51,19 @@ def test_a_call_yields_its_progress_and_a_callback_gets_it_too(up: Upscaler) -> 
     assert seen == [50.0]
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
 def test_what_a_callback_raises_ends_no_call(
-    up: Upscaler, caplog: pytest.LogCaptureFixture
+    up: Upscaler, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
 ) -> None:
     def fail(_: object) -> None:
-        raise ZeroDivisionError
+        raise kind
 
     job = {"method": "fake", "config": {"progress": True}}
-    assert up.submit_job(job, fail).result(TIMEOUT_S).job_id
-    assert "ZeroDivisionError" in caplog.text
+    call = up.submit_job(job, fail)
+    call.add_done_callback(fail)
+    assert call.result(TIMEOUT_S).job_id
+    assert run(up, model="the next") == "the next"
+    assert caplog.text.count(f"raise kind\n{kind.__name__}") == 2
 
 
 def test_what_a_callback_raises_is_shown_if_the_program_has_no_log(

@@ -24,6 +24,7 @@ from upscaled.upscaler import (
     UpscalerOptions,
     checked_request,
     client_of,
+    close_with,
     start_call,
 )
 
@@ -152,6 +153,7 @@ class AsyncUpscaler:
 
     def __init__(self, **options: Unpack[UpscalerOptions]) -> None:
         self._client, self._by_file = client_of(options)
+        close_with(self, self._client)
 
     async def start(self) -> Status:
         """Start the daemon now, wait until it is ready, and return its status. Raises

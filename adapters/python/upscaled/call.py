@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from upscaled.callbacks import guarded
 from upscaled.errors import ForkedError, JobCancelledError, UpscaledError, error_of, local_error
 from upscaled.jobline import JobLine
 from upscaled.messages import Message, read
@@ -89,6 +90,10 @@ class Call(Future[Result[T]], Generic[T]):
         if not self.done():
             self._owner.check_may_wait()
         return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[Future[Result[T]]], object]) -> None:
+        """Call the function with this call, once it has ended."""
+        super().add_done_callback(guarded(fn))
 
     def listen(self, listener: Callable[[Progress], None]) -> None:
         """Call the listener with the latest progress, and with each later one."""

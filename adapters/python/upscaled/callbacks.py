@@ -10,14 +10,18 @@ from typing import Any
 _LOG = logging.getLogger("upscaled")
 
 
-def guarded(callback: Callable[[Any], None]) -> Callable[[Any], None]:
+def guarded(callback: Callable[[Any], object]) -> Callable[[Any], None]:
     """The callback, whose exceptions are logged: they must not end the thread that calls it. If the
-    program has no log, `threading.excepthook` gets them."""
+    program has no log, `threading.excepthook` gets them. Only a Ctrl-C or an exit in the main
+    thread is raised."""
 
     def call(message: Any) -> None:
         try:
             callback(message)
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except BaseException as error:  # also a SystemExit, which would end the thread silently
+            is_exit = not isinstance(error, Exception)
+            if is_exit and threading.current_thread() is threading.main_thread():
+                raise
             if _is_log_handled():
                 _LOG.exception("a callback failed")
             else:

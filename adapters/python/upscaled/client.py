@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from upscaled.call import Call
@@ -182,6 +182,13 @@ class Client:
         except BaseException:  # a Ctrl-C
             self.kill()
             raise
+
+    def close_when_idle(self) -> None:
+        """Wait for the open calls, and close."""
+        with self._lock:
+            calls = list(self._delivery.calls.values())
+        wait(calls)
+        self.close()
 
     def kill(self) -> None:
         """Kill the daemon and every process that it started. Open calls fail."""

@@ -6,7 +6,9 @@ with upscaled.Upscaler() as up:
 
 from __future__ import annotations
 
+import _thread
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypedDict, TypeVar, Unpack, overload
@@ -91,6 +93,16 @@ def client_of(options: UpscalerOptions) -> tuple[AnyClient, bool]:
     return Client(ClientOptions(**given)), by_file
 
 
+def close_with(owner: object, client: AnyClient) -> None:
+    """Close the client once its owner does not exist any more, and the calls in flight have
+    ended."""
+    if isinstance(client, Client):
+        # The owner may go in any thread, at any line. `threading` has locks that this thread may
+        # hold; `_thread` has none.
+        end = weakref.finalize(owner, _thread.start_new_thread, client.close_when_idle, ())
+        end.atexit = False
+
+
 def start_call(client: AnyClient, request: Request[T]) -> Call[T]:
     """Submit the job, and remove the input's temporary file when it has ended."""
 
@@ -122,8 +134,9 @@ def checked_request(
 
 class Upscaler:
     """Upscales with a daemon. The first call starts it, and it is started again if it exits. It
-    ends with the context, and with this process, even if that is killed. With `url`, a server runs
-    the jobs instead: calls and results are the same, and files are uploaded and downloaded.
+    ends with the context, with this object, and with this process, even if that is killed. With
+    `url`, a server runs the jobs instead: calls and results are the same, and files are uploaded
+    and downloaded.
 
     Any number of threads may use one. After a fork, the child's first call starts another daemon,
     and the parent's calls end in the child with `ForkedError`.
@@ -131,6 +144,7 @@ class Upscaler:
 
     def __init__(self, **options: Unpack[UpscalerOptions]) -> None:
         self._client, self._by_file = client_of(options)
+        close_with(self, self._client)
 
     def start(self) -> Status:
         """Start the daemon now, wait until it is ready, and return its status. Raises
@@ -173,9 +187,15 @@ class Upscaler:
 
         picture: a path, an http(s) URL, bytes, a binary file, a Pillow image or a numpy array.
         output: a path, or a class: bytes, PIL.Image.Image or numpy.ndarray, for `result.image`.
-        Default: beside the input for a path, else the input's own class. Raises `UpscaledError`.
+        Default: beside the input for a path, else the input's own class. Raises `UpscaledError`. If
+        another exception ends the wait, as a Ctrl-C does, the job is cancelled.
         """
-        return self._submit(picture, output, options).result()
+        call = self._submit(picture, output, options)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # no caller can: it has no effect if the job has ended
+            raise
 
     @overload
     def submit(
