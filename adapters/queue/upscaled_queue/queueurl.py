@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 Engine = Literal["celery", "bullmq"]
 
@@ -49,11 +49,29 @@ def read_queue_url(url: str | None, record_url: str | None = None) -> QueueUrl:
         raise QueueUrlError(
             "RabbitMQ keeps no results: give --record redis://..., or set UPSCALED_QUEUE_RECORD"
         )
+    if not own.startswith("redis") and urlsplit(broker).query:
+        raise QueueUrlError(
+            f"the queue {shown(url)} has options behind a ?, and RabbitMQ's client takes none: "
+            "leave them out, and name an authority of your own by SSL_CERT_FILE"
+        )
     for one in {broker, record}:
         database = urlsplit(one).path.strip("/")
         if one.startswith("redis") and database and not database.isdecimal():
             raise QueueUrlError(f"the URL {shown(one)} names no database of Redis: it is a number")
-    return QueueUrl(engine, broker, record)
+    return QueueUrl(engine, _checking_certificate(broker), _checking_certificate(record))
+
+
+def _checking_certificate(url: str) -> str:
+    """A `rediss://` URL that says whether the server's certificate is checked, in the words of
+    redis-py. Without that kombu does not check it, and Celery refuses to write results."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    # Celery's own words are CERT_REQUIRED, CERT_OPTIONAL and CERT_NONE.
+    check = options.get("ssl_cert_reqs", "required").removeprefix("CERT_").lower()
+    query = urlencode({**options, "ssl_cert_reqs": check}, safe="/", quote_via=quote)
+    return urlunsplit(parts._replace(query=query))
 
 
 def _scheme_of(url: str) -> str:

@@ -52,9 +52,7 @@ def esrgan(**config: Any) -> dict[str, Any]:
     ("url", "engine", "broker"),
     [
         ("redis://h:1/0", "celery", "redis://h:1/0"),
-        ("rediss://h/0", "celery", "rediss://h/0"),
         ("bullmq://h:1/2", "bullmq", "redis://h:1/2"),
-        ("bullmqs://h/0", "bullmq", "rediss://h/0"),
     ],
 )
 def test_a_url_names_the_engine_and_the_record_lies_beside_the_jobs(
@@ -79,6 +77,11 @@ def test_a_url_names_the_engine_and_the_record_lies_beside_the_jobs(
 def test_a_url_that_names_no_queue_or_no_record_is_refused(url: str | None) -> None:
     with pytest.raises(QueueUrlError):
         read_queue_url(url)
+
+
+def test_a_url_of_rabbitmq_has_no_options() -> None:
+    with pytest.raises(QueueUrlError, match="SSL_CERT_FILE"):
+        read_queue_url("amqps://h//?ssl_ca_certs=/ca", "redis://h/0")
 
 
 def test_the_scheme_of_a_url_may_have_capitals() -> None:
