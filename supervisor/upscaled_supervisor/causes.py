@@ -54,26 +54,29 @@ def cause_of_exit(status: int, oom_kills: int, last_line: str | None) -> Cause:
     last_line: the last line that the worker printed.
     """
     if os.WIFSIGNALED(status):
-        signum = os.WTERMSIG(status)
-        # The kernel does not mark the process. SIGKILL and its counter together show it.
-        if signum == signal.SIGKILL and oom_kills > 0:
-            return Cause("oom_kill", signal="SIGKILL")
-        return _cause_of_signal(signum, last_line)
+        return _cause_of_signal(os.WTERMSIG(status), oom_kills, last_line)
     exit_code = os.waitstatus_to_exitcode(status)
     if exit_code == EXIT_NO_ROOM:
         return Cause("load_failed", detail=last_line)
     return Cause("exit", exit_code=exit_code, detail=last_line)
 
 
-def cause_of_fork_server_exit(exit_code: int) -> Cause:
-    """Why a fork server's workers are gone: it was killed (a negative number) or exited."""
+def cause_of_fork_server_exit(exit_code: int, oom_kills: int) -> Cause:
+    """Why a fork server's worker is gone: it was killed (a negative number) or exited.
+
+    oom_kills: the kernel's OOM kills since the worker was started.
+    """
     if exit_code > 0:
         detail = _joined("its parent process failed, and stderr says why", memory_limit())
         return Cause("exit", exit_code=exit_code, detail=detail)
-    return _cause_of_signal(-exit_code or signal.SIGKILL, "its parent process was killed")
+    signum = -exit_code or signal.SIGKILL
+    return _cause_of_signal(signum, oom_kills, "its parent process was killed")
 
 
-def _cause_of_signal(signum: int, detail: str | None) -> Cause:
+def _cause_of_signal(signum: int, oom_kills: int, detail: str | None) -> Cause:
+    # The kernel does not mark the process. SIGKILL and its counter together show it.
+    if signum == signal.SIGKILL and oom_kills > 0:
+        return Cause("oom_kill", signal="SIGKILL")
     advice = _NO_INSTRUCTION if signum == signal.SIGILL else killing_limit(signum)
     detail = _joined(detail, advice)
     return Cause("signal", signal=_signal_name(signum), detail=detail)

@@ -164,8 +164,11 @@ class Spawner:
         exit_code = self._end_fork_server()
         if not self._is_closing:
             self._log.log("error", "fork_server_lost", exit_code=exit_code)
-        cause = cause_of_fork_server_exit(exit_code)
         for child in list(self._children.values()):
             child.kill()
-            child.end_cause = child.end_cause or cause
-            self._handle_exit(child, child.end_cause)
+            cause = child.end_cause or cause_of_fork_server_exit(exit_code, child.oom_kills)
+            # A job may have taken the memory for which the kernel killed the fork server, so the
+            # jobs are charged then. They did not cause any other end of it.
+            if cause["reason"] != "oom_kill":
+                child.end_cause = cause
+            self._handle_exit(child, cause)

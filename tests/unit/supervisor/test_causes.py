@@ -36,7 +36,7 @@ def test_a_signal_is_named(name: str) -> None:
 
 
 def test_a_missing_instruction_is_named() -> None:
-    sentence = cause_of_fork_server_exit(-signal.SIGILL).sentence()
+    sentence = cause_of_fork_server_exit(-signal.SIGILL, 0).sentence()
     assert "SIGILL" in sentence
     assert "SSE4.2" in sentence
 
@@ -80,8 +80,8 @@ def test_an_end_that_a_limit_may_explain_names_it(
 ) -> None:
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
-    assert "ulimit" not in cause_of_fork_server_exit(exit_code).sentence()
+    assert "ulimit" not in cause_of_fork_server_exit(exit_code, 0).sentence()
     monkeypatch.setattr(
         resource, "getrlimit", lambda kind: (2**30, 2**30) if kind == limit else unlimited
     )
-    assert advice in cause_of_fork_server_exit(exit_code).sentence()
+    assert advice in cause_of_fork_server_exit(exit_code, 0).sentence()

@@ -329,17 +329,24 @@ def test_the_end_of_a_job_that_a_worker_does_not_have_is_ignored(line: bytes) ->
         assert len(daemon.terminals()) == 2
 
 
-@pytest.mark.parametrize("end", ["killed", "exited"])
-def test_a_fork_server_that_ends_is_started_again_and_no_job_is_lost(end: str) -> None:
+@pytest.mark.parametrize(
+    ("exit_code", "oom_kills", "reason", "attempt"),
+    [(-9, 0, "signal", 1), (1, 0, "exit", 1), (-9, 1, "oom_kill", 2)],
+)
+def test_a_fork_server_that_ends_is_started_again_and_jobs_are_charged_for_memory_only(
+    exit_code: int, oom_kills: int, reason: str, attempt: int
+) -> None:
     with simulated() as daemon:
-        daemon.job("a", config=HANG_ONCE)
+        daemon.job("a", config=HANG)
         daemon.wait_held("a")
         assert daemon.system.fork_server is not None
-        daemon.system.fork_server.end(-9 if end == "killed" else 1)
-        assert daemon.wait_terminal("a")["attempt"] == 2
+        daemon.system.oom_kills += oom_kills
+        daemon.system.fork_server.end(exit_code)
+        daemon.wait_workers(2)
+        daemon.wait_held("a").finish("a")
+        assert daemon.wait_terminal("a")["attempt"] == attempt
         assert daemon.system.fork_servers_started == 2
-        reason = daemon.wait_status("worker_restarted")["cause"]["reason"]
-        assert reason == ("signal" if end == "killed" else "exit")
+        assert daemon.wait_status("worker_restarted")["cause"]["reason"] == reason
 
 
 def test_a_fork_server_that_reports_no_exit_is_killed() -> None:
