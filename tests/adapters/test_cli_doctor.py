@@ -5,9 +5,11 @@ One test runs a real daemon. The others give the command a daemon of their own, 
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,19 @@ def test_a_model_folder_that_cannot_be_looked_into_ends_no_report(
     folder = tmp_path / ("x" * 300)
     main(["--model-dir", str(folder)], SPEAKING)
     assert f"models       {folder}: none pulled" in capsys.readouterr().out
+
+
+def test_a_machine_without_a_folder_for_temporary_files_ends_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    report = report_on(tmp_path, capsys)
+    (text,) = texts(report, "temporary", "problem")
+    assert "No usable temporary directory found in ['/tmp'] -> set TMPDIR" in text
+    assert texts(report, "methods", "ok")
 
 
 def test_doctor_refuses_options_it_does_not_know() -> None:

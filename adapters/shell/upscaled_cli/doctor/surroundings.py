@@ -28,7 +28,7 @@ _ENVIRONMENT = (
 def folders(model_dir: Path) -> Iterator[Finding]:
     """The folders that must be writable."""
     yield _writable("models", model_dir, "MODEL_CACHE_DIR")
-    yield _writable("temporary", Path(tempfile.gettempdir()), "TMPDIR")
+    yield _temporary()
     if os.environ.get("OUTPUT_DIR"):
         yield _writable("output", Path(os.environ["OUTPUT_DIR"]), "OUTPUT_DIR")
 
@@ -71,6 +71,15 @@ def imagen() -> Iterator[Finding]:
     else:
         is_wrong = bool(os.environ.get(KEY_FILE_VARIABLE))
         yield Finding("imagen", "problem" if is_wrong else "note", unusable().message)
+
+
+def _temporary() -> Finding:
+    try:
+        folder = tempfile.gettempdir()
+    except OSError as error:  # it has tried TMPDIR, /tmp, /var/tmp and others
+        advice = "set TMPDIR to a folder that has room and can be written"
+        return Finding("temporary", "problem", str(error.strerror), advice)
+    return _writable("temporary", Path(folder), "TMPDIR")
 
 
 def _writable(name: str, folder: Path, variable: str) -> Finding:
