@@ -27,8 +27,12 @@ MODEL_FOLDERS = {"esrgan": "upscale_models", "flux": "unet", "face": "facerestor
 # ComfyUI reads these beside those above.
 _SECOND_FOLDERS = {"unet": "diffusion_models", "clip": "text_encoders"}
 
-# What a stem may end in, in order of preference: a safetensors file cannot hold code.
-WEIGHT_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
+# Of the files that the methods esrgan and face read, in order of preference: a safetensors file
+# cannot hold code.
+NETWORK_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
+WEIGHT_SUFFIXES = (*NETWORK_SUFFIXES, ".gguf")
+# Of the files that a job's `model` may name, by method.
+_MODEL_SUFFIXES = {"esrgan": NETWORK_SUFFIXES, "flux": (".gguf",), "face": NETWORK_SUFFIXES}
 
 # Linux' PATH_MAX; an error must not echo megabytes.
 _LONGEST_PATH = 4096
@@ -122,19 +126,31 @@ class Catalog:
         return found
 
     def own_files(self, model_dir: Path, method: str = "esrgan") -> list[Path]:
-        """Weights in the method's folder that have no entry; jobs name them by their stem.
+        """Weights in the method's folders that have no entry; jobs name them by their stem.
 
-        An empty list if the folder cannot be read.
+        A folder that cannot be read counts as empty.
         """
-        try:
-            files = sorted((model_dir / MODEL_FOLDERS[method]).iterdir())
-        except OSError:
-            return []
+        files: list[Path] = []
+        for folder in folders_of(MODEL_FOLDERS[method], model_dir):
+            with suppress(OSError):
+                files += sorted(folder.iterdir())
         return [
             path
             for path in files
-            if path.suffix in WEIGHT_SUFFIXES and path.name not in self._by_file and is_file(path)
+            if path.suffix in _MODEL_SUFFIXES[method]
+            and path.name not in self._by_file
+            and is_file(path)
         ]
+
+    def installed(self, model_dir: Path, method: str) -> list[str]:
+        """What a job's `model` may name without a download: entries, then the user's own files."""
+        names = [
+            model.name
+            for model in self
+            if model.method == method and model.is_for_jobs and is_file(model.path(model_dir))
+        ]
+        names += [path.stem for path in self.own_files(model_dir, method)]
+        return list(dict.fromkeys(names))
 
     def locate(
         self, name_or_path: str, model_dir: Path, allowed_roots: Sequence[Path] = ()

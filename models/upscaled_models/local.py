@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from upscaled_models.allocator import keep_freed_memory
+from upscaled_models.catalog import Catalog
 from upscaled_models.device.threads import settle_waiting
 from upscaled_models.engine import Device, Settings
 from upscaled_models.picture import PictureConfigT, PictureEngine
@@ -28,6 +29,10 @@ class LocalEngine(PictureEngine[PictureConfigT]):
         keep_freed_memory()
         settle_torch_cache()
         super().preimport()
+
+    def models(self) -> list[str]:
+        """Names of the catalogue, and the stems of the user's own files."""
+        return Catalog.load().installed(self.settings.model_dir, self.method)
 
     def models_loaded(self) -> list[str]:
         """Names of the models in memory."""

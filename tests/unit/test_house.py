@@ -90,6 +90,7 @@ def test_an_engine_imports_no_other_engine(imports: grimp.ImportGraph) -> None:
         # FLUX continues after the rows that an ESRGAN network has enlarged.
         ("upscaled_models.flux", f"{esrgan}.networks"),
         # Faces are restored in such rows, by networks that are loaded in the same way.
+        (face, f"{esrgan}.networkengine"),
         (face, f"{esrgan}.networks"),
         (face, f"{esrgan}.loading"),
         (face, f"{esrgan}.morearchitectures"),

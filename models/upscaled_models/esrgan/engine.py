@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from upscaled_models.catalog import FOLDERS, Catalog, is_file
+from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Context
-from upscaled_models.local import LocalEngine
+from upscaled_models.esrgan.networkengine import NetworkEngine
 from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig
 
 if TYPE_CHECKING:
     from upscaled_imaging.read import Source
-    from upscaled_models.esrgan.networks import Networks
 
-# The files that `loading.py` reads.
-_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 # The fields that say how faces are restored.
 _OF_FACES = {"face_model", "face_strength"}
 
 
-class EsrganEngine(LocalEngine[EsrganConfig]):
+class EsrganEngine(NetworkEngine[EsrganConfig]):
     """Upscales and restores pictures with any single-image network that spandrel knows."""
 
     method = "esrgan"
-
-    _models: Networks | None
 
     @classmethod
     def preimport(cls) -> None:
@@ -69,23 +62,3 @@ class EsrganEngine(LocalEngine[EsrganConfig]):
     def default_factor(self, config: EsrganConfig, source: Source, context: Context) -> float:
         """1 for a model that does not enlarge. Raises `JobError`."""
         return self._started().default_factor(config, source, context)
-
-    def compute(self, task: Callable[[], None]) -> None:
-        """On a processor one thread computes for all jobs."""
-        self._started().compute(task)
-
-    def models(self) -> list[str]:
-        """Catalogue names, and the stems of other weights files in the model folder."""
-        catalog = Catalog.load()
-        folder = self.settings.model_dir / FOLDERS[0]
-        known = [model for model in catalog if model.method == self.method]
-        names = [model.name for model in known if is_file(model.path(self.settings.model_dir))]
-        with contextlib.suppress(OSError):  # none, or none that can be read
-            files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
-            names += [path.stem for path in files if catalog.find(path.name) is None]
-        return list(dict.fromkeys(names))
-
-    def _started(self) -> Networks:
-        if self._models is None:
-            raise RuntimeError("start comes before run")
-        return self._models

@@ -18,12 +18,12 @@ import safetensors.torch
 import torch
 
 from upscaled_imaging.kinds import HEAD_BYTES
+from upscaled_models.catalog import NETWORK_SUFFIXES
 from upscaled_models.esrgan.standins import allow_standins
 from upscaled_models.weightskind import what_it_is_instead
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import has_half_pair
 
-_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 # Headers of published files have up to 1 MB. A larger one is not parsed.
 _LONGEST_HEADER = 16 * 1024 * 1024
 _ZIP, _PICKLE = b"PK\x03\x04", re.compile(rb"\x80[\x01-\x05]")
@@ -119,7 +119,7 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise _unsafe(path, "it is TorchScript, which is a program")
     if not any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
-        inside = next((name for name in names if Path(name).suffix in _SUFFIXES), None)
+        inside = next((name for name in names if Path(name).suffix in NETWORK_SUFFIXES), None)
         which = f"the file {Path(inside).name}" if inside else "a file of weights, if one is inside"
         raise useless(path, f"it is a ZIP archive: unpack it, and give {which}")
     # torch compresses nothing. A few kilobytes of a compressed part may become gigabytes.
@@ -137,7 +137,7 @@ def _not_weights(path: Path, head: bytes) -> JobError:
             )
     if kind := what_it_is_instead(head):
         return useless(path, kind)
-    if path.suffix.lower() in _SUFFIXES:
+    if path.suffix.lower() in NETWORK_SUFFIXES:
         return _truncated(path)
     return JobError(
         ErrorCode.INVALID_JOB,

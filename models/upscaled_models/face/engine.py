@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from upscaled_models.catalog import MODEL_FOLDERS, WEIGHT_SUFFIXES, Catalog, folders_of, is_file
 from upscaled_models.engine import Context
-from upscaled_models.local import LocalEngine
+from upscaled_models.esrgan.networkengine import NetworkEngine
 from upscaled_models.picture import Enlarge, Enlargement
 from upscaled_models.registry import is_installed
 from upscaled_protocol.configs import DEFAULT_FACE_MODEL, EsrganConfig, FaceConfig
@@ -18,18 +16,15 @@ from upscaled_protocol.errors import ErrorCode, JobError
 if TYPE_CHECKING:
     from upscaled_imaging.dimensions import Plan
     from upscaled_imaging.read import Source
-    from upscaled_models.esrgan.networks import Networks
 
 # The fields that mean the same for an ESRGAN job.
 _SHARED = {"image_path", "image_base64", "image_url", "precision", "tile_size", "upscale_model"}
 
 
-class FaceEngine(LocalEngine[FaceConfig]):
+class FaceEngine(NetworkEngine[FaceConfig]):
     """Restores the faces of pictures, and enlarges the pictures as ESRGAN jobs do."""
 
     method = "face"
-
-    _models: Networks | None
 
     @classmethod
     def preimport(cls) -> None:
@@ -82,35 +77,11 @@ class FaceEngine(LocalEngine[FaceConfig]):
         request = Request(config.model, config.strength, config.precision, options)
         return with_faces(enlarge_if_larger, request, networks, context)
 
-    def compute(self, task: Callable[[], None]) -> None:
-        """On a processor one thread computes for all jobs."""
-        self._started().compute(task)
-
-    def models(self) -> list[str]:
-        """Catalogue names, and the stems of other weights files in the folder of face models."""
-        catalog = Catalog.load()
-        found: list[str] = []
-        for folder in folders_of(MODEL_FOLDERS[self.method], self.settings.model_dir):
-            try:
-                files = sorted(folder.iterdir())
-            except OSError:  # none, or none that can be read
-                continue
-            for path in files:
-                if path.suffix in WEIGHT_SUFFIXES and is_file(path):
-                    model = catalog.find(path.name)
-                    found.append(path.stem if model is None else model.name)
-        return list(dict.fromkeys(found))
-
     def lacks(self) -> str | None:
         """A face model: none comes with the package."""
         if self.models():
             return None
         return f"no face model is installed: run `upscaled models pull {DEFAULT_FACE_MODEL}`"
-
-    def _started(self) -> Networks:
-        if self._models is None:
-            raise RuntimeError("start comes before run")
-        return self._models
 
 
 def _enlargement(config: FaceConfig) -> EsrganConfig:

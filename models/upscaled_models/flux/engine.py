@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from upscaled_models.catalog import Catalog
 from upscaled_models.engine import Context, Settings
-from upscaled_models.flux.files import transformers, what_is_missing
+from upscaled_models.flux.files import what_is_missing
 from upscaled_models.local import LocalEngine
 from upscaled_models.picture import Enlarge
 from upscaled_models.registry import is_installed
@@ -62,15 +62,6 @@ class FluxEngine(LocalEngine[FluxConfig]):
         from upscaled_models.flux.enlargement import FluxEnlargement
 
         return FluxEnlargement(pipeline, config, context).enlarge
-
-    def models(self) -> list[str]:
-        """Transformers in the model folder, by catalogue name or stem."""
-        catalog = Catalog.load()
-        found: list[str] = []
-        for path in transformers(self.settings.model_dir):
-            model = catalog.find(path.name)
-            found.append(path.stem if model is None else model.name)
-        return found
 
     def lacks(self) -> str | None:
         """The first file of the set that is missing."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from upscaled_models.catalog import NETWORK_SUFFIXES
+
 _GGUF = b"GGUF"
-_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def _network(path: Path, head: bytes) -> Contents:
 
     model = read_model(path)
     suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:  # the engines read every suffix, but search for these
+    if suffix not in NETWORK_SUFFIXES:  # the engines read every suffix, but search for these
         suffix = ".safetensors" if head[8:9] == b"{" else ".pth"
     if model.purpose == "FaceSR":
         architecture = as_face_network(path, model).architecture.name
