@@ -281,6 +281,14 @@ def test_models_are_the_catalogues_and_the_users_own_with_one_default_per_method
     assert str(tmp_path) not in json.dumps(listed)
 
 
+def test_a_model_folder_that_cannot_be_read_counts_as_empty(tmp_path: Path) -> None:
+    folder = tmp_path / ("m" * 300)  # a name that is too long fails for root too
+    settings = Settings.model_validate({"workers": {"model_dir": folder}})
+    listed = ask(create_app(settings, ScriptedService()), "GET", "/api/models").json["models"]
+    models = {model["name"]: model["installed"] for model in listed}
+    assert (models["compact-x4"], models["4x-UltraSharp"]) == (True, False)
+
+
 def test_the_default_model_of_the_settings_is_the_one_that_is_listed() -> None:
     sections = {"defaults": {"model": "4x-ultrasharp"}, "workers": {"methods": ["esrgan", "fake"]}}
     app = create_app(Settings.model_validate(sections), ScriptedService())

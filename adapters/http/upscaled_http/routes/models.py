@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import SettingsOf
 from upscaled_http.messages import Model, ModelList
-from upscaled_models.catalog import Catalog, default_model_dir
+from upscaled_models.catalog import Catalog, default_model_dir, is_file
 from upscaled_models.catalog import Model as Entry
 from upscaled_protocol.messages import CONFIGS
 
@@ -92,7 +92,7 @@ def _catalog() -> Catalog:
 
 
 def _is_installed(catalog: Catalog, entry: Entry, model_dir: Path) -> bool:
-    return all(one.path(model_dir).is_file() for one in catalog.with_requirements(entry))
+    return all(is_file(one.path(model_dir)) for one in catalog.with_requirements(entry))
 
 
 def _default_of_esrgan(settings: Settings) -> str:
