@@ -27,6 +27,9 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 _DEEPEST_BITS = 16
 _COPIED_BYTES = 1024 * 1024
+# OpenImageIO looks for the signature in so many bytes, and refuses a shorter file. libjxl does not
+# look at zeros behind the picture.
+_LEAST_BYTES = 128
 # Code points of sRGB's primaries, or of gray, and its curve; curves of HDR (ITU-T H.273).
 _SRGB = ((1, 13), (0, 13))
 _HDR = {16: "PQ", 18: "HLG"}
@@ -54,6 +57,7 @@ def load_jxl(
     with temporary_file() as file:
         for at in range(0, origin.size, _COPIED_BYTES):
             file.write(origin.read_at(at, _COPIED_BYTES))
+        file.write(bytes(max(0, _LEAST_BYTES - origin.size)))
         file.seek(0)
         pixels, profile = _decoded(f"/dev/fd/{file.fileno()}", header, warn)
     height, width, bands = pixels.shape
@@ -111,7 +115,8 @@ def _decoded(
         pixels = pixels[:, :, wanted]
     if points is not None and points[1] in _HDR:
         warn(
-            f"the input is HDR ({_HDR[points[1]]}), which nothing here can keep: it will look flat"
+            f"the input is HDR ({_HDR[points[1]]}): its profile is kept, and programs that do not "
+            "use profiles will show it flat"
         )
     is_srgb = points is not None and tuple(points[:2]) in _SRGB
     icc = None if profile is None or is_srgb else profile.tobytes()

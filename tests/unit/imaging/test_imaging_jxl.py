@@ -35,6 +35,11 @@ TURNED = base64.b64decode(
     "2FV0xSy/4aP6KpCAAMIm5z8Qmjw5rLXvEeMveJGy7s9X4fe1YFaKVgh5a1rCZgoAAAAAAIBCCiS2imWMVGSMMTIyBily"
     "ryQAoOwG73Rz+Z391f622jbMnGHtjjkNeA8="
 )
+# A white and a gray pixel of BT.2100.
+HDR = {
+    "PQ": "/woAcAEE5NEjDgcAAACACAIBADQASxiLFcJJAuYB2L8+AA==",
+    "HLG": "/woAcAEE5BkI9BgAAAAAAggCAQA0AEsYixXCSQLmAdi/PgA=",
+}
 
 
 def encoded(path: Path, pixels: np.ndarray, profile: bytes | None = None) -> Path:
@@ -83,10 +88,28 @@ def test_pixels_are_read_exactly(tmp_path: Path, opened: Opener, bands: int, bit
         assert np.array_equal(read_all(source), pixels)
 
 
+def test_a_file_of_a_few_bytes_is_read(tmp_path: Path, opened: Opener) -> None:
+    path = encoded(tmp_path / "in.jxl", np.full((50, 70, 3), 200, np.uint8))
+    assert path.stat().st_size < 128
+    with opened(image_path=path) as source:
+        assert np.array_equal(read_all(source), np.full((50, 70, 3), 200))
+
+
 def test_the_profile_of_the_pixels_is_kept(tmp_path: Path, opened: Opener) -> None:
     path = encoded(tmp_path / "in.jxl", PIXELS[:, :, :3], PROFILE)
     with opened(image_path=path) as source:
         assert source.metadata.icc == PROFILE
+
+
+@pytest.mark.parametrize(("name", "data"), HDR.items())
+def test_an_hdr_picture_keeps_its_profile_and_the_warning_says_so(
+    tmp_path: Path, opened: Opener, context: RecordingContext, name: str, data: str
+) -> None:
+    with opened(image_path=written(tmp_path, base64.b64decode(data))) as source:
+        assert b"cicp" in source.metadata.icc
+    (warning,) = context.warnings
+    assert f"HDR ({name})" in warning
+    assert "profile is kept" in warning
 
 
 def test_a_picture_is_turned_by_its_own_header(tmp_path: Path, opened: Opener) -> None:
