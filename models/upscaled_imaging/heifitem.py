@@ -81,6 +81,18 @@ def is_turned(read_at: ReadAt) -> bool:
     )
 
 
+def pixel_ratio(read_at: ReadAt) -> tuple[int, int] | None:
+    """How many of the main picture's pixels lie across and down a square; None if unstated.
+
+    Source: ISO/IEC 14496-12, 12.1.4 (pasp), which has the width and the height of a pixel.
+    """
+    for box in properties(read_at, _main(read_at)):
+        if box.kind == b"pasp" and box.end - box.start >= 8:
+            width, height = struct.unpack(">II", read_at(box.start, 8).ljust(8, b"\0"))
+            return height, width
+    return None
+
+
 def properties(read_at: ReadAt, item: int | None) -> Iterator[Chunk]:
     """The boxes that describe an item; all boxes if the item is unknown."""
     numbers = _associations(read_at).get(item or 0)

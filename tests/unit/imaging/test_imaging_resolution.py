@@ -6,9 +6,12 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from PIL import Image, TiffImagePlugin
+
+from heif_files import box, coded, heif
 
 Opener = Callable[..., Any]
 Upscale = Callable[..., str]
@@ -78,6 +81,38 @@ def test_pixels_that_are_not_square_get_a_warning(
     PICTURE.save(tmp_path / f"fax.{suffix}", dpi=(204, 98))
     assert dpi_of(opened, tmp_path / f"fax.{suffix}") is None
     assert ["not square" in warning for warning in context.warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("across", "down", "warns"), [(12, 11, True), (7, 7, False), (0, 5, False)]
+)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "avif"])
+def test_a_ratio_of_pixels_that_are_not_square_gets_a_warning(
+    tmp_path: Path,
+    opened: Opener,
+    context: Any,
+    suffix: str,
+    across: int,
+    down: int,
+    warns: bool,
+) -> None:
+    path = tmp_path / f"in.{suffix}"
+    if suffix == "jpg":
+        with_density(path, 0, across, down)
+    elif suffix == "png":
+        PICTURE.save(path, dpi=(100, 100))
+        data = path.read_bytes()
+        at = data.index(b"pHYs")
+        chunk = b"pHYs" + struct.pack(">IIB", across, down, 0)
+        path.write_bytes(data[:at] + chunk + struct.pack(">I", crc32(chunk)) + data[at + 17 :])
+    else:
+        PICTURE.save(path)
+        item = coded(path.read_bytes())
+        ratio = box(b"pasp", struct.pack(">II", down, across))
+        item = item._replace(kind=b"av01", properties=(*item.properties, ratio))
+        path.write_bytes(heif([item], brand=b"avif"))
+    assert dpi_of(opened, path) is None
+    assert ["not square" in warning for warning in context.warnings] == [True] * warns
 
 
 @pytest.mark.parametrize("dpi", [72.5, 300, 99_999])
