@@ -15,6 +15,7 @@ at the same time the first end counts, so each job has one result.
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_queue import scripts
-from upscaled_queue.job import Message, QueuedJob, without_picture
+from upscaled_queue.job import Message, QueuedJob, error_event, without_picture
 from upscaled_queue.outages import is_outage
 from upscaled_queue.queueurl import QueueUrlError, shown
 from upscaled_queue.webhooks import Webhook
@@ -38,8 +40,9 @@ CANCEL_CHANNEL = "upscaled:cancel"
 OUTBOX = "upscaled:outbox"
 _DEAD = "upscaled:dead"
 
-# A stranger's job may have half a surrogate pair in its id or method. Its end is recorded too.
-ENCODING_ERRORS = "surrogatepass"
+# A stranger's job may have half a surrogate pair in its id or method. Its end is recorded too. What
+# a stranger has written in the place of a record may be no text at all.
+ENCODING_ERRORS = "upscaled_queue.record"
 # A Redis that does not answer for so long is away.
 _SOCKET_TIMEOUT_S = 5.0
 # Between two tries.
@@ -49,6 +52,16 @@ _LAST_DELAY_S = 1.0
 _FOLLOW_MS = 1000
 # Jobs per question to Redis.
 _BATCH = 500
+
+
+def _pass_or_replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeError:
+        return codecs.replace_errors(error)
+
+
+codecs.register_error(ENCODING_ERRORS, _pass_or_replace)
 
 
 class RecordLostError(Exception):
@@ -62,6 +75,25 @@ class Start(NamedTuple):
     kind: Literal["run", "ended", "cancelled", "early", "poisoned"]
     record: Message
     number: float
+
+
+def _read_end(job_id: str, text: str) -> Message:
+    """The job's end in its record. A record that is none ends the job as well: else each delivery
+    of it would fail, and it would be delivered for ever."""
+    try:
+        event = decode_line(text.encode(errors=ENCODING_ERRORS))
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and event.get("job_id") == job_id:
+        has_reason = isinstance(event.get("code"), str) and isinstance(event.get("error"), str)
+        if event.get("type") == "result" or (event.get("type") == "error" and has_reason):
+            return event
+    error = JobError(
+        ErrorCode.INTERNAL,
+        f"the record of job {job_id} is no end of a job: give the job another id, or delete "
+        f"upscaled:record:{job_id} from Redis",
+    )
+    return error_event(error, job_id)
 
 
 def connect(url: str) -> redis.Redis:
@@ -123,7 +155,7 @@ class Records:
         args: list[Any] = [token, job.job_id, machine, max_deliveries, self._keep_s]
         kind, text = self._patiently(lambda: self._begin(keys, args))
         if kind == "ended":
-            return Start(kind, decode_line(text.encode()), 0)
+            return Start(kind, _read_end(job.job_id, text), 0)
         return Start(kind, {}, float(text or 0))
 
     def settle(
@@ -154,7 +186,7 @@ class Records:
             *(webhook or ("", "", "", "")),
         ]
         before = self._patiently(lambda: self._settle(keys, args))
-        return cast(Message, decode_line(before.encode())) if before and before != line else event
+        return _read_end(job_id, before) if before and before != line else event
 
     def give_back(
         self, job: QueuedJob, token: str, *, delay_s: float = 0.0, is_counted: bool = False
@@ -218,7 +250,7 @@ class Records:
     def end_of(self, job_id: str) -> Message | None:
         """The job's terminal event; None if it has not ended, or its record was not kept."""
         text = cast(str | None, self.redis.get(f"upscaled:record:{job_id}"))
-        return None if text is None else decode_line(text.encode())
+        return None if text is None else _read_end(job_id, text)
 
     def status_of(self, job_id: str, lease_s: float) -> Message:
         """What is known of the job: `state` is ended, running, waiting or unknown."""
@@ -312,10 +344,13 @@ class Records:
     def ends_of(self, job_ids: Sequence[str]) -> Iterator[Message]:
         """The terminal events of those jobs that have ended."""
         for start in range(0, len(job_ids), _BATCH):
-            keys = [f"upscaled:record:{one}" for one in job_ids[start : start + _BATCH]]
-            for text in cast(list[str | None], self.redis.mget(keys)):
+            some = job_ids[start : start + _BATCH]
+            found = cast(
+                list[str | None], self.redis.mget([f"upscaled:record:{one}" for one in some])
+            )
+            for job_id, text in zip(some, found, strict=True):
                 if text is not None:
-                    yield decode_line(text.encode())
+                    yield _read_end(job_id, text)
 
     def progress_of(self, job_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The newest progress of those jobs that have one, as lines."""

@@ -154,6 +154,31 @@ def test_a_job_with_half_a_character_has_one_end_also_if_it_is_in_its_id(fleet: 
 
 
 @needs_redis
+def test_a_record_that_is_no_end_is_one_sentence_and_ends_its_job(fleet: Fleet) -> None:
+    records = {
+        "words": b"garbage",
+        "bytes": b"\xff\xfe",
+        "list": b"[]",
+        "field": b'{"type":"error","job_id":"field"}',
+    }
+    redis = fleet.records.redis
+    for job_id, record in records.items():
+        redis.set(f"upscaled:record:{job_id}", record)
+    told = fleet.command("results", *records)
+    assert told.returncode == 0, told.stderr
+    for job_id, line in zip(records, told.stdout.splitlines(), strict=True):
+        assert json.loads(line)["error"].startswith(
+            f"the record of job {job_id} is no end of a job"
+        )
+    machine = fleet.start_machine("--slots", "1").wait_ready()
+    put(fleet, *map(fleet.job, records))
+    fleet.submit(fleet.job("after"))
+    fleet.check_each_has_one_result(["after"])
+    wait_until(lambda: not redis.exists("unacked_index", "bull:fake:active"), "an empty queue")
+    assert not machine.has_logged("delivery_failed")
+
+
+@needs_redis
 @pytest.mark.parametrize("fleet", ["redis"], indirect=True, ids=["celery"])
 def test_a_message_that_no_worker_can_read_is_dropped_and_the_machine_goes_on(
     fleet: Fleet,
