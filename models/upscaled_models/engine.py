@@ -7,6 +7,7 @@ A new engine is one folder with an `Engine` in it, one config model in the proto
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from argparse import SUPPRESS
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class Settings(PictureSettings):
     threads: int | None = flag(
         "CPU threads of the network (default: one per core)", count, default=None
     )
+    # Set by the supervisor: how many workers share the cores.
+    sharers: int = flag(SUPPRESS, count, default=1)
     preload: tuple[str, ...] = flag(
         "load before ready; may be repeated", default=(), metavar="MODEL", collect=tuple
     )

@@ -1,17 +1,17 @@
 """Memory within the limits of this process's control groups (Linux, both versions).
 
 In a container the machine's numbers are wrong: the machine may have memory that this process must
-not use, and its count of OOM kills includes other containers. Groups are nested, and each may have
-a limit. See the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+not use, and its count of OOM kills includes other containers. See the kernel's
+admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_PROC = Path("/proc")
+from upscaled_protocol.controlgroups import PROC, control_groups
+
 # Version 1 writes a number near the largest one for "no limit".
 _NO_LIMIT = 2**60
 
@@ -38,7 +38,7 @@ _VERSION_2 = _Names(
 )
 
 
-def available_bytes(proc: Path = _PROC) -> int:
+def available_bytes(proc: Path = PROC) -> int:
     """Memory that this process can still allocate: the least of the machine's and every group's."""
     import psutil  # here, because the import takes 20 ms
 
@@ -52,7 +52,7 @@ def available_bytes(proc: Path = _PROC) -> int:
     return min(available)
 
 
-def total_bytes(proc: Path = _PROC) -> int:
+def total_bytes(proc: Path = PROC) -> int:
     """Memory of the machine, or of the smallest group that this process is in."""
     import psutil
 
@@ -61,7 +61,7 @@ def total_bytes(proc: Path = _PROC) -> int:
     return min([int(psutil.virtual_memory().total), *(one for one in limits if one is not None)])
 
 
-def count_oom_kills(proc: Path = _PROC) -> int:
+def count_oom_kills(proc: Path = PROC) -> int:
     """How many processes of this process's group the kernel has killed because memory ran out; of
     the machine, if the group has no count."""
     names, folders = _groups(proc)
@@ -74,40 +74,9 @@ def count_oom_kills(proc: Path = _PROC) -> int:
 
 
 def _groups(proc: Path) -> tuple[_Names, list[Path]]:
-    """The folders of the memory groups that this process is in, the innermost first."""
-    try:
-        groups = (proc / "self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
-        mounts = (proc / "self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return _VERSION_2, []
-    paths = {controllers: path for _, controllers, path in (one.split(":", 2) for one in groups)}
-    for controllers, path in paths.items():
-        if "memory" in controllers.split(","):
-            return _VERSION_1, list(_folders(path, mounts, "cgroup", "memory"))
-    if "" in paths:
-        return _VERSION_2, list(_folders(paths[""], mounts, "cgroup2", ""))
-    return _VERSION_2, []
-
-
-def _folders(path: str, mounts: list[str], kind: str, controller: str) -> Iterator[Path]:
-    for mount in mounts:
-        before, _, after = mount.partition(" - ")
-        _, _, _, root, point, *_ = before.split(" ")
-        found, _, options = after.split(" ")[:3]
-        if found == kind and (not controller or controller in options.split(",")):
-            top = Path(point)
-            # In a container the group may be the root of the mount, or have its outer name.
-            inside = path.removeprefix(root.rstrip("/")) if _is_below(path, root) else ""
-            folder = top / inside.strip("/")
-            while folder != top and top in folder.parents:
-                yield folder
-                folder = folder.parent
-            yield top
-            return
-
-
-def _is_below(path: str, root: str) -> bool:
-    return ".." not in path.split("/") and f"{path}/".startswith(f"{root.rstrip('/')}/")
+    """The files' names, and the folders of this process's memory groups, the innermost first."""
+    version, folders = control_groups("memory", proc)
+    return _VERSION_1 if version == 1 else _VERSION_2, folders
 
 
 def _number(path: Path) -> int | None:

@@ -21,8 +21,7 @@ _KINDS = ("auto", "cpu", "cuda", "mps")
 
 def place_workers(count: int, devices: list[str]) -> list[Placement]:
     """One placement per worker: the devices in turn, and a fair share of the cores."""
-    threads = max((os.cpu_count() or 1) // count, 1)
-    share = ["--threads", str(threads)] if count > 1 else []
+    share = ["--sharers", str(count)] if count > 1 else []
     devices = devices or ["auto"]
     return [_place(devices[number % len(devices)], share) for number in range(count)]
 

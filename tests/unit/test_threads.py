@@ -1,4 +1,4 @@
-"""How many threads compute, and that they do not spin while they wait."""
+"""The thread that computes, and that threads do not spin while they wait."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from threading import Event, Thread, current_thread
 
 import pytest
 
-from upscaled_imaging.cores import computing_threads
 from upscaled_models.device.threads import ComputingThread, give_way, settle_waiting
 from waiting import TIMEOUT_S
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
-def test_a_process_limited_to_one_core_computes_with_one_thread() -> None:
-    allowed = os.sched_getaffinity(0)
-    assert 1 <= computing_threads() <= len(allowed)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        assert computing_threads() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def test_the_operators_own_setting_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

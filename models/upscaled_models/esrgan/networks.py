@@ -49,7 +49,7 @@ class Networks(DeviceModels):
     def __init__(self, settings: Settings) -> None:
         """Raises `JobError` if the device cannot be used."""
         super().__init__(settings)
-        torch.set_num_threads(settings.threads or computing_threads())
+        torch.set_num_threads(settings.threads or computing_threads(settings.sharers))
         # By default cuDNN computes float32 in TensorFloat-32, which has the 10 bits of fp16.
         torch.backends.cudnn.allow_tf32 = False
         # Weights files whose results in half precision were unusable.

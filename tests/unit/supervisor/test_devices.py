@@ -63,13 +63,10 @@ def test_a_worker_sees_only_its_own_gpu(
     assert [one.argv[:2] for one in placements] == [["--device", "cuda:0"]] * 2
 
 
-def test_devices_are_taken_in_turn_and_the_cores_are_shared(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+def test_devices_are_taken_in_turn_and_the_cores_are_shared() -> None:
     placements = place_workers(4, ["cpu", "mps"])
     assert [one.argv[1] for one in placements] == ["cpu", "mps", "cpu", "mps"]
-    assert all(one.argv[2:] == ["--threads", "2"] for one in placements)
+    assert all(one.argv[2:] == ["--sharers", "4"] for one in placements)
     assert place_workers(1, [])[0].argv == ["--device", "auto"]
 
 

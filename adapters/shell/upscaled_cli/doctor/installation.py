@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from upscaled_cli.doctor.finding import Finding
+from upscaled_imaging.cores import allowed_cores
 from upscaled_imaging.kinds import read_kinds
 from upscaled_protocol.memorygroup import total_bytes
 from upscaled_protocol.requirements import distributions_of, unsuitable, wanted
@@ -61,10 +61,8 @@ def machine() -> Finding:
         memory = f", {total_bytes() / 2**30:.1f} GiB of memory"
     except ImportError:  # the libraries' findings say so
         memory = ""
-    cores = os.cpu_count()
-    if sys.platform == "linux":
-        cores = len(os.sched_getaffinity(0))
-    return Finding("machine", "ok", f"{cores} cores{memory}")
+    cores = allowed_cores()
+    return Finding("machine", "ok", f"{cores} core{'' if cores == 1 else 's'}{memory}")
 
 
 def libraries(is_proven: bool, show: Callable[[str], None]) -> Iterator[Finding]:
