@@ -25,6 +25,7 @@ from upscaled.questions import Questions
 from upscaled.restarts import USAGE_STATUS
 from upscaled.timers import Timers
 from upscaled_http.loopchannel import LoopChannel
+from upscaled_protocol.backoff import pauses
 
 State = Literal["starting", "ready", "restarting", "stopped"]
 
@@ -134,12 +135,11 @@ class ChildDaemon:
     # --- the loop's side ----------------------------------------------------------------------
 
     async def _keep_running(self) -> None:
-        delay_s = _RESTART_S
+        pauses_s = pauses(_RESTART_S, _MAX_RESTART_S)
         while not self._is_stopping:
             if not await self._listener.prepare_start():
                 self._failing_since = self._failing_since or time.monotonic()
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, _MAX_RESTART_S)
+                await asyncio.sleep(next(pauses_s))
                 continue
             began = time.monotonic()
             error = await self._run_once()
@@ -155,11 +155,10 @@ class ChildDaemon:
                 )
                 return
             if time.monotonic() - began > _RAN_S:
-                delay_s = _RESTART_S
+                pauses_s = pauses(_RESTART_S, _MAX_RESTART_S)
                 self._failing_since = None
             self._failing_since = self._failing_since or time.monotonic()
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _MAX_RESTART_S)
+            await asyncio.sleep(next(pauses_s))
 
     async def _run_once(self) -> DaemonGoneError:
         """Run a daemon to its end."""

@@ -25,6 +25,7 @@ from upscaled_http.messages import PictureEvent, PipelineStats, ScoreCount
 from upscaled_http.problems import HttpCode, ProblemError
 from upscaled_http.records import time_of
 from upscaled_http.uploads import Body
+from upscaled_protocol.backoff import pauses
 from upscaled_protocol.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class FilingQueue:
 
     async def _run(self, filing: Filing) -> None:
         """File a picture of a batch, by as many tries as it takes."""
-        pause_s = _FIRST_PAUSE_S
+        pauses_s = pauses(_FIRST_PAUSE_S, _LAST_PAUSE_S)
         while not self._service.is_draining:
             async with self._places:
                 filing.is_running = True
@@ -229,8 +230,7 @@ class FilingQueue:
                 self._finish(filing, outcome)
                 break
             filing.detail = outcome.detail
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+            await asyncio.sleep(next(pauses_s))
         else:
             return
         # Without the record the next server would file the picture again.

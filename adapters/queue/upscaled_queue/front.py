@@ -21,6 +21,7 @@ from typing import assert_never
 
 from upscaled_protocol import PROTOCOL_VERSION
 from upscaled_protocol.admission import GOING_DOWN, Admission
+from upscaled_protocol.backoff import pauses
 from upscaled_protocol.codec import decode_host_message, encode
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.hostlines import HostLines
@@ -341,7 +342,7 @@ class Front:
 
     def _patiently(self, call: Callable[[], None]) -> None:
         """Repeat a call until Redis answers, or a signal arrives. Health is answered meanwhile."""
-        delay_s = _FIRST_DELAY_S
+        pauses_s = pauses(_FIRST_DELAY_S, _LAST_DELAY_S)
         while self._signal is None:
             try:
                 call()
@@ -353,10 +354,9 @@ class Front:
                 if self._outage is None:
                     self._log.log("warning", "queue_away", detail=reason_of(error))
                 self._outage = reason_of(error)
-            until = time.monotonic() + delay_s
+            until = time.monotonic() + next(pauses_s)
             while self._signal is None and (left_s := until - time.monotonic()) > 0:
                 self._wait_host(round(left_s * 1000) + 1)
-            delay_s = min(2 * delay_s, _LAST_DELAY_S)
 
     def _send(self, message: Status | Accepted | HealthReport) -> None:
         self._write_line(encode(message))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import random
 import sys
 import threading
@@ -35,6 +34,7 @@ from upscaled_models.imagen.account import Account, sign_in
 from upscaled_models.imagen.connection import REQUEST, open_session
 from upscaled_models.imagen.faults import Fault, fault_of, filtered
 from upscaled_models.imagen.ratelimit import RateLimit
+from upscaled_protocol.backoff import backoff_s
 from upscaled_protocol.envelope import WAITING_STAGE
 from upscaled_protocol.errors import ErrorCode, JobError
 
@@ -222,7 +222,7 @@ class Service:
                 fault = fault_of(error, self._secret)
             if not fault.retryable:
                 raise fault.error
-            pause_s = max(_backoff_s(attempt), fault.retry_after_s)
+            pause_s = max(_pause_s(attempt), fault.retry_after_s)
             if attempt == _ATTEMPTS or pause_s + _LEAST_TRY_S > budget.left_s:
                 raise _given_up(fault, attempt)
             budget.left_s -= pause_s
@@ -315,10 +315,10 @@ class Service:
         return getattr(self._credentials, "token", None)
 
 
-def _backoff_s(attempt: int) -> float:
+def _pause_s(attempt: int) -> float:
     """Twice as long each time, with jitter, so that failed jobs do not retry together."""
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-    return jitter * min(math.ldexp(_BACKOFF_BASE_S, attempt - 1), _BACKOFF_LIMIT_S)
+    return jitter * backoff_s(attempt, _BACKOFF_BASE_S, _BACKOFF_LIMIT_S)
 
 
 def _given_up(fault: Fault, attempts: int) -> JobError:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from upscaled.errors import error_of
+from upscaled_protocol.backoff import pauses
 from upscaled_queue.job import PIPELINE, Message, QueuedJob, read_job
 from upscaled_queue.outages import reason_of
 from upscaled_queue.pipeline.bucket import INCOMING, Bucket
@@ -155,14 +156,13 @@ async def _asked(call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 async def _patiently(call: Callable[[], T]) -> T:
     """Repeat a call until the queue answers."""
-    delay_s = _LOOK_S
+    pauses_s = pauses(_LOOK_S, _LAST_DELAY_S)
     while True:
         try:
             return await _asked(call)
         except QueueAwayError as error:
             _LOG.warning("%s", error)
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _LAST_DELAY_S)
+            await asyncio.sleep(next(pauses_s))
 
 
 async def _ready(result: PipelineResult) -> PipelineResult:
