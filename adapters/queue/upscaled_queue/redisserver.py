@@ -1,8 +1,9 @@
 """Whether a Redis may hold jobs: one that evicts keys loses them when its memory is full, and a
-cluster takes none."""
+cluster, a Sentinel or an old Redis takes none."""
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, cast
 
@@ -12,6 +13,9 @@ from upscaled_protocol.log import Logger
 from upscaled_queue.outages import is_outage
 from upscaled_queue.queueurl import QueueUrl, shown
 from upscaled_queue.record import connect
+
+# From this version on it has BLMOVE, by which a machine waits for a job.
+_OLDEST = (6, 2)
 
 
 class UnsafeRedisError(Exception):
@@ -33,6 +37,16 @@ def _check(url: str, log: Logger | None) -> None:
         raise UnsafeRedisError(
             f"the Redis at {shown(url)} is a cluster, on which neither Celery nor BullMQ nor the "
             "record works: use a single Redis, with replicas if you like"
+        )
+    if info.get("redis_mode") == "sentinel":
+        raise UnsafeRedisError(
+            f"the Redis at {shown(url)} is a Sentinel, which holds no jobs: give the address of "
+            "the primary, by a name that follows it"
+        )
+    version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    if version is not None and (int(version[1]), int(version[2])) < _OLDEST:
+        raise UnsafeRedisError(
+            f"the Redis at {shown(url)} has version {info['redis_version']}: use 6.2 or later"
         )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":

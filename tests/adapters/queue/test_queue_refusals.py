@@ -1,8 +1,9 @@
-"""A Redis that lets machines connect and takes no writes."""
+"""A Redis that lets machines connect and takes no writes, or that lacks what a queue needs."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from celery.worker import state
 from celery.worker.consumer import consumer as celerys
 
 from queue_fleet import Fleet, needs_redis, running_fleet
-from upscaled_queue import consumer
+from upscaled_queue import consumer, redisserver
 from upscaled_queue.celerysettings import celery_settings
 from upscaled_queue.consumer import Consumer
 from upscaled_queue.queueurl import read_queue_url
@@ -101,6 +102,22 @@ def test_a_cluster_is_refused_at_once(scheme: str, tmp_path: Path) -> None:
         answer = fleet.command("submit", jobs=[{"method": "fake", "config": {}}])
         assert answer.returncode == 2
         assert "is a cluster" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        ({"redis_mode": "sentinel", "redis_version": "7.0.15"}, "is a Sentinel"),
+        ({"redis_mode": "standalone", "redis_version": "6.0.16"}, "has version 6.0.16"),
+    ],
+)
+def test_a_server_that_lacks_commands_is_refused(
+    info: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = nullcontext(SimpleNamespace(info=lambda: info))
+    monkeypatch.setattr(redisserver, "connect", lambda _: server)
+    with pytest.raises(redisserver.UnsafeRedisError, match=told):
+        redisserver.check_server(read_queue_url("redis://h/0"))
 
 
 @needs_redis
