@@ -66,7 +66,9 @@ def fetch(url: str, file: BinaryIO, settings: PictureSettings, context: PictureC
 def too_large(limit_bytes: int) -> JobError:
     """The error of an input with too many bytes."""
     return JobError(
-        ErrorCode.INPUT_TOO_LARGE, f"the input passes the limit of {limit_bytes / 2**20:g} MiB"
+        ErrorCode.INPUT_TOO_LARGE,
+        f"the input passes the limit of {limit_bytes / 2**20:.0f} MiB: give a smaller or a "
+        "compressed file, or raise the limit of megapixels, MAX_INPUT_MEGAPIXELS",
     )
 
 

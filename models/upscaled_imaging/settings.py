@@ -14,9 +14,12 @@ from upscaled_protocol.urlpolicy import UrlPolicy
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest pictures that are read and written."""
+    """The largest pictures that are read and written.
 
-    max_input_bytes: int = 512 * 1024 * 1024
+    beside_pixels_bytes: what an input may hold beside its pixels, such as metadata and layers.
+    """
+
+    beside_pixels_bytes: int = 512 * 1024 * 1024
     max_input_megapixels: float = flag(
         "the largest input that is read (default: %(default)s)",
         above_zero,
@@ -29,6 +32,11 @@ class Limits:
         default=4000.0,
         variable="MAX_OUTPUT_MEGAPIXELS",
     )
+
+    @property
+    def max_input_bytes(self) -> int:
+        """The longest input: four channels of 16 bits without compression, and the rest."""
+        return int(self.max_input_megapixels * 8_000_000) + self.beside_pixels_bytes
 
 
 @dataclass(frozen=True)

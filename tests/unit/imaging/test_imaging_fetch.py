@@ -64,7 +64,7 @@ def test_the_name_in_the_url_names_the_output(
 def test_a_transfer_that_fails_is_one_plain_error(
     base: str, private: PictureSettings, context: PictureContext, path: str, code: ErrorCode
 ) -> None:
-    small = replace(private, limits=Limits(max_input_bytes=1_000_000))
+    small = replace(private, limits=Limits(max_input_megapixels=0.1, beside_pixels_bytes=100_000))
     assert fetch_error(base + path, small, context).code is code
 
 

@@ -144,7 +144,9 @@ def test_a_missing_object_and_a_missing_bucket_have_their_codes(picture: str) ->
 @pytest.mark.usefixtures("store")
 def test_an_object_past_the_limit_is_refused_before_it_is_read(store: Any) -> None:
     obstore.put(store, "large.bin", bytes(2000))
-    small = PictureSettings(access=ALLOWED.access, limits=Limits(max_input_bytes=1000))
+    small = PictureSettings(
+        access=ALLOWED.access, limits=Limits(max_input_megapixels=0.0001, beside_pixels_bytes=1000)
+    )
     error = refused(small, image_url=f"s3://{BUCKET}/large.bin")
     assert error.code is ErrorCode.INPUT_TOO_LARGE
 

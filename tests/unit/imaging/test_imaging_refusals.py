@@ -191,10 +191,22 @@ def test_limits_are_checked_before_a_pixel_is_decoded(
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
     assert "900" in caught.value.message
 
-    small = replace(settings, limits=Limits(max_input_bytes=4095))
+    small = replace(settings, limits=Limits(max_input_megapixels=0.0001, beside_pixels_bytes=3000))
     with pytest.raises(JobError) as caught, open_source(config, small, context):
         pass
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
+
+
+def test_a_picture_of_the_allowed_pixels_is_read_without_compression(
+    tmp_path: Path, settings: PictureSettings, context: PictureContext
+) -> None:
+    pixels = np.arange(40_000, dtype=np.uint16).reshape(100, 100, 4)
+    picture = pyvips.Image.new_from_array(pixels, interpretation="rgb16")
+    picture.tiffsave(str(tmp_path / "in.tif"), compression="none")
+    limits = Limits(max_input_megapixels=0.01, beside_pixels_bytes=1000)
+    config = EsrganConfig(image_path=str(tmp_path / "in.tif"))
+    with open_source(config, replace(settings, limits=limits), context) as source:
+        assert read_all(source).shape == (100, 100, 4)
 
 
 @pytest.mark.parametrize("side", [65_535, 1_000_000])
@@ -210,7 +222,7 @@ def test_base64_past_the_limit_is_not_decoded(
     settings: PictureSettings, context: PictureContext
 ) -> None:
     config = EsrganConfig(image_base64="!" * 4000)  # not base64, so decoding it would fail
-    small = replace(settings, limits=Limits(max_input_bytes=2000))
+    small = replace(settings, limits=Limits(max_input_megapixels=0.0001, beside_pixels_bytes=1000))
     with pytest.raises(JobError) as caught, open_source(config, small, context):
         pass
     assert caught.value.code is ErrorCode.INPUT_TOO_LARGE
