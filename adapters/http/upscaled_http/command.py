@@ -193,7 +193,12 @@ def _allow_connections(count: int) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + MAX_OPEN_FILES + _SPARE_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        print(
+            f"upscaled serve: this process may open {hard} files, and {count} connections "
+            f"(server.max_connections) need {wanted}: raise `ulimit -Hn`",
+            file=sys.stderr,
+        )
+        wanted = hard
     if soft != resource.RLIM_INFINITY and wanted > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

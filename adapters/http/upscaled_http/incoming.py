@@ -26,7 +26,7 @@ _LEFT_OUT = re.compile("\0+")
 _SHOWN_ASCII = frozenset(" _.()+,=@-")
 # They join the letters of some scripts, and the parts of an emoji.
 _JOINERS = "\u200c\u200d"
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Upload(NamedTuple):
@@ -144,5 +144,5 @@ def _is_shown(character: str) -> bool:
 
 def storage_problem(error: OSError) -> ProblemError:
     """The problem of a file that cannot be written."""
-    why = "is full" if error.errno in _NO_SPACE else "cannot be written"
+    why = "is full" if error.errno in _NO_SPACE else f"cannot be written ({error.strerror})"
     return ProblemError(HttpCode.INSUFFICIENT_STORAGE, f"The server's disk {why}; try again later.")

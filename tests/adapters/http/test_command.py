@@ -187,6 +187,20 @@ def test_a_folder_that_cannot_be_written_ends_it_with_a_sentence(
     assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("quiet")
+def test_a_limit_of_open_files_below_the_setting_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (64, 1024))
+    monkeypatch.setattr("resource.setrlimit", lambda _, limit: limits.append(limit))
+    (tmp_path / "file").touch()
+    main(["--port", "0", "--data-dir", str(tmp_path / "file" / "data")])
+    assert limits == [(1024, 1024)]
+    sentence = capsys.readouterr().err.splitlines()[0]
+    assert "may open 1024 files, and 2000 connections (server.max_connections) need" in sentence
+
+
 # --- with one -----------------------------------------------------------------------------------
 
 

@@ -151,6 +151,7 @@ def test_a_disk_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ProblemError) as caught:
         read(missing, form(part("image", PNG, "a.png")))
     assert caught.value.status == 507
+    assert "cannot be written (No such file or directory)" in caught.value.detail
     assert str(tmp_path) not in caught.value.detail
 
 
