@@ -48,9 +48,8 @@ class Finding:
 
 def look_for_damage(source: Source) -> Finding:
     """Look at a picture of which no rows were taken. Raises `JobError` as `Source.rows` does."""
-    file = source.compression
-    if file is not None and file.quality < LEAST_QUALITY[file.format]:
-        return Finding(True, f"the file is {file}")
+    if (compressed := find_strong_compression(source)) is not None:
+        return compressed
     windows = list(_windows(source))
     if not windows:
         return Finding(False, "the picture is too small to be judged")
@@ -61,9 +60,17 @@ def look_for_damage(source: Source) -> Finding:
     quality = find_jpeg([_luma(window) for window in windows[::step]])
     if quality is not None and quality < LEAST_QUALITY["JPEG"]:
         return Finding(True, f"the pixels were in a JPEG of about quality {quality}")
-    if file is not None:
-        return Finding(False, f"the file is {file}, and no noise was found")
+    if source.compression is not None:
+        return Finding(False, f"the file is {source.compression}, and no noise was found")
     return Finding(False, "no noise and no strong compression was found")
+
+
+def find_strong_compression(source: Source) -> Finding | None:
+    """What the file's header says, if the picture counts as damaged by it. Takes no rows."""
+    file = source.compression
+    if file is None or file.quality >= LEAST_QUALITY[file.format]:
+        return None
+    return Finding(True, f"the file is {file}")
 
 
 def _windows(source: Source) -> Iterator[np.ndarray]:

@@ -24,6 +24,8 @@ PAIRS = (
     Pair(4, "compact-x4", "compact-x4-clean"),
 )
 
+CLEAN = frozenset(pair.clean for pair in PAIRS)
+
 
 class Choice(NamedTuple):
     """The chosen model's name, and why it was chosen."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from upscaled_imaging.cores import computing_threads
-from upscaled_imaging.damage import Finding, look_for_damage
+from upscaled_imaging.damage import Finding, find_strong_compression, look_for_damage
 from upscaled_imaging.dimensions import Plan
 from upscaled_imaging.read import Source
 from upscaled_models.device.choice import free_bytes
@@ -21,7 +21,7 @@ from upscaled_models.device.models import DeviceModels
 from upscaled_models.device.precision import choose_dtype
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.engine import Context, Settings
-from upscaled_models.esrgan.automatic import AUTO, PAIRS, choose
+from upscaled_models.esrgan.automatic import AUTO, CLEAN, PAIRS, choose
 from upscaled_models.esrgan.enlargement import EsrganEnlargement
 from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.morearchitectures import licence_note
@@ -91,7 +91,8 @@ class Networks(DeviceModels):
             memory_share=memory_share,
         )
         if config.model != AUTO:
-            return partial(enlarge, self._locate(config.model))
+            enlarge = partial(enlarge, self._locate(config.model))
+            return partial(self._enlarge_named, enlarge, config, context)
         for pair in PAIRS:
             self._locate(pair.clean)
         return partial(self._enlarge_chosen, enlarge, config, context)
@@ -116,6 +117,32 @@ class Networks(DeviceModels):
         """Run `task` in the thread that computes on this device."""
         # An accelerator can be given a model while it computes with another.
         return computing_thread().run(task) if self.device.type == "cpu" else task()
+
+    @contextlib.contextmanager
+    def _enlarge_named(
+        self,
+        enlarge: Callable[[Source, Plan], AbstractContextManager[EsrganEnlargement]],
+        config: EsrganConfig,
+        context: Context,
+        source: Source,
+        plan: Plan,
+    ) -> Iterator[EsrganEnlargement]:
+        """Enlarge a picture with the model that its job names.
+
+        The models for clean pictures sharpen the blocks of a JPEG. That is warned of, if the file's
+        header is enough to know it.
+        """
+        if config.model in CLEAN and config.pre_model is None:
+            finding = find_strong_compression(source)
+            if finding is not None:
+                better = choose(finding, plan.scale, self._is_installed).model
+                if better not in CLEAN:
+                    context.warn(
+                        f"{finding.text}, and {config.model} sharpens what the compression left: "
+                        f'{better}, which "auto" takes, removes it'
+                    )
+        with enlarge(source, plan) as job:
+            yield job
 
     @contextlib.contextmanager
     def _enlarge_chosen(

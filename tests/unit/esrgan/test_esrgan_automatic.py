@@ -117,6 +117,28 @@ def test_a_job_takes_the_model_that_suits_its_picture_and_says_why(
     np.testing.assert_array_equal(chosen, expected)
 
 
+@pytest.mark.parametrize(
+    ("model", "quality", "warns"),
+    [
+        ("compact-x4", 40, True),
+        ("compact-x4", 95, False),
+        ("compact-x4-clean", 40, False),
+        ("auto", 40, False),
+    ],
+)
+def test_a_model_for_clean_pictures_that_is_named_for_a_poor_jpeg_gets_a_warning(
+    engine: EsrganEngine, folder: Path, model: str, quality: int, warns: bool
+) -> None:
+    path = folder / "in.jpg"
+    picture = pyvips.Image.new_from_array(photograph(0)).copy(interpretation="srgb")
+    picture.jpegsave(str(path), Q=quality)
+    context = RecordingContext()
+    values = {"image_path": str(path), "output_path": str(folder / "out.png"), "model": model}
+    engine.run(EsrganConfig.model_validate(values), context)
+    assert [f"quality {quality}" in text for text in context.warnings] == [True] * warns
+    assert all("compact-x4-clean" in text for text in context.warnings)
+
+
 def test_preloading_auto_loads_every_model_that_it_may_choose(folder: Path) -> None:
     engine = EsrganEngine(Settings(model_dir=folder / "models", preload=("auto",)))
     engine.start()
