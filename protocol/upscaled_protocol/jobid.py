@@ -22,8 +22,9 @@ _MAX_ID_BYTES = 4096
 _BLANK = re.compile(rb"[ \t\r\0]*+")
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SCALAR = re.compile(rb"[\w.+-]++")
-# The part of a nested value between two brackets, with its whole strings.
-_NESTED = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+# The part of a nested value between two brackets, with its whole strings. A string is an atomic
+# group, because Python before 3.11.5 also passes the part of one that is cut off (gh-106052).
+_NESTED = re.compile(rb'(?:[^"\[\]{}]++|(?>"[^"\\]*+(?:\\.[^"\\]*+)*+"))*+', re.DOTALL)
 _OPENED = re.compile(rb"[\[{]++")
 _CLOSED = re.compile(rb"[\]}]++")
 
