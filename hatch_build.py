@@ -1,4 +1,4 @@
-"""Compiles the ESRGAN engine's C if there is a C compiler; without it the package is slower."""
+"""Compiles the ESRGAN engine's C if there is GCC; without it the package is slower."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLAGS = ("-O3", "-fPIC", "-fopenmp")
 
 
 class CompiledSteps(BuildHookInterface):
-    """The compiler is `cc`, or what the environment's CC says."""
+    """The compiler is `cc`, or what the environment's CC says. It has to be GCC."""
 
     PLUGIN_NAME = "custom"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -138,3 +139,13 @@ def test_a_network_gives_the_same_without_them(scale: int, dtype: torch.dtype) -
     first, second = (result(graph, picture, scale, 16) for graph in (with_them, plain))
     # Of 24 channels no compiled convolution takes any: only those round differently.
     assert np.array_equal(first, second)
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
+def test_clang_is_refused_because_its_library_would_not_load() -> None:
+    source = library.LIBRARY.with_name("processor.c")
+    done = subprocess.run(
+        ["clang", "-fsyntax-only", source], check=False, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "GCC is needed" in done.stderr

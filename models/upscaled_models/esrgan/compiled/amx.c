@@ -6,8 +6,7 @@
 
 #include <stdlib.h>
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    __GNUC__ >= 11
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 11
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -8,7 +8,7 @@
 
 int fastest_lanes(void);
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_WIDTHS
 #ifdef TEMPLATE
 

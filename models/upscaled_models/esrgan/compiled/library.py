@@ -1,6 +1,6 @@
 """The library that is compiled from this folder's C.
 
-It exists if there was a C compiler at installation. Otherwise torch computes the same, in several
+It exists if there was GCC at installation. Otherwise torch computes the same, in several
 times as long.
 """
 

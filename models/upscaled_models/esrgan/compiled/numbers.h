@@ -11,7 +11,7 @@
 #define MOST(a, b) ((a) > (b) ? (a) : (b))
 
 /* GCC 11 knows these names of processors, and cannot choose between them. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12
 #define FOR_EACH_PROCESSOR \
     __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -1,5 +1,9 @@
 #include "each_width.h"
 
+#ifdef __clang__
+#error "GCC is needed: torch brings GCC's OpenMP library, which does not have clang's functions"
+#endif
+
 /* The most floats per vector of this processor that `each_width.h` compiles for; 0 for none. */
 int fastest_lanes(void) {
 #ifdef HAS_WIDTHS
