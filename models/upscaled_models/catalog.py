@@ -112,6 +112,13 @@ class Catalog:
         programs write realesrgan-x4plus for RealESRGAN_x4plus."""
         return self._find_exactly(name) or self._by_spelling.get(_spelling(name))
 
+    def method_of(self, name: str) -> str:
+        """The method whose jobs use the model of that name, which may be one of the user's own."""
+        model = self.find(name)
+        if model is not None:
+            return model.method
+        return "flux" if name.endswith(".gguf") else "esrgan"
+
     def _find_exactly(self, name: str) -> Model | None:
         return self._by_name.get(name) or self._by_alias.get(name) or self._by_file.get(name)
 

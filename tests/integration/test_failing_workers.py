@@ -71,6 +71,23 @@ def test_a_model_folder_that_cannot_be_read_counts_as_empty_and_is_reported_once
     assert worker.stderr.count(b"model_folder_unreadable") == 1
 
 
+def test_a_model_to_preload_that_no_method_uses_is_named(start_worker: StartDaemon) -> None:
+    worker = start_worker("--methods", "fake", "--preload", "GFPGANv1.4", "--preload", "mine")
+    worker.wait_status("ready")
+    assert worker.finish() == 0
+    for said in ("GFPGANv1.4 needs the face method", "mine needs the esrgan method"):
+        assert said.encode() in worker.stderr
+
+
+def test_a_device_that_cannot_be_used_is_named_as_the_operator_gave_it(
+    start_supervisor: StartDaemon,
+) -> None:
+    daemon = start_supervisor("--methods", "esrgan", "--device", "cuda:99")
+    daemon.job("a", "esrgan", image_path="a.png")
+    error = daemon.wait_terminal("a")["error"]
+    assert "the device cuda:0 (CUDA_VISIBLE_DEVICES=99) cannot be used here" in error
+
+
 def test_a_uid_without_a_user_and_a_home_has_a_model_folder(
     start_worker: StartDaemon, tmp_path: Path
 ) -> None:

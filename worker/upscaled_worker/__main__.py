@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from upscaled_imaging.settings import Defaults, PictureSettings
-from upscaled_models.catalog import why_unreadable
+from upscaled_models.catalog import Catalog, why_unreadable
 from upscaled_models.engine import Settings
 from upscaled_models.registry import default_methods, engine_class, known_methods
 from upscaled_protocol.choices import DEFAULT_DPI, DEFAULT_UPSCALE_FACTOR
@@ -126,9 +126,17 @@ def main(argv: Sequence[str] | None = None, wire: Wire | None = None) -> int:
         line_limit_bytes=sys.maxsize if options.supervised else options.line_limit_bytes,
         supervised=options.supervised,
     )
+    log = Logger(component="worker")
     unreadable = why_unreadable(settings.model_dir)
     if unreadable is not None:
-        Logger(component="worker").log("warning", "model_folder_unreadable", detail=unreadable)
+        log.log("warning", "model_folder_unreadable", detail=unreadable)
+    if settings.preload:
+        catalog = Catalog.load()
+        for name in settings.preload:
+            method = catalog.method_of(name)
+            if method not in options.methods:
+                detail = f"--preload {name} needs the {method} method, which is not in --methods"
+                log.log("warning", "preload_ignored", detail=detail)
     catch_signals(worker)
     status = worker.run()
     if status:

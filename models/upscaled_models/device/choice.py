@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from upscaled_models.engine import Device
@@ -20,8 +22,11 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        # The supervisor gives each worker its own GPU by this variable: then that is cuda:0.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        among = f" (CUDA_VISIBLE_DEVICES={visible})" if visible and "cuda" in name else ""
         raise JobError(
-            ErrorCode.INTERNAL, f"the device {name} cannot be used here: {error}"
+            ErrorCode.INTERNAL, f"the device {name}{among} cannot be used here: {error}"
         ) from error
     return device
 

@@ -40,9 +40,8 @@ class EsrganEngine(NetworkEngine[EsrganConfig]):
         self._models = Networks(self.settings)
         catalog = Catalog.load()
         for name in self.settings.preload:
-            model = catalog.find(name)
             # An unknown name is refused here, or every engine would leave it to the others.
-            if model.method == self.method if model else not name.endswith(".gguf"):
+            if catalog.method_of(name) == self.method:
                 self._models.preload(name)
 
     def prepare(self, config: EsrganConfig, context: Context) -> Enlarge:
