@@ -20,18 +20,24 @@ _ROUTES = {
 
 
 class EchoServe(ThreadingHTTPServer):
-    """`url`; `fields`: of each job, in their order. A job with a `prompt` ends only if it is
-    cancelled, and sets `held` when it runs."""
+    """`url`; `connections`: how many came; `fields`: of each job, in their order. A job with a
+    `prompt` ends only if it is cancelled, and sets `held` when it runs."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.connections = 0
         self.fields: list[dict[str, str]] = []
         self.pictures: dict[str, bytes] = {}
         self.cancelled: dict[str, threading.Event] = {}
         self.held = threading.Event()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Count the connection, and accept it."""
+        self.connections += 1
+        return super().get_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client may leave at any time."""

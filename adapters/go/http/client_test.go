@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"mime"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,5 +274,26 @@ func TestManyJobsRun64AtATimeAndOneThatWaitsForItsTurnEndsWithItsContext(t *test
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestACertificateThatIsNotTrustedEndsACallAtTheFirstTry(t *testing.T) {
+	var tries atomic.Int32
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			tries.Add(1)
+		}
+	}
+	server.StartTLS()
+	defer server.Close()
+	_, err := Connect(context.Background(), server.URL, WithRetry(upscaled.RestartPolicy{Attempts: 3}))
+	var gone *upscaled.DaemonGoneError
+	if !errors.As(err, &gone) || !strings.Contains(err.Error(), "certificate") {
+		t.Fatal(err)
+	}
+	if tries.Load() != 1 {
+		t.Fatalf("%d tries", tries.Load())
 	}
 }

@@ -3,6 +3,7 @@ package upscaledhttp
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ const (
 //	answered 2xx ──────────────────────────────────────> the response
 //	429 ───────────────────────── wait Retry-After ────> again, as often as it takes
 //	lost, 408, 502, 503, 504 ──── wait, longer each time > again, Attempts times in a row
+//	certificate not trusted ───────────────────────────> *DaemonGoneError
 //	anything else ─────────────────────────────────────> *JobError, with the problem's code
 type connection struct {
 	base   string
@@ -66,6 +68,7 @@ func newConnection(address, key string, policy upscaled.RestartPolicy) (*connect
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = silence
+	transport.Proxy = nil // as in Node and Python, whose clients use no proxy of the environment
 	client := &http.Client{
 		Transport: transport,
 		// A key goes to the server that it was given for, and to no other.
@@ -117,6 +120,9 @@ func (c *connection) send(ctx context.Context, x exchange) (*http.Response, erro
 		}
 		if own := (*upscaled.JobError)(nil); errors.As(err, &own) {
 			return nil, own // the body's own
+		}
+		if isUntrusted(err) {
+			return nil, c.lost(err)
 		}
 		if err != nil {
 			if err = tries.wait(ctx, c.lost(err), 0); err != nil {
@@ -220,6 +226,14 @@ func (c *connection) lost(err error) error {
 		err = failed.Err // without the method and the URL
 	}
 	return &upscaled.DaemonGoneError{Status: -1, Err: fmt.Errorf("the server %s cannot be reached: %w", c.base, err)}
+}
+
+// isUntrusted reports whether the server's certificate is not trusted: the next try would see the same one.
+func isUntrusted(err error) bool {
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid)
 }
 
 // mayPass reports whether a server, or a proxy in front of it, sends this status while the server restarts.

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { createServer as createSecureServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -210,4 +211,19 @@ test("a server that is silent, absent or no server is reported", { timeout: TIME
   await assert.rejects(connect({ url: "http://127.0.0.1:9", retry: false }), DaemonGoneError);
   assert.throws(() => new HttpUpscaler({ url: "ftp://upscaler" }), TypeError);
   assert.throws(() => new HttpUpscaler({ url: "http://name:password@upscaler" }), TypeError);
+});
+
+test("a certificate that is not trusted ends a call at the first try", { timeout: TIMEOUT_MS }, async (t) => {
+  const pem = await readFile(new URL("../../../../tests/support/self_signed.pem", import.meta.url));
+  let tries = 0;
+  const server = createSecureServer({ key: pem, cert: pem }).on("connection", () => (tries += 1));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  await assert.rejects(connect({ url, retry: { delayMs: 0 } }), (error: Error) => {
+    assert(error instanceof DaemonGoneError);
+    assert.match(error.message, /self-signed certificate/);
+    return true;
+  });
+  assert.equal(tries, 1);
 });

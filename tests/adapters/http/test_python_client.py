@@ -7,6 +7,7 @@ import asyncio
 import io
 import math
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from PIL import Image
 
 import upscaled
 from echo_serve import EchoServe, echo_serve
+
+SELF_SIGNED = Path(__file__).parents[2] / "support" / "self_signed.pem"
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +183,20 @@ def test_a_server_that_is_not_there_is_a_daemon_that_is_gone() -> None:
             up.upscale(b"picture")
         with pytest.raises(upscaled.DaemonGoneError):
             up.start()
+
+
+def test_a_certificate_that_is_not_trusted_ends_a_call_at_the_first_try() -> None:
+    with echo_serve() as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(SELF_SIGNED)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http://", "https://")
+        with (
+            upscaled.Upscaler(url=url, restart_delay_s=0) as up,
+            pytest.raises(upscaled.DaemonGoneError, match="self-signed certificate"),
+        ):
+            up.start()
+        assert server.connections == 1
 
 
 def test_a_wrong_key_is_reported_when_the_client_starts(server: EchoServe) -> None:

@@ -4,6 +4,7 @@
  *     answered 2xx ──────────────────────────────────────> the response
  *     429 ───────────────────────── wait Retry-After ────> again, as often as it takes
  *     lost, 408, 502, 503, 504 ──── wait, longer each time > again, `attempts` times in a row
+ *     certificate not trusted ───────────────────────────> DaemonGoneError
  *     anything else ─────────────────────────────────────> JobError, with the problem's code
  */
 
@@ -20,6 +21,9 @@ const RETRIES: RestartPolicy = { attempts: 8, delayMs: 200, maxDelayMs: 10_000 }
 // A proxy in front of the server answers so while the server restarts.
 const MAY_PASS = new Set([408, 502, 503, 504]);
 const TOO_MANY = 429;
+
+// The codes of a certificate that is not trusted: the next try would see the same one.
+const UNTRUSTED = /CERT|SIGNATURE/;
 
 // A refusal without a Retry-After.
 const DEFAULT_WAIT_MS = 1000;
@@ -98,6 +102,7 @@ export class Connection {
         exchange.signal.throwIfAborted();
         const { cause } = error as Error;
         if (cause instanceof JobError) throw cause; // the body's own
+        if (UNTRUSTED.test((cause as NodeJS.ErrnoException | undefined)?.code ?? "")) throw this.lost(error);
         await patience.wait(this.lost(error), exchange.signal);
         continue;
       }

@@ -3,6 +3,7 @@
 answered 2xx ──────────────────────────────────────> the response
 429 ───────────────────────── wait Retry-After ────> again, as often as it takes
 lost, 408, 502, 503, 504 ──── wait, longer each time > again, `attempts` times in a row
+certificate not trusted ───────────────────────────> DaemonGoneError
 anything else ─────────────────────────────────────> UpscaledError, by the problem's code
 """
 
@@ -13,6 +14,7 @@ import email.utils
 import http.client
 import random
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -174,6 +176,9 @@ class Connection:
                     return connection, response
                 status = response.status
                 error, wait_s = _refusal(response, exchange.job_id)
+            except ssl.SSLCertVerificationError as failure:  # the next try would see the same
+                connection.close()
+                raise self.lost(failure) from failure
             except (OSError, http.client.HTTPException) as failure:
                 error = self.lost(failure)
             except BaseException:  # the body's own
