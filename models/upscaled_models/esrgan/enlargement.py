@@ -199,8 +199,8 @@ def _passes(loaded: Loaded, picture: Picture, plan: Plan) -> int:
             raise JobError(
                 ErrorCode.INVALID_JOB,
                 f"the model {loaded.name} does not enlarge (its scale is 1), and the job asks for "
-                f"{scaled.width}x{scaled.height} pixels from {picture.width}x{picture.height}: give "
-                "a model that does, and this one as pre_model, or ask for a factor of 1",
+                f"{scaled.width}x{scaled.height} pixels from {picture.width}x{picture.height}: "
+                "give a model that does, and this one as pre_model, or ask for a factor of 1",
             )
         return 1
     passes = 0
