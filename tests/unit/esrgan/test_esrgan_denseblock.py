@@ -48,10 +48,10 @@ def stream(graph: RowGraph, picture: Tensor, band_rows: int) -> Tensor:
 @in_float
 def test_an_rrdb_of_floats_is_computed_in_place() -> None:
     blocks = [operation.block for operation in trace(rrdb(), 3, 1, torch.float32)._operations]
-    # Three dense blocks, then four convolutions; the first and the last have three channels.
+    # Three dense blocks, then five convolutions; the first one reads three channels.
     lengths = [len(block.convolutions) for block in blocks if block is not None]
-    assert lengths == [5, 5, 5, 1, 1, 1, 1]
-    assert len(blocks) == len(lengths) + 2
+    assert lengths == [5, 5, 5, 1, 1, 1, 1, 1]
+    assert len(blocks) == len(lengths) + 1
 
 
 @in_float
@@ -132,7 +132,7 @@ def convolved(source: Tensor, weight: Tensor, bias: Tensor, slopes: Tensor) -> T
 # Less than the pixels of a tile, just as many, more; beside the borders, and not.
 @pytest.mark.parametrize("width", [1, 16, 17, 32, 34, 70])
 # A multiple of the inputs that are multiplied at once, and not.
-@pytest.mark.parametrize(("inputs", "outputs"), [(64, 32), (48, 32), (16, 48)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 32), (48, 32), (16, 48), (60, 37), (13, 3)])
 def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
     width: int, inputs: int, outputs: int
 ) -> None:
@@ -156,8 +156,29 @@ def test_a_convolution_in_bf16_reads_and_writes_among_other_channels(
     assert torch.equal(rows[:-outputs], before[:-outputs])
 
 
+@in_float
+@pytest.mark.parametrize("width", [1, 7, 24])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 32), (48, 16), (60, 37), (45, 60), (13, 3)])
+def test_a_convolution_in_float_does_too(width: int, inputs: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / 24
+    bias, slopes = torch.randn(2, outputs, generator=generator)
+    packed = PackedConvolution(weight, bias, slopes, torch.float32)
+    rows = channels_last(128, 6, width, seed=1).float()
+    before = rows.clone()
+    # What lies behind the inputs of a pixel counts for nothing.
+    rows[inputs:-outputs] = torch.nan
+    added = channels_last(outputs, 6, width, seed=2).float()
+    convolve_all(packed, rows[:inputs], rows[-outputs:], addends=[Addend(Rows(added, 0), 0.25)])
+    expected = functional.conv2d(before[None, :inputs], weight, bias, 1, 1)[0]
+    expected = torch.where(expected > 0, expected, expected * slopes.view(-1, 1, 1))
+    torch.testing.assert_close(rows[-outputs:], expected * 0.25 + added, rtol=1e-4, atol=1e-4)
+    assert torch.equal(rows[:inputs], before[:inputs])
+    assert rows[inputs:-outputs].isnan().all()
+
+
 @pytest.mark.usefixtures("plain_bf16")
-@pytest.mark.parametrize("inputs", [48, 64])
+@pytest.mark.parametrize("inputs", [45, 48, 64])
 @pytest.mark.parametrize("is_doubled", [False, True])
 def test_a_convolution_in_bf16_reads_whole_pixels(inputs: int, is_doubled: bool) -> None:
     weight = torch.randn(48, inputs, 3, 3, generator=torch.Generator().manual_seed(0)) / 24

@@ -17,19 +17,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def convolution_of(**given: Any) -> nn.Conv2d:
+def convolution_of(inputs: int = 16, outputs: int = 32, **given: Any) -> nn.Conv2d:
     torch.manual_seed(0)
-    return nn.Conv2d(16, 32, 3, **given).requires_grad_(False)
+    return nn.Conv2d(inputs, outputs, 3, **given).requires_grad_(False)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 32), (60, 55), (36, 1)])
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("is_channels_last", [True, False])
 def test_a_layer_gives_what_the_module_gives(
-    padding: int, has_bias: bool, is_channels_last: bool
+    inputs: int, outputs: int, padding: int, has_bias: bool, is_channels_last: bool
 ) -> None:
-    layer = convolution_of(padding=padding, bias=has_bias)
-    pictures = torch.cat([random_picture(13, 22, channels=16, seed=seed) for seed in (1, 2)])
+    layer = convolution_of(inputs, outputs, padding=padding, bias=has_bias)
+    pictures = torch.cat([random_picture(13, 22, channels=inputs, seed=seed) for seed in (1, 2)])
     if not is_channels_last:
         pictures = pictures.contiguous()
     expected = layer(pictures)

@@ -136,7 +136,7 @@ FOR_AMX static void amx_sums(const Window windows[2], const uint16_t *weights, p
 
 /* 1 if AMX gives the sums of plain C. The numbers are whole and small, so no sum is rounded. */
 static int amx_agrees(void) {
-    enum { INPUTS = DEPTH + TILE, PIXELS = SIDE + 2, PIECES = (3 * INPUTS + DEPTH - 1) / DEPTH };
+    enum { INPUTS = DEPTH + TILE - 3, PIXELS = SIDE + 2, PIECES = (3 * INPUTS + DEPTH - 1) / DEPTH };
     uint16_t in[3 * PIXELS * INPUTS], weights[2 * 3 * PIECES * DEPTH * TILE];
     float expected[SIDE * SIDE], sums[SIDE * SIDE] __attribute__((aligned(64)));
     for (int i = 0; i < 3 * PIXELS * INPUTS; i++) in[i] = to_bf16((float)(i % 7 - 3));
@@ -195,13 +195,16 @@ typedef float Floats __attribute__((vector_size(4 * TILE), aligned(4), may_alias
 typedef uint32_t Bits __attribute__((vector_size(4 * TILE)));
 typedef uint16_t Halves __attribute__((vector_size(2 * TILE), aligned(2), may_alias));
 
-#define FROM_BF16(values) \
-    ((Floats)(__builtin_convertvector(*(const Halves *)(values), Bits) << 16))
+/* The first of TILE values in bf16, the others zero. `values` may be known when it is compiled. */
+static inline __attribute__((always_inline)) Floats first_values(const uint16_t *from, ptrdiff_t values) {
+    Halves halves = {0};
+    memcpy(&halves, from, (size_t)values * sizeof *from);
+    return (Floats)(__builtin_convertvector(halves, Bits) << 16);
+}
 
-/* `count` pixels of row `at` from `column` on, of TILE results from `channel` on. */
-FOR_EACH_PROCESSOR
-static void finish(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel,
-                   ptrdiff_t count, const float *sums) {
+static inline __attribute__((always_inline)) void finish_results(
+    const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel, ptrdiff_t count,
+    const float *sums, const ptrdiff_t results) {
     const Floats bias = *(const Floats *)(c->bias + channel);
     const Floats slopes = *(const Floats *)(c->slopes + channel);
     const Addend first = c->addends[0], second = c->addends[1];
@@ -214,12 +217,24 @@ static void finish(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff
         Floats value = *(const Floats *)sums + bias;
         const Bits above = (Bits)(value > 0.0f);
         value = (Floats)(((Bits)value & above) | ((Bits)(value * slopes) & ~above));
-        if (one) value = value * first.scale + FROM_BF16(one), one += first.pixel;
-        if (two) value = value * second.scale + FROM_BF16(two), two += second.pixel;
+        if (one) value = value * first.scale + first_values(one, results), one += first.pixel;
+        if (two) value = value * second.scale + first_values(two, results), two += second.pixel;
         /* As `to_bf16`. */
         const Bits bits = (Bits)value;
-        *(Halves *)out = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
+        const Halves halves =
+            __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Halves);
+        memcpy(out, &halves, (size_t)results * sizeof *out);
     }
+}
+
+/* `count` pixels of row `at` from `column` on, of `results`, at most TILE, from `channel` on. */
+FOR_EACH_PROCESSOR
+static void finish(const Convolution *c, ptrdiff_t at, ptrdiff_t column, ptrdiff_t channel,
+                   ptrdiff_t count, const float *sums, ptrdiff_t results) {
+    if (results == TILE)
+        finish_results(c, at, column, channel, count, sums, TILE);
+    else
+        finish_results(c, at, column, channel, count, sums, results);
 }
 
 /* SIDE pixels of row `at`, from `column` on. copies: memory for two windows. */
@@ -234,12 +249,14 @@ static void convolve_pixels(const Convolution *c, ptrdiff_t at, ptrdiff_t column
                                : window_at(c, at, column + TILE, copies + 3 * SEEN * c->inputs);
     for (ptrdiff_t channel = 0; channel < c->outputs; channel += SIDE) {
         float sums[SIDE * SIDE] __attribute__((aligned(64)));
-        const int columns = c->outputs - channel < SIDE ? 1 : 2;
+        const ptrdiff_t left = c->outputs - channel;
+        const int columns = left > TILE ? 2 : 1;
         const uint16_t *weights =
             (const uint16_t *)c->weights + channel * 3 * pieces_of(c->inputs) * DEPTH;
         sums_of(windows, weights, c->inputs, from, to, columns, sums);
         for (int n = 0; n < columns; n++)
-            finish(c, at, column, channel + n * TILE, count, sums + n * TILE);
+            finish(c, at, column, channel + n * TILE, count, sums + n * TILE,
+                   LEAST(TILE, left - n * TILE));
     }
 }
 
@@ -247,10 +264,12 @@ static int convolve_one(const Convolution *c, int threads, Sums sums, void (*beg
                         void (*end)(void)) {
     const ptrdiff_t across = (c->width + SIDE - 1) / SIDE;
     const ptrdiff_t blocks = across * (c->last - c->first);
+    /* A multiple of the alignment. */
+    const size_t copies_bytes = (2 * 3 * SEEN * (size_t)c->inputs * sizeof(uint16_t) + 63) / 64 * 64;
     int complete = 1;
 #pragma omp parallel num_threads(threads) reduction(&& : complete)
     {
-        uint16_t *copies = aligned_alloc(64, 2 * 3 * SEEN * (size_t)c->inputs * sizeof *copies);
+        uint16_t *copies = aligned_alloc(64, copies_bytes);
         complete = copies != NULL;
         begin();
         /* Guided: most rows that follow each other are one thread's, whose cache has what they share. */
@@ -271,8 +290,9 @@ static int convolve(const Convolution *all, int count, int threads, Sums sums, v
     return 1;
 }
 
-/* In bf16: weights (outputs / TILE, ...) in the layout of `Sums`; inputs and outputs are multiples of
- * TILE. grid is ignored. Returns 0 if there is no memory. */
+/* In bf16: weights (outputs / TILE, ...) in the layout of `Sums`; outputs are filled up with zeros to a
+ * multiple of TILE, here and in bias and slopes. Inputs are at least DEPTH / 3. grid is ignored. Returns 0 if
+ * there is no memory. */
 int convolve_bf16(const Convolution *all, int count, int threads) {
 #ifdef HAS_AMX
     return convolve(all, count, threads, amx_sums, begin_amx, end_amx);

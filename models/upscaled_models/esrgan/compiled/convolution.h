@@ -2,7 +2,8 @@
  * adds other rows to its result, so nothing has to be concatenated or added by itself. Several are
  * computed by one call, each of which may read the results of those before it.
  *
- * Arrays are channels last. Rows and columns outside of the picture are zero.
+ * Arrays are channels last. Rows and columns outside of the picture are zero. Weights, bias and slopes
+ * are filled up with zeros to a multiple of 16 outputs.
  */
 
 #ifndef CONVOLUTION_H

@@ -19,8 +19,10 @@ from upscaled_models.esrgan.compiled import library
 
 # As in `convolution.h`.
 ADDENDS = 2
-# Inputs and outputs are multiples of it.
+# Outputs are filled up with zeros to a multiple of it.
 _CHANNELS = 16
+# With fewer torch is as fast.
+_LEAST_INPUTS = 16
 # As in `winograd.c`. Rows of results that are computed together, from one row of tiles.
 _POINTS = 36
 TILE_ROWS = 4
@@ -80,11 +82,11 @@ class Addend(NamedTuple):
 def fits(weight: Tensor, dtype: torch.dtype) -> bool:
     """True if this processor has a compiled convolution in `dtype` for such weights, (outputs,
     inputs, 3, 3)."""
-    outputs, inputs, *sides = weight.shape
+    inputs, *sides = weight.shape[1:]
     return (
         weight.device.type == "cpu"
         and sides == [3, 3]
-        and outputs % _CHANNELS == inputs % _CHANNELS == 0
+        and inputs >= _LEAST_INPUTS
         and kernel(dtype) is not None
     )
 
@@ -115,7 +117,7 @@ class PackedConvolution:
         self._weight, self._dtype = weight, dtype
         self._packed: Tensor | None = None
         every = torch.ones(self.outputs)
-        self._bias = 0 * every if bias is None else bias.float().contiguous()
+        self._bias = 0 * every if bias is None else bias.float()
         self._slopes = every * slopes
 
     def with_outputs(self, order: Tensor) -> PackedConvolution:
@@ -129,7 +131,8 @@ class PackedConvolution:
         """Memory of the weights beyond the size of the network's own parameters."""
         exact = self._dtype == torch.float32
         taken = _POINTS * self.inputs if exact else 3 * _DEPTH * _pieces(self.inputs)
-        return taken * self.outputs * self._dtype.itemsize - self.own_bytes
+        outputs = self.outputs + _missing(self.outputs)
+        return taken * outputs * self._dtype.itemsize - self.own_bytes
 
     @property
     def own_bytes(self) -> int:
@@ -140,7 +143,8 @@ class PackedConvolution:
         """Lay out the weights, if that was not done yet."""
         if self._packed is None:
             pack = _in_points if self._dtype == torch.float32 else _in_pairs
-            self._packed = pack(self._weight, self._dtype)
+            self._packed = pack(_filled_up(self._weight), self._dtype)
+            self._bias, self._slopes = _filled_up(self._bias), _filled_up(self._slopes)
             del self._weight
 
     def call(self, rows: Convolved) -> _Convolution:
@@ -196,6 +200,17 @@ def convolve(several: Sequence[Convolved]) -> None:
     name = several[0].convolution.kernel
     if not library.call(name, ctypes.addressof(every), len(calls)):
         raise MemoryError("there is no memory for a convolution's tiles")
+
+
+def _missing(outputs: int) -> int:
+    """Outputs to the next multiple of `_CHANNELS`."""
+    return -outputs % _CHANNELS
+
+
+def _filled_up(given: Tensor) -> Tensor:
+    """Weights, bias or slopes with zeros for the missing outputs."""
+    zeros = given.new_zeros(_missing(len(given)), *given.shape[1:])
+    return torch.cat([given, zeros])
 
 
 def _in_points(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@
 
 /* Results per block of weights. */
 #define COLUMNS 16
+#define WHOLE_COLUMNS(outputs) (((outputs) + COLUMNS - 1) / COLUMNS * COLUMNS)
 #define POINTS 36
 /* Inputs that are transformed and multiplied at once. */
 #define DEPTH 32
@@ -44,7 +45,7 @@ static inline void kernel_points(const float w[3][COLUMNS], float *to, ptrdiff_t
     }
 }
 
-/* Weights (outputs, inputs, 3, 3) in the layout of `convolve_float`. */
+/* Weights (outputs, inputs, 3, 3) in the layout of `convolve_float`; outputs are a multiple of COLUMNS. */
 void pack_float(const float *weights, ptrdiff_t outputs, ptrdiff_t inputs, float *packed,
                 int threads) {
 #pragma omp parallel for collapse(2) num_threads(threads)
@@ -71,10 +72,11 @@ static int convolve_one(const Convolution *c, int threads) {
     /* How much of the second cache tiles may fill; the rest is for the weights that pass through. */
     const ptrdiff_t bytes = lanes == 16 ? 768 << 10 : 384 << 10;
     const ptrdiff_t total = (c->width + 3) / 4 * ((c->last - c->grid + 3) / 4);
-    const ptrdiff_t tile_bytes = POINTS * (DEPTH + c->outputs) * (ptrdiff_t)sizeof(float);
+    const ptrdiff_t outputs = WHOLE_COLUMNS(c->outputs);
+    const ptrdiff_t tile_bytes = POINTS * (DEPTH + outputs) * (ptrdiff_t)sizeof(float);
     const ptrdiff_t fitting = bytes / tile_bytes / TILES * TILES;
     const ptrdiff_t places = fitting > TILES ? fitting : TILES;
-    const size_t floats = POINTS * (POINT_STRIDE(places, DEPTH) + POINT_STRIDE(places, c->outputs));
+    const size_t floats = POINTS * (POINT_STRIDE(places, DEPTH) + POINT_STRIDE(places, outputs));
     int complete = 1;
 #pragma omp parallel num_threads(threads) reduction(&& : complete)
     {
@@ -89,8 +91,8 @@ static int convolve_one(const Convolution *c, int threads) {
 }
 
 /* In float: weights (inputs / DEPTH, POINTS, outputs / COLUMNS, DEPTH, COLUMNS), each kernel G w G^T;
- * outputs are a multiple of COLUMNS, and so are inputs, the last DEPTH of which may be fewer. Returns
- * 0 if there is no memory. */
+ * outputs are filled up with zeros to a multiple of COLUMNS, here and in bias and slopes; the last
+ * DEPTH of inputs may be fewer. Returns 0 if there is no memory. */
 int convolve_float(const Convolution *all, int count, int threads) {
     for (const Convolution *c = all; c < all + count; c++)
         if (!convolve_one(c, threads)) return 0;

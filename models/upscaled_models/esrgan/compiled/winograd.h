@@ -32,20 +32,24 @@ INLINE void NAME(result_points)(const VECTOR *m, ptrdiff_t step, VECTOR *y) {
 }
 
 /* Transforms `count` channels of one tile's source, to its place in `points` (POINTS, tiles,
- * DEPTH). */
+ * DEPTH). is_whole: the picture has all of its pixels, and they fill whole vectors. */
 INLINE void NAME(source_tile)(const Convolution *c, ptrdiff_t row, ptrdiff_t column, ptrdiff_t channel,
-                              ptrdiff_t count, float *points, ptrdiff_t stride, int inside) {
+                              ptrdiff_t count, float *points, ptrdiff_t stride, int is_whole) {
     const int shift = c->shift;
     for (const ptrdiff_t end = channel + count; channel < end; channel += LANES, points += LANES) {
         VECTOR d[36], half[36];
         for (ptrdiff_t y = 0; y < 6; y++) {
             const ptrdiff_t at = row + y;
             const float *from = (const float *)c->in + (at >> shift) * c->in_row + channel;
-            for (ptrdiff_t x = 0; x < 6; x++)
-                d[6 * y + x] = inside || (at >= c->top && at < c->bottom && column + x >= 0 &&
-                                          column + x < c->width)
-                                   ? NAME(load)(from + ((column + x) >> shift) * c->in_pixel)
-                                   : (VECTOR){0};
+            for (ptrdiff_t x = 0; x < 6; x++) {
+                const float *pixel = from + ((column + x) >> shift) * c->in_pixel;
+                if (is_whole)
+                    d[6 * y + x] = NAME(load)(pixel);
+                else if (at >= c->top && at < c->bottom && column + x >= 0 && column + x < c->width)
+                    d[6 * y + x] = LOAD_FIRST(pixel, FIRST(LEAST(LANES, end - channel)));
+                else
+                    d[6 * y + x] = (VECTOR){0};
+            }
         }
         for (ptrdiff_t x = 0; x < 6; x++) NAME(source_points)(d + x, 6, half + 6 * x);
         for (ptrdiff_t y = 0; y < 6; y++) {
@@ -56,8 +60,8 @@ INLINE void NAME(source_tile)(const Convolution *c, ptrdiff_t row, ptrdiff_t col
     }
 }
 
-/* (POINTS, tiles, DEPTH) times (POINTS, outputs / COLUMNS, depth, COLUMNS). The product is added to
- * the result (POINTS, tiles, outputs), or replaces it if is_first. */
+/* (POINTS, tiles, DEPTH) times (POINTS, outputs / COLUMNS, depth, COLUMNS), outputs rounded up. The
+ * product is added to the result (POINTS, tiles, outputs), or replaces it if is_first. */
 INLINE void NAME(multiply)(const float *source, ptrdiff_t stride, const float *weights, ptrdiff_t depth,
                            float *result, ptrdiff_t outputs, ptrdiff_t tiles, ptrdiff_t places,
                            int is_first) {
@@ -92,10 +96,11 @@ INLINE void NAME(multiply)(const float *source, ptrdiff_t stride, const float *w
             }
 }
 
-/* Computes one tile's results from its place in `points` (POINTS, tiles, outputs). */
+/* Computes one tile's results from its place in `points` (POINTS, tiles, outputs rounded up). */
 static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdiff_t column,
                                      const float *points, ptrdiff_t stride) {
     for (ptrdiff_t channel = 0; channel < c->outputs; channel += LANES) {
+        const ptrdiff_t left = c->outputs - channel;
         VECTOR m[36], half[36];
         for (ptrdiff_t i = 0; i < 36; i++)
             m[i] = NAME(load)(points + i * stride + channel);
@@ -112,12 +117,17 @@ static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdif
                 const WHOLE above = value > 0.0f;
                 value = (VECTOR)((above & (WHOLE)value) | (~above & (WHOLE)(value * slope)));
                 for (const Addend *addend = c->addends; addend < c->addends + ADDENDS; addend++)
-                    if (addend->rows)
+                    if (addend->rows) {
+                        const float *from = (const float *)addend->rows + at * addend->row +
+                                            (column + x) * addend->pixel + channel;
                         value = value * addend->scale +
-                                NAME(load)((const float *)addend->rows + at * addend->row +
-                                           (column + x) * addend->pixel + channel);
-                NAME(store)((float *)c->out + at * c->out_row + (column + x) * c->out_pixel + channel,
-                            value);
+                                (left < LANES ? LOAD_FIRST(from, FIRST(left)) : NAME(load)(from));
+                    }
+                float *to = (float *)c->out + at * c->out_row + (column + x) * c->out_pixel + channel;
+                if (left < LANES)
+                    STORE_FIRST(to, FIRST(left), value);
+                else
+                    NAME(store)(to, value);
             }
         }
     }
@@ -126,12 +136,12 @@ static inline void NAME(result_tile)(const Convolution *c, ptrdiff_t row, ptrdif
 /* Computes `count` tiles from `first` on. places: how many tiles the scratch memory holds. */
 static void NAME(tiles)(const Convolution *c, ptrdiff_t first, ptrdiff_t count, ptrdiff_t places,
                         float *scratch) {
-    const ptrdiff_t across = (c->width + 3) / 4;
+    const ptrdiff_t across = (c->width + 3) / 4, outputs = WHOLE_COLUMNS(c->outputs);
     const ptrdiff_t in_stride = POINT_STRIDE(places, DEPTH);
     float *source = scratch, *result = scratch + POINTS * in_stride;
     for (ptrdiff_t channel = 0; channel < c->inputs; channel += DEPTH) {
         const ptrdiff_t depth = LEAST(DEPTH, c->inputs - channel);
-        const float *weights = (const float *)c->weights + POINTS * channel * c->outputs;
+        const float *weights = (const float *)c->weights + POINTS * channel * outputs;
         for (ptrdiff_t i = 0; i < count; i++) {
             const ptrdiff_t row = c->grid + 4 * ((first + i) / across) - 1;
             const ptrdiff_t column = 4 * ((first + i) % across) - 1;
@@ -146,19 +156,20 @@ static void NAME(tiles)(const Convolution *c, ptrdiff_t first, ptrdiff_t count, 
                     __builtin_prefetch(pixel);
                     __builtin_prefetch(pixel + 64);
                 }
-            if (row >= c->top && row + 6 <= c->bottom && column >= 0 && column + 6 <= c->width)
+            if (row >= c->top && row + 6 <= c->bottom && column >= 0 && column + 6 <= c->width &&
+                depth % LANES == 0)
                 NAME(source_tile)(c, row, column, channel, depth, to, in_stride, 1);
             else
                 NAME(source_tile)(c, row, column, channel, depth, to, in_stride, 0);
         }
         if (channel == 0)
-            NAME(multiply)(source, in_stride, weights, depth, result, c->outputs, count, places, 1);
+            NAME(multiply)(source, in_stride, weights, depth, result, outputs, count, places, 1);
         else
-            NAME(multiply)(source, in_stride, weights, depth, result, c->outputs, count, places, 0);
+            NAME(multiply)(source, in_stride, weights, depth, result, outputs, count, places, 0);
     }
     for (ptrdiff_t i = 0; i < count; i++)
         NAME(result_tile)(c, c->grid + 4 * ((first + i) / across), 4 * ((first + i) % across),
-                          result + i * c->outputs, POINT_STRIDE(places, c->outputs));
+                          result + i * outputs, POINT_STRIDE(places, outputs));
 }
 
 #undef VECTORS
