@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from upscaled_cli.partfile import CHUNK_BYTES, LockedError, PartFile
+from upscaled_cli.partfile import CHUNK_BYTES, LockedError, PartFile, part_of
 
 # A mirror that is silent for this time is given up.
 SILENCE_S = 30.0
@@ -74,7 +74,7 @@ def download(
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        path = target.with_name(target.name + ".part")
+        path = part_of(target)
         with PartFile.opened(path, is_checked=sha256 is not None) as part:
             transfer = _Transfer(part, size_bytes, sha256, progress, pauses_s)
             problems: list[str] = []

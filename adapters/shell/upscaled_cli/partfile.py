@@ -27,6 +27,11 @@ class LockedError(Exception):
     """Raised when another run has the file."""
 
 
+def part_of(target: Path) -> Path:
+    """The path of the bytes so far of a file that is fetched."""
+    return target.with_name(target.name + ".part")
+
+
 class PartFile:
     """An open NAME.part: its bytes, their checksum so far, their source and their ETag."""
 

@@ -16,7 +16,7 @@ from upscaled_cli.config import OPTIONS
 from upscaled_cli.download import DownloadError, download, sha256_of
 from upscaled_cli.models.bar import bar
 from upscaled_cli.models.contents import read_contents
-from upscaled_cli.models.listing import size_text
+from upscaled_cli.models.listing import licence_text, size_text
 from upscaled_cli.partfile import CHUNK_BYTES
 from upscaled_imaging.pendingfile import PendingFile
 from upscaled_models.catalog import (
@@ -98,10 +98,9 @@ def _add_published(model: Model, path: Path, model_dir: Path, *, is_ours: bool) 
         if target.exists():
             raise RefusedError(f"{target} is damaged: delete it, and add {model.name} once more")
         _place(path, target, is_ours=is_ours)
-    use = "" if model.commercial_use else ": NON-COMMERCIAL USE ONLY"
     print(f"{model.name}: {model.architecture}, of the catalogue (checksum is right)")
     print(f"  {model.path(model_dir)}")
-    print(f"  licence: {model.licence}{use}")
+    print(f"  licence: {licence_text(model)}")
     if model.is_for_jobs:
         _print_use(model.name, model.method)
     else:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from upscaled_cli import exits
+from upscaled_cli.partfile import part_of
 from upscaled_models.catalog import Catalog, Model, is_file
 
 
@@ -59,7 +60,13 @@ def installed(model: Model, model_dir: Path) -> str:
         if model.size_bytes not in (None, path.stat().st_size):
             return "damaged"
         return "bundled" if model.bundled else "yes"
-    return "partial" if is_file(path.with_name(path.name + ".part")) else "no"
+    return "partial" if is_file(part_of(path)) else "no"
+
+
+def licence_text(model: Model) -> str:
+    """Its licence, with what that forbids."""
+    use = "" if model.commercial_use else ": NON-COMMERCIAL USE ONLY"
+    return f"{model.licence}{use}"
 
 
 def size_text(size_bytes: int | None) -> str:

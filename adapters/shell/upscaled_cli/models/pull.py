@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from upscaled_cli import exits
 from upscaled_cli.download import DownloadError, SourcesError, download
 from upscaled_cli.models.bar import bar
-from upscaled_cli.models.listing import installed, size_text
+from upscaled_cli.models.listing import installed, licence_text, size_text
 from upscaled_models.catalog import Catalog, Model
 from upscaled_models.face.detectorweights import INSTALL
 from upscaled_models.registry import is_installed
@@ -34,8 +34,7 @@ def pull(
             failed += 1
             continue
         target = model.target(model_dir)
-        use = "" if model.commercial_use else ": NON-COMMERCIAL USE ONLY"
-        print(f"{model.name}: {size_text(model.size_bytes)}, licence {model.licence}{use}")
+        print(f"{model.name}: {size_text(model.size_bytes)}, licence {licence_text(model)}")
         sys.stdout.flush()
         try:
             _fetch(model, target, pauses_s)
