@@ -46,11 +46,9 @@ settings.
 
 def main(argv: Sequence[str]) -> int:
     """Serve until a signal; the exit status."""
-    arguments = list(argv)
-    daemon_arguments: list[str] = []
-    if "--" in arguments:
-        cut = arguments.index("--")
-        arguments, daemon_arguments = arguments[:cut], arguments[cut + 1 :]
+    from upscaled_queue.options import cut_daemon_options
+
+    arguments, daemon_arguments = cut_daemon_options(argv)
     options = parser().parse_args(arguments)
     if options.new_key is not None:
         return _print_new_key(options.new_key)

@@ -26,6 +26,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from upscaled_protocol.backoff import pauses
 from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.lines import decode_line, encode_line
 from upscaled_queue import scripts
@@ -136,16 +137,15 @@ class Records:
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """No outage may end a delivery: whatever the engine makes of an exception, the job must
         not be lost. Raises `RecordLostError`."""
-        delay_s = _FIRST_DELAY_S
+        pauses_s = pauses(_FIRST_DELAY_S, _LAST_DELAY_S)
         while True:
             try:
                 return call()
             except (redis.RedisError, OSError) as error:
                 if self._given_up is None or not is_outage(error):
                     raise
-                if self._given_up.wait(delay_s):
+                if self._given_up.wait(next(pauses_s)):
                     raise RecordLostError("the record cannot be reached") from error
-                delay_s = min(2 * delay_s, _LAST_DELAY_S)
 
     # --- a machine's steps ----------------------------------------------------------------------
 
