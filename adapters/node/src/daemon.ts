@@ -106,8 +106,9 @@ export class Daemon {
     const { stdin, stdout, stderr } = this.#process;
     // A stream that is closed would wait for its next opening, with one more listener each time.
     const streams = [stdin, stdout, stderr].filter(({ destroyed }) => !destroyed);
-    for (const one of [this.#process, ...streams] as unknown as NodeJS.Timeout[]) {
-      keep ? one.ref() : one.unref();
+    // Bun's stdin has neither, and keeps no loop alive.
+    for (const one of [this.#process, ...streams] as Partial<NodeJS.Timeout>[]) {
+      keep ? one.ref?.() : one.unref?.();
     }
   }
 
