@@ -13,9 +13,9 @@ import numpy as np
 def alpha_bounds(
     alpha: np.ndarray, top: int, count: int, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value for rows ``top`` to ``top + count`` of the enlarged plane.
+    """The least and the greatest value for rows `top` to `top + count` of the enlarged plane.
 
-    ``alpha`` is the source plane, (h, W) of uint8 or uint16; each bound is (count, W x factor) of
+    `alpha` is the source plane, (h, W) of uint8 or uint16; each bound is (count, W x factor) of
     the same type.
     """
     first, last = top // factor, -(-(top + count) // factor)
@@ -48,7 +48,7 @@ class AlphaBounds:
         self._held = alpha if self._held is None else np.concatenate([self._held, alpha])
 
     def take(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The bounds of the next ``count`` enlarged rows.
+        """The bounds of the next `count` enlarged rows.
 
         Raises `ValueError` if a source row of theirs, or the one below, was not pushed yet.
         """

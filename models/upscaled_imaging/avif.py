@@ -31,7 +31,7 @@ def write_avif(
     metadata: Metadata,
     quality: int | None,
 ) -> None:
-    """Write ``rows`` with full chroma resolution, 16 bits per channel as 12.
+    """Write `rows` with full chroma resolution, 16 bits per channel as 12.
 
     Quality 100 is lossless for 8 bits per channel. Gray is stored as RGB.
     """

@@ -29,7 +29,7 @@ def load_bmp(
     origin: Origin, check_size: Callable[[int, int], None], warn: Callable[[str], None]
 ) -> pyvips.Image:
     """The picture. Raises `JobError` (input_unreadable, unsupported_format, input_too_large,
-    out_of_memory) and what ``check_size`` raises.
+    out_of_memory) and what `check_size` raises.
     """
     header = _header(origin.read_at)
     core = len(header) == _CORE_BYTES

@@ -115,7 +115,7 @@ def gif_blocks(read_at: ReadAt) -> Iterator[Chunk]:
 
 
 def _gif_blocks_end(read_at: ReadAt, at: int, most: int) -> tuple[int, int]:
-    """The offset behind the sub-blocks that begin at ``at``, and their number."""
+    """The offset behind the sub-blocks that begin at `at`, and their number."""
     for count in range(1, most + 1):
         length = read_at(at, 1)
         at += 1 + int.from_bytes(length)
@@ -146,7 +146,7 @@ def boxes(read_at: ReadAt, start: int = 0, end: int = _WHOLE_FILE) -> Iterator[C
 
 
 def boxes_at(read_at: ReadAt, *path: bytes) -> Iterator[Chunk]:
-    """The boxes inside nested boxes, whose names are ``path`` from the outside in."""
+    """The boxes inside nested boxes, whose names are `path` from the outside in."""
     found = boxes(read_at)
     for name in path:
         # These two begin with a version and flags.

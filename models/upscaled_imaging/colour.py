@@ -84,7 +84,7 @@ def _to_srgb(image: pyvips.Image) -> pyvips.Image:
 
 
 def _profile(image: pyvips.Image, wanted: bytes, warn: Callable[[str], None]) -> bytes | None:
-    """The embedded profile, if it is sound and for pixels of the ``wanted`` colour space."""
+    """The embedded profile, if it is sound and for pixels of the `wanted` colour space."""
     if not image.get_typeof(_ICC):
         return None
     profile = usable(bytes(image.get(_ICC)))

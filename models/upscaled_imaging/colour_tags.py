@@ -51,7 +51,7 @@ def tagged_profile(
 ) -> bytes | None:
     """The profile of the colours; None if that is sRGB, or if the file has no colour tags.
 
-    The ``embedded`` profile ranks before all tags but a PNG's cICP. Gray has no primaries: only
+    The `embedded` profile ranks before all tags but a PNG's cICP. Gray has no primaries: only
     its curve counts.
     """
     if kind == "png":

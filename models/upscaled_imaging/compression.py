@@ -60,7 +60,7 @@ def find_compression(kind: str, read_at: ReadAt) -> Compression | None:
 
 
 def jpeg_quality(scale: float) -> int:
-    """The quality whose table is annex K's times ``scale``, as libjpeg computes tables."""
+    """The quality whose table is annex K's times `scale`, as libjpeg computes tables."""
     quality = 100 - 50 * scale if scale <= 1 else 50 / scale
     return min(max(round(quality), 1), 100)
 

@@ -43,7 +43,7 @@ def load_strictly(kind: str, origin: Origin, warn: Callable[[str], None]) -> pyv
 def load_in_spite(
     kind: str, origin: Origin, error: pyvips.Error, warn: Callable[[str], None]
 ) -> pyvips.Image:
-    """The same picture from its beginning, decoded as far as possible after ``error``.
+    """The same picture from its beginning, decoded as far as possible after `error`.
 
     Raises `JobError` as `load_strictly` does.
     """

@@ -15,7 +15,7 @@ _NAMES = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16")}
 def decoded_image(
     pixels: memoryview, picture: Picture, fields: Mapping[str, bytes | int | None]
 ) -> pyvips.Image:
-    """An image of ``pixels``, which are not copied.
+    """An image of `pixels`, which are not copied.
 
     fields: the file's metadata by libvips' names ("icc-profile-data", "n-pages",
     "bits-per-sample" if not all bits are used, ...).

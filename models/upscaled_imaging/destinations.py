@@ -46,7 +46,7 @@ class Written:
 
 @dataclass(frozen=True)
 class PendingOutput:
-    """A file to write; ``publish`` hands it over whole, and raises `JobError`."""
+    """A file to write; `publish` hands it over whole, and raises `JobError`."""
 
     file: BinaryIO
     publish: Callable[[], Written]
@@ -65,7 +65,7 @@ class Destination(ABC):
 
 @dataclass(frozen=True)
 class Request:
-    """What a destination is planned from. ``ending`` completes the default name; ``media_type`` is
+    """What a destination is planned from. `ending` completes the default name; `media_type` is
     the file's.
     """
 

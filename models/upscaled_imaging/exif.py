@@ -40,7 +40,7 @@ _EMPTY = header(8, big=False) + pack([], 8)
 def revised(
     exif: bytes | None, *, width: int, height: int, dpi: float | None = None
 ) -> bytes | None:
-    """The block for the picture's new size: upright, without its thumbnail, with ``dpi`` dots.
+    """The block for the picture's new size: upright, without its thumbnail, with `dpi` dots.
 
     A block begins with its byte order. None makes a new one; a broken one gives None.
     """
@@ -142,7 +142,7 @@ def from_tiff(
     """A block of a TIFF file's descriptive tags; None if it has none.
 
     Maker notes get another offset, so most readers cannot read those that hold offsets into the
-    file. ``check`` is called while the file is read; an exception of it ends the reading.
+    file. `check` is called while the file is read; an exception of it ends the reading.
     """
     tags = [
         tag
@@ -178,7 +178,7 @@ def block_reader(block: bytes | bytearray) -> Reader:
 
 
 def packed_entry(order: str, number: int, kind: TagType, value: int, *, count: int = 1) -> bytes:
-    """An entry that holds one number, or the offset of ``count`` numbers."""
+    """An entry that holds one number, or the offset of `count` numbers."""
     code = "HHIHxx" if kind == TagType.SHORT else "HHII"
     return struct.pack(order + code, number, kind, count, value)
 

@@ -32,7 +32,7 @@ _NAMES = {1: ("b-w", "grey16"), 3: ("srgb", "rgb16"), 4: ("cmyk", "cmyk")}
 
 
 class _Layout(NamedTuple):
-    """``colours`` colour channels, and the ExtraSamples value of each channel behind them.
+    """`colours` colour channels, and the ExtraSamples value of each channel behind them.
 
     are_apart: the channels are stored one after the other. as_straight: the bytes, by offset, of an
     ExtraSamples tag that declares all extra channels as straight alpha.
@@ -59,7 +59,7 @@ def load_tiff(
     """The first picture of a TIFF: its colours, and straight alpha if it has transparency.
 
     Other extra channels are left out with a warning. Raises `JobError` (input_unreadable) and what
-    ``check_size`` raises.
+    `check_size` raises.
     """
     image = _colours_and_alpha(origin, warn)
     check_size(image.width, image.height)

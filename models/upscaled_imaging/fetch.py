@@ -30,7 +30,7 @@ _GONE = (404, 410)
 
 
 def fetch(url: str, file: BinaryIO, settings: PictureSettings, context: PictureContext) -> None:
-    """Write what ``url`` gives to ``file``.
+    """Write what `url` gives to `file`.
 
     Raises `JobError`: path_not_allowed for another scheme, or a host that `Access.urls` does not
     allow; input_too_large above `Limits.max_input_bytes`; input_not_found; input_unreadable if not

@@ -22,7 +22,7 @@ _REACH = 64
 class FilledRows:
     """Rows with alpha, filled; the result does not depend on how many are asked for at once.
 
-    ``read`` returns the next rows, (h, W, C) with alpha last, and fewer than asked for at the end.
+    `read` returns the next rows, (h, W, C) with alpha last, and fewer than asked for at the end.
     Holds four blocks of 64 rows.
     """
 
@@ -33,7 +33,7 @@ class FilledRows:
         self._ready = self._above
 
     def rows(self, count: int) -> np.ndarray:
-        """The next ``count`` rows, fewer at the end."""
+        """The next `count` rows, fewer at the end."""
         parts = [self._ready[:0]]
         while count:
             if not len(self._ready):

@@ -15,11 +15,11 @@ from upscaled_protocol.messages import Size
 def fitted(
     rows: Iterator[np.ndarray], plan: Plan, *, native: Size, native_bits: int, bits: int
 ) -> Iterator[np.ndarray]:
-    """Resample and crop rows of ``native`` size to the rows of the plan's output.
+    """Resample and crop rows of `native` size to the rows of the plan's output.
 
-    If ``native`` is the size of the output, the rows are resampled and cropped already: an engine's
+    If `native` is the size of the output, the rows are resampled and cropped already: an engine's
     own size has the input's aspect ratio, which a cropped output has not.
-    ``bits`` per channel: 8 or 16, at most ``native_bits``. They are rounded to after all else, so
+    `bits` per channel: 8 or 16, at most `native_bits`. They are rounded to after all else, so
     rows that were fitted before give the same bits.
     """
     if native not in (plan.scaled, plan.output):

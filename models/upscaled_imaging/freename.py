@@ -24,7 +24,7 @@ def numbered(name: str, limit_bytes: int) -> Iterator[str]:
 
 
 def fitting(stem: str, ending: str, limit_bytes: int) -> str:
-    """``stem`` and ``ending`` as one name; the stem is cut if the name would be too long."""
+    """`stem` and `ending` as one name; the stem is cut if the name would be too long."""
     room = limit_bytes - len(os.fsencode(ending))
     while len(stem) > 1 and len(os.fsencode(stem)) > room:
         stem = stem[:-1]
@@ -32,9 +32,9 @@ def fitting(stem: str, ending: str, limit_bytes: int) -> str:
 
 
 def rename_to_free(folder: int, old: str, new: str) -> None:
-    """Rename a file within ``folder``, a descriptor; in one step if the file system allows that.
+    """Rename a file within `folder`, a descriptor; in one step if the file system allows that.
 
-    Raises `FileExistsError` if anything has the name ``new``.
+    Raises `FileExistsError` if anything has the name `new`.
     """
     steps: tuple[Callable[[int, str, str], None], ...] = (_rename, _link, _reserve)
     for step in steps:

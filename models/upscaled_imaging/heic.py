@@ -28,8 +28,8 @@ def load_heic(
 ) -> pyvips.Image:
     """The main picture, turned, mirrored and cropped as the file asks for.
 
-    ``check_size`` is called before anything is decoded. Raises `JobError` (input_unreadable,
-    out_of_memory, unsupported_format) and what ``check_size`` raises.
+    `check_size` is called before anything is decoded. Raises `JobError` (input_unreadable,
+    out_of_memory, unsupported_format) and what `check_size` raises.
     """
     library = _library()
     try:

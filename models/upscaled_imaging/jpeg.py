@@ -42,7 +42,7 @@ def write_jpeg(
     metadata: Metadata,
     quality: int | None,
 ) -> None:
-    """Write ``rows``, 8 bits and no alpha, with full chroma resolution (4:4:4)."""
+    """Write `rows`, 8 bits and no alpha, with full chroma resolution (4:4:4)."""
     failures: list[Exception] = []
     written = 0
 

@@ -44,8 +44,8 @@ def load_jxl(
 ) -> pyvips.Image:
     """The picture, turned as the file asks for.
 
-    ``check_size`` is called before anything is decoded. Raises `JobError` (input_unreadable,
-    unsupported_format, out_of_memory) and what ``check_size`` raises.
+    `check_size` is called before anything is decoded. Raises `JobError` (input_unreadable,
+    unsupported_format, out_of_memory) and what `check_size` raises.
     """
     try:
         header = jxl_header(origin.read_at)

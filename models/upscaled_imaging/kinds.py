@@ -263,7 +263,7 @@ def read_suffixes() -> frozenset[str]:
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """The kind of the file that begins with ``head``: its first `HEAD_BYTES`, or all of it.
+    """The kind of the file that begins with `head`: its first `HEAD_BYTES`, or all of it.
 
     None if the kind is unknown.
     """
@@ -285,7 +285,7 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def recognise(head: bytes) -> str:
-    """The name of the kind of picture that begins with ``head``, if it is a kind that is read.
+    """The name of the kind of picture that begins with `head`, if it is a kind that is read.
 
     Raises `JobError`: unsupported_format, with the name, for any other known kind of file;
     input_unreadable for an unknown one.
@@ -324,7 +324,7 @@ def _unzipped(head: bytes) -> bytes:
 
 
 def _is_tga(head: bytes) -> bool:
-    """True if ``head`` is a plausible header of a TGA, which has no signature.
+    """True if `head` is a plausible header of a TGA, which has no signature.
 
     Source: Truevision TGA, version 2.0, section "TGA file header".
     """

@@ -65,9 +65,9 @@ def is_out_of_memory(error: pyvips.Error) -> bool:
 
 @contextmanager
 def image_of(rows: Iterator[np.ndarray], picture: Picture) -> Iterator[pyvips.Image]:
-    """``rows`` as an image that one saver can read once, from the top down.
+    """`rows` as an image that one saver can read once, from the top down.
 
-    Leaving the context raises the exception of ``rows``, if there was one, and `JobError`
+    Leaving the context raises the exception of `rows`, if there was one, and `JobError`
     (output_unwritable, out_of_memory) if libvips fails.
     """
     feed = _Feed(rows, picture)

@@ -38,7 +38,7 @@ class _StoppedError(Exception):
 
 
 def download(url: str, file: BinaryIO, settings: PictureSettings, context: PictureContext) -> None:
-    """Write an object to ``file``.
+    """Write an object to `file`.
 
     Raises `JobError`: path_not_allowed, input_too_large, input_not_found, storage_unavailable.
     """
@@ -64,7 +64,7 @@ def download(url: str, file: BinaryIO, settings: PictureSettings, context: Pictu
 def upload(
     url: str, file: BinaryIO, media_type: str, settings: PictureSettings, context: PictureContext
 ) -> None:
-    """Make an object of ``file``: whole, or not at all. An object of that name is replaced.
+    """Make an object of `file`: whole, or not at all. An object of that name is replaced.
 
     Raises `JobError`: path_not_allowed, output_unwritable, storage_unavailable.
     """
@@ -145,7 +145,7 @@ def _wait_for(transfer: Callable[[Event], None], context: PictureContext) -> Non
 
 @contextmanager
 def _translated(place: str, missing: ErrorCode) -> Iterator[None]:
-    """Errors of the storage as `JobError`, ``missing`` if there is no such object or bucket."""
+    """Errors of the storage as `JobError`, `missing` if there is no such object or bucket."""
     try:
         with plain_errors():
             yield

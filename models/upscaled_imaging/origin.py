@@ -15,7 +15,7 @@ from upscaled_protocol.errors import ErrorCode, JobError
 
 @dataclass(frozen=True)
 class Origin:
-    """Open bytes, ``size`` of them.
+    """Open bytes, `size` of them.
 
     path: the input file, or None. stem: for the output's name. held: what libvips reads from; it
     must live as long as the pictures that are read from it.
@@ -30,7 +30,7 @@ class Origin:
 
     @classmethod
     def of_file(cls, descriptor: int, path: Path | None, stem: str) -> Self:
-        """An open file's bytes; the caller closes ``descriptor`` after the last read."""
+        """An open file's bytes; the caller closes `descriptor` after the last read."""
         size = os.fstat(descriptor).st_size
 
         def read_at(at: int, count: int) -> bytes:
@@ -52,7 +52,7 @@ class Origin:
         return cls(source, lambda at, count: data[at : at + count], len(data), None, stem)
 
     def changed(self, pieces: dict[int, bytes]) -> pyvips.Source:
-        """The same bytes for libvips, with each of ``pieces`` put in at its offset."""
+        """The same bytes for libvips, with each of `pieces` put in at its offset."""
         source = _changed_source(self.read_at, self.size, pieces)
         self.held.append(source)
         return source

@@ -72,7 +72,7 @@ class PendingFile:
     def publish_numbered(self, mark: str | None) -> Path:
         """Give the finished file its name, or if that is taken, the first free one with a number.
 
-        It replaces no other file, except one that carries the same ``mark``: an earlier run of the
+        It replaces no other file, except one that carries the same `mark`: an earlier run of the
         same job wrote that file, and was killed before it could report the result. If the file
         system cannot store marks, the job gets a second file then. None: no mark.
         """

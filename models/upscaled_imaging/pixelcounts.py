@@ -16,7 +16,7 @@ def scaled_metadata(
 ) -> Metadata:
     """The metadata of a picture that was scaled as a whole.
 
-    If the picture was cropped or turned (``has_moved``), nothing is changed. A warning names the
+    If the picture was cropped or turned (`has_moved`), nothing is changed. A warning names the
     numbers that are wrong then, and those that cannot be scaled.
     """
     exif, xmp = metadata.exif, metadata.xmp

@@ -40,7 +40,7 @@ _PART_BYTES = 256 * 1024
 def write_png(
     rows: Iterator[np.ndarray], file: BinaryIO, picture: Picture, metadata: Metadata
 ) -> None:
-    """Write ``rows`` to ``file`` from its beginning.
+    """Write `rows` to `file` from its beginning.
 
     All rows have the filter "up": upscaled pictures are smooth, and choosing a filter per row costs
     more than it saves.
@@ -108,7 +108,7 @@ def _deflate(above: np.ndarray, rows: np.ndarray) -> _Part:
 
 
 def _continued(checksum: int, part: _Part) -> int:
-    """The Adler-32 after ``part``, given the one before it (RFC 1950, section 8.2)."""
+    """The Adler-32 after `part`, given the one before it (RFC 1950, section 8.2)."""
     base = 65521
     low, high = checksum & 0xFFFF, checksum >> 16
     part_low, part_high = part.checksum & 0xFFFF, part.checksum >> 16

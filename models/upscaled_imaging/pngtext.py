@@ -129,7 +129,7 @@ def _chunks(read_at: ReadAt, warn: Callable[[str], None]) -> Iterator[tuple[str,
 
 
 def _parsed(kind: bytes, data: bytes, limit: int) -> tuple[bytes, bytes] | None:
-    """Keyword and text of a chunk; None if it is broken, or the text longer than ``limit``."""
+    """Keyword and text of a chunk; None if it is broken, or the text longer than `limit`."""
     if kind == b"eXIf":
         return _EXIF.encode(), data.removeprefix(_EXIF_NAME)
     keyword, _, rest = data.partition(b"\0")

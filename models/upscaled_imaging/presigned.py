@@ -30,7 +30,7 @@ _ANY_HOST = UrlPolicy(allow_private=True)
 def put(
     url: str, file: BinaryIO, media_type: str, settings: PictureSettings, context: PictureContext
 ) -> None:
-    """Send ``file`` by one PUT, repeated if the server fails.
+    """Send `file` by one PUT, repeated if the server fails.
 
     Raises `JobError`: path_not_allowed, output_unwritable, storage_unavailable.
     """

@@ -114,7 +114,7 @@ class Source:
         return self._again()
 
     def rows(self, count: int) -> np.ndarray:
-        """The next ``count`` rows, fewer at the end: (h, W, C), uint8 or uint16.
+        """The next `count` rows, fewer at the end: (h, W, C), uint8 or uint16.
 
         Fully transparent pixels have the colour of their visible neighbours. Call it from one
         thread at a time. Raises `JobError`: input_unreadable if the file is broken there,
@@ -126,9 +126,9 @@ class Source:
 
     def hold(self, limit_bytes: int, height: int) -> Sequence[np.ndarray]:
         """Read the first rows, which `rows` gives out later: (h, W, C), all but the last one of
-        ``height``, or of a smaller multiple of 8 in a very wide picture.
+        `height`, or of a smaller multiple of 8 in a very wide picture.
 
-        No more than ``limit_bytes`` are held, but always 8 rows. Call it once, before `rows`.
+        No more than `limit_bytes` are held, but always 8 rows. Call it once, before `rows`.
         Raises `JobError` as `rows` does.
         """
         row_bytes = self.width * self.bands * self.bits // 8

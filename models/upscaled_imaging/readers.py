@@ -41,8 +41,8 @@ _READERS: dict[str, Callable[[Origin, CheckSize, Warn], pyvips.Image]] = {
 def load(kind: str, origin: Origin, check_size: CheckSize, warn: Warn) -> pyvips.Image:
     """The file's main picture. Read it once, from the top down.
 
-    ``check_size`` is called with its width and height before a pixel is decoded. Raises `JobError`:
-    input_unreadable, unsupported_format, out_of_memory, and the error of ``check_size``.
+    `check_size` is called with its width and height before a pixel is decoded. Raises `JobError`:
+    input_unreadable, unsupported_format, out_of_memory, and the error of `check_size`.
     """
     if kind in _CHECKS:
         _CHECKS[kind](origin.read_at)

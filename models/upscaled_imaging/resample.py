@@ -49,10 +49,10 @@ def resample(
     target: tuple[int, int],
     bits: int,
 ) -> Iterator[np.ndarray]:
-    """Resize a picture of ``source`` (width, height) to ``target``, holding a few rows of it.
+    """Resize a picture of `source` (width, height) to `target`, holding a few rows of it.
 
-    ``rows`` are (h, W, C) arrays of uint8 or uint16, sRGB or close to it in tone, C of 2 or 4 with
-    straight alpha last, from the top down. Yields the same kind, with ``bits`` (8 or 16) per
+    `rows` are (h, W, C) arrays of uint8 or uint16, sRGB or close to it in tone, C of 2 or 4 with
+    straight alpha last, from the top down. Yields the same kind, with `bits` (8 or 16) per
     channel. The kernel is Lanczos with three lobes, widened by the factor if it reduces.
     Pixels are areas, so the edges of both pictures coincide.
     """

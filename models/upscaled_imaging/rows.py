@@ -15,7 +15,7 @@ import numpy as np
 class Picture:
     """A size in pixels, and bands: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and straight alpha.
 
-    ``bits`` per channel: 8 or 16.
+    `bits` per channel: 8 or 16.
     """
 
     width: int
@@ -35,7 +35,7 @@ class Picture:
 
 
 def in_blocks(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
-    """The same rows in contiguous blocks of ``height``; the last one may be lower."""
+    """The same rows in contiguous blocks of `height`; the last one may be lower."""
     held: list[np.ndarray] = []
     count = 0
     for block in rows:
@@ -55,7 +55,7 @@ def in_blocks(rows: Iterable[np.ndarray], height: int) -> Iterator[np.ndarray]:
 def cropped(
     rows: Iterable[np.ndarray], x: int, y: int, width: int, height: int
 ) -> Iterator[np.ndarray]:
-    """The window of ``width`` by ``height`` pixels whose upper left corner is at ``x``, ``y``."""
+    """The window of `width` by `height` pixels whose upper left corner is at `x`, `y`."""
     top = 0
     for block in rows:
         kept = block[max(0, y - top) : max(0, y + height - top), x : x + width]

@@ -33,7 +33,7 @@ _LONGEST_REASON = 200
 
 
 class ObjectStorageError(Exception):
-    """Raised if the storage cannot be used. ``str(error)`` is the reason, without secrets."""
+    """Raised if the storage cannot be used. `str(error)` is the reason, without secrets."""
 
 
 class ObjectStorageRefusedError(ObjectStorageError):

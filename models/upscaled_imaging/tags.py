@@ -52,7 +52,7 @@ class Tag(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One raw entry at offset ``at``, whose ``values`` of ``type`` begin at offset ``place``."""
+    """One raw entry at offset `at`, whose `values` of `type` begin at offset `place`."""
 
     number: int
     type: int
@@ -89,7 +89,7 @@ def header(directory_at: int, *, big: bool) -> bytes:
 
 
 def pack(tags: Sequence[Tag], at: int, *, big: bool = False) -> bytes:
-    """A little-endian directory for offset ``at`` of its file, with long values behind it."""
+    """A little-endian directory for offset `at` of its file, with long values behind it."""
     count, entry, pointer = ("<Q", "<HHQ", "<Q") if big else ("<H", "<HHI", "<I")
     inline = struct.calcsize(pointer)
     table = struct.calcsize(count) + len(tags) * (struct.calcsize(entry) + inline) + inline
@@ -122,7 +122,7 @@ class _Walk:
 class Reader:
     """Reads directories of either byte order, of TIFF, BigTIFF and EXIF.
 
-    ``read_at`` takes an offset and a count of bytes, and returns fewer at the end. ``check`` is
+    `read_at` takes an offset and a count of bytes, and returns fewer at the end. `check` is
     called for each value of a directory; an exception of it ends the reading.
     Raises `ValueError` if there is no such header.
     """
@@ -141,7 +141,7 @@ class Reader:
         self.first = self._unpack(self._pointer, start[8:16] if self.big else start[4:8])
 
     def entries(self, at: int) -> tuple[list[Entry], int]:
-        """The entries of the directory at offset ``at``, and the offset of the next one, or 0.
+        """The entries of the directory at offset `at`, and the offset of the next one, or 0.
 
         If several entries have the same number, the first counts, as in libtiff. Raises
         `ValueError` if the directory is cut off.
@@ -167,9 +167,9 @@ class Reader:
         return list(found.values()), self._unpack(self._pointer, rest) if len(rest) == inline else 0
 
     def directory(self, at: int, *, wanted: Container[int], inside: frozenset[int]) -> list[Tag]:
-        """The tags at offset ``at`` whose numbers are ``wanted``; broken ones are left out.
+        """The tags at offset `at` whose numbers are `wanted`; broken ones are left out.
 
-        Tags ``inside`` point to directories. Each of these is read once, with all of its tags.
+        Tags `inside` point to directories. Each of these is read once, with all of its tags.
         Values beyond a total of 16 MiB are left out.
         """
         return self._directory(at, wanted, inside, _Walk(at))
@@ -225,7 +225,7 @@ class Reader:
         return self._unpack(code, self._read_at(entry.place, struct.calcsize(code)))
 
     def integers(self, entry: Entry, most: int) -> list[int]:
-        """The same for its first ``most`` values."""
+        """The same for its first `most` values."""
         size = _SIZES.get(entry.type, (0, 0))[0]
         count = min(entry.values, most)
         return [self.integer(entry._replace(place=entry.place + n * size)) for n in range(count)]
@@ -237,7 +237,7 @@ class Reader:
         return np.frombuffer(data, dtype, len(data) // dtype.itemsize)
 
     def packed(self, entry: Entry, value: int | None = None) -> bytes:
-        """The entry in the file's byte order. ``value`` replaces its values by one number."""
+        """The entry in the file's byte order. `value` replaces its values by one number."""
         inline = struct.calcsize(self._pointer)
         size = entry.values * _SIZES.get(entry.type, (1, 1))[0]
         if value is not None:
@@ -250,7 +250,7 @@ class Reader:
         return head + data.ljust(inline, b"\0")
 
     def packed_integers(self, entry: Entry, value: int) -> bytes:
-        """The bytes of the entry's values if all of them are ``value``."""
+        """The bytes of the entry's values if all of them are `value`."""
         return struct.pack(self.order + self._code(entry), value) * entry.values
 
     def fraction(self, entry: Entry) -> float:

@@ -54,7 +54,7 @@ _KINDS = tuple(
 
 
 def text_kind(head: bytes) -> tuple[str, str] | None:
-    """Name and advice for a file that begins with ``head``; None if it is no text."""
+    """Name and advice for a file that begins with `head`; None if it is no text."""
     mangled = _REPLACED.encode()
     if head.startswith((mangled + b"PNG", 3 * mangled)):
         return "a picture that was decoded as text", _AS_TEXT
@@ -67,12 +67,12 @@ def text_kind(head: bytes) -> tuple[str, str] | None:
 
 
 def is_svg(head: bytes) -> bool:
-    """True if a text that begins with ``head`` is SVG."""
+    """True if a text that begins with `head` is SVG."""
     return _root(_decoded(head) or "") == "svg"
 
 
 def _decoded(head: bytes) -> str | None:
-    """``head`` as text without leading space; None if it is no text. It may be cut off."""
+    """`head` as text without leading space; None if it is no text. It may be cut off."""
     encoding = next(
         (encoding for mark, encoding in _ENCODINGS.items() if head.startswith(mark)), "utf-8"
     )

@@ -27,7 +27,7 @@ def load_tga(
 ) -> pyvips.Image:
     """The picture; author and comments as "tga-author" and "tga-comments" beside it.
 
-    Raises `JobError` (input_unreadable, unsupported_format, out_of_memory) and what ``check_size``
+    Raises `JobError` (input_unreadable, unsupported_format, out_of_memory) and what `check_size`
     raises.
     """
     from PIL.TgaImagePlugin import TgaImageFile

@@ -37,7 +37,7 @@ _LAST_SMALL_OFFSET = 2**32 - 1
 def write_tiff(
     rows: Iterator[np.ndarray], file: BinaryIO, picture: Picture, metadata: Metadata
 ) -> None:
-    """Write ``rows`` to ``file``, which must be empty and seekable.
+    """Write `rows` to `file`, which must be empty and seekable.
 
     The first 16 bytes are kept free for the header. It is written at the end: only then the size is
     known, which decides between TIFF and BigTIFF.

@@ -29,9 +29,9 @@ _PER_CHANNEL = (_BITS, _LEAST, _MOST, _FORMAT)
 
 
 def load_planes(origin: Origin, photometric: int, samples: int, wanted: list[int]) -> pyvips.Image:
-    """The ``wanted`` ones of a file's ``samples`` channels, as bands of one image.
+    """The `wanted` ones of a file's `samples` channels, as bands of one image.
 
-    The first is gray of the polarity ``photometric``. Raises `JobError` (input_unreadable).
+    The first is gray of the polarity `photometric`. Raises `JobError` (input_unreadable).
     """
     try:
         planes = [

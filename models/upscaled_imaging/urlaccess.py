@@ -30,7 +30,7 @@ def url_prefix(text: str) -> str:
 
 
 def allowed_url(field: str, url: str, prefixes: Sequence[str]) -> SplitResult:
-    """The parts of a job's URL. ``prefixes``: the operator's, such as s3://bucket/folder/.
+    """The parts of a job's URL. `prefixes`: the operator's, such as s3://bucket/folder/.
 
     Raises `JobError`: path_not_allowed unless a prefix covers the URL, invalid_job if it is none.
     No error repeats the query, because that of a presigned URL is a secret.

@@ -51,7 +51,7 @@ class _BoolDecoder:
         return value
 
     def skip_optional(self, count: int, bits: int) -> None:
-        """Pass over ``count`` numbers, each behind a flag that says whether it is there."""
+        """Pass over `count` numbers, each behind a flag that says whether it is there."""
         for _ in range(count):
             if self.bit():
                 self.number(bits)

@@ -29,7 +29,7 @@ def write_webp(
     metadata: Metadata,
     quality: int | None,
 ) -> None:
-    """Write ``rows``, 8 bits per channel; quality 100 is lossless. Gray is stored as RGB."""
+    """Write `rows`, 8 bits per channel; quality 100 is lossless. Gray is stored as RGB."""
     chosen = quality or _DEFAULT_QUALITY
     with image_of(rows, picture) as gray_or_rgb:
         image, icc = as_rgb(gray_or_rgb, metadata.icc)

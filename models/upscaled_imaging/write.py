@@ -77,10 +77,10 @@ class Sink:
         return expected_s(self._output.format, size.width * size.height)
 
     def write(self, rows: np.ndarray) -> None:
-        """Take the next rows: (h, native width, bands), uint8 or uint16 by ``bits``.
+        """Take the next rows: (h, native width, bands), uint8 or uint16 by `bits`.
 
         The array is kept, not copied: do not change it afterwards. Waits while the encoder's queue
-        is full, and with ``in_turns`` until these rows are encoded. Raises `JobError` (cancelled),
+        is full, and with `in_turns` until these rows are encoded. Raises `JobError` (cancelled),
         and the encoder's error, as a rule `JobError` (output_unwritable).
         """
         expected = (self._native.width, self._bands, f"uint{self._bits}")
@@ -213,7 +213,7 @@ def _as_job_error(error: BaseException) -> BaseException:
 def open_sink(
     output: Output, native: Size, bands: int, bits: int, *, in_turns: bool = False
 ) -> Iterator[Sink]:
-    """Open a sink for rows of the engine's ``native`` size, which it resamples to the plan's sizes.
+    """Open a sink for rows of the engine's `native` size, which it resamples to the plan's sizes.
 
     bands: 1 to 4 as in `Source`; bits: 8 or 16. in_turns: whether engine and encoder share the
     processors, and so should not compute at the same time. Leaving the context without `commit`

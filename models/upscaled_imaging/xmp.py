@@ -88,7 +88,7 @@ _PLACES = (
 
 
 def revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> bytes:
-    """The packet for the picture's new size: upright, without thumbnails, with ``dpi`` dots."""
+    """The packet for the picture's new size: upright, without thumbnails, with `dpi` dots."""
     values = {
         "tiff:Orientation": "1",
         "tiff:ImageWidth": str(width),
@@ -107,7 +107,7 @@ def revised_xmp(xmp: bytes, width: int, height: int, dpi: float | None) -> bytes
 
 
 def scaled_xmp(xmp: bytes, scales: tuple[float, float]) -> tuple[bytes, list[str]]:
-    """The packet with its numbers of pixels times ``scales``, across and down, and the names of
+    """The packet with its numbers of pixels times `scales`, across and down, and the names of
     those that could not be scaled."""
     left: list[str] = []
     declared = _declared(xmp)
@@ -232,7 +232,7 @@ def _scaled(number: bytes, scale: float) -> bytes | None:
 
 
 def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
-    """The packet with ``value`` as each number under ``name``."""
+    """The packet with `value` as each number under `name`."""
     parts, done, at = [], 0, 0
     while (start := xmp.find(name, at)) >= 0:
         at = start + len(name)
@@ -244,7 +244,7 @@ def _with_value(xmp: bytes, name: bytes, value: bytes) -> bytes:
 
 
 def _without(xmp: bytes, opening: bytes, closing: bytes) -> bytes:
-    """The packet without the text from ``opening`` to ``closing``."""
+    """The packet without the text from `opening` to `closing`."""
     parts, done = [], 0
     while (start := xmp.find(opening, done)) >= 0:
         end = xmp.find(closing, start)

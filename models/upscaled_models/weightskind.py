@@ -9,7 +9,7 @@ from upscaled_imaging.kinds import kind_of
 
 
 def what_it_is_instead(head: bytes) -> str | None:
-    """What kind of file begins with ``head``, and what to do, as the rest of a sentence.
+    """What kind of file begins with `head`, and what to do, as the rest of a sentence.
 
     None if the kind is not known.
     """

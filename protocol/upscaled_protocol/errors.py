@@ -125,7 +125,7 @@ MEANINGS: dict[ErrorCode, CodeMeaning] = {
 class JobError(Exception):
     """A failure with a stable code. Every package raises it to end a job with an `error`.
 
-    ``message`` is one sentence that says what is wrong and, if that helps, what to do.
+    `message` is one sentence that says what is wrong and, if that helps, what to do.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ class HostPort(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> HostPort:
-        """Read ``host:port``; an IPv6 address stands in brackets. Raises `ValueError`."""
+        """Read `host:port`; an IPv6 address stands in brackets. Raises `ValueError`."""
         try:
             parts = urlsplit(f"//{text}")
             host, port = parts.hostname, parts.port
@@ -70,8 +70,8 @@ def _host_port(text: str) -> HostPort:
 
 @dataclass(frozen=True)
 class UrlPolicy:
-    """The allowed hosts: every public address; with ``allow_private`` every other address too. If
-    ``allow_hosts`` has entries, only these are allowed, public or private."""
+    """The allowed hosts: every public address; with `allow_private` every other address too. If
+    `allow_hosts` has entries, only these are allowed, public or private."""
 
     allow_private: bool = switch("let image_url reach private networks", name="allow-private-urls")
     allow_hosts: frozenset[HostPort] = flag(

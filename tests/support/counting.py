@@ -6,7 +6,7 @@ from typing import Any
 
 
 class CountedReader:
-    """A ``read_at`` over ``data`` that counts its calls and the bytes it gave."""
+    """A `read_at` over `data` that counts its calls and the bytes it gave."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -59,7 +59,7 @@ def heif(
     main: int = 1,
     brand: bytes = b"heic",
 ) -> bytes:
-    """A file of ``items``, which are numbered from 1."""
+    """A file of `items`, which are numbered from 1."""
     entries = [
         full_box(b"infe", 2, struct.pack(">HH4s", number, 0, item.kind), b"\0")
         for number, item in enumerate(items, 1)

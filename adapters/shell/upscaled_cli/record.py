@@ -91,7 +91,7 @@ class Record:
         return pictures
 
     def note_done(self, picture: Picture, suffix: str, options: str) -> None:
-        """Record from what the output was made: ``made_of`` as it was before, and these options.
+        """Record from what the output was made: `made_of` as it was before, and these options.
         Raises `OSError`."""
         target = picture.target.relative_to(self._output)
         made: dict[str, Any] = {"options": options}

@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 
 def choose(finding: Finding, factor: float, is_installed: Callable[[str], bool]) -> Choice:
-    """The model for a picture that is enlarged ``factor`` times.
+    """The model for a picture that is enlarged `factor` times.
 
     It is of the smallest scale that reaches the factor. If that scale has no model for damaged
     pictures, a larger scale's model is taken, and its result is reduced to the factor. If there is

@@ -12,9 +12,9 @@ _MARGIN = 4
 
 
 def enlarged(alpha: np.ndarray, top: int, count: int, factor: int) -> np.ndarray:
-    """Rows ``top`` to ``top + count`` of the enlarged plane: (count, W x factor, 1), 8 bits.
+    """Rows `top` to `top + count` of the enlarged plane: (count, W x factor, 1), 8 bits.
 
-    Enlarged by the resampler's Lanczos kernel, within the bounds of `alpha_bounds`. ``alpha`` is
+    Enlarged by the resampler's Lanczos kernel, within the bounds of `alpha_bounds`. `alpha` is
     (h, W) of 8 or 16 bits.
     """
     height, width = alpha.shape

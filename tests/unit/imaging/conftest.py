@@ -51,7 +51,7 @@ def opened(settings: PictureSettings, context: RecordingContext) -> Opener:
 
 @pytest.fixture
 def upscale(settings: PictureSettings, context: RecordingContext) -> Upscale:
-    """Runs a job whose engine repeats each pixel ``times`` across and down."""
+    """Runs a job whose engine repeats each pixel `times` across and down."""
 
     def run(times: int = 2, rows_at_once: int = 7, **fields: Any) -> str:
         config = EsrganConfig(**fields)

@@ -48,7 +48,7 @@ def tiff(
     big: bool = False,
     more: tuple[Tag, ...] = (),
 ) -> Path:
-    """A file of ``pixels``; in tiles of 16 x 16 or strips of 8 rows; ``apart``: planar."""
+    """A file of `pixels`; in tiles of 16 x 16 or strips of 8 rows; `apart`: planar."""
     bands = pixels.shape[2]
     high, wide = (16, 16) if tiles else (8, WIDTH)
     pieces = []

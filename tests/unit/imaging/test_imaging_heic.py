@@ -30,7 +30,7 @@ NCLX = struct.pack(">4sHHHB", b"nclx", 1, 13, 0, 0x80)
 
 
 def encoded(pixels: np.ndarray, metadata: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """Lossless; 16 bits become 10 unless ``bit_depth`` says more. metadata: profile, EXIF, XMP."""
+    """Lossless; 16 bits become 10 unless `bit_depth` says more. metadata: profile, EXIF, XMP."""
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[pixels.shape[2]]
     deep = ";16" if pixels.dtype == np.uint16 else ""
     size = (pixels.shape[1], pixels.shape[0])

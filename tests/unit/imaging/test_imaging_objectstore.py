@@ -209,7 +209,7 @@ def test_the_format_is_that_of_the_urls_suffix(picture: str) -> None:
 
 
 class Faulty(BaseHTTPRequestHandler):
-    """Fails as often as its server's ``faults`` say, then serves and takes objects."""
+    """Fails as often as its server's `faults` say, then serves and takes objects."""
 
     protocol_version = "HTTP/1.1"
 

@@ -23,7 +23,7 @@ class BadRecordError(ObjectStorageError):
 
 
 class Bucket:
-    """The objects below ``url``, as in ``s3://bucket/prefix``."""
+    """The objects below `url`, as in `s3://bucket/prefix`."""
 
     def __init__(self, url: str) -> None:
         """Raises `ValueError` for a URL that cannot be used, and `ImportError` without the extra

@@ -107,7 +107,7 @@ class Delivery:
 
 class Deliveries:
     """The pictures of one machine. scratch: the folder that the daemon must be allowed. scores: the
-    user's own that queued jobs may name, as ``module:function``."""
+    user's own that queued jobs may name, as `module:function`."""
 
     def __init__(self, scores: Sequence[str]) -> None:
         """Raises `ValueError` for a score that cannot be imported."""

@@ -67,7 +67,7 @@ Upscale = Callable[[Path, Path], Awaitable[Faces]]
 class Picture:
     """One picture, by its key in the bucket's folders.
 
-    path: the local file, None if the picture is in the bucket, as ``incoming/KEY``.
+    path: the local file, None if the picture is in the bucket, as `incoming/KEY`.
     """
 
     key: str
@@ -107,7 +107,7 @@ class PipelineResult:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As JSON has it: ``{success, message, result}``."""
+        """As JSON has it: `{success, message, result}`."""
         result = asdict(self)
         message = result.pop("message")
         return {"success": self.status == "success", "message": message, "result": result}
@@ -154,7 +154,7 @@ class Pipeline:
     async def process(self, picture: Picture) -> PipelineResult:
         """Process one picture; one that was processed before gives its recorded result.
 
-        A picture that cannot be upscaled has a result of the status ``error``. Raises
+        A picture that cannot be upscaled has a result of the status `error`. Raises
         `ObjectStorageError`, `ScoreFailedError`, `FileNotFoundError` (no such picture in the
         bucket), and the upscaler's `UpscaledError` if the picture is not the reason. Then the
         picture can be processed again.

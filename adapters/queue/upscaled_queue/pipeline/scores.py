@@ -61,7 +61,7 @@ def effective_resolution(path: Path) -> float:
 
 
 def find_score(name: str) -> Score:
-    """A score by its name, or the user's own as ``module:function``. Raises `ValueError`."""
+    """A score by its name, or the user's own as `module:function`. Raises `ValueError`."""
     if name in SCORES:
         return SCORES[name]
     module, colon, function = name.partition(":")
