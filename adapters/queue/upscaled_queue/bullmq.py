@@ -46,6 +46,9 @@ _LAST_RETRY_S = 1.0
 _ENDLESS = 2**31
 # How long the worker waits for a job before it asks the queue again: BullMQ's own default.
 _LONGEST_WAIT_S = 5.0
+# BullMQ waits at most 10 s for a job in one command, if a delayed one is due later. A client that
+# gives up earlier repeats the command for ever, and the delayed job is never looked for.
+_SOCKET_TIMEOUT_S = 15.0
 # How long BullMQ may take to note the ends of the last deliveries of a machine that leaves.
 _CLOSE_S = 3.0
 # An id that BullMQ takes as it is: its keys are divided by colons, and it makes numbers itself.
@@ -69,6 +72,7 @@ def connection_of(url: str, *, is_patient: bool) -> redis.asyncio.Redis:
         url,
         decode_responses=True,
         protocol=2,
+        socket_timeout=_SOCKET_TIMEOUT_S,
         retry=Retry(backoff, _ENDLESS if is_patient else 0),
         retry_on_error=outages if is_patient else [],
     )
@@ -193,14 +197,25 @@ class BullWorker:
             outcome = GivenBack(_LAST_RETRY_S)
         await progress.end()
         if not isinstance(outcome, Ended):
-            delay_ms = max(1, round(outcome.delay_s * 1000))
-            now_ms = round(time.time() * 1000)
-            options = {"skipAttempt": True}
-            await job.backend.moveToDelayed(job.id, now_ms, delay_ms, token, options)
+            await self._delay(job, token, outcome.delay_s)
             raise DelayedError
         if outcome.event["type"] == "error":
             raise UnrecoverableError(failed_reason(outcome.event))
         return outcome.event
+
+    async def _delay(self, job: Any, token: str, delay_s: float) -> None:
+        """Have BullMQ deliver the job again after that time, from the time of Redis on: by its own
+        clock, a machine that is an hour fast would hold the job for an hour more. Of a slow one it
+        is its own time, because a machine takes a delayed job by its own clock."""
+        seconds, micros = await self._client.time()
+        ahead_s = time.time() - seconds - micros / 1e6
+        if ahead_s > 0:
+            # A machine that is fast would take the job again at once, and find it early.
+            await asyncio.sleep(min(ahead_s, delay_s, _LAST_RETRY_S))
+        from_ms = round((time.time() - max(0.0, ahead_s)) * 1000)
+        options = {"skipAttempt": True}
+        delay_ms = max(1, round(delay_s * 1000))
+        await job.backend.moveToDelayed(job.id, from_ms, delay_ms, token, options)
 
     def renew(self, leases: list[str]) -> None:
         """BullMQ renews its locks itself."""

@@ -43,17 +43,17 @@ _FOLLOW_AGAIN_S = 1.0
 
 
 class RecordClock(SystemClock):
-    """Redis' time, because machines' clocks differ."""
+    """Redis' time, because machines' clocks differ, and may be set meanwhile."""
 
-    offset_s = 0.0
+    _offset_s = 0.0
 
     def now(self) -> float:
         """Redis' time, as of the last `set`."""
-        return time.time() + self.offset_s
+        return time.monotonic() + self._offset_s
 
     def set(self, now: float) -> None:
         """Set the time that Redis has now."""
-        self.offset_s = now - time.time()
+        self._offset_s = now - time.monotonic()
 
 
 class WebhookSender:
