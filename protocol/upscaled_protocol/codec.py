@@ -134,4 +134,6 @@ def _complaints(error: ValidationError, config_fields: Iterable[str]) -> Iterato
             text = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "string_unicode":
                 text = "half a surrogate pair is no text; send the whole character"
+            elif detail["type"] == "bool_type":
+                text = "Input should be true or false"
             yield f"{field}: {text}" if detail["loc"] else text

@@ -110,6 +110,7 @@ def test_what_can_be_no_picture_is_wrong_usage(given: str, sentence: str, capsys
         ("--height-cm -2 --width-cm 3", "error: --height-cm -2 is no length"),
         ("--width-inches -2", "error: --width-inches -2: Input should be greater than 0"),
         ("--method flux --config denoise=2", "error: --config denoise: Input should be less"),
+        ("--config faces=yes", "error: --config faces: Input should be true or false"),
         ("--config tile=12", 'error: config has no field "tile"; did you mean "--tile-size"?'),
         ("--width 8 --height-cm 2", "--width 8 and --height-cm 2 exclude each other"),
         ("--paper letter --width-cm 2", "--width-cm 2 and --paper letter both give the width"),
