@@ -29,7 +29,8 @@ const { JobError, Upscaler } = createRequire(import.meta.url)("./dist/src/index.
 const up = await Upscaler.start({ command: ["upscaled", "run", "--methods", "fake"] });
 const { status } = await up.upscale({ method: "fake", config: {} });
 const endless = { method: "fake", config: { steps: 1, hang: true } };
-const error = await up.upscale(endless, { signal: AbortSignal.timeout(100) }).catch((error) => error);
+const signal = AbortSignal.timeout(100);
+const error = await up.upscale(endless, { signal }).catch((error) => error);
 const ends = [status, error instanceof JobError, error.code].join();
 if (ends !== "completed,true,cancelled") throw new Error(ends);
 // Without a close: its daemon must not keep it alive.
