@@ -31,6 +31,7 @@ from upscaled_models.esrgan.receptive import (
     has_many_windows,
     looking_far,
     probe,
+    stated_windows,
 )
 from upscaled_models.esrgan.rows.graph import RowGraph
 from upscaled_models.esrgan.rows.tracing import NotRowLocalError, trace
@@ -256,8 +257,9 @@ class Network:
 
     def _probe(self) -> ReceptiveField:
         descriptor = self._descriptor
+        windows = stated_windows(descriptor.model)
         if has_many_windows(descriptor.model):
-            return looking_far(self._multiple)
+            return looking_far(self._multiple, windows)
         if self.dtype != torch.float32:
             # In half precision small effects of far pixels are lost in rounding.
             descriptor = deepcopy(descriptor).float()
@@ -266,6 +268,7 @@ class Network:
             channels=self.channels,
             scale=self.scale,
             multiple=self._multiple,
+            windows=windows,
             device=self.device,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,10 @@ from upscaled_models.device.out_of_memory import is_out_of_memory
 # The most source pixels of context that a tile gets. Pixels farther away change the result of
 # trained networks by less than a step of 8 bits; tiles of such networks are blended.
 LARGEST_RADIUS = 64
-# Windows of attention are powers of two; the largest in spandrel's architectures.
+# Windows of attention that no layer states are powers of two, up to this side.
 _LARGEST_PERIOD = 32
+# A multiple of all windows that is longer would make tiles see more than they have to.
+_LARGEST_STATED = 64
 # The periods that are tried. 2 and 4 are left out, because a multiple of the period is one too, and
 # tiles on a grid of 8 cost no more.
 _PERIODS = (1, 8, 16, _LARGEST_PERIOD)
@@ -42,21 +44,28 @@ class ReceptiveField:
 
 @torch.inference_mode()
 def probe(
-    forward: Forward, *, channels: int, scale: int, multiple: int, device: torch.device
+    forward: Forward,
+    *,
+    channels: int,
+    scale: int,
+    multiple: int,
+    windows: int = 1,
+    device: torch.device,
 ) -> ReceptiveField:
     """Measure how far `forward` looks: (1, channels, h, w) to (1, channels, h*scale, w*scale).
 
-    multiple: the sides of its input are multiples of it.
+    multiple: the sides of its input are multiples of it. windows: what `stated_windows` gives.
     """
     height = math.ceil(_HEIGHT / multiple) * multiple
-    start = LARGEST_RADIUS + math.lcm(_LARGEST_PERIOD, multiple)
+    periods = _periods(multiple, windows)
+    start = LARGEST_RADIUS + periods[-1]
     width = math.ceil((start + _LARGEST_PERIOD + LARGEST_RADIUS) / multiple) * multiple
     generator = torch.Generator().manual_seed(0)
     pair = torch.rand(2, 1, channels, height, width, generator=generator).to(device)
     if _spreads_far(forward, pair[0], scale):
-        return looking_far(multiple)
+        return looking_far(multiple, windows)
     across = _Probe(forward, pair, scale)
-    period, is_certain = across.period(multiple)
+    period, is_certain = across.period(periods)
     if not is_certain:
         return ReceptiveField(None, period)
     # The probe begins at one place of a period; at another one it may look farther.
@@ -68,9 +77,20 @@ def probe(
     return ReceptiveField(radius if radius <= LARGEST_RADIUS else None, period)
 
 
-def looking_far(multiple: int) -> ReceptiveField:
-    """What holds for any network that looks farther than a tile may see, whatever its windows."""
-    return ReceptiveField(None, math.lcm(_LARGEST_PERIOD, multiple))
+def looking_far(multiple: int, windows: int) -> ReceptiveField:
+    """What holds for any network that looks farther than a tile may see."""
+    return ReceptiveField(None, _periods(multiple, windows)[-1])
+
+
+def stated_windows(model: nn.Module) -> int:
+    """The least common multiple of all windows that a network's layers state; 1 if there is none,
+    or if it is too long for the edges of tiles."""
+    sides: set[object] = set()
+    for layer in model.modules():
+        stated = getattr(layer, "window_size", None)
+        sides.update(stated if isinstance(stated, tuple | list) else (stated,))
+    period = math.lcm(*(side for side in sides if isinstance(side, int) and side > 0))
+    return period if period <= _LARGEST_STATED else 1
 
 
 def has_many_windows(model: nn.Module) -> bool:
@@ -86,6 +106,16 @@ def has_many_windows(model: nn.Module) -> bool:
         if isinstance(shift, int) and isinstance(side, int):
             reach += 2 * min(shift, side - shift)
     return reach > LARGEST_RADIUS
+
+
+def _periods(multiple: int, windows: int) -> Sequence[int]:
+    """The periods that a network can have, rising.
+
+    All are multiples of its stated windows: the network pads a picture to whole windows, so results
+    near its borders depend on its size modulo that.
+    """
+    tried = _PERIODS if _LARGEST_PERIOD % windows == 0 else (windows,)
+    return sorted({math.lcm(period, windows, multiple) for period in tried})
 
 
 def _spreads_far(forward: Forward, picture: Tensor, scale: int) -> bool:
@@ -133,8 +163,8 @@ class _Probe:
         seen: list[int] = columns.tolist() or [left]
         return max(left - min(seen), max(seen) + 1 - right, 0)
 
-    def period(self, multiple: int) -> tuple[int, bool]:
-        """The smallest of some shifts of a picture that only shift the result, away from the
+    def period(self, periods: Sequence[int]) -> tuple[int, bool]:
+        """The first of some rising shifts of a picture that only shift the result, away from the
         borders; True.
 
         If there is none, for example because the network looks at the whole picture: the smallest
@@ -142,12 +172,11 @@ class _Probe:
         """
         allowed = _ROUNDING * float(self._result.abs().max())
         # Even the largest shift leaves enough pixels to the left of these.
-        start = LARGEST_RADIUS + math.lcm(_LARGEST_PERIOD, multiple)
+        start = LARGEST_RADIUS + periods[-1]
         stop = start + _LARGEST_PERIOD
         kept = self._result[..., start * self._scale : stop * self._scale]
         differences = {}
-        for shift in _PERIODS:
-            period = math.lcm(shift, multiple)
+        for period in periods:
             shifted = self._forward(self._first[..., period:])
             moved = shifted[..., (start - period) * self._scale : (stop - period) * self._scale]
             differences[period] = float((moved - kept).abs().max())

@@ -148,6 +148,18 @@ def test_an_architecture_runs_as_the_table_says(name: str) -> None:
         assert psnr(tiled, whole) >= (40 if name in LOOKS_EVERYWHERE else 60)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("window", [7, 12])
+def test_windows_that_are_no_power_of_two_are_exact(window: int) -> None:
+    sizes = {"window_size": window, "img_size": 4 * window, "upsampler": "pixelshuffledirect"}
+    model = windowed("SwinIR", **sizes)()
+    picture = as_from_a_file(HEIGHT, WIDTH)
+    with torch.inference_mode():
+        whole = morearchitectures.load(weights(model)).eval()(picture.clone())
+    tiled = in_tiles(network(model), picture, 84).clamp(0, 1)
+    assert (tiled - whole).abs().max() <= 2e-5
+
+
 @pytest.mark.skipif(not HAS_BF16, reason="oneDNN has no bf16 on this machine")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", list(BUILDERS))

@@ -10,7 +10,9 @@ from upscaled_models.esrgan.receptive import (
     LARGEST_RADIUS,
     ReceptiveField,
     has_many_windows,
+    looking_far,
     probe,
+    stated_windows,
 )
 
 
@@ -50,6 +52,26 @@ def test_windows_are_found_with_their_farthest_corner(window: int) -> None:
     assert found.period == window
     assert found.radius is not None
     assert least <= found.radius <= least + window
+
+
+@pytest.mark.parametrize("window", [7, 12])
+def test_windows_that_are_no_power_of_two_are_found_if_a_layer_states_them(window: int) -> None:
+    looking = Looking(3, window)
+    looking.add_module("attention", layer := nn.Identity())
+    layer.window_size = (window, window)  # type: ignore[assignment]
+    windows = stated_windows(looking)
+    assert windows == window
+
+    def padded(picture: Tensor) -> Tensor:
+        missing = -picture.shape[3] % window, -picture.shape[2] % window
+        whole = nn.functional.pad(picture, (0, missing[0], 0, missing[1]), mode="reflect")
+        result: Tensor = looking(whole)[..., : 2 * picture.shape[2], : 2 * picture.shape[3]]
+        return result
+
+    found = probe(padded, channels=3, scale=2, multiple=1, windows=windows, device=CPU)
+    assert found.period == window
+    assert found.radius is not None
+    assert looking_far(1, windows) == ReceptiveField(None, window)
 
 
 def test_farther_than_a_tile_may_see_is_everywhere() -> None:
