@@ -225,6 +225,14 @@ def test_a_machine_without_a_folder_for_temporary_files_ends_no_report(
     assert texts(report, "methods", "ok")
 
 
+def test_a_package_that_was_built_without_gcc_is_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upscaled_cli.doctor.installation.LIBRARY", tmp_path / "missing.so")
+    (text,) = texts(report_on(tmp_path, capsys), "compiled", "note")
+    assert text.endswith("-> install GCC, then upscaled once more")
+
+
 def test_doctor_refuses_options_it_does_not_know() -> None:
     with pytest.raises(SystemExit) as left:
         main(["--cure"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tiny_networks import DTYPES, compact, in_bands, random_picture, without_compiled_steps
-from upscaled_models.esrgan.compiled import library, passes
+from upscaled_models.esrgan.compiled import LIBRARY, library, passes
 from upscaled_models.esrgan.pixels import to_bytes, to_rows
 from upscaled_models.esrgan.precision import ImpreciseError
 from upscaled_models.esrgan.rows.graph import RowGraph
@@ -143,7 +143,7 @@ def test_a_network_gives_the_same_without_them(scale: int, dtype: torch.dtype) -
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
 def test_clang_is_refused_because_its_library_would_not_load() -> None:
-    source = library.LIBRARY.with_name("processor.c")
+    source = LIBRARY.with_name("processor.c")
     done = subprocess.run(
         ["clang", "-fsyntax-only", source], check=False, capture_output=True, text=True
     )

@@ -47,6 +47,7 @@ def _examine(model_dir: Path, daemon: Sequence[str], report: _Report) -> Iterato
         trying = pool.submit(trial.run, client, own, report.show)
         yield installation.python()
         yield installation.machine()
+        yield from installation.compiled_steps()
         yield from weights.bundled(catalog)
         yield from weights.pulled(catalog, model_dir)
         yield from surroundings.folders(model_dir)

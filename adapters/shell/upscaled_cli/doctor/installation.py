@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from upscaled_cli.doctor.finding import Finding
 from upscaled_imaging.cores import allowed_cores
 from upscaled_imaging.kinds import read_kinds
+from upscaled_models.esrgan.compiled import LIBRARY
 from upscaled_protocol.memorygroup import total_bytes
 from upscaled_protocol.requirements import distributions_of, unsuitable, wanted
 from upscaled_protocol.requirements import installed_version as version
@@ -63,6 +64,13 @@ def machine() -> Finding:
         memory = ""
     cores = allowed_cores()
     return Finding("machine", "ok", f"{cores} core{'' if cores == 1 else 's'}{memory}")
+
+
+def compiled_steps() -> Iterator[Finding]:
+    """A note if the package was built without GCC, because only the times show it otherwise."""
+    if not LIBRARY.exists():
+        text = "ESRGAN's C is not compiled: on a processor torch takes several times as long"
+        yield Finding("compiled", "note", text, "install GCC, then upscaled once more")
 
 
 def libraries(is_proven: bool, show: Callable[[str], None]) -> Iterator[Finding]:

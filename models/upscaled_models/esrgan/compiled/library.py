@@ -9,14 +9,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Built with the package, by `hatch_build.py`.
-LIBRARY = Path(__file__).with_name("_native.so")
+from upscaled_models.esrgan.compiled import LIBRARY
 
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 _ARGUMENTS: dict[str, Sequence[type]] = {
