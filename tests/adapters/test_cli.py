@@ -121,6 +121,17 @@ def test_ctrl_c_needs_no_traceback() -> None:
     assert done.stderr == ""
 
 
+def test_a_machine_without_room_for_a_thread_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("upscaled_cli.upscale.main", refuse)
+    assert main(["upscale", "a.png"]) == exits.FAILED
+    assert "room for one more thread: raise `ulimit -u`" in capsys.readouterr().err
+
+
 def test_a_name_that_the_locale_cannot_write_is_shown_by_numbers(tmp_path: Path) -> None:
     folder = tmp_path / "é"
     command = [sys.executable, "-m", "upscaled_cli", "models", "list", "--model-dir", str(folder)]

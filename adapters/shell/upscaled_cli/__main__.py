@@ -90,6 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"upscaled: {reason_of(error)}", file=sys.stderr)
         _drop_output()
         return exits.FAILED
+    except RuntimeError as error:
+        if name in _FOR_HOSTS or "can't start new thread" not in str(error):
+            raise
+        print(
+            "upscaled: there is no room for one more thread: raise `ulimit -u`, or the limit of "
+            "processes of the container",
+            file=sys.stderr,
+        )
+        return exits.FAILED
     except KeyboardInterrupt:
         return exits.INTERRUPTED
 
