@@ -1,9 +1,9 @@
-"""The pieces of a file: PNG's chunks, JPEG's segments, GIF's blocks, AVIF's boxes.
+"""The pieces of a file: PNG's and WebP's chunks, JPEG's segments, GIF's blocks, AVIF's boxes.
 
 They hold the metadata that libvips does not report. A walk ends at the end of the file, or at the
 first piece that is broken.
 Source: PNG specification, third edition; ITU-T T.81, annex B; GIF89a (CompuServe, 1990), sections
-15 and 18 to 26; ISO/IEC 14496-12, 4.2.
+15 and 18 to 26; RFC 9649 (WebP); ISO/IEC 14496-12, 4.2.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _WHOLE_FILE = 2**62
 GIF_IMAGE = b"\x2c"
 _GIF_EXTENSION = b"\x21"
 _GIF_HEADER_BYTES, _GIF_IMAGE_BYTES = 13, 10
+_WEBP_HEADER_BYTES = 12
 # A sub-block has up to 255 bytes: enough for 16 MiB of comments, XMP, profiles and pixels.
 _MOST_GIF_BLOCKS = 65_536
 
@@ -60,6 +61,18 @@ def _png_chunks(read_at: ReadAt) -> Iterator[Chunk]:
         chunk = Chunk(head[4:], at + 8, at + 8 + int.from_bytes(head[:4]))
         yield chunk
         at = chunk.end + 4
+
+
+def webp_chunks(read_at: ReadAt) -> Iterator[Chunk]:
+    """All chunks of a WebP, also those behind the pixels."""
+    at = _WEBP_HEADER_BYTES
+    for _ in range(_MOST):
+        head = read_at(at, 8)
+        if len(head) < 8:
+            return
+        chunk = Chunk(head[:4], at + 8, at + 8 + int.from_bytes(head[4:], "little"))
+        yield chunk
+        at = chunk.end + chunk.end % 2  # padded to even length
 
 
 def jpeg_segments(read_at: ReadAt) -> Iterator[Chunk]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from upscaled_imaging.chunks import ReadAt, jpeg_segments
+from upscaled_imaging.chunks import ReadAt, jpeg_segments, webp_chunks
 from upscaled_imaging.vp8header import HEADER_BYTES, quantizer
 
 # Annex K.1's luminance table, in rows. Most encoders scale it by the quality, as libjpeg does.
@@ -34,7 +34,6 @@ _SUBSAMPLING = {
     (4, 1): "4:1:1",
 }
 _VP8 = b"VP8 "
-_WEBP_CHUNKS = 64
 
 
 class Compression(NamedTuple):
@@ -107,17 +106,11 @@ def _sampling(components: list[bytes]) -> str | None:
 
 
 def _webp(read_at: ReadAt) -> Compression | None:
-    at = 12
-    for _ in range(_WEBP_CHUNKS):
-        head = read_at(at, 8)
-        if len(head) < 8:
-            return None
-        size = int.from_bytes(head[4:], "little")
-        if head[:4] == _VP8:
-            index = quantizer(read_at(at + 8, min(size, HEADER_BYTES)))
-            return None if index is None else Compression("WebP", _webp_quality(index), "4:2:0")
-        at += 8 + size + size % 2
-    return None
+    pixels = next((chunk for chunk in webp_chunks(read_at) if chunk.kind == _VP8), None)
+    if pixels is None:
+        return None
+    index = quantizer(read_at(pixels.start, min(pixels.end - pixels.start, HEADER_BYTES)))
+    return None if index is None else Compression("WebP", _webp_quality(index), "4:2:0")
 
 
 def _webp_quality(index: float) -> int:

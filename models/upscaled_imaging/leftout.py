@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from upscaled_imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks
+from upscaled_imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks, webp_chunks
 from upscaled_imaging.exif import DESCRIPTION, DESCRIPTIVE, LAYOUT_BYTES, is_layout
 from upscaled_imaging.jxlheader import jxl_boxes
 from upscaled_imaging.tags import Reader
@@ -58,10 +58,8 @@ _CHUNKS = frozenset(
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI mDCv cLLi tEXt zTXt iTXt "
     b"bKGD hIST pHYs sPLT eXIf tIME acTL fcTL fdAT iDOT CgBI".split()
 )
-_RIFF_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"ANIM", b"ANMF")
-_RIFF_HEADER_BYTES = 12
+_WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"ANIM", b"ANMF")
 _JXL_BOXES = (b"JXL ", b"ftyp", b"jxll", b"jxlc", b"jxlp", b"jxli", b"jbrd", b"Exif", b"xml ")
-_MOST_CHUNKS = 1000
 _LONGEST_LIST_BYTES = 65_536
 _C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _AUXILIARY = {
@@ -122,17 +120,11 @@ def _of_png(read_at: ReadAt) -> Iterator[str]:
 
 
 def _of_webp(read_at: ReadAt) -> Iterator[str]:
-    at = _RIFF_HEADER_BYTES
-    for _ in range(_MOST_CHUNKS):
-        head = read_at(at, 8)
-        if len(head) < 8:
-            return
-        if head[:4] == b"C2PA":
+    for chunk in webp_chunks(read_at):
+        if chunk.kind == b"C2PA":
             yield _CREDENTIALS
-        elif head[:4] not in _RIFF_CHUNKS:
-            yield _of_kind(head[:4])
-        size = int.from_bytes(head[4:], "little")
-        at += 8 + size + size % 2
+        elif chunk.kind not in _WEBP_CHUNKS:
+            yield _of_kind(chunk.kind)
 
 
 def _of_kind(name: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from upscaled_imaging.chunks import webp_chunks
 from upscaled_imaging.colour import as_rgb
 from upscaled_imaging.libvips import image_of
 from upscaled_imaging.metadata import Metadata
@@ -40,7 +41,8 @@ def write_webp(
             smart_subsample=True,
             keep="none",
         )
-    pixels = [(kind, body) for kind, body in _chunks(data) if kind != b"VP8X"]
+    chunks = webp_chunks(lambda at, count: data[at : at + count])
+    pixels = [(kind, data[start:end]) for kind, start, end in chunks if kind != b"VP8X"]
     exif = metadata.exif_with_dpi()
     flags = _ALPHA_FLAG if picture.has_alpha else 0
     before, after = [], []
@@ -57,14 +59,6 @@ def write_webp(
     extended = (b"VP8X", struct.pack("<I", flags) + canvas)
     body = b"".join(_chunk(*chunk) for chunk in (extended, *before, *pixels, *after))
     file.write(_chunk(b"RIFF", b"WEBP" + body))
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = 12
-    while at < len(data):
-        kind, size = struct.unpack_from("<4sI", data, at)
-        yield kind, data[at + 8 : at + 8 + size]
-        at += 8 + size + size % 2
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
