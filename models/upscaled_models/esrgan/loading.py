@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,7 +88,20 @@ def as_picture_network(path: Path, model: Any) -> Descriptor:
             f"{path.name} takes {channels[0]} channels and gives {channels[1]}: "
             "choose a model for RGB or for grayscale",
         )
+    _require_whole_windows(model)
     return _for_inference(path, model)
+
+
+def _require_whole_windows(model: Descriptor) -> None:
+    """Have pictures mirrored to whole windows, if the network does that wrongly.
+
+    Swin2SR for compressed pictures adds the enlarged input. It pads the input first, and enlarges
+    all of it to the size of the result without the padding, so the two do not fit.
+    """
+    network: Any = model.model
+    if model.architecture.id == "Swin2SR" and network.upsampler == "pixelshuffle_aux":
+        sizes = replace(model.size_requirements, multiple_of=network.window_size)
+        model.size_requirements = sizes
 
 
 def as_face_network(path: Path, model: Any) -> Descriptor:

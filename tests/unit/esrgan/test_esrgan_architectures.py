@@ -22,6 +22,7 @@ from tiny_networks import (
     network,
     psnr,
     rrdb,
+    save,
     smooth_picture,
     weights,
     without_compiled_steps,
@@ -29,8 +30,9 @@ from tiny_networks import (
 from torchcalls import TorchCalls
 from upscaled_models.esrgan import morearchitectures
 from upscaled_models.esrgan.architectures import MAIN_REGISTRY
+from upscaled_models.esrgan.loading import load_descriptor
 from upscaled_models.esrgan.network import Network
-from upscaled_models.esrgan.stage import Stage
+from upscaled_models.esrgan.stage import Stage, mirrored
 from upscaled_models.esrgan.tile import Tile
 
 README = Path(upscaled_models.esrgan.__file__).with_name("README.md")
@@ -158,6 +160,16 @@ def test_windows_that_are_no_power_of_two_are_exact(window: int) -> None:
         whole = morearchitectures.load(weights(model)).eval()(picture.clone())
     tiled = in_tiles(network(model), picture, 84).clamp(0, 1)
     assert (tiled - whole).abs().max() <= 2e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_swin2sr_for_compressed_pictures_gets_whole_windows(tmp_path: Path) -> None:
+    model = windowed("Swin2SR", upsampler="pixelshuffle_aux", upscale=4)()
+    descriptor = load_descriptor(save(model, tmp_path / "aux.pth"))
+    picture = smooth_picture(29, 35)
+    with torch.inference_mode():
+        whole = model(mirrored(picture, 5, 3))[..., : 4 * 29, : 4 * 35].clamp(0, 1)
+        assert torch.equal(descriptor(picture), whole)
 
 
 @pytest.mark.skipif(not HAS_BF16, reason="oneDNN has no bf16 on this machine")
