@@ -157,6 +157,16 @@ def test_what_cannot_be_upscaled_is_kept_as_it_was(bucket: Bucket, small: Path) 
     assert result.fields["message"] == "the file is cut off"
 
 
+def test_a_defect_of_a_machine_files_no_picture(bucket: Bucket, small: Path) -> None:
+    picture = Picture.of_file(small)
+    text = "the device cuda:0 cannot be used here"
+    error = UpscaledError(text, code="internal", retryable=False, details={})
+    with pytest.raises(UpscaledError, match=text):
+        run(processed(bucket, picture, Enlarger(error)))
+    assert found(bucket, picture.key) == {}
+    assert run(processed(bucket, picture, Enlarger())).folder == "upscaled"
+
+
 def test_a_file_that_has_no_score_is_left_to_the_upscaler(bucket: Bucket, tmp_path: Path) -> None:
     path = tmp_path / "strange.bmp"
     path.write_bytes(b"strange")

@@ -42,7 +42,8 @@ DEFAULT_THRESHOLD = 0.5
 DEFAULT_SCALE: Final = 4
 
 # The codes of a picture that cannot be upscaled. Any other error has a cause elsewhere (a wrong
-# model, a full disk, no daemon), so the picture is not filed because of it.
+# model, a full disk, no daemon, a device that does not work), so the picture is not filed because
+# of it.
 _PICTURE_CODES = frozenset(
     {
         "input_unreadable",
@@ -52,7 +53,6 @@ _PICTURE_CODES = frozenset(
         "deadline_exceeded",
         "stalled",
         "poisoned",
-        "internal",
     }
 )
 
