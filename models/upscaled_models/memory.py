@@ -8,9 +8,11 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from threading import Condition
 from typing import Protocol, TypeVar
 
+from upscaled_protocol.errors import ErrorCode, JobError
 from upscaled_protocol.memorygroup import total_bytes
 
 
@@ -26,6 +28,16 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 # The share of the host's memory for models. Pictures need memory too.
 _DEFAULT_SHARE = 0.5
+
+
+def file_status(path: Path) -> os.stat_result:
+    """The status of a model's file. Raises `JobError` (model_not_found)."""
+    try:
+        return path.stat()
+    except OSError as error:
+        raise JobError(
+            ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
+        ) from None
 
 
 def file_version(status: os.stat_result) -> tuple[int, int, int]:

@@ -28,7 +28,7 @@ from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.network import Network
 from upscaled_models.esrgan.probecache import ProbeCache
 from upscaled_models.esrgan.step import Loaded
-from upscaled_models.memory import file_version
+from upscaled_models.memory import file_status, file_version
 from upscaled_models.picture import Enlarge
 from upscaled_protocol.configs import EsrganConfig, Precision
 from upscaled_protocol.errors import ErrorCode, JobError
@@ -273,12 +273,7 @@ class Networks(DeviceModels):
     @contextlib.contextmanager
     def _current_network(self, path: Path, dtype: torch.dtype) -> Iterator[Network]:
         """Hold the network that is in the file now."""
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise JobError(
-                ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
-            ) from None
+        status = file_status(path)
         # A file that was replaced is another model.
         key = (path, file_version(status), dtype)
 

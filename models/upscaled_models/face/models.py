@@ -17,19 +17,14 @@ from upscaled_models.esrgan.morearchitectures import licence_note
 from upscaled_models.esrgan.networks import Networks
 from upscaled_models.face.faces import Floats
 from upscaled_models.face.networks import FaceNetwork
-from upscaled_models.memory import file_version
+from upscaled_models.memory import file_status, file_version
 from upscaled_protocol.errors import ErrorCode, JobError
 
 
 @contextlib.contextmanager
 def face_network(models: Networks, path: Path, dtype: torch.dtype) -> Iterator[FaceNetwork]:
     """Hold the network of that file in memory. Raises `JobError`."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise JobError(
-            ErrorCode.MODEL_NOT_FOUND, f"{path} cannot be read: {error.strerror}"
-        ) from None
+    status = file_status(path)
 
     def load() -> FaceNetwork:
         return models.compute(lambda: FaceNetwork(load_face_descriptor(path), models.device, dtype))

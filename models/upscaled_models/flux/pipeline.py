@@ -20,7 +20,7 @@ from upscaled_models.flux.models import FluxModels, load_models
 from upscaled_models.flux.text import Embeddings, Tokens, encode
 from upscaled_models.flux.transformer import check_transformer
 from upscaled_models.flux.weights import EachTensor
-from upscaled_models.memory import file_version
+from upscaled_models.memory import file_status, file_version
 
 # 18 GB from a cold, slow disk.
 _LOAD_BUDGET_S = 1800.0
@@ -74,7 +74,7 @@ class Pipeline(DeviceModels):
 
         Raises `JobError`, and what `each` raises.
         """
-        stats = [path.stat() for path in (files.transformer, files.autoencoder)]
+        stats = [file_status(path) for path in (files.transformer, files.autoencoder)]
         # A file that was replaced is another model, and so are the same weights with other configs.
         configs = (repr(sorted(files.config(part).items())) for part in ("transformer", "vae"))
         key = (files, *map(file_version, stats), *configs)
