@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
@@ -264,7 +264,7 @@ class Network:
             # In half precision small effects of far pixels are lost in rounding.
             descriptor = deepcopy(descriptor).float()
         return probe(
-            lambda picture: descriptor(picture.clone()),
+            lambda picture: self._called(descriptor, picture.clone()),
             channels=self.channels,
             scale=self.scale,
             multiple=self._multiple,
@@ -286,19 +286,27 @@ class Network:
             peak_bytes = footprint.peak_bytes
         return math.ceil(peak_bytes / side**2)
 
-    def _called(self, picture: Tensor) -> Tensor:
+    def _called(self, network: Callable[[Tensor], Tensor], picture: Tensor) -> Tensor:
+        """Not every set of sizes that an architecture can be built with also runs, or enlarges by
+        the factor that spandrel finds. Raises `JobError`."""
+        height, width = picture.shape[2:]
         try:
-            result: Tensor = self._compiled(picture)
+            result = network(picture)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            height, width = picture.shape[2:]
-            # Not every set of sizes that an architecture can be built with also runs.
             raise JobError(
                 ErrorCode.INVALID_JOB,
                 f"the model ({self.architecture}) failed on {width}x{height} pixels: choose "
                 f"another one; it said: {str(error).splitlines()[0] if str(error) else error!r}",
             ) from error
+        given = (result.shape[2], result.shape[3])
+        if given != (height * self.scale, width * self.scale):
+            raise JobError(
+                ErrorCode.INVALID_JOB,
+                f"the model ({self.architecture}) made {given[1]}x{given[0]} of {width}x{height} "
+                f"pixels, and its scale should be {self.scale}: choose another one",
+            )
         return result
 
     def _forward(self, tile: Tensor) -> Tensor:
@@ -317,5 +325,7 @@ class Network:
         half_precision = torch.autocast(self.device.type, self.dtype, enabled=half)
         with memory, where, masks_of_a_tile(), FusedAttention(), half_precision:
             # One picture at a time: not every architecture takes a batch.
-            parts = [self._called(tile[index : index + 1]) for index in range(len(tile))]
+            parts = [
+                self._called(self._compiled, tile[index : index + 1]) for index in range(len(tile))
+            ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

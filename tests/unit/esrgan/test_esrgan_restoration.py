@@ -290,6 +290,16 @@ def test_a_network_that_cannot_compute_a_picture_is_told_by_its_architecture() -
     assert caught.value.code is ErrorCode.INVALID_JOB
 
 
+def test_a_network_of_another_scale_than_its_architecture_says_is_told() -> None:
+    small = of_five_dimensions()
+    small.scale = 2
+    # As a whole, and when it is measured before a picture is cut.
+    for run in (lambda: whole(small, smooth_picture(HEIGHT, WIDTH)), lambda: small.geometry):
+        with pytest.raises(JobError, match=r"Compact\) made (\d+x\d+) of \1 pixels") as caught:
+            run()
+        assert caught.value.code is ErrorCode.INVALID_JOB
+
+
 def whole(small: Network, source: Tensor) -> Tensor:
     stream = small.open(source.shape[2], source.shape[2])
     with torch.inference_mode():
