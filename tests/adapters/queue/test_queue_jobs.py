@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -230,8 +231,16 @@ def test_bullmq_gets_an_id_that_it_takes() -> None:
     assert {bullmq_id(one)[0] for one in ("wait", "failed", "meta", "stalled-check")} == {"h"}
 
 
-def test_a_machine_that_fails_gives_the_job_back_to_bullmq_which_would_end_it() -> None:
+def test_a_machine_that_fails_gives_the_job_back_to_bullmq_which_would_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     moved: list[tuple[object, ...]] = []
+
+    async def redis_time() -> tuple[int, int]:
+        return round(time.time()) + 10, 0
+
+    client = SimpleNamespace(time=redis_time)
+    monkeypatch.setattr("upscaled_queue.bullmq.connection_of", lambda *_, **__: client)
 
     async def move(*given: object) -> None:
         moved.append(given)
