@@ -11,6 +11,8 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from answering import answering
+
 _ROUTES = {
     "status_url": "",
     "events_url": "",
@@ -132,9 +134,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def echo_serve() -> Iterator[EchoServe]:
     """Start one on a free port."""
-    with EchoServe() as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
+    with answering(EchoServe()) as server:
+        yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyvips
 
+from answering import answering
 from upscaled_models.imagen.loopback import Loopback
-from waiting import TIMEOUT_S, wait_until
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Daemon
@@ -33,14 +33,8 @@ NOBODY = {
 @contextmanager
 def serving(**options: Any) -> Iterator[Loopback]:
     """A server of our own."""
-    with Loopback(**options) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join(TIMEOUT_S)
+    with answering(Loopback(**options)) as server:
+        yield server
 
 
 class Host:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from answering import answering
 from upscaled_cli.models import main
 from upscaled_models.catalog import Catalog, Model
 
@@ -107,12 +108,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running_server() -> Iterator[Server]:
     """A server that runs until the context is left."""
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join(TIMEOUT_S)
 
 
 def model(*sources: str, **changes: Any) -> Model:

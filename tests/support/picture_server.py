@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from answering import answering
 from upscaled_imaging.context import PictureContext
 from upscaled_imaging.fetch import fetch
 from upscaled_imaging.settings import PictureSettings
@@ -122,12 +123,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def running_picture_server() -> Iterator[ThreadingHTTPServer]:
     Handler.seen = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def fetch_error(url: str, settings: PictureSettings, context: PictureContext) -> JobError:

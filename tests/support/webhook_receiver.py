@@ -11,6 +11,7 @@ from typing import Any
 
 from standardwebhooks.webhooks import Webhook
 
+from answering import answering
 from waiting import TIMEOUT_S
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -61,12 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def receiving(port: int = 0) -> Iterator[Receiver]:
-    with Receiver(port) as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, args=(0.01,))
-        thread.start()
+    with answering(Receiver(port)) as receiver:
         try:
             yield receiver
         finally:
             receiver.answers.set()
-            receiver.shutdown()
-            thread.join()

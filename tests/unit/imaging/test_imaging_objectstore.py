@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import nearest_engine
+from answering import answering
 from object_store import BUCKET, OTHER_BUCKET, ObjectStore, running_object_store
 from recording import RecordingContext
 from upscaled_imaging import presigned, storage
@@ -293,17 +294,13 @@ class Faulty(BaseHTTPRequestHandler):
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
     server.faults, server.taken, server.asked = [], {}, []  # type: ignore[attr-defined]
-    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setattr(presigned, "_FIRST_PAUSE_S", 0.001)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(server):
+        yield server
 
 
 @pytest.mark.parametrize("faults", [[503, 500], ["reset", 503], ["cut"]])
