@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import Any
 
-from celery.exceptions import CPendingDeprecationWarning
+from celery.exceptions import CPendingDeprecationWarning, Reject
 from celery.platforms import SecurityWarning
 
 from upscaled_queue.seldom import Seldom
@@ -35,8 +35,11 @@ class SeldomLines(logging.Filter):
         self._seldom = Seldom()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """False for a line that was logged within the last minute, and for one about a setting that
-        is set here: Celery shows it in spite of the filter of warnings."""
+        """False for a line that was logged within the last minute, for one about a setting that is
+        set here, which Celery shows in spite of the filter of warnings, and for a job that is given
+        back: the machine has logged it, and Celery shows a traceback."""
+        if record.exc_info and isinstance(record.exc_info[1], Reject):
+            return False
         line = record.getMessage()
         if record.name == _CONSUMER:
             line = line.partition("\n")[0].partition(" [type:")[0]

@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("celery", reason="celery is not installed")
 
+from celery import Celery
+from celery.exceptions import Reject
 from celery.worker.consumer import consumer
 
 from upscaled_queue.celerylog import SeldomLines
@@ -38,6 +40,20 @@ def test_celerys_lines_are_logged_as_seldom() -> None:
 
 def test_what_celery_says_of_settings_that_are_set_here_is_not_logged() -> None:
     told = line("consumer.py:427: CPendingDeprecationWarning: In Celery 5.1")
+    assert not SeldomLines().filter(told)
+
+
+def test_a_job_that_is_given_back_has_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Celery(set_as_current=False, task_always_eager=True)
+
+    @app.task  # type: ignore[untyped-decorator]
+    def give_back() -> None:
+        raise Reject("given back", requeue=True)
+
+    give_back.apply()
+    (told,) = (record for record in caplog.records if "given back" in record.getMessage())
     assert not SeldomLines().filter(told)
 
 
