@@ -84,7 +84,9 @@ class Journal:
             if "locked" in str(error):
                 text = f"cannot open the journal {path}: another supervisor holds it"
                 raise JournalHeldError(text) from None
-            raise JournalError(f"cannot open the journal {path}: {error}") from None
+            # SQLite's own words for a missing or read-only folder do not name it.
+            text = f"cannot open the journal {path}: {error}; its folder must exist, be writable"
+            raise JournalError(f"{text}, have room, and be on a local disk") from None
         # SQLite quotes a damaged schema, whose bytes may be no text.
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from None

@@ -182,6 +182,13 @@ def test_a_journal_that_stays_held_ends_the_daemon(path: Path) -> None:
         assert not [line for line in daemon.lines if line.get("job_id") == "b"]
 
 
+def test_a_journal_in_a_folder_that_is_missing_says_what_it_needs(path: Path) -> None:
+    daemon = Simulation("--journal", str(path / "missing" / "jobs.db"))
+    assert daemon.wait() == 3
+    assert b"its folder must exist, be writable, have room" in daemon.stderr
+    daemon.close()
+
+
 @pytest.mark.parametrize(
     "content", [b"this is no database" * 100, b"SQLite format 3\0" + b"x" * 5000]
 )
