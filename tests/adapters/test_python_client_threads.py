@@ -19,6 +19,8 @@ from upscaled import (
     ForkedError,
     Upscaler,
 )
+from upscaled.client import Client
+from upscaled.forks import prepare_for_forks
 
 
 @pytest.fixture
@@ -134,6 +136,38 @@ def test_a_forked_child_has_its_own_daemon_and_the_parents_daemon_continues(up: 
     assert run(up, model="here") == "here"
     assert up.pid == parents
     assert not held.done()
+
+
+class Dropper:
+    """Drops the last reference to an Upscaler in the middle of a fork, as a garbage collection may
+    do."""
+
+    def __init__(self, closed: threading.Event) -> None:
+        self._dropped = [Upscaler()]
+        self._closed = closed
+        self.was_closed_meanwhile: bool | None = None
+
+    def before_fork(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """Drop it, and give it a chance to be closed."""
+        self._dropped.clear()
+        self.was_closed_meanwhile = self._closed.wait(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_an_upscaler_that_is_dropped_in_the_middle_of_a_fork_is_closed_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = threading.Event()
+    monkeypatch.setattr(Client, "close", lambda _: closed.set())
+    dropper = Dropper(closed)
+    prepare_for_forks(dropper)
+    assert in_child(lambda: closed.wait(TIMEOUT_S) and not dropper.was_closed_meanwhile) == "True"
 
 
 # Reports progress of the first job, and nothing more.

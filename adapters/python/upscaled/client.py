@@ -24,7 +24,7 @@ from upscaled.command import default_command
 from upscaled.daemon import Daemon
 from upscaled.delivery import Delivery
 from upscaled.errors import DaemonGoneError, local_error
-from upscaled.forks import prepare_for_forks
+from upscaled.forks import prepare_for_forks, wait_for_fork
 from upscaled.greenlets import check_greenlets
 from upscaled.jobline import check_id, job_line, line_of
 from upscaled.messages import Message
@@ -185,6 +185,7 @@ class Client:
 
     def close_when_idle(self) -> None:
         """Wait for the open calls, and close."""
+        wait_for_fork()
         with self._lock:
             calls = list(self._delivery.calls.values())
         wait(calls)

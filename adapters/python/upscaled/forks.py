@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -22,6 +23,7 @@ class Forkable(Protocol):
 
 _all: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _forking: list[Forkable] = []
+_fork_lock = threading.RLock()
 
 
 def prepare_for_forks(one: Forkable) -> None:
@@ -29,7 +31,15 @@ def prepare_for_forks(one: Forkable) -> None:
     _all.add(one)
 
 
+def wait_for_fork() -> None:
+    """Wait until no fork is in progress: in the child, a thread that was started meanwhile must not
+    use what has not started again yet."""
+    with _fork_lock:
+        pass
+
+
 def _before() -> None:
+    _fork_lock.acquire()
     _forking[:] = list(_all)
     for one in _forking:
         one.before_fork()
@@ -39,12 +49,14 @@ def _after_in_parent() -> None:
     for one in reversed(_forking):
         one.after_fork_in_parent()
     _forking.clear()
+    _fork_lock.release()
 
 
 def _after_in_child() -> None:
     for one in _forking:
         one.after_fork_in_child()
     _forking.clear()
+    _fork_lock.release()
 
 
 os.register_at_fork(
