@@ -27,27 +27,35 @@ sys.exit(status)
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")  # SwinIR's own
-@pytest.mark.parametrize("in_tiles", [False, True])
-def test_a_worker_has_not_imported_torchs_compiler_after_its_first_job(
-    tmp_path: Path, in_tiles: bool
+def test_a_worker_has_not_imported_torchs_compiler_after_jobs_by_rows_and_in_tiles(
+    tmp_path: Path,
 ) -> None:
     image_path = tmp_path / "in.png"
     # Wider than what is computed in one piece, so that a network in tiles is probed.
     Image.effect_noise((300, 16), 64).convert("RGB").save(image_path)
-    config = {"image_path": str(image_path), "output_path": str(tmp_path / "out.png")}
-    if in_tiles:
-        config["model"] = str(save(swinir(), tmp_path / "swinir.safetensors"))
-    job = json.dumps({"job_id": "1", "method": "esrgan", "config": config})
+    models = ("compact-x4", str(save(swinir(), tmp_path / "swinir.safetensors")))
+    jobs = [
+        {
+            "job_id": f"{number}",
+            "method": "esrgan",
+            "config": {
+                "image_path": str(image_path),
+                "output_path": str(tmp_path / f"{number}.png"),
+                "model": model,
+            },
+        }
+        for number, model in enumerate(models)
+    ]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WORKER],
-        input=job + "\n",
+        input="".join(json.dumps(job) + "\n" for job in jobs),
         capture_output=True,
         check=True,
         timeout=TIMEOUT_S,
         text=True,
     )
-    results = [line for line in map(json.loads, done.stdout.splitlines()) if "status" in line]
-    assert "completed" in [line["status"] for line in results]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["status"] for line in lines if "status" in line].count("completed") == 2
     assert "imported: torch\n" in done.stderr
 
 
