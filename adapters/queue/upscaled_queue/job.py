@@ -32,7 +32,8 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _PATHS = ("image_path", "output_path")
 _MODELS = ("model", "upscale_model", "pre_model", "face_model")
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
+# As `upscaled_models.catalog` has them, which this package does not import.
+_WEIGHTS = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".gguf")
 
 # Celery's priorities on Redis: 0 to 9, 0 first. The protocol's are whole numbers, higher first, and
 # 0 by default. So four above the default differ, and five below it.

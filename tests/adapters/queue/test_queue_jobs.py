@@ -142,6 +142,7 @@ def test_what_is_no_job_for_a_queue_is_refused(fields: object, code: str) -> Non
         ({"model": "compact-x4"}, True),
         ({"model": "models/own.safetensors"}, False),
         ({"upscale_model": "OWN.PTH"}, False),
+        ({"model": "own.sft"}, False),
         ({"pre_model": "own/denoise.pth"}, False),
         ({"image_url": "s3://bucket/in/a.png"}, True),
         ({"image_url": "https://h/in/a.png?X-Amz-Signature=1"}, True),
