@@ -13,7 +13,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
 _FOLDER = Path("models/upscaled_models/esrgan/compiled")
-_NAMES = ("processor", "passes", "winograd", "amx", "attention", "colour", "smooth")
+_NAMES = ("processor", "passes", "winograd", "amx", "attention", "transpose", "colour", "smooth")
 _SOURCES = tuple(_FOLDER / f"{name}.c" for name in _NAMES)
 _LIBRARY = _FOLDER / "_native.so"
 _FLAGS = ("-O3", "-fPIC", "-fopenmp")

@@ -19,6 +19,7 @@ from upscaled_models.device.out_of_memory import is_out_of_memory
 from upscaled_models.device.threads import computing_thread
 from upscaled_models.esrgan.architectures import ModelTiling
 from upscaled_models.esrgan.attention import FusedAttention
+from upscaled_models.esrgan.copies import CompiledCopies
 from upscaled_models.esrgan.footprint import Footprint, footprint_by_shapes
 from upscaled_models.esrgan.layers import with_compiled_layers
 from upscaled_models.esrgan.loading import Descriptor
@@ -323,7 +324,7 @@ class Network:
         is_large = on_processor and tile.shape[2] * tile.shape[3] > _LARGE_TILE_PIXELS
         memory = reusing_large_blocks() if is_large else nullcontext()
         half_precision = torch.autocast(self.device.type, self.dtype, enabled=half)
-        with memory, where, masks_of_a_tile(), FusedAttention(), half_precision:
+        with memory, where, masks_of_a_tile(), CompiledCopies(), FusedAttention(), half_precision:
             # One picture at a time: not every architecture takes a batch.
             parts = [
                 self._called(self._compiled, tile[index : index + 1]) for index in range(len(tile))

@@ -9,22 +9,6 @@
 #define KEYS_AT_ONCE (LANES == 16 ? 8 : 4)
 #define CHANNELS_AT_ONCE (LANES == 16 ? 12 : 6)
 
-/* LANES x LANES numbers turned over. Each round interleaves the first half of the rows with the
- * second. */
-INLINE void NAME(turn)(VECTOR *rows) {
-#pragma GCC unroll 4
-    for (int round = 1; round < LANES; round *= 2) {
-        VECTOR turned[LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES / 2; i++) {
-            turned[2 * i] = LOWER(rows[i], rows[i + LANES / 2]);
-            turned[2 * i + 1] = UPPER(rows[i], rows[i + LANES / 2]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) rows[i] = turned[i];
-    }
-}
-
 /* to (columns, padded) = from (rows, columns) turned over. The numbers of a row lie side by side, the
  * rows `row` apart. padded: a multiple of LANES. Rows that are missing are 0. */
 static void NAME(turn_matrix)(const float *from, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns,

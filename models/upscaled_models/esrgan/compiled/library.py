@@ -26,6 +26,7 @@ _ARGUMENTS: dict[str, Sequence[type]] = {
     "convolve_bf16": (_POINTER, _INT, _INT),
     "convolve_bf16_plain": (_POINTER, _INT, _INT),
     "attend": (_POINTER, _INT, _INT),
+    "transpose": (*[_POINTER] * 3, *[_COUNT] * 3, _POINTER, _INT),
     "fastest_lanes": (),
     "follow_luma": (_POINTER, _INT),
     "smooth_colours": (_POINTER, _INT),
