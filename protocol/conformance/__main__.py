@@ -6,11 +6,12 @@ import argparse
 import queue
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from conformance.plan import Plan
 from conformance.play import TIMEOUT_S, Driver, LeftOutError, Play, UnmetError
@@ -53,16 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(names) - set(cases):
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     play = _play_web if cases is not TRANSCRIPTS else _play_all
-    held = 0
+    counts: Counter[_Outcome] = Counter()
     for verdict in play(names, options):
-        sys.stdout.write(f"{verdict.sentence}\n")
-        held += verdict.holds
-    sys.stdout.write(f"{held} of {len(names)} cases hold\n")
-    return 0 if held == len(names) else 1
+        sys.stdout.write(f"{verdict.outcome} {verdict.sentence}\n")
+        counts[verdict.outcome] += 1
+    held, left_out = counts["ok"], counts["left out"]
+    note = f", {left_out} left out" if left_out else ""
+    sys.stdout.write(f"{held} of {len(names)} cases hold{note}\n")
+    return 0 if held + left_out == len(names) else 1
+
+
+_Outcome = Literal["ok", "left out", "FAILED"]
 
 
 class _Verdict(NamedTuple):
-    holds: bool
+    outcome: _Outcome
     sentence: str
 
 
@@ -86,12 +92,12 @@ def _play(name: str, idle: queue.SimpleQueue[Driver], options: argparse.Namespac
         plan = Plan.of(TRANSCRIPTS[name])
         try:
             Play(plan, driver, Path(folder), options.timeout_s).run()
-            verdict = _Verdict(True, f"ok {name}")
+            verdict = _Verdict("ok", name)
         except LeftOutError as error:
-            verdict = _Verdict(True, f"left out {name}: the client has no {error}")
+            verdict = _Verdict("left out", f"{name}: the client has no {error}")
         except UnmetError as error:
             driver.kill()
-            return _Verdict(False, f"FAILED {name}: {error}")
+            return _Verdict("FAILED", f"{name}: {error}")
     idle.put(driver)
     return verdict
 
@@ -106,9 +112,9 @@ def _play_web(names: Sequence[str], options: argparse.Namespace) -> Iterator[_Ve
                     name = left.pop(0)
                     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                         _play_case(name, driver, Path(folder), options)
-                    yield _Verdict(True, f"ok {name}")
+                    yield _Verdict("ok", name)
         except UnmetError as error:
-            yield _Verdict(False, f"FAILED {name}: {error}")
+            yield _Verdict("FAILED", f"{name}: {error}")
 
 
 def _play_case(name: str, driver: Driver, folder: Path, options: argparse.Namespace) -> None:

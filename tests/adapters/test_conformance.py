@@ -112,6 +112,7 @@ def test_what_a_client_has_not_is_left_out_and_named(tmp_path: Path) -> None:
     assert run.returncode == 0
     assert "left out fatal_line: the client has no restart" in run.stdout
     assert "left out null_ids: the client has no bound" in run.stdout
+    assert "0 of 2 cases hold, 2 left out" in run.stdout
 
 
 def test_a_client_that_settles_nothing_is_reported(tmp_path: Path) -> None:
