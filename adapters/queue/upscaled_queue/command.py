@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from upscaled_protocol.optionvalues import above_zero
 from upscaled_queue import options as shared
@@ -40,6 +40,14 @@ twice gives one end.
 exit status: 0 done, 1 a job was refused, is not known or has not ended, or the queue cannot be
 used, 2 wrong usage or a queue that would lose jobs.
 """
+
+
+class _Given(NamedTuple):
+    """What each command may use."""
+
+    options: argparse.Namespace
+    settings: Settings
+    records: Records
 
 
 def main(argv: Sequence[str]) -> int:
@@ -164,7 +172,7 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
             # Before anything is asked: an extra may be missing.
             import_module(f"upscaled_queue.{settings.url.engine}")
             check_server(settings.url)
-        return run(options, settings, Records(settings.url.record, settings.keep_s))
+        return run(_Given(options, settings, Records(settings.url.record, settings.keep_s)))
     except (UnsafeRedisError, QueueUrlError) as error:
         print(f"upscaled queue: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -177,30 +185,30 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
         return EXIT_FAILED
 
 
-def _front(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+def _front(given: _Given) -> int:
     from upscaled_queue.front import Front
     from upscaled_queue.producer import Producer
 
-    producer = Producer(settings, records)
-    front = Front(settings, records, producer, sys.stdin.fileno(), sys.stdout.fileno())
-    with _sending(settings):
+    producer = Producer(given.settings, given.records)
+    front = Front(given.settings, given.records, producer, sys.stdin.fileno(), sys.stdout.fileno())
+    with _sending(given.settings):
         return front.serve()
 
 
-def _webhooks(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+def _webhooks(given: _Given) -> int:
     from upscaled_queue.redisserver import check_server
 
-    if settings.webhooks is None:
+    if given.settings.webhooks is None:
         print(
             "upscaled queue: webhooks are signed: set UPSCALED_WEBHOOKS_SECRET, or "
             "UPSCALED_WEBHOOKS_SECRET_FILE, as it is set on the machines",
             file=sys.stderr,
         )
         return EXIT_USAGE
-    check_server(settings.url)
+    check_server(given.settings.url)
     ends = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    with _sending(settings):
+    with _sending(given.settings):
         signal.sigwait(ends)
     return EXIT_OK
 
@@ -224,11 +232,11 @@ def _sending(settings: Settings) -> Iterator[None]:
         sender.stop()
 
 
-def _submit(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+def _submit(given: _Given) -> int:
     from upscaled_protocol.errors import JobError
     from upscaled_queue.producer import Producer
 
-    producer = Producer(settings, records)
+    producer = Producer(given.settings, given.records)
     status = EXIT_OK
     for lines in _batches():
         jobs: list[QueuedJob] = []
@@ -276,18 +284,18 @@ def _job_of(line: bytes | None) -> QueuedJob:
     return read_job(fields)
 
 
-def _results(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
-    if not options.ids:
-        _print(records.ends(is_followed=options.follow))
+def _results(given: _Given) -> int:
+    if not given.options.ids:
+        _print(given.records.ends(is_followed=given.options.follow))
         return EXIT_OK
-    missing = dict.fromkeys(options.ids)
+    missing = dict.fromkeys(given.options.ids)
     for job_id in list(missing):
-        event = records.end_of(job_id)
+        event = given.records.end_of(job_id)
         if event is not None:
             _print([event])
             del missing[job_id]
-    if missing and options.follow:
-        for event in records.ends(is_followed=True):
+    if missing and given.options.follow:
+        for event in given.records.ends(is_followed=True):
             if event["job_id"] in missing:
                 _print([event])
                 del missing[event["job_id"]]
@@ -298,53 +306,53 @@ def _results(options: argparse.Namespace, settings: Settings, records: Records) 
     return EXIT_FAILED if missing else EXIT_OK
 
 
-def _status(options: argparse.Namespace, settings: Settings, records: Records) -> int:
-    status = records.status_of(options.id, settings.lease_s)
+def _status(given: _Given) -> int:
+    status = given.records.status_of(given.options.id, given.settings.lease_s)
     _print([status])
     return EXIT_FAILED if status["state"] == "unknown" else EXIT_OK
 
 
-def _cancel(options: argparse.Namespace, settings: Settings, records: Records) -> int:
-    state = records.status_of(options.id, settings.lease_s)["state"]
-    if records.cancel(options.id):
+def _cancel(given: _Given) -> int:
+    state = given.records.status_of(given.options.id, given.settings.lease_s)["state"]
+    if given.records.cancel(given.options.id):
         if state == "unknown":  # Celery's and BullMQ's own producers write no record
             print(
-                f"upscaled queue: no job {options.id} is known here: if one waits or is given "
-                "later, it ends as cancelled",
+                f"upscaled queue: no job {given.options.id} is known here: if one waits or is "
+                "given later, it ends as cancelled",
                 file=sys.stderr,
             )
         return EXIT_OK
-    print(f"upscaled queue: job {options.id} has ended", file=sys.stderr)
+    print(f"upscaled queue: job {given.options.id} has ended", file=sys.stderr)
     return EXIT_FAILED
 
 
-def _depth(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
+def _depth(given: _Given) -> int:
     from upscaled_queue.depth import depth
 
-    if settings.url.engine == "celery" and not settings.url.is_redis:
+    if given.settings.url.engine == "celery" and not given.settings.url.is_redis:
         from upscaled_queue import celery
 
-        celery.configure(settings)
-    _print([depth(settings, records)])
+        celery.configure(given.settings)
+    _print([depth(given.settings, given.records)])
     return EXIT_OK
 
 
-def _dead(options: argparse.Namespace, settings: Settings, records: Records) -> int:  # noqa: ARG001
-    _print(records.dead())
+def _dead(given: _Given) -> int:
+    _print(given.records.dead())
     return EXIT_OK
 
 
-def _requeue(options: argparse.Namespace, settings: Settings, records: Records) -> int:
+def _requeue(given: _Given) -> int:
     from upscaled_queue.job import read_job
     from upscaled_queue.producer import Producer
 
-    producer = Producer(settings, records)
+    producer = Producer(given.settings, given.records)
     producer.check()  # before its end is deleted, because the job is nowhere else
-    fields = records.forget(options.id)
+    fields = given.records.forget(given.options.id)
     if fields is None:
         print(
-            f"upscaled queue: job {options.id} did not fail, or was not kept because its picture "
-            "was in it: give it anew",
+            f"upscaled queue: job {given.options.id} did not fail, or was not kept because its "
+            "picture was in it: give it anew",
             file=sys.stderr,
         )
         return EXIT_FAILED
