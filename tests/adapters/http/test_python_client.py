@@ -87,7 +87,8 @@ def test_an_output_for_which_the_disk_has_no_room_is_reported(
         "print(type(error).__name__, error.code, error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, server.url],
+        # Without bytecode, which Python would write in part and then fail to import.
+        [sys.executable, "-B", "-c", script, server.url],
         cwd=tmp_path,
         capture_output=True,
         text=True,

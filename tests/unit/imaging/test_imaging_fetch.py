@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import resource
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +12,7 @@ from http.server import ThreadingHTTPServer
 import numpy as np
 import pytest
 
+from full_disk import files_up_to
 from picture_server import PIXELS, Handler, fetch_error, png
 from recording import RecordingContext
 from upscaled_imaging import fetch as fetching
@@ -158,16 +157,13 @@ def test_a_host_is_reached_at_any_of_its_addresses(
 def test_a_full_disk_is_not_reported_as_an_error_of_the_server(
     base: str, private: PictureSettings, context: PictureContext
 ) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        config = EsrganConfig(image_url=base + "/picture")
-        with pytest.raises(JobError) as caught, open_source(config, private, context):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    config = EsrganConfig(image_url=base + "/picture")
+    with (
+        files_up_to(100),
+        pytest.raises(JobError) as caught,
+        open_source(config, private, context),
+    ):
+        pass
     assert caught.value.code is ErrorCode.OUTPUT_UNWRITABLE
     assert "File too large" in caught.value.message
 

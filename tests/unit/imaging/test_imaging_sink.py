@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import gc
 import io
-import resource
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +17,7 @@ import pytest
 import pyvips
 from PIL import Image
 
+from full_disk import files_up_to
 from recording import RecordingContext
 from sinks import output_at, pixels_in, write_file, write_rows
 from upscaled_imaging import destinations, write
@@ -108,15 +107,8 @@ def test_the_files_mode_follows_the_umask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("named", [True, False])
 def test_a_full_disk_is_one_plain_error(tmp_path: Path, kind: str, named: bool) -> None:
     pixels = RNG.integers(0, 256, (150, 200, 3), dtype=np.uint8)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(JobError) as caught:
-            write_file(tmp_path / "out" if named else None, kind, pixels)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with files_up_to(10_000), pytest.raises(JobError) as caught:
+        write_file(tmp_path / "out" if named else None, kind, pixels)
     assert caught.value.code is ErrorCode.OUTPUT_UNWRITABLE
     assert "File too large" in caught.value.message
     assert list(tmp_path.iterdir()) == []
