@@ -9,16 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from upscaled_imaging.chunks import ReadAt, boxes_at, jpeg_segments, png_chunks, webp_chunks
+from upscaled_imaging.chunks import (
+    ReadAt,
+    boxes_at,
+    jpeg_end,
+    jpeg_segments,
+    png_chunks,
+    webp_chunks,
+)
 from upscaled_imaging.exif import DESCRIPTION, DESCRIPTIVE, LAYOUT_BYTES, is_layout
 from upscaled_imaging.jxlheader import jxl_boxes
 from upscaled_imaging.tags import Reader
 
 GAIN_MAP = "the input has an HDR gain map, which nothing here can keep: it was left out"
 _CREDENTIALS = "content credentials (C2PA), which apply to its own pixels only"
+_FURTHER_PICTURES = "further pictures, such as a preview or a gain map"
+_FILM = "the film of a motion photo"
 # By a JPEG's marker and the first bytes of the segment. The first match counts.
 _SEGMENTS = (
-    (0xE2, b"MPF\0", "further pictures, such as a preview or a gain map"),
+    (0xE2, b"MPF\0", _FURTHER_PICTURES),
     (0xE2, b"urn:iso:std:iso:ts:21496", "an HDR gain map"),
     (0xE1, b"http://ns.adobe.com/xmp/extension/", "an extended XMP packet"),
     (0xEB, b"JP", _CREDENTIALS),
@@ -33,12 +42,13 @@ _KNOWN = {
     0xEE: (b"Adobe",),
 }
 _MOST_WARNINGS = 10
+_APPENDED_BYTES = 4096
 _FIRST_APP, _LAST_APP = 0xE0, 0xEF
 _XMP_NAMES = (
     (b"http://ns.adobe.com/hdr-gain-map/", "an HDR gain map"),
     (b"http://ns.google.com/photos/1.0/depthmap/", "a depth map"),
-    (b"MotionPhoto=", "the film of a motion photo"),
-    (b"MicroVideo=", "the film of a motion photo"),
+    (b"MotionPhoto=", _FILM),
+    (b"MicroVideo=", _FILM),
 )
 _TIFF_TAGS = {
     37724: "Photoshop's layers",
@@ -76,7 +86,7 @@ def warn_of_left_out(
     found = dict.fromkeys(_of_xmp(xmp or b""))
     found |= dict.fromkeys(_READERS.get(kind, _of_nothing)(read_at))
     if "an HDR gain map" in found:
-        found.pop(_SEGMENTS[0][2], None)  # the gain map is one of the further pictures
+        found.pop(_FURTHER_PICTURES, None)  # the gain map is one of the further pictures
     for what in islice(found, _MOST_WARNINGS):
         if what == "an HDR gain map":
             warn(GAIN_MAP)
@@ -109,6 +119,18 @@ def _of_jpeg(read_at: ReadAt) -> Iterator[str]:
         is_plain = name.isascii() and name.isprintable()
         data = f"data of {name}" if name and is_plain else "data of an unknown kind"
         yield next(names, f"{data} (segment APP{marker - _FIRST_APP})")
+    yield from _behind_jpeg(read_at)
+
+
+def _behind_jpeg(read_at: ReadAt) -> Iterator[str]:
+    """What is appended to the picture. Unknown data is taken for padding."""
+    end = jpeg_end(read_at)
+    behind = b"" if end is None else read_at(end + 2, _APPENDED_BYTES).lstrip(b"\0")
+    if behind.startswith(b"\xff\xd8\xff"):
+        yield _FURTHER_PICTURES
+    # A film begins with the length of its first box. Samsung puts a name of its own before it.
+    elif b"ftyp" in behind[:8] or b"MotionPhoto_Data" in behind:
+        yield _FILM
 
 
 def _of_png(read_at: ReadAt) -> Iterator[str]:

@@ -328,6 +328,30 @@ def test_contents_of_a_jpeg_that_nothing_can_keep_are_named(
 
 
 @pytest.mark.parametrize(
+    ("appended", "named"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", ["further pictures"]),
+        (bytes(100) + b"\xff\xd8\xff\xe1", ["further pictures"]),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", ["motion photo"]),
+        (b"\0\0\x30\x0a\x10\0\0\0MotionPhoto_Data\0\0\0\x18ftypmp42", ["motion photo"]),
+        (bytes(100), []),
+        (b"\r\n", []),
+    ],
+)
+def test_what_is_appended_to_a_jpeg_is_named(
+    tmp_path: Path, opened: Opener, context: RecordingContext, appended: bytes, named: list[str]
+) -> None:
+    path = tmp_path / "in.jpg"
+    Image.fromarray(PIXELS).save(path)
+    path.write_bytes(path.read_bytes() + appended)
+    with opened(image_path=path):
+        pass
+    assert [what in warning for what, warning in zip(named, context.warnings, strict=True)] == [
+        True for _ in named
+    ]
+
+
+@pytest.mark.parametrize(
     ("tag", "named"),
     [(37724, "layers"), (33550, "GeoTIFF"), (34377, "Photoshop"), (65100, "65100")],
 )
