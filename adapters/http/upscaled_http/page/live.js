@@ -20,7 +20,9 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export async function followJobs(entries, onConnection) {
   for (let failures = 0; ; failures += 1) {
     try {
-      const stream = await request("events", { headers: { Accept: "text/event-stream" }, answerMs: ANSWER_MS });
+      // Without the cache: Firefox would hold it back as long as another tab has the same request open.
+      const headers = { Accept: "text/event-stream" };
+      const stream = await request("events", { headers, cache: "no-store", answerMs: ANSWER_MS });
       // The list is asked for after the stream was opened, so no change is missed.
       await entries.reconcile(listJobs);
       onConnection(true);

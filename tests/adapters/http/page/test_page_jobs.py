@@ -15,6 +15,13 @@ from running_serve import RunningServe
 RUNS = re.compile("queued|processing")
 
 
+def test_the_stream_of_events_is_asked_for_without_the_cache(page: Page) -> None:
+    """Firefox's cache holds a request back as long as another tab has the same one open."""
+    with page.expect_request("**/api/events") as asked:
+        page.reload()
+    assert asked.value.all_headers()["cache-control"] == "no-cache"
+
+
 def test_a_reload_in_mid_job_finds_the_job_its_picture_and_its_end(
     page: Page, held_jobs: Path
 ) -> None:
