@@ -180,9 +180,26 @@ func renamedToFree(pending, target string) (string, error) {
 		if number > 1 {
 			path = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(target, suffix), number, suffix)
 		}
-		err := os.Link(pending, path)
+		err := take(path, pending)
 		if !errors.Is(err, fs.ErrExist) {
 			return path, err
 		}
 	}
+}
+
+// take gives the file this name, or returns fs.ErrExist if another file has it.
+func take(path, pending string) error {
+	err := os.Link(pending, path)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// A file system without links, such as FAT. Here alone the name is an empty file's for a moment.
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	if err := file.Close(); err != nil {
+		return err
+	}
+	return os.Rename(pending, path)
 }

@@ -4,6 +4,7 @@ start a daemon."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import math
 import os
@@ -63,6 +64,21 @@ def test_a_file_without_an_output_is_written_beside_the_input(
     for name in ("in_esrgan_2x.png", "in_esrgan_2x-2.png"):
         assert up.upscale(tmp_path / "in.jpg").output_path == str(tmp_path / name)
         assert (tmp_path / name).read_bytes() == b"picture"
+
+
+def test_an_output_gets_a_free_name_on_a_disk_without_links(
+    up: upscaled.Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as on FAT
+
+    monkeypatch.setattr(os, "link", refused)
+    (tmp_path / "in.jpg").write_bytes(b"picture")
+    names = ("in_esrgan_2x.png", "in_esrgan_2x-2.png")
+    for name in names:
+        assert up.upscale(tmp_path / "in.jpg").output_path == str(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jpg", *names}
+    assert all((tmp_path / name).read_bytes() == b"picture" for name in names)
 
 
 def test_a_file_that_grows_while_it_is_uploaded_is_reported_and_sent_once(

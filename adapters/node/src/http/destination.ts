@@ -1,6 +1,7 @@
 /** The file on this machine to which a job's picture is written. It appears whole, by a rename. */
 
 import { randomUUID } from "node:crypto";
+import type { PathLike } from "node:fs";
 import { link, open, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, extname, join } from "node:path";
 
@@ -128,10 +129,26 @@ async function renamedToFree(pending: string, target: string): Promise<string> {
   for (let number = 1; ; number++) {
     const path = number === 1 ? target : `${target.slice(0, -suffix.length)}-${number}${suffix}`;
     try {
-      await link(osPath(pending), osPath(path));
+      await take(osPath(path), osPath(pending));
       return path;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+      if (!isTaken(error)) throw error;
     }
   }
+}
+
+/** Gives the file this name. Throws `EEXIST` if another file has it. */
+async function take(path: PathLike, pending: PathLike): Promise<void> {
+  try {
+    await link(pending, path);
+  } catch (error) {
+    if (isTaken(error)) throw error;
+    // A file system without links, such as FAT. Here alone the name is an empty file's for a moment.
+    await (await open(path, "wx")).close();
+    await rename(pending, path);
+  }
+}
+
+function isTaken(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === "EEXIST";
 }

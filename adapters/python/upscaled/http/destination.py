@@ -123,8 +123,21 @@ def _renamed_to_free(pending: Path, target: Path) -> Path:
     for number in itertools.count(1):
         path = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
         try:
-            path.hardlink_to(pending)
+            _take(path, pending)
         except FileExistsError:
             continue
         return path
     raise AssertionError
+
+
+def _take(path: Path, pending: Path) -> None:
+    """Give the file this name. Raises `FileExistsError` if another file has it."""
+    try:
+        path.hardlink_to(pending)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links, such as FAT. Here alone the name is an empty file's for a
+        # moment.
+        path.open("xb").close()
+        pending.replace(path)
