@@ -43,6 +43,8 @@ def test_the_list_says_what_is_installed(
     (tmp_path / "upscale_models" / "own.safetensors").write_bytes(b"own")
     (tmp_path / "facerestore_models").mkdir()
     (tmp_path / "facerestore_models" / "own-faces.pth").write_bytes(b"own")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "own-flux.gguf").write_bytes(b"own")
     (tmp_path / "upscale_models" / "gone.safetensors").symlink_to("nowhere")
     (tmp_path / "upscale_models" / "folder.pth").mkdir()
     rows = listed(tmp_path, entry, capsys=capsys)
@@ -50,6 +52,7 @@ def test_the_list_says_what_is_installed(
     assert rows["mine"]["commercial_use"] is False
     assert (rows["own"]["installed"], rows["own"]["method"]) == ("own", "esrgan")
     assert (rows["own-faces"]["installed"], rows["own-faces"]["method"]) == ("own", "face")
+    assert (rows["own-flux"]["installed"], rows["own-flux"]["method"]) == ("own", "flux")
     assert not {"gone", "folder"} & set(rows)
 
 

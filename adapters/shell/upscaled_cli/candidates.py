@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Literal, NamedTuple
 
 from upscaled_cli.__main__ import SUBCOMMANDS
-from upscaled_models.catalog import Catalog, default_model_dir, is_file
+from upscaled_models.catalog import MODEL_FOLDERS, Catalog, default_model_dir, is_file
 from upscaled_protocol.optionvalues import given_path
 
 # `run` passes options to the workers, so they are completed too.
@@ -144,7 +144,7 @@ def _models(method: str, scale: int | None = None) -> dict[str, str]:
     scale: only models of it; that of own files is not known.
     """
     catalog, model_dir = Catalog.load(), default_model_dir()
-    own = catalog.own_files(model_dir, method) if method in ("esrgan", "face") else []
+    own = catalog.own_files(model_dir, method) if method in MODEL_FOLDERS else []
     names = {path.stem: "your own" for path in own}
     for model in catalog:
         if model.method == method and model.is_for_jobs and scale in (None, model.scale):

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from upscaled_http.config import Settings
 from upscaled_http.dependencies import SettingsOf
 from upscaled_http.messages import Model, ModelList
-from upscaled_models.catalog import Catalog, default_model_dir, is_file
+from upscaled_models.catalog import MODEL_FOLDERS, Catalog, default_model_dir, is_file
 from upscaled_models.catalog import Model as Entry
 from upscaled_protocol.messages import CONFIGS
 
@@ -30,8 +30,6 @@ _DEFAULTS: dict[str, str] = {
     method: str(config.model_fields["model"].default) for method, config in CONFIGS.items()
 }
 
-# A user's own weights are one file in the method's folder.
-_WITH_OWN_FILES = ("esrgan", "face")
 _OF_NO_CATALOG = {
     "esrgan": "The bundled model that suits the picture: one is for clean pictures, one for JPEGs, "
     "scans and noise.",
@@ -74,7 +72,7 @@ def known_models(settings: Settings) -> Iterator[Model]:
                 installed=_is_installed(catalog, entry, model_dir),
                 default=entry.name == defaults[entry.method],
             )
-    for method in _WITH_OWN_FILES:
+    for method in MODEL_FOLDERS:
         if method in settings.workers.methods:
             for file in catalog.own_files(model_dir, method):
                 yield Model(

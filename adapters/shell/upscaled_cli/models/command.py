@@ -13,6 +13,7 @@ from upscaled_cli.models.listing import list_models
 from upscaled_cli.models.pull import pull
 from upscaled_cli.models.verify import verify
 from upscaled_models.catalog import (
+    MODEL_FOLDERS,
     Catalog,
     Model,
     default_model_dir,
@@ -60,7 +61,8 @@ def main(
         if options.action == "pull":
             named = [_find(catalog, name) for name in options.names]
             return pull(catalog, named, options.model_dir, pauses_s)
-        own = {path.stem: path for path in catalog.own_files(options.model_dir)}
+        folders = [catalog.own_files(options.model_dir, method) for method in MODEL_FOLDERS]
+        own = {path.stem: path for paths in folders for path in paths}
         if options.names:
             named = [_find(catalog, name) for name in options.names if name not in own]
             chosen = [path for stem, path in own.items() if stem in options.names]

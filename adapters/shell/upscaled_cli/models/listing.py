@@ -8,7 +8,7 @@ from pathlib import Path
 
 from upscaled_cli import exits
 from upscaled_cli.partfile import part_of
-from upscaled_models.catalog import Catalog, Model, is_file
+from upscaled_models.catalog import MODEL_FOLDERS, Catalog, Model, is_file
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def list_models(catalog: Catalog, model_dir: Path, as_json: bool) -> int:
     rows = [_listed(model, model_dir) for model in catalog]
     rows += [
         Listed(path.stem, "own", str(path), method, size_bytes=path.stat().st_size)
-        for method in ("esrgan", "face")
+        for method in MODEL_FOLDERS
         for path in catalog.own_files(model_dir, method)
     ]
     if as_json:
