@@ -27,7 +27,7 @@ from upscaled_supervisor.poller import Poller
 from upscaled_supervisor.queue import Job
 from upscaled_supervisor.recycling import Recycler
 from upscaled_supervisor.replacement import Succession
-from upscaled_supervisor.slots import Slot
+from upscaled_supervisor.slots import Slot, starvation
 from upscaled_supervisor.spawner import Spawner
 from upscaled_supervisor.streams import WorkerStreams
 from upscaled_supervisor.system import System
@@ -109,6 +109,8 @@ class Fleet:
         """The state of the fleet at this moment, for `health`."""
         if self.failure is not None:
             return "failed"
+        if self.fault is not None:
+            return "degraded"
         if not self._announcer.was_ready:
             return "loading"
         serving = all(slot.is_serving for slot in self.slots)
@@ -116,6 +118,11 @@ class Fleet:
             child.ready.get("detail") or child.is_unresponsive for child in self.children.values()
         )
         return "ok" if serving and not broken else "degraded"
+
+    @property
+    def fault(self) -> str | None:
+        """Why no worker gets ready, for `health`; None if one does, or may still."""
+        return self.failure or starvation(self.slots)
 
     @property
     def is_settled(self) -> bool:

@@ -76,7 +76,7 @@ class HealthRequests:
             "type": "health",
             "request_id": request_id,
             "status": "draining" if draining else state,
-            "detail": self._fleet.failure or missing,
+            "detail": self._fleet.fault or missing,
             "gpu_available": bool(gpus) if reports else None,
             "gpu_name": gpus[0].get("gpu_name") if gpus else None,
             "gpu_memory_free": gpus[0].get("gpu_memory_free") if gpus else None,

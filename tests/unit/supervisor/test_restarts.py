@@ -110,12 +110,15 @@ def test_a_bad_machine_is_reported_once_and_recovers_by_itself(bad_machine: Simu
     daemon.wait_health(lambda one: one["workers"][0]["restarts"] > 4)
     assert "workers keep exiting" in daemon.wait_status("degraded")["detail"]
     report = daemon.ask_health()
+    assert report["status"] == "degraded"
+    assert "SIGKILL" in report["detail"]
     assert report["workers"][0]["state"] == "backoff"
     assert report["workers"][0]["last_restart"]["signal"] == "SIGKILL"
     daemon.system.starts = SimulatedWorker.ready
     assert daemon.wait_terminal("a")["attempt"] == 1
     assert [line.get("message") for line in daemon.lines].count("degraded") == 1
-    assert daemon.ask_health()["status"] == "ok"
+    report = daemon.ask_health()
+    assert (report["status"], report.get("detail")) == ("ok", None)
     assert daemon.finish() == 0
     daemon.close()
 
