@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _Types = Mapping[str, type | tuple[type, ...]]
@@ -41,7 +41,7 @@ _HEADERS: _Types = {
 # The hard one and the soft one.
 _TIME_LIMITS = 2
 # The three parts of a body: the task's arguments, its named arguments, and what comes after it.
-_BODY = ((list, tuple), (dict,), (dict, _NONE))
+_BODY: Sequence[tuple[type, ...]] = ((list, tuple), (dict,), (dict, _NONE))
 _NEXT: _Types = {
     "callbacks": (list, _NONE),
     "errbacks": (list, _NONE),

@@ -11,15 +11,20 @@ import torch
 
 from upscaled_models.esrgan.compiled import convolution, library
 
+_KERNELS = [
+    "convolve_bf16_plain",
+    *(["convolve_bf16"] if convolution.kernel(torch.bfloat16) is not None else []),
+]
 
-@pytest.fixture
-def plain_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same as on AMX, with plain C in place of its instructions."""
+
+@pytest.fixture(params=_KERNELS)
+def bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions in bf16 are compiled ones, in plain C; and on AMX, if the processor has it."""
     if not library.available():
         pytest.skip("there was no C compiler")
     kernel = convolution.kernel
     monkeypatch.setattr(
         convolution,
         "kernel",
-        lambda dtype: "convolve_bf16_plain" if dtype == torch.bfloat16 else kernel(dtype),
+        lambda dtype: request.param if dtype == torch.bfloat16 else kernel(dtype),
     )

@@ -423,7 +423,8 @@ def drowning() -> nn.Module:
     model = rrdb(features=4)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.zero_()
+            # Not zero: a file whose layers hold only zeros is refused.
+            parameter.fill_(1e-30)
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
         for layer in (layers[0], *layers[-4:]):
             layer.weight[0, 0, 1, 1] = 1.0

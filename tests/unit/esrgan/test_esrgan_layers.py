@@ -39,7 +39,7 @@ def test_a_layer_gives_what_the_module_gives(
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("plain_bf16")
+@pytest.mark.usefixtures("bf16")
 @pytest.mark.parametrize("padding", [0, 1])
 def test_it_does_in_bf16_whatever_the_picture_is_in(padding: int) -> None:
     layer = convolution_of(padding=padding).bfloat16()
@@ -50,7 +50,7 @@ def test_it_does_in_bf16_whatever_the_picture_is_in(padding: int) -> None:
     assert torch.equal(CompiledLayer(layer, torch.bfloat16)(picture.float()), result)
 
 
-@pytest.mark.usefixtures("plain_bf16")
+@pytest.mark.usefixtures("bf16")
 def test_a_network_in_tiles_computes_with_them_in_bf16_too() -> None:
     small = network(real_cugan(), dtype=torch.bfloat16)
     assert small._layers

@@ -163,7 +163,8 @@ def test_memory_between_bands_does_not_grow_with_the_height() -> None:
         for band in in_bands(picture, 8):
             running.feed(band)
             held.append(held_bytes(running))
-    assert held[20] == held[-2] <= 20 * graph.column_bytes
+    # Rows of dense blocks have a margin of two columns.
+    assert held[20] == held[-2] <= (20 + 2) * graph.column_bytes
 
 
 class WideBesideDeep(nn.Module):

@@ -1,6 +1,7 @@
 /* A 3x3 convolution for dense blocks. It reads some of the channels of a buffer, writes to others, and
  * adds other rows to its result, so nothing has to be concatenated or added by itself. Several are
- * computed by one call, each of which may read the results of those before it.
+ * computed by one call, each of which may read the results of those before it. They are as wide, and their rows
+ * have the same numbers.
  *
  * Arrays are channels last. Rows and columns outside of the picture are zero. Weights, bias and slopes
  * are filled up with zeros to a multiple of 16 outputs.
@@ -26,7 +27,8 @@ typedef struct {
  * rows, the result is multiplied by the addend's scale and the addend is added. The source has rows
  * `top` to `bottom`, `first` to `last` among them; outside of them it is zero. shift: if 1, the source is read at twice its width
  * and height, each pixel four times, and all numbers are those of the enlarged source. grid: the
- * row at which the first row of tiles begins: `first`, or up to three rows above it. */
+ * row at which the first row of tiles begins: `first`, or up to three rows above it. margin: if 1, a
+ * pixel of zeros lies to the left and to the right of each of the source's rows. */
 typedef struct {
     const void *in;
     ptrdiff_t in_row, in_pixel;
@@ -37,7 +39,7 @@ typedef struct {
     Addend addends[ADDENDS];
     ptrdiff_t width, inputs, outputs;
     ptrdiff_t top, bottom, first, last, grid;
-    int shift;
+    int shift, margin;
 } Convolution;
 
 #endif

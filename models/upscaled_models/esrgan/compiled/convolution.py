@@ -54,14 +54,19 @@ class _Convolution(ctypes.Structure):
         *((name, _COUNT) for name in ("width", "inputs", "outputs")),
         *((name, _COUNT) for name in ("top", "bottom", "first", "last", "grid")),
         ("shift", ctypes.c_int),
+        ("margin", ctypes.c_int),
     )
 
 
 class Rows(NamedTuple):
-    """Rows of a picture, (C, h, W), channels last in memory. The first one is row `start`."""
+    """Rows of a picture, (C, h, W), channels last in memory. The first one is row `start`.
+
+    has_margin: a pixel of zeros lies to the left and to the right of each row.
+    """
 
     values: Tensor
     start: int
+    has_margin: bool = False
 
     def of_row_0(self) -> tuple[int, int, int]:
         """The address of row 0, which need not be in memory, and the strides."""
@@ -166,6 +171,7 @@ class PackedConvolution:
             last=rows.last,
             grid=rows.grid,
             shift=rows.is_doubled,
+            margin=rows.source.has_margin,
         )
         for place, addend in zip(call.addends, rows.addends, strict=False):
             place.rows, place.row, place.pixel = addend.rows.of_row_0()
@@ -229,12 +235,16 @@ def _pieces(inputs: int) -> int:
 def _in_pairs(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights in the layout of `convolve_bf16`."""
     outputs, inputs = weight.shape[:2]
-    rows = weight.to(dtype).permute(0, 2, 3, 1).reshape(outputs, 3, 3 * inputs)
+    rows = weight.to(dtype).permute(0, 2, 3, 1)
     pieces = _pieces(inputs)
+    if inputs % _DEPTH == 0:
+        # The same inputs of the three columns follow each other.
+        rows = rows.reshape(outputs, 3, 3, inputs // _DEPTH, _DEPTH).transpose(2, 3)
+    rows = rows.reshape(outputs, 3, 3 * inputs)
     if missing := pieces * _DEPTH - 3 * inputs:
         # The last piece begins inside the one before it, and its first weights are zero.
         start = 3 * inputs - _DEPTH + missing
         zeros = rows.new_zeros(outputs, 3, missing)
         rows = torch.cat([rows[:, :, :start], zeros, rows[:, :, start:]], 2)
     tiles = rows.view(outputs // _CHANNELS, _CHANNELS, 3, pieces, _DEPTH // 2, 2)
-    return tiles.permute(0, 2, 3, 4, 1, 5).contiguous()
+    return tiles.permute(0, 3, 2, 4, 1, 5).contiguous()

@@ -79,7 +79,8 @@ class DenseRows:
     def __init__(self, block: DenseBlock) -> None:
         self._block = block
         self.start = self.end = 0
-        # (B, C, h, W), all parts. Rows beyond `end`, or not computed yet, hold arbitrary values.
+        # (B, C, h, W + 2), all parts, between two columns of zeros. Rows beyond `end`, or not
+        # computed yet, hold arbitrary values.
         self._held: Tensor | None = None
         self._reserved: Tensor | None = None
 
@@ -96,12 +97,14 @@ class DenseRows:
         """Memory to write the next rows of the source to before they are pushed."""
         batch, channels, count, width = shape
         held = self.end - self.start
-        parts = like.new_empty((batch, held + count, width, self._block.channels))
+        parts = like.new_empty((batch, held + count, width + 2, self._block.channels))
         parts = parts.permute(0, 3, 1, 2)
         if self._held is not None:
             parts[:, :, :held] = self._held
+        for column in (0, -1):
+            parts[:, :, held:, column] = 0
         self._held = parts
-        self._reserved = parts[:, :channels, held:]
+        self._reserved = parts[:, :channels, held:, 1:-1]
         return self._reserved
 
     @property
@@ -113,12 +116,12 @@ class DenseRows:
     def rows(self, picture: int) -> Rows:
         """All parts of one picture of the batch."""
         assert self._held is not None
-        return Rows(self._held[picture], self.start)
+        return Rows(self._held[picture, :, :, 1:-1], self.start, has_margin=True)
 
     def part(self, picture: int, first: int, count: int) -> Rows:
         """`count` of the channels, from `first` on."""
-        values, start = self.rows(picture)
-        return Rows(values.narrow(0, first, count), start)
+        every = self.rows(picture)
+        return every._replace(values=every.values.narrow(0, first, count))
 
     def drop_before(self, row: int) -> None:
         """Forget the rows above `row`. The others are copied, so that the whole band is freed."""

