@@ -38,13 +38,16 @@ from upscaled_protocol.configs import EsrganConfig
 
 _WIDTH, _HEIGHT = 256, 192
 _BLOCKS = 23
-_ROUNDS = 2
+_ROUNDS = 3
+# It finds torch's OpenMP in the process, and starts more threads there. After that no
+# thread of the others spins while it waits.
+_LAST = "ncnn's forward"
 _MATRIX_SIDE = 2048
 
 
 @torch.inference_mode()
 def main() -> None:
-    """The least time of each in some rounds in which all take turns."""
+    """The least time of each in some rounds in which all but ncnn take turns."""
     device = torch.device("cpu")
     dtype, _ = choose_dtype("auto", device, bits=8)
     compute = computing_thread().run
@@ -58,7 +61,8 @@ def main() -> None:
         # Nothing computes in this thread: with two teams of threads none would spin.
         rivals, missing = compute(lambda: _rivals(weights, source, output, dtype))
         ours = {"upscaled, file to file": lambda: engine.run(config, Surroundings())}
-        best = _best({**ours, **rivals}, output)
+        last = {name: rivals.pop(name) for name in [_LAST] if name in rivals}
+        best = _best({**ours, **rivals}, output) | _best(last, output)
     product = 2 * _MATRIX_SIDE**3 / _forward_flop()
     wall, processor = (seconds / product for seconds in best.pop(""))
     best["as many products in a matrix product"] = (wall, processor)
@@ -104,7 +108,7 @@ def _rivals(
     missing = []
     others: dict[str, Callable[[], Callable[[], object]]] = {
         f"OpenVINO's forward, {NAMES[dtype]}": lambda: openvino_forward(module, picture, dtype),
-        "ncnn's forward": lambda: ncnn_forward(module.state_dict(), _BLOCKS, picture),
+        _LAST: lambda: ncnn_forward(module.state_dict(), _BLOCKS, picture),
     }
     for rival, begin in others.items():
         try:
