@@ -193,6 +193,34 @@ def test_a_convolution_in_bf16_reads_whole_pixels(inputs: int, is_doubled: bool)
     torch.testing.assert_close(out.float(), expected, rtol=2**-8, atol=1e-3)
 
 
+@pytest.mark.usefixtures("bf16")
+def test_convolutions_that_follow_each_other_by_some_rows_read_whole_results() -> None:
+    # So wide that few rows are computed at once; the source lies between two columns of zeros.
+    height, width = 13, 530
+    rows = channels_last(64, height, width + 2, seed=1)
+    rows[:, :, 0] = rows[:, :, -1] = 0
+    inside = rows[:, :, 1:-1]
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(16, inputs, 3, 3, generator=generator) / 24 for inputs in (32, 48)]
+    first, second = (PackedConvolution(one, None, 0.2, torch.bfloat16) for one in weights)
+    out = channels_last(16, height, width, seed=2)
+
+    def part(start: int, end: int) -> Rows:
+        return Rows(inside[start:end], 0, has_margin=True)
+
+    convolve(
+        [
+            Convolved(first, part(0, 32), part(32, 48), height, 0, height - 1, 0),
+            Convolved(second, part(0, 48), Rows(out, 0), height - 1, 0, height - 2, 0),
+        ]
+    )
+    nothing, slopes = torch.zeros(16), torch.full((16,), 0.2)
+    middle = convolved(inside[:32], weights[0], nothing, slopes)
+    torch.testing.assert_close(inside[32:48, :-1].float(), middle[:, :-1], rtol=2**-8, atol=1e-3)
+    expected = convolved(inside[:48], weights[1], nothing, slopes)[:, :-2]
+    torch.testing.assert_close(out[:, :-2].float(), expected, rtol=2**-8, atol=1e-3)
+
+
 @in_float
 def test_weights_are_laid_out_when_they_are_first_used(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []

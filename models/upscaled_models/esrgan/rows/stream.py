@@ -46,9 +46,10 @@ class GraphStream:
         readers[-1].append(self._result)
         for layer, buffers in zip(self._layers, readers[1:], strict=True):
             layer.readers = buffers
-        # The first layer that enlarges.
+        # The first layer that enlarges, if any does.
         self._enlarging = next(
-            (number for number, layer in enumerate(self._layers) if layer.position.ratio > 1), 0
+            (number for number, layer in enumerate(self._layers) if layer.position.ratio > 1),
+            len(self._layers),
         )
         # Source rows that it and the layers behind it take at once.
         self._enlarged_rows = band_rows
@@ -57,8 +58,8 @@ class GraphStream:
         """Take the next band, (B, C, h, W) in float32; give what is ready of the result."""
         for reader in self._source_readers:
             reader.push(rows)
-        if rows.device.type == "cpu":
-            positions = [layer.position for layer in self._layers[self._enlarging :]]
+        positions = [layer.position for layer in self._layers[self._enlarging :]]
+        if rows.device.type == "cpu" and positions:
             row_bytes = max(position.row_bytes * position.ratio for position in positions)
             most = int(_STEP_BYTES / (row_bytes * rows.shape[3]))
             self._enlarged_rows = max(most - most % self._step, self._step)
